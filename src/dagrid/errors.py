@@ -1,33 +1,240 @@
 """Every exception that dagrid raises on purpose, in one tree; it knows nothing of the rooms that raise them.
 
     DagridError
-     +-- GraphError (also ValueError)          the graph as described cannot be run
-     |    +-- CycleError                       .cycle: the node names along it
-     |    +-- UnknownNodeError                 .name, .suggestion
-     |    +-- DuplicateNodeError               .name
-     |    +-- InvalidNodeError                 a node's own settings: not callable, timeout <= 0, ...
-     |    +-- SerializationError               JSON that is not a graph of ours
-     +-- PlanError (also ValueError)           graph and tasks do not fit together, found before anything runs
-     |    +-- UnknownTaskError                 a task for a node that is not there
-     |    +-- UnboundParameterError            a parameter that names no predecessor
-     |    +-- UnsatisfiableError               a resource request that can never fit
-     +-- RunError                              what a run reports about a node
+     +-- GraphError (also ValueError)           the graph as described cannot be run
+     |    +-- CycleError                        .cycle: the node names along it, first = last
+     |    +-- UnknownNodeError (also KeyError)  .name, .suggestion
+     |    +-- DuplicateNodeError                .name
+     |    +-- InvalidNodeError                  a node's own settings: not callable, timeout <= 0, ...
+     |    +-- InvalidPatchError                 a patch that a running graph may not take
+     |    +-- SerializationError                a document that is not a graph of ours
+     +-- PlanError (also ValueError)            graph, tasks and place do not fit together; found before anything runs
+     |    +-- UnknownTaskError                  a task for a node that is not there: .name, .suggestion
+     |    +-- UnboundParameterError             a parameter that names no predecessor: .node, .parameter
+     |    +-- UnsatisfiableError                a resource request that can never fit: .node, .resource
+     |    +-- InvalidSettingError               a setting of the run: a capacity or a limit that is not positive, ...
+     +-- TaskError                              what a run reports in place of a node's value: .node
      |    +-- TaskTimeoutError (also TimeoutError)
      |    +-- TaskCancelledError
      |    +-- TaskSkippedError
-     |    +-- WorkerLostError                  the worker vanished while it ran the attempt
-     |    +-- PoisonousTaskError               lost too often to be tried again
-     |    +-- ResultTransferError              a value, error or function that cannot travel
-     |    +-- RuleError                        a rule's predicate or body failed, or its patch is not allowed
-     +-- BackendError                          the place where work runs
-     |    +-- UnknownBackendError              no such name, with the nearest
+     |    +-- WorkerLostError                   the worker vanished while it ran the attempt
+     |    +-- PoisonousTaskError                lost too often to be tried again
+     |    +-- TransferError                     a function, a value or an error that cannot travel
+     +-- RunError                               the run as a whole did not succeed
+     |    +-- RuleError                         a rule's predicate or body failed: .rule
+     |    +-- GraphLimitError                   a growing graph passed max_nodes
+     +-- BackendError                           the place where work runs
+     |    +-- UnknownBackendError               no such name: .name, .suggestion
      |    +-- BackendNotInstalledError (also ImportError)
      |    +-- BackendClosedError
-     |    +-- CapabilityError                  asked for something the backend cannot do
-     +-- IllegalTransitionError                a state machine was asked for a move that is not in the table
-     +-- DagridInternalError                   a fault of dagrid itself: please report it
+     |    +-- CapabilityError                   asked for something that this place cannot do
+     +-- InternalError                          a fault of dagrid itself, to be reported
+          +-- IllegalTransitionError            a move that is not in the table of legal moves
 
-A message names the remedy: what was wrong, where, and what to do.
+A message names the remedy: what was wrong, where, and what to do. The docstring of a class is its default message.
 """
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that looks most like `name`, or None when nothing is close."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None
+
+
+def hint(suggestion: str | None) -> str:
+    """Return the question that ends a message about an unknown name, or nothing."""
+    return f" Did you mean {suggestion!r}?" if suggestion else ""
+
+
+class DagridError(Exception):
+    """Something went wrong in dagrid."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class GraphError(DagridError, ValueError):
+    """The graph as described cannot be run."""
+
+
+class CycleError(GraphError):
+    """The graph has a cycle."""
+
+    def __init__(self, cycle: Sequence[str]) -> None:
+        self.cycle = tuple(cycle)
+        shown = list(self.cycle) if len(self.cycle) <= 12 else [*self.cycle[:6], "...", *self.cycle[-5:]]
+        super().__init__(f"The graph has a cycle: {' -> '.join(shown)}. Remove one of these edges.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.cycle,)
+
+
+class _UnknownNameError(DagridError):
+    """A name that nothing has."""
+
+    def __init__(self, message: str, name: str = "", suggestion: str | None = None) -> None:
+        self.name = name
+        self.suggestion = suggestion
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.name, self.suggestion)
+
+
+class UnknownNodeError(_UnknownNameError, GraphError, KeyError):
+    """There is no such node."""
+
+    @classmethod
+    def of(cls, name: str, known: Iterable[str], where: str = "The graph has no node") -> UnknownNodeError:
+        """Build the error for `name`, with the nearest of the known names as a suggestion."""
+        suggestion = nearest(name, known)
+        return cls(f"{where} {name!r}.{hint(suggestion)}", name, suggestion)
+
+
+class DuplicateNodeError(GraphError):
+    """A node of that name is there already."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"The graph has a node {name!r} already. Give the second one another name.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name,)
+
+
+class InvalidNodeError(GraphError):
+    """A node has a setting that cannot be."""
+
+
+class InvalidPatchError(GraphError):
+    """A running graph cannot take this patch: nodes are only added, and new edges only point to new nodes."""
+
+
+class SerializationError(GraphError):
+    """The document is not a graph that dagrid wrote."""
+
+
+class PlanError(DagridError, ValueError):
+    """The graph, its tasks and the place where they shall run do not fit together."""
+
+
+class UnknownTaskError(_UnknownNameError, PlanError):
+    """A task was given for a node that is not in the graph."""
+
+
+class UnboundParameterError(PlanError):
+    """A parameter of a task names no predecessor."""
+
+    def __init__(self, message: str, node: str = "", parameter: str = "") -> None:
+        self.node = node
+        self.parameter = parameter
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.node, self.parameter)
+
+
+class UnsatisfiableError(PlanError):
+    """A node asks for more than there will ever be."""
+
+
+class InvalidSettingError(PlanError):
+    """A setting of the run cannot be."""
+
+
+class TaskError(DagridError):
+    """A node has no value."""
+
+    def __init__(self, message: str | None = None, node: str = "") -> None:
+        self.node = node
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.node)
+
+
+class TaskTimeoutError(TaskError, TimeoutError):
+    """The task took longer than its timeout."""
+
+
+class TaskCancelledError(TaskError):
+    """The task was cancelled."""
+
+
+class TaskSkippedError(TaskError):
+    """The task was skipped."""
+
+
+class WorkerLostError(TaskError):
+    """The worker vanished while it ran the task."""
+
+
+class PoisonousTaskError(TaskError):
+    """Every worker that took the task vanished; it is not tried again."""
+
+
+class TransferError(TaskError):
+    """A function, a value or an error cannot travel between processes."""
+
+
+class RunError(DagridError):
+    """The run did not succeed."""
+
+
+class RuleError(RunError):
+    """A rule failed."""
+
+    def __init__(self, message: str | None = None, rule: str = "") -> None:
+        self.rule = rule
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.rule)
+
+
+class GraphLimitError(RunError):
+    """The graph grew past max_nodes."""
+
+
+class BackendError(DagridError):
+    """The backend cannot do its work."""
+
+
+class UnknownBackendError(_UnknownNameError, BackendError):
+    """There is no backend of that name."""
+
+
+class BackendNotInstalledError(BackendError, ImportError):
+    """The backend needs a package that is not installed."""
+
+
+class BackendClosedError(BackendError):
+    """The backend is closed. Make a new one, or submit before you close it."""
+
+
+class CapabilityError(BackendError):
+    """The backend cannot do what was asked of it."""
+
+
+class InternalError(DagridError):
+    """A fault of dagrid itself."""
+
+    def __init__(self, message: str | None = None) -> None:
+        detail = message or (self.__doc__ or "").strip()
+        super().__init__(f"{detail} This is a bug in dagrid: please report it with this traceback.")
+
+
+class IllegalTransitionError(InternalError):
+    """A state was asked for a move that is not in the table of legal moves."""
