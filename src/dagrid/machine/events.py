@@ -1,0 +1,164 @@
+"""All that can happen to a run, and all that is recorded of it; it knows no clock and no place.
+
+A stimulus comes in from a backend, a timer or a person and carries the time at which it happened. A `Fact` is what the machine
+made of it: the journal holds facts, and applying them again gives the same state without deciding anything twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+NUMBER_SHIFT = 32
+NODE_MASK = (1 << NUMBER_SHIFT) - 1
+
+
+def attempt_id(node: int, number: int) -> int:
+    """Return the identity of try `number` (from 0) of a node: one integer, equal to the node for a first try."""
+    return number << NUMBER_SHIFT | node
+
+
+class Outcome(IntEnum):
+    """How an attempt ended."""
+
+    COMPLETED = 0
+    FAILED = 1
+    CANCELLED = 2
+    LOST = 3
+
+
+class WorkerJoined(msgspec.Struct, frozen=True):
+    """A place that can perform attempts announces itself.
+
+    `slots` is how many attempts it performs at once, `window` how many may be with it, the waiting ones included. A worker that
+    `pulls` is woken and asks for its work itself; others are sent bundles.
+    """
+
+    worker: int
+    name: str
+    at: float
+    slots: int = 1
+    window: int = 1
+    pulls: bool = False
+    labels: Mapping[str, str] = {}
+
+
+class WorkerGone(msgspec.Struct, frozen=True):
+    """A worker vanished: what it had started is lost, what it had not goes back."""
+
+    worker: int
+    at: float
+    reason: str = "the worker ended"
+
+
+class Started(msgspec.Struct, gc=False):
+    """A worker began to perform an attempt."""
+
+    worker: int
+    attempt: int
+    at: float
+
+
+class Finished(msgspec.Struct):
+    """The one terminal report of an attempt; `value` is opaque here, `draw` is in [0, 1) for the jitter of a retry."""
+
+    worker: int
+    attempt: int
+    outcome: int
+    started: float
+    ended: float
+    value: Any = None
+    error: str = ""
+    retryable: bool = True
+    draw: float = 0.0
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A worker that pulls has nothing to do; a `Perform` for it is the answer."""
+
+    worker: int
+    at: float
+
+
+class Recalled(msgspec.Struct, frozen=True):
+    """A worker gave back attempts that it had not started."""
+
+    worker: int
+    attempts: Sequence[int]
+    at: float
+
+
+class TimerKind(IntEnum):
+    """What a timer was set for."""
+
+    TIMEOUT = 0
+    RETRY = 1
+    REBALANCE = 2
+
+
+class TimerDue(msgspec.Struct, frozen=True):
+    """A timer that the machine asked for is due."""
+
+    kind: int
+    subject: int
+    at: float
+
+
+class CancelRequested(msgspec.Struct, frozen=True):
+    """A person, or the end of the program, wants the run to stop."""
+
+    at: float
+    reason: str = "cancelled"
+
+
+class RuleEvaluated(msgspec.Struct, frozen=True):
+    """The answer to `Evaluate`: whether the predicate held, what it had read, and the node numbers that the patch added."""
+
+    rule: int
+    at: float
+    applied: bool
+    reads: Mapping[int, int]
+    counts: Mapping[str, int]
+    added: Sequence[int] = ()
+    rules: int = 0
+    error: str = ""
+
+
+Stimulus = WorkerJoined | WorkerGone | Asked | Started | Finished | Recalled | TimerDue | CancelRequested | RuleEvaluated
+
+
+class Kind(IntEnum):
+    """What a fact says. The first three stand in the journal as bare integers, see `State.journal`."""
+
+    STARTED = 0
+    COMPLETED = 1
+    SKIPPED = 2
+    ASSIGNED = 3
+    FAILED = 4
+    TIMED_OUT = 5
+    CANCELLED = 6
+    LOST = 7
+    RECALLED = 8
+    RETRY = 9
+    WORKER_JOINED = 10
+    WORKER_GONE = 11
+    PATCHED = 12
+    RUN_ENDED = 13
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """One entry of the journal. Numbers, times in seconds of the run's clock, and texts; never a value of the user's."""
+
+    kind: Kind
+    at: float
+    node: int = -1
+    number: int = 0
+    worker: int = -1
+    started: float = 0.0
+    due: float = 0.0
+    cause: int = -1
+    detail: str = ""
+    nodes: tuple[int, ...] = ()

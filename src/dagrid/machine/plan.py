@@ -1,0 +1,289 @@
+"""A graph compiled for one run: integers and lists, and the settings of the run. Pure; it knows no function and no value.
+
+A plan can grow: a patch appends nodes whose edges point to them only, so nothing that was decided has to be decided again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dagrid.errors import GraphLimitError, InvalidSettingError, UnsatisfiableError
+from dagrid.graph.analysis import bottom_levels
+from dagrid.graph.dag import Node
+from dagrid.graph.policy import Retry
+from dagrid.graph.structure import Structure
+from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT
+
+OnFailure = Literal["skip", "continue", "stop"]
+PRIORITY_SHIFT = 80
+TICKS_PER_COST = 1_000_000
+MOST_TICKS = (1 << (PRIORITY_SHIFT - NUMBER_SHIFT)) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for one run.
+
+    Args:
+        max_concurrency: how many nodes may run at once; None means as many as there are slots.
+        on_failure: "skip" skips the descendants of a failed node; "continue" also runs those that take no value from it; "stop"
+            cancels the run.
+        resources: the capacity of each named resource of this run.
+        node_timeout: seconds for nodes that have no timeout of their own; None means no limit.
+        max_losses: a node whose worker vanished this many times is failed as poisonous.
+        max_nodes: a growing graph may not have more nodes than this.
+        hold: seconds that an attempt may wait behind another one in a batch while another worker is idle.
+        batch: seconds of work that are sent ahead to a worker at most.
+    """
+
+    max_concurrency: int | None = None
+    on_failure: OnFailure = "skip"
+    resources: Mapping[str, float] = field(default_factory=dict)
+    node_timeout: float | None = None
+    max_losses: int = 3
+    max_nodes: int = 1_000_000
+    hold: float = 0.002
+    batch: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.max_concurrency is not None and (
+            not isinstance(self.max_concurrency, int) or isinstance(self.max_concurrency, bool) or self.max_concurrency < 1
+        ):
+            raise InvalidSettingError(
+                f"max_concurrency is a whole number from 1 up, or None for no limit; not {self.max_concurrency!r}."
+            )
+        if self.node_timeout is not None and not self.node_timeout > 0:
+            raise InvalidSettingError(f"node_timeout is a number of seconds above 0, or None; not {self.node_timeout!r}.")
+        if self.on_failure not in ("skip", "continue", "stop"):
+            raise InvalidSettingError(f"on_failure is 'skip', 'continue' or 'stop'; not {self.on_failure!r}.")
+        if self.max_nodes < 1:
+            raise InvalidSettingError(f"max_nodes is a whole number from 1 up; not {self.max_nodes!r}.")
+        for name, capacity in self.resources.items():
+            if not capacity > 0:
+                raise InvalidSettingError(f"The capacity of resource {name!r} must be above 0; it is {capacity!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a group of nodes needs in order to start; nodes with equal requests share one ready queue."""
+
+    resources: tuple[tuple[str, float], ...] = ()
+    selector: tuple[tuple[str, str], ...] = ()
+    sequential: bool = False
+
+    @property
+    def plain(self) -> bool:
+        return not (self.resources or self.selector or self.sequential)
+
+
+PLAIN = Request()
+
+
+class Plan:
+    """What the machine reads: edges, keys that order ready nodes, needs and limits, all by node number."""
+
+    __slots__ = (
+        "_group_of_request",
+        "_shared",
+        "empty",
+        "fail_when_lost",
+        "groups",
+        "index",
+        "keys",
+        "kinds",
+        "names",
+        "predecessors",
+        "requests",
+        "retries",
+        "settings",
+        "sources",
+        "successors",
+        "timeouts",
+    )
+
+    def __init__(
+        self,
+        structure: Structure,
+        specs: Mapping[int, Node],
+        settings: Settings,
+        *,
+        empty: Iterable[int] = (),
+        sources: Callable[[int], Sequence[int]] | None = None,
+        keys: list[int] | None = None,
+    ) -> None:
+        """Compile a graph.
+
+        Args:
+            structure: names and edges.
+            specs: the nodes that have settings, by number.
+            settings: those of the run.
+            empty: nodes without a task: passed over when their turn comes.
+            sources: for a node, the predecessors whose values it takes; None means all of them.
+            keys: `order_keys` of this graph, when they are known already.
+
+        Raises:
+            UnsatisfiableError: a node asks for a resource that the run does not have, or for more than there is.
+        """
+        self.settings = settings
+        self.names = structure.names
+        self.index = structure.index
+        self.successors: list[list[int]] = structure.successors
+        self.predecessors: list[list[int]] = structure.predecessors
+        self.keys = keys if keys is not None else order_keys(structure, specs)
+        self.empty = set(empty)
+        self.sources = sources
+        self.requests: list[Request] = [PLAIN]
+        self._group_of_request = {PLAIN: 0}
+        self.groups = [0] * len(structure.names)
+        self.timeouts: dict[int, float] = {}
+        self.retries: dict[int, Retry] = {}
+        self.fail_when_lost: set[int] = set()
+        self.kinds: dict[str, list[int]] = {}
+        self._shared = True
+        if settings.node_timeout is not None:
+            self.timeouts = dict.fromkeys(range(len(structure.names)), settings.node_timeout)
+        for number, node in specs.items():
+            self._admit(number, node)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every node is plain: one ready queue, no time limit, nothing to pass over."""
+        return len(self.requests) == 1 and not self.timeouts and not self.empty
+
+    def takes_value(self, node: int, predecessor: int) -> bool:
+        """Whether a node takes the value of this predecessor."""
+        return self.sources is None or predecessor in self.sources(node)
+
+    def grow(self, nodes: Sequence[Node]) -> range:
+        """Append the nodes of a patch, whose names and edges have been checked, and return their numbers.
+
+        Raises:
+            GraphLimitError: there would be more than `max_nodes`.
+            UnsatisfiableError: as when compiling.
+        """
+        first = len(self.names)
+        if first + len(nodes) > self.settings.max_nodes:
+            raise GraphLimitError(
+                f"The graph would grow past {self.settings.max_nodes} nodes. Look for a rule that adds nodes for ever, "
+                f"or allow more with max_nodes."
+            )
+        for node in nodes:
+            self._request_of(node)
+        if self._shared:
+            self.names = list(self.names)
+            self.index = dict(self.index)
+            self.successors = [list(after) for after in self.successors]
+            self.predecessors = list(self.predecessors)
+            self.keys = list(self.keys)
+            self._shared = False
+        added = range(first, first + len(nodes))
+        for number, node in zip(added, nodes, strict=True):
+            self.names.append(node.id)
+            self.index[node.id] = number
+            self.successors.append([])
+            self.groups.append(0)
+        for number, node in zip(added, nodes, strict=True):
+            before = list(dict.fromkeys(self.index[name] for name in depends_on(node)))
+            self.predecessors.append(before)
+            for predecessor in before:
+                self.successors[predecessor].append(number)
+            if self.settings.node_timeout is not None:
+                self.timeouts[number] = self.settings.node_timeout
+            self._admit(number, node)
+        self._order_grown(added, nodes)
+        return added
+
+    def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
+        """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
+        levels: dict[int, float] = {}
+        for start in added:
+            stack = [start]
+            while stack:
+                number = stack[-1]
+                missing = [after for after in self.successors[number] if after not in levels]
+                if missing:
+                    stack.extend(missing)
+                    continue
+                stack.pop()
+                longest = max((levels[after] for after in self.successors[number]), default=0.0)
+                levels[number] = longest + _cost(nodes[number - added.start])
+        for number, node in zip(added, nodes, strict=True):
+            self.keys.append(_key(node.priority, levels[number], number))
+
+    def _admit(self, number: int, node: Node) -> None:
+        request = self._request_of(node)
+        if request is not PLAIN:
+            group = self._group_of_request.setdefault(request, len(self.requests))
+            if group == len(self.requests):
+                self.requests.append(request)
+            self.groups[number] = group
+        if node.timeout is not None:
+            self.timeouts[number] = node.timeout
+        if node.retries is not None:
+            self.retries[number] = node.retries
+        if node.on_lost == "fail":
+            self.fail_when_lost.add(number)
+        if node.kind is not None:
+            self.kinds.setdefault(node.kind, []).append(number)
+
+    def _request_of(self, node: Node) -> Request:
+        if not (node.resources or node.selector or node.is_sequential):
+            return PLAIN
+        for name, amount in node.resources.items():
+            capacity = self.settings.resources.get(name)
+            if capacity is None:
+                raise UnsatisfiableError(
+                    f"Node {node.id!r} asks for resource {name!r}, which this run does not have. "
+                    f"Say how much there is: resources={{{name!r}: ...}}."
+                )
+            if amount > capacity:
+                raise UnsatisfiableError(
+                    f"Node {node.id!r} asks for {amount:g} of resource {name!r}, and the run has {capacity:g} in all: it could "
+                    f"never start. Ask for less or raise the capacity."
+                )
+        return Request(tuple(sorted(node.resources.items())), tuple(sorted(node.selector.items())), node.is_sequential)
+
+
+def depends_on(node: Node) -> tuple[str, ...]:
+    """Return the names of all predecessors of a node: those that it waits for and those whose values it takes."""
+    return tuple(dict.fromkeys((*node.depends_on, *node.inputs.values()))) if node.inputs else tuple(node.depends_on)
+
+
+def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
+    """Return for each node one integer; of two ready nodes, the one with the smaller key goes first.
+
+    The key holds, from the top: the explicit priority (larger first), the longest remaining path by cost (longer first), and the
+    number of the node, which breaks ties by insertion and can be read back with `NODE_MASK`.
+    """
+    known = any(node.cost is not None for node in specs.values())
+    costs = None
+    if known:
+        costs = [1.0] * len(structure.names)
+        for number, node in specs.items():
+            costs[number] = _cost(node)
+    levels = bottom_levels(structure, costs)
+    keys = [number - (int(level * TICKS_PER_COST) << NUMBER_SHIFT) for number, level in enumerate(levels)]
+    if known:
+        keys = [_key(0, level, number) for number, level in enumerate(levels)]
+    for number, node in specs.items():
+        if node.priority:
+            keys[number] = _key(node.priority, levels[number], number)
+    return keys
+
+
+def node_of_key(key: int) -> int:
+    """Return the number of the node that a key belongs to."""
+    return key & NODE_MASK
+
+
+def _key(priority: int, level: float, number: int) -> int:
+    return (-priority << PRIORITY_SHIFT) - (min(int(level * TICKS_PER_COST), MOST_TICKS) << NUMBER_SHIFT) + number
+
+
+def _cost(node: Node) -> float:
+    return 1.0 if node.cost is None else node.cost
