@@ -30,7 +30,7 @@ check: $(VENV)/.dev ## formatting, lint, types, the floors between packages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CHECKED)
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 
 .PHONY: test-main
 test-main: $(VENV)/.dev ## all tests on the main Python
@@ -52,7 +52,7 @@ test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that ho
 	cd dist && ../.venvs/wheel/bin/python -I ../tools/smoke.py
 
 .PHONY: bench
-bench: $(VENV)/.bench ## measure dagrid and its neighbours
+bench: $(VENV)/.dev ## measure dagrid and its neighbours
 	$(BIN)/python -m benchmarks
 
 .PHONY: format
@@ -85,9 +85,6 @@ $(VENV)/.run: requirements/run.lock $(INSTALLS)
 $(VENV)/.dev: requirements/dev.lock $(INSTALLS)
 	@tools/venv $(VENV) $<
 	@touch $@ $(VENV)/.run
-
-$(VENV)/.bench: $(VENV)/.dev
-	@touch $@
 
 .venvs/%/.dev: requirements/dev.lock $(INSTALLS)
 	@PYTHON="$$(tools/find_python | sed -n 's/^$* //p')" tools/venv .venvs/$* $<
