@@ -1,0 +1,91 @@
+# Everything here starts from a bare `python3 >= 3.11`, make and a package index. A target makes the environment that it needs;
+# the second time it finds it made. PYTHON=/path/to/python chooses the interpreter (after `make clean`).
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The Pythons of this machine newer than the main one, such as "3.12 3.13"; looked for only when asked.
+NEWER = $(shell main=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	tools/find_python | awk -v main="$$main" '$$1 > main { print $$1 }')
+CHECKED := $(wildcard src tests examples benchmarks)
+INSTALLS := pyproject.toml tools/venv requirements/installer.lock
+FAST := not slow and not engine and not example
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: $(VENV)/.run ## build the mosaic of the example; the pictures go to out/mosaic/
+	$(BIN)/python -m examples.mosaic
+
+.PHONY: test
+test: check test-main test-newer test-wheel ## all checks, all tests, the fast tests on each newer Python, the wheel
+
+.PHONY: check
+check: $(VENV)/.dev ## formatting, lint, types, the floors between packages
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(CHECKED)
+	$(BIN)/lint-imports --no-cache --no-logo
+
+.PHONY: test-main
+test-main: $(VENV)/.dev ## all tests on the main Python
+	$(BIN)/python -m pytest -q
+
+.PHONY: test-newer
+test-newer: $(VENV)/.dev ## the fast tests on each newer Python that this machine has
+	@set -e; for version in $(NEWER); do \
+		$(MAKE) --no-print-directory .venvs/$$version/.dev; \
+		echo "Python $$version:"; \
+		.venvs/$$version/bin/python -m pytest -q -m '$(FAST)' -p no:cacheprovider; \
+	done
+
+.PHONY: test-wheel
+test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that holds nothing else
+	@rm -rf dist
+	$(BIN)/python -m hatchling build
+	@tools/venv .venvs/wheel requirements/base.lock dist/*.whl
+	cd dist && ../.venvs/wheel/bin/python -I ../tools/smoke.py
+
+.PHONY: bench
+bench: $(VENV)/.dev ## measure dagrid and its neighbours
+	$(BIN)/python -m benchmarks
+
+.PHONY: format
+format: $(VENV)/.dev ## put the code into its one format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# The locks hold versions and hashes, and no address. They agree with each other, because the large one constrains the rest.
+COMPILE = tools/uv $(VENV) pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header
+
+.PHONY: lock
+lock: ## choose the newest versions that fit together and write them to requirements/
+	@test -x $(BIN)/uv || { PYTHON="$$(tools/find_python --main)" && "$$PYTHON" -m venv $(VENV) && $(BIN)/pip install --quiet uv; }
+	$(COMPILE) --extra dask --extra mosaic --group build --group test --group check --group bench -o requirements/dev.lock >/dev/null
+	$(COMPILE) -c requirements/dev.lock --extra mosaic --group build -o requirements/run.lock >/dev/null
+	$(COMPILE) -c requirements/dev.lock -o requirements/base.lock >/dev/null
+	$(subst pip compile pyproject.toml,pip compile,$(COMPILE)) --group installer -o requirements/installer.lock >/dev/null
+	@! grep -n '://' requirements/*.lock
+
+.PHONY: clean
+clean: ## remove all that these targets have made
+	rm -rf $(VENV) .venvs dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.run: requirements/run.lock $(INSTALLS)
+	@tools/venv $(VENV) $<
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(INSTALLS)
+	@tools/venv $(VENV) $<
+	@touch $@ $(VENV)/.run
+
+.venvs/%/.dev: requirements/dev.lock $(INSTALLS)
+	@PYTHON="$$(tools/find_python | sed -n 's/^$* //p')" tools/venv .venvs/$* $<
+	@touch $@
