@@ -1,0 +1,200 @@
+"""The sockets between the engine and the places around it: promises only, no code that performs anything.
+
+A backend is a place that performs attempts. It is opened once for each run that uses it and answers with a session; it announces
+its workers to the host that opened it and pushes everything that happens to the host's inbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from dagrid.machine.events import Fact, Stimulus
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a place can do. The engine asks this record, never the type of a backend.
+
+    Args:
+        shares_memory: tasks see the objects of the caller; nothing is pickled.
+        kills: cancelling or timing out an attempt really stops it.
+        cancels: an attempt that has not started can be taken back.
+        matches_selectors: workers have labels, and the machine assigns by them.
+        passes_references: a value can stay where it was made.
+    """
+
+    shares_memory: bool = False
+    kills: bool = False
+    cancels: bool = False
+    matches_selectors: bool = False
+    passes_references: bool = False
+
+
+class Call:
+    """One attempt as a backend sees it: its identity, the function and what to call it with.
+
+    `attempt` is unique within the session. `fn_key` is equal for calls of the same function object in the same run, so that a
+    backend may send the function once.
+    """
+
+    __slots__ = ("args", "attempt", "fn", "fn_key", "kwargs", "node")
+
+    def __init__(
+        self,
+        attempt: int,
+        node: str,
+        fn: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        fn_key: int = 0,
+    ) -> None:
+        self.attempt = attempt
+        self.node = node
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.fn_key = fn_key
+
+
+class Encoded(Protocol):
+    """A value that is still in the form in which it travelled.
+
+    A backend may report such an object as the value of an attempt; it receives it again, unopened, among the arguments of a
+    successor; the engine opens it with `decode()` when somebody reads the value.
+    """
+
+    def decode(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """The unit of dispatch: calls for one worker, to be performed in this order and reported one by one.
+
+    At most the worker's `slots` of them run at once.
+    """
+
+    worker: int
+    calls: Sequence[Call]
+
+
+class Host(Protocol):
+    """What a backend may ask of the engine that opened it. All of it may be called from any thread."""
+
+    def now(self) -> float:
+        """Return the seconds of the run's clock, which `time.perf_counter` of this machine shares unless time is virtual."""
+        ...
+
+    def draw(self) -> float:
+        """Return a random number in [0, 1)."""
+        ...
+
+    def new_worker(self) -> int:
+        """Return a number for a worker that will be announced with `WorkerJoined`; never given twice in a session."""
+        ...
+
+    def report(self, events: Sequence[Stimulus]) -> None:
+        """Push events into the run: WorkerJoined, WorkerGone, Started, Finished, Recalled. Never blocks for long.
+
+        Each attempt that was handed out gets exactly one terminal event: a `Finished`, a `Recalled` that names it, or the
+        `WorkerGone` of its worker.
+        """
+        ...
+
+    def next(self, worker: int) -> Call | None:
+        """A worker that pulls asks for work; None sends it to sleep until its session is asked to `wake` it."""
+        ...
+
+    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
+        """A worker that pulls delivers a value and gets its next call; None sends it to sleep."""
+        ...
+
+    def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
+        """A worker that pulls delivers an exception and gets its next call; None sends it to sleep."""
+        ...
+
+
+class Session(Protocol):
+    """One run's use of a backend. No method blocks, but for `attend` and `close`."""
+
+    def wake(self, worker: int) -> None:
+        """There is work for a worker that pulls: let it call `Host.next`."""
+        ...
+
+    def perform(self, bundle: Bundle) -> None:
+        """Perform the calls of a bundle on its worker. Errors are reported as outcomes, never raised."""
+        ...
+
+    def recall(self, worker: int, attempts: Sequence[int]) -> None:
+        """Give back those of these attempts that have not started: report `Recalled` for them, nothing for the others."""
+        ...
+
+    def cancel(self, worker: int, attempt: int) -> None:
+        """Stop an attempt and free its slot, by force where possible.
+
+        The answer is a terminal event: `Finished` with `Outcome.CANCELLED`, the outcome that it reached in the meantime, or
+        `WorkerGone` for the worker and `WorkerJoined` for its replacement.
+        """
+        ...
+
+    def attend(self) -> None:
+        """Lend the caller's thread to the backend until there is nothing more for it to do; most need none and return."""
+        ...
+
+    def close(self) -> None:
+        """End this use: attempts under way are stopped where possible and nothing is reported any more. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A place that performs attempts, as the engine speaks to it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def open(self, host: Host) -> Session:
+        """Begin to serve a run: announce workers to its host. A backend serves several hosts at once."""
+        ...
+
+    def close(self, wait: bool = True) -> None:
+        """Release everything. With `wait`, calls under way may end first. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class FourMethods(Protocol):
+    """The public backend protocol, enough for a stranger: any object with these four works as a backend."""
+
+    @property
+    def name(self) -> str: ...
+
+    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any: ...
+
+    def result(self, future: Any, timeout: float | None = None) -> Any: ...
+
+    def shutdown(self, wait: bool = True) -> None: ...
+
+
+class Clock(Protocol):
+    """Where time comes from, so that tests and the simulator bring their own."""
+
+    def now(self) -> float: ...
+
+    def call_at(self, when: float, action: Callable[[], None]) -> Callable[[], None]:
+        """Call `action` at a time, from any thread, and return a function that prevents it."""
+        ...
+
+
+class Observer(Protocol):
+    """A reader of a run's facts. It is called in order, from one thread, in batches, and never under a lock."""
+
+    def begin(self, run: Any) -> None: ...
+
+    def observe(self, facts: Sequence[Fact]) -> None: ...
+
+    def end(self) -> None: ...
