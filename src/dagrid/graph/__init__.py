@@ -1,4 +1,4 @@
-"""WHAT is to run: nodes, edges and their settings, as plain data. Nothing here knows how, where or when anything runs."""
+"""WHAT is to run: nodes, edges and their settings, as plain data. Nothing here knows how, where or when it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions about the shape of a graph: reach, levels, longest paths, what is redundant. All iterative, nearly all linear.
+"""Questions about the shape of a graph: reach, levels, longest paths, what is redundant. Iterative, nearly all linear.
 
 This room works on integers and knows nothing of running; the names come in and go out through `dag`.
 """
@@ -92,7 +92,8 @@ def level_numbers(structure: Structure) -> list[int]:
 def levels(structure: Structure) -> list[list[int]]:
     """Return the nodes of each level, in topological order."""
     number = level_numbers(structure)
-    found: list[list[int]] = [[] for _ in range(max(number, default=-1) + 1)]
+    with paused_gc():
+        found: list[list[int]] = [[] for _ in range(max(number, default=-1) + 1)]
     for node in structure.order:
         found[number[node]].append(node)
     return found
@@ -115,8 +116,8 @@ def reachable(neighbours: Sequence[Sequence[int]], start: int) -> list[int]:
 def in_order(structure: Structure, nodes: Iterable[int]) -> list[int]:
     """Return the nodes in topological order."""
     wanted = set(nodes)
-    if len(wanted) < 2:
-        return list(wanted)
+    if 16 * len(wanted) < len(structure.order):
+        return sorted(wanted, key=structure.ranks().__getitem__)
     return [node for node in structure.order if node in wanted]
 
 
@@ -236,13 +237,11 @@ def transitive_reduction(dag: DAG) -> DAG:
 def _redundant_edges(structure: Structure) -> dict[int, set[int]]:
     """Return, by the node that they lead to, the edges beside which there is a longer way.
 
-    Such an edge leaves a node with two successors at least and enters one with two predecessors at least; only nodes that
-    it may leave get a bit. Bits are dealt out in windows, so that memory stays bounded however large the graph is.
+    Such an edge leaves a node with two successors at least and enters one with two predecessors at least; only
+    nodes that it may leave get a bit. Bits are dealt out in windows, so that memory stays bounded.
     """
     order = structure.order
-    rank = [0] * len(order)
-    for at, node in enumerate(order):
-        rank[node] = at
+    rank = structure.ranks()
     branching = [len(after) > 1 for after in structure.successors]
     last: dict[int, int] = {}
     for node, before in enumerate(structure.predecessors):

@@ -1,4 +1,4 @@
-"""DAG.builder(): a graph described step by step, in any order. It checks names as they come and the whole when it is built.
+"""DAG.builder(): a graph described step by step, in any order. Names are checked as they come, edges at the end.
 
 This room knows nothing of running.
 """
@@ -88,7 +88,8 @@ class DAGBuilder:
         self._names.append(name)
         if not node.is_bare:
             self._specs[at] = node
-        self._edges += [(before, name) for before in node.required()]
+        for before in node.required():
+            self._edges.append((before, name))
         return self
 
     def add_nodes(self, names: Iterable[NodeRef]) -> Self:
@@ -112,7 +113,7 @@ class DAGBuilder:
 
     def add_edges(self, pairs: Iterable[tuple[str, str]]) -> Self:
         """Add many edges (before, after); they are checked when the graph is built."""
-        self._edges += pairs
+        self._edges += pairs if isinstance(pairs, (list, tuple)) else list(pairs)
         return self
 
     def build(self) -> DAG:

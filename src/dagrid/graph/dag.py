@@ -86,10 +86,10 @@ class DAG:
         return DAGBuilder(name, max_concurrency)
 
     def extend(self, nodes: Iterable[Node]) -> DAG:
-        """Return a longer graph; this one stays as it is. New edges can only lead to the new nodes.
+        """Return a longer graph; this one stays as it is. Its new edges lead to the new nodes only.
 
         Raises:
-            DuplicateNodeError, UnknownNodeError, CycleError, InvalidNodeError: the new nodes do not fit; nothing is added.
+            DuplicateNodeError, UnknownNodeError, CycleError, InvalidNodeError: the new nodes do not fit.
         """
         given = _checked(nodes)
         edges = [(before, node.id) for node in given for before in node.required()]
@@ -206,7 +206,7 @@ class DAG:
     # --- other graphs -------------------------------------------------------------------------------------------------
 
     def transitive_reduction(self) -> DAG:
-        """Return the graph without the edges that follow from others. Edges along which a value flows (`inputs`) stay."""
+        """Return the graph without the edges that follow from others. Edges of `inputs`, where a value flows, stay."""
         return analysis.transitive_reduction(self)
 
     def subgraph(self, names: Iterable[NodeRef]) -> DAG:
@@ -231,7 +231,7 @@ class DAG:
         """Return the graph as JSON: names, edges and settings, without functions.
 
         Raises:
-            SerializationError: a payload, a metadata entry or an exception class that JSON cannot hold; it names the node.
+            SerializationError: a payload, a metadata or an exception class that JSON cannot hold; it names the node.
         """
         return formats.to_json(self, indent)
 
@@ -260,7 +260,7 @@ class DAG:
     @classmethod
     def from_records(
         cls,
-        nodes: Iterable[Mapping[str, Any] | str],
+        nodes: Iterable[Mapping[str, Any] | Node | str],
         edges: Iterable[tuple[str, str]] = (),
         *,
         name: str | None = None,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from dagrid.graph.dag import DAG
 
 FORMAT_VERSION = 1
-_TOP_LEVEL = frozenset({"dagrid", "name", "max_concurrency", "nodes"})
+_TOP_LEVEL = ("dagrid", "name", "max_concurrency", "nodes")
+_MAPPINGS = ("resources", "selector", "inputs", "metadata")
 _PLAIN_TYPES = (str, int, float, bool, type(None))
 _RETRY_KEYS = ("max_retries", "delay", "backoff", "max_delay", "jitter", "on")
 
@@ -44,7 +45,7 @@ def to_records(dag: DAG) -> list[dict[str, Any]]:
 
 
 def from_records(
-    nodes: Iterable[Mapping[str, Any] | str],
+    nodes: Iterable[Mapping[str, Any] | Node | str],
     edges: Iterable[tuple[str, str]] = (),
     *,
     name: str | None = None,
@@ -89,7 +90,8 @@ def to_json(dag: DAG, indent: int | None = None) -> str:
 def from_json(text: str | bytes) -> DAG:
     """Return the graph of a JSON document; see DAG.from_json."""
     try:
-        document = json.loads(text)
+        with paused_gc():
+            document = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError:
         raise SerializationError("The document is nested too deeply to be a graph of ours.") from None
     except (ValueError, TypeError) as error:
@@ -101,14 +103,16 @@ def from_json(text: str | bytes) -> DAG:
     version = document["dagrid"]
     if type(version) is not int or version != FORMAT_VERSION:
         raise SerializationError(
-            f'"dagrid" is {version!r}, and this release reads version {FORMAT_VERSION}. Read it with the release that wrote it.'
+            f'"dagrid" is {version!r}, and this release reads version {FORMAT_VERSION}. '
+            "Read it with the release that wrote it."
         )
-    for key in document.keys() - _TOP_LEVEL:
+    for key in [one for one in document if one not in _TOP_LEVEL]:
         raise SerializationError(f"The document has {key!r}, which no graph has.{hint(nearest(key, _TOP_LEVEL))}")
     nodes = document.get("nodes")
     if not isinstance(nodes, list):
         raise SerializationError(f'"nodes" is a list, not {_short(nodes)}.')
-    records = [one if isinstance(one, str) else _read_record(one, f"nodes[{at}]") for at, one in enumerate(nodes)]
+    with paused_gc():
+        records = [one if one and type(one) is str else _read_record(one, at) for at, one in enumerate(nodes)]
     try:
         return from_records(records, name=document.get("name"), max_concurrency=document.get("max_concurrency"))
     except GraphError:
@@ -138,23 +142,9 @@ def to_mermaid(dag: DAG) -> str:
 
 
 def _settings(spec: Node) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for field in FIELDS:
-        if field in ("id", "depends_on"):
-            continue
-        value = getattr(spec, field)
-        if field == "on_lost":
-            if value != "requeue":
-                found[field] = value
-        elif field == "is_sequential" or field == "priority":
-            if value:
-                found[field] = value
-        elif field in ("resources", "selector"):
-            if value:
-                found[field] = dict(value)
-        elif value is not None:
-            found[field] = dict(value) if field in ("inputs", "metadata") else value
-    return found
+    settings = spec.settings()
+    settings.pop("depends_on", None)
+    return {key: dict(value) if key in _MAPPINGS else value for key, value in settings.items()}
 
 
 def _node(record: object, where: str) -> Node:
@@ -171,7 +161,10 @@ def _node(record: object, where: str) -> Node:
     return Node(**record)
 
 
-def _read_record(record: object, where: str) -> Node:
+def _read_record(record: object, at: int) -> Node:
+    where = f"nodes[{at}]"
+    if record == "":
+        raise SerializationError(f"{where} is a name that is empty.")
     if not isinstance(record, dict):
         raise SerializationError(f"{where} is a name or an object, not {_short(record)}.")
     if "fn" in record:
@@ -260,6 +253,10 @@ def _check_plain(value: object, node: str, setting: str) -> None:
             )
 
 
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not a JSON number")
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
@@ -267,7 +264,7 @@ def _short(value: object) -> str:
 
 _DOT_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\0": "\ufffd"}
 _DOT_SPECIAL = re.compile('["\\\\\n\r\0]')
-_MERMAID_SPECIAL = re.compile(r"[^\w .,:/+=@$%~^-]|^\s|\s$", re.UNICODE)
+_MERMAID_SPECIAL = re.compile(r"[^\w .,:/+=@-]|^\s|\s$", re.UNICODE)
 
 
 def _dot(name: str) -> str:

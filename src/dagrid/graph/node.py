@@ -1,4 +1,4 @@
-"""One node as it was described: a name, a function and the settings of its run. A frozen record, checked when it is made.
+"""One node as it was described: a name, a function and the settings of its run. Frozen, and checked when it is made.
 
 This room knows neither the graph around a node nor how a node is run.
 """
@@ -6,7 +6,7 @@ This room knows neither the graph around a node nor how a node is run.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ OnLost = Literal["requeue", "fail"]
 NodeRef = str | Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Node:
     """A task of a graph. Wherever a name is asked for, a function is accepted and means its `__name__`.
 
@@ -104,6 +104,19 @@ class Node:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def __repr__(self) -> str:
+        said = [f", {name}={value!r}" for name, value in self.settings().items()]
+        return f"Node({self.id!r}{''.join(said)})"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was set, by the name of the argument: everything but the id that is not as it would be unsaid."""
+        found = {}
+        for name, default in _DEFAULTS.items():
+            value = getattr(self, name)
+            if value is not None if default is None else value != default:
+                found[name] = value
+        return found
+
     @property
     def is_bare(self) -> bool:
         """Whether there is nothing to say of this node but its name and its edges."""
@@ -161,14 +174,14 @@ def _refuse(name: str, why: str) -> Any:
 
 
 def _names(name: str, given: object) -> tuple[str, ...]:
+    if type(given) is tuple or type(given) is list:
+        return tuple([one if type(one) is str and one else _reference(name, one) for one in given])
     if isinstance(given, str):
         _refuse(name, f"depends_on is a list of names, not one string; write depends_on=[{given!r}]")
     if not isinstance(given, Iterable):
         _refuse(name, f"depends_on is a list of names, not {given!r}")
-    found = tuple([one if type(one) is str and one else _reference(name, one) for one in given])  # type: ignore[attr-defined]
-    return (
-        found if isinstance(given, Sequence) else tuple(sorted(found)) if isinstance(given, (set, frozenset)) else found
-    )
+    found = [_reference(name, one) for one in given]  # type: ignore[attr-defined]
+    return tuple(sorted(found) if isinstance(given, (set, frozenset)) else found)
 
 
 def _reference(name: str, given: object) -> str:
@@ -230,3 +243,7 @@ def _inputs(name: str, given: Mapping[str, NodeRef]) -> dict[str, str]:
         if not isinstance(parameter, str) or not parameter:
             _refuse(name, f"inputs is parameter -> node, and {parameter!r} is no parameter")
     return {parameter: _reference(name, source) for parameter, source in given.items()}
+
+
+_BARE = Node("bare")
+_DEFAULTS: dict[str, Any] = {name: getattr(_BARE, name) for name in FIELDS if name != "id"}

@@ -1,6 +1,6 @@
 """How a node may be tried again: a frozen record and the arithmetic of its delays.
 
-This room knows numbers only: it neither sleeps nor draws; the caller brings the random draw and waits as long as it is told.
+This room knows numbers only: it neither sleeps nor draws; the caller brings the draw and does the waiting.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Retry:
         delay: seconds before the first retry.
         backoff: each further delay is that many times the one before; at least 1.
         max_delay: no delay is longer than this, in seconds.
-        jitter: fraction of the delay, 0 to 1, that a random draw may take away from it, so that many failed nodes do not
-            come back at the same instant. 0 is exact, 1 is anything between nothing and the whole delay.
+        jitter: fraction of the delay, 0 to 1, that a random draw may take away from it, so that many failed nodes do
+            not come back at one instant. 0 is exact, 1 is anything between nothing and the whole delay.
         on: the exception classes that are worth another try.
 
     Raises:

@@ -1,7 +1,7 @@
 """A graph as integers and lists: what every algorithm and the machine work on.
 
-Nodes are numbers in the order in which they were added. This room knows names only as labels of those numbers; settings,
-functions and files are for the rooms above it. Everything here is linear and iterative: a chain of a million is ordinary.
+Nodes are numbers in the order in which they were added. This room knows names only as labels of those numbers;
+settings and functions are for the rooms above it. All is linear and iterative: a chain of a million is ordinary.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from dagrid.errors import CycleError, DuplicateNodeError, InvalidNodeError, UnknownNodeError, hint, nearest
@@ -26,8 +26,8 @@ class Structure:
         index: the index of each name.
         successors: for each node those that wait for it, in order of insertion.
         predecessors: for each node what it waits for, in order of declaration, each once.
-        order: a topological order. A node stands where it was inserted, unless it waits for a later one: then what it waits
-            for comes right before it. It depends on names and predecessors only.
+        order: a topological order. A node stands where it was inserted, unless it waits for a later one: then what it
+            waits for comes right before it. It depends on names and predecessors only.
     """
 
     names: list[str]
@@ -35,14 +35,16 @@ class Structure:
     successors: list[list[int]]
     predecessors: list[list[int]]
     order: list[int]
+    _ranks: list[int] | None = field(default=None, repr=False)
 
     @classmethod
-    def build(cls, names: list[str], index: dict[str, int], edges: Iterable[tuple[str, str]]) -> Structure:
+    def build(cls, names: list[str], index: dict[str, int], edges: Sequence[tuple[str, str]]) -> Structure:
         """Make the structure of named edges (before, after), which may come in any order; equal edges count once.
 
         Raises:
             UnknownNodeError: an edge names a node that is not there.
             CycleError: the edges close a cycle; the error has its path.
+            InvalidNodeError: an edge that is not a pair of names.
         """
         with paused_gc():
             predecessors: list[list[int]] = [[] for _ in names]
@@ -52,12 +54,8 @@ class Structure:
                     predecessors[index[after]].append(index[before])
             except KeyError:
                 raise unknown_edge_end(before, after, index) from None
-            except TypeError:
-                raise InvalidNodeError(f"An edge joins two names, not {before!r} and {after!r}.") from None
-            except ValueError:
-                raise InvalidNodeError(
-                    "An edge is a pair (before, after) of two names. Look for one that is not."
-                ) from None
+            except (TypeError, ValueError):
+                raise _no_edge(edges) from None
             return cls.of_predecessors(names, index, predecessors)
 
     @classmethod
@@ -103,6 +101,16 @@ class Structure:
                     successors[one] = successors[one].copy()
                 successors[one].append(node)
         return Structure(every, index, successors, predecessors, order)
+
+    def ranks(self) -> list[int]:
+        """Return the place of each node, by index, in `order`; found once."""
+        ranks = self._ranks
+        if ranks is None:
+            ranks = [0] * len(self.order)
+            for at, node in enumerate(self.order):
+                ranks[node] = at
+            self._ranks = ranks
+        return ranks
 
     def edge_names(self) -> Iterator[tuple[str, str]]:
         """Yield every edge as a pair of names, by the node that it leads to, in order of declaration."""
@@ -160,6 +168,14 @@ def unknown_edge_end(before: object, after: object, index: dict[str, int]) -> Un
     return UnknownNodeError(f"{message} Add the node, or correct the name.", str(after), suggestion)
 
 
+def _no_edge(edges: Sequence[object]) -> InvalidNodeError:
+    """Return the error for the first edge that is not a pair of names."""
+    for at, edge in enumerate(edges):
+        if not (isinstance(edge, (tuple, list)) and len(edge) == 2 and all(isinstance(end, str) for end in edge)):
+            return InvalidNodeError(f"Edge number {at} is {edge!r}. An edge is a pair (before, after) of names.")
+    return InvalidNodeError("An edge is a pair (before, after) of names.")
+
+
 def suggest(name: object, known: Iterable[str]) -> str | None:
     """Return the known name nearest to `name`; of very many names only the likely ones are looked at."""
     if not isinstance(name, str):
@@ -213,7 +229,7 @@ def topological_order(predecessors: Sequence[Sequence[int]], names: Sequence[str
 
 
 def find_cycle(predecessors: Sequence[Sequence[int]], start: int = 0) -> list[int]:
-    """Return the nodes along one cycle in the direction of its edges, the first one again at the end; [] if there is none."""
+    """Return the nodes along one cycle in the direction of its edges, the first again at the end; [] if none."""
     rest = _unplaceable(predecessors, start)
     if not rest:
         return []
