@@ -80,7 +80,7 @@ def dagrid_one_by_one(names: list[str], pairs: Pairs) -> object:
 
 def networkx_ordered(names: list[str], pairs: Pairs) -> object:
     """networkx's DiGraph and its topological sort."""
-    import networkx
+    import networkx  # type: ignore[import-untyped, unused-ignore]
 
     graph = networkx.DiGraph()
     graph.add_nodes_from(names)
