@@ -46,6 +46,7 @@ def test_the_builder_takes_edges_before_their_nodes() -> None:
     second = builder.add_nodes(["report", "mail"]).add_edges(iter([("load", "report"), ("report", "mail")])).build()
     assert (first.node_names(), first.edges()) == (["extract", "load"], [("extract", "load")])
     assert second.topological_sort() == ["extract", "load", "report", "mail"]
+    assert not first.has_node("mail")
     assert repr(first) == "<DAG 'etl': 2 nodes, 1 edge>"
     assert (second.name, second.max_concurrency, second.node("extract").retries) == ("etl", 2, Retry(2))
 
@@ -282,6 +283,15 @@ def long_chain() -> DAG:
 def test_a_long_chain_is_an_ordinary_graph(long_chain: DAG, ask: Callable[[DAG], Any], expected: Any) -> None:
     """Nothing recurses and nothing is quadratic."""
     assert ask(long_chain) == expected
+
+
+def test_a_small_answer_of_a_large_graph_is_in_topological_order() -> None:
+    """A few names out of very many are sorted by another way than many of them; the order is the same."""
+    names = [f"n{at}" for at in range(1_000)]
+    dag = build(["z", "y", "x", "end", *names], [("z", "end"), ("x", "y"), ("y", "z"), ("x", "end")])
+    assert dag.ancestors("end") == ["x", "y", "z"]
+    assert dag.predecessors("end") == ["x", "z"]
+    assert dag.descendants("x") == ["y", "z", "end"]
 
 
 def test_a_long_chain_may_come_backwards_and_a_long_cycle_is_found() -> None:

@@ -116,6 +116,8 @@ def test_delays_grow_up_to_the_longest() -> None:
     assert [retry.delay_before(number, 0.5) for number in range(1, 6)] == [1, 2, 4, 5, 5]
     assert retry.delay_before(100_000, 0.0) == 5.0
     assert Retry(5).delay_before(100_000, 0.0) == 0.0
+    jittered = Retry(5, delay=8.0, jitter=0.5)
+    assert [jittered.delay_before(1, draw) for draw in (0.0, 0.25, 0.5)] == [8.0, 7.0, 6.0]
     with pytest.raises(ValueError, match="counted from 1"):
         retry.delay_before(0, 0.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -152,7 +153,7 @@ def test_extending_is_building_in_two_parts(parts: Parts, cut: int) -> None:
     assert all(set(short.successors(name)) <= set(short) for name in short)
 
 
-SETTINGS = st.fixed_dictionaries(
+SETTINGS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={
         "priority": st.integers(-5, 5),
@@ -179,8 +180,9 @@ def test_json_and_records_bring_everything_back(names: list[str], data: st.DataO
     """Any name, any setting and any edge survive the way to JSON and back, and the way to records and back."""
     nodes = []
     for at, name in enumerate(names):
-        before = data.draw(st.lists(st.sampled_from(names[:at]), unique=True)) if at else []
-        inputs = {"value": before[0]} if before and data.draw(st.booleans()) else None
+        before: list[str] = data.draw(st.lists(st.sampled_from(names[:at]), unique=True)) if at else []
+        flows: bool = data.draw(st.booleans())
+        inputs = {"value": before[0]} if before and flows else None
         nodes.append(Node(name, None, before, inputs=inputs, **data.draw(SETTINGS)))
     limit = data.draw(st.none() | st.integers(1, 9))
     dag = DAG(nodes, name=data.draw(st.none() | st.text()), max_concurrency=limit)

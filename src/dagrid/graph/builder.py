@@ -108,7 +108,9 @@ class DAGBuilder:
 
     def add_edge(self, before: NodeRef, after: NodeRef) -> Self:
         """Say that `after` waits for `before`. Both may be added later. Raises InvalidNodeError for what is no name."""
-        self._edges.append((node_id(before), node_id(after)))
+        if type(before) is not str or type(after) is not str or not before or not after:
+            before, after = node_id(before), node_id(after)
+        self._edges.append((before, after))
         return self
 
     def add_edges(self, pairs: Iterable[tuple[str, str]]) -> Self:
