@@ -3,17 +3,19 @@
 It knows Montage's calling conventions and tables; it knows nothing of tiles' faults, of the graph or of dagrid.
 
 Why processes. Montage is a set of command line programs made into a C library, and each keeps its work in static
-variables: two calls of one tool at a time would overwrite each other. MontagePy never releases the interpreter's lock, so
-on threads the calls are kept apart, but only because nothing else in the process runs meanwhile: two threads take as long
-as one, and a reprojection of a second stops every thread for that second, the scheduler's and the progress bar's included.
-Some tools leave memory behind (mBgModel 130 megabytes a call, mProjectPP, mDiff and mAdd about two), and a path longer
-than their buffers ends the process with a segmentation fault. A process for each worker gives each its own statics, its
-own lock and an end of its own. Where it must be threads, a resource of one unit, `{"montage": 1}`, says openly that one
-call at a time is all there is, and leaves the other threads to the steps that are not Montage's.
+variables: two calls of one tool at a time would overwrite each other. MontagePy never releases the interpreter's lock,
+so on threads the calls are kept apart, but only because nothing else in the process runs meanwhile: two threads take
+as long as one, and a reprojection of a second stops every thread for that second, the scheduler's and the progress
+bar's included. Some tools leave memory behind (mBgModel 130 megabytes a call, mProjectPP, mDiff and mAdd about two),
+and a path longer than their buffers ends the process with a segmentation fault. A process for each worker gives each
+its own statics, its own lock and an end of its own. Where it must be threads, a resource of one unit, `{"montage":
+1}`, says openly that one call at a time is all there is, and leaves the other threads to the steps that are not
+Montage's.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,9 @@ from typing import Any
 import MontagePy.main as tools
 
 LONGEST_PATH = 240
-FIT_COLUMNS = (
-    ("a", "b", "c", "crpix1", "crpix2", "xmin", "xmax", "ymin", "ymax", "xcenter", "ycenter")
-    + ("npixel", "rms", "boxx", "boxy", "boxwidth", "boxheight", "boxang")
-)  # fmt: skip
+FIT_COLUMNS = tuple(
+    "a b c crpix1 crpix2 xmin xmax ymin ymax xcenter ycenter npixel rms boxx boxy boxwidth boxheight boxang".split()
+)
 
 
 class MontageError(RuntimeError):
@@ -44,7 +45,9 @@ def call(tool: Callable[..., Mapping[str, Any]], *paths: str, **settings: Any) -
     """
     for path in paths:
         if len(path) > LONGEST_PATH:
-            raise MontageError(f"Montage has room for paths of {LONGEST_PATH} characters; choose a shorter folder: {path}")
+            raise MontageError(
+                f"Montage has room for paths of {LONGEST_PATH} characters; choose a shorter folder: {path}"
+            )
     answer = dict(tool(*paths, **settings))
     if str(answer.pop("status")) != "0":
         message = answer.get("msg", b"no reason given")
@@ -58,7 +61,7 @@ def read_table(path: str) -> list[dict[str, str]]:
     lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if not line.startswith("\\")]
     heads = [line for line in lines if line.startswith("|")]
     bars = [place for place, letter in enumerate(heads[0]) if letter == "|"]
-    columns = [(heads[0][start + 1 : end].strip(), start, end) for start, end in zip(bars, bars[1:], strict=False)]
+    columns = [(heads[0][start + 1 : end].strip(), start, end) for start, end in itertools.pairwise(bars)]
     rows = [line for line in lines if line.strip() and not line.startswith("|")]
     return [{name: line[start:end].strip() for name, start, end in columns} for line in rows]
 
@@ -161,9 +164,14 @@ def correct(image: str, corrected: str, planes: Mapping[str, Sequence[float]]) -
         planes: What `model_background` returned.
 
     Raises:
-        KeyError: The model has no plane for the image: nothing that overlaps it could be fitted.
+        MontageError: The model has no plane for the image.
     """
-    a, b, c = planes[Path(image).name]
+    name = Path(image).name
+    if name not in planes:
+        raise MontageError(
+            f"The model has no plane for {name}: it overlaps no other image; let the tiles overlap more."
+        )
+    a, b, c = planes[name]
     call(tools.mBackground, image, corrected, A=a, B=b, C=c)
     return corrected
 

@@ -25,6 +25,8 @@ class Places:
             place.mkdir(parents=True, exist_ok=True)
             for old in place.glob("*.fits"):
                 old.unlink()
+        for product in (places.before, places.after, places.mosaic, places.comparison, places.trace):
+            Path(product).unlink(missing_ok=True)
         return places
 
     def work(self, *parts: str) -> str:

@@ -16,7 +16,14 @@ from examples.mosaic.tiles import Pixels, Survey, Tile, on_the_sky, sky, sky_coo
 Colours = npt.NDArray[np.uint8]
 Point = tuple[float, float]
 
-NIGHT = ((0, 5, 6, 16), (0.2, 24, 30, 60), (0.45, 92, 84, 122), (0.7, 226, 176, 142), (0.88, 252, 228, 192), (1, 255, 253, 248))
+NIGHT = (
+    (0, 5, 6, 16),
+    (0.2, 24, 30, 60),
+    (0.45, 92, 84, 122),
+    (0.7, 226, 176, 142),
+    (0.88, 252, 228, 192),
+    (1, 255, 253, 248),
+)
 FAULT = ((0, 24, 92, 176), (0.25, 92, 160, 214), (0.5, 18, 20, 30), (0.75, 236, 152, 84), (1, 190, 52, 32))
 PAPER, INK, QUIET, LINE = (12, 13, 22), (238, 236, 230), (150, 152, 168), (86, 180, 190)
 SOFTENING = 9.0
@@ -87,8 +94,16 @@ def draw_comparison(
         (_starlight(levelled[1], survey), "After", f"{len(pairs)} overlaps fitted, {count} planes subtracted"),
         (_starlight(truth, survey), "Original", "Hubble deep field, as it ships with scikit-image"),
         (_faults(levelled[0] - truth), "Before - original", f"rms {residual_before['residual']:.2f} counts"),
-        (_faults(levelled[1] - truth), "After - original", f"rms {residual_after['residual']:.2f} counts, the same scale"),
-        (_footprints(survey, pairs), "Tiles and overlaps", "each line is one fit, known only once the tiles lie on the grid"),
+        (
+            _faults(levelled[1] - truth),
+            "After - original",
+            f"rms {residual_after['residual']:.2f} counts, the same scale",
+        ),
+        (
+            _footprints(survey, pairs),
+            "Tiles and overlaps",
+            "each line is one fit, known only once the tiles lie on the grid",
+        ),
     ]
     high = round(PANEL * truth.shape[0] / truth.shape[1])
     sheet = Image.new("RGB", (3 * PANEL + 4 * MARGIN, 2 * (high + CAPTION) + 3 * MARGIN), PAPER)
@@ -112,7 +127,7 @@ def _levelled(mosaic: str, survey: Survey) -> Pixels:
 def _starlight(pixels: Pixels, survey: Survey) -> Colours:
     """Return counts as colours of the night; the stretch is the truth's, so pictures of one survey can be compared."""
     truth = sky(survey.size)
-    black, white = (float(np.percentile(truth, share)) for share in (1.0, 99.8))
+    black, white = (float(np.percentile(truth, share)) for share in (10.0, 99.8))
     stretched = np.arcsinh((np.nan_to_num(pixels, nan=black) - black) / SOFTENING)
     return _paint(stretched / np.arcsinh((white - black) / SOFTENING), NIGHT)
 

@@ -69,7 +69,7 @@ def run_in_order(survey: Survey, places: Places, fast: bool = False) -> Loop:
         for number, pair in enumerate(pairs)
     }
     tables = places.work("fits.tbl"), places.work("corrections.tbl")
-    planes = loop.step("model", montage.model_background, images, *tables, **fits)
+    planes = loop.step("model", lambda: montage.model_background(images, *tables, **fits))
     for tile in survey.tiles():
         image, corrected = (places.image(place, tile.name) for place in ("projected", "corrected"))
         loop.step("correct", montage.correct, image, corrected, planes)

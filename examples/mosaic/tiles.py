@@ -1,7 +1,7 @@
 """The sky and the camera of the example: which piece of the Hubble deep field each tile shows, and with what faults.
 
-It knows the image, the world coordinates of the tiles and how to write them as FITS; it knows nothing of Montage, of tasks
-or of what becomes of the tiles. The picture is one that ships inside scikit-image, so nothing is downloaded.
+It knows the image, the world coordinates of the tiles and how to write them as FITS; it knows nothing of Montage, of
+tasks or of what becomes of the tiles. The picture is one that ships inside scikit-image, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ def _share(length: int, count: int, overlap: float) -> tuple[float, float]:
 @functools.lru_cache(maxsize=4)
 def sky(size: tuple[int, int] | None = None) -> Pixels:
     """Return the truth: the brightness of the deep field in counts, its first row at the bottom as FITS has it."""
-    colour = skimage.data.hubble_deep_field()
-    grey = np.flipud(colour @ np.array(LUMINANCE)).astype(np.float32)
+    colour = skimage.data.hubble_deep_field()  # type: ignore[no-untyped-call]
+    grey: Pixels = np.flipud(colour @ np.array(LUMINANCE)).astype(np.float32)
     if size is None:
         return grey
     width, height = size
@@ -205,12 +205,6 @@ def write_template(survey: Survey, path: str) -> str:
     header = _header(sky_coordinates(survey.size), width, height)
     Path(path).write_text(header.tostring(sep="\n", endcard=True, padding=False) + "\n", encoding="ascii")
     return path
-
-
-def read_image(path: str) -> Pixels:
-    """Return the pixels of a FITS file in counts."""
-    with fits.open(path, memmap=False) as file:
-        return np.asarray(file[0].data, dtype=np.float32)
 
 
 def on_the_sky(path: str, survey: Survey) -> Pixels:
