@@ -128,8 +128,8 @@ def show(before: Residual, after: Residual, lines: Lines, places: Places) -> Non
         table.add_row(name, value)
     table.add_section()
     for name, residual in (("before correction", before), ("after correction", after)):
-        flat = f"{residual['residual_flat']:.2f} with the best plane taken out"
-        table.add_row(f"residual {name}", f"{residual['residual']:.2f} counts rms, {flat}")
+        flat = f"{residual['residual_flat']:.2f} without a plane"
+        table.add_row(f"residual {name}", f"{residual['residual']:.2f} counts rms; {flat}")
     table.add_section()
     for name, path in (("mosaic", places.mosaic), ("before and after", places.comparison), ("trace", places.trace)):
         if Path(path).exists():

@@ -23,9 +23,12 @@ from typing import Any
 import MontagePy.main as tools
 
 LONGEST_PATH = 240
-FIT_COLUMNS = tuple(
-    "a b c crpix1 crpix2 xmin xmax ymin ymax xcenter ycenter npixel rms boxx boxy boxwidth boxheight boxang".split()
+# fmt: off
+FIT_COLUMNS = (
+    "a", "b", "c", "crpix1", "crpix2", "xmin", "xmax", "ymin", "ymax", "xcenter", "ycenter",
+    "npixel", "rms", "boxx", "boxy", "boxwidth", "boxheight", "boxang",
 )
+# fmt: on
 
 
 class MontageError(RuntimeError):

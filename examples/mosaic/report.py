@@ -89,6 +89,10 @@ def draw_comparison(
     """
     truth, levelled = sky(survey.size), [_levelled(path, survey) for path in (before, after)]
     count = survey.rows * survey.columns
+    left_over = (
+        f"rms {residual_after['residual']:.2f} counts; {residual_after['residual_flat']:.2f} "
+        "without the plane that no overlap can know"
+    )
     panels = [
         (_starlight(levelled[0], survey), "Before", f"{count} tiles added as they came"),
         (_starlight(levelled[1], survey), "After", f"{len(pairs)} overlaps fitted, {count} planes subtracted"),
@@ -97,7 +101,7 @@ def draw_comparison(
         (
             _faults(levelled[1] - truth),
             "After - original",
-            f"rms {residual_after['residual']:.2f} counts, the same scale",
+            left_over,
         ),
         (
             _footprints(survey, pairs),

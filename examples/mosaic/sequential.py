@@ -68,8 +68,8 @@ def run_in_order(survey: Survey, places: Places, fast: bool = False) -> Loop:
         f"fit_{number}": loop.step("fit", montage.fit_overlap, pair, folder, places.work("differences"), template)
         for number, pair in enumerate(pairs)
     }
-    tables = places.work("fits.tbl"), places.work("corrections.tbl")
-    planes = loop.step("model", lambda: montage.model_background(images, *tables, **fits))
+    table, corrections = places.work("fits.tbl"), places.work("corrections.tbl")
+    planes = loop.step("model", lambda: montage.model_background(images, table, corrections, **fits))
     for tile in survey.tiles():
         image, corrected = (places.image(place, tile.name) for place in ("projected", "corrected"))
         loop.step("correct", montage.correct, image, corrected, planes)
