@@ -9,13 +9,14 @@ import contextlib
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 from urllib.parse import parse_qsl
 
 from dagrid.errors import BackendNotInstalledError, CapabilityError, InvalidSettingError, UnknownBackendError, hint, nearest
-from dagrid.execution.binding import bind
+from dagrid.execution.binding import Binder, Bindings, bind
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
 from dagrid.execution.results import ExecutionResult, NodeResult
@@ -73,14 +74,12 @@ def start(
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
-    structure = dag.structure
-    binder, bindings = bind(structure.names, structure.index, structure.predecessors, dag.specs, tasks)
-    plan = Plan(structure, dag.specs, settings, empty=bindings.empty, sources=bindings.sources, keys=_keys(dag))
+    compiled = _compile(dag, tasks, settings, grows=bool(rules))
     place, owned = open_backend(backend)
     try:
         if not place.capabilities.matches_selectors:
-            _refuse_selectors(plan, place)
-        engine = Engine(plan, binder, bindings, place, clock, random.Random(seed).random, rules)
+            _refuse_selectors(compiled.plan, place)
+        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, random.Random(seed).random, rules)
         engine.start()
     except BaseException:
         if owned:
@@ -159,12 +158,32 @@ def _read(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def _keys(dag: DAG) -> list[int]:
-    """Return the order keys of a graph, computed once for it."""
-    if dag._plan_cache is None:
-        dag._plan_cache = order_keys(dag.structure, dag.specs)
-    keys: list[int] = dag._plan_cache
-    return keys
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike."""
+
+    fns: list[Any]
+    settings: Settings
+    keys: list[int]
+    binder: Binder
+    bindings: Bindings
+    plan: Plan
+
+
+def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings, grows: bool) -> _Compiled:
+    structure, specs = dag.structure, dag.specs
+    binder = Binder(tasks, structure.index)
+    fns = binder.tasks(structure.names, specs)
+    known: _Compiled | None = dag._plan_cache
+    if known is not None and not grows and known.settings == settings and known.fns == fns:
+        return known
+    keys = order_keys(structure, specs) if known is None else known.keys
+    bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
+    plan = Plan(structure, specs, settings, empty=bindings.empty, sources=bindings.sources, keys=keys)
+    compiled = _Compiled(fns, settings, keys, binder, bindings, plan)
+    if not grows:
+        dag._plan_cache = compiled
+    return compiled
 
 
 def _refuse_selectors(plan: Plan, place: Backend) -> None:

@@ -38,7 +38,7 @@ class Capabilities:
 class Call(msgspec.Struct):
     """One attempt as a backend sees it: its identity, the function and what to call it with.
 
-    `attempt` is unique within the session. `fn_key` is equal for calls of the same function object in the same run, so that a
+    `attempt` is unique within the session. `fn_key` is equal for calls of the same function object of the same run, so that a
     backend may send the function once.
     """
 
@@ -47,7 +47,10 @@ class Call(msgspec.Struct):
     fn: Callable[..., Any]
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] | None = None
-    fn_key: int = 0
+
+    @property
+    def fn_key(self) -> int:
+        return id(self.fn)
 
 
 class Encoded(ABC):

@@ -62,6 +62,7 @@ class Binder:
 
     def __init__(self, tasks: Mapping[str, Task] | None, index: Mapping[str, int]) -> None:
         self._tasks = tasks or {}
+        self._index = index
         self._known: dict[int, tuple[object, Parameters]] = {}
         for name in self._tasks:
             if name not in index:
@@ -69,6 +70,21 @@ class Binder:
                 raise UnknownTaskError(
                     f"There is a task for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
                 )
+
+    def tasks(self, names: Sequence[str], specs: Mapping[int, Node]) -> list[Task | None]:
+        """Return the function of every node, by number.
+
+        Raises:
+            InvalidNodeError: a task that cannot be called.
+        """
+        fns: list[Task | None] = [None] * len(names)
+        for number, spec in specs.items():
+            fns[number] = spec.fn
+        if self._tasks:
+            for name in self._tasks:
+                number = self._index[name]
+                fns[number] = self.task(name, specs.get(number))
+        return fns
 
     def task(self, name: str, spec: Node | None) -> Task | None:
         """Return the function of a node: the one given for this run, else its own."""
@@ -117,28 +133,25 @@ class Binder:
 
 
 def bind(
+    binder: Binder,
+    fns: Sequence[Task | None],
     names: Sequence[str],
-    index: Mapping[str, int],
     predecessors: Sequence[Sequence[int]],
     specs: Mapping[int, Node],
-    tasks: Mapping[str, Task] | None,
-) -> tuple[Binder, Bindings]:
+) -> Bindings:
     """Bind every node of a graph to its task.
 
     Raises:
-        UnknownTaskError: a task for a node that is not there.
-        InvalidNodeError: a task that cannot be called.
-        UnboundParameterError: a parameter that names no predecessor.
+        UnboundParameterError: a parameter names no predecessor.
     """
-    binder = Binder(tasks, index)
-    bindings = Bindings()
-    for number, name in enumerate(names):
-        spec = specs.get(number)
-        fn = binder.task(name, spec)
-        bindings.append(fn, *binder.sources_of(name, fn, spec, predecessors[number], names))
+    bindings = Bindings(list(fns))
+    for number, fn in enumerate(fns):
+        args, kwargs = binder.sources_of(names[number], fn, specs.get(number), predecessors[number], names)
+        bindings.args.append(args)
+        bindings.kwargs.append(kwargs)
     if None in bindings.fns:
         check_sources(bindings, range(len(names)), names)
-    return binder, bindings
+    return bindings
 
 
 def check_sources(bindings: Bindings, nodes: Iterable[int], names: Sequence[str]) -> None:

@@ -17,10 +17,9 @@ from dagrid.execution.binding import Binder, Bindings, Task
 from dagrid.graph.node import Node
 from dagrid.graph.rules import Patch, Rule, View, check_patch
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
-from dagrid.machine.decide import SLOW, advance, decide
+from dagrid.machine.decide import IDLE, SLOW, advance, decide
 from dagrid.machine.events import (
     NODE_MASK,
-    NUMBER_SHIFT,
     Asked,
     CancelRequested,
     Finished,
@@ -30,8 +29,11 @@ from dagrid.machine.events import (
     TimerDue,
 )
 from dagrid.machine.plan import Plan
-from dagrid.machine.state import RUNNING, State, Status
+from dagrid.machine.state import State, Status
 from dagrid.ports import Backend, Bundle, Call, Clock, Encoded, Session
+
+BRIEFLY = 1e-6
+PATIENCE = 1_000
 
 
 class Engine:
@@ -64,7 +66,7 @@ class Engine:
         self._fns = bindings.fns
         self._args = bindings.args
         self._kwargs = bindings.kwargs
-        self._fn_keys: dict[int, int] = {}
+        self._names = plan.names
         self._session: Session | None = None
         self._lock = threading.Lock()
         self._inbox: deque[Stimulus] = deque()
@@ -80,7 +82,7 @@ class Engine:
         self.began = self.now()
         with self._lock:
             self._session = self._backend.open(self)
-            self._step([])
+            self._step(())
         self._after()
 
     def attend(self) -> None:
@@ -126,27 +128,25 @@ class Engine:
     def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
         """Take a value from a worker that pulls, and give it its next call."""
         attempt = call.attempt
-        with self._lock:
+        lock = self._lock
+        if not lock.acquire(False):
+            self._enter()
+        try:
             state = self.state
-            queue = state.queues.get(worker)
-            if (
-                state.fast
-                and queue is not None
-                and attempt in queue
-                and not attempt >> NUMBER_SHIFT
-                and state.status[attempt] == RUNNING
-            ):
+            following = advance(state, attempt, worker, started, ended)
+            if following >= 0 and not self._watchers and not (state.heap and state.idle):
                 self.values[attempt] = value
-                following = advance(state, attempt, worker, started, ended)
-                if following == SLOW or (state.idle and state.heap) or self._watchers:
-                    reply = self._step([Asked(worker, ended)] if following == SLOW else [], worker)
-                    if following != SLOW:
-                        reply = self._call(following)
-                else:
-                    reply = self._call(following)
-            else:
+                reply = self._call(following)
+            elif following == SLOW:
                 done = Finished(worker, attempt, Outcome.COMPLETED, started, ended, value)
-                reply = self._step([done, Asked(worker, ended)], worker)
+                reply = self._step((done, Asked(worker, ended)), worker)
+            else:
+                self.values[attempt] = value
+                reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
+                if following >= 0:
+                    reply = self._call(following)
+        finally:
+            lock.release()
         if self._inbox or self._questions:
             self._after()
         return reply
@@ -159,9 +159,23 @@ class Engine:
 
     # --- the loop -------------------------------------------------------------------------------------------------------
 
+    def _enter(self) -> None:
+        """Take the lock without queueing for it.
+
+        Its holder may have lost the interpreter in the middle. Who sleeps on the lock is handed it before the interpreter, the
+        next one then sleeps on the lock in turn, and every node costs two hand-overs. So the wait is short and begins again.
+        """
+        for _ in range(PATIENCE):
+            if self._lock.acquire(timeout=BRIEFLY):
+                return
+        self._lock.acquire()
+
     def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
-        with self._lock:
+        self._enter()
+        try:
             reply = self._step([*events, Asked(worker, self.now())], worker)
+        finally:
+            self._lock.release()
         self._after()
         return reply
 
@@ -170,7 +184,7 @@ class Engine:
             if not self._lock.acquire(blocking=False):
                 return
             try:
-                self._step([])
+                self._step(())
             finally:
                 self._lock.release()
             self._answer_questions()
@@ -230,16 +244,15 @@ class Engine:
     def _call(self, attempt: int) -> Call:
         node = attempt & NODE_MASK
         values = self.values
-        fn = self._fns[node]
-        assert fn is not None
+        sources = self._args[node]
         named = self._kwargs[node]
+        fn = self._fns[node]
         return Call(
             attempt,
-            self.state.plan.names[node],
-            fn,
-            [values[source] for source in self._args[node]],
+            self._names[node],
+            fn,  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
+            (values[sources[0]],) if len(sources) == 1 else tuple(map(values.__getitem__, sources)),
             {name: values[source] for name, source in named.items()} if named else None,
-            id(fn),
         )
 
     def _prepare(self, event: Finished) -> None:
@@ -341,6 +354,7 @@ class Engine:
         if len(plan) == known:
             plan.empty = {node for node in plan.empty if node < known}
         else:
+            self._names = plan.names
             for fn, args, kwargs in bound:
                 self._bindings.append(fn, args, kwargs)
                 self.values.append(None)

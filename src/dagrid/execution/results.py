@@ -291,5 +291,3 @@ class _NodeResults(Mapping[str, NodeResult]):
 
 def _opened(value: Any) -> Any:
     return value.decode() if isinstance(value, Encoded) else value
-
-

@@ -119,7 +119,10 @@ class Run:
             over = engine.done.is_set()
             until = len(engine.state.journal)
             if until > position:
-                yield [self._event(position + offset, fact) for offset, fact in enumerate(engine.state.facts(position, until))]
+                yield [
+                    self._event(position + offset, fact)
+                    for offset, fact in enumerate(engine.state.facts(position, until))
+                ]
                 position = until
             if changed is None or over:
                 return

@@ -46,7 +46,11 @@ class TraceSummary:
     slowest: list[tuple[str, float]]
 
     def __str__(self) -> str:
-        path = self.critical_path if len(self.critical_path) <= 8 else [*self.critical_path[:4], "...", *self.critical_path[-3:]]
+        path = (
+            self.critical_path
+            if len(self.critical_path) <= 8
+            else [*self.critical_path[:4], "...", *self.critical_path[-3:]]
+        )
         lines = [
             f"{self.total_seconds:.3f} s in all, {self.busy_seconds:.3f} s of work on {self.workers} workers "
             f"(parallelism {self.parallelism:.2f})",
@@ -72,7 +76,12 @@ class ExecutionTrace:
             if fact.kind in ended and fact.worker >= 0 and fact.started:
                 outcome = fact.kind.name.lower()
                 yield Span(
-                    names[fact.node], fact.number, fact.worker, fact.started - self._began, fact.at - self._began, outcome
+                    names[fact.node],
+                    fact.number,
+                    fact.worker,
+                    fact.started - self._began,
+                    fact.at - self._began,
+                    outcome,
                 )
 
     def to_chrome_json(self, path: str | Path | None = None) -> str:
@@ -113,7 +122,11 @@ class ExecutionTrace:
             workers.add(span.worker)
         path, seconds = self._critical_path()
         state = self._state
-        durations = {node: state.ended[node] - state.started[node] for node in range(len(state.plan)) if state.status[node] == COMPLETED}
+        durations = {
+            node: state.ended[node] - state.started[node]
+            for node in range(len(state.plan))
+            if state.status[node] == COMPLETED
+        }
         slowest = sorted(durations, key=lambda node: -durations[node])[:5]
         return TraceSummary(
             self.total_seconds,
@@ -129,7 +142,8 @@ class ExecutionTrace:
         """Follow, from the end, the predecessor chain with the longest measured work; nodes in order of their ends."""
         state = self._state
         done = sorted(
-            (node for node in range(len(state.plan)) if state.status[node] == COMPLETED), key=lambda node: state.started[node]
+            (node for node in range(len(state.plan)) if state.status[node] == COMPLETED),
+            key=lambda node: state.started[node],
         )
         longest: dict[int, float] = {}
         before: dict[int, int] = {}

@@ -33,19 +33,17 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.pick import fits_now, has_room, pick
 from dagrid.machine.state import (
-    KIND_BITS,
     PENDING,
     QUEUED,
     READY,
     RUNNING,
-    STARTED_BITS,
     WAITING,
     RuleState,
     State,
     Worker,
     assign,
     complete,
-    hold,
+    read_entry,
     record,
     refresh,
     skip,
@@ -53,6 +51,7 @@ from dagrid.machine.state import (
     vacate,
 )
 
+IDLE = -1
 SLOW = -2
 _KNOWS_MEAN = 0.8
 
@@ -83,17 +82,22 @@ def decide(state: State, stimuli: Sequence[Stimulus], at: float) -> list[Command
     return commands
 
 
-def advance(state: State, node: int, worker: int, started: float, ended: float) -> int:
-    """A pulling worker completed a first attempt: apply it and give the worker its next node.
+def advance(state: State, attempt: int, worker: int, started: float, ended: float) -> int:
+    """A pulling worker completed an attempt: in the commonest case apply that and give the worker its next node.
 
     Returns:
-        The node, already started; or SLOW when there is more to think about: ask `decide` with `Asked`.
+        The node, already started, when there is one and nothing else to think about; IDLE when the completion is applied and the
+        worker has to ask (`Asked`) what is next; SLOW when nothing has been done and `decide` must take the event (`Finished`).
     """
-    complete(state, node, started, ended)
-    queue = state.queues[worker]
-    del queue[node]
+    if not state.fast:
+        return SLOW
+    queue = state.queues.get(worker)
+    if queue is None or attempt not in queue or attempt > NODE_MASK or state.status[attempt] != RUNNING:
+        return SLOW
+    complete(state, attempt, started, ended)
+    del queue[attempt]
     heap = state.heap
-    if state.fast and heap:
+    if heap:
         following = heap[0] & NODE_MASK
         if state.status[following] == READY and following not in state.numbers:
             heappop(heap)
@@ -101,10 +105,10 @@ def advance(state: State, node: int, worker: int, started: float, ended: float) 
             state.started[following] = ended
             state.where[following] = worker
             queue[following] = None
-            state.journal.append(following << KIND_BITS | STARTED_BITS)
+            state.journal.append(~following)
             return following
     state.active -= 1
-    return SLOW
+    return IDLE
 
 
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
@@ -157,7 +161,6 @@ def _asked(state: State, event: Asked, commands: list[Command]) -> None:
     state.idle.pop(event.worker, None)
     attempt = attempt_id(node, state.number_of(node))
     assign(state, attempt, event.worker)
-    hold(state, node)
     commands.append(Perform(event.worker, [attempt]))
     _start(state, attempt, event.worker, event.at, commands)
 
@@ -312,7 +315,7 @@ def _ask_rules(state: State, commands: list[Command]) -> None:
         state.scanned = len(state.journal)
         return
     for entry in state.journal[state.scanned :]:
-        node = entry >> KIND_BITS if isinstance(entry, int) else entry.node
+        node = read_entry(entry)[0] if isinstance(entry, int) else entry.node
         for number in state.watchers.get(node, ()):
             rule = state.rules.get(number)
             if rule is not None and rule.reads.get(node) != state.status[node]:

@@ -53,9 +53,7 @@ LEGAL_MOVES: Mapping[int, frozenset[int]] = {
 }
 
 ENDED_BY = {Kind.FAILED: FAILED, Kind.TIMED_OUT: TIMED_OUT, Kind.CANCELLED: CANCELLED, Kind.LOST: LOST}
-KIND_BITS = 2
-KIND_MASK = (1 << KIND_BITS) - 1
-STARTED_BITS, COMPLETED_BITS, SKIPPED_BITS = int(Kind.STARTED), int(Kind.COMPLETED), int(Kind.SKIPPED)
+SKIPPED_BIT = 1 << NUMBER_SHIFT
 NO_TASK = -1
 
 
@@ -90,8 +88,8 @@ class RuleState:
 class State:
     """Everything that the machine knows of a run, by node number, in lists that the hot path can reach.
 
-    The journal holds facts. The three commonest stand in it as one integer each, `node << 2 | kind`, and their times and workers
-    in the lists; `facts` makes records of them when somebody reads.
+    The journal holds facts. The three commonest stand in it as one integer each, see `read_entry`, and their times and workers in
+    the lists; `facts` makes records of them when somebody reads.
     """
 
     __slots__ = (
@@ -198,7 +196,7 @@ class State:
             yield self._record(entry) if isinstance(entry, int) else entry
 
     def _record(self, entry: int) -> Fact:
-        node, kind = entry >> KIND_BITS, Kind(entry & KIND_MASK)
+        node, kind = read_entry(entry)
         if kind is Kind.SKIPPED:
             cause = self.cause.get(node, NO_TASK)
             return Fact(kind, self.ended[node], node, cause=cause, detail="no task" if cause == NO_TASK else "")
@@ -209,6 +207,13 @@ class State:
         if kind is Kind.STARTED:
             return Fact(kind, started, node, worker=worker)
         return Fact(kind, self.ended[node], node, self.number_of(node), worker, started)
+
+
+def read_entry(entry: int) -> tuple[int, Kind]:
+    """Return what an integer of the journal says: n, node n completed; ~n, it started; n with `SKIPPED_BIT`, it was skipped."""
+    if entry < 0:
+        return ~entry, Kind.STARTED
+    return entry & NODE_MASK, Kind.SKIPPED if entry & SKIPPED_BIT else Kind.COMPLETED
 
 
 def refresh(state: State) -> None:
@@ -247,15 +252,13 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     state.started[node] = started
     state.ended[node] = ended
     state.remaining -= 1
-    state.journal.append(node << KIND_BITS | COMPLETED_BITS)
+    state.journal.append(node)
     waiting = state.waiting
-    uniform = state.fast
     for after in state.plan.successors[node]:
-        missing = waiting[after] - 1
-        waiting[after] = missing
+        waiting[after] = missing = waiting[after] - 1
         if missing or status[after]:
             continue
-        if uniform:
+        if state.fast:
             status[after] = READY
             heappush(state.heap, state.plan.keys[after])
         else:
@@ -283,11 +286,6 @@ def assign(state: State, attempt: int, worker: int) -> None:
     move(state, node, QUEUED)
     state.where[node] = worker
     state.queues[worker][attempt] = None
-    hold(state, node)
-
-
-def hold(state: State, node: int) -> None:
-    """Take the resources that a node asks for."""
     state.active += 1
     request = state.plan.requests[state.plan.groups[node]]
     for name, amount in request.resources:
@@ -317,7 +315,7 @@ def start(state: State, attempt: int, worker: int, at: float) -> None:
     state.started[node] = at
     state.where[node] = worker
     if attempt == node:
-        state.journal.append(node << KIND_BITS | STARTED_BITS)
+        state.journal.append(~node)
     else:
         state.journal.append(Fact(Kind.STARTED, at, node, attempt >> NUMBER_SHIFT, worker, at))
 
@@ -329,7 +327,7 @@ def skip(state: State, node: int, cause: int, at: float) -> None:
     state.remaining -= 1
     if cause != NO_TASK:
         state.cause[node] = cause
-    state.journal.append(node << KIND_BITS | SKIPPED_BITS)
+    state.journal.append(node | SKIPPED_BIT)
     settle(state, node, cause == NO_TASK)
 
 

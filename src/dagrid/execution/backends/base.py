@@ -99,12 +99,16 @@ class BackendBase(ABC):
     def check_open(self) -> None:
         """Raise `BackendClosedError` if the backend is closed."""
         if self._closed:
-            raise BackendClosedError(f"The backend {self.name!r} is closed. Make a new one, or submit before you close it.")
+            raise BackendClosedError(
+                f"The backend {self.name!r} is closed. Make a new one, or submit before you close it."
+            )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
