@@ -12,9 +12,8 @@ from dagrid.execution.run import Run
 from dagrid.graph import DAG, DAGBuilder, ExecNode, Node, Retry
 from dagrid.graph.rules import Patch, Rule, View
 
-DAG.run = _run
-DAG.start = _start
-DAG.execute = _execute
+for _name, _method in (("run", _run), ("start", _start), ("execute", _execute)):
+    setattr(DAG, _name, _method)  # running is above the floor of graphs
 
 __version__ = "0.1.0"
 

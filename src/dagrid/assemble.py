@@ -15,7 +15,14 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 from urllib.parse import parse_qsl
 
-from dagrid.errors import BackendNotInstalledError, CapabilityError, InvalidSettingError, UnknownBackendError, hint, nearest
+from dagrid.errors import (
+    BackendNotInstalledError,
+    CapabilityError,
+    InvalidSettingError,
+    UnknownBackendError,
+    hint,
+    nearest,
+)
 from dagrid.execution.binding import Binder, Bindings, bind
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
@@ -79,7 +86,9 @@ def start(
     try:
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
-        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, random.Random(seed).random, rules)
+        engine = Engine(
+            compiled.plan, compiled.binder, compiled.bindings, place, clock, random.Random(seed).random, rules
+        )
         engine.start()
     except BaseException:
         if owned:
@@ -136,7 +145,9 @@ def _made(url: str) -> Backend:
     if name not in known:
         suggestion = nearest(name, known)
         listed = ", ".join(sorted(known))
-        raise UnknownBackendError(f"There is no backend {name!r}.{hint(suggestion)} There are: {listed}.", name, suggestion)
+        raise UnknownBackendError(
+            f"There is no backend {name!r}.{hint(suggestion)} There are: {listed}.", name, suggestion
+        )
     try:
         kind = known[name].load()
     except ImportError as error:
@@ -174,7 +185,7 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
     structure, specs = dag.structure, dag.specs
     binder = Binder(tasks, structure.index)
     fns = binder.tasks(structure.names, specs)
-    known: _Compiled | None = dag._plan_cache
+    known: _Compiled | None = dag.compiled
     if known is not None and not grows and known.settings == settings and known.fns == fns:
         return known
     keys = order_keys(structure, specs) if known is None else known.keys
@@ -182,7 +193,7 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
     plan = Plan(structure, specs, settings, empty=bindings.empty, sources=bindings.sources, keys=keys)
     compiled = _Compiled(fns, settings, keys, binder, bindings, plan)
     if not grows:
-        dag._plan_cache = compiled
+        dag.compiled = compiled
     return compiled
 
 

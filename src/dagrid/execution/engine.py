@@ -134,6 +134,7 @@ class Engine:
         try:
             state = self.state
             following = advance(state, attempt, worker, started, ended)
+            reply: Call | None
             if following >= 0 and not self._watchers and not (state.heap and state.idle):
                 self.values[attempt] = value
                 reply = self._call(following)
@@ -327,7 +328,7 @@ class Engine:
             if not isinstance(patch, Patch):
                 raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
             nodes = tuple(patch.nodes)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # a rule is the user's code; its failure fails the run, with its cause
             return self._rule_failed(number, error, view.reads)
         first = len(self.rules)
         self.rules.extend(patch.rules)

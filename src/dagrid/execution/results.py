@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from dagrid.errors import (
@@ -21,7 +21,7 @@ from dagrid.machine.state import NO_TASK, State, Status
 from dagrid.ports import Encoded
 
 
-class NodeStatus(str, Enum):
+class NodeStatus(StrEnum):
     """Where a node stands, as a word."""
 
     PENDING = "pending"
@@ -36,11 +36,8 @@ class NodeStatus(str, Enum):
     SKIPPED = "skipped"
     LOST = "lost"
 
-    def __str__(self) -> str:
-        return self.value
 
-
-class RunStatus(str, Enum):
+class RunStatus(StrEnum):
     """How a run stands or ended, as a word."""
 
     RUNNING = "running"
@@ -48,9 +45,6 @@ class RunStatus(str, Enum):
     FAILED = "failed"
     PARTIALLY_SUCCEEDED = "partially_succeeded"
     ABORTED = "aborted"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 _STATUS = {int(code): NodeStatus(code.name.lower()) for code in Status}

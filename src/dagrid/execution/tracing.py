@@ -95,19 +95,19 @@ class ExecutionTrace:
             {"name": "thread_name", "ph": "M", "pid": 1, "tid": number, "args": {"name": name}}
             for number, name in workers.items()
         ]
-        for span in self:
-            events.append(
-                {
-                    "name": span.node,
-                    "cat": span.outcome,
-                    "ph": "X",
-                    "pid": 1,
-                    "tid": span.worker,
-                    "ts": round(span.started * 1e6, 3),
-                    "dur": round(max(span.ended - span.started, 0.0) * 1e6, 3),
-                    "args": {"attempt": span.number + 1, "outcome": span.outcome},
-                }
-            )
+        events.extend(
+            {
+                "name": span.node,
+                "cat": span.outcome,
+                "ph": "X",
+                "pid": 1,
+                "tid": span.worker,
+                "ts": round(span.started * 1e6, 3),
+                "dur": round(max(span.ended - span.started, 0.0) * 1e6, 3),
+                "args": {"attempt": span.number + 1, "outcome": span.outcome},
+            }
+            for span in self
+        )
         text = json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")

@@ -46,7 +46,7 @@ class DAG:
     specs: dict[int, Node]
     name: str | None
     max_concurrency: int | None
-    _plan_cache: Any = None
+    compiled: Any = None
 
     def __init__(
         self, nodes: Iterable[Node] = (), *, max_concurrency: int | None = None, name: str | None = None
@@ -310,7 +310,7 @@ class DAG:
         return f"<DAG{title}: {_count(self.node_count(), 'node')}, {_count(self.edge_count(), 'edge')}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_plan_cache"}
+        return {key: value for key, value in self.__dict__.items() if key != "compiled"}
 
     def _at(self, name: NodeRef) -> int:
         key = name if isinstance(name, str) else node_id(name)

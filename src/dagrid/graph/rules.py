@@ -100,7 +100,9 @@ class View:
             InvalidPatchError: the node has not completed.
         """
         if self.status(name) != "completed":
-            raise InvalidPatchError(f"Node {name!r} is {self.status(name)} and has no result yet. Ask succeeded({name!r}) first.")
+            raise InvalidPatchError(
+                f"Node {name!r} is {self.status(name)} and has no result yet. Ask succeeded({name!r}) first."
+            )
         return self.snapshot.value(self.snapshot.index[name])
 
     def _look(self, name: str) -> tuple[int, str]:
@@ -121,7 +123,9 @@ def check_patch(nodes: Iterable[Node], index: Mapping[str, int]) -> None:
     own: dict[str, Node] = {}
     for node in nodes:
         if not isinstance(node, Node):
-            raise InvalidPatchError(f"A patch holds nodes, not {node!r}. Make them with Node(id, fn, depends_on=[...]).")
+            raise InvalidPatchError(
+                f"A patch holds nodes, not {node!r}. Make them with Node(id, fn, depends_on=[...])."
+            )
         if node.id in own or node.id in index:
             raise DuplicateNodeError(node.id)
         own[node.id] = node

@@ -248,7 +248,7 @@ def find_cycle(predecessors: Sequence[Sequence[int]], start: int = 0) -> list[in
 
 def _unplaceable(predecessors: Sequence[Sequence[int]], start: int) -> set[int]:
     """Return the nodes that are on a cycle or behind one: what Kahn's algorithm leaves over."""
-    waiting = {node: 0 for node in range(start, len(predecessors))}
+    waiting = dict.fromkeys(range(start, len(predecessors)), 0)
     successors: dict[int, list[int]] = {node: [] for node in waiting}
     for node in waiting:
         for one in predecessors[node]:

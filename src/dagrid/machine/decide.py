@@ -114,7 +114,9 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
     shape = (event.slots, max(event.window, event.slots), int(event.pulls))
     labels = tuple(sorted(event.labels.items()))
-    record(state, Fact(Kind.WORKER_JOINED, event.at, worker=event.worker, detail=event.name, numbers=shape, labels=labels))
+    record(
+        state, Fact(Kind.WORKER_JOINED, event.at, worker=event.worker, detail=event.name, numbers=shape, labels=labels)
+    )
 
 
 def _gone(state: State, event: WorkerGone, commands: list[Command]) -> None:
@@ -207,7 +209,13 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
 
 
 def _failed(
-    state: State, kind: Kind, node: int, number: int, event: Finished, commands: list[Command], retryable: bool | None = None
+    state: State,
+    kind: Kind,
+    node: int,
+    number: int,
+    event: Finished,
+    commands: list[Command],
+    retryable: bool | None = None,
 ) -> None:
     retry = state.plan.retries.get(node)
     tries = state.failures.get(node, 0)
@@ -247,7 +255,9 @@ def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
     if event.kind == TimerKind.TIMEOUT and state.current(event.subject) and state.status[node] == RUNNING:
         worker = state.where[node]
         limit = state.plan.timeouts.get(node, 0.0)
-        late = Finished(worker, event.subject, Outcome.FAILED, state.started[node], event.at, error=f"timeout of {limit:g} s")
+        late = Finished(
+            worker, event.subject, Outcome.FAILED, state.started[node], event.at, error=f"timeout of {limit:g} s"
+        )
         commands.append(Cancel(worker, event.subject))
         retry = state.plan.retries.get(node)
         retryable = retry is not None and issubclass(TaskTimeoutError, retry.on)
@@ -427,7 +437,11 @@ def _take_back(state: State, at: float, commands: list[Command]) -> None:
     for worker in state.workers.values():
         if not _pushable(worker) or worker.recalling:
             continue
-        held = [attempt for attempt in worker.queue if state.current(attempt) and state.status[attempt & NODE_MASK] == QUEUED]
+        held = [
+            attempt
+            for attempt in worker.queue
+            if state.current(attempt) and state.status[attempt & NODE_MASK] == QUEUED
+        ]
         if not held or len(worker.queue) <= worker.slots:
             continue
         due = worker.heard + state.plan.settings.hold

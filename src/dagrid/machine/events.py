@@ -131,7 +131,9 @@ class RuleEvaluated(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-Stimulus = WorkerJoined | WorkerGone | Asked | Started | Finished | Recalled | TimerDue | CancelRequested | RuleEvaluated
+Stimulus = (
+    WorkerJoined | WorkerGone | Asked | Started | Finished | Recalled | TimerDue | CancelRequested | RuleEvaluated
+)
 
 
 class Kind(IntEnum):

@@ -49,13 +49,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.max_concurrency is not None and (
-            not isinstance(self.max_concurrency, int) or isinstance(self.max_concurrency, bool) or self.max_concurrency < 1
+            not isinstance(self.max_concurrency, int)
+            or isinstance(self.max_concurrency, bool)
+            or self.max_concurrency < 1
         ):
             raise InvalidSettingError(
                 f"max_concurrency is a whole number from 1 up, or None for no limit; not {self.max_concurrency!r}."
             )
         if self.node_timeout is not None and not self.node_timeout > 0:
-            raise InvalidSettingError(f"node_timeout is a number of seconds above 0, or None; not {self.node_timeout!r}.")
+            raise InvalidSettingError(
+                f"node_timeout is a number of seconds above 0, or None; not {self.node_timeout!r}."
+            )
         if self.on_failure not in ("skip", "continue", "stop"):
             raise InvalidSettingError(f"on_failure is 'skip', 'continue' or 'stop'; not {self.on_failure!r}.")
         if self.max_nodes < 1:

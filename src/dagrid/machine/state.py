@@ -36,7 +36,9 @@ class Status(IntEnum):
         return self >= Status.COMPLETED
 
 
-PENDING, READY, QUEUED, RUNNING, WAITING, COMPLETED, FAILED, TIMED_OUT, CANCELLED, SKIPPED, LOST = (int(s) for s in Status)
+PENDING, READY, QUEUED, RUNNING, WAITING, COMPLETED, FAILED, TIMED_OUT, CANCELLED, SKIPPED, LOST = (
+    int(s) for s in Status
+)
 
 LEGAL_MOVES: Mapping[int, frozenset[int]] = {
     PENDING: frozenset({READY, SKIPPED, CANCELLED}),
@@ -156,7 +158,9 @@ class State:
         self.cause: dict[int, int] = {}
         self.detail: dict[int, str] = {}
         self.attempts_before: dict[int, list[Fact]] = {}
-        self.rules: dict[int, RuleState] = {number: RuleState(number, optional) for number, optional in enumerate(rules)}
+        self.rules: dict[int, RuleState] = {
+            number: RuleState(number, optional) for number, optional in enumerate(rules)
+        }
         self.watchers: dict[int, set[int]] = {}
         self.scanned = 0
         self.unapplied: tuple[int, ...] = ()
@@ -219,7 +223,11 @@ def read_entry(entry: int) -> tuple[int, Kind]:
 def refresh(state: State) -> None:
     """Recompute whether a completion has consequences for its successors only, see `decide.advance`."""
     state.fast = (
-        state.plan.uniform and not state.rules and not state.stopped and not state.finished and not state.plan.settings.resources
+        state.plan.uniform
+        and not state.rules
+        and not state.stopped
+        and not state.finished
+        and not state.plan.settings.resources
     )
 
 

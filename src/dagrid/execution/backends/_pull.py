@@ -23,7 +23,7 @@ def perform(host: Host, worker: int, context: contextvars.Context) -> None:
                 value = run(call.fn, *call.args, **call.kwargs)
             else:
                 value = run(call.fn, *call.args)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
             call = host.failed(worker, call, error, started, now())
         else:
             call = completed(worker, call, value, started, now())

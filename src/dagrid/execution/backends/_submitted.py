@@ -130,13 +130,13 @@ class Submissions:
                 place.under_way.add(call.attempt)
             return call
 
-    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:  # noqa: ARG002
+    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
         future = self._settle(worker, call.attempt)
         if future is not None:
             future.set_result(value)
         return self.next(worker)
 
-    def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:  # noqa: ARG002
+    def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
         future = self._settle(worker, call.attempt)
         if future is not None:
             future.set_exception(error)
