@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def opened(value: Any) -> Any:
     """Return a value that a backend reported, decoded if it is still in the form in which it travelled."""
-    return value.decode() if Encoded in type(value).__mro__ else value
+    return value.decode() if isinstance(value, Encoded) else value
 
 
 class BackendBase(ABC):
