@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 def opened(value: Any) -> Any:
     """Return a value that a backend reported, decoded if it is still in the form in which it travelled."""
-    return value.decode() if Encoded in type(value).__mro__ else value
+    return value.decode() if isinstance(value, Encoded) else value
 
 
 class BackendBase(ABC):
     """A backend: a place that performs attempts.
 
-    A subclass gives `name` and `capabilities`, opens sessions in `open` (calling `check_open` first) and lets go of everything
-    in `release`, which is called once. From these come the public methods: `submit`, `result`, `shutdown`, `close` and the
-    `with` statement.
+    A subclass gives `name` and `capabilities`, opens sessions in `open` (calling `check_open` first) and lets go of
+    everything in `release`, which is called once. From these come the public methods: `submit`, `result`, `shutdown`,
+    `close` and the `with` statement.
     """
 
     name: ClassVar[str]
