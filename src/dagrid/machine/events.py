@@ -115,15 +115,18 @@ class CancelRequested(msgspec.Struct, frozen=True):
 
 
 class RuleEvaluated(msgspec.Struct, frozen=True):
-    """The answer to `Evaluate`: whether the predicate held, what it had read, and the node numbers that the patch added."""
+    """The answer to `Evaluate`.
+
+    `reads` holds the status of each node that the predicate looked at, `applied` whether it held; then `nodes` are those of the
+    patch (checked, opaque here) and `rules` the numbers of the rules that it adds. `error` says why the rule failed.
+    """
 
     rule: int
     at: float
-    applied: bool
-    reads: Mapping[int, int]
-    counts: Mapping[str, int]
-    added: Sequence[int] = ()
-    rules: int = 0
+    applied: bool = False
+    reads: Mapping[int, int] = {}
+    nodes: Sequence[Any] = ()
+    rules: Sequence[int] = ()
     error: str = ""
 
 
@@ -147,6 +150,8 @@ class Kind(IntEnum):
     WORKER_GONE = 11
     PATCHED = 12
     RUN_ENDED = 13
+    DUE = 14
+    REQUEUED = 15
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -161,4 +166,5 @@ class Fact(msgspec.Struct, frozen=True):
     due: float = 0.0
     cause: int = -1
     detail: str = ""
-    nodes: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,249 @@
+"""One node as it was described: a name, a function and the settings of its run. Frozen, and checked when it is made.
+
+This room knows neither the graph around a node nor how a node is run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from dagrid.errors import InvalidNodeError
+from dagrid.graph.policy import Retry, as_retry
+
+OnLost = Literal["requeue", "fail"]
+NodeRef = str | Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
+class Node:
+    """A task of a graph. Wherever a name is asked for, a function is accepted and means its `__name__`.
+
+    Args:
+        id: the name of the node, unique in its graph.
+        fn: what to call; None for a node whose task is given when the graph is run.
+        depends_on: the nodes that must be done before.
+        priority: of the nodes that are ready, the larger one goes first.
+        is_sequential: nothing else of the same run runs while this node does.
+        resources: amounts of named capacities that are held while it runs, each greater than 0.
+        selector: labels that its worker must have, exactly as written.
+        retries: a Retry, or a whole number of retries without a delay; stored as a Retry or None.
+        timeout: seconds, greater than 0, from the start of an attempt; None is no limit.
+        cost: estimated seconds, 0 or more; None is unknown and counts as 1.
+        inputs: parameter of `fn` -> the node whose value it gets. These are edges too.
+        kind: a word of yours that rules and displays may look at.
+        on_lost: whether an attempt whose worker vanished is sent again ("requeue") or fails ("fail").
+        payload: anything; dagrid carries it and does not look.
+        metadata: more to carry, by name.
+
+    Raises:
+        InvalidNodeError: a setting that cannot be; the message names the node.
+    """
+
+    id: str
+    fn: Callable[..., Any] | None
+    depends_on: tuple[str, ...]
+    priority: int
+    is_sequential: bool
+    resources: Mapping[str, float]
+    selector: Mapping[str, str]
+    retries: Retry | None
+    timeout: float | None
+    cost: float | None
+    inputs: Mapping[str, str] | None
+    kind: str | None
+    on_lost: OnLost
+    payload: Any
+    metadata: Mapping[str, Any] | None
+
+    def __init__(
+        self,
+        id: NodeRef,
+        fn: Callable[..., Any] | None = None,
+        depends_on: Iterable[NodeRef] = (),
+        priority: int = 0,
+        is_sequential: bool = False,
+        *,
+        resources: Mapping[str, float] | None = None,
+        selector: Mapping[str, str] | None = None,
+        retries: Retry | int | None = None,
+        timeout: float | None = None,
+        cost: float | None = None,
+        inputs: Mapping[str, NodeRef] | None = None,
+        kind: str | None = None,
+        on_lost: OnLost = "requeue",
+        payload: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        name = node_id(id)
+        put = object.__setattr__
+        put(self, "id", name)
+        put(self, "fn", fn if fn is None or callable(fn) else _refuse(name, f"fn is not callable: {fn!r}"))
+        put(self, "depends_on", _names(name, depends_on) if depends_on else ())
+        put(self, "priority", priority if type(priority) is int else _whole(name, priority))
+        put(self, "is_sequential", bool(is_sequential))
+        put(self, "resources", _amounts(name, resources) if resources else {})
+        put(self, "selector", _labels(name, selector) if selector else {})
+        put(self, "retries", None if retries is None else _retry(name, retries))
+        put(self, "timeout", None if timeout is None else _seconds(name, "timeout", timeout, zero=False))
+        put(self, "cost", None if cost is None else _seconds(name, "cost", cost, zero=True))
+        put(self, "inputs", _inputs(name, inputs) if inputs else None)
+        put(
+            self,
+            "kind",
+            kind if kind is None or isinstance(kind, str) else _refuse(name, f"kind is a word, not {kind!r}"),
+        )
+        if on_lost not in ("requeue", "fail"):
+            _refuse(name, f"on_lost is 'requeue' or 'fail', not {on_lost!r}")
+        put(self, "on_lost", on_lost)
+        put(self, "payload", payload)
+        put(self, "metadata", None if metadata is None else dict(_mapping(name, "metadata", metadata)))
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        said = [f", {name}={value!r}" for name, value in self.settings().items()]
+        return f"Node({self.id!r}{''.join(said)})"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what was set, by the name of the argument: everything but the id that is not as it would be unsaid."""
+        found = {}
+        for name, default in _DEFAULTS.items():
+            value = getattr(self, name)
+            if value is not None if default is None else value != default:
+                found[name] = value
+        return found
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is nothing to say of this node but its name and its edges."""
+        return (
+            self.fn is None
+            and self.payload is None
+            and self.retries is None
+            and self.timeout is None
+            and self.cost is None
+            and self.metadata is None
+            and self.inputs is None
+            and self.kind is None
+            and not self.priority
+            and not self.is_sequential
+            and not self.resources
+            and not self.selector
+            and self.on_lost == "requeue"
+        )
+
+    def changed(self, **settings: Any) -> Node:
+        """Return a copy with some settings replaced, checked again."""
+        given = {name: getattr(self, name) for name in FIELDS}
+        return Node(**(given | settings))
+
+    def required(self) -> tuple[str, ...]:
+        """Return the names of all nodes that this one waits for, those of `inputs` included, each once."""
+        if not self.inputs:
+            return self.depends_on
+        return tuple(dict.fromkeys((*self.depends_on, *self.inputs.values())))
+
+
+FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Node))
+
+
+def node_id(given: object) -> str:
+    """Return the node name that a string or a function means.
+
+    Raises:
+        InvalidNodeError: an empty name, or something that has none.
+    """
+    if isinstance(given, str):
+        if given:
+            return given
+        raise InvalidNodeError("A node needs a name that is not empty.")
+    name = getattr(given, "__name__", None)
+    if callable(given) and isinstance(name, str) and name:
+        return name
+    if callable(given):
+        raise InvalidNodeError(f"{given!r} has no __name__. Give the node a name of its own.")
+    raise InvalidNodeError(f"The name of a node is a string or a function, not {given!r}.")
+
+
+def _refuse(name: str, why: str) -> Any:
+    raise InvalidNodeError(f"Node {name!r}: {why}.")
+
+
+def _names(name: str, given: object) -> tuple[str, ...]:
+    if type(given) is tuple or type(given) is list:
+        return tuple([one if type(one) is str and one else _reference(name, one) for one in given])
+    if isinstance(given, str):
+        _refuse(name, f"depends_on is a list of names, not one string; write depends_on=[{given!r}]")
+    if not isinstance(given, Iterable):
+        _refuse(name, f"depends_on is a list of names, not {given!r}")
+    found = [_reference(name, one) for one in given]  # type: ignore[attr-defined]
+    return tuple(sorted(found) if isinstance(given, (set, frozenset)) else found)
+
+
+def _reference(name: str, given: object) -> str:
+    try:
+        return node_id(given)
+    except InvalidNodeError as error:
+        raise InvalidNodeError(f"Node {name!r} depends on something that is no node. {error}") from None
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    raise InvalidNodeError(f"Node {name!r}: priority is a whole number, not {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _seconds(name: str, setting: str, value: float, *, zero: bool) -> float:
+    if not _is_number(value) or value < 0 or (value == 0 and not zero):
+        _refuse(name, f"{setting} is seconds, {'0 or more' if zero else 'greater than 0'}, not {value!r}")
+    return float(value)
+
+
+def _mapping(name: str, setting: str, value: Any) -> Mapping[Any, Any]:
+    if isinstance(value, Mapping):
+        return value
+    raise InvalidNodeError(f"Node {name!r}: {setting} is a mapping, not {value!r}.")
+
+
+def _amounts(name: str, given: Mapping[str, float]) -> dict[str, float]:
+    for resource, amount in _mapping(name, "resources", given).items():
+        if not isinstance(resource, str) or not resource:
+            _refuse(name, f"a resource has a name, not {resource!r}")
+        if not _is_number(amount) or amount <= 0:
+            _refuse(name, f"the amount of resource {resource!r} is a finite number greater than 0, not {amount!r}")
+    return dict(given)
+
+
+def _labels(name: str, given: Mapping[str, str]) -> dict[str, str]:
+    for label, value in _mapping(name, "selector", given).items():
+        if not isinstance(label, str) or not label or not isinstance(value, str):
+            _refuse(
+                name, f"a selector is text -> text, not {label!r}: {value!r}; quote it as the worker's label is written"
+            )
+    return dict(given)
+
+
+def _retry(name: str, value: Retry | int) -> Retry | None:
+    try:
+        return as_retry(value)
+    except InvalidNodeError as error:
+        raise InvalidNodeError(f"Node {name!r}: {error}") from None
+
+
+def _inputs(name: str, given: Mapping[str, NodeRef]) -> dict[str, str]:
+    for parameter in _mapping(name, "inputs", given):
+        if not isinstance(parameter, str) or not parameter:
+            _refuse(name, f"inputs is parameter -> node, and {parameter!r} is no parameter")
+    return {parameter: _reference(name, source) for parameter, source in given.items()}
+
+
+_BARE = Node("bare")
+_DEFAULTS: dict[str, Any] = {name: getattr(_BARE, name) for name in FIELDS if name != "id"}

@@ -1,0 +1,463 @@
+"""What follows from what happened: stimuli in, facts recorded, commands out. Pure: no clock, no thread, no user code.
+
+`decide` takes any stimuli. `advance` is the same step for the commonest case (a worker that pulls completed a plain node and
+wants the next one), taken without making a record of anything; both use the same moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from heapq import heappop
+from typing import Any
+
+from dagrid.errors import GraphError, PlanError, RunError, TaskTimeoutError
+from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
+from dagrid.machine.events import (
+    NODE_MASK,
+    NUMBER_SHIFT,
+    Asked,
+    CancelRequested,
+    Fact,
+    Finished,
+    Kind,
+    Outcome,
+    Recalled,
+    RuleEvaluated,
+    Started,
+    Stimulus,
+    TimerDue,
+    TimerKind,
+    WorkerGone,
+    WorkerJoined,
+    attempt_id,
+)
+from dagrid.machine.pick import fits_now, has_room, pick
+from dagrid.machine.state import (
+    KIND_BITS,
+    PENDING,
+    QUEUED,
+    READY,
+    RUNNING,
+    STARTED_BITS,
+    WAITING,
+    RuleState,
+    State,
+    Worker,
+    assign,
+    complete,
+    hold,
+    record,
+    refresh,
+    skip,
+    start,
+    vacate,
+)
+
+SLOW = -2
+_KNOWS_MEAN = 0.8
+
+
+def decide(state: State, stimuli: Sequence[Stimulus], at: float) -> list[Command]:
+    """Take what happened and return what is to be done.
+
+    Args:
+        state: changed in place; the facts are appended to its journal.
+        stimuli: in the order in which they were received.
+        at: the time of this step, in seconds of the run's clock.
+
+    Returns:
+        Commands, to be performed in this order once their facts are stored.
+    """
+    commands: list[Command] = []
+    for stimulus in stimuli:
+        _HANDLERS[type(stimulus)](state, stimulus, commands)
+    _skip_what_cannot_run(state, at)
+    _ask_rules(state, commands)
+    if not state.finished:
+        _end_if_done(state, at, commands)
+    if not state.finished and not state.stopped:
+        _assign_free_slots(state, at, commands)
+        _send_ahead(state, at, commands)
+        _wake_idle(state, commands)
+        _take_back(state, at, commands)
+    return commands
+
+
+def advance(state: State, node: int, worker: int, started: float, ended: float) -> int:
+    """A pulling worker completed a first attempt: apply it and give the worker its next node.
+
+    Returns:
+        The node, already started; or SLOW when there is more to think about: ask `decide` with `Asked`.
+    """
+    complete(state, node, started, ended)
+    queue = state.queues[worker]
+    del queue[node]
+    heap = state.heap
+    if state.fast and heap:
+        following = heap[0] & NODE_MASK
+        if state.status[following] == READY and following not in state.numbers:
+            heappop(heap)
+            state.status[following] = RUNNING
+            state.started[following] = ended
+            state.where[following] = worker
+            queue[following] = None
+            state.journal.append(following << KIND_BITS | STARTED_BITS)
+            return following
+    state.active -= 1
+    return SLOW
+
+
+def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
+    shape = (event.slots, max(event.window, event.slots), int(event.pulls))
+    labels = tuple(sorted(event.labels.items()))
+    record(state, Fact(Kind.WORKER_JOINED, event.at, worker=event.worker, detail=event.name, numbers=shape, labels=labels))
+
+
+def _gone(state: State, event: WorkerGone, commands: list[Command]) -> None:
+    queue = state.queues.get(event.worker)
+    if queue is None:
+        return
+    held = [attempt for attempt in queue if state.current(attempt)]
+    record(state, Fact(Kind.WORKER_GONE, event.at, worker=event.worker, detail=event.reason))
+    for attempt in held:
+        node, number = attempt & NODE_MASK, attempt >> NUMBER_SHIFT
+        if state.status[node] == QUEUED:
+            record(state, Fact(Kind.RECALLED, event.at, node, number, event.worker))
+        else:
+            _lost(state, node, event)
+
+
+def _lost(state: State, node: int, event: WorkerGone) -> None:
+    losses = state.losses.get(node, 0) + 1
+    kind = Kind.REQUEUED
+    detail = event.reason
+    if node in state.plan.fail_when_lost:
+        kind = Kind.LOST
+    elif losses >= state.plan.settings.max_losses:
+        kind = Kind.FAILED
+        detail = f"lost {losses} times: {event.reason}"
+    number = state.number_of(node)
+    fact = Fact(kind, event.at, node, number, event.worker, state.started[node], detail=detail)
+    if kind is Kind.FAILED:
+        state.losses[node] = losses
+    record(state, fact)
+    if kind is not Kind.REQUEUED:
+        _stop_on_failure(state, event.at)
+
+
+def _asked(state: State, event: Asked, commands: list[Command]) -> None:
+    worker = state.workers.get(event.worker)
+    if worker is None or worker.gone or worker.queue:
+        return
+    worker.woken = False
+    node = -1 if state.stopped else pick(state, worker)
+    if node < 0:
+        state.idle[event.worker] = None
+        return
+    state.idle.pop(event.worker, None)
+    attempt = attempt_id(node, state.number_of(node))
+    assign(state, attempt, event.worker)
+    hold(state, node)
+    commands.append(Perform(event.worker, [attempt]))
+    _start(state, attempt, event.worker, event.at, commands)
+
+
+def _started(state: State, event: Started, commands: list[Command]) -> None:
+    worker = state.workers.get(event.worker)
+    if worker is None or not state.current(event.attempt):
+        return
+    worker.heard = event.at
+    if state.status[event.attempt & NODE_MASK] == QUEUED and event.attempt in worker.queue:
+        _start(state, event.attempt, event.worker, event.at, commands)
+
+
+def _start(state: State, attempt: int, worker: int, at: float, commands: list[Command]) -> None:
+    start(state, attempt, worker, at)
+    limit = state.plan.timeouts.get(attempt & NODE_MASK)
+    if limit is not None:
+        commands.append(SetTimer(at + limit, TimerKind.TIMEOUT, attempt))
+
+
+def _finished(state: State, event: Finished, commands: list[Command]) -> None:
+    worker = state.workers.get(event.worker)
+    if worker is None or event.attempt not in worker.queue:
+        return
+    worker.heard = event.ended
+    vacate(state, event.attempt, event.worker)
+    if not state.current(event.attempt):
+        return
+    node, number = event.attempt & NODE_MASK, event.attempt >> NUMBER_SHIFT
+    if state.status[node] == QUEUED:
+        start(state, event.attempt, event.worker, event.started)
+    if event.outcome == Outcome.COMPLETED:
+        took = event.ended - event.started
+        known = state.mean_duration
+        state.mean_duration = took if known < 0 else _KNOWS_MEAN * known + (1 - _KNOWS_MEAN) * took
+        complete(state, node, event.started, event.ended)
+    elif event.outcome == Outcome.FAILED:
+        _failed(state, Kind.FAILED, node, number, event, commands)
+    elif event.outcome == Outcome.LOST:
+        _lost(state, node, WorkerGone(event.worker, event.ended, event.error or "the worker ended"))
+    else:
+        fact = Fact(Kind.CANCELLED, event.ended, node, number, event.worker, event.started, detail=event.error)
+        record(state, fact)
+
+
+def _failed(
+    state: State, kind: Kind, node: int, number: int, event: Finished, commands: list[Command], retryable: bool | None = None
+) -> None:
+    retry = state.plan.retries.get(node)
+    tries = state.failures.get(node, 0)
+    again = event.retryable if retryable is None else retryable
+    if retry is not None and again and tries < retry.max_retries and not state.stopped:
+        due = event.ended + retry.delay_before(tries + 1, event.draw)
+        fact = Fact(Kind.RETRY, event.ended, node, number, event.worker, event.started, due, detail=event.error)
+        record(state, fact)
+        if due > event.ended:
+            commands.append(SetTimer(due, TimerKind.RETRY, attempt_id(node, number + 1)))
+        return
+    record(state, Fact(kind, event.ended, node, number, event.worker, event.started, detail=event.error))
+    _stop_on_failure(state, event.ended)
+
+
+def _stop_on_failure(state: State, at: float) -> None:
+    if state.plan.settings.on_failure == "stop" and not state.stopped:
+        state.stopped = True
+        refresh(state)
+
+
+def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
+    worker = state.workers.get(event.worker)
+    if worker is None or worker.gone:
+        return
+    worker.recalling = False
+    for attempt in event.attempts:
+        node = attempt & NODE_MASK
+        if state.current(attempt) and state.status[node] == QUEUED:
+            record(state, Fact(Kind.RECALLED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
+        else:
+            vacate(state, attempt, event.worker)
+
+
+def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
+    node = event.subject & NODE_MASK
+    if event.kind == TimerKind.TIMEOUT and state.current(event.subject) and state.status[node] == RUNNING:
+        worker = state.where[node]
+        limit = state.plan.timeouts.get(node, 0.0)
+        late = Finished(worker, event.subject, Outcome.FAILED, state.started[node], event.at, error=f"timeout of {limit:g} s")
+        commands.append(Cancel(worker, event.subject))
+        retry = state.plan.retries.get(node)
+        retryable = retry is not None and issubclass(TaskTimeoutError, retry.on)
+        _failed(state, Kind.TIMED_OUT, node, event.subject >> NUMBER_SHIFT, late, commands, retryable)
+    elif event.kind == TimerKind.RETRY and state.status[node] == WAITING:
+        record(state, Fact(Kind.DUE, event.at, node, state.number_of(node)))
+
+
+def _cancel(state: State, event: CancelRequested, commands: list[Command]) -> None:
+    if state.stopped and state.cancelled:
+        return
+    state.cancelled = event.reason
+    _stop(state, event.at, event.reason, commands)
+
+
+def _stop(state: State, at: float, reason: str, commands: list[Command]) -> None:
+    """Nothing new starts; what runs is stopped; every node that has not ended is cancelled."""
+    state.stopped = True
+    for worker in state.workers.values():
+        for attempt in list(worker.queue):
+            if state.current(attempt):
+                commands.append(Cancel(worker.number, attempt))
+    for node, status in enumerate(bytes(state.status)):
+        if status <= WAITING:
+            worker_of = state.where[node] if status in (QUEUED, RUNNING) else -1
+            started = state.started[node] if status == RUNNING else at
+            record(state, Fact(Kind.CANCELLED, at, node, state.number_of(node), worker_of, started, detail=reason))
+    state.doomed.clear()
+    state.passed.clear()
+    refresh(state)
+
+
+def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command]) -> None:
+    rule = state.rules.get(event.rule)
+    if rule is None or state.stopped:
+        return
+    rule.asked = False
+    rule.reads = event.reads
+    for node, seen in event.reads.items():
+        state.watchers.setdefault(node, set()).add(event.rule)
+        rule.dirty = rule.dirty or state.status[node] != seen
+    if event.error:
+        _fail_run(state, event.at, event.error, commands)
+    elif event.applied and not rule.dirty:
+        try:
+            added = state.plan.grow(event.nodes)
+        except (GraphError, PlanError, RunError) as error:
+            _fail_run(state, event.at, str(error), commands)
+            return
+        record(state, Fact(Kind.PATCHED, event.at, cause=event.rule, numbers=tuple(added)))
+        for number in event.rules:
+            state.rules[number] = RuleState(number)
+        for other in state.rules.values():
+            other.dirty = True
+
+
+def _fail_run(state: State, at: float, error: str, commands: list[Command]) -> None:
+    state.error = error
+    _stop(state, at, error, commands)
+
+
+def _ask_rules(state: State, commands: list[Command]) -> None:
+    """Ask each rule again whose last answer depended on something that has changed since."""
+    if not state.rules or state.stopped:
+        state.scanned = len(state.journal)
+        return
+    for entry in state.journal[state.scanned :]:
+        node = entry >> KIND_BITS if isinstance(entry, int) else entry.node
+        for number in state.watchers.get(node, ()):
+            rule = state.rules.get(number)
+            if rule is not None and rule.reads.get(node) != state.status[node]:
+                rule.dirty = True
+    state.scanned = len(state.journal)
+    for rule in state.rules.values():
+        if rule.dirty and not rule.asked:
+            rule.dirty, rule.asked = False, True
+            commands.append(Evaluate(rule.number))
+
+
+def _end_if_done(state: State, at: float, commands: list[Command]) -> None:
+    if state.stopped and state.remaining and not state.cancelled and not state.error:
+        _stop(state, at, "a node failed and on_failure is 'stop'", commands)
+    if state.remaining or (not state.stopped and any(rule.asked for rule in state.rules.values())):
+        return
+    left = () if state.stopped else tuple(sorted(state.rules))
+    record(state, Fact(Kind.RUN_ENDED, at, numbers=left, detail=state.error or state.cancelled))
+    commands.append(Finish())
+
+
+def _assign_free_slots(state: State, at: float, commands: list[Command]) -> None:
+    """Give each free slot of a pushed worker the best node that fits it, one at a time so that the workers share."""
+    if not has_room(state):
+        return
+    free = [worker for worker in state.workers.values() if _pushable(worker) and len(worker.queue) < worker.slots]
+    free.sort(key=lambda worker: len(worker.queue))
+    given: dict[int, list[int]] = {}
+    while free:
+        still_free = []
+        for worker in free:
+            node = pick(state, worker)
+            if node < 0:
+                continue
+            given.setdefault(worker.number, []).append(_hand(state, node, worker, at))
+            if len(worker.queue) < worker.slots:
+                still_free.append(worker)
+        free = still_free
+    commands.extend(Perform(number, attempts) for number, attempts in given.items())
+
+
+def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
+    """Send short plain nodes ahead to busy workers, so that they find their next work without asking.
+
+    How many follows from the mean duration seen so far: never more than `batch` seconds of work, and none before it is known.
+    """
+    heap = state.heap
+    limit = state.plan.settings.max_concurrency
+    if not heap or limit is not None or state.sequential or not 0 <= state.mean_duration < state.plan.settings.batch:
+        return
+    workers = [worker for worker in state.workers.values() if _pushable(worker) and worker.window > worker.slots]
+    if not workers:
+        return
+    by_time = int(state.plan.settings.batch / max(state.mean_duration, 1e-6))
+    share = len(heap) // len(workers) + 1
+    for worker in workers:
+        target = min(worker.window, by_time, len(worker.queue) + share)
+        if len(worker.queue) * 2 > target:
+            continue
+        attempts = []
+        while len(worker.queue) < target:
+            node = _next_plain(state)
+            if node < 0:
+                break
+            attempts.append(_hand(state, node, worker, at))
+        if attempts:
+            commands.append(Perform(worker.number, attempts))
+
+
+def _next_plain(state: State) -> int:
+    heap = state.heap
+    while heap:
+        node = heappop(heap) & NODE_MASK
+        if state.status[node] == READY:
+            return node
+    return -1
+
+
+def _pushable(worker: Worker) -> bool:
+    return not (worker.pulls or worker.gone)
+
+
+def _hand(state: State, node: int, worker: Worker, at: float) -> int:
+    number = state.number_of(node)
+    record(state, Fact(Kind.ASSIGNED, at, node, number, worker.number))
+    return attempt_id(node, number)
+
+
+def _wake_idle(state: State, commands: list[Command]) -> None:
+    """Wake as many sleeping workers as there is work for; each asks for its node when it is awake."""
+    awake = sum(1 for worker in state.workers.values() if worker.pulls and not worker.gone and worker.woken)
+    waiting = sum(map(len, state.ready)) - awake
+    for number in list(state.idle):
+        if waiting <= 0 or not fits_now(state, state.workers[number]):
+            return
+        del state.idle[number]
+        state.workers[number].woken = True
+        waiting -= 1
+        commands.append(Wake(number))
+
+
+def _take_back(state: State, at: float, commands: list[Command]) -> None:
+    """When a worker has nothing to do and another one sits on attempts that it has not started, ask for some of them."""
+    if any(state.ready):
+        return
+    if all(worker.queue for worker in state.workers.values() if _pushable(worker)):
+        return
+    earliest = 0.0
+    for worker in state.workers.values():
+        if not _pushable(worker) or worker.recalling:
+            continue
+        held = [attempt for attempt in worker.queue if state.current(attempt) and state.status[attempt & NODE_MASK] == QUEUED]
+        if not held or len(worker.queue) <= worker.slots:
+            continue
+        due = worker.heard + state.plan.settings.hold
+        if at >= due:
+            worker.recalling = True
+            commands.append(Recall(worker.number, held))
+        else:
+            earliest = min(earliest or due, due)
+    if earliest and state.rebalance_at <= at:
+        state.rebalance_at = earliest
+        commands.append(SetTimer(earliest, TimerKind.REBALANCE, 0))
+
+
+def _skip_what_cannot_run(state: State, at: float) -> None:
+    while state.doomed or state.passed:
+        while state.passed:
+            node = state.passed.pop()
+            if state.status[node] == PENDING:
+                skip(state, node, -1, at)
+        while state.doomed:
+            node, cause = state.doomed.pop()
+            if state.status[node] == PENDING:
+                skip(state, node, cause, at)
+
+
+_HANDLERS: dict[type, Callable[[State, Any, list[Command]], None]] = {
+    WorkerJoined: _joined,
+    WorkerGone: _gone,
+    Asked: _asked,
+    Started: _started,
+    Finished: _finished,
+    Recalled: _recalled,
+    TimerDue: _timer,
+    CancelRequested: _cancel,
+    RuleEvaluated: _rule_evaluated,
+}

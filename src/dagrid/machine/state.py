@@ -1,0 +1,472 @@
+"""The state of one run and the only ways in which it changes. Pure: it decides nothing and asks for nothing.
+
+`apply` takes one fact; the functions below it are the moves. What `decide` must look at afterwards (nodes that are doomed by a
+failure, nodes that have nothing to do) is left in `doomed` and `passed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from heapq import heappush
+
+from dagrid.errors import IllegalTransitionError
+from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, Fact, Kind, attempt_id
+from dagrid.machine.plan import Plan
+
+
+class Status(IntEnum):
+    """Where a node stands."""
+
+    PENDING = 0
+    READY = 1
+    QUEUED = 2
+    RUNNING = 3
+    WAITING = 4
+    COMPLETED = 5
+    FAILED = 6
+    TIMED_OUT = 7
+    CANCELLED = 8
+    SKIPPED = 9
+    LOST = 10
+
+    @property
+    def terminal(self) -> bool:
+        return self >= Status.COMPLETED
+
+
+PENDING, READY, QUEUED, RUNNING, WAITING, COMPLETED, FAILED, TIMED_OUT, CANCELLED, SKIPPED, LOST = (int(s) for s in Status)
+
+LEGAL_MOVES: Mapping[int, frozenset[int]] = {
+    PENDING: frozenset({READY, SKIPPED, CANCELLED}),
+    READY: frozenset({QUEUED, RUNNING, CANCELLED}),
+    QUEUED: frozenset({READY, RUNNING, CANCELLED}),
+    RUNNING: frozenset({WAITING, READY, COMPLETED, FAILED, TIMED_OUT, CANCELLED, LOST}),
+    WAITING: frozenset({READY, CANCELLED}),
+    COMPLETED: frozenset(),
+    FAILED: frozenset(),
+    TIMED_OUT: frozenset(),
+    CANCELLED: frozenset(),
+    SKIPPED: frozenset(),
+    LOST: frozenset(),
+}
+
+ENDED_BY = {Kind.FAILED: FAILED, Kind.TIMED_OUT: TIMED_OUT, Kind.CANCELLED: CANCELLED, Kind.LOST: LOST}
+KIND_BITS = 2
+KIND_MASK = (1 << KIND_BITS) - 1
+STARTED_BITS, COMPLETED_BITS, SKIPPED_BITS = int(Kind.STARTED), int(Kind.COMPLETED), int(Kind.SKIPPED)
+NO_TASK = -1
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker as announced, and the attempts that are with it, oldest first."""
+
+    number: int
+    name: str
+    slots: int = 1
+    window: int = 1
+    pulls: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    queue: dict[int, None] = field(default_factory=dict)
+    heard: float = 0.0
+    recalling: bool = False
+    woken: bool = False
+    gone: bool = False
+
+
+@dataclass(slots=True)
+class RuleState:
+    """A rule that has not been applied yet: what its last evaluation saw, and whether it must be asked again."""
+
+    number: int
+    optional: bool = False
+    dirty: bool = True
+    asked: bool = False
+    reads: Mapping[int, int] = field(default_factory=dict)
+
+
+class State:
+    """Everything that the machine knows of a run, by node number, in lists that the hot path can reach.
+
+    The journal holds facts. The three commonest stand in it as one integer each, `node << 2 | kind`, and their times and workers
+    in the lists; `facts` makes records of them when somebody reads.
+    """
+
+    __slots__ = (
+        "active",
+        "attempts_before",
+        "available",
+        "cancelled",
+        "cause",
+        "detail",
+        "doomed",
+        "due",
+        "ended",
+        "error",
+        "failures",
+        "fast",
+        "finished",
+        "heap",
+        "idle",
+        "journal",
+        "losses",
+        "mean_duration",
+        "numbers",
+        "passed",
+        "plan",
+        "queues",
+        "ready",
+        "rebalance_at",
+        "remaining",
+        "rules",
+        "scanned",
+        "sequential",
+        "started",
+        "status",
+        "stopped",
+        "unapplied",
+        "waiting",
+        "watchers",
+        "where",
+        "workers",
+    )
+
+    def __init__(self, plan: Plan, rules: Sequence[bool] = ()) -> None:
+        """Begin a run of a plan with rules, numbered from 0; each entry says whether the rule is optional."""
+        count = len(plan)
+        self.plan = plan
+        self.status = bytearray(count)
+        self.waiting = list(map(len, plan.predecessors))
+        self.started = [0.0] * count
+        self.ended = [0.0] * count
+        self.where = [-1] * count
+        self.ready: list[list[int]] = [[] for _ in plan.requests]
+        self.heap = self.ready[0]
+        self.remaining = count
+        self.active = 0
+        self.sequential = False
+        self.available = dict(plan.settings.resources)
+        self.workers: dict[int, Worker] = {}
+        self.queues: dict[int, dict[int, None]] = {}
+        self.idle: dict[int, None] = {}
+        self.numbers: dict[int, int] = {}
+        self.failures: dict[int, int] = {}
+        self.losses: dict[int, int] = {}
+        self.due: dict[int, float] = {}
+        self.cause: dict[int, int] = {}
+        self.detail: dict[int, str] = {}
+        self.attempts_before: dict[int, list[Fact]] = {}
+        self.rules: dict[int, RuleState] = {number: RuleState(number, optional) for number, optional in enumerate(rules)}
+        self.watchers: dict[int, set[int]] = {}
+        self.scanned = 0
+        self.unapplied: tuple[int, ...] = ()
+        self.journal: list[int | Fact] = []
+        self.doomed: list[tuple[int, int]] = []
+        self.passed: list[int] = []
+        self.cancelled = ""
+        self.error = ""
+        self.stopped = False
+        self.finished = False
+        self.rebalance_at = 0.0
+        self.mean_duration = -1.0
+        self.fast = False
+        for node, missing in enumerate(self.waiting):
+            if not missing:
+                make_ready(self, node)
+        refresh(self)
+
+    def count(self, status: int) -> int:
+        """Return how many nodes have a status."""
+        return self.status.count(status)
+
+    def number_of(self, node: int) -> int:
+        """Return the number of the current try, from 0."""
+        return self.numbers.get(node, 0)
+
+    def current(self, attempt: int) -> bool:
+        """Return whether an attempt is the one that counts for its node, and has not ended."""
+        node = attempt & NODE_MASK
+        return attempt >> NUMBER_SHIFT == self.numbers.get(node, 0) and QUEUED <= self.status[node] <= RUNNING
+
+    def facts(self, since: int = 0, until: int | None = None) -> Iterator[Fact]:
+        """Yield the facts of the journal as records, from a position on."""
+        stop = len(self.journal) if until is None else until
+        for position in range(since, stop):
+            entry = self.journal[position]
+            yield self._record(entry) if isinstance(entry, int) else entry
+
+    def _record(self, entry: int) -> Fact:
+        node, kind = entry >> KIND_BITS, Kind(entry & KIND_MASK)
+        if kind is Kind.SKIPPED:
+            cause = self.cause.get(node, NO_TASK)
+            return Fact(kind, self.ended[node], node, cause=cause, detail="no task" if cause == NO_TASK else "")
+        before = self.attempts_before.get(node)
+        if kind is Kind.STARTED and before:
+            return Fact(kind, before[0].started, node, worker=before[0].worker)
+        started, worker = self.started[node], self.where[node]
+        if kind is Kind.STARTED:
+            return Fact(kind, started, node, worker=worker)
+        return Fact(kind, self.ended[node], node, self.number_of(node), worker, started)
+
+
+def refresh(state: State) -> None:
+    """Recompute whether a completion has consequences for its successors only, see `decide.advance`."""
+    state.fast = (
+        state.plan.uniform and not state.rules and not state.stopped and not state.finished and not state.plan.settings.resources
+    )
+
+
+def move(state: State, node: int, status: int) -> None:
+    """Give a node another status, if the table allows it."""
+    now = state.status[node]
+    if status not in LEGAL_MOVES[now]:
+        story = [fact for fact in state.facts() if fact.node == node]
+        raise IllegalTransitionError(
+            f"Node {state.plan.names[node]!r} cannot go from {Status(now).name} to {Status(status).name}. Its story: {story}."
+        )
+    state.status[node] = status
+
+
+def make_ready(state: State, node: int) -> None:
+    """All that a node waits for is done: it goes to the queue of its group, or has nothing to do."""
+    if node in state.plan.empty:
+        state.passed.append(node)
+        return
+    move(state, node, READY)
+    heappush(state.ready[state.plan.groups[node]], state.plan.keys[node])
+
+
+def complete(state: State, node: int, started: float, ended: float) -> None:
+    """A node has its value: successors that wait for nothing else become ready."""
+    status = state.status
+    if status[node] != RUNNING:
+        move(state, node, COMPLETED)
+    status[node] = COMPLETED
+    state.started[node] = started
+    state.ended[node] = ended
+    state.remaining -= 1
+    state.journal.append(node << KIND_BITS | COMPLETED_BITS)
+    waiting = state.waiting
+    uniform = state.fast
+    for after in state.plan.successors[node]:
+        missing = waiting[after] - 1
+        waiting[after] = missing
+        if missing or status[after]:
+            continue
+        if uniform:
+            status[after] = READY
+            heappush(state.heap, state.plan.keys[after])
+        else:
+            make_ready(state, after)
+
+
+def settle(state: State, node: int, satisfied: bool) -> None:
+    """A node ended without a value: each successor goes on without it, or is doomed."""
+    plan = state.plan
+    tolerant = plan.settings.on_failure == "continue"
+    for after in plan.successors[node]:
+        if state.status[after] != PENDING:
+            continue
+        if satisfied or (tolerant and not plan.takes_value(after, node)):
+            state.waiting[after] -= 1
+            if not state.waiting[after]:
+                make_ready(state, after)
+        else:
+            state.doomed.append((after, node))
+
+
+def assign(state: State, attempt: int, worker: int) -> None:
+    """An attempt goes to a worker and holds what its node asks for."""
+    node = attempt & NODE_MASK
+    move(state, node, QUEUED)
+    state.where[node] = worker
+    state.queues[worker][attempt] = None
+    hold(state, node)
+
+
+def hold(state: State, node: int) -> None:
+    """Take the resources that a node asks for."""
+    state.active += 1
+    request = state.plan.requests[state.plan.groups[node]]
+    for name, amount in request.resources:
+        state.available[name] -= amount
+    if request.sequential:
+        state.sequential = True
+
+
+def vacate(state: State, attempt: int, worker: int) -> None:
+    """An attempt left its worker: its slot and its resources are free again."""
+    queue = state.queues.get(worker)
+    if queue is None or attempt not in queue:
+        return
+    del queue[attempt]
+    state.active -= 1
+    request = state.plan.requests[state.plan.groups[attempt & NODE_MASK]]
+    for name, amount in request.resources:
+        state.available[name] += amount
+    if request.sequential:
+        state.sequential = False
+
+
+def start(state: State, attempt: int, worker: int, at: float) -> None:
+    """A worker began to perform an attempt that was assigned to it."""
+    node = attempt & NODE_MASK
+    state.status[node] = RUNNING
+    state.started[node] = at
+    state.where[node] = worker
+    if attempt == node:
+        state.journal.append(node << KIND_BITS | STARTED_BITS)
+    else:
+        state.journal.append(Fact(Kind.STARTED, at, node, attempt >> NUMBER_SHIFT, worker, at))
+
+
+def skip(state: State, node: int, cause: int, at: float) -> None:
+    """A node is passed over, because of the node `cause` or because it has no task."""
+    move(state, node, SKIPPED)
+    state.ended[node] = at
+    state.remaining -= 1
+    if cause != NO_TASK:
+        state.cause[node] = cause
+    state.journal.append(node << KIND_BITS | SKIPPED_BITS)
+    settle(state, node, cause == NO_TASK)
+
+
+def record(state: State, fact: Fact) -> None:
+    """Write a fact into the journal and apply it."""
+    state.journal.append(fact)
+    _MOVES[fact.kind](state, fact)
+
+
+def apply(state: State, fact: Fact) -> None:
+    """Apply a fact that was recorded before, as a restart does; the journal gets the same entries again."""
+    attempt = attempt_id(fact.node, fact.number) if fact.node >= 0 else -1
+    if fact.kind is Kind.STARTED:
+        if state.status[fact.node] == READY:
+            assign(state, attempt, fact.worker)
+        start(state, attempt, fact.worker, fact.at)
+    elif fact.kind is Kind.COMPLETED:
+        vacate(state, attempt, fact.worker)
+        complete(state, fact.node, fact.started, fact.at)
+    elif fact.kind is Kind.SKIPPED:
+        skip(state, fact.node, fact.cause, fact.at)
+    else:
+        record(state, fact)
+    state.doomed = [entry for entry in state.doomed if state.status[entry[0]] == PENDING]
+    state.passed = [node for node in state.passed if state.status[node] == PENDING]
+
+
+def _assigned(state: State, fact: Fact) -> None:
+    assign(state, attempt_id(fact.node, fact.number), fact.worker)
+
+
+def _ended(state: State, fact: Fact) -> None:
+    node = fact.node
+    move(state, node, ENDED_BY[fact.kind])
+    state.started[node] = fact.started
+    state.ended[node] = fact.at
+    state.remaining -= 1
+    if fact.detail:
+        state.detail[node] = fact.detail
+    settle(state, node, False)
+
+
+def _again(state: State, fact: Fact) -> None:
+    """An attempt failed, or was lost, and the node is tried again, at once or when `due`."""
+    node = fact.node
+    state.attempts_before.setdefault(node, []).append(fact)
+    state.numbers[node] = fact.number + 1
+    counter = state.losses if fact.kind is Kind.REQUEUED else state.failures
+    counter[node] = counter.get(node, 0) + 1
+    if fact.due > fact.at:
+        move(state, node, WAITING)
+        state.due[node] = fact.due
+    else:
+        make_ready(state, node)
+
+
+def _recalled(state: State, fact: Fact) -> None:
+    vacate(state, attempt_id(fact.node, fact.number), fact.worker)
+    make_ready(state, fact.node)
+
+
+def _due(state: State, fact: Fact) -> None:
+    state.due.pop(fact.node, None)
+    make_ready(state, fact.node)
+
+
+def _worker_joined(state: State, fact: Fact) -> None:
+    slots, window, pulls = fact.numbers
+    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), dict(fact.labels), heard=fact.at)
+    state.workers[fact.worker] = worker
+    state.queues[fact.worker] = worker.queue
+    if worker.pulls:
+        state.idle[fact.worker] = None
+
+
+def _worker_gone(state: State, fact: Fact) -> None:
+    for attempt in list(state.queues[fact.worker]):
+        vacate(state, attempt, fact.worker)
+    state.workers[fact.worker].gone = True
+    state.queues.pop(fact.worker, None)
+    state.idle.pop(fact.worker, None)
+
+
+def _patched(state: State, fact: Fact) -> None:
+    """The plan has grown by these nodes: make room for them."""
+    state.rules.pop(fact.cause, None)
+    state.ready.extend([] for _ in range(len(state.ready), len(state.plan.requests)))
+    count = len(fact.numbers)
+    state.status.extend(bytes(count))
+    for each in (state.started, state.ended):
+        each.extend([0.0] * count)
+    state.where.extend([-1] * count)
+    state.remaining += count
+    for node in fact.numbers:
+        before = state.plan.predecessors[node]
+        state.waiting.append(sum(not _satisfies(state, each, node) for each in before))
+    for node in fact.numbers:
+        doomed = next((each for each in state.plan.predecessors[node] if _dooms(state, each, node)), None)
+        if doomed is not None:
+            state.doomed.append((node, doomed))
+        elif not state.waiting[node]:
+            make_ready(state, node)
+    refresh(state)
+
+
+def _satisfies(state: State, before: int, node: int) -> bool:
+    status = state.status[before]
+    return status == COMPLETED or (status >= FAILED and not _dooms(state, before, node))
+
+
+def _dooms(state: State, before: int, node: int) -> bool:
+    status = state.status[before]
+    if status < FAILED:
+        return False
+    if status == SKIPPED and before not in state.cause:
+        return False
+    return not (state.plan.settings.on_failure == "continue" and not state.plan.takes_value(node, before))
+
+
+def _run_ended(state: State, fact: Fact) -> None:
+    state.finished = True
+    state.unapplied = fact.numbers
+    refresh(state)
+
+
+_MOVES = {
+    Kind.ASSIGNED: _assigned,
+    Kind.FAILED: _ended,
+    Kind.TIMED_OUT: _ended,
+    Kind.CANCELLED: _ended,
+    Kind.LOST: _ended,
+    Kind.RECALLED: _recalled,
+    Kind.RETRY: _again,
+    Kind.REQUEUED: _again,
+    Kind.DUE: _due,
+    Kind.WORKER_JOINED: _worker_joined,
+    Kind.WORKER_GONE: _worker_gone,
+    Kind.PATCHED: _patched,
+    Kind.RUN_ENDED: _run_ended,
+}
