@@ -1,14 +1,42 @@
-"""Every registered backend, and a stranger behind the adapter, pass the suite that is shipped for everybody's backends."""
+"""Every registered backend, and strangers behind the adapter, pass the suite that is shipped for everybody's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from dagrid.execution.backends.adapter import adapt
 from dagrid.ports import Backend
 from dagrid.testing import BackendConformance
+
+# Where a backend differs from what the suite takes for granted.
+DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
+    "inline": {"slots_limit": 1, "frees_slots": False, "blocks_submit": True},
+}
+OURS = [entry for entry in entry_points(group="dagrid.backends") if entry.value.startswith("dagrid.")]
+
+
+def suite_for(entry: EntryPoint) -> type[BackendConformance]:
+    """Build the suite of one registered backend."""
+
+    def make_backend(self: BackendConformance, slots: int) -> Backend:
+        made: Callable[..., Backend] = entry.load()
+        wanted = {"max_workers": slots} if "max_workers" in inspect.signature(made).parameters else {}
+        return made(**wanted)
+
+    body = {**DIFFERENCES.get(entry.name, {}), "make_backend": make_backend, "__module__": __name__}
+    return type(f"Test_{entry.name}", (BackendConformance,), body)
+
+
+globals().update({f"Test_{entry.name}": suite_for(entry) for entry in OURS})
+
+
+def test_the_matrix_is_not_empty() -> None:
+    """A registry that finds nothing would let every backend pass."""
+    assert {"inline", "thread", "multiprocessing"} <= {entry.name for entry in OURS}
 
 
 class PoolStranger:

@@ -1,10 +1,9 @@
-"""The documented example of a custom backend, word for word, performs on a real Dask cluster of two worker processes."""
+"""The documented example of a custom backend, word for word, on a real Dask cluster of two worker processes."""
 
 from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +18,7 @@ from dagrid.testing.gate import stand
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
 EXAMPLE = '''
-# from dagrid.execution.backends.base import DistributedBackend
+from dagrid.execution.backends.base import DistributedBackend
 
 class DaskBackend:
     """Example backend using Dask distributed."""
@@ -77,7 +76,7 @@ def test_values_come_from_other_processes(probe: Probe) -> None:
 
 
 def test_equal_calls_are_all_performed(probe: Probe) -> None:
-    """Dask takes a function to be pure and remembers its values; two nodes with the same function are two tasks all the same."""
+    """Dask takes functions to be pure and remembers values; two nodes with one function are two tasks all the same."""
     tokens = [probe.value(probe.submit(os.urandom, 16)) for _ in range(2)]
     first, second = (probe.submit(os.urandom, 16) for _ in range(2))
     assert len({*tokens, probe.value(first), probe.value(second)}) == 4

@@ -323,6 +323,7 @@ class BackendConformance:
                 assert probe.outcome(attempt).kind is Outcome.CANCELLED
                 assert probe.value(after) == "next"
             visit.release()
+            visit.wait_gone()
             assert probe.outcome(attempt).kind in (Outcome.CANCELLED, Outcome.COMPLETED)
             assert probe.value(after) == "next"
             assert [probe.terminals(number) for number in (attempt, after)] == [1, 1]
@@ -354,7 +355,7 @@ class BackendConformance:
             assert {probe.terminals(attempt) for attempt in attempts} == {1}
 
     def test_recall_gives_back_only_what_has_not_started(self) -> None:
-        """Attempts that wait behind another are given back on demand and can be performed later; a running one stays."""
+        """Attempts that wait behind another are given back on demand and performed later; a running one stays."""
         with self.serving() as probe, self.gate() as gate:
             running = probe.submit(stand, gate.address, "running")
             visit = gate.meet()

@@ -49,7 +49,7 @@ class ProbeOutcome:
 @dataclass(slots=True)
 class _Worker:
     joined: WorkerJoined
-    held: dict[int, Call] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)
     running: set[int] = field(default_factory=set)
     woken: int = 0
 
@@ -84,7 +84,7 @@ class Probe:
         self._numbers = 0
         self._calls: dict[int, Call] = {}
         self._functions: dict[int, int] = {}
-        self._queue: deque[Call] = deque()
+        self._queue: deque[int] = deque()
         self._where: dict[int, int] = {}
         self._started: set[int] = set()
         self._recalled: list[int] = []
@@ -113,8 +113,8 @@ class Probe:
         with self._changed:
             attempt = len(self._calls)
             key = self._functions.setdefault(id(fn), len(self._functions))
-            call = self._calls[attempt] = Call(attempt, f"node-{attempt}", fn, args, kwargs, key)
-            self._queue.append(call)
+            self._calls[attempt] = Call(attempt, f"node-{attempt}", fn, args, kwargs or None, key)
+            self._queue.append(attempt)
             self._stir()
         return attempt
 
@@ -155,10 +155,9 @@ class Probe:
         """Cancel an attempt: one that waits here ends at once, any other is the backend's to cancel."""
         with self._speaking:
             with self._changed:
-                call = self._calls[attempt]
                 self._cancelled.add(attempt)
-                if call in self._queue:
-                    self._queue.remove(call)
+                if attempt in self._queue:
+                    self._queue.remove(attempt)
                     self._end(attempt, ProbeOutcome(Outcome.CANCELLED))
                     return
                 worker = self._where.get(attempt)
@@ -185,7 +184,7 @@ class Probe:
     def held(self, worker: int) -> tuple[int, ...]:
         """Return the attempts that are with a worker, started or not."""
         with self._changed:
-            return tuple(self._workers[worker].held) if worker in self._workers else ()
+            return tuple(sorted(self._workers[worker].held)) if worker in self._workers else ()
 
     def worker_of(self, attempt: int) -> int:
         """Return the number of the worker that had an attempt last, -1 before it was handed out."""
@@ -313,10 +312,12 @@ class Probe:
             number, worker = min(pushed.items(), key=lambda item: len(item[1].held))
             if len(worker.held) >= worker.joined.window:
                 break
-            call = self._queue.popleft()
-            worker.held[call.attempt] = call
-            self._where[call.attempt] = number
-            found.setdefault(number, []).append(call)
+            attempt = self._queue.popleft()
+            worker.held.add(attempt)
+            self._where[attempt] = number
+            found.setdefault(number, []).append(self._calls[attempt])
+        if found:
+            self._changed.notify_all()
         return [Bundle(number, calls) for number, calls in found.items()]
 
     def _hand_out(self, number: int) -> Call | None:
@@ -326,11 +327,11 @@ class Probe:
         worker.woken = max(0, worker.woken - 1)
         if not self._queue:
             return None
-        call = self._queue.popleft()
-        worker.held[call.attempt] = call
-        self._where[call.attempt] = number
-        self._start(number, call.attempt)
-        return call
+        attempt = self._queue.popleft()
+        worker.held.add(attempt)
+        self._where[attempt] = number
+        self._start(number, attempt)
+        return self._calls[attempt]
 
     def _start(self, number: int, attempt: int) -> None:
         worker = self._workers.get(number)
@@ -371,22 +372,23 @@ class Probe:
             self.faults.append(f"a worker is gone that was not there: {event!r}")
             return
         self._gone.add(event.worker)
-        for attempt, call in worker.held.items():
+        for attempt in sorted(worker.held):
             if attempt in self._cancelled:
                 self._end(attempt, ProbeOutcome(Outcome.CANCELLED, worker=event.worker, ended=event.at))
             elif attempt in worker.running:
                 lost = ProbeOutcome(Outcome.LOST, text=event.reason, worker=event.worker, ended=event.at)
                 self._end(attempt, lost)
             else:
-                self._queue.append(call)
+                self._queue.append(attempt)
 
     def _finish(self, event: Finished) -> None:
         worker = self._workers.get(event.worker)
-        if worker is None or worker.held.pop(event.attempt, None) is None:
+        if worker is None or event.attempt not in worker.held:
             self.faults.append(
                 f"worker {event.worker} ended attempt {event.attempt}, which it does not have: {event!r}"
             )
             return
+        worker.held.remove(event.attempt)
         worker.running.discard(event.attempt)
         kind = Outcome(event.outcome)
         try:
@@ -402,17 +404,17 @@ class Probe:
     def _take_back(self, event: Recalled) -> None:
         worker = self._workers.get(event.worker)
         for attempt in event.attempts:
-            call = worker.held.pop(attempt, None) if worker is not None else None
-            if worker is None or call is None:
+            if worker is None or attempt not in worker.held:
                 self.faults.append(f"worker {event.worker} gave back attempt {attempt}, which it does not have")
                 continue
             if attempt in worker.running:
                 self.faults.append(f"worker {event.worker} gave back attempt {attempt}, which it had started")
+            worker.held.remove(attempt)
             self._recalled.append(attempt)
             if attempt in self._cancelled:
                 self._end(attempt, ProbeOutcome(Outcome.CANCELLED, worker=event.worker, ended=event.at))
             else:
-                self._queue.append(call)
+                self._queue.append(attempt)
 
     def _end(self, attempt: int, outcome: ProbeOutcome) -> None:
         self._terminals.setdefault(attempt, []).append(outcome)

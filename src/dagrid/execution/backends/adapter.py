@@ -175,8 +175,8 @@ class _Session:
         self._slots = slots
         self._worker = host.new_worker()
         self._lock = threading.Lock()
-        # Whoever reports holds it, so that `close` can be sure that nobody does when it returns.
-        self._reporting = threading.RLock()
+        self._quiet = threading.Condition(self._lock)
+        self._reporters: list[int] = []
         self._waiting: dict[int, Call] = {}
         self._flights: dict[int, _Flight] = {}
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -224,7 +224,8 @@ class _Session:
             self._errands.put(functools.partial(_cancel, flight))
 
     def close(self) -> None:
-        with self._reporting, self._lock:
+        me = threading.get_ident()
+        with self._lock:
             if self.closed:
                 return
             self.closed = True
@@ -232,6 +233,8 @@ class _Session:
             flights = list(self._flights.values())
             self._flights.clear()
             waiters = self._waiters
+            # A report under way ends first; the host may be closing from within one.
+            self._quiet.wait_for(lambda: all(reporter == me for reporter in self._reporters))
         for flight in flights:
             self._errands.put(functools.partial(_cancel, flight))
         self._errands.put(None)
@@ -243,9 +246,17 @@ class _Session:
         threading.Thread(target=self._context.copy().run, args=(target,), name=name, daemon=True).start()
 
     def _report(self, *events: WorkerJoined | Started | Finished | Recalled) -> None:
-        with self._reporting:
-            if not self.closed:
-                self._host.report(events)
+        me = threading.get_ident()
+        with self._lock:
+            if self.closed:
+                return
+            self._reporters.append(me)
+        try:
+            self._host.report(events)
+        finally:
+            with self._lock:
+                self._reporters.remove(me)
+                self._quiet.notify_all()
 
     def _run_errands(self) -> None:
         while (errand := self._errands.get()) is not None:
@@ -274,7 +285,7 @@ class _Session:
             _cancel(flight)
 
     def _collect(self, flight: _Flight) -> None:
-        """Let a waiting thread fetch the result: never a thread of the stranger's, which may be the one that makes it."""
+        """Let a waiting thread fetch the result: never one of the stranger's, which may be the one that makes it."""
         with self._lock:
             if self.closed or flight.attempt not in self._flights:
                 return
