@@ -1,0 +1,41 @@
+"""dagrid: describe work as a directed acyclic graph, and run it in threads, in processes or wherever one argument says."""
+
+from __future__ import annotations
+
+from dagrid.assemble import execute as _execute
+from dagrid.assemble import run as _run
+from dagrid.assemble import start as _start
+from dagrid.errors import CycleError, DagridError, GraphError, PlanError, TaskError
+from dagrid.execution.executor import DAGExecutor
+from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
+from dagrid.execution.run import Run
+from dagrid.graph import DAG, DAGBuilder, ExecNode, Node, Retry
+from dagrid.graph.rules import Patch, Rule, View
+
+DAG.run = _run
+DAG.start = _start
+DAG.execute = _execute
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DAG",
+    "CycleError",
+    "DAGBuilder",
+    "DAGExecutor",
+    "DagridError",
+    "ExecNode",
+    "ExecutionResult",
+    "GraphError",
+    "Node",
+    "NodeResult",
+    "NodeStatus",
+    "Patch",
+    "PlanError",
+    "Retry",
+    "Rule",
+    "Run",
+    "RunStatus",
+    "TaskError",
+    "View",
+]

@@ -6,11 +6,14 @@ its workers to the host that opened it and pushes everything that happens to the
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from dagrid.machine.events import Fact, Stimulus
+import msgspec
+
+from dagrid.machine.events import Stimulus
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,40 +35,33 @@ class Capabilities:
     passes_references: bool = False
 
 
-class Call:
+class Call(msgspec.Struct):
     """One attempt as a backend sees it: its identity, the function and what to call it with.
 
     `attempt` is unique within the session. `fn_key` is equal for calls of the same function object in the same run, so that a
     backend may send the function once.
     """
 
-    __slots__ = ("args", "attempt", "fn", "fn_key", "kwargs", "node")
-
-    def __init__(
-        self,
-        attempt: int,
-        node: str,
-        fn: Callable[..., Any],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        fn_key: int = 0,
-    ) -> None:
-        self.attempt = attempt
-        self.node = node
-        self.fn = fn
-        self.args = args
-        self.kwargs = kwargs
-        self.fn_key = fn_key
+    attempt: int
+    node: str
+    fn: Callable[..., Any]
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] | None = None
+    fn_key: int = 0
 
 
-class Encoded(Protocol):
-    """A value that is still in the form in which it travelled.
+class Encoded(ABC):
+    """A value that is still in the form in which it travelled; a backend derives its own from this.
 
     A backend may report such an object as the value of an attempt; it receives it again, unopened, among the arguments of a
     successor; the engine opens it with `decode()` when somebody reads the value.
     """
 
-    def decode(self) -> Any: ...
+    __slots__ = ()
+
+    @abstractmethod
+    def decode(self) -> Any:
+        """Return the value itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +186,24 @@ class Clock(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """One fact of a run with names in place of numbers; `at` is seconds since the run began."""
+
+    sequence: int
+    at: float
+    kind: str
+    node: str = ""
+    attempt: int = 0
+    worker: str = ""
+    detail: str = ""
+
+
 class Observer(Protocol):
-    """A reader of a run's facts. It is called in order, from one thread, in batches, and never under a lock."""
+    """A reader of a run's events. It is called in order, from one thread, in batches, and never under a lock."""
 
     def begin(self, run: Any) -> None: ...
 
-    def observe(self, facts: Sequence[Fact]) -> None: ...
+    def observe(self, events: Sequence[RunEvent]) -> None: ...
 
     def end(self) -> None: ...

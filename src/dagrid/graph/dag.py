@@ -14,6 +14,8 @@ from dagrid.graph.node import Node, NodeRef, OnLost, node_id
 from dagrid.graph.structure import Structure, add_names, paused_gc, unknown_node
 
 if TYPE_CHECKING:
+    from dagrid.execution.results import ExecutionResult, NodeResult
+    from dagrid.execution.run import Run
     from dagrid.graph.analysis import CriticalPath, GraphStats
     from dagrid.graph.builder import DAGBuilder
 
@@ -97,6 +99,17 @@ class DAG:
         start = len(self.structure.names)
         specs = self.specs | {at: node for at, node in enumerate(given, start) if not node.is_bare}
         return DAG.of(structure, specs, name=self.name, max_concurrency=self.max_concurrency)
+
+    if TYPE_CHECKING:  # bound by the front door, for running is above this floor
+
+        def run(self, tasks: Mapping[str, Any] | None = None, **settings: Any) -> ExecutionResult:
+            """Run the graph and wait for it, see `dagrid.assemble.start`."""
+
+        def start(self, tasks: Mapping[str, Any] | None = None, **settings: Any) -> Run:
+            """Start a run and return its handle, see `dagrid.assemble.start`."""
+
+        def execute(self, **settings: Any) -> dict[str, NodeResult]:
+            """Run the graph and return the result of each node by name, see `dagrid.assemble.execute`."""
 
     # --- one node -----------------------------------------------------------------------------------------------------
 

@@ -295,8 +295,8 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
             _fail_run(state, event.at, str(error), commands)
             return
         record(state, Fact(Kind.PATCHED, event.at, cause=event.rule, numbers=tuple(added)))
-        for number in event.rules:
-            state.rules[number] = RuleState(number)
+        for number, optional in event.rules:
+            state.rules[number] = RuleState(number, optional)
         for other in state.rules.values():
             other.dirty = True
 
@@ -329,7 +329,7 @@ def _end_if_done(state: State, at: float, commands: list[Command]) -> None:
         _stop(state, at, "a node failed and on_failure is 'stop'", commands)
     if state.remaining or (not state.stopped and any(rule.asked for rule in state.rules.values())):
         return
-    left = () if state.stopped else tuple(sorted(state.rules))
+    left = tuple(sorted(number for number, rule in state.rules.items() if not (state.stopped or rule.optional)))
     record(state, Fact(Kind.RUN_ENDED, at, numbers=left, detail=state.error or state.cancelled))
     commands.append(Finish())
 

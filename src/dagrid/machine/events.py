@@ -118,7 +118,8 @@ class RuleEvaluated(msgspec.Struct, frozen=True):
     """The answer to `Evaluate`.
 
     `reads` holds the status of each node that the predicate looked at, `applied` whether it held; then `nodes` are those of the
-    patch (checked, opaque here) and `rules` the numbers of the rules that it adds. `error` says why the rule failed.
+    patch (checked, opaque here) and `rules` the numbers of the rules that it adds, each with
+    whether it is optional. `error` says why the rule failed.
     """
 
     rule: int
@@ -126,7 +127,7 @@ class RuleEvaluated(msgspec.Struct, frozen=True):
     applied: bool = False
     reads: Mapping[int, int] = {}
     nodes: Sequence[Any] = ()
-    rules: Sequence[int] = ()
+    rules: Sequence[tuple[int, bool]] = ()
     error: str = ""
 
 

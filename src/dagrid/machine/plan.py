@@ -11,7 +11,7 @@ from typing import Literal
 
 from dagrid.errors import GraphLimitError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
-from dagrid.graph.dag import Node
+from dagrid.graph.node import Node
 from dagrid.graph.policy import Retry
 from dagrid.graph.structure import Structure
 from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT
@@ -188,7 +188,7 @@ class Plan:
             self.successors.append([])
             self.groups.append(0)
         for number, node in zip(added, nodes, strict=True):
-            before = list(dict.fromkeys(self.index[name] for name in depends_on(node)))
+            before = [self.index[name] for name in node.required()]
             self.predecessors.append(before)
             for predecessor in before:
                 self.successors[predecessor].append(number)
@@ -247,11 +247,6 @@ class Plan:
                     f"never start. Ask for less or raise the capacity."
                 )
         return Request(tuple(sorted(node.resources.items())), tuple(sorted(node.selector.items())), node.is_sequential)
-
-
-def depends_on(node: Node) -> tuple[str, ...]:
-    """Return the names of all predecessors of a node: those that it waits for and those whose values it takes."""
-    return tuple(dict.fromkeys((*node.depends_on, *node.inputs.values()))) if node.inputs else tuple(node.depends_on)
 
 
 def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:

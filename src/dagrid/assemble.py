@@ -1,0 +1,184 @@
+"""Where graph, backend and engine are joined: names and URLs become objects, and a run begins.
+
+Backends are found by entry point (group `dagrid.backends`), ours through the same door as anyone's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+from urllib.parse import parse_qsl
+
+from dagrid.errors import BackendNotInstalledError, CapabilityError, InvalidSettingError, UnknownBackendError, hint, nearest
+from dagrid.execution.binding import bind
+from dagrid.execution.clock import REAL_CLOCK
+from dagrid.execution.engine import Engine
+from dagrid.execution.results import ExecutionResult, NodeResult
+from dagrid.execution.run import Run
+from dagrid.graph.dag import DAG
+from dagrid.graph.rules import Rule
+from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
+from dagrid.ports import Backend, Clock, FourMethods, Observer
+
+GROUP = "dagrid.backends"
+DEFAULT_BACKEND = "thread"
+BackendLike = str | Backend | FourMethods
+
+
+def start(
+    dag: DAG,
+    tasks: Mapping[str, Callable[..., Any]] | None = None,
+    *,
+    backend: BackendLike = DEFAULT_BACKEND,
+    max_concurrency: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    on_failure: OnFailure = "skip",
+    node_timeout: float | None = None,
+    rules: Sequence[Rule] = (),
+    max_nodes: int = 1_000_000,
+    progress: bool | None = None,
+    observers: Sequence[Observer] = (),
+    tracing: bool = True,
+    seed: int | None = None,
+    clock: Clock = REAL_CLOCK,
+) -> Run:
+    """Start a run of a graph and return its handle, which can be waited for, awaited and cancelled.
+
+    Args:
+        dag: the graph.
+        tasks: functions by node name, for nodes that have none of their own or shall have another one.
+        backend: where it runs: a name or URL such as "thread", "inline" or "multiprocessing?max_workers=2", a backend object, or
+            any object with `name`, `submit`, `result` and `shutdown`. One made of a name is closed at the end of the run.
+        max_concurrency: how many nodes may run at once; by default what the graph says.
+        resources: the capacity of each named resource that nodes ask for.
+        on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
+        node_timeout: seconds for nodes without a timeout of their own.
+        rules: make the graph grow while it runs.
+        max_nodes: a growing graph may not have more nodes than this.
+        progress: a progress bar on stderr; by default on long runs when stderr is a terminal.
+        observers: readers of the run's events.
+        tracing: whether the result has a trace.
+        seed: of the random draws (jitter); None draws differently in each run.
+        clock: where time comes from.
+
+    Raises:
+        PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
+        BackendError: there is no such backend, or it is closed or not installed.
+    """
+    if max_concurrency is None:
+        max_concurrency = dag.max_concurrency
+    settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
+    structure = dag.structure
+    binder, bindings = bind(structure.names, structure.index, structure.predecessors, dag.specs, tasks)
+    plan = Plan(structure, dag.specs, settings, empty=bindings.empty, sources=bindings.sources, keys=_keys(dag))
+    place, owned = open_backend(backend)
+    try:
+        if not place.capabilities.matches_selectors:
+            _refuse_selectors(plan, place)
+        engine = Engine(plan, binder, bindings, place, clock, random.Random(seed).random, rules)
+        engine.start()
+    except BaseException:
+        if owned:
+            place.close(wait=False)
+        raise
+    readers = [*observers, *_progress(progress)]
+    return Run(engine, traced=tracing, observers=readers, release=(lambda: place.close(wait=False)) if owned else None)
+
+
+def run(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Any) -> ExecutionResult:
+    """Run a graph and wait for it; takes what `start` takes. Ctrl-C cancels the run, and the result says so."""
+    return start(dag, tasks, **settings).wait_or_interrupt()
+
+
+def execute(dag: DAG, **settings: Any) -> dict[str, NodeResult]:
+    """Run a graph and return the result of each node by name, in order of insertion.
+
+    Raises:
+        BaseException: what the first failed node raised.
+    """
+    return dict(run(dag, **settings).raise_for_status().node_results)
+
+
+def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
+    """Return the backend that a name, a URL or an object means, and whether it was made here and is to be closed here.
+
+    Raises:
+        UnknownBackendError: no backend has that name.
+        BackendNotInstalledError: its package is not installed.
+        InvalidSettingError: a setting in the URL that the backend does not take.
+    """
+    if isinstance(backend, str):
+        return _made(backend), True
+    if isinstance(backend, Backend):
+        return backend, False
+    if isinstance(backend, FourMethods):
+        from dagrid.execution.backends.adapter import adapt
+
+        return adapt(backend), False
+    raise InvalidSettingError(
+        f"A backend is a name such as 'thread', or an object with name, submit, result and shutdown; not {backend!r}."
+    )
+
+
+@cache
+def known_backends() -> dict[str, EntryPoint]:
+    """Return the backends that are registered, by name."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _made(url: str) -> Backend:
+    name, _, query = url.partition("?")
+    known = known_backends()
+    if name not in known:
+        suggestion = nearest(name, known)
+        listed = ", ".join(sorted(known))
+        raise UnknownBackendError(f"There is no backend {name!r}.{hint(suggestion)} There are: {listed}.", name, suggestion)
+    try:
+        kind = known[name].load()
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            f"Backend {name!r} needs {error.name or 'a package that is not there'}. Install it with: pip install 'dagrid[{name}]'"
+        ) from error
+    settings = {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    try:
+        made: Backend = kind(**settings)
+    except TypeError as error:
+        raise InvalidSettingError(f"Backend {name!r} cannot be made with {settings}: {error}.") from error
+    return made
+
+
+def _read(text: str) -> Any:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _keys(dag: DAG) -> list[int]:
+    """Return the order keys of a graph, computed once for it."""
+    if dag._plan_cache is None:
+        dag._plan_cache = order_keys(dag.structure, dag.specs)
+    keys: list[int] = dag._plan_cache
+    return keys
+
+
+def _refuse_selectors(plan: Plan, place: Backend) -> None:
+    for node, group in enumerate(plan.groups):
+        if group and plan.requests[group].selector:
+            raise CapabilityError(
+                f"Node {plan.names[node]!r} selects workers by labels, and the backend {place.name!r} has none. "
+                f"Remove its selector, or run where workers have labels."
+            )
+
+
+def _progress(wanted: bool | None) -> list[Observer]:
+    if wanted is False or (wanted is None and not sys.stderr.isatty()):
+        return []
+    from dagrid.observe.progress import Progress
+
+    return [Progress()]

@@ -1,0 +1,111 @@
+"""What all our backends share: the reference's four public methods, derived from the port in one place.
+
+It knows the port and nothing of any place.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from dagrid.errors import BackendClosedError
+from dagrid.ports import Capabilities, Encoded, Host, Session
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from dagrid.execution.backends._submitted import Submissions
+
+
+def opened(value: Any) -> Any:
+    """Return a value that a backend reported, decoded if it is still in the form in which it travelled."""
+    return value.decode() if Encoded in type(value).__mro__ else value
+
+
+class BackendBase(ABC):
+    """A backend: a place that performs attempts.
+
+    A subclass gives `name` and `capabilities`, opens sessions in `open` (calling `check_open` first) and lets go of everything
+    in `release`, which is called once. From these come the public methods: `submit`, `result`, `shutdown`, `close` and the
+    `with` statement.
+    """
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._opening = threading.Lock()
+        self._closed = False
+        self._submissions: Submissions | None = None
+
+    @abstractmethod
+    def open(self, host: Host) -> Session:
+        """Begin to serve a run: announce workers to its host. A backend serves several hosts at once."""
+
+    @abstractmethod
+    def release(self, wait: bool) -> None:
+        """Let go of everything; called once, when the backend is closed. With `wait`, return when it is gone."""
+
+    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        """Let a worker call `fn(*args, **kwargs)` and return a `concurrent.futures.Future`.
+
+        `Future.cancel` succeeds until the call is handed to a worker. Raises `BackendClosedError` after `shutdown`.
+        """
+        from dagrid.execution.backends._submitted import Submissions
+
+        with self._opening:
+            self.check_open()
+            submissions = self._submissions
+            if submissions is None:
+                submissions = self._submissions = Submissions(self.name)
+                submissions.begin(self.open(submissions))
+        return submissions.submit(fn, args, kwargs)
+
+    def result(self, future: Future[Any], timeout: float | None = None) -> Any:
+        """Wait for the result of a submitted call.
+
+        Args:
+            future: what `submit` returned.
+            timeout: how many seconds to wait; None waits for ever.
+
+        Returns what the call returned and raises what it raised; `TimeoutError` when the time is over before, and
+        `concurrent.futures.CancelledError` for a future that was cancelled.
+        """
+        return future.result(timeout)
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Close the backend, as `close` does."""
+        self.close(wait)
+
+    def close(self, wait: bool = True) -> None:
+        """Release everything; may be called twice.
+
+        With `wait`, submitted calls end first; without it, those that have not started fail with `BackendClosedError`.
+        """
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+        with self._opening:
+            submissions = self._submissions
+        if submissions is not None:
+            submissions.end(wait)
+        self.release(wait)
+
+    def check_open(self) -> None:
+        """Raise `BackendClosedError` if the backend is closed."""
+        if self._closed:
+            raise BackendClosedError(f"The backend {self.name!r} is closed. Make a new one, or submit before you close it.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}{' (closed)' if self._closed else ''}>"

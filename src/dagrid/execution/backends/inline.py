@@ -1,0 +1,65 @@
+"""The caller's own thread, one task after the other: for debugging, with breakpoints and plain tracebacks.
+
+Nothing runs until the caller waits for the run, and nothing can be stopped while it runs but by the caller's own Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Sequence
+
+from dagrid.execution.backends._pull import perform
+from dagrid.execution.backends.base import BackendBase
+from dagrid.machine.events import WorkerJoined
+from dagrid.ports import Bundle, Capabilities, Host
+
+
+class InlineBackend(BackendBase):
+    """Perform attempts in the thread that waits for the run."""
+
+    name = "inline"
+    capabilities = Capabilities(shares_memory=True)
+
+    def open(self, host: Host) -> InlineSession:
+        """Begin to serve a run."""
+        self.check_open()
+        return InlineSession(host)
+
+    def release(self, wait: bool) -> None:
+        """There is nothing to let go of."""
+
+
+class InlineSession:
+    """One run in the thread of its caller."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._worker = host.new_worker()
+        self._context = contextvars.copy_context()
+        self._wanted = False
+        self._closed = False
+        self._busy = threading.Lock()
+        host.report([WorkerJoined(self._worker, "inline", host.now(), pulls=True)])
+
+    def wake(self, worker: int) -> None:
+        self._wanted = True
+
+    def perform(self, bundle: Bundle) -> None:
+        raise AssertionError("a worker that pulls is woken, not sent a bundle")
+
+    def recall(self, worker: int, attempts: Sequence[int]) -> None:
+        """Nothing is ever sent ahead, so there is nothing to give back."""
+
+    def cancel(self, worker: int, attempt: int) -> None:
+        """What runs in the caller's thread runs to its end."""
+
+    def attend(self) -> None:
+        """Perform calls until there are none."""
+        with self._busy:
+            while self._wanted and not self._closed:
+                self._wanted = False
+                perform(self._host, self._worker, self._context)
+
+    def close(self) -> None:
+        self._closed = True

@@ -1,0 +1,158 @@
+"""Threads of this process: tasks share memory with the caller and, but for free-threaded Pythons, one interpreter lock.
+
+A worker is a thread that asks its host for the next call as soon as it has finished one; it sleeps only when there is none. A
+thread cannot be killed: an attempt that is cancelled or times out is abandoned, and a fresh thread takes its place.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Sequence
+
+from dagrid.errors import InvalidSettingError
+from dagrid.execution.backends._pull import perform
+from dagrid.execution.backends.base import BackendBase
+from dagrid.machine.events import WorkerGone, WorkerJoined
+from dagrid.ports import Bundle, Capabilities, Host
+
+
+class ThreadBackend(BackendBase):
+    """Perform attempts in threads of this process.
+
+    Good for work that waits (requests, files, databases) and for libraries that release the interpreter lock. Values are passed
+    as they are, contexts (`contextvars`) are those of the caller of the run.
+
+    Args:
+        max_workers: how many attempts run at once; by default four more than the machine has cores, at most 32.
+
+    Raises:
+        InvalidSettingError: max_workers is less than 1.
+    """
+
+    name = "thread"
+    capabilities = Capabilities(shares_memory=True, cancels=True)
+
+    def __init__(self, max_workers: int | None = None) -> None:
+        super().__init__()
+        if max_workers is not None and max_workers < 1:
+            raise InvalidSettingError(f"max_workers is a whole number from 1 up, not {max_workers!r}.")
+        self.max_workers = max_workers if max_workers is not None else min(32, (os.cpu_count() or 1) + 4)
+        self._sessions: set[ThreadSession] = set()
+
+    def open(self, host: Host) -> ThreadSession:
+        """Begin to serve a run; its threads start when there is work for them."""
+        self.check_open()
+        session = ThreadSession(self, host)
+        with self._guard:
+            self._sessions.add(session)
+        session.announce(self.max_workers)
+        return session
+
+    def release(self, wait: bool) -> None:
+        """End every session; with `wait`, when the threads have finished what they run."""
+        with self._guard:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.close()
+            if wait:
+                session.join()
+
+    def forget(self, session: ThreadSession) -> None:
+        """A session has been closed."""
+        with self._guard:
+            self._sessions.discard(session)
+
+
+class ThreadSession:
+    """One run's threads."""
+
+    def __init__(self, backend: ThreadBackend, host: Host) -> None:
+        self._backend = backend
+        self._host = host
+        self._context = contextvars.copy_context()
+        self._threads: dict[int, _Thread] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def announce(self, slots: int) -> None:
+        """Announce the workers."""
+        host = self._host
+        joined = []
+        for _ in range(slots):
+            number = host.new_worker()
+            self._threads[number] = _Thread(host, number, self._context)
+            joined.append(WorkerJoined(number, f"thread-{number}", host.now(), pulls=True))
+        host.report(joined)
+
+    def wake(self, worker: int) -> None:
+        thread = self._threads.get(worker)
+        if thread is not None:
+            thread.wake()
+
+    def perform(self, bundle: Bundle) -> None:
+        raise AssertionError("a worker that pulls is woken, not sent a bundle")
+
+    def recall(self, worker: int, attempts: Sequence[int]) -> None:
+        """Nothing is ever sent ahead to a thread, so there is nothing to give back."""
+
+    def cancel(self, worker: int, attempt: int) -> None:
+        with self._lock:
+            thread = self._threads.pop(worker, None)
+            if thread is None or self._closed:
+                return
+            number = self._host.new_worker()
+            self._threads[number] = _Thread(self._host, number, self._context)
+        thread.stop()
+        now = self._host.now()
+        joined = WorkerJoined(number, f"thread-{number}", now, pulls=True)
+        self._host.report([WorkerGone(worker, now, "its attempt was abandoned"), joined])
+
+    def attend(self) -> None:
+        """Threads need no help."""
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        for thread in list(self._threads.values()):
+            thread.stop()
+        self._backend.forget(self)
+
+    def join(self) -> None:
+        """Wait until the threads have finished what they run."""
+        for thread in list(self._threads.values()):
+            thread.join()
+
+
+class _Thread:
+    """A worker: sleeps until it is woken, then performs calls until its host has none."""
+
+    def __init__(self, host: Host, number: int, context: contextvars.Context) -> None:
+        self._host = host
+        self._number = number
+        self._context = context
+        self._awake = threading.Semaphore(0)
+        self._stopped = False
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name=f"dagrid-thread-{self._number}", daemon=True)
+            self._thread.start()
+        self._awake.release()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._awake.release()
+
+    def join(self) -> None:
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            self._awake.acquire()
+            if self._stopped:
+                return
+            perform(self._host, self._number, self._context)

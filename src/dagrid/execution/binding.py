@@ -1,0 +1,239 @@
+"""How results flow into calls: which predecessor's value each parameter of a task receives. Nothing is called here.
+
+A parameter named after a predecessor receives its result; `**results` receives all that are left, by name; `inputs` says it
+explicitly; parameters with a default may stay without. What fits nothing is an error before anything runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+from dagrid.errors import InvalidNodeError, UnboundParameterError, UnknownTaskError, hint, nearest
+from dagrid.graph.node import Node
+
+Task = Callable[..., Any]
+
+
+@dataclass(slots=True)
+class Bindings:
+    """By node number: the function, the nodes whose values are its positional arguments, and those passed by name."""
+
+    fns: list[Task | None] = field(default_factory=list)
+    args: list[tuple[int, ...]] = field(default_factory=list)
+    kwargs: list[dict[str, int] | None] = field(default_factory=list)
+
+    def append(self, fn: Task | None, args: tuple[int, ...], kwargs: dict[str, int] | None) -> None:
+        """Add the binding of the next node."""
+        self.fns.append(fn)
+        self.args.append(args)
+        self.kwargs.append(kwargs)
+
+    def sources(self, node: int) -> tuple[int, ...]:
+        """Return the nodes whose values a node takes."""
+        named = self.kwargs[node]
+        return (*self.args[node], *named.values()) if named else self.args[node]
+
+    @property
+    def empty(self) -> list[int]:
+        """The nodes without a task."""
+        return [node for node, fn in enumerate(self.fns) if fn is None]
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a function asks for: names that may be passed by position, in order, then those passed by name only."""
+
+    positional: tuple[str, ...] = ()
+    keyword: tuple[str, ...] = ()
+    required: frozenset[str] = frozenset()
+    rest: bool = False
+    by_position_only: frozenset[str] = frozenset()
+
+
+NO_PARAMETERS = Parameters()
+
+
+class Binder:
+    """Binds nodes to tasks; remembers what it found out of functions, so that each is looked at once."""
+
+    def __init__(self, tasks: Mapping[str, Task] | None, index: Mapping[str, int]) -> None:
+        self._tasks = tasks or {}
+        self._known: dict[int, tuple[object, Parameters]] = {}
+        for name in self._tasks:
+            if name not in index:
+                suggestion = nearest(name, index)
+                raise UnknownTaskError(
+                    f"There is a task for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
+                )
+
+    def task(self, name: str, spec: Node | None) -> Task | None:
+        """Return the function of a node: the one given for this run, else its own."""
+        fn = self._tasks.get(name, spec.fn if spec is not None else None)
+        if fn is not None and not callable(fn):
+            raise InvalidNodeError(f"The task of node {name!r} cannot be called: it is {fn!r}. Give a function.")
+        return fn
+
+    def sources_of(
+        self, name: str, fn: Task | None, spec: Node | None, before: Sequence[int], names: Sequence[str]
+    ) -> tuple[tuple[int, ...], dict[str, int] | None]:
+        """Return the nodes whose values a node's task takes, by position and by name.
+
+        Args:
+            name: of the node.
+            fn: its task, or None.
+            spec: its settings, if there are any.
+            before: the numbers of its predecessors.
+            names: the names of all nodes, by number.
+
+        Raises:
+            UnboundParameterError: a parameter names no predecessor.
+        """
+        if fn is None:
+            return (), None
+        asked = self._parameters(fn)
+        inputs = spec.inputs if spec is not None and spec.inputs else None
+        if asked is NO_PARAMETERS and inputs is None:
+            return (), None
+        by_name = {names[number]: number for number in before}
+        if inputs:
+            by_name |= {parameter: by_name[source] for parameter, source in inputs.items()}
+        args, kwargs = _match(name, fn, asked, by_name, set(inputs or ()))
+        return args, kwargs or None
+
+    def _parameters(self, fn: Task) -> Parameters:
+        if type(fn) is FunctionType and not hasattr(fn, "__wrapped__"):
+            code = fn.__code__
+            if not (code.co_argcount or code.co_kwonlyargcount or code.co_flags & inspect.CO_VARKEYWORDS):
+                return NO_PARAMETERS
+        found = self._known.get(id(fn))
+        if found is None:
+            found = fn, parameters_of(fn)
+            self._known[id(fn)] = found
+        return found[1]
+
+
+def bind(
+    names: Sequence[str],
+    index: Mapping[str, int],
+    predecessors: Sequence[Sequence[int]],
+    specs: Mapping[int, Node],
+    tasks: Mapping[str, Task] | None,
+) -> tuple[Binder, Bindings]:
+    """Bind every node of a graph to its task.
+
+    Raises:
+        UnknownTaskError: a task for a node that is not there.
+        InvalidNodeError: a task that cannot be called.
+        UnboundParameterError: a parameter that names no predecessor.
+    """
+    binder = Binder(tasks, index)
+    bindings = Bindings()
+    for number, name in enumerate(names):
+        spec = specs.get(number)
+        fn = binder.task(name, spec)
+        bindings.append(fn, *binder.sources_of(name, fn, spec, predecessors[number], names))
+    if None in bindings.fns:
+        check_sources(bindings, range(len(names)), names)
+    return binder, bindings
+
+
+def check_sources(bindings: Bindings, nodes: Iterable[int], names: Sequence[str]) -> None:
+    """Check that no node asks for the value of a node that has no task.
+
+    Raises:
+        UnboundParameterError: one does.
+    """
+    for node in nodes:
+        for source in bindings.sources(node):
+            if bindings.fns[source] is None:
+                raise UnboundParameterError(
+                    f"Node {names[node]!r} asks for the result of {names[source]!r}, which has no task and so no result. "
+                    f"Give {names[source]!r} a task.",
+                    names[node],
+                    names[source],
+                )
+
+
+def parameters_of(fn: Task) -> Parameters:
+    """Return what a function asks for; a builtin that does not say is taken to ask for nothing."""
+    try:
+        signature = inspect.signature(fn)
+    except (ValueError, TypeError):
+        return NO_PARAMETERS
+    positional: list[str] = []
+    keyword: list[str] = []
+    required: set[str] = set()
+    only: set[str] = set()
+    rest = False
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            rest = True
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            (keyword if parameter.kind is parameter.KEYWORD_ONLY else positional).append(parameter.name)
+            if parameter.default is parameter.empty:
+                required.add(parameter.name)
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                only.add(parameter.name)
+    if not positional and not keyword and not rest:
+        return NO_PARAMETERS
+    return Parameters(tuple(positional), tuple(keyword), frozenset(required), rest, frozenset(only))
+
+
+def _match(
+    node: str, fn: Task, asked: Parameters, by_name: Mapping[str, int], explicit: set[str]
+) -> tuple[tuple[int, ...], dict[str, int]]:
+    args: list[int] = []
+    kwargs: dict[str, int] = {}
+    gap = False
+    for name in asked.positional:
+        if name not in by_name:
+            if name in asked.required:
+                raise _unbound(node, fn, name, by_name)
+            gap = True
+        elif not gap:
+            args.append(by_name[name])
+        elif name in asked.by_position_only:
+            raise _unbound(node, fn, asked.positional[len(args)], by_name)
+        else:
+            kwargs[name] = by_name[name]
+    for name in asked.keyword:
+        if name in by_name:
+            kwargs[name] = by_name[name]
+        elif name in asked.required:
+            raise _unbound(node, fn, name, by_name)
+    taken = {*asked.positional, *asked.keyword}
+    if asked.rest:
+        renamed = {by_name[name] for name in explicit}
+        kwargs |= {
+            name: number
+            for name, number in by_name.items()
+            if name not in taken and (name in explicit or number not in renamed)
+        }
+    elif explicit - taken:
+        stranger = sorted(explicit - taken)[0]
+        raise UnboundParameterError(
+            f"inputs of node {node!r} name the parameter {stranger!r}, which its task {_called(fn)} does not have."
+            f"{hint(nearest(stranger, taken))}",
+            node,
+            stranger,
+        )
+    return tuple(args), kwargs
+
+
+def _unbound(node: str, fn: Task, parameter: str, by_name: Mapping[str, int]) -> UnboundParameterError:
+    known = ", ".join(map(repr, list(by_name)[:8])) or "none"
+    return UnboundParameterError(
+        f"The task {_called(fn)} of node {node!r} has a parameter {parameter!r}, which names no predecessor (there are: {known})."
+        f"{hint(nearest(parameter, by_name))} Add an edge from it, bind it with inputs={{{parameter!r}: ...}}, "
+        f"or give it a default.",
+        node,
+        parameter,
+    )
+
+
+def _called(fn: Task) -> str:
+    return f"{getattr(fn, '__qualname__', None) or repr(fn)}()"

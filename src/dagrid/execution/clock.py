@@ -1,0 +1,52 @@
+"""Real time: the one place that reads the clock and waits for it. One sleeping thread serves all timers of the process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+
+Action = Callable[[], None]
+
+
+class RealClock:
+    """Seconds of `time.perf_counter`, and actions that are called when they are due."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._timers: list[tuple[float, int, list[Action | None]]] = []
+        self._order = count()
+        self._thread: threading.Thread | None = None
+
+    now = staticmethod(time.perf_counter)
+
+    def call_at(self, when: float, action: Action) -> Callable[[], None]:
+        """Call `action` at a time, from a thread of the clock's; the function returned prevents it."""
+        holder: list[Action | None] = [action]
+        with self._changed:
+            heappush(self._timers, (when, next(self._order), holder))
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._serve, name="dagrid-clock", daemon=True)
+                self._thread.start()
+            elif self._timers[0][2] is holder:
+                self._changed.notify()
+
+        def prevent() -> None:
+            holder[0] = None
+
+        return prevent
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while not self._timers or self._timers[0][0] > self.now():
+                    self._changed.wait(self._timers[0][0] - self.now() if self._timers else None)
+                holder = heappop(self._timers)[2]
+            action, holder[0] = holder[0], None
+            if action is not None:
+                action()
+
+
+REAL_CLOCK = RealClock()

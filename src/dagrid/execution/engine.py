@@ -1,0 +1,395 @@
+"""The only loop: take events from the inbox, let the machine decide, perform its commands. It holds the user's values.
+
+The engine is a monitor: any thread may step it under its lock. Who reports and finds the lock taken leaves, for the holder looks
+at the inbox again before it goes. User code (tasks, rules, pickling) never runs under the lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from dagrid.errors import DagridError, RuleError
+from dagrid.execution.binding import Binder, Bindings, Task
+from dagrid.graph.node import Node
+from dagrid.graph.rules import Patch, Rule, View, check_patch
+from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
+from dagrid.machine.decide import SLOW, advance, decide
+from dagrid.machine.events import (
+    NODE_MASK,
+    NUMBER_SHIFT,
+    Asked,
+    CancelRequested,
+    Finished,
+    Outcome,
+    RuleEvaluated,
+    Stimulus,
+    TimerDue,
+)
+from dagrid.machine.plan import Plan
+from dagrid.machine.state import RUNNING, State, Status
+from dagrid.ports import Backend, Bundle, Call, Clock, Encoded, Session
+
+
+class Engine:
+    """One run: a machine's state, the values of its nodes, and a session of the backend where attempts are performed."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        binder: Binder,
+        bindings: Bindings,
+        backend: Backend,
+        clock: Clock,
+        draw: Callable[[], float],
+        rules: Sequence[Rule] = (),
+    ) -> None:
+        self.state = State(plan, [rule.optional for rule in rules])
+        self.values: list[Any] = [None] * len(plan)
+        self.errors: dict[int, BaseException] = {}
+        self.rules = list(rules)
+        self.clock = clock
+        self.now = clock.now
+        self.draw = draw
+        self.done = threading.Event()
+        self.failure: BaseException | None = None
+        self.began = 0.0
+        self.ended = 0.0
+        self._backend = backend
+        self._binder = binder
+        self._bindings = bindings
+        self._fns = bindings.fns
+        self._args = bindings.args
+        self._kwargs = bindings.kwargs
+        self._fn_keys: dict[int, int] = {}
+        self._session: Session | None = None
+        self._lock = threading.Lock()
+        self._inbox: deque[Stimulus] = deque()
+        self._questions: deque[int] = deque()
+        self._asking = threading.Lock()
+        self._timers: list[tuple[float, int, int]] = []
+        self._armed: tuple[float, Callable[[], None]] | None = None
+        self._watchers: list[threading.Event] = []
+        self._workers = 0
+
+    def start(self) -> None:
+        """Open the backend and begin; returns at once."""
+        self.began = self.now()
+        with self._lock:
+            self._session = self._backend.open(self)
+            self._step([])
+        self._after()
+
+    def attend(self) -> None:
+        """Lend the calling thread to a backend that has none of its own."""
+        if self._session is not None:
+            self._session.attend()
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ask the run to stop: nothing new starts, and what runs is stopped where that is possible."""
+        self.report([CancelRequested(self.now(), reason)])
+
+    def close(self) -> None:
+        """End the use of the backend; called when the run is over."""
+        if self._session is not None:
+            self._session.close()
+
+    def watch(self) -> threading.Event:
+        """Return an event that is set whenever there are new facts; the reader clears it."""
+        event = threading.Event()
+        self._watchers = [*self._watchers, event]
+        return event
+
+    # --- what a backend may ask of its host ------------------------------------------------------------------------------
+
+    def new_worker(self) -> int:
+        """Return a number for a worker."""
+        number = self._workers
+        self._workers += 1
+        return number
+
+    def report(self, events: Sequence[Stimulus]) -> None:
+        """Push events into the run."""
+        for event in events:
+            if type(event) is Finished:
+                self._prepare(event)
+        self._inbox.extend(events)
+        self._drain()
+
+    def next(self, worker: int) -> Call | None:
+        """Give a worker that pulls its next call."""
+        return self._exchange(worker, ())
+
+    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
+        """Take a value from a worker that pulls, and give it its next call."""
+        attempt = call.attempt
+        with self._lock:
+            state = self.state
+            queue = state.queues.get(worker)
+            if (
+                state.fast
+                and queue is not None
+                and attempt in queue
+                and not attempt >> NUMBER_SHIFT
+                and state.status[attempt] == RUNNING
+            ):
+                self.values[attempt] = value
+                following = advance(state, attempt, worker, started, ended)
+                if following == SLOW or (state.idle and state.heap) or self._watchers:
+                    reply = self._step([Asked(worker, ended)] if following == SLOW else [], worker)
+                    if following != SLOW:
+                        reply = self._call(following)
+                else:
+                    reply = self._call(following)
+            else:
+                done = Finished(worker, attempt, Outcome.COMPLETED, started, ended, value)
+                reply = self._step([done, Asked(worker, ended)], worker)
+        if self._inbox or self._questions:
+            self._after()
+        return reply
+
+    def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
+        """Take an exception from a worker that pulls, and give it its next call."""
+        event = Finished(worker, call.attempt, Outcome.FAILED, started, ended, error)
+        self._prepare(event)
+        return self._exchange(worker, (event,))
+
+    # --- the loop -------------------------------------------------------------------------------------------------------
+
+    def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
+        with self._lock:
+            reply = self._step([*events, Asked(worker, self.now())], worker)
+        self._after()
+        return reply
+
+    def _drain(self) -> None:
+        while self._inbox:
+            if not self._lock.acquire(blocking=False):
+                return
+            try:
+                self._step([])
+            finally:
+                self._lock.release()
+            self._answer_questions()
+
+    def _after(self) -> None:
+        self._drain()
+        self._answer_questions()
+        self._drain()
+
+    def _step(self, events: Sequence[Stimulus], worker: int = -1) -> Call | None:
+        """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""
+        stimuli: list[Stimulus] = []
+        grown: list[RuleEvaluated] = []
+        while self._inbox:
+            event = self._inbox.popleft()
+            if type(event) is RuleEvaluated:
+                grown.append(event)
+            else:
+                stimuli.append(event)
+        stimuli.extend(events)
+        for event in stimuli:
+            if type(event) is Finished and self.state.current(event.attempt):
+                self._keep(event)
+        commands = decide(self.state, stimuli, self.now())
+        for answer in grown:
+            commands += self._grow(answer)
+        reply: Call | None = None
+        for command in commands:
+            if type(command) is Perform and command.worker == worker:
+                reply = self._call(command.attempts[0])
+            else:
+                self._perform(command)
+        for watcher in self._watchers:
+            watcher.set()
+        return reply
+
+    def _perform(self, command: Command) -> None:
+        session = self._session
+        assert session is not None
+        if isinstance(command, Perform):
+            session.perform(Bundle(command.worker, [self._call(attempt) for attempt in command.attempts]))
+        elif isinstance(command, Wake):
+            session.wake(command.worker)
+        elif isinstance(command, SetTimer):
+            self._set_timer(command)
+        elif isinstance(command, Recall):
+            session.recall(command.worker, command.attempts)
+        elif isinstance(command, Cancel):
+            session.cancel(command.worker, command.attempt)
+        elif isinstance(command, Evaluate):
+            self._questions.append(command.rule)
+        elif isinstance(command, Finish):
+            self.ended = self.now()
+            self._disarm()
+            self.done.set()
+
+    def _call(self, attempt: int) -> Call:
+        node = attempt & NODE_MASK
+        values = self.values
+        fn = self._fns[node]
+        assert fn is not None
+        named = self._kwargs[node]
+        return Call(
+            attempt,
+            self.state.plan.names[node],
+            fn,
+            [values[source] for source in self._args[node]],
+            {name: values[source] for name, source in named.items()} if named else None,
+            id(fn),
+        )
+
+    def _prepare(self, event: Finished) -> None:
+        """Outside of the lock: open the exception of a failed attempt and see whether it is worth another try."""
+        if event.outcome != Outcome.FAILED:
+            return
+        error = event.value.decode() if isinstance(event.value, Encoded) else event.value
+        event.value = error
+        event.error = f"{type(error).__name__}: {error}"
+        event.draw = self.draw()
+        retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
+        event.retryable = event.retryable and retry is not None and isinstance(error, retry.on)
+
+    def _keep(self, event: Finished) -> None:
+        node = event.attempt & NODE_MASK
+        if event.outcome == Outcome.COMPLETED:
+            self.values[node] = event.value
+            self.errors.pop(node, None)
+        elif event.outcome == Outcome.FAILED:
+            self.errors[node] = event.value
+
+    # --- timers: one heap for the run, one timer of the clock for its head -------------------------------------------------
+
+    def _set_timer(self, command: SetTimer) -> None:
+        heappush(self._timers, (command.at, command.kind, command.subject))
+        if self._armed is None or command.at < self._armed[0]:
+            self._arm()
+
+    def _arm(self) -> None:
+        self._disarm()
+        if self._timers:
+            when = self._timers[0][0]
+            self._armed = when, self.clock.call_at(when, self._timers_due)
+
+    def _disarm(self) -> None:
+        if self._armed is not None:
+            self._armed[1]()
+            self._armed = None
+
+    def _timers_due(self) -> None:
+        now = self.now()
+        with self._lock:
+            self._armed = None
+            while self._timers and self._timers[0][0] <= now:
+                _, kind, subject = heappop(self._timers)
+                self._inbox.append(TimerDue(kind, subject, now))
+            if not self.done.is_set():
+                self._arm()
+        self._drain()
+
+    # --- growth ---------------------------------------------------------------------------------------------------------
+
+    def _answer_questions(self) -> None:
+        """Ask the predicates that the machine wants to know, outside of the lock, one at a time."""
+        while self._questions:
+            if not self._asking.acquire(blocking=False):
+                return
+            try:
+                while self._questions:
+                    self._inbox.append(self._evaluate(self._questions.popleft()))
+            finally:
+                self._asking.release()
+            self._drain()
+
+    def _evaluate(self, number: int) -> RuleEvaluated:
+        rule = self.rules[number]
+        view = View(_Snapshot(self))
+        try:
+            if not rule.predicate(view):
+                return RuleEvaluated(number, self.now(), reads=view.reads)
+            patch = rule.body(view)
+            if not isinstance(patch, Patch):
+                raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
+            nodes = tuple(patch.nodes)
+        except Exception as error:
+            return self._rule_failed(number, error, view.reads)
+        first = len(self.rules)
+        self.rules.extend(patch.rules)
+        rules = [(first + offset, each.optional) for offset, each in enumerate(patch.rules)]
+        return RuleEvaluated(number, self.now(), True, view.reads, nodes, rules)
+
+    def _rule_failed(self, number: int, error: Exception, reads: dict[int, int]) -> RuleEvaluated:
+        what = f"Rule {self.rules[number].name!r} failed: {type(error).__name__}: {error}"
+        self.failure = RuleError(what, self.rules[number].name)
+        self.failure.__cause__ = error
+        return RuleEvaluated(number, self.now(), reads=reads, error=what)
+
+    def _grow(self, answer: RuleEvaluated) -> list[Command]:
+        """Under the lock: check and bind the nodes of a patch, and let the machine take it, whole or not at all."""
+        plan = self.state.plan
+        known = len(plan)
+        bound: list[tuple[Task | None, tuple[int, ...], dict[str, int] | None]] = []
+        if answer.applied:
+            try:
+                bound = self._bind(answer.nodes)
+            except DagridError as error:
+                answer = self._rule_failed(answer.rule, error, dict(answer.reads))
+        commands = decide(self.state, [answer], self.now())
+        if len(plan) == known:
+            plan.empty = {node for node in plan.empty if node < known}
+        else:
+            for fn, args, kwargs in bound:
+                self._bindings.append(fn, args, kwargs)
+                self.values.append(None)
+        return commands
+
+    def _bind(self, nodes: Sequence[Node]) -> list[tuple[Task | None, tuple[int, ...], dict[str, int] | None]]:
+        plan = self.state.plan
+        check_patch(nodes, plan.index)
+        names = _Names(plan.names, [node.id for node in nodes])
+        numbers = {node.id: len(plan) + offset for offset, node in enumerate(nodes)}
+        bound = []
+        for node in nodes:
+            fn = self._binder.task(node.id, node)
+            before = [numbers[name] if name in numbers else plan.index[name] for name in node.required()]
+            bound.append((fn, *self._binder.sources_of(node.id, fn, node, before, names)))
+        plan.empty.update(numbers[node.id] for node, (fn, _, _) in zip(nodes, bound, strict=True) if fn is None)
+        return bound
+
+
+class _Names(Sequence[str]):
+    """The names of a graph followed by those of a patch, without copying the first."""
+
+    def __init__(self, old: Sequence[str], new: Sequence[str]) -> None:
+        self._old = old
+        self._new = new
+
+    def __len__(self) -> int:
+        return len(self._old) + len(self._new)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._old[number] if number < len(self._old) else self._new[number - len(self._old)]
+
+
+class _Snapshot:
+    """What a rule's view reads of a running graph."""
+
+    __slots__ = ("_engine", "index", "kinds", "names")
+
+    def __init__(self, engine: Engine) -> None:
+        plan = engine.state.plan
+        self._engine = engine
+        self.names = plan.names
+        self.index = plan.index
+        self.kinds = plan.kinds
+
+    def status(self, node: int) -> tuple[int, str]:
+        code = self._engine.state.status[node]
+        return code, Status(code).name.lower()
+
+    def value(self, node: int) -> Any:
+        value = self._engine.values[node]
+        return value.decode() if isinstance(value, Encoded) else value

@@ -1,0 +1,295 @@
+"""What a run leaves behind: the state of every node, the values, the errors and the times. Readers only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from dagrid.errors import (
+    PoisonousTaskError,
+    RunError,
+    TaskCancelledError,
+    TaskSkippedError,
+    TaskTimeoutError,
+    UnknownNodeError,
+    WorkerLostError,
+)
+from dagrid.execution.tracing import ExecutionTrace
+from dagrid.machine.state import NO_TASK, State, Status
+from dagrid.ports import Encoded
+
+
+class NodeStatus(str, Enum):
+    """Where a node stands, as a word."""
+
+    PENDING = "pending"
+    READY = "ready"
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
+    LOST = "lost"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class RunStatus(str, Enum):
+    """How a run stands or ended, as a word."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    PARTIALLY_SUCCEEDED = "partially_succeeded"
+    ABORTED = "aborted"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+_STATUS = {int(code): NodeStatus(code.name.lower()) for code in Status}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeResult:
+    """What became of one node.
+
+    `started` and `ended` are seconds since the run began, of the last attempt and measured where it ran; `reason` says why there
+    is no value.
+    """
+
+    name: str
+    status: NodeStatus
+    value: Any = field(default=None, repr=False)
+    error: BaseException | None = None
+    attempts: int = 0
+    worker: str = ""
+    started: float = 0.0
+    ended: float = 0.0
+    reason: str = ""
+
+    @property
+    def result(self) -> Any:
+        """The value; the same as `value`."""
+        return self.value
+
+    @property
+    def duration_seconds(self) -> float:
+        """How long the task itself took."""
+        return self.ended - self.started
+
+
+class ExecutionResult:
+    """The outcome of a run. `result["node"]` gives a node's value, or raises what the node raised."""
+
+    def __init__(
+        self,
+        state: State,
+        values: Sequence[Any],
+        errors: Mapping[int, BaseException],
+        began: float,
+        ended: float,
+        failure: BaseException | None,
+        rules: Sequence[str],
+        traced: bool,
+    ) -> None:
+        self._state = state
+        self._values = values
+        self._errors = errors
+        self._began = began
+        self._failure = failure
+        self._traced = traced
+        self.total_duration_seconds = ended - began
+        self.unapplied_rules = [rules[number] for number in state.unapplied]
+
+    def __getitem__(self, name: str) -> Any:
+        """Return the value of a node.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+            BaseException: what the node raised, with its traceback; a `TaskError` where it has no value for another reason.
+        """
+        node = self._number(name)
+        if self._state.status[node] == Status.COMPLETED:
+            return _opened(self._values[node])
+        error = self._error(node)
+        assert error is not None
+        raise error
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._state.plan.index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state.plan.names)
+
+    def __len__(self) -> int:
+        return len(self._state.plan.names)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.succeeded} succeeded"]
+        parts += [f"{count} {word}" for word, count in self.counts().items() if count and word != "completed"]
+        return f"<ExecutionResult {self.status}: {', '.join(parts)} in {self.total_duration_seconds:.3f} s>"
+
+    @property
+    def succeeded(self) -> int:
+        """How many nodes completed."""
+        return self._state.count(Status.COMPLETED)
+
+    @property
+    def failed(self) -> int:
+        """How many nodes failed, those included that were lost for good."""
+        return self._state.count(Status.FAILED) + self._state.count(Status.LOST)
+
+    @property
+    def skipped(self) -> int:
+        return self._state.count(Status.SKIPPED)
+
+    @property
+    def timed_out(self) -> int:
+        return self._state.count(Status.TIMED_OUT)
+
+    @property
+    def cancelled(self) -> int:
+        return self._state.count(Status.CANCELLED)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many nodes have each status."""
+        return {word.value: self._state.count(code) for code, word in _STATUS.items()}
+
+    @property
+    def status(self) -> RunStatus:
+        """How the run ended."""
+        if self._state.cancelled:
+            return RunStatus.ABORTED
+        if not (self.failed or self.timed_out or self.cancelled or self.unapplied_rules or self._failure):
+            return RunStatus.SUCCEEDED
+        if self._state.plan.settings.on_failure == "continue" and self.succeeded and not self._failure:
+            return RunStatus.PARTIALLY_SUCCEEDED
+        return RunStatus.FAILED
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return self.status is RunStatus.SUCCEEDED
+
+    @property
+    def node_results(self) -> Mapping[str, NodeResult]:
+        """The result of each node by name, made when it is looked at."""
+        return _NodeResults(self)
+
+    @property
+    def trace(self) -> ExecutionTrace | None:
+        """The times of the run, or None when it was not traced."""
+        return ExecutionTrace(self._state, self._began, self.total_duration_seconds) if self._traced else None
+
+    def raise_for_status(self) -> ExecutionResult:
+        """Return the result itself, or raise the first error when the run did not succeed.
+
+        Raises:
+            BaseException: what the first failed node raised, or a `RunError` that says why there is none.
+        """
+        if self.ok:
+            return self
+        if self._failure is not None:
+            raise self._failure
+        for node, status in enumerate(self._state.status):
+            if status in (Status.FAILED, Status.TIMED_OUT, Status.LOST):
+                error = self._error(node)
+                assert error is not None
+                raise error
+        if self.unapplied_rules:
+            names = ", ".join(map(repr, self.unapplied_rules))
+            raise RunError(
+                f"Nothing runs any more, and these rules never became applicable: {names}. "
+                f"Check their predicates, or mark them optional."
+            )
+        raise RunError(f"The run was {self._state.cancelled or 'stopped'} before it had ended.")
+
+    def node_result(self, name: str) -> NodeResult:
+        """Return what became of one node.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+        """
+        node = self._number(name)
+        state = self._state
+        status = state.status[node]
+        ran = state.started[node] > 0.0 and status != Status.SKIPPED and state.where[node] >= 0
+        worker = state.workers.get(state.where[node])
+        return NodeResult(
+            name,
+            _STATUS[status],
+            _opened(self._values[node]) if status == Status.COMPLETED else None,
+            self._error(node),
+            state.number_of(node) + 1 if ran else 0,
+            worker.name if worker is not None and ran else "",
+            state.started[node] - self._began if ran else 0.0,
+            state.ended[node] - self._began if ran else 0.0,
+            self._reason(node),
+        )
+
+    def _number(self, name: str) -> int:
+        try:
+            return self._state.plan.index[name]
+        except KeyError:
+            raise UnknownNodeError.of(name, self._state.plan.index, "The run had no node") from None
+
+    def _reason(self, node: int) -> str:
+        state = self._state
+        status = state.status[node]
+        if status == Status.COMPLETED:
+            return ""
+        if status == Status.SKIPPED:
+            cause = state.cause.get(node, NO_TASK)
+            if cause == NO_TASK:
+                return "it has no task"
+            return f"{state.plan.names[cause]!r} was {_STATUS[state.status[cause]].value.replace('_', ' ')}"
+        return state.detail.get(node, "")
+
+    def _error(self, node: int) -> BaseException | None:
+        state = self._state
+        status = state.status[node]
+        name = state.plan.names[node]
+        reason = self._reason(node)
+        if status == Status.COMPLETED:
+            return None
+        if status == Status.FAILED and node in self._errors:
+            return self._errors[node]
+        if status == Status.FAILED:
+            return PoisonousTaskError(f"Node {name!r} was {reason}. It is not tried again.", name)
+        if status == Status.LOST:
+            return WorkerLostError(f"The worker of node {name!r} vanished: {reason}.", name)
+        if status == Status.TIMED_OUT:
+            return TaskTimeoutError(f"Node {name!r} took longer than its {reason}.", name)
+        if status == Status.SKIPPED:
+            return TaskSkippedError(f"Node {name!r} was skipped: {reason}.", name)
+        return TaskCancelledError(f"Node {name!r} has no value: {reason or 'it did not run'}.", name)
+
+
+class _NodeResults(Mapping[str, NodeResult]):
+    def __init__(self, result: ExecutionResult) -> None:
+        self._result = result
+
+    def __getitem__(self, name: str) -> NodeResult:
+        return self._result.node_result(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._result)
+
+    def __len__(self) -> int:
+        return len(self._result)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._result
+
+
+def _opened(value: Any) -> Any:
+    return value.decode() if isinstance(value, Encoded) else value
+
+

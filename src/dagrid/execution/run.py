@@ -1,0 +1,165 @@
+"""A handle on a run: wait for it, cancel it, read its events, ask why something does not run. It decides nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+from dagrid.errors import UnknownNodeError
+from dagrid.execution.engine import Engine
+from dagrid.execution.results import ExecutionResult, NodeStatus
+from dagrid.machine.explain import explain
+from dagrid.machine.state import Status
+from dagrid.ports import Observer, RunEvent
+
+INTERRUPT_GRACE = 0.5
+
+
+class Run:
+    """One execution of a graph, under way or over. `await run` waits for it without blocking the event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        traced: bool = True,
+        observers: Sequence[Observer] = (),
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._traced = traced
+        self._release = release
+        self._closing = threading.Lock()
+        self._closed = False
+        self._readers = [threading.Thread(target=self._read, args=(observer,), daemon=True) for observer in observers]
+        for reader in self._readers:
+            reader.start()
+
+    def __repr__(self) -> str:
+        state = self._engine.state
+        return f"<Run: {len(state.plan) - state.remaining} of {len(state.plan)} nodes have ended>"
+
+    @property
+    def done(self) -> bool:
+        """Whether every node has ended."""
+        return self._engine.done.is_set()
+
+    def wait(self, timeout: float | None = None) -> ExecutionResult:
+        """Wait for the end of the run.
+
+        Args:
+            timeout: seconds; None waits for ever.
+
+        Raises:
+            TimeoutError: the run goes on, and can be waited for again.
+        """
+        self._engine.attend()
+        if not self._engine.done.wait(timeout):
+            raise TimeoutError(f"The run has not ended after {timeout:g} s; it goes on. Wait again, or cancel it.")
+        self._close()
+        return self.result()
+
+    def wait_or_interrupt(self) -> ExecutionResult:
+        """Wait for the end; Ctrl-C cancels the run, and the result says so. A second Ctrl-C is raised."""
+        try:
+            return self.wait()
+        except KeyboardInterrupt:
+            self.cancel("interrupted by Ctrl-C")
+            return self.wait(INTERRUPT_GRACE)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Stop the run: nothing new starts, what runs is stopped where the backend can, the rest is cancelled."""
+        self._engine.cancel(reason)
+
+    def result(self) -> ExecutionResult:
+        """Return the result as it stands."""
+        engine = self._engine
+        ended = engine.ended if self.done else engine.now()
+        names = [rule.name for rule in engine.rules]
+        return ExecutionResult(
+            engine.state, engine.values, engine.errors, engine.began, ended, engine.failure, names, self._traced
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Return how many nodes have each status at this moment."""
+        return {status.name.lower(): self._engine.state.count(status) for status in Status}
+
+    def status(self, name: str) -> NodeStatus:
+        """Return where a node stands at this moment."""
+        return NodeStatus(Status(self._engine.state.status[self._number(name)]).name.lower())
+
+    def explain(self, name: str) -> str:
+        """Return in words why a node is not running, or how it ended.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+        """
+        return explain(self._engine.state, self._number(name), self._engine.now())
+
+    def events(self, follow: bool = True) -> Iterator[RunEvent]:
+        """Yield the facts of the run in their order.
+
+        Args:
+            follow: wait for further ones until the run has ended; otherwise stop at the last one there is.
+        """
+        for batch in self._batches(follow):
+            yield from batch
+
+    def __await__(self) -> Generator[Any, None, ExecutionResult]:
+        import asyncio
+
+        return asyncio.to_thread(self.wait).__await__()
+
+    def _batches(self, follow: bool) -> Iterator[list[RunEvent]]:
+        engine = self._engine
+        changed = engine.watch() if follow else None
+        position = 0
+        while True:
+            over = engine.done.is_set()
+            until = len(engine.state.journal)
+            if until > position:
+                yield [self._event(position + offset, fact) for offset, fact in enumerate(engine.state.facts(position, until))]
+                position = until
+            if changed is None or over:
+                return
+            changed.wait()
+            changed.clear()
+
+    def _event(self, sequence: int, fact: Any) -> RunEvent:
+        state = self._engine.state
+        worker = state.workers.get(fact.worker)
+        return RunEvent(
+            sequence,
+            max(fact.at - self._engine.began, 0.0),
+            fact.kind.name.lower(),
+            state.plan.names[fact.node] if fact.node >= 0 else "",
+            fact.number + 1 if fact.node >= 0 else 0,
+            worker.name if worker is not None else "",
+            fact.detail,
+        )
+
+    def _read(self, observer: Observer) -> None:
+        observer.begin(self)
+        try:
+            for batch in self._batches(True):
+                observer.observe(batch)
+        finally:
+            observer.end()
+
+    def _close(self) -> None:
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        self._engine.close()
+        if self._release is not None:
+            self._release()
+        for reader in self._readers:
+            reader.join()
+
+    def _number(self, name: str) -> int:
+        index = self._engine.state.plan.index
+        if name not in index:
+            raise UnknownNodeError.of(name, index, "The run has no node")
+        return index[name]

@@ -1,0 +1,88 @@
+"""Why is this node not running? The answer in words, from the state alone."""
+
+from __future__ import annotations
+
+from dagrid.machine.pick import matches
+from dagrid.machine.state import (
+    COMPLETED,
+    NO_TASK,
+    PENDING,
+    QUEUED,
+    READY,
+    RUNNING,
+    SKIPPED,
+    WAITING,
+    State,
+    Status,
+)
+
+SHOWN = 5
+
+
+def explain(state: State, node: int, at: float) -> str:
+    """Return one sentence on why a node is not running, or on how it ended.
+
+    Args:
+        state: of the run.
+        node: its number.
+        at: the present time of the run's clock, in seconds.
+    """
+    status = state.status[node]
+    name = state.plan.names[node]
+    if status == PENDING:
+        return f"{name!r} waits for {_unfinished(state, node)}."
+    if status == READY:
+        return f"{name!r} is ready and waits for {_lacking(state, node)}."
+    if status == QUEUED:
+        worker = state.workers[state.where[node]]
+        return f"{name!r} is queued on worker {worker.name!r}, behind {_ahead(state, node)}."
+    if status == RUNNING:
+        worker = state.workers[state.where[node]]
+        return f"{name!r} has been running on worker {worker.name!r} for {at - state.started[node]:.3f} s."
+    if status == WAITING:
+        return f"{name!r} failed and is tried again in {max(state.due.get(node, at) - at, 0.0):.3f} s."
+    if status == SKIPPED:
+        cause = state.cause.get(node, NO_TASK)
+        if cause == NO_TASK:
+            return f"{name!r} was passed over: it has no task."
+        return f"{name!r} was skipped, because {state.plan.names[cause]!r} was {_word(state.status[cause])}."
+    took = f" after {state.ended[node] - state.started[node]:.3f} s" if status == COMPLETED else ""
+    detail = state.detail.get(node, "")
+    return f"{name!r} {_word(status)}{took}{f': {detail}' if detail else ''}."
+
+
+def _unfinished(state: State, node: int) -> str:
+    waiting = [each for each in state.plan.predecessors[node] if state.status[each] < COMPLETED]
+    shown = ", ".join(f"{state.plan.names[each]!r} ({_word(state.status[each])})" for each in waiting[:SHOWN])
+    return shown + (f" and {len(waiting) - SHOWN} more" if len(waiting) > SHOWN else "")
+
+
+def _lacking(state: State, node: int) -> str:
+    request = state.plan.requests[state.plan.groups[node]]
+    for name, amount in request.resources:
+        if state.available[name] < amount:
+            return f"{amount:g} of resource {name!r}, of which {state.available[name]:g} is free"
+    limit = state.plan.settings.max_concurrency
+    if limit is not None and state.active >= limit:
+        return f"max_concurrency: {state.active} of {limit} nodes are under way"
+    if state.sequential:
+        return "a sequential node to end, beside which nothing else runs"
+    if request.sequential and state.active:
+        return f"the {state.active} nodes under way to end, because it runs alone"
+    workers = [worker for worker in state.workers.values() if not worker.gone]
+    if not workers:
+        return "a worker: none has joined yet"
+    if request.selector and not any(matches(worker.labels, request.selector) for worker in workers):
+        wanted = ", ".join(f"{label}={value}" for label, value in request.selector)
+        return f"a worker with the labels {wanted}: none of the {len(workers)} has them"
+    return "a free slot"
+
+
+def _ahead(state: State, node: int) -> str:
+    queue = list(state.queues[state.where[node]])
+    position = next((place for place, attempt in enumerate(queue) if attempt & 0xFFFFFFFF == node), 0)
+    return f"{position} others" if position != 1 else "1 other"
+
+
+def _word(status: int) -> str:
+    return Status(status).name.lower().replace("_", " ")
