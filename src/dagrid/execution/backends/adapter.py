@@ -18,8 +18,9 @@ from contextvars import copy_context
 from typing import Any
 
 from dagrid.errors import BackendClosedError
+from dagrid.execution.backends.base import opened
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
-from dagrid.ports import Backend, Bundle, Call, Capabilities, Encoded, FourMethods, Host
+from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host
 
 DEFAULT_SLOTS = 32
 _CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
@@ -46,15 +47,6 @@ def adapt(stranger: FourMethods) -> Backend:
     if missing:
         raise TypeError(f"{stranger!r} is no backend: it has no {', '.join(missing)}. Give it the missing methods.")
     return StrangerBackend(stranger)
-
-
-def opened(value: Any) -> Any:
-    """Return what an encoded value holds, and any other value as it is.
-
-    Only a class that inherits from `Encoded` counts: values of the user's may well have a method `decode`, bytes among
-    them.
-    """
-    return value.decode() if Encoded in type(value).__mro__ else value
 
 
 class StrangerBackend:
@@ -165,8 +157,8 @@ class _Flight:
 class _Session:
     """One run's use of a stranger.
 
-    `submit`, `cancel` and `result` of a stranger may block: one thread submits and cancels, others wait for results. A future
-    that calls back is waited for only when it is done, so that one or two waiting threads are enough for it.
+    `submit`, `cancel` and `result` of a stranger may block: one thread submits and cancels, others wait for results. A
+    future that calls back is waited for only when it is done, so that one or two waiting threads are enough for it.
     """
 
     def __init__(self, stranger: FourMethods, host: Host, slots: int) -> None:
