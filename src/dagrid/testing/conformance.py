@@ -420,9 +420,9 @@ class BackendConformance:
                 probe.session.wake(worker.worker)
                 if not worker.pulls:
                     probe.session.perform(Bundle(worker.worker, [Call(99, "late", _echo)]))
-            probe.session.attend()
             visit.release()
             visit.wait_gone()
+            probe.session.attend()
             probe.backend.close()
             assert not probe.after_close
 
