@@ -65,7 +65,9 @@ class Submissions:
         name = getattr(fn, "__qualname__", type(fn).__qualname__)
         with self._guard:
             if self._ended:
-                raise BackendClosedError(f"The backend {self._name!r} is closed. Make a new one, or submit before you close it.")
+                raise BackendClosedError(
+                    f"The backend {self._name!r} is closed. Make a new one, or submit before you close it."
+                )
             attempt = next(self._attempts)
             self._calls[attempt] = (Call(attempt, name, fn, args, kwargs or None), future)
             self._queue.append(attempt)
@@ -91,7 +93,9 @@ class Submissions:
             self._queue.clear()
         for future in left:
             if future.running() or future.set_running_or_notify_cancel():
-                future.set_exception(BackendClosedError(f"The backend {self._name!r} was closed before the call had ended."))
+                future.set_exception(
+                    BackendClosedError(f"The backend {self._name!r} was closed before the call had ended.")
+                )
 
     # What a backend asks of its host.
 
@@ -182,7 +186,9 @@ class Submissions:
                 for attempt in sorted(place.under_way & place.started):
                     found = self._calls.pop(attempt, None)
                     if found:
-                        settled.append((found[1], None, WorkerLostError(f"The call was lost with its worker: {reason}.")))
+                        settled.append(
+                            (found[1], None, WorkerLostError(f"The call was lost with its worker: {reason}."))
+                        )
                 self._queue.extendleft(sorted(place.under_way - place.started, reverse=True))
             case _:
                 pass

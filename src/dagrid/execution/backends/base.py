@@ -25,15 +25,15 @@ DistributedBackend = FourMethods
 
 def opened(value: Any) -> Any:
     """Return a value that a backend reported, decoded if it is still in the form in which it travelled."""
-    return value.decode() if Encoded in type(value).__mro__ else value
+    return value.decode() if isinstance(value, Encoded) else value
 
 
 class BackendBase(ABC):
     """A backend: a place that performs attempts.
 
-    A subclass gives `name` and `capabilities`, opens sessions in `open` (calling `check_open` first) and lets go of everything
-    in `release`, which is called once. From these come the public methods: `submit`, `result`, `shutdown`, `close` and the
-    `with` statement.
+    A subclass gives `name` and `capabilities`, opens sessions in `open` (calling `check_open` first) and lets go of
+    everything in `release`, which is called once. From these come the public methods: `submit`, `result`, `shutdown`,
+    `close` and the `with` statement.
     """
 
     name: ClassVar[str]
@@ -102,12 +102,16 @@ class BackendBase(ABC):
     def check_open(self) -> None:
         """Raise `BackendClosedError` if the backend is closed."""
         if self._closed:
-            raise BackendClosedError(f"The backend {self.name!r} is closed. Make a new one, or submit before you close it.")
+            raise BackendClosedError(
+                f"The backend {self.name!r} is closed. Make a new one, or submit before you close it."
+            )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
