@@ -286,7 +286,7 @@ class Probe:
         self._changed.notify_all()
 
     def _dispatch(self) -> None:
-        """Hand out work whenever something changed; the loop of a thread of its own, so that no report is ever kept waiting."""
+        """Hand out work whenever something changed; a thread of its own does, so that no report is kept waiting."""
         seen = -1
         while True:
             with self._changed:
