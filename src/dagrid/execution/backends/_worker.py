@@ -20,9 +20,11 @@ from struct import Struct
 from time import perf_counter
 
 try:
-    from _pickle import dumps as dumps, loads as loads
+    from _pickle import dumps as dumps
+    from _pickle import loads as loads
 except ImportError:
-    from pickle import dumps as dumps, loads as loads
+    from pickle import dumps as dumps
+    from pickle import loads as loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -336,8 +336,9 @@ class Pool:
 
     def _bury(self, process: Process) -> None:
         """A process is dead: take the results that it had written, tell everybody, and start another."""
-        while (records := process.result.read()) is not None:
-            self._take(process, records)
+        if process not in self._processes:
+            return
+        self._read_all(process)
         self._processes.remove(process)
         self._unwatch(process)
         killed = process.leaving
@@ -412,10 +413,27 @@ class Pool:
             return
         process = session.processes.get(bundle.worker)
         if process is not None:
+            if len(self._sessions) > 1:
+                process = self._spare(session, bundle.worker, process)
             process.unsent += [Item(session, call) for call in bundle.calls]
         elif bundle.worker in session.processes:
             for call in bundle.calls:
                 self._refuse(session, bundle.worker, call, BackendError(self._broken), False)
+
+    def _spare(self, session: _Session, number: int, process: Process) -> Process:
+        """Where a process is busy for other runs only and another one has nothing to do, let them change numbers.
+
+        A run sees its own work alone and cannot know which of the processes that it shares are free.
+        """
+        busy = [*process.under_way.values(), *process.unsent]
+        if not busy or any(item.owner is session for item in busy):
+            return process
+        for idle, other in session.numbers.items():
+            if not idle.under_way and not idle.unsent and not idle.leaving:
+                session.numbers[process], session.numbers[idle] = other, number
+                session.processes[other], session.processes[number] = process, idle
+                return idle
+        return process
 
     def recall(self, session: _Session, worker: int, attempts: Sequence[int]) -> None:
         process = session.processes.get(worker)
@@ -508,10 +526,12 @@ class Pool:
             self._selector.unregister(process.pidfd)
 
     def _on_result(self, process: Process) -> None:
+        if process not in self._processes:
+            return  # it was buried by what became ready together with this
         records = process.result.read()
         if records:
             self._take(process, records)
-        elif process.result.ended and process in self._processes:
+        elif process.result.ended:
             self._bury(process)
 
     def _read_all(self, process: Process) -> None:
