@@ -421,7 +421,9 @@ def test_a_waiting_call_is_cancelled_without_force(one: MultiprocessingBackend, 
     assert [host.value(0), host.value(2)] == ["done", "last"]
 
 
-def test_the_end_of_a_session_stops_its_work_and_no_others(two: MultiprocessingBackend, gates: Callable[[], Gate]) -> None:
+def test_the_end_of_a_session_stops_its_work_and_no_others(
+    two: MultiprocessingBackend, gates: Callable[[], Gate]
+) -> None:
     """A run that is over must not hold processes; what another run had waiting there is given back to it."""
     first, second = Recorder(two), Recorder(two)
     mine, theirs = gates(), gates()
@@ -506,7 +508,9 @@ from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from tests.backends import process_tasks as tasks
 MultiprocessingBackend(2).submit(tasks.hold_with_child, {gate.path!r}).result()
 """
-    parent = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     gate.meet()
     parent.send_signal(signal.SIGKILL)
     parent.wait()
