@@ -506,30 +506,34 @@ def test_a_backend_that_is_dropped_ends_its_processes(gate: Gate) -> None:
     gate.wait_gone()
 
 
-def test_a_fork_of_the_program_does_not_keep_workers_alive(tmp_path: Path) -> None:
+def test_a_fork_of_the_program_does_not_keep_workers_alive(gates: Callable[[], Gate]) -> None:
     """A program may use the fork of multiprocessing beside us; its children must not stand in for their parent."""
-    done = run_script(
-        tmp_path,
-        """
-import os
+    task, child = gates(), gates()
+    program = f"""
+import os, signal
 from dagrid.errors import BackendClosedError
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from tests.backends import process_tasks as tasks
 backend = MultiprocessingBackend(1)
-assert backend.submit(lambda: 1).result() == 1
-child = os.fork()
-if not child:
-    try:
-        MultiprocessingBackend(1)
-        backend._pool.open(None, backend)
-    except BackendClosedError:
-        os._exit(7)
-    os._exit(8)
-assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-assert backend.submit(lambda: 2).result() == 2
-backend.close()
-""",
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+backend.submit(tasks.nothing).result()
+backend.submit(tasks.hold, {task.path!r})
+if os.fork():
+    signal.pause()
+try:
+    backend.open(None)
+except BackendClosedError:
+    tasks.hold({child.path!r})
+os._exit(0)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    parent = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    task.meet()
+    child.meet()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    task.wait_gone()
+    child.release()
+    child.wait_gone()
 
 
 # How it is used.
