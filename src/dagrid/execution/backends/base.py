@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dagrid.errors import BackendClosedError
 from dagrid.ports import Capabilities, Encoded, Host, Session
+from dagrid.ports import FourMethods as DistributedBackend
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from dagrid.execution.backends._submitted import Submissions
+
+__all__ = ["BackendBase", "DistributedBackend", "opened"]
 
 
 def opened(value: Any) -> Any:
