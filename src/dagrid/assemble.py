@@ -31,7 +31,7 @@ from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
-from dagrid.ports import Backend, Clock, FourMethods, Observer
+from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker
 
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
@@ -50,7 +50,7 @@ def start(
     rules: Sequence[Rule] = (),
     max_nodes: int = 1_000_000,
     progress: bool | None = None,
-    observers: Sequence[Observer] = (),
+    observers: Sequence[Observer | Onlooker] = (),
     tracing: bool = True,
     seed: int | None = None,
     clock: Clock = REAL_CLOCK,
@@ -69,8 +69,8 @@ def start(
         node_timeout: seconds for nodes without a timeout of their own.
         rules: make the graph grow while it runs.
         max_nodes: a growing graph may not have more nodes than this.
-        progress: a progress bar on stderr; by default on long runs when stderr is a terminal.
-        observers: readers of the run's events.
+        progress: a progress bar on stderr; by default, when stderr is a terminal, one that appears after a second.
+        observers: readers of the run's events, or onlookers that follow its handle.
         tracing: whether the result has a trace.
         seed: of the random draws (jitter); None draws differently in each run.
         clock: where time comes from.
@@ -209,9 +209,9 @@ def _refuse_selectors(plan: Plan, place: Backend) -> None:
             )
 
 
-def _progress(wanted: bool | None) -> list[Observer]:
-    if wanted is False or (wanted is None and not sys.stderr.isatty()):
+def _progress(wanted: bool | None) -> list[Onlooker]:
+    if wanted is False or (wanted is None and not (sys.stderr and sys.stderr.isatty())):
         return []
     from dagrid.observe.progress import Progress
 
-    return [Progress()]
+    return [Progress(REAL_CLOCK, delay=0.0 if wanted else 1.0)]

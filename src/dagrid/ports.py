@@ -205,11 +205,36 @@ class RunEvent:
     detail: str = ""
 
 
-class Observer(Protocol):
-    """A reader of a run's events. It is called in order, from one thread, in batches, and never under a lock."""
+class RunView(Protocol):
+    """What may be seen of a run while it goes on; `dagrid.Run` is one. Reading it costs the run nothing."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def ended(self) -> int: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    def counts(self) -> dict[str, int]: ...
+
+    def running(self, limit: int | None = None) -> list[str]: ...
+
+
+class Onlooker(Protocol):
+    """Who looks at a run when it likes, through its handle; the run tells it nothing but when it begins and that it is over."""
 
     def begin(self, run: Any) -> None: ...
 
-    def observe(self, events: Sequence[RunEvent]) -> None: ...
-
     def end(self) -> None: ...
+
+
+@runtime_checkable
+class Observer(Onlooker, Protocol):
+    """A reader of a run's events. It is called in order, from one thread, in batches, and never under a lock."""
+
+    def observe(self, events: Sequence[RunEvent]) -> None: ...
