@@ -85,11 +85,14 @@ def show(console: Console, figure: Figure, took: float) -> None:
 
 
 def cell(figure: Figure, row: str, column: str) -> str:
-    """Return a median, and in parentheses how many times the subject's it is."""
+    """Return a median, and in parentheses how many times the subject's it is, or of the subject the spread."""
     ratio = figure.ratio(row, column, figure.subject)
     value = figure.rows[row][column]
     text = f"{value:.0f}" if value >= 100 else f"{value:.2f}"
-    return text if ratio is None or row == figure.subject else f"{text} (x{ratio:.3g})"
+    if row != figure.subject:
+        return text if ratio is None else f"{text} (x{ratio:.3g})"
+    low, high = figure.spread[row][column]
+    return text if low == high else f"{text} ({low:.3g} to {high:.3g})"
 
 
 if __name__ == "__main__":

@@ -23,39 +23,45 @@ def bare_loop(shape: Shape, workers: int = 2) -> None:
     waiting = [len(before) for before in takes]
     shared = deque(node for node, missing in enumerate(waiting) if not missing)
     lock = threading.Lock()
-    work = threading.Semaphore(len(shared))
-    sleepers = 0
+    wake: SimpleQueue[None] = SimpleQueue()
+    asleep = 0
     left = len(shape)
 
     def serve() -> None:
-        nonlocal left, sleepers
-        following = -1
+        nonlocal left, asleep
+        node = -1
         while True:
-            if following < 0:
-                sleepers += 1
-                work.acquire()
-                sleepers -= 1
-                if not left:
-                    return
-                following = shared.popleft()
-            node = following
+            if node < 0:
+                with lock:
+                    if shared:
+                        node = shared.popleft()
+                    elif not left:
+                        return
+                    else:
+                        asleep += 1
+                if node < 0:
+                    wake.get()
+                    continue
             values[node] = fns[node](*[values[each] for each in takes[node]])
             following = -1
             with lock:
                 left -= 1
                 for after in follows[node]:
-                    waiting[after] -= 1
-                    if not waiting[after]:
-                        if following < 0:
-                            following = after
-                        else:
-                            shared.append(after)
-                            work.release()
-                if following < 0 and work.acquire(False):
+                    waiting[after] = missing = waiting[after] - 1
+                    if missing:
+                        continue
+                    if following < 0:
+                        following = after
+                    else:
+                        shared.append(after)
+                while asleep and (shared or not left):
+                    asleep -= 1
+                    wake.put(None)
+                    if left:
+                        break
+                if following < 0 and shared:
                     following = shared.popleft()
-                if not left:
-                    for _ in range(workers):
-                        work.release()
+            node = following
 
     _together(serve, workers)
     shape.check(values)
