@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -51,6 +52,14 @@ def hold_with_child(path: str) -> None:
     """The same in a process of the task's own, which the task waits for."""
     program = f"import sys; sys.path[:] = {sys.path!r}\nfrom tests.backends.process_tasks import hold; hold({path!r})"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def hold_everything(path: str) -> None:
+    """Say hello, then wait in C without ever letting go of the interpreter."""
+    with open(f"{path}.up", "w") as up:
+        up.write(f"{os.getpid()}\n")
+        up.flush()
+        ctypes.PyDLL(None).pause()
 
 
 def leave(code: int) -> None:

@@ -262,13 +262,14 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     state.remaining -= 1
     state.journal.append(node)
     waiting = state.waiting
-    for after in state.plan.successors[node]:
+    plan = state.plan
+    for after in plan.successors[node]:
         waiting[after] = missing = waiting[after] - 1
         if missing or status[after]:
             continue
         if state.fast:
             status[after] = READY
-            heappush(state.heap, state.plan.keys[after])
+            heappush(state.heap, plan.keys[after])
         else:
             make_ready(state, after)
 

@@ -83,7 +83,6 @@ class Probe:
         self._gone: set[int] = set()
         self._numbers = 0
         self._calls: dict[int, Call] = {}
-        self._functions: dict[int, int] = {}
         self._queue: deque[int] = deque()
         self._where: dict[int, int] = {}
         self._started: set[int] = set()
@@ -110,8 +109,7 @@ class Probe:
         """Queue a call and return its attempt number."""
         with self._changed:
             attempt = len(self._calls)
-            key = self._functions.setdefault(id(fn), len(self._functions))
-            self._calls[attempt] = Call(attempt, f"node-{attempt}", fn, args, kwargs or None, key)
+            self._calls[attempt] = Call(attempt, f"node-{attempt}", fn, args, kwargs or None)
             self._queue.append(attempt)
             self._stir()
         return attempt
