@@ -42,7 +42,7 @@ def start(
     dag: DAG,
     tasks: Mapping[str, Callable[..., Any]] | None = None,
     *,
-    backend: BackendLike = DEFAULT_BACKEND,
+    backend: BackendLike | None = None,
     max_concurrency: int | None = None,
     resources: Mapping[str, float] | None = None,
     on_failure: OnFailure = "skip",
@@ -61,7 +61,8 @@ def start(
         dag: the graph.
         tasks: functions by node name, for nodes that have none of their own or shall have another one.
         backend: where it runs: a name or URL such as "thread", "inline" or "multiprocessing?max_workers=2", a backend object, or
-            any object with `name`, `submit`, `result` and `shutdown`. One made of a name is closed at the end of the run.
+            any object with `name`, `submit`, `result` and `shutdown`. One made of a name is closed at the end of the run. By
+            default threads, as many as `max_concurrency` says.
         max_concurrency: how many nodes may run at once; by default what the graph says.
         resources: the capacity of each named resource that nodes ask for.
         on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
@@ -82,6 +83,8 @@ def start(
         max_concurrency = dag.max_concurrency
     settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
     compiled = _compile(dag, tasks, settings, grows=bool(rules))
+    if backend is None:
+        backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
     place, owned = open_backend(backend)
     try:
         if not place.capabilities.matches_selectors:

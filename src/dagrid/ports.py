@@ -142,7 +142,10 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """End this use: attempts under way are stopped where possible and nothing is reported any more. May be called twice."""
+        """End this use: attempts under way are stopped where possible and nothing is reported any more. May be called twice.
+
+        What a worker that pulls still delivers afterwards is refused by the host.
+        """
         ...
 
 
