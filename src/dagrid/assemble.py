@@ -11,8 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from dagrid.errors import (
@@ -32,6 +31,9 @@ from dagrid.graph.dag import DAG
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
 from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
@@ -139,6 +141,8 @@ def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
 @cache
 def known_backends() -> dict[str, EntryPoint]:
     """Return the backends that are registered, by name."""
+    from importlib.metadata import entry_points  # reads mail headers: 15 ms that no description of a graph needs
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
