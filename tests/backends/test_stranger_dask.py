@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dagrid.execution.backends.adapter import adapt
+from dagrid.graph import DAG, Node
 from dagrid.machine.events import Outcome
 from dagrid.ports import Backend, FourMethods
 from dagrid.testing import Gate, Probe
@@ -126,3 +127,12 @@ def test_the_four_methods_still_work(stranger: FourMethods) -> None:
     assert public.name == "dask"
     assert public.result(public.submit(sum, [1, 2, 3]), timeout=30) == 6
     public.shutdown(wait=True)
+
+
+def test_a_graph_runs_on_it(stranger: FourMethods) -> None:
+    """The object itself is the backend of a run: values flow from one worker process to the next."""
+    nodes = [Node("one", lambda: b"raw"), Node("two", lambda one: (one, os.getpid()), inputs={"one": "one"})]
+    value, pid = DAG(nodes).run(backend=stranger)["two"]
+    assert value == b"raw"
+    assert pid != os.getpid()
+    stranger.shutdown(wait=True)

@@ -49,8 +49,11 @@ class Worker:
             error = found
         with self.session.lock:
             self.current = -1
-            if self.left and not self.session.talkative:
-                return None
+            left = self.left
+        if left and self.session.talkative:
+            self.host.report([Finished(self.number, call.attempt, Outcome.COMPLETED, began, self.host.now(), value)])
+        if left:
+            return None
         if error is not None:
             return self.host.failed(self.number, call, error, began, self.host.now())
         return self.host.completed(self.number, call, value, began, self.host.now())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from types import FunctionType
 from typing import Any
 
@@ -16,21 +17,27 @@ from dagrid.errors import InvalidNodeError, UnboundParameterError, UnknownTaskEr
 from dagrid.graph.node import Node
 
 Task = Callable[..., Any]
+Gather = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 @dataclass(slots=True)
 class Bindings:
-    """By node number: the function, the nodes whose values are its positional arguments, and those passed by name."""
+    """By node number: the function, the nodes whose values are its positional arguments, and those passed by name.
+
+    `gather` takes the positional arguments out of the list of all values.
+    """
 
     fns: list[Task | None] = field(default_factory=list)
     args: list[tuple[int, ...]] = field(default_factory=list)
     kwargs: list[dict[str, int] | None] = field(default_factory=list)
+    gather: list[Gather] = field(default_factory=list)
 
     def append(self, fn: Task | None, args: tuple[int, ...], kwargs: dict[str, int] | None) -> None:
         """Add the binding of the next node."""
         self.fns.append(fn)
         self.args.append(args)
         self.kwargs.append(kwargs)
+        self.gather.append(gatherer(args))
 
     def sources(self, node: int) -> tuple[int, ...]:
         """Return the nodes whose values a node takes."""
@@ -144,14 +151,24 @@ def bind(
     Raises:
         UnboundParameterError: a parameter names no predecessor.
     """
-    bindings = Bindings(list(fns))
+    bindings = Bindings()
     for number, fn in enumerate(fns):
-        args, kwargs = binder.sources_of(names[number], fn, specs.get(number), predecessors[number], names)
-        bindings.args.append(args)
-        bindings.kwargs.append(kwargs)
+        bindings.append(fn, *binder.sources_of(names[number], fn, specs.get(number), predecessors[number], names))
     if None in bindings.fns:
         check_sources(bindings, range(len(names)), names)
     return bindings
+
+
+def gatherer(sources: tuple[int, ...]) -> Gather:
+    """Return a function that takes the values at some places out of a list, in one call without a loop."""
+    if len(sources) > 1:
+        return itemgetter(*sources)
+    if sources:
+        return itemgetter(slice(sources[0], sources[0] + 1))
+    return NOTHING
+
+
+NOTHING: Gather = itemgetter(slice(0, 0))
 
 
 def check_sources(bindings: Bindings, nodes: Iterable[int], names: Sequence[str]) -> None:

@@ -64,7 +64,7 @@ class Engine:
         self._binder = binder
         self._bindings = bindings
         self._fns = bindings.fns
-        self._args = bindings.args
+        self._gather = bindings.gather
         self._kwargs = bindings.kwargs
         self._names = plan.names
         self._session: Session | None = None
@@ -245,14 +245,12 @@ class Engine:
     def _call(self, attempt: int) -> Call:
         node = attempt & NODE_MASK
         values = self.values
-        sources = self._args[node]
         named = self._kwargs[node]
-        fn = self._fns[node]
         return Call(
             attempt,
             self._names[node],
-            fn,  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
-            (values[sources[0]],) if len(sources) == 1 else tuple(map(values.__getitem__, sources)),
+            self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
+            self._gather[node](values),
             {name: values[source] for name, source in named.items()} if named else None,
         )
 

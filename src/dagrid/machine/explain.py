@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dagrid.machine.pick import matches
+from dagrid.machine.plan import SHARES
 from dagrid.machine.state import (
     COMPLETED,
     NO_TASK,
@@ -61,7 +62,8 @@ def _lacking(state: State, node: int) -> str:
     request = state.plan.requests[state.plan.groups[node]]
     for name, amount in request.resources:
         if state.available[name] < amount:
-            return f"{amount:g} of resource {name!r}, of which {state.available[name]:g} is free"
+            free = state.available[name] / SHARES
+            return f"{amount / SHARES:g} of resource {name!r}, of which {free:g} is free"
     limit = state.plan.settings.max_concurrency
     if limit is not None and state.active >= limit:
         return f"max_concurrency: {state.active} of {limit} nodes are under way"

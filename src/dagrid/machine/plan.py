@@ -19,6 +19,7 @@ from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT
 OnFailure = Literal["skip", "continue", "stop"]
 PRIORITY_SHIFT = 80
 TICKS_PER_COST = 1_000_000
+SHARES = 1_000_000
 MOST_TICKS = (1 << (PRIORITY_SHIFT - NUMBER_SHIFT)) - 1
 
 
@@ -71,9 +72,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a group of nodes needs in order to start; nodes with equal requests share one ready queue."""
+    """What a group of nodes needs in order to start; nodes with equal requests share one ready queue.
 
-    resources: tuple[tuple[str, float], ...] = ()
+    Amounts of resources are whole numbers, see `shares`.
+    """
+
+    resources: tuple[tuple[str, int], ...] = ()
     selector: tuple[tuple[str, str], ...] = ()
     sequential: bool = False
 
@@ -250,7 +254,13 @@ class Plan:
                     f"Node {node.id!r} asks for {amount:g} of resource {name!r}, and the run has {capacity:g} in all: it could "
                     f"never start. Ask for less or raise the capacity."
                 )
-        return Request(tuple(sorted(node.resources.items())), tuple(sorted(node.selector.items())), node.is_sequential)
+        amounts = tuple(sorted((name, shares(amount)) for name, amount in node.resources.items()))
+        return Request(amounts, tuple(sorted(node.selector.items())), node.is_sequential)
+
+
+def shares(amount: float) -> int:
+    """Return an amount of a resource in millionths: whole numbers, of which as much comes back as was taken."""
+    return max(round(amount * SHARES), 1)
 
 
 def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:

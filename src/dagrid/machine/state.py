@@ -13,7 +13,7 @@ from heapq import heappush
 
 from dagrid.errors import IllegalTransitionError
 from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, Fact, Kind, attempt_id
-from dagrid.machine.plan import Plan
+from dagrid.machine.plan import Plan, shares
 
 
 class Status(IntEnum):
@@ -147,7 +147,7 @@ class State:
         self.remaining = count
         self.active = 0
         self.sequential = False
-        self.available = dict(plan.settings.resources)
+        self.available = {name: shares(capacity) for name, capacity in plan.settings.resources.items()}
         self.workers: dict[int, Worker] = {}
         self.queues: dict[int, dict[int, None]] = {}
         self.idle: dict[int, None] = {}
@@ -262,13 +262,14 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     state.remaining -= 1
     state.journal.append(node)
     waiting = state.waiting
-    for after in state.plan.successors[node]:
+    plan = state.plan
+    for after in plan.successors[node]:
         waiting[after] = missing = waiting[after] - 1
         if missing or status[after]:
             continue
         if state.fast:
             status[after] = READY
-            heappush(state.heap, state.plan.keys[after])
+            heappush(state.heap, plan.keys[after])
         else:
             make_ready(state, after)
 

@@ -16,7 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagrid.execution.backends.adapter import opened
+from dagrid.execution.backends.base import opened
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
 from dagrid.ports import Backend, Bundle, Call
 
@@ -83,7 +83,6 @@ class Probe:
         self._gone: set[int] = set()
         self._numbers = 0
         self._calls: dict[int, Call] = {}
-        self._functions: dict[int, int] = {}
         self._queue: deque[int] = deque()
         self._where: dict[int, int] = {}
         self._started: set[int] = set()
@@ -91,14 +90,12 @@ class Probe:
         self._cancelled: set[int] = set()
         self._terminals: dict[int, list[ProbeOutcome]] = {}
         self._work = 0
+        self._spoken = 0
         self._ending = False
         self._closed = False
         self.session = backend.open(self)
-        for name, action in (("dispatch", self._dispatch), ("attend", self.session.attend)):
-            loop = threading.Thread(
-                target=copy_context().run, args=(self._serve, action), name=f"probe-{name}", daemon=True
-            )
-            loop.start()
+        for loop in (self._dispatch, self._attend):
+            threading.Thread(target=copy_context().run, args=(loop,), name="probe", daemon=True).start()
 
     def __enter__(self) -> Probe:
         return self
@@ -112,8 +109,7 @@ class Probe:
         """Queue a call and return its attempt number."""
         with self._changed:
             attempt = len(self._calls)
-            key = self._functions.setdefault(id(fn), len(self._functions))
-            self._calls[attempt] = Call(attempt, f"node-{attempt}", fn, args, kwargs or None, key)
+            self._calls[attempt] = Call(attempt, f"node-{attempt}", fn, args, kwargs or None)
             self._queue.append(attempt)
             self._stir()
         return attempt
@@ -161,8 +157,14 @@ class Probe:
                     self._end(attempt, ProbeOutcome(Outcome.CANCELLED))
                     return
                 worker = self._where.get(attempt)
-            if worker is None:
-                return
+                if worker is None:
+                    return
+                place = self._workers.get(worker)
+                if place is None or place.joined.pulls:
+                    # Like the engine: the host knows what such a worker has, and nothing may change meanwhile.
+                    if place is not None and attempt in place.held:
+                        self.session.cancel(worker, attempt)
+                    return
             self.session.cancel(worker, attempt)
 
     def recall(self, *attempts: int) -> None:
@@ -255,14 +257,20 @@ class Probe:
             return self._hand_out(worker)
 
     def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
-        self.report([Finished(worker, call.attempt, Outcome.COMPLETED, started, ended, value)])
-        return self.next(worker)
+        return self._deliver(Finished(worker, call.attempt, Outcome.COMPLETED, started, ended, value))
 
     def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
-        self.report([Finished(worker, call.attempt, Outcome.FAILED, started, ended, error, str(error))])
-        return self.next(worker)
+        return self._deliver(Finished(worker, call.attempt, Outcome.FAILED, started, ended, error, str(error)))
 
-    # Below, the lock is held by whoever calls, but for `_until`, `_serve` and `_dispatch`.
+    def _deliver(self, event: Finished) -> Call | None:
+        """Hand out work whenever something changed; a thread of its own does, so that no report is kept waiting."""
+        with self._changed:
+            if self._closed or event.worker in self._gone:
+                return None
+            self.report([event])
+            return self._hand_out(event.worker)
+
+    # Below, the lock is held by whoever calls, but for `_until` and the two loops.
 
     def _until(self, holds: Callable[[], bool], what: str, timeout: float | None = None) -> None:
         limit = self.patience if timeout is None else timeout
@@ -275,7 +283,8 @@ class Probe:
         self._work += 1
         self._changed.notify_all()
 
-    def _serve(self, action: Callable[[], None]) -> None:
+    def _dispatch(self) -> None:
+        """Hand out work whenever something changed; a thread of its own does, so that no report is kept waiting."""
         seen = -1
         while True:
             with self._changed:
@@ -283,17 +292,28 @@ class Probe:
                 if self._ending:
                     return
                 seen = self._work
-            action()
-
-    def _dispatch(self) -> None:
-        with self._speaking:
+            with self._speaking:
+                with self._changed:
+                    wakes = self._wakes()
+                    bundles = self._bundles()
+                for worker in wakes:
+                    self.session.wake(worker)
+                for bundle in bundles:
+                    self.session.perform(bundle)
             with self._changed:
-                wakes = self._wakes()
-                bundles = self._bundles()
-            for worker in wakes:
-                self.session.wake(worker)
-            for bundle in bundles:
-                self.session.perform(bundle)
+                self._spoken += 1
+                self._changed.notify_all()
+
+    def _attend(self) -> None:
+        """Lend a thread to the backend after each time that it was spoken to."""
+        seen = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._spoken != seen or self._ending)  # noqa: B023 - called at once
+                if self._ending:
+                    return
+                seen = self._spoken
+            self.session.attend()
 
     def _wakes(self) -> list[int]:
         wanted = len(self._queue) - sum(worker.woken for worker in self._workers.values())

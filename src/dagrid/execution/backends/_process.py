@@ -30,6 +30,9 @@ PIPE_SIZE = 1 << 20
 
 # The code comes on the data pipe, so that the start depends on no path and compiles nothing.
 BOOTSTRAP = """\
+import sys
+if sys.path and not sys.path[0]:
+    del sys.path[0]
 import marshal, os
 code = b""
 while len(code) < {size}:
@@ -39,7 +42,7 @@ while len(code) < {size}:
     code += part
 worker = {{"__name__": "dagrid worker"}}
 exec(marshal.loads(code), worker)
-worker["main"]({data}, {control}, {result})
+worker["main"]({data}, {control}, {result}, {life})
 """
 
 
@@ -240,13 +243,17 @@ class Process:
         self.started_at = perf_counter()
         ends: list[int] = []
         try:
-            data, control, result = pipe(), os.pipe(), pipe()
-            ends += [*data, *control, *result]
-            bootstrap = BOOTSTRAP.format(data=data[0], control=control[0], result=result[1], size=len(blueprint.code))
+            for end in (pipe(), os.pipe(), pipe(), os.pipe()):
+                ends += end
+            data, control, result, life = zip(ends[::2], ends[1::2], strict=True)
+            theirs = (data[0], control[0], result[1], life[0])
+            bootstrap = BOOTSTRAP.format(
+                data=data[0], control=control[0], result=result[1], life=life[0], size=len(blueprint.code)
+            )
             self.popen = subprocess.Popen(
                 [sys.executable, *flags(), "-c", bootstrap],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(data[0], control[0], result[1]),
+                pass_fds=theirs,
                 cwd=blueprint.directory,
                 env=blueprint.environment,
                 start_new_session=True,
@@ -255,8 +262,9 @@ class Process:
             for fd in ends:
                 os.close(fd)
             raise
-        for fd in (data[0], control[0], result[1]):
+        for fd in theirs:
             os.close(fd)
+        self.life = life[1]  # open for as long as we live
         self.data, self.control, self.result = Outlet(data[1]), Outlet(control[1]), Inlet(result[0])
         self.pidfd = self._open_pidfd()
         self.data.put(blueprint.code)
@@ -361,21 +369,23 @@ class Process:
         """Collect the process, dead or dying, close everything and return how it died."""
         self.kill("")
         self.popen.wait()
-        self.data.close()
-        self.control.close()
-        self.result.close()
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
+        self._close()
         return self.reason or f"worker process {self.popen.pid} {how_it_ended(self.popen.returncode)}"
 
     def disown(self) -> None:
         """In a fork of the parent: let go of the pipes, so that only the parent holds the worker's life."""
+        self._close()
+        # The process is not ours to wait for, and its end is not to be warned of.
+        self.popen.returncode = 0
+
+    def _close(self) -> None:
         self.data.close()
         self.control.close()
         self.result.close()
-        # The child is not ours to wait for, and its end is not to be warned of.
-        self.popen.returncode = 0
+        for fd in (self.pidfd, self.life):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.life = -1
 
 
 def how_it_ended(code: int) -> str:

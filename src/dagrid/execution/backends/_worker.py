@@ -4,8 +4,8 @@ Its code is handed to a bare interpreter, so it imports nothing of dagrid and as
 is what a worker's start costs. It knows pipes, numbers and bytes; what a node or a session is, it does not know.
 
 The main thread performs the calls, and reads the data pipe itself when it has none left. A second thread sleeps on the
-control pipe: it takes back calls that have not started, also while the main thread is busy, and when the parent dies it
-takes the whole process group along.
+control pipe: it takes back calls that have not started, also while the main thread is busy. When the parent dies, the
+process group is killed: by the kernel where it can be asked for that, else by the second thread.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from struct import Struct
 from time import perf_counter
 
 try:
-    from _pickle import dumps as dumps, loads as loads
+    from _pickle import dumps as dumps
+    from _pickle import loads as loads
 except ImportError:
-    from pickle import dumps as dumps, loads as loads
+    from pickle import dumps as dumps
+    from pickle import loads as loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,10 +122,10 @@ def read_exactly(fd: int, size: int) -> bytearray | None:
 
 
 class Worker:
-    """The state of this process: the calls that wait, the functions that it was sent, and its three pipes."""
+    """The state of this process: the calls that wait, the functions that it was sent, and its pipes."""
 
-    def __init__(self, data: int, control: int, result: int) -> None:
-        self.data, self.control, self.result = data, control, result
+    def __init__(self, data: int, control: int, result: int, life: int) -> None:
+        self.data, self.control, self.result, self.life = data, control, result, life
         self.waiting: deque[tuple[int, int, Any]] = deque()
         self.sources: dict[int, Any] = {}
         self.functions: dict[int, Callable[..., Any]] = {}
@@ -286,9 +288,26 @@ class Worker:
 
     def disown(self) -> None:
         """In a fork that a task made: let go of the pipes, so that their ends still tell who is alive."""
-        for fd in (self.data, self.control, self.result):
+        for fd in (self.data, self.control, self.result, self.life):
             os.close(fd)
-        self.data = self.control = self.result = -1
+        self.data = self.control = self.result = self.life = -1
+
+
+def die_with_parent(life: int) -> None:
+    """Let the kernel kill the process group when the last writing end of a pipe is closed, whatever we do then.
+
+    A thread of ours could not act while a long call in C holds the interpreter.
+    """
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    try:
+        fcntl.fcntl(life, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(life, fcntl.F_SETSIG, SIGKILL)
+        fcntl.fcntl(life, fcntl.F_SETFL, fcntl.fcntl(life, fcntl.F_GETFL) | os.O_ASYNC)
+    except OSError:
+        pass  # the thread at the control pipe does what it can
 
 
 def prepare(hello: dict[str, Any]) -> None:
@@ -302,10 +321,11 @@ def prepare(hello: dict[str, Any]) -> None:
         loads(hello["initializer"])()
 
 
-def main(data: int, control: int, result: int) -> None:
-    """Serve the three pipes until the first one ends."""
-    worker = Worker(data, control, result)
-    for fd in (data, control, result):
+def main(data: int, control: int, result: int, life: int) -> None:
+    """Serve the pipes until the first one ends."""
+    die_with_parent(life)
+    worker = Worker(data, control, result, life)
+    for fd in (data, control, result, life):
         os.set_inheritable(fd, False)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=worker.disown)

@@ -18,8 +18,9 @@ from contextvars import copy_context
 from typing import Any
 
 from dagrid.errors import BackendClosedError
+from dagrid.execution.backends.base import opened
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
-from dagrid.ports import Backend, Bundle, Call, Capabilities, Encoded, FourMethods, Host
+from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host
 
 DEFAULT_SLOTS = 32
 _CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)
@@ -48,15 +49,6 @@ def adapt(stranger: FourMethods) -> Backend:
     return StrangerBackend(stranger)
 
 
-def opened(value: Any) -> Any:
-    """Return what an encoded value holds, and any other value as it is.
-
-    Only a class that inherits from `Encoded` counts: values of the user's may well have a method `decode`, bytes among
-    them.
-    """
-    return value.decode() if Encoded in type(value).__mro__ else value
-
-
 class StrangerBackend:
     """A stranger's four methods behind the engine's socket; see `adapt`."""
 
@@ -64,6 +56,8 @@ class StrangerBackend:
         self.stranger = stranger
         self._sessions: list[_Session] = []
         self._lock = threading.Lock()
+        # A stranger need not expect to be asked for two things at once; only results are waited for by several threads.
+        self._asking = threading.Lock()
         self._closed = False
 
     @property
@@ -77,7 +71,7 @@ class StrangerBackend:
     def open(self, host: Host) -> _Session:
         with self._lock:
             self._refuse_if_closed()
-            session = _Session(self.stranger, host, _slots_of(self.stranger))
+            session = _Session(self.stranger, host, _slots_of(self.stranger), self._asking)
             self._sessions = [known for known in self._sessions if not known.closed]
             self._sessions.append(session)
         session.announce()
@@ -165,14 +159,15 @@ class _Flight:
 class _Session:
     """One run's use of a stranger.
 
-    `submit`, `cancel` and `result` of a stranger may block: one thread submits and cancels, others wait for results. A future
-    that calls back is waited for only when it is done, so that one or two waiting threads are enough for it.
+    `submit`, `cancel` and `result` of a stranger may block: one thread submits and cancels, others wait for results. A
+    future that calls back is waited for only when it is done, so that one or two waiting threads are enough for it.
     """
 
-    def __init__(self, stranger: FourMethods, host: Host, slots: int) -> None:
+    def __init__(self, stranger: FourMethods, host: Host, slots: int, asking: threading.Lock) -> None:
         self._stranger = stranger
         self._host = host
         self._slots = slots
+        self._asking = asking
         self._worker = host.new_worker()
         self._lock = threading.Lock()
         self._quiet = threading.Condition(self._lock)
@@ -272,7 +267,8 @@ class _Session:
         try:
             args = [opened(value) for value in call.args]
             kwargs = {name: opened(value) for name, value in (call.kwargs or {}).items()}
-            flight.future = self._stranger.submit(_Once(call.fn), *args, **kwargs)
+            with self._asking:
+                flight.future = self._stranger.submit(_Once(call.fn), *args, **kwargs)
             call_back = getattr(flight.future, "add_done_callback", None)
             if call_back is not None:
                 call_back(lambda _future: self._collect(flight))

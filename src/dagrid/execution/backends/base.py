@@ -12,12 +12,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dagrid.errors import BackendClosedError
-from dagrid.ports import Capabilities, Encoded, Host, Session
+from dagrid.ports import Capabilities, Encoded, FourMethods, Host, Session
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from dagrid.execution.backends._submitted import Submissions
+
+# What the public protocol is called where a backend is written by hand.
+DistributedBackend = FourMethods
 
 
 def opened(value: Any) -> Any:

@@ -1,0 +1,137 @@
+"""Whole small graphs on a backend, as tests to inherit: that the engine and the place understand each other.
+
+class TestMineWithTheEngine(EngineConformance):
+    def make_backend(self, slots):
+        return MyBackend(slots)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from dagrid.errors import TaskTimeoutError
+from dagrid.graph import DAG, Node
+from dagrid.ports import Backend
+from dagrid.testing.conformance import raised
+from dagrid.testing.gate import Address, Gate, stand
+from dagrid.testing.probe import PATIENCE
+
+
+def _one() -> int:
+    return 1
+
+
+def _raw() -> bytes:
+    return b"raw"
+
+
+def _fail() -> None:
+    raise LookupError("not here")
+
+
+class EngineConformance:
+    """Override `make_backend`, and `frees_slots` where a running call cannot be abandoned."""
+
+    __test__: ClassVar[bool] = False
+    frees_slots: ClassVar[bool] = True
+    patience: ClassVar[float] = PATIENCE
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__test__ = cls.make_backend is not EngineConformance.make_backend
+
+    def make_backend(self, slots: int) -> Backend:
+        """Return a new backend that performs `slots` calls at once."""
+        raise NotImplementedError("override make_backend(slots) and return a new backend")
+
+    @contextmanager
+    def place(self, slots: int = 2) -> Iterator[Backend]:
+        """Make a backend, and close it afterwards."""
+        backend = self.make_backend(slots)
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+    def test_values_flow_along_a_chain(self) -> None:
+        """What one node returns the next one receives, unchanged, bytes included."""
+        nodes = [Node("n0", _one)]
+        nodes += [
+            Node(f"n{number}", lambda value: value + 1, inputs={"value": f"n{number - 1}"}) for number in range(1, 20)
+        ]
+        nodes += [Node("raw", _raw), Node("last", lambda value: value, inputs={"value": "raw"})]
+        with self.place() as backend:
+            result = DAG(nodes).run(backend=backend)
+            assert result.succeeded == 22
+            assert (result["n19"], result["raw"], result["last"]) == (20, b"raw", b"raw")
+
+    def test_a_diamond(self) -> None:
+        """Two branches of one value meet again."""
+        nodes = [
+            Node("top", _one),
+            Node("left", lambda top: top + 1, inputs={"top": "top"}),
+            Node("right", lambda top: top + 2, inputs={"top": "top"}),
+            Node("end", lambda left, right: (left, right), inputs={"left": "left", "right": "right"}),
+        ]
+        with self.place() as backend:
+            assert DAG(nodes).run(backend=backend)["end"] == (2, 3)
+
+    def test_a_failure_skips_what_depends_on_it(self) -> None:
+        """The rest is run; the error keeps its type."""
+        nodes = [Node("bad", _fail), Node("after", _one, ["bad"]), Node("other", _one)]
+        with self.place() as backend:
+            result = DAG(nodes).run(backend=backend)
+            assert (result.failed, result.skipped, result.succeeded) == (1, 1, 1)
+            assert type(result.node_results["bad"].error) is LookupError
+
+    def test_a_retry_is_a_new_try(self, tmp_path: Any) -> None:
+        """The second try succeeds: it is really performed again."""
+        mark = str(tmp_path / "tried")
+
+        def second_time_lucky() -> str:
+            import os
+
+            if os.path.exists(mark):
+                return "done"
+            with open(mark, "w"):
+                raise OSError("not yet")
+
+        with self.place() as backend:
+            result = DAG([Node("node", second_time_lucky, retries=2)]).run(backend=backend)
+            assert result["node"] == "done"
+            assert result.node_results["node"].attempts == 2
+
+    def test_a_timeout_ends_the_node(self) -> None:
+        """The node times out and what depends on it is skipped, while a neighbour is untouched."""
+        with self.place() as backend, Gate(self.patience) as gate:
+            address: Address = gate.address
+            nodes = [
+                Node("slow", lambda: stand(address), timeout=0.2),
+                Node("after", _one, ["slow"]),
+                Node("other", _one),
+            ]
+            run = DAG(nodes).start(backend=backend)
+            if not self.frees_slots:
+                gate.close()
+            result = run.wait(self.patience)
+            assert result.succeeded == 1
+            assert result.skipped == 1
+            if self.frees_slots:
+                assert result.timed_out == 1
+                assert isinstance(raised(result.__getitem__, "slow"), TaskTimeoutError)
+
+    def test_a_cancelled_run_ends(self) -> None:
+        """What runs is stopped where that can be, and nothing starts any more."""
+        with self.place() as backend, Gate(self.patience) as gate:
+            address: Address = gate.address
+            run = DAG([Node("slow", lambda: stand(address)), Node("after", _one, ["slow"])]).start(backend=backend)
+            if self.frees_slots:
+                gate.meet()
+            run.cancel()
+            if not self.frees_slots:
+                gate.close()
+            result = run.wait(self.patience)
+            assert result.succeeded == 0
+            assert result.cancelled >= 1

@@ -1,0 +1,567 @@
+"""Worker processes: what travels, who dies, what is left. Processes are real; tests wait on FIFOs and conditions."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagrid.errors import BackendClosedError, BackendError, InvalidSettingError, TransferError
+from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
+from dagrid.ports import Bundle, Call, Encoded
+from tests.backends import process_tasks as tasks
+from tests.backends.gates import Gate
+
+PATIENCE = 20.0
+
+
+class Recorder:
+    """A host that keeps all that it is told and decides nothing."""
+
+    def __init__(self, backend: MultiprocessingBackend) -> None:
+        self.changed = threading.Condition()
+        self.numbers = 0
+        self.events: list[Stimulus] = []
+        self.session = backend.open(self)
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def draw(self) -> float:
+        return 0.25
+
+    def new_worker(self) -> int:
+        with self.changed:
+            self.numbers += 1
+            return self.numbers - 1
+
+    def report(self, events: Sequence[Stimulus]) -> None:
+        with self.changed:
+            self.events += events
+            self.changed.notify_all()
+
+    def next(self, worker: int) -> Call | None:
+        raise AssertionError("these workers do not pull")
+
+    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
+        raise AssertionError("these workers do not pull")
+
+    def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
+        raise AssertionError("these workers do not pull")
+
+    def wait(self, holds: Callable[[Any], bool], count: int = 1) -> list[Any]:
+        """Wait until so many events satisfy a condition and return them."""
+
+        def found() -> list[Stimulus]:
+            return [event for event in self.events if holds(event)]
+
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(found()) >= count, PATIENCE), self.events
+            return found()
+
+    def workers(self, count: int) -> list[int]:
+        return [event.worker for event in self.wait(lambda event: isinstance(event, WorkerJoined), count)]
+
+    def started(self, attempt: int) -> None:
+        self.wait(lambda event: isinstance(event, Started) and event.attempt == attempt)
+
+    def outcome(self, attempt: int) -> Finished:
+        return self.wait(lambda event: isinstance(event, Finished) and event.attempt == attempt)[0]
+
+    def value(self, attempt: int) -> Any:
+        event = self.outcome(attempt)
+        assert event.outcome == Outcome.COMPLETED, event
+        return event.value.decode() if isinstance(event.value, Encoded) else event.value
+
+    def gone(self) -> WorkerGone:
+        return self.wait(lambda event: isinstance(event, WorkerGone))[0]
+
+    def perform(self, worker: int, *calls: Call) -> None:
+        self.session.perform(Bundle(worker, calls))
+
+
+@pytest.fixture
+def two() -> Iterator[MultiprocessingBackend]:
+    with MultiprocessingBackend(2) as backend:
+        yield backend
+
+
+def call(attempt: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Call:
+    return Call(attempt, f"node-{attempt}", fn, args, kwargs or None)
+
+
+def run_script(tmp_path: Path, text: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as its author would: a file without a guard."""
+    script = tmp_path / "program.py"
+    script.write_text(text, encoding="utf-8")
+    path = os.pathsep.join(sys.path)
+    return subprocess.run(
+        [sys.executable, *flags, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+
+
+# What travels.
+
+
+def test_functions_without_a_name_travel(one: MultiprocessingBackend) -> None:
+    """Most tasks in a notebook are lambdas and closures."""
+    offset = 40
+
+    def add(left: int, *, right: int) -> int:
+        return left + right + offset
+
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, lambda: "lambda"), call(1, add, 1, right=1), call(2, tasks.nothing))
+    assert [host.value(attempt) for attempt in range(3)] == ["lambda", 42, None]
+
+
+def test_a_function_travels_once_for_a_worker(one: MultiprocessingBackend) -> None:
+    """A closure over a table of 100 MB must not be pickled for each of 10,000 calls."""
+    pickled: list[int] = []
+
+    class Task:
+        def __call__(self, value: int) -> int:
+            return value
+
+        def __reduce__(self) -> Any:
+            pickled.append(1)
+            return tasks.echo.__class__, (tasks.echo.__code__, {})
+
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    task = Task()
+    host.perform(worker, *[call(attempt, task, attempt) for attempt in range(300)])
+    host.perform(worker, *[call(attempt, task, attempt) for attempt in range(300, 320)])
+    assert [host.value(attempt) for attempt in range(320)] == list(range(320))
+    assert len(pickled) == 1
+
+
+def test_calls_without_a_key_of_their_own_are_not_mixed_up(one: MultiprocessingBackend) -> None:
+    """Two functions are two, whatever key they came with."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, lambda: "first"), call(1, lambda: "second"))
+    assert [host.value(0), host.value(1)] == ["first", "second"]
+
+
+def test_a_script_needs_no_guard(tmp_path: Path) -> None:
+    """The user's program is not run again in a worker, and what it defines travels both ways as the same class."""
+    done = run_script(
+        tmp_path,
+        """
+print("once")
+from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+class Point:
+    def __init__(self, x): self.x = x
+class OddError(Exception): pass
+def double(point): return Point(scale * point.x)
+def fail(): raise OddError("odd")
+scale = 2
+with MultiprocessingBackend(2) as backend:
+    futures = [backend.submit(double, Point(number)) for number in range(10)]
+    points = [backend.result(future) for future in futures]
+    assert all(type(point) is Point for point in points)
+    assert [point.x for point in points] == list(range(0, 20, 2))
+    try:
+        backend.result(backend.submit(fail))
+    except OddError as error:
+        print(error)
+    backend.result(backend.submit(lambda: print("from a task")))
+""",
+        "-W",
+        "error",
+        "-X",
+        "dev",
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (["once", "odd", "from a task"], "")
+
+
+def test_large_values_travel_and_are_passed_on_unopened(one: MultiprocessingBackend) -> None:
+    """An image goes in, comes out, and goes to the next task as the bytes that it is; the parent never opens it."""
+    data = bytes(range(256)) * (50 * 2**12)
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, tasks.echo, data))
+    value = host.outcome(0).value
+    assert isinstance(value, Encoded)
+    assert value.decode() == data
+    host.perform(worker, call(1, lambda first, *, second: (len(first), len(second["in"])), value, second={"in": value}))
+    assert host.value(1) == (len(data), len(data))
+
+
+def test_an_encoded_value_is_equal_to_itself_alone(one: MultiprocessingBackend) -> None:
+    """To compare contents would open them; and each decoding is a new object, as from any process."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, tasks.echo, [1]), call(1, tasks.echo, [1]))
+    first, second = host.outcome(0).value, host.outcome(1).value
+    assert first == first
+    assert first != second
+    assert first.decode() == second.decode()
+    assert first.decode() is not first.decode()
+
+
+def test_what_cannot_travel_fails_its_own_node_by_name(one: MultiprocessingBackend) -> None:
+    """The message must say which node and which value: a pickler's own says neither."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    lock = threading.Lock()
+    host.perform(
+        worker,
+        call(0, tasks.echo, 1, value=tasks.Unwilling()),
+        call(1, tasks.unwilling),
+        call(2, lambda: lock),
+        call(3, tasks.echo, "fine"),
+    )
+    expected = {0: "Argument 'value'.*Unwilling", 1: "value of node.*Unwilling", 2: "function of node"}
+    for attempt, words in expected.items():
+        outcome = host.outcome(attempt)
+        assert (outcome.outcome, outcome.retryable) == (Outcome.FAILED, False)
+        with pytest.raises(TransferError, match=f"(?s){words}") as caught:
+            raise outcome.value
+        assert caught.value.node == f"node-{attempt}"
+        assert f"node-{attempt}" in caught.value.message
+    assert host.value(3) == "fine"
+
+
+@pytest.mark.parametrize("kind", [tasks.UnwillingError, tasks.TwoWordError])
+def test_an_error_that_cannot_travel_keeps_its_words(one: MultiprocessingBackend, kind: type[Exception]) -> None:
+    """The failure was real: its type, message and traceback are what the user needs."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, tasks.fail, kind, "left", "behind"), call(1, tasks.echo, "fine"))
+    error = host.outcome(0).value
+    assert isinstance(error, TransferError)
+    assert kind.__name__ in error.message
+    assert "left" in error.message
+    assert "the_guilty_function" in str(error.__cause__)
+    assert host.value(1) == "fine"
+
+
+@pytest.mark.parametrize("kind", [KeyError, SystemExit, KeyboardInterrupt, RecursionError])
+def test_errors_keep_type_message_and_traceback(one: MultiprocessingBackend, kind: type[BaseException]) -> None:
+    """Also those that would end an interpreter: a task's exit is its own failure, not its worker's death."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, tasks.fail, kind, "reason"), call(1, tasks.echo, "fine"))
+    outcome = host.outcome(0)
+    assert (outcome.outcome, outcome.draw) == (Outcome.FAILED, 0.25)
+    assert type(outcome.value) is kind
+    assert outcome.value.args == ("reason",)
+    assert "the_guilty_function" in str(outcome.value.__cause__)
+    assert host.value(1) == "fine"
+
+
+def test_times_are_those_of_the_host(one: MultiprocessingBackend) -> None:
+    """A trace is made of them; an offset between two clocks would draw tasks that end before they begin."""
+    host = Recorder(one)
+    before = host.now()
+    (worker,) = host.workers(1)
+    host.perform(worker, *[call(attempt, tasks.nothing) for attempt in range(20)])
+    outcomes = [host.outcome(attempt) for attempt in range(20)]
+    times = [before, *[at for outcome in outcomes for at in (outcome.started, outcome.ended)], host.now()]
+    assert times == sorted(times)
+
+
+def test_surroundings_are_those_of_the_start(
+    one: MultiprocessingBackend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Environment and directory are carried, input is empty, and the terminal's Ctrl-C does not reach a worker."""
+    monkeypatch.setenv("DAGRID_TEST", "carried")
+    monkeypatch.chdir(tmp_path)
+    assert one.submit(tasks.surroundings).result(PATIENCE) == ("carried", str(tmp_path), "", True)
+
+
+# Who dies.
+
+
+@pytest.mark.parametrize(
+    ("death", "reason"),
+    [(call(0, tasks.leave, 3), "exited with code 3"), (call(0, tasks.kill_self), "SIGKILL.*out of memory")],
+    ids=["exit", "kill"],
+)
+def test_a_death_costs_the_running_attempt_alone(two: MultiprocessingBackend, death: Call, reason: str) -> None:
+    """What had ended stays, what waited goes back, and another process takes the place."""
+    host = Recorder(two)
+    first, second = host.workers(2)
+    before = [call(attempt, tasks.echo, attempt) for attempt in range(100, 110)]
+    behind = [call(attempt, tasks.echo, attempt) for attempt in range(200, 210)]
+    host.perform(first, *before, death, *behind)
+    host.perform(second, call(1, tasks.echo, "neighbour"))
+    gone = host.gone()
+    assert gone.worker == first
+    host.wait(lambda event: isinstance(event, WorkerGone) and re.search(reason, event.reason) is not None)
+    position = host.events.index(gone)
+    reported = {event.attempt for event in host.events[:position] if isinstance(event, Finished)}
+    started = {event.attempt for event in host.events[:position] if isinstance(event, Started)}
+    assert {event.attempt for event in before} <= reported
+    assert death.attempt in started - reported
+    assert not started & {event.attempt for event in behind}
+    third = host.workers(3)[2]
+    host.perform(third, *behind)
+    assert [host.value(event.attempt) for event in behind] == list(range(200, 210))
+    assert host.value(1) == "neighbour"
+
+
+def test_a_cancelled_call_frees_its_process_at_once(one: MultiprocessingBackend, gate: Gate) -> None:
+    """A timeout that waits for the task is none; what the task had started is ended too."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, tasks.hold_with_child, gate.path), call(1, tasks.echo, "behind"))
+    gate.meet()
+    host.started(0)
+    host.session.cancel(worker, 0)
+    gate.wait_gone()
+    assert host.gone().worker == worker
+    assert not [event for event in host.events if isinstance(event, Started) and event.attempt == 1]
+    host.perform(host.workers(2)[1], call(2, tasks.echo, "next"))
+    assert host.value(2) == "next"
+
+
+def test_what_waits_behind_a_long_task_comes_back(one: MultiprocessingBackend, gate: Gate) -> None:
+    """Idle workers take over what a batch holds back; the running call stays, and none is lost between the pipes."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, tasks.hold, gate.path), *[call(attempt, tasks.nothing) for attempt in range(1, 10)])
+    gate.meet()
+    host.started(0)
+    large = bytes(2**19)
+    host.perform(worker, *[call(attempt, tasks.echo, large) for attempt in range(10, 20)])
+    host.session.recall(worker, list(range(19)))
+
+    def given() -> list[int]:
+        return sorted(number for event in host.events if isinstance(event, Recalled) for number in event.attempts)
+
+    with host.changed:
+        assert host.changed.wait_for(lambda: len(given()) == 18, PATIENCE), given()
+    assert given() == list(range(1, 19))
+    gate.release("done")
+    assert host.value(0) == "done"
+    assert len(host.value(19)) == len(large)
+    assert {event.attempt for event in host.events if isinstance(event, Finished)} == {0, 19}
+
+
+def test_a_waiting_call_is_cancelled_without_force(one: MultiprocessingBackend, gate: Gate) -> None:
+    """The call that runs is somebody else's."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, tasks.hold, gate.path), call(1, tasks.nothing), call(2, tasks.echo, "last"))
+    gate.meet()
+    host.session.cancel(worker, 1)
+    assert host.outcome(1).outcome == Outcome.CANCELLED
+    gate.release("done")
+    assert [host.value(0), host.value(2)] == ["done", "last"]
+
+
+def test_the_end_of_a_session_stops_its_work_and_no_others(
+    two: MultiprocessingBackend, gates: Callable[[], Gate]
+) -> None:
+    """A run that is over must not hold processes; what another run had waiting there is given back to it."""
+    first, second = Recorder(two), Recorder(two)
+    mine, theirs = gates(), gates()
+    places, others = first.workers(2), second.workers(2)
+    first.perform(places[0], call(0, tasks.hold, mine.path))
+    mine.meet()
+    second.perform(others[0], call(0, tasks.hold, theirs.path))  # finds the process that is free
+    theirs.meet()
+    second.perform(others[1], call(1, tasks.echo, "waits behind the first run's"))
+    first.perform(places[1], call(1, tasks.echo, "waits behind the second run's"))
+    first.session.close()
+    mine.wait_gone()
+    told = len(first.events)
+    assert second.gone().worker == others[1]
+    second.perform(second.workers(3)[2], call(1, tasks.echo, "again"))
+    assert second.value(1) == "again"
+    theirs.release("kept")
+    assert second.value(0) == "kept"
+    assert len(first.events) == told
+
+
+def test_an_initializer_runs_in_each_worker(tmp_path: Path) -> None:
+    """That is where a model is loaded or a licence taken."""
+    log = tmp_path / "log"
+    with MultiprocessingBackend(2, initializer=lambda: tasks.append(str(log))) as backend:
+        host = Recorder(backend)
+        for worker in host.workers(2):
+            host.perform(worker, call(worker, tasks.nothing))
+        assert [host.value(worker) for worker in host.workers(2)] == [None, None]
+    assert log.read_text() == "started\n" * 2
+
+
+def test_an_initializer_that_fails_is_reported_not_repeated(tmp_path: Path) -> None:
+    """A pool that starts processes for ever burns a machine in silence; a call that waits for ever says nothing."""
+    log = tmp_path / "log"
+    with MultiprocessingBackend(2, initializer=lambda: tasks.append_and_fail(str(log))) as backend:
+        for _ in range(3):
+            with pytest.raises(BackendError, match=r"(?s)initializer.*no licence.*append_and_fail"):
+                backend.submit(tasks.nothing).result(PATIENCE)
+        late = Recorder(backend)
+        late.perform(late.workers(1)[0], call(0, tasks.nothing))
+        assert late.outcome(0).outcome == Outcome.FAILED
+    assert len(log.read_text().splitlines()) <= 2
+
+
+def test_forks_that_tasks_make_do_no_harm(one: MultiprocessingBackend, gate: Gate) -> None:
+    """A fork that returns into our loop leaves; one that outlives its worker does not hide the worker's death."""
+    host = Recorder(one)
+    (worker,) = host.workers(1)
+    host.perform(worker, call(0, tasks.fork_and_go), call(1, tasks.fork_that_stays, gate.path))
+    assert host.value(0) > 0
+    assert host.value(1) > 0
+    gate.meet()
+    host.perform(worker, call(2, tasks.kill_self))
+    assert host.gone().worker == worker
+    gate.wait_gone()
+
+
+# What is left.
+
+
+def test_close_leaves_no_process(gates: Callable[[], Gate]) -> None:
+    """With work running, with a session open, and twice."""
+    for wait in (True, False):
+        gate = gates()
+        backend = MultiprocessingBackend(1)
+        host = Recorder(backend)
+        host.perform(host.workers(1)[0], call(0, tasks.hold_with_child, gate.path))
+        gate.meet()
+        backend.close(wait)
+        gate.wait_gone()
+        assert "closed" in host.gone().reason
+        backend.close(wait)
+        with pytest.raises(BackendClosedError):
+            Recorder(backend)
+
+
+# Only Linux kills for us what does not let go of the interpreter.
+STUBBORN = ["hold_with_child", *(["hold_everything"] if sys.platform == "linux" else [])]
+
+
+@pytest.mark.parametrize("task", STUBBORN)
+def test_nothing_outlives_a_killed_parent(gate: Gate, task: str) -> None:
+    """Nobody is left to stop them: not the task, and not what it started."""
+    program = f"""
+from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from tests.backends import process_tasks as tasks
+from tests.backends.gates import Gate
+MultiprocessingBackend(2).submit(tasks.{task}, {gate.path!r}).result()
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    gate.meet()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    gate.wait_gone()
+
+
+def test_a_program_that_forgets_to_close_ends(tmp_path: Path) -> None:
+    """It must not hang at its end, nor complain, with work still running."""
+    done = run_script(
+        tmp_path,
+        """
+import threading
+from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+backend = MultiprocessingBackend(2)
+assert backend.submit(lambda: 1).result() == 1
+backend.submit(lambda: __import__("threading").Event().wait())
+""",
+        "-X",
+        "dev",
+        "-W",
+        "error",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_backend_that_is_dropped_ends_its_processes(gate: Gate) -> None:
+    """A notebook makes many and closes none."""
+    backend = MultiprocessingBackend(1)
+    host = Recorder(backend)
+    host.perform(host.workers(1)[0], call(0, tasks.fork_that_stays, gate.path))
+    gate.meet()
+    host.session.close()
+    seen = weakref.ref(backend)
+    del backend
+    gc.collect()
+    assert seen() is None
+    gate.wait_gone()
+
+
+def test_a_fork_of_the_program_does_not_keep_workers_alive(gates: Callable[[], Gate]) -> None:
+    """A program may use the fork of multiprocessing beside us; its children must not stand in for their parent."""
+    task, child = gates(), gates()
+    program = f"""
+import os, signal
+from dagrid.errors import BackendClosedError
+from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from tests.backends import process_tasks as tasks
+backend = MultiprocessingBackend(1)
+backend.submit(tasks.nothing).result()
+backend.submit(tasks.hold, {task.path!r})
+if os.fork():
+    signal.pause()
+try:
+    backend.open(None)
+except BackendClosedError:
+    tasks.hold({child.path!r})
+os._exit(0)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    parent = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    task.meet()
+    child.meet()
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    task.wait_gone()
+    child.release()
+    child.wait_gone()
+
+
+# How it is used.
+
+
+def test_any_thread_may_use_it() -> None:
+    """A server opens runs from the threads of its requests."""
+    found: list[int] = []
+
+    def use() -> None:
+        with MultiprocessingBackend(1) as backend:
+            found.append(backend.submit(lambda: 6 * 7).result(PATIENCE))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert found == [42]
+
+
+def test_settings_are_checked_and_shown() -> None:
+    """Zero workers would wait for ever."""
+    with pytest.raises(InvalidSettingError, match="max_workers"):
+        MultiprocessingBackend(0)
+    lock = threading.Lock()
+    with pytest.raises(TransferError, match="initializer"):
+        MultiprocessingBackend(1, initializer=lambda: lock)
+    backend = MultiprocessingBackend(3)
+    assert repr(backend) == "<MultiprocessingBackend of 3 workers>"
+    backend.close()
+    assert "closed" in repr(backend)
+    assert MultiprocessingBackend().max_workers == os.cpu_count()

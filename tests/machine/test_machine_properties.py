@@ -1,0 +1,132 @@
+"""Whatever happens to a run, in whatever order, what the machine promises holds after every step."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dagrid.graph.node import Node
+from dagrid.machine.decide import decide
+from dagrid.machine.events import NODE_MASK, Asked, Finished, Outcome, WorkerJoined
+from dagrid.machine.explain import explain
+from dagrid.machine.pick import matches
+from dagrid.machine.plan import node_of_key
+from dagrid.machine.state import COMPLETED, READY, State
+from tests.machine.strategies import Case, cases, plain_nodes
+from tests.machine.world import World, check, picture, plan_of, replayed
+
+chances = st.integers(0, 2**32).map(random.Random)
+
+
+@given(case=cases(), chance=chances, rules=st.lists(st.booleans(), max_size=2), steps=st.integers(0, 60))
+def test_invariants_hold_and_every_run_ends(case: Case, chance: random.Random, rules: list[bool], steps: int) -> None:
+    """Workers come, go and lie late, attempts fail, time out and are taken back: `check` runs after every single step."""
+    World(case.plan(), chance, rules=rules).live(steps)
+
+
+@given(case=cases(), chance=chances, rules=st.lists(st.booleans(), max_size=2), steps=st.integers(0, 60))
+def test_facts_alone_give_the_same_state(case: Case, chance: random.Random, rules: list[bool], steps: int) -> None:
+    """A restart applies the journal to a fresh state and decides nothing: it must know all that was known."""
+    world = World(case.plan(), chance, rules=rules)
+    for _ in range(steps):
+        possible = world.possible()
+        if not possible or world.finished:
+            break
+        world.at += 0.001
+        chance.choice(possible)()
+    again = replayed(world.state, case.plan(), rules, world.patches)
+    assert picture(again) == picture(world.state)
+
+
+@given(case=cases(), chance=chances, steps=st.integers(0, 40))
+def test_a_restarted_run_ends(case: Case, chance: random.Random, steps: int) -> None:
+    """A replayed state is not only equal to look at: it goes on from there."""
+    world = World(case.plan(), chance)
+    for _ in range(steps):
+        possible = world.possible()
+        if not possible or world.finished:
+            break
+        chance.choice(possible)()
+    again = replayed(world.state, case.plan(), (), {})
+    if again.finished:
+        return
+    check(again)
+    world.state = again
+    world.live(0)
+
+
+@given(nodes=plain_nodes(), workers=st.integers(1, 3), seed=st.integers(0, 1000), limit=st.sampled_from([None, 1, 2]))
+def test_the_fast_path_is_only_fast(nodes: list[Node], workers: int, seed: int, limit: int | None) -> None:
+    """`advance` and `decide` on the same events write the same journal."""
+    journals = []
+    for fast in (True, False):
+        world = World(plan_of(nodes), random.Random(seed), fast=fast)
+        for _ in range(workers):
+            world.join(pulls=True)
+        while not world.finished:
+            world.at += 0.25
+            world.chance.choice(world.possible(calm=True))()
+        journals.append(list(world.state.facts()))
+    assert journals[0] == journals[1]
+
+
+@given(case=cases(), chance=chances)
+def test_of_the_nodes_that_fit_the_smallest_key_goes_first(case: Case, chance: random.Random) -> None:
+    """Priority, then longest path, then insertion, for each worker that asks; who runs alone holds back what is behind it."""
+    state = State(case.plan())
+    labels = [{}, {"gpu": "true"}, {}]
+    decide(state, [WorkerJoined(n, f"w{n}", 0.0, pulls=True, labels=labels[n]) for n in range(3)], 0.0)
+    running: dict[int, int] = {}
+    for _ in range(40):
+        worker = chance.randrange(3)
+        if worker in running:
+            done = Finished(worker, running.pop(worker), Outcome.COMPLETED, 0.0, 0.0)
+            decide(state, [done], 0.0)
+            continue
+        expected = first_that_fits(state, labels[worker])
+        for command in decide(state, [Asked(worker, 0.0)], 0.0):
+            attempts = getattr(command, "attempts", None)
+            if attempts:
+                running[worker] = attempts[0]
+        assert running.get(worker, -1) & NODE_MASK == expected & NODE_MASK
+
+
+def first_that_fits(state: State, labels: dict[str, str]) -> int:
+    """Find by looking at every node what a worker must be given; -1 when nothing."""
+    plan = state.plan
+    if state.sequential or (plan.settings.max_concurrency or 99) <= state.active:
+        return -1
+    ready = sorted(plan.keys[node] for node, status in enumerate(state.status) if status == READY)
+    for node in map(node_of_key, ready):
+        request = plan.requests[plan.groups[node]]
+        if request.sequential and state.active:
+            return -1
+        if matches(labels, request.selector) and all(state.available[name] >= much for name, much in request.resources):
+            return node
+    return -1
+
+
+@given(case=cases(), chance=chances, steps=st.integers(0, 40))
+def test_explain_always_has_an_answer(case: Case, chance: random.Random, steps: int) -> None:
+    """Nobody asks why a node does not run at a convenient moment."""
+    world = World(case.plan(), chance)
+    for _ in range(steps):
+        possible = world.possible()
+        if not possible or world.finished:
+            break
+        chance.choice(possible)()
+        for node, name in enumerate(world.state.plan.names):
+            answer = explain(world.state, node, world.at)
+            assert answer.startswith(repr(name))
+            assert answer.endswith(".")
+
+
+@given(nodes=plain_nodes(), chance=chances)
+def test_a_calm_run_completes_everything(nodes: list[Node], chance: random.Random) -> None:
+    """Without failures no node is forgotten, whichever workers there are."""
+    world = World(plan_of(nodes), chance)
+    world.join(pulls=True)
+    world.live(0)
+    assert set(world.state.status) == {COMPLETED}

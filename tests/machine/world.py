@@ -1,0 +1,412 @@
+"""A world around the pure machine: workers that obey its commands, in any order that chance brings, and what must always hold."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dagrid.graph.dag import DAG
+from dagrid.graph.node import Node
+from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
+from dagrid.machine.decide import IDLE, SLOW, advance, decide
+from dagrid.machine.events import (
+    NODE_MASK,
+    NUMBER_SHIFT,
+    Asked,
+    CancelRequested,
+    Fact,
+    Finished,
+    Kind,
+    Outcome,
+    Recalled,
+    RuleEvaluated,
+    Started,
+    Stimulus,
+    TimerDue,
+    WorkerGone,
+    WorkerJoined,
+)
+from dagrid.machine.plan import Plan, Settings
+from dagrid.machine.state import (
+    COMPLETED,
+    LEGAL_MOVES,
+    PENDING,
+    QUEUED,
+    READY,
+    RUNNING,
+    SKIPPED,
+    State,
+    Status,
+    apply,
+)
+
+ENDS = {Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.SKIPPED}
+
+
+def plan_of(
+    nodes: Iterable[Node],
+    settings: Settings | None = None,
+    empty: Iterable[int] = (),
+    sources: Callable[[int], Sequence[int]] | None = None,
+) -> Plan:
+    """Compile nodes whose functions do not matter."""
+    dag = DAG(nodes)
+    return Plan(dag.structure, dag.specs, settings or Settings(), empty=empty, sources=sources)
+
+
+def reachable_moves() -> dict[int, set[int]]:
+    """Return for each status all that a node may have become after any number of legal moves."""
+    reach = {status: {status, *after} for status, after in LEGAL_MOVES.items()}
+    for middle in reach:
+        for seen in reach.values():
+            if middle in seen:
+                seen |= reach[middle]
+    return reach
+
+
+REACH = reachable_moves()
+
+
+def satisfied(state: State, before: int, node: int) -> bool:
+    """Say, from the words of the documentation alone, whether a node may go on after this predecessor."""
+    status = state.status[before]
+    if status == COMPLETED or (status == SKIPPED and before not in state.cause):
+        return True
+    tolerant = state.plan.settings.on_failure == "continue"
+    return status > COMPLETED and tolerant and not state.plan.takes_value(node, before)
+
+
+def under_way(state: State) -> list[tuple[int, int]]:
+    """Return (worker, attempt) of all that is with workers."""
+    return [(number, attempt) for number, queue in state.queues.items() for attempt in queue]
+
+
+def amounts_held(state: State) -> dict[str, float]:
+    """Return how much of each resource the attempts that are with workers hold."""
+    held: Counter[str] = Counter()
+    for _, attempt in under_way(state):
+        for name, amount in state.plan.requests[state.plan.groups[attempt & NODE_MASK]].resources:
+            held[name] += amount
+    return dict(held)
+
+
+def check(state: State) -> None:
+    """Assert all that holds between two steps."""
+    plan = state.plan
+    assert state.remaining == sum(status < COMPLETED for status in state.status)
+    assert not state.doomed
+    assert not state.passed
+    held = under_way(state)
+    assert state.active == len(held)
+    assert plan.settings.max_concurrency is None or len(held) <= plan.settings.max_concurrency
+    full = State(plan).available
+    amounts = amounts_held(state)
+    for name, capacity in full.items():
+        assert state.available[name] == capacity - amounts.get(name, 0)
+        assert state.available[name] >= 0
+    alone = [attempt for _, attempt in held if plan.requests[plan.groups[attempt & NODE_MASK]].sequential]
+    assert state.sequential == bool(alone)
+    assert not alone or len(held) == 1
+    for number, queue in state.queues.items():
+        worker = state.workers[number]
+        assert len(queue) <= (1 if worker.pulls else max(worker.window, worker.slots))
+    current = {attempt & NODE_MASK: number for number, attempt in held if state.current(attempt)}
+    heaps = [{key & NODE_MASK for key in heap} for heap in state.ready]
+    for node, status in enumerate(state.status):
+        before = plan.predecessors[node]
+        if status in (READY, QUEUED, RUNNING, COMPLETED):
+            assert all(satisfied(state, each, node) for each in before)
+        if status == PENDING:
+            assert state.waiting[node] == sum(not satisfied(state, each, node) for each in before) > 0
+        assert (status in (QUEUED, RUNNING)) == (node in current)
+        if node in current:
+            assert state.where[node] == current[node]
+        if status == READY:
+            assert node in heaps[plan.groups[node]]
+    ends = Counter(fact.node for fact in state.facts() if fact.kind in ENDS)
+    assert all(ends[node] == (status >= COMPLETED) for node, status in enumerate(state.status))
+    if state.finished:
+        assert not state.remaining
+        assert [fact.kind for fact in state.facts()].count(Kind.RUN_ENDED) == 1
+        assert next(state.facts(len(state.journal) - 1)).kind is Kind.RUN_ENDED
+
+
+def check_moves(before: bytes, after: bytes) -> None:
+    """Assert that every node came from where it was by legal moves."""
+    for old, new in zip(before, after, strict=False):
+        assert new in REACH[old], f"{Status(old).name} -> {Status(new).name}"
+
+
+def replayed(state: State, fresh: Plan, rules: Sequence[bool], patches: Mapping[int, Sequence[Node]]) -> State:
+    """Return what the facts of a run make of a fresh state; `fresh` is the plan as it was at the start."""
+    again = State(fresh, rules)
+    for fact in list(state.facts()):
+        if fact.kind is Kind.PATCHED:
+            fresh.grow(patches[fact.cause])
+        apply(again, fact)
+    return again
+
+
+def picture(state: State) -> dict[str, Any]:
+    """Return what a replay must give again."""
+    return {
+        "status": bytes(state.status),
+        "waiting": state.waiting,
+        "remaining": state.remaining,
+        "numbers": state.numbers,
+        "failures": state.failures,
+        "losses": state.losses,
+        "due": state.due,
+        "cause": state.cause,
+        "detail": state.detail,
+        "available": state.available,
+        "active": state.active,
+        "sequential": state.sequential,
+        "queues": {number: set(queue) for number, queue in state.queues.items()},
+        "gone": [number for number, worker in state.workers.items() if worker.gone],
+        "finished": state.finished,
+        "facts": list(state.facts()),
+    }
+
+
+@dataclass
+class Place:
+    """A worker as the world sees it."""
+
+    number: int
+    slots: int
+    pulls: bool
+    waiting: list[int] = field(default_factory=list)
+    running: dict[int, float] = field(default_factory=dict)
+    woken: bool = False
+
+
+class World:
+    """The machine, its workers and its timers. One step is one thing that happens; `check` follows each."""
+
+    def __init__(self, plan: Plan, chance: random.Random, *, rules: Sequence[bool] = (), fast: bool = True) -> None:
+        self.state = State(plan, rules)
+        self.chance = chance
+        self.fast = fast
+        self.at = 0.0
+        self.places: dict[int, Place] = {}
+        self.joined = 0
+        self.timers: list[SetTimer] = []
+        self.recalls: list[Recall] = []
+        self.cancels: list[Cancel] = []
+        self.questions: list[int] = []
+        self.patches: dict[int, Sequence[Node]] = {}
+        self.old: list[Finished] = []
+        self.order: list[int] = []
+        self.finished = False
+        self.steps = 0
+        self.tell()
+
+    # --- the machine ------------------------------------------------------------------------------------------------------
+
+    def tell(self, *stimuli: Stimulus) -> None:
+        """Let the machine decide, and obey."""
+        before = bytes(self.state.status)
+        self.obey(decide(self.state, stimuli, self.at))
+        self.steps += 1
+        check_moves(before, bytes(self.state.status))
+        check(self.state)
+
+    def obey(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            assert not self.finished, "a command after the end"
+            if isinstance(command, Perform):
+                self._perform(command)
+            elif isinstance(command, Wake):
+                assert not self.places[command.worker].woken
+                self.places[command.worker].woken = True
+            elif isinstance(command, SetTimer):
+                self.timers.append(command)
+            elif isinstance(command, Recall):
+                self.recalls.append(command)
+            elif isinstance(command, Cancel):
+                self.cancels.append(command)
+            elif isinstance(command, Evaluate):
+                self.questions.append(command.rule)
+            elif isinstance(command, Finish):
+                self.finished = True
+
+    def _perform(self, command: Perform) -> None:
+        place = self.places[command.worker]
+        self.order.extend(attempt & NODE_MASK for attempt in command.attempts)
+        if place.pulls:
+            assert len(command.attempts) == 1
+            assert not place.running
+            place.running[command.attempts[0]] = self.at
+        else:
+            place.waiting.extend(command.attempts)
+
+    # --- what can happen --------------------------------------------------------------------------------------------------
+
+    def join(
+        self, slots: int = 1, window: int = 1, pulls: bool = False, labels: Mapping[str, str] | None = None
+    ) -> int:
+        number, self.joined = self.joined, self.joined + 1
+        self.places[number] = Place(number, slots, pulls)
+        self.tell(WorkerJoined(number, f"w{number}", self.at, slots, window, pulls, labels or {}))
+        return number
+
+    def vanish(self, number: int) -> None:
+        place = self.places.pop(number)
+        for attempt in (*place.running, *place.waiting):
+            self.old.append(Finished(number, attempt, Outcome.COMPLETED, self.at, self.at))
+        self.cancels = [cancel for cancel in self.cancels if cancel.worker != number]
+        self.recalls = [recall for recall in self.recalls if recall.worker != number]
+        self.tell(WorkerGone(number, self.at))
+
+    def start(self, place: Place) -> None:
+        attempt = place.waiting.pop(0)
+        place.running[attempt] = self.at
+        self.tell(Started(place.number, attempt, self.at))
+
+    def finish(self, place: Place, attempt: int, outcome: Outcome = Outcome.COMPLETED, retryable: bool = True) -> None:
+        started = place.running.pop(attempt)
+        self.cancels = [cancel for cancel in self.cancels if cancel.attempt != attempt or cancel.worker != place.number]
+        error = "" if outcome == Outcome.COMPLETED else f"{outcome.name.lower()} on purpose"
+        done = Finished(place.number, attempt, outcome, started, self.at, error=error, retryable=retryable)
+        self.old.append(done)
+        if not place.pulls:
+            self.tell(done)
+            return
+        following = SLOW
+        if self.fast and outcome == Outcome.COMPLETED:
+            following = advance(self.state, attempt, place.number, started, self.at)
+        if following == SLOW:
+            self.tell(done, Asked(place.number, self.at))
+        elif following == IDLE:
+            self.tell(Asked(place.number, self.at))
+        else:
+            self.order.append(following)
+            place.running[following] = self.at
+            self.tell()
+
+    def ask(self, place: Place) -> None:
+        place.woken = False
+        self.tell(Asked(place.number, self.at))
+
+    def timer(self) -> None:
+        timer = min(self.timers, key=lambda each: each.at)
+        self.timers.remove(timer)
+        self.at = max(self.at, timer.at)
+        self.tell(TimerDue(timer.kind, timer.subject, self.at))
+
+    def answer_recall(self) -> None:
+        recall = self.recalls.pop(0)
+        place = self.places[recall.worker]
+        given = [attempt for attempt in place.waiting if attempt in recall.attempts]
+        place.waiting = [attempt for attempt in place.waiting if attempt not in given]
+        if given:
+            self.tell(Recalled(recall.worker, given, self.at))
+
+    def answer_cancel(self) -> None:
+        cancel = self.cancels.pop(0)
+        place = self.places[cancel.worker]
+        started = place.running.pop(cancel.attempt, self.at)
+        if cancel.attempt in place.waiting:
+            place.waiting.remove(cancel.attempt)
+        done = Finished(cancel.worker, cancel.attempt, Outcome.CANCELLED, started, self.at)
+        self.tell(done, Asked(cancel.worker, self.at)) if place.pulls else self.tell(done)
+
+    def cancel(self) -> None:
+        self.tell(CancelRequested(self.at))
+
+    def late(self) -> None:
+        """A report of an attempt that was answered before, or whose worker is gone, changes nothing."""
+        before = picture(self.state)
+        self.tell(self.chance.choice(self.old))
+        assert picture(self.state) == before
+
+    def answer_rule(self, nodes: Sequence[Node] = (), applied: bool = False, error: str = "") -> None:
+        rule = self.questions.pop(0)
+        known = len(self.state.plan)
+        self.tell(RuleEvaluated(rule, self.at, applied, {}, nodes, (), error))
+        if len(self.state.plan) > known:
+            self.patches[rule] = nodes
+
+    # --- by chance --------------------------------------------------------------------------------------------------------
+
+    def possible(self, calm: bool = False) -> list[Callable[[], None]]:
+        """Return what may happen next; when `calm`, only what brings the run to its end."""
+        found: list[Callable[[], None]] = []
+        for place in self.places.values():
+            if place.waiting and len(place.running) < place.slots:
+                found.append(lambda place=place: self.start(place))
+            for attempt in place.running:
+                found.append(lambda place=place, attempt=attempt: self.finish(place, attempt))
+                if not calm:
+                    outcome = self.chance.choice([Outcome.FAILED, Outcome.LOST, Outcome.FAILED])
+                    again = self.chance.random() < 0.7
+                    found.append(lambda p=place, a=attempt, o=outcome, r=again: self.finish(p, a, o, r))
+            if place.pulls and place.woken:
+                found.append(lambda place=place: self.ask(place))
+        if self.timers:
+            found.append(self.timer)
+        if self.recalls:
+            found.append(self.answer_recall)
+        if self.cancels:
+            found.append(self.answer_cancel)
+        if self.questions:
+            found.append(self.answer_rule)
+        if not calm:
+            found += self._mischief()
+        return found
+
+    def _mischief(self) -> list[Callable[[], None]]:
+        found: list[Callable[[], None]] = []
+        chance = self.chance
+        if len(self.places) < 4:
+            pulls = chance.random() < 0.5
+            slots = 1 if pulls else chance.randint(1, 2)
+            window = 1 if pulls else slots + chance.randint(0, 3)
+            labels = {"gpu": "true"} if chance.random() < 0.5 else {}
+            found.append(lambda: self.join(slots, window, pulls, labels) and None)
+        if self.places and chance.random() < 0.3:
+            number = chance.choice(list(self.places))
+            found.append(lambda: self.vanish(number))
+        if self.old:
+            found.append(self.late)
+        if self.questions:
+            before = chance.sample(self.state.plan.names, min(2, len(self.state.plan)))
+            grown = [Node(f"grown{len(self.state.plan)}", None, before), Node(f"last{len(self.state.plan)}")]
+            found.append(lambda: self.answer_rule(grown, applied=True))
+        if chance.random() < 0.05:
+            found.append(self.cancel)
+        return found
+
+    def live(self, steps: int) -> None:
+        """Let that many things happen, then let the world calm down until the run has ended."""
+        for _ in range(steps):
+            if self.finished:
+                break
+            self.at += self.chance.choice([0.0, 0.0001, 0.001, 0.5])
+            possible = self.possible()
+            if possible:
+                self.chance.choice(possible)()
+        if not self.finished:
+            self.join(2, 4, labels={"gpu": "true"})
+        bound = 60 * (len(self.state.plan) + 4)
+        while not self.finished and bound:
+            bound -= 1
+            self.at += 0.01
+            possible = self.possible(calm=True)
+            assert possible, "nothing can happen any more, and the run has not ended"
+            self.chance.choice(possible)()
+        assert self.finished
+
+
+def finished_facts(state: State) -> list[Fact]:
+    """Return the facts that end nodes, in order."""
+    return [fact for fact in state.facts() if fact.kind in ENDS]
+
+
+def numbers_of(attempt: int) -> tuple[int, int]:
+    """Return (node, try) of an attempt."""
+    return attempt & NODE_MASK, attempt >> NUMBER_SHIFT
