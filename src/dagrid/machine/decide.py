@@ -143,10 +143,7 @@ def _lost(state: State, node: int, event: WorkerGone) -> None:
         kind = Kind.FAILED
         detail = f"lost {losses} times: {event.reason}"
     number = state.number_of(node)
-    fact = Fact(kind, event.at, node, number, event.worker, state.started[node], detail=detail)
-    if kind is Kind.FAILED:
-        state.losses[node] = losses
-    record(state, fact)
+    record(state, Fact(kind, event.at, node, number, event.worker, state.started[node], detail=detail, numbers=(losses,)))
     if kind is not Kind.REQUEUED:
         _stop_on_failure(state, event.at)
 
@@ -188,10 +185,14 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
     if worker is None or event.attempt not in worker.queue:
         return
     worker.heard = event.ended
-    vacate(state, event.attempt, event.worker)
-    if not state.current(event.attempt):
-        return
     node, number = event.attempt & NODE_MASK, event.attempt >> NUMBER_SHIFT
+    counts = state.current(event.attempt)
+    if counts and event.outcome == Outcome.COMPLETED:
+        vacate(state, event.attempt, event.worker)
+    else:
+        record(state, Fact(Kind.FREED, event.ended, node, number, event.worker))
+    if not counts:
+        return
     if state.status[node] == QUEUED:
         start(state, event.attempt, event.worker, event.started)
     if event.outcome == Outcome.COMPLETED:
@@ -243,11 +244,13 @@ def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
         return
     worker.recalling = False
     for attempt in event.attempts:
+        if attempt not in worker.queue:
+            continue
         node = attempt & NODE_MASK
         if state.current(attempt) and state.status[node] == QUEUED:
             record(state, Fact(Kind.RECALLED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
         else:
-            vacate(state, attempt, event.worker)
+            record(state, Fact(Kind.FREED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
 
 
 def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:

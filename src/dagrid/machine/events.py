@@ -137,7 +137,11 @@ Stimulus = (
 
 
 class Kind(IntEnum):
-    """What a fact says. The first three stand in the journal as bare integers, see `State.journal`."""
+    """What a fact says. The first three stand in the journal as bare integers, see `State.journal`.
+
+    An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled
+    may go on for a while.
+    """
 
     STARTED = 0
     COMPLETED = 1
@@ -155,6 +159,7 @@ class Kind(IntEnum):
     RUN_ENDED = 13
     DUE = 14
     REQUEUED = 15
+    FREED = 16
 
 
 class Fact(msgspec.Struct, frozen=True):

@@ -376,6 +376,8 @@ def _ended(state: State, fact: Fact) -> None:
     state.remaining -= 1
     if fact.detail:
         state.detail[node] = fact.detail
+    if fact.numbers:
+        state.losses[node] = fact.numbers[0]
     settle(state, node, False)
 
 
@@ -396,6 +398,10 @@ def _again(state: State, fact: Fact) -> None:
 def _recalled(state: State, fact: Fact) -> None:
     vacate(state, attempt_id(fact.node, fact.number), fact.worker)
     make_ready(state, fact.node)
+
+
+def _freed(state: State, fact: Fact) -> None:
+    vacate(state, attempt_id(fact.node, fact.number), fact.worker)
 
 
 def _due(state: State, fact: Fact) -> None:
@@ -472,6 +478,7 @@ _MOVES = {
     Kind.RETRY: _again,
     Kind.REQUEUED: _again,
     Kind.DUE: _due,
+    Kind.FREED: _freed,
     Kind.WORKER_JOINED: _worker_joined,
     Kind.WORKER_GONE: _worker_gone,
     Kind.PATCHED: _patched,
