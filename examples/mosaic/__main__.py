@@ -30,7 +30,7 @@ CLOSER, NOT_CLOSER, FAILED = 0, 1, 3
 EXAMPLES = """\
 examples:
   python -m examples.mosaic                           sixteen tiles, on processes, one for each core
-  python -m examples.mosaic --fast                    the same with the quicker reprojection
+  python -m examples.mosaic --exact                   the same with the slower reprojection, by exact areas
   python -m examples.mosaic --tiles 6x8 --workers 4   more tiles, four processes
   python -m examples.mosaic --backend thread          on threads: Montage one call at a time, see montage.py
   python -m examples.mosaic --plain                   a loop without a graph, to compare the time
@@ -67,7 +67,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--tiles", type=tiles, default=(4, 4), metavar="ROWSxCOLUMNS", help="how many tiles (default: 4x4)")
     add("--size", type=size, metavar="WIDTHxHEIGHT", help="a piece from the middle of the image (default: all of it)")
     add("--seed", type=int, default=Survey().seed, help="draws the tilts and brightnesses (default: %(default)s)")
-    add("--fast", action="store_true", help="reproject with mProjectPP in place of mProject")
+    add("--exact", action="store_true", help="reproject with mProject in place of mProjectPP")
     add("--output", type=Path, default=Path("out/mosaic"), help="where the files go (default: %(default)s)")
     add("--no-progress", action="store_true", help="show no progress")
     add("--plain", action="store_true", help="run the steps in a plain loop, without a graph")
@@ -95,8 +95,10 @@ def run_graph(mosaic: Mosaic, backend: str, progress: bool) -> tuple[Residual, R
     before, after = result["measure_before"], result["measure_after"]
     for picture in ("picture_mosaic", "picture_comparison"):
         result[picture]
-    result.trace.to_chrome_json(mosaic.places.trace)
-    summary = result.trace.summary()
+    trace = result.trace
+    assert trace is not None, "a run is traced unless tracing=False"
+    trace.to_chrome_json(mosaic.places.trace)
+    summary = trace.summary()
     lines = [
         ("tasks", f"{result.succeeded} succeeded, {result.failed} failed"),
         ("overlaps fitted", str(len(result["overlaps"]))),
@@ -111,7 +113,7 @@ def run_graph(mosaic: Mosaic, backend: str, progress: bool) -> tuple[Residual, R
 def run_plain(mosaic: Mosaic) -> tuple[Residual, Residual, Lines]:
     """Run the plain loop and return both residuals and what it measured, as lines of the table."""
     start = time.perf_counter()
-    loop = run_in_order(mosaic.survey, mosaic.places, mosaic.fast)
+    loop = run_in_order(mosaic.survey, mosaic.places, mosaic.exact)
     lines = [
         ("steps", str(sum(map(len, loop.seconds.values())))),
         ("overlaps fitted", str(loop.pairs)),
@@ -142,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_arguments(arguments)
     survey = Survey(rows=options.tiles[0], columns=options.tiles[1], size=options.size, seed=options.seed)
     on_threads = options.backend.partition("?")[0] == "thread"
-    mosaic = Mosaic(survey, Places.prepare(options.output), options.fast, one_at_a_time=on_threads)
+    mosaic = Mosaic(survey, Places.prepare(options.output), options.exact, one_at_a_time=on_threads)
     try:
         if options.plain:
             before, after, lines = run_plain(mosaic)

@@ -76,19 +76,19 @@ def write_table(path: str, columns: Sequence[str], rows: Sequence[Sequence[float
     Path(path).write_text("\n".join([head, *body]) + "\n", encoding="ascii")
 
 
-def project(tile: str, template: str, image: str, fast: bool = False) -> str:
-    """Reproject a tile onto the mosaic's grid, by exact areas on the sky (or, with `fast`, on the tangent plane).
+def project(tile: str, template: str, image: str, exact: bool = False) -> str:
+    """Reproject a tile onto the mosaic's grid, on the tangent plane (or, with `exact`, by exact areas on the sky).
 
     Args:
         tile: The tile, a FITS file with its own world coordinates.
         template: The header that describes the mosaic's grid.
         image: Where to write it; a second file `..._area.fits` beside it says how much of each pixel was seen.
-        fast: Use mProjectPP, some twenty times faster for tangent planes, in place of mProject.
+        exact: Use mProject in place of mProjectPP, which is some twenty times faster and made for tangent planes.
 
     Returns:
         `image`.
     """
-    call(tools.mProjectPP if fast else tools.mProject, tile, image, template)
+    call(tools.mProject if exact else tools.mProjectPP, tile, image, template)
     return image
 
 

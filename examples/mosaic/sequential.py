@@ -42,13 +42,13 @@ class Loop:
         return value
 
 
-def run_in_order(survey: Survey, places: Places, fast: bool = False) -> Loop:
+def run_in_order(survey: Survey, places: Places, exact: bool = False) -> Loop:
     """Make the mosaic one step after the other.
 
     Args:
         survey: How the sky is covered.
         places: Where the files go.
-        fast: Reproject with mProjectPP.
+        exact: Reproject with mProject.
 
     Returns:
         The measurements.
@@ -60,7 +60,7 @@ def run_in_order(survey: Survey, places: Places, fast: bool = False) -> Loop:
     template = loop.step("template", tiles.write_template, survey, places.template)
     for tile in survey.tiles():
         cut = loop.step("cut", tiles.cut_tile, survey, tile.row, tile.column, places.image("tiles", tile.name))
-        loop.step("project", montage.project, cut, template, places.image("projected", tile.name), fast)
+        loop.step("project", montage.project, cut, template, places.image("projected", tile.name), exact)
     images = places.work("images.tbl")
     pairs = loop.step("overlaps", montage.find_overlaps, folder, images, places.work("overlaps.tbl"))
     before = loop.step("add", montage.add_tiles, folder, places.work("before.tbl"), template, places.before)

@@ -117,7 +117,7 @@ def _share(length: int, count: int, overlap: float) -> tuple[float, float]:
 @functools.lru_cache(maxsize=4)
 def sky(size: tuple[int, int] | None = None) -> Pixels:
     """Return the truth: the brightness of the deep field in counts, its first row at the bottom as FITS has it."""
-    colour = skimage.data.hubble_deep_field()  # type: ignore[no-untyped-call]
+    colour = skimage.data.hubble_deep_field()
     grey: Pixels = np.flipud(colour @ np.array(LUMINANCE)).astype(np.float32)
     if size is None:
         return grey

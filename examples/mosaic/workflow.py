@@ -30,13 +30,13 @@ class Mosaic:
     Attributes:
         survey: How the sky is covered.
         places: Where the files go.
-        fast: Reproject with mProjectPP in place of mProject.
+        exact: Reproject with mProject in place of mProjectPP.
         one_at_a_time: Give each Montage step one unit of the resource `montage`, of which a run on threads has one.
     """
 
     survey: Survey
     places: Places
-    fast: bool = False
+    exact: bool = False
     one_at_a_time: bool = False
 
     def graph(self) -> DAG:
@@ -45,7 +45,7 @@ class Mosaic:
         nodes = [Node("template", partial(tiles.write_template, survey, places.template), kind="template")]
         for tile in survey.tiles():
             cut, image = places.image("tiles", tile.name), places.image("projected", tile.name)
-            project = partial(montage.project, image=image, fast=self.fast)
+            project = partial(montage.project, image=image, exact=self.exact)
             nodes += [
                 Node(f"cut_{tile.name}", partial(tiles.cut_tile, survey, tile.row, tile.column, cut), kind="cut"),
                 self._montage("project", tile.name, project, {"tile": f"cut_{tile.name}", "template": "template"}),

@@ -6,6 +6,7 @@ from dagrid.assemble import execute as _execute
 from dagrid.assemble import run as _run
 from dagrid.assemble import start as _start
 from dagrid.errors import CycleError, DagridError, GraphError, PlanError, TaskError
+from dagrid.execution.distributed_executor import DistributedExecutor
 from dagrid.execution.executor import DAGExecutor
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
 from dagrid.execution.run import Run
@@ -23,6 +24,7 @@ __all__ = [
     "DAGBuilder",
     "DAGExecutor",
     "DagridError",
+    "DistributedExecutor",
     "ExecNode",
     "ExecutionResult",
     "GraphError",

@@ -11,8 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from dagrid.errors import (
@@ -31,7 +30,10 @@ from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
-from dagrid.ports import Backend, Clock, FourMethods, Observer
+from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
@@ -42,7 +44,7 @@ def start(
     dag: DAG,
     tasks: Mapping[str, Callable[..., Any]] | None = None,
     *,
-    backend: BackendLike = DEFAULT_BACKEND,
+    backend: BackendLike | None = None,
     max_concurrency: int | None = None,
     resources: Mapping[str, float] | None = None,
     on_failure: OnFailure = "skip",
@@ -50,7 +52,7 @@ def start(
     rules: Sequence[Rule] = (),
     max_nodes: int = 1_000_000,
     progress: bool | None = None,
-    observers: Sequence[Observer] = (),
+    observers: Sequence[Observer | Onlooker] = (),
     tracing: bool = True,
     seed: int | None = None,
     clock: Clock = REAL_CLOCK,
@@ -61,15 +63,16 @@ def start(
         dag: the graph.
         tasks: functions by node name, for nodes that have none of their own or shall have another one.
         backend: where it runs: a name or URL such as "thread", "inline" or "multiprocessing?max_workers=2", a backend object, or
-            any object with `name`, `submit`, `result` and `shutdown`. One made of a name is closed at the end of the run.
+            any object with `name`, `submit`, `result` and `shutdown`. One made of a name is closed at the end of the run. By
+            default threads, as many as `max_concurrency` says.
         max_concurrency: how many nodes may run at once; by default what the graph says.
         resources: the capacity of each named resource that nodes ask for.
         on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
         node_timeout: seconds for nodes without a timeout of their own.
         rules: make the graph grow while it runs.
         max_nodes: a growing graph may not have more nodes than this.
-        progress: a progress bar on stderr; by default on long runs when stderr is a terminal.
-        observers: readers of the run's events.
+        progress: a progress bar on stderr; by default, when stderr is a terminal, one that appears after a second.
+        observers: readers of the run's events, or onlookers that follow its handle.
         tracing: whether the result has a trace.
         seed: of the random draws (jitter); None draws differently in each run.
         clock: where time comes from.
@@ -82,6 +85,8 @@ def start(
         max_concurrency = dag.max_concurrency
     settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
     compiled = _compile(dag, tasks, settings, grows=bool(rules))
+    if backend is None:
+        backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
     place, owned = open_backend(backend)
     try:
         if not place.capabilities.matches_selectors:
@@ -136,6 +141,8 @@ def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
 @cache
 def known_backends() -> dict[str, EntryPoint]:
     """Return the backends that are registered, by name."""
+    from importlib.metadata import entry_points  # reads mail headers: 15 ms that no description of a graph needs
+
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
@@ -206,9 +213,9 @@ def _refuse_selectors(plan: Plan, place: Backend) -> None:
             )
 
 
-def _progress(wanted: bool | None) -> list[Observer]:
-    if wanted is False or (wanted is None and not sys.stderr.isatty()):
+def _progress(wanted: bool | None) -> list[Onlooker]:
+    if wanted is False or (wanted is None and not (sys.stderr and sys.stderr.isatty())):
         return []
     from dagrid.observe.progress import Progress
 
-    return [Progress()]
+    return [Progress(REAL_CLOCK, delay=0.0 if wanted else 1.0)]

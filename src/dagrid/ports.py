@@ -142,7 +142,10 @@ class Session(Protocol):
         ...
 
     def close(self) -> None:
-        """End this use: attempts under way are stopped where possible and nothing is reported any more. May be called twice."""
+        """End this use: attempts under way are stopped where possible and nothing is reported any more. May be called twice.
+
+        What a worker that pulls still delivers afterwards is refused by the host.
+        """
         ...
 
 
@@ -202,11 +205,36 @@ class RunEvent:
     detail: str = ""
 
 
-class Observer(Protocol):
-    """A reader of a run's events. It is called in order, from one thread, in batches, and never under a lock."""
+class RunView(Protocol):
+    """What may be seen of a run while it goes on; `dagrid.Run` is one. Reading it costs the run nothing."""
+
+    @property
+    def done(self) -> bool: ...
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def ended(self) -> int: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    def counts(self) -> dict[str, int]: ...
+
+    def running(self, limit: int | None = None) -> list[str]: ...
+
+
+class Onlooker(Protocol):
+    """Who looks at a run when it likes, through its handle; the run tells it nothing but when it begins and that it is over."""
 
     def begin(self, run: Any) -> None: ...
 
-    def observe(self, events: Sequence[RunEvent]) -> None: ...
-
     def end(self) -> None: ...
+
+
+@runtime_checkable
+class Observer(Onlooker, Protocol):
+    """A reader of a run's events. It is called in order, from one thread, in batches, and never under a lock."""
+
+    def observe(self, events: Sequence[RunEvent]) -> None: ...

@@ -35,7 +35,7 @@ def test_tiles_without_faults_give_the_original_back(tmp_path: Path) -> None:
     """A wrong axis, a shifted pixel or a tilt of the wrong sign would show here, where brightness cannot hide it."""
     perfect = replace(SMALL, level=0.0, slope=0.0)
     places = Places.prepare(tmp_path)
-    run_in_order(perfect, places, fast=True)
+    run_in_order(perfect, places)
     mosaic, truth = tiles.on_the_sky(places.after, perfect), tiles.sky(perfect.size)
     assert np.corrcoef(mosaic.ravel(), truth.ravel())[0, 1] > 0.99
     shifted = np.roll(mosaic, 1, axis=1)
@@ -45,7 +45,7 @@ def test_tiles_without_faults_give_the_original_back(tmp_path: Path) -> None:
 def test_without_the_planes_only_resampling_is_left(tmp_path: Path) -> None:
     """The faults are planes, so what remains beside the plane that no overlap can know must not depend on them."""
     flat = [
-        run_in_order(survey, Places.prepare(tmp_path / name), fast=True).after["residual_flat"]
+        run_in_order(survey, Places.prepare(tmp_path / name)).after["residual_flat"]
         for name, survey in (("faulty", SMALL), ("perfect", replace(SMALL, level=0.0, slope=0.0)))
     ]
     assert flat[0] == pytest.approx(flat[1], rel=0.05)
@@ -65,7 +65,7 @@ def test_equal_surveys_cut_equal_tiles_and_another_seed_cuts_others(tmp_path: Pa
 def test_a_failing_tool_raises_with_its_own_words(tmp_path: Path) -> None:
     """Montage answers with a status; nothing may take a missing file for a result."""
     template = tiles.write_template(SMALL, str(tmp_path / "mosaic.hdr"))
-    with pytest.raises(montage.MontageError, match=r"mProject\(.*absent\.fits not found"):
+    with pytest.raises(montage.MontageError, match=r"mProjectPP\(.*absent\.fits not found"):
         montage.project(str(tmp_path / "absent.fits"), template, str(tmp_path / "image.fits"))
 
 

@@ -15,7 +15,7 @@ from examples.mosaic.tiles import Survey, on_the_sky
 
 pytestmark = pytest.mark.example
 
-SMALL = ["--tiles", "2x2", "--size", "160x130", "--fast", "--no-progress"]
+SMALL = ["--tiles", "2x2", "--size", "160x130", "--no-progress"]
 
 
 @pytest.mark.parametrize("backend", ["multiprocessing", "thread"])
@@ -25,7 +25,7 @@ def test_the_graph_makes_the_same_mosaic_as_the_loop(
     """Where the tasks run may change when they run, never what they make."""
     survey = Survey(rows=2, columns=2, size=(160, 130))
     loop = Places.prepare(tmp_path / "loop")
-    run_in_order(survey, loop, fast=True)
+    run_in_order(survey, loop)
     code = main([*SMALL, "--backend", backend, "--workers", "2", "--output", str(tmp_path / "graph")])
     graph = Places(tmp_path.resolve() / "graph")
     assert code == CLOSER

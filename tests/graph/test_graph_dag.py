@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from graph_strategies import build, chain
 
 from dagrid.errors import (
     CycleError,
@@ -22,6 +21,7 @@ from dagrid.errors import (
     UnknownNodeError,
 )
 from dagrid.graph import DAG, CriticalPath, Node, Retry
+from tests.graph.graph_strategies import build, chain
 
 LONG = 100_000
 

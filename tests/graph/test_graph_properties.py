@@ -7,12 +7,12 @@ from typing import Any
 
 import networkx as nx
 import pytest
-from graph_strategies import Pairs, build, graph_parts, oracle
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dagrid.errors import CycleError
 from dagrid.graph import DAG, Node, analysis, bottom_levels
+from tests.graph.graph_strategies import Pairs, build, graph_parts, oracle
 
 Parts = tuple[list[str], Pairs]
 

@@ -21,9 +21,7 @@ chances = st.integers(0, 2**32).map(random.Random)
 
 
 @given(case=cases(), chance=chances, rules=st.lists(st.booleans(), max_size=2), steps=st.integers(0, 60))
-def test_invariants_hold_and_every_run_ends(
-    case: Case, chance: random.Random, rules: list[bool], steps: int
-) -> None:
+def test_invariants_hold_and_every_run_ends(case: Case, chance: random.Random, rules: list[bool], steps: int) -> None:
     """Workers come, go and lie late, attempts fail, time out and are taken back: `check` runs after every single step."""
     World(case.plan(), chance, rules=rules).live(steps)
 

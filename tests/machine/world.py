@@ -246,7 +246,9 @@ class World:
 
     # --- what can happen --------------------------------------------------------------------------------------------------
 
-    def join(self, slots: int = 1, window: int = 1, pulls: bool = False, labels: Mapping[str, str] | None = None) -> int:
+    def join(
+        self, slots: int = 1, window: int = 1, pulls: bool = False, labels: Mapping[str, str] | None = None
+    ) -> int:
         number, self.joined = self.joined, self.joined + 1
         self.places[number] = Place(number, slots, pulls)
         self.tell(WorkerJoined(number, f"w{number}", self.at, slots, window, pulls, labels or {}))

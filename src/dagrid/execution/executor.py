@@ -15,11 +15,11 @@ class DAGExecutor:
 
     Args:
         dag: the graph.
-        max_workers: how many tasks run at once; by default as many as the backend has.
+        max_workers: how many tasks run at once; by default as many as the backend performs.
         fail_fast: a failed node skips its descendants; with False, those that take no value from it run all the same.
         enable_tracing: whether the result has a trace.
         node_timeout: seconds for nodes without a timeout of their own.
-        backend: a name, a URL or a backend object.
+        backend: a name, a URL or a backend object; by default threads.
         **settings: anything else that `DAG.start` takes.
     """
 
@@ -31,7 +31,7 @@ class DAGExecutor:
         enable_tracing: bool = True,
         node_timeout: float | None = None,
         *,
-        backend: Any = "thread",
+        backend: Any = None,
         **settings: Any,
     ) -> None:
         self.dag = dag

@@ -11,7 +11,7 @@ from dagrid.execution.engine import Engine
 from dagrid.execution.results import ExecutionResult, NodeStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
-from dagrid.ports import Observer, RunEvent
+from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
 
@@ -24,7 +24,7 @@ class Run:
         engine: Engine,
         *,
         traced: bool = True,
-        observers: Sequence[Observer] = (),
+        observers: Sequence[Observer | Onlooker] = (),
         release: Callable[[], None] | None = None,
     ) -> None:
         self._engine = engine
@@ -32,18 +32,38 @@ class Run:
         self._release = release
         self._closing = threading.Lock()
         self._closed = False
-        self._readers = [threading.Thread(target=self._read, args=(observer,), daemon=True) for observer in observers]
-        for reader in self._readers:
-            reader.start()
+        readers = [observer for observer in observers if isinstance(observer, Observer)]
+        self._onlookers = [observer for observer in observers if not isinstance(observer, Observer)]
+        self._readers = [threading.Thread(target=self._read, args=(reader,), daemon=True) for reader in readers]
+        for thread in self._readers:
+            thread.start()
+        for onlooker in self._onlookers:
+            onlooker.begin(self)
 
     def __repr__(self) -> str:
-        state = self._engine.state
-        return f"<Run: {len(state.plan) - state.remaining} of {len(state.plan)} nodes have ended>"
+        return f"<Run: {self.ended} of {self.total} nodes have ended>"
 
     @property
     def done(self) -> bool:
         """Whether every node has ended."""
         return self._engine.done.is_set()
+
+    @property
+    def total(self) -> int:
+        """How many nodes there are; more while a graph grows."""
+        return len(self._engine.state.status)
+
+    @property
+    def ended(self) -> int:
+        """How many nodes have ended, well or not."""
+        state = self._engine.state
+        return len(state.status) - state.remaining
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has been going on, or took."""
+        engine = self._engine
+        return (engine.ended if self.done else engine.now()) - engine.began
 
     def wait(self, timeout: float | None = None) -> ExecutionResult:
         """Wait for the end of the run.
@@ -84,6 +104,16 @@ class Run:
     def counts(self) -> dict[str, int]:
         """Return how many nodes have each status at this moment."""
         return {status.name.lower(): self._engine.state.count(status) for status in Status}
+
+    def running(self, limit: int | None = None) -> list[str]:
+        """Return the names of the nodes that run at this moment, in order of insertion, no more than `limit`."""
+        state = self._engine.state
+        found: list[str] = []
+        node = state.status.find(Status.RUNNING)
+        while node >= 0 and (limit is None or len(found) < limit):
+            found.append(state.plan.names[node])
+            node = state.status.find(Status.RUNNING, node + 1)
+        return found
 
     def status(self, name: str) -> NodeStatus:
         """Return where a node stands at this moment."""
@@ -160,6 +190,8 @@ class Run:
             self._release()
         for reader in self._readers:
             reader.join()
+        for onlooker in self._onlookers:
+            onlooker.end()
 
     def _number(self, name: str) -> int:
         index = self._engine.state.plan.index

@@ -432,8 +432,6 @@ def _wake_idle(state: State, commands: list[Command]) -> None:
 
 def _take_back(state: State, at: float, commands: list[Command]) -> None:
     """When a worker has nothing to do and another one sits on attempts that it has not started, ask for some of them."""
-    if any(state.ready):
-        return
     if all(worker.queue for worker in state.workers.values() if _pushable(worker)):
         return
     earliest = 0.0

@@ -1,0 +1,57 @@
+"""The benchmarks run, and every figure that is promised is in the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+CHEAP = ("inline", "balance", "build", "memory", "leak", "import")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
+    """A benchmark that breaks is noticed only when someone needs it; so it runs here, small."""
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(file), *CHEAP]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    figures = {figure["name"]: figure for figure in json.loads(file.read_text())}
+    assert tuple(figures) == CHEAP
+    expected = {
+        "inline": {"dagrid, again", "dagrid, first", "bare loop", "dask.get"},
+        "balance": {"dagrid", "level by level"},
+        "build": {"plain dicts", "dagrid add_nodes/add_edges", "networkx + topological sort"},
+        "memory": {"plain dicts", "dagrid add_nodes/add_edges"},
+        "leak": {
+            f"{backend}, {graph}"
+            for backend in ("inline", "thread")
+            for graph in ("the same graph", "a new graph each time")
+        },
+        "import": {"bare python", "python, import dagrid"},
+    }
+    for name, rows in expected.items():
+        figure = figures[name]
+        assert rows <= set(figure["rows"]), name
+        assert figure["goals"], name
+        assert all(goal["value"] is not None for goal in figure["goals"]), name
+        for row in rows:
+            assert row in ran.stdout
+    assert ran.stdout.count("reach:") == sum(len(figure["goals"]) for figure in figures.values())
+    assert ran.stdout.count(": met") + ran.stdout.count(": MISSED") == ran.stdout.count("reach:")
+
+
+def test_an_unknown_name_is_refused_with_the_names_there_are():
+    """A typo must not look like a finished measurement."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    command = [sys.executable, "-m", "benchmarks", "threads"]
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 2
+    assert "inline" in ran.stderr
