@@ -14,6 +14,7 @@ import msgspec
 
 NUMBER_SHIFT = 32
 NODE_MASK = (1 << NUMBER_SHIFT) - 1
+UNSTARTED = -1.0
 
 
 def attempt_id(node: int, number: int) -> int:
@@ -170,7 +171,7 @@ class Fact(msgspec.Struct, frozen=True):
     node: int = -1
     number: int = 0
     worker: int = -1
-    started: float = 0.0
+    started: float = UNSTARTED
     due: float = 0.0
     cause: int = -1
     detail: str = ""
