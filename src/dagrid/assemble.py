@@ -6,13 +6,11 @@ Backends are found by entry point (group `dagrid.backends`), ours through the sa
 from __future__ import annotations
 
 import contextlib
-import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from dagrid.errors import (
     BackendNotInstalledError,
@@ -84,6 +82,8 @@ def start(
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
+    from random import Random
+
     compiled = _compile(dag, tasks, settings, grows=bool(rules))
     if backend is None:
         backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
@@ -91,9 +91,7 @@ def start(
     try:
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
-        engine = Engine(
-            compiled.plan, compiled.binder, compiled.bindings, place, clock, random.Random(seed).random, rules
-        )
+        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, Random(seed).random, rules)
         engine.start()
     except BaseException:
         if owned:
@@ -161,6 +159,8 @@ def _made(url: str) -> Backend:
         raise BackendNotInstalledError(
             f"Backend {name!r} needs {error.name or 'a package that is not there'}. Install it with: pip install 'dagrid[{name}]'"
         ) from error
+    from urllib.parse import parse_qsl
+
     settings = {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
     try:
         made: Backend = kind(**settings)

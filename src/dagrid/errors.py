@@ -36,12 +36,13 @@ A message names the remedy: what was wrong, where, and what to do. The docstring
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that looks most like `name`, or None when nothing is close."""
+    import difflib  # 3 ms that only a mistake should cost
+
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any, NamedTuple
 
 from dagrid.machine.events import Kind
@@ -84,12 +83,14 @@ class ExecutionTrace:
                     outcome,
                 )
 
-    def to_chrome_json(self, path: str | Path | None = None) -> str:
+    def to_chrome_json(self, path: str | PathLike[str] | None = None) -> str:
         """Return the trace in the Trace Event Format, which chrome://tracing and Perfetto show, and write it to a file.
 
         Args:
             path: where to write it; None writes nothing.
         """
+        import json
+
         workers = {number: worker.name for number, worker in self._state.workers.items()}
         events: list[dict[str, Any]] = [
             {"name": "thread_name", "ph": "M", "pid": 1, "tid": number, "args": {"name": name}}
@@ -110,7 +111,8 @@ class ExecutionTrace:
         )
         text = json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
         if path is not None:
-            Path(path).write_text(text, encoding="utf-8")
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
         return text
 
     def summary(self) -> TraceSummary:
