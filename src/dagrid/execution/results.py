@@ -18,7 +18,7 @@ from dagrid.errors import (
     WorkerLostError,
 )
 from dagrid.execution.tracing import ExecutionTrace
-from dagrid.machine.explain import said
+from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status
 from dagrid.ports import Encoded
 
@@ -213,14 +213,14 @@ class ExecutionResult:
         node = self._number(name)
         state = self._state
         status = state.status[node]
-        ran = state.started[node] > 0.0 and status != Status.SKIPPED and state.where[node] >= 0
+        ran = state.started[node] >= 0.0
         worker = state.workers.get(state.where[node])
         return NodeResult(
             name,
             _STATUS[status],
             _opened(self._values[node]) if status == Status.COMPLETED else None,
             self._error(node),
-            state.number_of(node) + 1 if ran else 0,
+            state.number_of(node) + (1 if ran else 0),
             worker.name if worker is not None and ran else "",
             state.started[node] - self._began if ran else 0.0,
             state.ended[node] - self._began if ran else 0.0,
@@ -248,7 +248,7 @@ class ExecutionResult:
             cause = state.cause.get(node, NO_TASK)
             if cause == NO_TASK:
                 return "it has no task"
-            return f"{state.plan.names[cause]!r} {said(state.status[cause])}"
+            return f"{state.plan.names[cause]!r} {ended_word(state.status[cause])}"
         return state.detail.get(node, "")
 
     def _error(self, node: int) -> BaseException | None:

@@ -12,7 +12,7 @@ from enum import IntEnum
 from heapq import heappush
 
 from dagrid.errors import IllegalTransitionError
-from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, Fact, Kind, attempt_id
+from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, UNSTARTED, Fact, Kind, attempt_id
 from dagrid.machine.plan import Plan, shares
 
 
@@ -139,7 +139,7 @@ class State:
         self.plan = plan
         self.status = bytearray(count)
         self.waiting = list(map(len, plan.predecessors))
-        self.started = [0.0] * count
+        self.started = [UNSTARTED] * count
         self.ended = [0.0] * count
         self.where = [-1] * count
         self.ready: list[list[int]] = [[] for _ in plan.requests]
@@ -347,7 +347,10 @@ def record(state: State, fact: Fact) -> None:
 
 
 def apply(state: State, fact: Fact) -> None:
-    """Apply a fact that was recorded before, as a restart does; the journal gets the same entries again."""
+    """Apply a fact that was recorded before, as a restart does; the journal gets the same entries again.
+
+    What is left in `doomed` and `passed` has mostly been dealt with by later facts; `decide` passes over it.
+    """
     attempt = attempt_id(fact.node, fact.number) if fact.node >= 0 else -1
     if fact.kind is Kind.STARTED:
         if state.status[fact.node] == READY:
@@ -360,8 +363,6 @@ def apply(state: State, fact: Fact) -> None:
         skip(state, fact.node, fact.cause, fact.at)
     else:
         record(state, fact)
-    state.doomed = [entry for entry in state.doomed if state.status[entry[0]] == PENDING]
-    state.passed = [node for node in state.passed if state.status[node] == PENDING]
 
 
 def _assigned(state: State, fact: Fact) -> None:
@@ -376,6 +377,8 @@ def _ended(state: State, fact: Fact) -> None:
     state.remaining -= 1
     if fact.detail:
         state.detail[node] = fact.detail
+    if fact.numbers:
+        state.losses[node] = fact.numbers[0]
     settle(state, node, False)
 
 
@@ -383,6 +386,7 @@ def _again(state: State, fact: Fact) -> None:
     """An attempt failed, or was lost, and the node is tried again, at once or when `due`."""
     node = fact.node
     state.attempts_before.setdefault(node, []).append(fact)
+    state.started[node] = UNSTARTED
     state.numbers[node] = fact.number + 1
     counter = state.losses if fact.kind is Kind.REQUEUED else state.failures
     counter[node] = counter.get(node, 0) + 1
@@ -396,6 +400,10 @@ def _again(state: State, fact: Fact) -> None:
 def _recalled(state: State, fact: Fact) -> None:
     vacate(state, attempt_id(fact.node, fact.number), fact.worker)
     make_ready(state, fact.node)
+
+
+def _freed(state: State, fact: Fact) -> None:
+    vacate(state, attempt_id(fact.node, fact.number), fact.worker)
 
 
 def _due(state: State, fact: Fact) -> None:
@@ -426,8 +434,8 @@ def _patched(state: State, fact: Fact) -> None:
     state.ready.extend([] for _ in range(len(state.ready), len(state.plan.requests)))
     count = len(fact.numbers)
     state.status.extend(bytes(count))
-    for each in (state.started, state.ended):
-        each.extend([0.0] * count)
+    state.started.extend([UNSTARTED] * count)
+    state.ended.extend([0.0] * count)
     state.where.extend([-1] * count)
     state.remaining += count
     for node in fact.numbers:
@@ -472,6 +480,7 @@ _MOVES = {
     Kind.RETRY: _again,
     Kind.REQUEUED: _again,
     Kind.DUE: _due,
+    Kind.FREED: _freed,
     Kind.WORKER_JOINED: _worker_joined,
     Kind.WORKER_GONE: _worker_gone,
     Kind.PATCHED: _patched,
