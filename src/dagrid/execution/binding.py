@@ -161,11 +161,9 @@ def bind(
 
 def gatherer(sources: tuple[int, ...]) -> Gather:
     """Return a function that takes the values at some places out of a list, in one call without a loop."""
-    if len(sources) > 1:
-        return itemgetter(*sources)
-    if sources:
-        return itemgetter(slice(sources[0], sources[0] + 1))
-    return NOTHING
+    if not sources:
+        return NOTHING
+    return itemgetter(*sources) if len(sources) > 1 else itemgetter(slice(sources[0], sources[0] + 1))
 
 
 NOTHING: Gather = itemgetter(slice(0, 0))

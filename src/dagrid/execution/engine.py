@@ -64,6 +64,7 @@ class Engine:
         self._binder = binder
         self._bindings = bindings
         self._fns = bindings.fns
+        self._args = bindings.args
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
         self._names = plan.names
@@ -246,12 +247,13 @@ class Engine:
         node = attempt & NODE_MASK
         values = self.values
         named = self._kwargs[node]
+        sources = self._args[node]
         return Call(
             attempt,
             self._names[node],
             self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
-            self._gather[node](values),
-            {name: values[source] for name, source in named.items()} if named else None,
+            (values[sources[0]],) if len(sources) == 1 else self._gather[node](values),
+            dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
         )
 
     def _prepare(self, event: Finished) -> None:

@@ -92,19 +92,18 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
         The node, already started, when there is one and nothing else to think about; IDLE when the completion is applied and the
         worker has to ask (`Asked`) what is next; SLOW when nothing has been done and `decide` must take the event (`Finished`).
     """
-    if not state.fast:
-        return SLOW
+    status = state.status
     queue = state.queues.get(worker)
-    if queue is None or attempt not in queue or attempt > NODE_MASK or state.status[attempt] != RUNNING:
+    if not state.fast or queue is None or attempt not in queue or attempt > NODE_MASK or status[attempt] != RUNNING:
         return SLOW
     complete(state, attempt, started, ended)
     del queue[attempt]
     heap = state.heap
     if heap:
         following = heap[0] & NODE_MASK
-        if state.status[following] == READY and following not in state.numbers:
+        if status[following] == READY and following not in state.numbers:
             heappop(heap)
-            state.status[following] = RUNNING
+            status[following] = RUNNING
             state.started[following] = ended
             state.where[following] = worker
             queue[following] = None

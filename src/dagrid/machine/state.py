@@ -263,13 +263,14 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     state.journal.append(node)
     waiting = state.waiting
     plan = state.plan
+    heap = state.heap if state.fast else None
     for after in plan.successors[node]:
         waiting[after] = missing = waiting[after] - 1
         if missing or status[after]:
             continue
-        if state.fast:
+        if heap is not None:
             status[after] = READY
-            heappush(state.heap, plan.keys[after])
+            heappush(heap, plan.keys[after])
         else:
             make_ready(state, after)
 

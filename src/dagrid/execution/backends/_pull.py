@@ -14,15 +14,14 @@ def perform(host: Host, worker: int, context: contextvars.Context) -> None:
     """Perform calls in this thread, each in its own copy of a context, until the host has no more for this worker."""
     now = host.now
     completed = host.completed
+    copy = context.copy
     call = host.next(worker)
     while call is not None:
-        run = context.copy().run
+        kwargs = call.kwargs
+        run = copy().run
         started = now()
         try:
-            if call.kwargs:
-                value = run(call.fn, *call.args, **call.kwargs)
-            else:
-                value = run(call.fn, *call.args)
+            value = run(call.fn, *call.args, **kwargs) if kwargs else run(call.fn, *call.args)
         except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
             call = host.failed(worker, call, error, started, now())
         else:
