@@ -36,7 +36,11 @@ def test_an_explicit_priority_wins_over_the_longest_path(pulls: bool) -> None:
 def test_computing_nodes_exclude_each_other_beside_one_that_waits(pulls: bool) -> None:
     """The article's other example: three workers, one CPU, and the run takes as long as its longer branch."""
     cpu = {"cpu": 1}
-    nodes = [Node("fetch", cost=1.0), Node("B", resources=cpu, cost=1.0), Node("C", None, ["B"], resources=cpu, cost=1.0)]
+    nodes = [
+        Node("fetch", cost=1.0),
+        Node("B", resources=cpu, cost=1.0),
+        Node("C", None, ["B"], resources=cpu, cost=1.0),
+    ]
     nodes.append(Node("final", None, ["fetch", "B", "C"], cost=0.0))
     result = simulate(DAG(nodes), workers=3, resources={"cpu": 1}, pulls=pulls)
     assert result.total_duration_seconds == 2.0
@@ -86,7 +90,12 @@ def test_slots_and_windows() -> None:
 def test_functions_are_called_only_when_asked_for() -> None:
     """Simulating must not send the mails; a simulation that needs the values can have them."""
     called = []
-    dag = DAG([Node("a", lambda: called.append("a") or 20), Node("b", lambda a: a + 1, ["a"])])
+
+    def twenty() -> int:
+        called.append("a")
+        return 20
+
+    dag = DAG([Node("a", twenty), Node("b", lambda a: a + 1, ["a"])])
     assert simulate(dag)["b"] is None
     assert called == []
     assert simulate(dag, call=True)["b"] == 21
