@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from dagrid.errors import (
     BackendNotInstalledError,
@@ -36,6 +36,23 @@ if TYPE_CHECKING:
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
 BackendLike = str | Backend | FourMethods
+
+
+class RunSettings(TypedDict, total=False):
+    """What `start` takes by name, for the functions that pass it on."""
+
+    backend: BackendLike | None
+    max_concurrency: int | None
+    resources: Mapping[str, float] | None
+    on_failure: OnFailure
+    node_timeout: float | None
+    rules: Sequence[Rule]
+    max_nodes: int
+    progress: bool | None
+    observers: Sequence[Observer | Onlooker]
+    tracing: bool
+    seed: int | None
+    clock: Clock
 
 
 def start(
@@ -81,9 +98,9 @@ def start(
     """
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
-    settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
     from random import Random
 
+    settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
     compiled = _compile(dag, tasks, settings, grows=bool(rules))
     if backend is None:
         backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
@@ -101,18 +118,22 @@ def start(
     return Run(engine, traced=tracing, observers=readers, release=(lambda: place.close(wait=False)) if owned else None)
 
 
-def run(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Any) -> ExecutionResult:
+def run(
+    dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+) -> ExecutionResult:
     """Run a graph and wait for it; takes what `start` takes. Ctrl-C cancels the run, and the result says so."""
     return start(dag, tasks, **settings).wait_or_interrupt()
 
 
-def execute(dag: DAG, **settings: Any) -> dict[str, NodeResult]:
-    """Run a graph and return the result of each node by name, in order of insertion.
+def execute(
+    dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+) -> dict[str, NodeResult]:
+    """Run a graph and return the result of each node by name, in order of insertion; takes what `start` takes.
 
     Raises:
         BaseException: what the first failed node raised.
     """
-    return dict(run(dag, **settings).raise_for_status().node_results)
+    return dict(run(dag, tasks, **settings).raise_for_status().node_results)
 
 
 def open_backend(backend: BackendLike) -> tuple[Backend, bool]:

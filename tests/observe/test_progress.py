@@ -147,14 +147,12 @@ def test_a_short_run_is_silent() -> None:
 def test_the_bar_appears_when_the_delay_is_over() -> None:
     """The other half of the promise to be silent: it is not for ever."""
     screen, clock = Screen(), HandClock()
-
-    def slow() -> None:
-        assert [when for when, _ in clock.actions] == [101.0]
-        clock.strike()
-        screen.wait_for("slow")
-
-    result = dagrid.DAG([dagrid.Node("slow", slow)]).run(observers=[Progress(clock, 1.0, screen.console())])
-    assert result.raise_for_status().ok
+    dag = dagrid.DAG([dagrid.Node("slow", lambda: screen.wait_for("slow"))])
+    run = dag.start(observers=[Progress(clock, 1.0, screen.console())])
+    assert [when for when, _ in clock.actions] == [101.0]
+    assert screen.getvalue() == ""
+    clock.strike()
+    assert run.wait(PATIENCE).raise_for_status().ok
     assert "1/1" in screen.plain()
 
 
@@ -193,6 +191,16 @@ def test_of_several_runs_one_has_the_screen() -> None:
 def test_only_three_names_are_shown() -> None:
     """A thousand nodes at once must still fit into a line."""
     assert "a, b, c +2" in drawn(Picture(Standing(names=list("abcde"))))
+
+
+def test_on_a_narrow_screen_the_names_are_cut_first() -> None:
+    """How far it is and what failed is what a bar is for; it must not wrap, or every look at it leaves a line."""
+    screen = Screen()
+    run = Standing(ended=50, seconds=65, names=["a_very_long_name_of_a_node"] * 3, some={"failed": 2})
+    screen.console().print(Picture(run).draw(), width=70)
+    (line,) = screen.plain().splitlines()
+    assert "50/100  2 failed  1:05" in line
+    assert "…" in line
 
 
 def test_an_estimate_is_shown_only_when_it_is_more_than_a_guess() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import TracebackType
 from typing import Any
 
 from dagrid.errors import (
@@ -17,7 +18,7 @@ from dagrid.errors import (
     WorkerLostError,
 )
 from dagrid.execution.tracing import ExecutionTrace
-from dagrid.machine.explain import ended_word
+from dagrid.machine.explain import said
 from dagrid.machine.state import NO_TASK, State, Status
 from dagrid.ports import Encoded
 
@@ -100,6 +101,7 @@ class ExecutionResult:
         self._began = began
         self._failure = failure
         self._traced = traced
+        self._tracebacks: dict[int, TracebackType | None] = {}
         self.total_duration_seconds = ended - began
         self.unapplied_rules = [rules[number] for number in state.unapplied]
 
@@ -113,9 +115,7 @@ class ExecutionResult:
         node = self._number(name)
         if self._state.status[node] == Status.COMPLETED:
             return _opened(self._values[node])
-        error = self._error(node)
-        assert error is not None
-        raise error
+        raise self._raised(node)
 
     def __contains__(self, name: object) -> bool:
         return name in self._state.plan.index
@@ -195,9 +195,7 @@ class ExecutionResult:
             raise self._failure
         for node, status in enumerate(self._state.status):
             if status in (Status.FAILED, Status.TIMED_OUT, Status.LOST):
-                error = self._error(node)
-                assert error is not None
-                raise error
+                raise self._raised(node)
         if self.unapplied_rules:
             names = ", ".join(map(repr, self.unapplied_rules))
             raise RunError(
@@ -229,6 +227,12 @@ class ExecutionResult:
             self._reason(node),
         )
 
+    def _raised(self, node: int) -> BaseException:
+        """Return the error of a node with the traceback that it came with, to which each raise would add a line."""
+        error = self._error(node)
+        assert error is not None
+        return error.with_traceback(self._tracebacks.setdefault(node, error.__traceback__))
+
     def _number(self, name: str) -> int:
         try:
             return self._state.plan.index[name]
@@ -244,7 +248,7 @@ class ExecutionResult:
             cause = state.cause.get(node, NO_TASK)
             if cause == NO_TASK:
                 return "it has no task"
-            return f"{state.plan.names[cause]!r} {ended_word(state.status[cause])}"
+            return f"{state.plan.names[cause]!r} {said(state.status[cause])}"
         return state.detail.get(node, "")
 
     def _error(self, node: int) -> BaseException | None:

@@ -5,8 +5,8 @@ This room knows nothing of running. Algorithms are in `analysis`, texts in `form
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Unpack
 
 from dagrid.errors import InvalidNodeError, InvalidSettingError
 from dagrid.graph import analysis, formats
@@ -14,6 +14,7 @@ from dagrid.graph.node import Node, NodeRef, OnLost, node_id
 from dagrid.graph.structure import Structure, add_names, paused_gc, unknown_node
 
 if TYPE_CHECKING:
+    from dagrid.assemble import RunSettings
     from dagrid.execution.results import ExecutionResult, NodeResult
     from dagrid.execution.run import Run
     from dagrid.graph.analysis import CriticalPath, GraphStats
@@ -102,13 +103,17 @@ class DAG:
 
     if TYPE_CHECKING:  # bound by the front door, for running is above this floor
 
-        def run(self, tasks: Mapping[str, Any] | None = None, **settings: Any) -> ExecutionResult:
+        def run(
+            self, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+        ) -> ExecutionResult:
             """Run the graph and wait for it, see `dagrid.assemble.start`."""
 
-        def start(self, tasks: Mapping[str, Any] | None = None, **settings: Any) -> Run:
+        def start(self, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]) -> Run:
             """Start a run and return its handle, see `dagrid.assemble.start`."""
 
-        def execute(self, **settings: Any) -> dict[str, NodeResult]:
+        def execute(
+            self, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+        ) -> dict[str, NodeResult]:
             """Run the graph and return the result of each node by name, see `dagrid.assemble.execute`."""
 
     # --- one node -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class Node:
     """A task of a graph. Wherever a name is asked for, a function is accepted and means its `__name__`.
 
     Args:
-        id: the name of the node, unique in its graph.
+        id: the name of the node, unique in its graph; a function gives its name, and is the task if there is no other.
         fn: what to call; None for a node whose task is given when the graph is run.
         depends_on: the nodes that must be done before.
         priority: of the nodes that are ready, the larger one goes first.
@@ -78,6 +78,8 @@ class Node:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         name = node_id(id)
+        if fn is None and not isinstance(id, str):
+            fn = id
         put = object.__setattr__
         put(self, "id", name)
         put(self, "fn", fn if fn is None or callable(fn) else _refuse(name, f"fn is not callable: {fn!r}"))

@@ -31,7 +31,7 @@ class Rule:
         predicate: looks at a `View` and returns whether the body may be applied. It is asked at the start, and again when
             something that it looked at has changed.
         body: returns the `Patch`; it sees the same view.
-        name: how messages call the rule; by default the name of the body.
+        name: how messages call the rule; by default the name of the body, if it has one.
         optional: a run may end without it; otherwise a rule that never became applicable fails the run.
     """
 
@@ -45,7 +45,8 @@ class Rule:
             if not callable(getattr(self, part)):
                 raise InvalidPatchError(f"The {part} of a rule is a function of one View, not {getattr(self, part)!r}.")
         if not self.name:
-            object.__setattr__(self, "name", getattr(self.body, "__name__", "rule"))
+            called = getattr(self.body, "__name__", "rule")
+            object.__setattr__(self, "name", "rule" if called == "<lambda>" else called)
 
 
 class Snapshot(Protocol):

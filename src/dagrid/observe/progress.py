@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 REFRESH = 1 / 8
 SHOWN = 3
-BAR_WIDTH = 32
+BAR_WIDTH = 24
 # An estimate is shown after so many nodes and that part of the graph, never for a graph that grows.
 ESTIMATE_NODES = 10
 ESTIMATE_PART = 0.05
@@ -110,7 +110,7 @@ class Picture:
         self._grows = False
 
     def draw(self) -> RenderableType:
-        """Return the line as it is to be drawn now."""
+        """Return the line as it is to be drawn now; on a narrow screen the names are cut first."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -121,31 +121,29 @@ class Picture:
         counts = run.counts()
         failed = counts["failed"] + counts["timed_out"] + counts["lost"]
         skipped = counts["skipped"] + counts["cancelled"]
-        cells: list[RenderableType] = [
-            ProgressBar(total or 1, ended if total else 1, width=BAR_WIDTH, finished_style=_colour(failed, skipped)),
-            Text(f"{ended:,}/{total:,}"),
-        ]
-        if failed:
-            cells.append(Text(f"{failed:,} failed", style="bold red"))
-        if skipped:
-            cells.append(Text(f"{skipped:,} skipped", style="yellow"))
-        cells.append(Text(clock_face(run.seconds), style="cyan"))
         left = self._left(total, ended, run.seconds)
-        if left is not None:
-            cells.append(Text(f"about {clock_face(left)} left", style="cyan"))
-        running = Text(_listed(run.running(SHOWN), counts["running"]), style="dim", no_wrap=True, overflow="ellipsis")
-        line = Table.grid(padding=(0, 2, 0, 0), expand=False)
-        for _ in cells:
-            line.add_column(no_wrap=True)
-        line.add_column(ratio=1, no_wrap=True)
-        line.add_row(*cells, running)
+        said = [
+            (f"{ended:,}/{total:,}", ""),
+            (f"{failed:,} failed" if failed else "", "bold red"),
+            (f"{skipped:,} skipped" if skipped else "", "yellow"),
+            (clock_face(run.seconds), "cyan"),
+            (f"about {clock_face(left)} left" if left is not None else "", "cyan"),
+            (_listed(run.running(SHOWN), counts["running"]), "dim"),
+        ]
+        parts = [Text(words, style) for words, style in said if words]
+        bar = ProgressBar(total or 1, ended if total else 1, width=BAR_WIDTH, finished_style=_colour(failed, skipped))
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(width=BAR_WIDTH)
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(bar, Text("  ").join(parts))
         return line
 
     def _left(self, total: int, ended: int, seconds: float) -> float | None:
         """Return the seconds that are left if nodes go on to end at this rate, or None when that would be a guess."""
         if self._grows or not ESTIMATE_NODES <= ended < total or ended < ESTIMATE_PART * total:
             return None
-        return seconds * (total - ended) / ended
+        left = seconds * (total - ended) / ended
+        return left if left >= 1.0 else None
 
 
 def clock_face(seconds: float) -> str:
