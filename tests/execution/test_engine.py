@@ -453,22 +453,25 @@ def test_ten_runs_leave_no_threads() -> None:
 
 
 INTERRUPTED = """
-import os, signal, threading, time
+import os, signal, sys, threading, time
 from dagrid import DAG, Node
 began = []
+backend = sys.argv[1]
 def slow():
     began.append(time.monotonic())
     os.kill(os.getpid(), signal.SIGINT)
     threading.Event().wait(30)
-result = DAG([Node("slow", slow), Node("after", int, ["slow"])]).run()
+result = DAG([Node("slow", slow), Node("after", int, ["slow"])]).run(backend=backend)
 assert time.monotonic() - began[0] < 1.0
 print(result.status, result.node_results["after"].status, result.node_results["after"].reason)
 """
 
 
-def test_ctrl_c_cancels_the_run() -> None:
+def test_ctrl_c_cancels_the_run(backend: str) -> None:
     """Within a second, although a thread hangs; the result says so, and the program ends without a traceback."""
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, backend], capture_output=True, text=True, check=False, timeout=20
+    )
     assert done.stderr == ""
     assert done.stdout.split(maxsplit=2) == ["aborted", "cancelled", "interrupted by Ctrl-C\n"]
     assert done.returncode == 0
@@ -483,3 +486,20 @@ def test_a_backend_that_reports_text_in_place_of_an_exception_still_fails_the_no
     run._engine.report([Finished(0, 0, Outcome.FAILED, 0.0, 0.0, error="out of paper")])
     with pytest.raises(TaskError, match="out of paper"):
         run.wait()["a"]
+
+
+def test_a_fault_of_a_backend_ends_the_run() -> None:
+    """A backend that raises where it must not would leave everybody waiting: the run fails with what it raised."""
+
+    def seconds(node: str) -> float:
+        if node == "b":
+            raise LookupError("out of order")
+        return 1.0
+
+    backend = VirtualBackend(durations=seconds)
+    run = DAG([Node("a", int), Node("b", int, ["a"])]).start(backend=backend, clock=backend.clock)
+    result = run.wait(0)
+    assert result.status is RunStatus.FAILED
+    with pytest.raises(LookupError, match="out of order"):
+        result.raise_for_status()
+    assert list(run.events())[-1].kind != "run_ended"

@@ -36,6 +36,7 @@ from dagrid.ports import Backend, Bundle, Call, Clock, Encoded, Session
 
 BRIEFLY = 1e-6
 PATIENCE = 1_000
+INTERRUPTED = "interrupted by Ctrl-C"
 
 
 class Engine:
@@ -88,6 +89,9 @@ class Engine:
             self._session = self._backend.open(self)
             self._step(())
         self._after()
+        if self.failure is not None and not self.state.finished:
+            self.close()
+            raise self.failure
 
     def attend(self, timeout: float | None = None) -> bool:
         """Wait for the end, and lend the calling thread to a backend that has none of its own.
@@ -177,6 +181,8 @@ class Engine:
         """Take an exception from a worker that pulls, and give it its next call."""
         event = Finished(worker, call.attempt, Outcome.FAILED, started, ended, error)
         self._prepare(event)
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            return self._exchange(worker, (event, CancelRequested(ended, INTERRUPTED)))
         return self._exchange(worker, (event,))
 
     # --- the loop -------------------------------------------------------------------------------------------------------
@@ -218,6 +224,22 @@ class Engine:
 
     def _step(self, events: Sequence[Stimulus], worker: int = -1) -> Call | None:
         """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""
+        try:
+            return self._decide_and_perform(events, worker)
+        except Exception as error:  # noqa: BLE001  # a fault of ours or of a backend must end the run, not leave it hanging
+            self.failure = error
+            self._end()
+            return None
+
+    def _end(self) -> None:
+        self.ended = self.now()
+        self._disarm()
+        self.done.set()
+        self._stirred.set()
+        for watcher in self._watchers:
+            watcher.set()
+
+    def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         stimuli: list[Stimulus] = []
         grown: list[RuleEvaluated] = []
         while self._inbox:
@@ -261,10 +283,7 @@ class Engine:
         elif isinstance(command, Evaluate):
             self._questions.append(command.rule)
         elif isinstance(command, Finish):
-            self.ended = self.now()
-            self._disarm()
-            self.done.set()
-            self._stirred.set()
+            self._end()
 
     def _call(self, attempt: int) -> Call:
         node = attempt & NODE_MASK

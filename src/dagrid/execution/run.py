@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from dagrid.errors import UnknownNodeError
-from dagrid.execution.engine import Engine
+from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.results import ExecutionResult, NodeStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
@@ -84,7 +84,7 @@ class Run:
         try:
             return self.wait()
         except KeyboardInterrupt:
-            self.cancel("interrupted by Ctrl-C")
+            self.cancel(INTERRUPTED)
             return self.wait(INTERRUPT_GRACE)
 
     def cancel(self, reason: str = "cancelled") -> None:
