@@ -18,7 +18,7 @@ from dagrid.errors import (
     WorkerLostError,
 )
 from dagrid.execution.tracing import ExecutionTrace
-from dagrid.machine.explain import said
+from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status
 from dagrid.ports import Encoded
 
@@ -248,7 +248,7 @@ class ExecutionResult:
             cause = state.cause.get(node, NO_TASK)
             if cause == NO_TASK:
                 return "it has no task"
-            return f"{state.plan.names[cause]!r} {said(state.status[cause])}"
+            return f"{state.plan.names[cause]!r} {ended_word(state.status[cause])}"
         return state.detail.get(node, "")
 
     def _error(self, node: int) -> BaseException | None:

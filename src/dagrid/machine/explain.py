@@ -5,15 +5,15 @@ from __future__ import annotations
 from dagrid.machine.pick import matches
 from dagrid.machine.plan import SHARES
 from dagrid.machine.state import (
+    CANCELLED,
     COMPLETED,
-    FAILED,
+    LOST,
     NO_TASK,
     PENDING,
     QUEUED,
     READY,
     RUNNING,
     SKIPPED,
-    TIMED_OUT,
     WAITING,
     State,
     Status,
@@ -48,10 +48,10 @@ def explain(state: State, node: int, at: float) -> str:
         cause = state.cause.get(node, NO_TASK)
         if cause == NO_TASK:
             return f"{name!r} was passed over: it has no task."
-        return f"{name!r} was skipped, because {state.plan.names[cause]!r} {said(state.status[cause])}."
+        return f"{name!r} was skipped, because {state.plan.names[cause]!r} {ended_word(state.status[cause])}."
     took = f" after {state.ended[node] - state.started[node]:.3f} s" if status == COMPLETED else ""
     detail = state.detail.get(node, "")
-    return f"{name!r} {said(status)}{took}{f': {detail}' if detail else ''}."
+    return f"{name!r} {ended_word(status)}{took}{f': {detail}' if detail else ''}."
 
 
 def _unfinished(state: State, node: int) -> str:
@@ -88,9 +88,10 @@ def _ahead(state: State, node: int) -> str:
     return f"{position} others" if position != 1 else "1 other"
 
 
-def said(status: int) -> str:
-    """Return the end of a node as a verb, such as "failed" or "was skipped"."""
-    return _word(status) if status in (COMPLETED, FAILED, TIMED_OUT) else f"was {_word(status)}"
+def ended_word(status: int) -> str:
+    """Return what became of a node that has ended, as the verb of a sentence."""
+    word = _word(status)
+    return f"was {word}" if status in (CANCELLED, SKIPPED, LOST) else word
 
 
 def _word(status: int) -> str:
