@@ -137,8 +137,12 @@ class Session(Protocol):
         """
         ...
 
-    def attend(self) -> None:
-        """Lend the caller's thread to the backend until there is nothing more for it to do; most need none and return."""
+    def attend(self) -> bool | None:
+        """Lend the caller's thread to the backend until there is nothing more for it to do; most need none and return.
+
+        Returns:
+            True when the backend has no other thread, and wants this one again after every `wake`.
+        """
         ...
 
     def close(self) -> None:

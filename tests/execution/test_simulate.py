@@ -90,7 +90,12 @@ def test_slots_and_windows() -> None:
 def test_functions_are_called_only_when_asked_for() -> None:
     """Simulating must not send the mails; a simulation that needs the values can have them."""
     called = []
-    dag = DAG([Node("a", lambda: called.append("a") or 20), Node("b", lambda a: a + 1, ["a"])])
+
+    def twenty() -> int:
+        called.append("a")
+        return 20
+
+    dag = DAG([Node("a", twenty), Node("b", lambda a: a + 1, ["a"])])
     assert simulate(dag)["b"] is None
     assert called == []
     assert simulate(dag, call=True)["b"] == 21

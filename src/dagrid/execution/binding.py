@@ -39,6 +39,11 @@ class Bindings:
         self.kwargs.append(kwargs)
         self.gather.append(gatherer(args))
 
+    def truncate(self, count: int) -> None:
+        """Forget the bindings of all nodes from a number on."""
+        for each in (self.fns, self.args, self.kwargs, self.gather):
+            del each[count:]
+
     def sources(self, node: int) -> tuple[int, ...]:
         """Return the nodes whose values a node takes."""
         named = self.kwargs[node]

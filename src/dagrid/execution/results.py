@@ -258,10 +258,10 @@ class ExecutionResult:
         reason = self._reason(node)
         if status == Status.COMPLETED:
             return None
-        if status == Status.FAILED and node in self._errors:
-            return self._errors[node]
-        if status == Status.FAILED:
+        if status == Status.FAILED and state.losses.get(node, 0) >= state.plan.settings.max_losses:
             return PoisonousTaskError(f"Node {name!r} was {reason}. It is not tried again.", name)
+        if status == Status.FAILED:
+            return self._errors[node]
         if status == Status.LOST:
             return WorkerLostError(f"The worker of node {name!r} vanished: {reason}.", name)
         if status == Status.TIMED_OUT:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from dagrid.errors import UnknownNodeError
-from dagrid.execution.engine import Engine
+from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.results import ExecutionResult, NodeStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
@@ -74,8 +74,7 @@ class Run:
         Raises:
             TimeoutError: the run goes on, and can be waited for again.
         """
-        self._engine.attend()
-        if not self._engine.done.wait(timeout):
+        if not self._engine.attend(timeout):
             raise TimeoutError(f"The run has not ended after {timeout:g} s; it goes on. Wait again, or cancel it.")
         self._close()
         return self.result()
@@ -85,7 +84,7 @@ class Run:
         try:
             return self.wait()
         except KeyboardInterrupt:
-            self.cancel("interrupted by Ctrl-C")
+            self.cancel(INTERRUPTED)
             return self.wait(INTERRUPT_GRACE)
 
     def cancel(self, reason: str = "cancelled") -> None:
@@ -144,6 +143,14 @@ class Run:
     def _batches(self, follow: bool) -> Iterator[list[RunEvent]]:
         engine = self._engine
         changed = engine.watch() if follow else None
+        try:
+            yield from self._read_on(changed)
+        finally:
+            if changed is not None:
+                engine.unwatch(changed)
+
+    def _read_on(self, changed: threading.Event | None) -> Iterator[list[RunEvent]]:
+        engine = self._engine
         position = 0
         while True:
             over = engine.done.is_set()

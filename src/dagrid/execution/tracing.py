@@ -156,7 +156,7 @@ class ExecutionTrace:
                 before[node] = best
         if not longest:
             return [], 0.0
-        node = max(longest, key=lambda each: longest[each])
+        node = max(reversed(done), key=lambda each: longest[each])
         seconds = longest[node]
         path = [node]
         while path[-1] in before:

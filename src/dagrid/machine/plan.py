@@ -177,14 +177,8 @@ class Plan:
             GraphLimitError: there would be more than `max_nodes`.
             UnsatisfiableError: as when compiling.
         """
+        self.check_growth(nodes)
         first = len(self.names)
-        if first + len(nodes) > self.settings.max_nodes:
-            raise GraphLimitError(
-                f"The graph would grow past {self.settings.max_nodes} nodes. Look for a rule that adds nodes for ever, "
-                f"or allow more with max_nodes."
-            )
-        for node in nodes:
-            self._request_of(node)
         if self._shared:
             self.names = list(self.names)
             self.index = dict(self.index)
@@ -208,6 +202,16 @@ class Plan:
             self._admit(number, node)
         self._order_grown(added, nodes)
         return added
+
+    def check_growth(self, nodes: Sequence[Node]) -> None:
+        """Raise what `grow` would raise for these nodes, and change nothing."""
+        if len(self.names) + len(nodes) > self.settings.max_nodes:
+            raise GraphLimitError(
+                f"The graph would grow past {self.settings.max_nodes} nodes. Look for a rule that adds nodes for ever, "
+                f"or allow more with max_nodes."
+            )
+        for node in nodes:
+            self._request_of(node)
 
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
