@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-from dagrid.errors import UnknownNodeError
+from dagrid.errors import RunError, UnknownNodeError
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.results import ExecutionResult, NodeStatus
 from dagrid.machine.explain import explain
@@ -92,12 +92,17 @@ class Run:
         self._engine.cancel(reason)
 
     def result(self) -> ExecutionResult:
-        """Return the result as it stands."""
+        """Return the result of a run that has ended.
+
+        Raises:
+            RunError: it has not; `counts()`, `status(name)` and `events()` say how it stands.
+        """
+        if not self.done:
+            raise RunError("The run has not ended, so it has no result. Wait for it with wait(), or await it.")
         engine = self._engine
-        ended = engine.ended if self.done else engine.now()
         names = [rule.name for rule in engine.rules]
         return ExecutionResult(
-            engine.state, engine.values, engine.errors, engine.began, ended, engine.failure, names, self._traced
+            engine.state, engine.values, engine.errors, engine.began, engine.ended, engine.failure, names, self._traced
         )
 
     def counts(self) -> dict[str, int]:
