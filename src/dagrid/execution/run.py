@@ -105,6 +105,11 @@ class Run:
             engine.state, engine.values, engine.errors, engine.began, engine.ended, engine.failure, names, self._traced
         )
 
+    @property
+    def names(self) -> list[str]:
+        """The names of all nodes that the graph has by now."""
+        return list(self._engine.state.plan.names)
+
     def counts(self) -> dict[str, int]:
         """Return how many nodes have each status at this moment."""
         return {status.name.lower(): self._engine.state.count(status) for status in Status}
