@@ -67,6 +67,11 @@ class Encoded(ABC):
         """Return the value itself."""
 
 
+def opened(value: Any) -> Any:
+    """Return a value as it was made, whatever form it travelled in."""
+    return value.decode() if isinstance(value, Encoded) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """The unit of dispatch: calls for one worker, to be performed in this order and reported one by one.

@@ -32,7 +32,7 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import State, Status
-from dagrid.ports import Backend, Bundle, Call, Clock, Encoded, Session
+from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
 
 BRIEFLY = 1e-6
 PATIENCE = 1_000
@@ -421,7 +421,7 @@ class Engine:
 def _error_of(event: Finished, node: str) -> BaseException:
     """Return the exception of a failed attempt, whatever the place made of it."""
     try:
-        error = event.value.decode() if isinstance(event.value, Encoded) else event.value
+        error = opened(event.value)
     except Exception as unreadable:  # noqa: BLE001  # an exception class may refuse to be made again; the attempt failed all the same
         return TransferError(f"Node {node!r} failed, and its error cannot be read: {_described(unreadable)}.", node)
     if isinstance(error, BaseException):
@@ -468,5 +468,4 @@ class _Snapshot:
         return code, Status(code).name.lower()
 
     def value(self, node: int) -> Any:
-        value = self._engine.values[node]
-        return value.decode() if isinstance(value, Encoded) else value
+        return opened(self._engine.values[node])

@@ -20,7 +20,7 @@ from dagrid.errors import (
 from dagrid.execution.tracing import ExecutionTrace
 from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status
-from dagrid.ports import Encoded
+from dagrid.ports import opened
 
 
 class NodeStatus(StrEnum):
@@ -114,7 +114,7 @@ class ExecutionResult:
         """
         node = self._number(name)
         if self._state.status[node] == Status.COMPLETED:
-            return _opened(self._values[node])
+            return opened(self._values[node])
         raise self._raised(node)
 
     def __contains__(self, name: object) -> bool:
@@ -218,7 +218,7 @@ class ExecutionResult:
         return NodeResult(
             name,
             _STATUS[status],
-            _opened(self._values[node]) if status == Status.COMPLETED else None,
+            opened(self._values[node]) if status == Status.COMPLETED else None,
             self._error(node),
             state.number_of(node) + (1 if ran else 0),
             worker.name if worker is not None and ran else "",
@@ -286,7 +286,3 @@ class _NodeResults(Mapping[str, NodeResult]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._result
-
-
-def _opened(value: Any) -> Any:
-    return value.decode() if isinstance(value, Encoded) else value

@@ -59,7 +59,7 @@ class InlineSession:
         with self._busy:
             while self._wanted and not self._closed:
                 self._wanted = False
-                perform(self._host, self._worker, self._context)
+                self._context.run(perform, self._host, self._worker)
         return True
 
     def close(self) -> None:
