@@ -166,7 +166,7 @@ def picture(state: State) -> dict[str, Any]:
         "active": state.active,
         "sequential": state.sequential,
         "queues": {number: set(queue) for number, queue in state.queues.items()},
-        "gone": [number for number, worker in state.workers.items() if worker.gone],
+        "gone": [number for number in state.workers if number not in state.present],
         "finished": state.finished,
         "facts": list(state.facts()),
     }

@@ -153,8 +153,8 @@ def _lost(state: State, node: int, event: WorkerGone) -> None:
 
 
 def _asked(state: State, event: Asked, commands: list[Command]) -> None:
-    worker = state.workers.get(event.worker)
-    if worker is None or worker.gone or worker.queue:
+    worker = state.present.get(event.worker)
+    if worker is None or worker.queue:
         return
     worker.woken = False
     node = -1 if state.stopped else pick(state, worker)
@@ -245,8 +245,8 @@ def _stop_on_failure(state: State, at: float) -> None:
 
 
 def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
-    worker = state.workers.get(event.worker)
-    if worker is None or worker.gone:
+    worker = state.present.get(event.worker)
+    if worker is None:
         return
     worker.recalling = False
     for attempt in event.attempts:
@@ -285,7 +285,7 @@ def _cancel(state: State, event: CancelRequested, commands: list[Command]) -> No
 def _stop(state: State, at: float, reason: str, commands: list[Command]) -> None:
     """Nothing new starts; what runs is stopped; every node that has not ended is cancelled."""
     state.stopped = True
-    for worker in state.workers.values():
+    for worker in state.present.values():
         for attempt in list(worker.queue):
             if state.current(attempt):
                 commands.append(Cancel(worker.number, attempt))
@@ -361,7 +361,7 @@ def _assign_free_slots(state: State, at: float, commands: list[Command]) -> None
     """Give each free slot of a pushed worker the best node that fits it, one at a time so that the workers share."""
     if not has_room(state):
         return
-    free = [worker for worker in state.workers.values() if _pushable(worker) and len(worker.queue) < worker.slots]
+    free = [worker for worker in state.present.values() if not worker.pulls and len(worker.queue) < worker.slots]
     free.sort(key=lambda worker: len(worker.queue))
     given: dict[int, list[int]] = {}
     while free:
@@ -386,7 +386,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     limit = state.plan.settings.max_concurrency
     if not heap or limit is not None or state.sequential or not 0 <= state.mean_duration < state.plan.settings.batch:
         return
-    workers = [worker for worker in state.workers.values() if _pushable(worker) and worker.window > worker.slots]
+    workers = [worker for worker in state.present.values() if not worker.pulls and worker.window > worker.slots]
     if not workers:
         return
     by_time = int(state.plan.settings.batch / max(state.mean_duration, 1e-6))
@@ -418,10 +418,6 @@ def _next_plain(state: State) -> int:
     return -1
 
 
-def _pushable(worker: Worker) -> bool:
-    return not (worker.pulls or worker.gone)
-
-
 def _hand(state: State, node: int, worker: Worker, at: float) -> int:
     number = state.number_of(node)
     record(state, Fact(Kind.ASSIGNED, at, node, number, worker.number))
@@ -430,7 +426,7 @@ def _hand(state: State, node: int, worker: Worker, at: float) -> int:
 
 def _wake_idle(state: State, commands: list[Command]) -> None:
     """Wake as many sleeping workers as there is work for; each asks for its node when it is awake."""
-    awake = sum(1 for worker in state.workers.values() if worker.pulls and not worker.gone and worker.woken)
+    awake = sum(worker.woken for worker in state.present.values())
     waiting = sum(map(len, state.ready)) - awake
     for number in list(state.idle):
         if waiting <= 0 or not has_room(state):
@@ -445,11 +441,11 @@ def _wake_idle(state: State, commands: list[Command]) -> None:
 
 def _take_back(state: State, at: float, commands: list[Command]) -> None:
     """When a worker has a free slot and another one sits on attempts that it has not started, ask for them."""
-    if all(len(worker.queue) >= worker.slots for worker in state.workers.values() if _pushable(worker)):
+    if all(len(worker.queue) >= worker.slots for worker in state.present.values() if not worker.pulls):
         return
     earliest = 0.0
-    for worker in state.workers.values():
-        if not _pushable(worker) or worker.recalling:
+    for worker in state.present.values():
+        if worker.pulls or worker.recalling:
             continue
         held = [
             attempt

@@ -73,7 +73,7 @@ def _lacking(state: State, node: int) -> str:
         return "a sequential node to end, beside which nothing else runs"
     if request.sequential and state.active:
         return f"the {state.active} nodes under way to end, because it runs alone"
-    workers = [worker for worker in state.workers.values() if not worker.gone]
+    workers = list(state.present.values())
     if not workers:
         return "a worker: none has joined yet"
     if request.selector and not any(matches(worker.labels, request.selector) for worker in workers):

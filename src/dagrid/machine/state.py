@@ -73,7 +73,6 @@ class Worker:
     heard: float = 0.0
     recalling: bool = False
     woken: bool = False
-    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -116,6 +115,7 @@ class State:
         "numbers",
         "passed",
         "plan",
+        "present",
         "queues",
         "ready",
         "rebalance_at",
@@ -148,7 +148,8 @@ class State:
         self.active = 0
         self.sequential = False
         self.available = {name: shares(capacity) for name, capacity in plan.settings.resources.items()}
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, Worker] = {}  # all that ever joined, for those who read what was
+        self.present: dict[int, Worker] = {}
         self.queues: dict[int, dict[int, None]] = {}
         self.idle: dict[int, None] = {}
         self.numbers: dict[int, int] = {}
@@ -415,7 +416,7 @@ def _due(state: State, fact: Fact) -> None:
 def _worker_joined(state: State, fact: Fact) -> None:
     slots, window, pulls = fact.numbers
     worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), dict(fact.labels), heard=fact.at)
-    state.workers[fact.worker] = worker
+    state.workers[fact.worker] = state.present[fact.worker] = worker
     state.queues[fact.worker] = worker.queue
     if worker.pulls:
         state.idle[fact.worker] = None
@@ -424,7 +425,7 @@ def _worker_joined(state: State, fact: Fact) -> None:
 def _worker_gone(state: State, fact: Fact) -> None:
     for attempt in list(state.queues[fact.worker]):
         vacate(state, attempt, fact.worker)
-    state.workers[fact.worker].gone = True
+    del state.present[fact.worker]
     state.queues.pop(fact.worker, None)
     state.idle.pop(fact.worker, None)
 
