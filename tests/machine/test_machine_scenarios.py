@@ -447,7 +447,7 @@ def test_a_rule_that_adds_a_rule_keeps_the_run_on_the_thoughtful_path() -> None:
     here = growing([Node("a"), Node("b", None, ["a"])])
     here.join(pulls=True)
     here.questions.clear()
-    here.tell(RuleEvaluated(0, 0.0, True, {}, [Node("new")], [(1, False)]))
+    here.tell(RuleEvaluated(0, 0.0, True, {}, [Node("new")], [(1, False, None)]))
     assert not here.state.fast
     here.ask(here.places[0])
     assert advance(here.state, only(here.places[0]), 0, 0.0, 0.0) == SLOW

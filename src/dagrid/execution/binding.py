@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from operator import itemgetter
 from types import FunctionType
 from typing import Any
@@ -133,6 +134,10 @@ class Binder:
         return args, kwargs or None
 
     def _parameters(self, fn: Task) -> Parameters:
+        if type(fn) is partial and fn.args and not fn.keywords:
+            whole = self._parameters(fn.func)
+            if len(fn.args) <= len(whole.positional):
+                return _without_first(whole, len(fn.args))
         if type(fn) is FunctionType and not hasattr(fn, "__wrapped__"):
             code = fn.__code__
             if not (code.co_argcount or code.co_kwonlyargcount or code.co_flags & inspect.CO_VARKEYWORDS):
@@ -142,6 +147,16 @@ class Binder:
             found = fn, parameters_of(fn)
             self._known[id(fn)] = found
         return found[1]
+
+
+@lru_cache(64)
+def _without_first(asked: Parameters, count: int) -> Parameters:
+    """Return what is left to ask for when the first parameters are bound, as a partial of a function does for each element."""
+    left = asked.positional[count:]
+    if not (left or asked.keyword or asked.rest):
+        return NO_PARAMETERS
+    bound = frozenset(asked.positional[:count])
+    return Parameters(left, asked.keyword, asked.required - bound, asked.rest, asked.by_position_only - bound)
 
 
 def bind(

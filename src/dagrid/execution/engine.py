@@ -17,7 +17,7 @@ from dagrid.errors import DagridError, GraphLimitError, RuleError, TaskError, Tr
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.graph.node import Node
-from dagrid.graph.rules import Patch, Rule, View, check_patch
+from dagrid.graph.rules import Patch, Rule, View, check_declared, check_patch, check_sealed
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import IDLE, SLOW, advance, decide
 from dagrid.machine.events import (
@@ -52,10 +52,11 @@ class Engine:
         draw: Callable[[], float],
         rules: Sequence[Rule] = (),
     ) -> None:
-        self.state = State(plan, [rule.optional for rule in rules])
+        self.state = State(plan, [rule.optional for rule in rules], [rule.adds for rule in rules])
         self.values: list[Any] = [None] * len(plan)
         self.errors: dict[int, BaseException] = {}
         self.rules = list(rules)
+        self._most_rules = len(self.rules) + plan.settings.max_nodes
         self.clock = clock
         self.now = clock.now
         self.draw = draw
@@ -145,7 +146,7 @@ class Engine:
             if type(event) is Finished:
                 self._prepare(event)
         self._inbox.extend(events)
-        self._drain()
+        self._after()
 
     def next(self, worker: int) -> Call | None:
         """Give a worker that pulls its next call."""
@@ -208,20 +209,35 @@ class Engine:
         self._after()
         return reply
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Take what is in the inbox; False when somebody holds the lock, who will look there, and at the questions, afterwards."""
         while self._inbox:
             if not self._lock.acquire(blocking=False):
-                return
+                return False
             try:
                 self._step(())
             finally:
                 self._lock.release()
-            self._answer_questions()
+        return True
 
     def _after(self) -> None:
-        self._drain()
-        self._answer_questions()
-        self._drain()
+        """Take what came in, and ask the rules that the machine wants to know, outside of the lock, one at a time.
+
+        Who asks also hands in the answer: the graph does not grow while a rule looks at it.
+        """
+        while self._drain():
+            if not self._questions or not self._asking.acquire(blocking=False):
+                return
+            try:
+                while self._questions:
+                    answer = self._evaluate(self._questions.popleft())
+                    self._enter()
+                    try:
+                        self._step((answer,))
+                    finally:
+                        self._lock.release()
+            finally:
+                self._asking.release()
 
     def _step(self, events: Sequence[Stimulus], worker: int = -1) -> Call | None:
         """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""
@@ -244,12 +260,12 @@ class Engine:
         stimuli: list[Stimulus] = []
         grown: list[RuleEvaluated] = []
         while self._inbox:
-            event = self._inbox.popleft()
+            stimuli.append(self._inbox.popleft())
+        for event in events:
             if type(event) is RuleEvaluated:
                 grown.append(event)
             else:
                 stimuli.append(event)
-        stimuli.extend(events)
         for event in stimuli:
             if type(event) is Finished and self.state.current(event.attempt):
                 self._keep(event)
@@ -344,38 +360,34 @@ class Engine:
                 self._inbox.append(TimerDue(kind, subject, now))
             if not self.done.is_set():
                 self._arm()
-        self._drain()
+        self._after()
 
     # --- growth ---------------------------------------------------------------------------------------------------------
 
-    def _answer_questions(self) -> None:
-        """Ask the predicates that the machine wants to know, outside of the lock, one at a time."""
-        while self._questions:
-            if not self._asking.acquire(blocking=False):
-                return
-            try:
-                while self._questions:
-                    self._inbox.append(self._evaluate(self._questions.popleft()))
-            finally:
-                self._asking.release()
-            self._drain()
-
     def _evaluate(self, number: int) -> RuleEvaluated:
         rule = self.rules[number]
-        view = View(_Snapshot(self))
+        view = View(_Snapshot(self, number))
         try:
             if not rule.predicate(view):
-                return RuleEvaluated(number, self.now(), reads=view.reads)
+                return RuleEvaluated(number, self.now(), reads=view.reads, looked=view.looked)
             patch = rule.body(view)
             if not isinstance(patch, Patch):
                 raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
-            nodes = tuple(patch.nodes)
+            nodes = patch.joined()
+            check_declared(rule, nodes, patch.rules)
+            if len(self.rules) + len(patch.rules) > self._most_rules:
+                raise GraphLimitError(
+                    f"There would be more than {self._most_rules} rules. Look for a rule that adds rules for ever, or allow "
+                    f"more with max_nodes."
+                )
         except Exception as error:  # noqa: BLE001  # a rule is the user's code; its failure fails the run, with its cause
             return self._rule_failed(number, error, view.reads)
         first = len(self.rules)
         self.rules.extend(patch.rules)
-        rules = [(first + offset, each.optional) for offset, each in enumerate(patch.rules)]
-        return RuleEvaluated(number, self.now(), True, view.reads, nodes, rules)
+        rules = [(first + offset, each.optional, each.adds) for offset, each in enumerate(patch.rules)]
+        return RuleEvaluated(
+            number, self.now(), True, view.reads, nodes, rules, looked=view.looked, relies=view.relies
+        )
 
     def _rule_failed(self, number: int, error: Exception, reads: dict[int, int]) -> RuleEvaluated:
         what = f"Rule {self.rules[number].name!r} failed: {_described(error)}"
@@ -390,6 +402,7 @@ class Engine:
         known = len(plan)
         if answer.applied:
             try:
+                check_sealed(answer.nodes, self.state.sealed | answer.relies)
                 self._bind(answer.nodes)
             except DagridError as error:
                 answer = self._rule_failed(answer.rule, error, dict(answer.reads))
@@ -454,11 +467,12 @@ class _Names(Sequence[str]):
 class _Snapshot:
     """What a rule's view reads of a running graph."""
 
-    __slots__ = ("_engine", "index", "kinds", "names")
+    __slots__ = ("_engine", "_rule", "index", "kinds", "names")
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, rule: int) -> None:
         plan = engine.state.plan
         self._engine = engine
+        self._rule = rule
         self.names = plan.names
         self.index = plan.index
         self.kinds = plan.kinds
@@ -469,3 +483,6 @@ class _Snapshot:
 
     def value(self, node: int) -> Any:
         return opened(self._engine.values[node])
+
+    def closed(self, kind: str) -> bool:
+        return self._engine.state.closed(kind, self._rule)

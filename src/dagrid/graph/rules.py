@@ -1,12 +1,14 @@
 """Rules that make a graph grow: when to append, and what. Plain data and a read-only view; nothing here runs or decides.
 
 A rule is applied once: when its predicate holds, its body returns a patch, which is taken whole or not at all. A patch only
-appends, and its edges only point to its own nodes, so that nothing that has started gets a new dependency.
+appends, and its edges only point to its own nodes, so that nothing that has started gets a new dependency. A rule that says
+which kinds of nodes it may add lets others know when a kind is closed: no more of its nodes can come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,13 +16,45 @@ from dagrid.errors import DuplicateNodeError, InvalidPatchError, UnknownNodeErro
 from dagrid.graph.node import Node
 from dagrid.graph.structure import Structure
 
+Topic = tuple[str, str]
+UNENDED = -1  # what a view notes of a node of which it only wanted to know whether it has ended
+_NOT_ENDED = frozenset({"pending", "ready", "queued", "running", "waiting"})
+
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """What a rule appends: nodes, which may depend on any node of the graph and of the patch, and further rules."""
+    """What a rule appends, whole or not at all.
+
+    Args:
+        nodes: they may depend on any node of the graph and of the patch.
+        rules: to be asked from now on.
+        edges: pairs (before, after) beside those that the nodes say themselves; `after` is a node of this patch.
+    """
 
     nodes: Sequence[Node] = ()
     rules: Sequence[Rule] = ()
+    edges: Sequence[tuple[str, str]] = ()
+
+    def joined(self) -> tuple[Node, ...]:
+        """Return the nodes with the edges in their `depends_on`.
+
+        Raises:
+            InvalidPatchError: an edge that does not point to a node of this patch.
+        """
+        if not self.edges:
+            return tuple(self.nodes)
+        after: dict[str, list[str]] = {node.id: [] for node in self.nodes}
+        for before, to in self.edges:
+            if to not in after:
+                raise InvalidPatchError(
+                    f"The edge {before!r} -> {to!r} does not point to a node of its patch. What is there already may have "
+                    f"started: let the edge point to a new node."
+                )
+            after[to].append(before)
+        return tuple(
+            node.changed(depends_on=(*node.depends_on, *after[node.id])) if after[node.id] else node
+            for node in self.nodes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +67,24 @@ class Rule:
         body: returns the `Patch`; it sees the same view.
         name: how messages call the rule; by default the name of the body, if it has one.
         optional: a run may end without it; otherwise a rule that never became applicable fails the run.
+        adds: the kinds of the nodes that it, and the rules that it appends, may add; nodes without a kind are always allowed.
+            None says nothing: as long as such a rule is left, no kind is closed for the others.
     """
 
     predicate: Callable[[View], bool]
     body: Callable[[View], Patch]
     name: str = ""
     optional: bool = False
+    adds: AbstractSet[str] | None = None
 
     def __post_init__(self) -> None:
         for part in ("predicate", "body"):
             if not callable(getattr(self, part)):
                 raise InvalidPatchError(f"The {part} of a rule is a function of one View, not {getattr(self, part)!r}.")
+        if self.adds is not None:
+            if isinstance(self.adds, str) or not all(isinstance(kind, str) for kind in self.adds):
+                raise InvalidPatchError(f"adds is a set of kinds such as {{'pdf'}}, not {self.adds!r}.")
+            object.__setattr__(self, "adds", frozenset(self.adds))
         if not self.name:
             called = getattr(self.body, "__name__", "rule")
             object.__setattr__(self, "name", "rule" if called == "<lambda>" else called)
@@ -65,19 +106,53 @@ class Snapshot(Protocol):
 
     def value(self, node: int) -> Any: ...
 
+    def closed(self, kind: str) -> bool: ...
+
 
 @dataclass(slots=True)
 class View:
-    """What a rule may see: names, kinds, states and results. It remembers which nodes were looked at."""
+    """What a rule may see: names, kinds, states and results. It remembers what was looked at and may still change.
+
+    Attributes:
+        reads: the state of each node that was looked at, or `UNENDED`.
+        looked: what else was: a name that is not there, how many nodes (of a kind) there are, a kind that is not closed.
+        relies: the kinds that were found closed.
+    """
 
     snapshot: Snapshot
     reads: dict[int, int] = field(default_factory=dict)
+    looked: dict[Topic, int] = field(default_factory=dict)
+    relies: set[str] = field(default_factory=set)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.snapshot.index
+        if name in self.snapshot.index:
+            return True
+        if isinstance(name, str):
+            self.looked["name", name] = 0
+        return False
+
+    def count(self, kind: str | None = None) -> int:
+        """Return how many nodes there are, or how many of a kind."""
+        if kind is None:
+            found = self.looked["all", ""] = len(self.snapshot.names)
+        else:
+            found = self.looked["kind", kind] = len(self.snapshot.kinds.get(kind, ()))
+        return found
+
+    def closed(self, kind: str) -> bool:
+        """Return whether no node of a kind can be added any more: no other rule that is left may add one.
+
+        The rule that asks does not count. What it relies on is kept: when it is applied, nothing adds a node of this kind again.
+        """
+        if self.snapshot.closed(kind):
+            self.relies.add(kind)
+            return True
+        self.looked["closed", kind] = 0
+        return False
 
     def nodes(self, kind: str | None = None) -> list[str]:
         """Return the names of all nodes, or of those of a kind, in order of insertion."""
+        self.count(kind)
         names = self.snapshot.names
         return list(names) if kind is None else [names[number] for number in self.snapshot.kinds.get(kind, ())]
 
@@ -91,7 +166,19 @@ class View:
 
     def succeeded(self, name: str) -> bool:
         """Return whether a node is there and has completed."""
-        return name in self and self.status(name) == "completed"
+        return name in self and self._end(name) == "completed"
+
+    def ended(self, name: str) -> bool:
+        """Return whether a node is there and has ended, however."""
+        return name in self and self._end(name) not in _NOT_ENDED
+
+    def _end(self, name: str) -> str:
+        """Return the state of a node for somebody who does not care what it does before it has ended."""
+        number = self.snapshot.index[name]
+        word = self.snapshot.status(number)[1]
+        if word in _NOT_ENDED:
+            self.reads.setdefault(number, UNENDED)
+        return word
 
     def result(self, name: str) -> Any:
         """Return the value of a completed node.
@@ -100,9 +187,10 @@ class View:
             UnknownNodeError: there is no such node.
             InvalidPatchError: the node has not completed.
         """
-        if self.status(name) != "completed":
+        status = self.status(name)
+        if status != "completed":
             raise InvalidPatchError(
-                f"Node {name!r} is {self.status(name)} and has no result yet. Ask succeeded({name!r}) first."
+                f"Node {name!r} is {status} and has no result yet. Ask succeeded({name!r}) first."
             )
         return self.snapshot.value(self.snapshot.index[name])
 
@@ -111,8 +199,46 @@ class View:
         if number is None:
             raise UnknownNodeError.of(name, self.snapshot.index, "The running graph has no node")
         code, word = self.snapshot.status(number)
-        self.reads[number] = code
+        if word in _NOT_ENDED:
+            self.reads[number] = code
         return code, word
+
+
+def check_declared(rule: Rule, nodes: Iterable[Node], rules: Iterable[Rule]) -> None:
+    """Check that what a rule appends is what it said it may add.
+
+    Raises:
+        InvalidPatchError: it is not; the message names the kind.
+    """
+    if rule.adds is None:
+        return
+    said = sorted(rule.adds)
+    for node in nodes:
+        if node.kind is not None and node.kind not in rule.adds:
+            raise InvalidPatchError(
+                f"Node {node.id!r} is of kind {node.kind!r}, and this rule said adds={said}. Add the kind to adds."
+            )
+    for further in rules:
+        if further.adds is None or not further.adds <= rule.adds:
+            kinds = "any kind" if further.adds is None else f"nodes of kind {sorted(further.adds - rule.adds)}"
+            raise InvalidPatchError(
+                f"The rule {further.name!r} may add {kinds}, and the rule that appends it said adds={said}. Let the first one "
+                f"add less, or the second one say more."
+            )
+
+
+def check_sealed(nodes: Iterable[Node], sealed: AbstractSet[str]) -> None:
+    """Check that no node is of a kind that an applied rule found closed.
+
+    Raises:
+        InvalidPatchError: one is; the message names the kind.
+    """
+    for node in nodes:
+        if node.kind in sealed:
+            raise InvalidPatchError(
+                f"Node {node.id!r} is of kind {node.kind!r}, which a rule found closed and relied on. Give the node another "
+                f"kind, or let a rule that is there before say that it adds {node.kind!r}."
+            )
 
 
 def check_patch(nodes: Iterable[Node], index: Mapping[str, int]) -> None:

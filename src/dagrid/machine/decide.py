@@ -34,6 +34,7 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.pick import fits_now, has_room, pick
 from dagrid.machine.state import (
+    COMPLETED,
     PENDING,
     QUEUED,
     READY,
@@ -304,24 +305,85 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
     if rule is None or state.stopped:
         return
     rule.asked = False
-    rule.reads = event.reads
-    for node, seen in event.reads.items():
-        state.watchers.setdefault(node, set()).add(event.rule)
-        rule.dirty = rule.dirty or state.status[node] != seen
+    state.asking -= 1
+    rule.dirty = (
+        rule.dirty
+        or any(_differs(seen, state.status[node]) for node, seen in event.reads.items())
+        or any(_standing(state, topic, event.rule) != seen for topic, seen in event.looked.items())
+    )
     if event.error:
         _fail_run(state, event.at, event.error, commands)
-    elif event.applied and not rule.dirty:
-        try:
-            added = state.plan.grow(event.nodes)
-        except (GraphError, PlanError, RunError) as error:
-            _fail_run(state, event.at, str(error), commands)
-            return
-        record(state, Fact(Kind.PATCHED, event.at, cause=event.rule, numbers=tuple(added)))
-        for number, optional in event.rules:
-            state.rules[number] = RuleState(number, optional)
-        for other in state.rules.values():
-            other.dirty = True
-        refresh(state)
+    elif rule.dirty:
+        state.dirty.append(event.rule)
+    elif event.applied:
+        _apply_rule(state, rule, event, commands)
+    else:
+        rule.reads = event.reads
+        for node in event.reads:
+            state.watchers.setdefault(node, set()).add(event.rule)
+        for topic in event.looked:
+            state.topics.setdefault(topic, set()).add(event.rule)
+
+
+def _differs(seen: int, now: int) -> bool:
+    """Whether a node is not as a rule saw it; a negative number means that it saw that it had not ended."""
+    return now >= COMPLETED if seen < 0 else now != seen
+
+
+def _standing(state: State, topic: tuple[str, str], rule: int) -> int:
+    """Return what a rule would see now if it looked again."""
+    what, name = topic
+    if what == "name":
+        return name in state.plan.index
+    if what == "kind":
+        return len(state.plan.kinds.get(name, ()))
+    return state.closed(name, rule) if what == "closed" else len(state.plan)
+
+
+def _apply_rule(state: State, rule: RuleState, event: RuleEvaluated, commands: list[Command]) -> None:
+    try:
+        added = state.plan.grow(event.nodes)
+    except (GraphError, PlanError, RunError) as error:
+        _fail_run(state, event.at, str(error), commands)
+        return
+    state.sealed |= event.relies
+    for number, optional, adds in event.rules:
+        state.add_rule(number, optional, adds)
+    record(state, Fact(Kind.PATCHED, event.at, cause=event.rule, numbers=tuple(added)))
+    if state.topics:
+        _touch(state, rule, event)
+    refresh(state)
+
+
+def _touch(state: State, rule: RuleState, event: RuleEvaluated) -> None:
+    """Mark the rules that looked at what a patch has changed: names, kinds, how many nodes there are, what is closed."""
+    touched: set[tuple[str, str]] = {("all", "")} if event.nodes else set()
+    for node in event.nodes:
+        touched.add(("name", node.id))
+        if node.kind is not None:
+            touched.add(("kind", node.kind))
+    for topic in touched & state.topics.keys():
+        for number in state.topics.pop(topic):
+            _mark(state, number)
+    undeclared = state.adders.get(None, 0)
+    if undeclared > 1:
+        return
+    left = {name for what, name in state.topics if what == "closed"} if rule.adds is None else rule.adds
+    for kind in left | event.relies:
+        if kind not in state.sealed and state.adders.get(kind, 0) + undeclared > 1:
+            continue
+        for number in state.topics.get(("closed", kind), ()):
+            if state.closed(kind, number):
+                _mark(state, number)
+
+
+def _mark(state: State, number: int) -> None:
+    rule = state.rules.get(number)
+    if rule is None or rule.dirty:
+        return
+    rule.dirty = True
+    if not rule.asked:
+        state.dirty.append(number)
 
 
 def _fail_run(state: State, at: float, error: str, commands: list[Command]) -> None:
@@ -336,21 +398,29 @@ def _ask_rules(state: State, commands: list[Command]) -> None:
         return
     for entry in state.journal[state.scanned :]:
         node = read_entry(entry)[0] if isinstance(entry, int) else entry.node
+        if node < 0:
+            continue
+        now = state.status[node]
         for number in state.watchers.get(node, ()):
             rule = state.rules.get(number)
-            if rule is not None and rule.reads.get(node) != state.status[node]:
-                rule.dirty = True
+            if rule is not None and node in rule.reads and _differs(rule.reads[node], now):
+                _mark(state, number)
+        if now >= COMPLETED:
+            state.watchers.pop(node, None)
     state.scanned = len(state.journal)
-    for rule in state.rules.values():
-        if rule.dirty and not rule.asked:
-            rule.dirty, rule.asked = False, True
-            commands.append(Evaluate(rule.number))
+    for number in state.dirty:
+        rule = state.rules.get(number)
+        if rule is not None and not rule.asked:
+            rule.dirty, rule.asked, rule.reads = False, True, {}
+            state.asking += 1
+            commands.append(Evaluate(number))
+    state.dirty.clear()
 
 
 def _end_if_done(state: State, at: float, commands: list[Command]) -> None:
     if state.stopped and state.remaining and not state.cancelled and not state.error:
         _stop(state, at, "a node failed and on_failure is 'stop'", commands)
-    if state.remaining or (not state.stopped and any(rule.asked for rule in state.rules.values())):
+    if state.remaining or (not state.stopped and state.asking):
         return
     left = tuple(sorted(number for number, rule in state.rules.items() if not (state.stopped or rule.optional)))
     record(state, Fact(Kind.RUN_ENDED, at, numbers=left, detail=state.error or state.cancelled))

@@ -7,6 +7,7 @@ made of it: the journal holds facts, and applying them again gives the same stat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from enum import IntEnum
 from typing import Any
 
@@ -119,8 +120,10 @@ class RuleEvaluated(msgspec.Struct, frozen=True):
     """The answer to `Evaluate`.
 
     `reads` holds the status of each node that the predicate looked at, `applied` whether it held; then `nodes` are those of the
-    patch (checked, opaque here) and `rules` the numbers of the rules that it adds, each with
-    whether it is optional. `error` says why the rule failed.
+    patch (checked, opaque here but for their kind) and `rules` the numbers of the rules that it adds, each with whether it is
+    optional and the kinds that it may add (None: any). `looked` holds what else was looked at: ("name", n) for a name that was
+    not there, ("kind", k) and ("all", "") with how many nodes there were, ("closed", k) for a kind that was not closed; `relies`
+    the kinds that were. `error` says why the rule failed.
     """
 
     rule: int
@@ -128,8 +131,10 @@ class RuleEvaluated(msgspec.Struct, frozen=True):
     applied: bool = False
     reads: Mapping[int, int] = {}
     nodes: Sequence[Any] = ()
-    rules: Sequence[tuple[int, bool]] = ()
+    rules: Sequence[tuple[int, bool, AbstractSet[str] | None]] = ()
     error: str = ""
+    looked: Mapping[tuple[str, str], int] = {}
+    relies: AbstractSet[str] = frozenset()
 
 
 Stimulus = (

@@ -220,6 +220,9 @@ class Plan:
             stack = [start]
             while stack:
                 number = stack[-1]
+                if number in levels:
+                    stack.pop()
+                    continue
                 missing = [after for after in self.successors[number] if after not in levels]
                 if missing:
                     stack.extend(missing)

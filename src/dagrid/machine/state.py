@@ -7,6 +7,7 @@ failure, nodes that have nothing to do) is left in `doomed` and `passed`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappush
@@ -77,13 +78,17 @@ class Worker:
 
 @dataclass(slots=True)
 class RuleState:
-    """A rule that has not been applied yet: what its last evaluation saw, and whether it must be asked again."""
+    """A rule that has not been applied yet: what it may add, what its last evaluation saw, whether it must be asked again."""
 
     number: int
     optional: bool = False
+    adds: AbstractSet[str] | None = None
     dirty: bool = True
     asked: bool = False
     reads: Mapping[int, int] = field(default_factory=dict)
+
+    def may_add(self, kind: str) -> bool:
+        return self.adds is None or kind in self.adds
 
 
 class State:
@@ -95,11 +100,14 @@ class State:
 
     __slots__ = (
         "active",
+        "adders",
+        "asking",
         "attempts_before",
         "available",
         "cancelled",
         "cause",
         "detail",
+        "dirty",
         "doomed",
         "due",
         "ended",
@@ -122,10 +130,12 @@ class State:
         "remaining",
         "rules",
         "scanned",
+        "sealed",
         "sequential",
         "started",
         "status",
         "stopped",
+        "topics",
         "unapplied",
         "waiting",
         "watchers",
@@ -133,8 +143,16 @@ class State:
         "workers",
     )
 
-    def __init__(self, plan: Plan, rules: Sequence[bool] = ()) -> None:
-        """Begin a run of a plan with rules, numbered from 0; each entry says whether the rule is optional."""
+    def __init__(
+        self, plan: Plan, rules: Sequence[bool] = (), adds: Sequence[AbstractSet[str] | None] | None = None
+    ) -> None:
+        """Begin a run of a plan with rules, numbered from 0.
+
+        Args:
+            plan: the compiled graph.
+            rules: for each rule, whether it is optional.
+            adds: for each rule, the kinds that it may add, or None for any; without it no rule says anything.
+        """
         count = len(plan)
         self.plan = plan
         self.status = bytearray(count)
@@ -159,10 +177,15 @@ class State:
         self.cause: dict[int, int] = {}
         self.detail: dict[int, str] = {}
         self.attempts_before: dict[int, list[Fact]] = {}
-        self.rules: dict[int, RuleState] = {
-            number: RuleState(number, optional) for number, optional in enumerate(rules)
-        }
+        self.rules: dict[int, RuleState] = {}
+        self.adders: dict[str | None, int] = {}  # how many rules are left that may add a kind; None: that may add any
+        self.sealed: set[str] = set()  # the kinds that applied rules found closed
+        self.dirty: list[int] = []  # rules to be asked
+        self.asking = 0
         self.watchers: dict[int, set[int]] = {}
+        self.topics: dict[tuple[str, str], set[int]] = {}
+        for number, (optional, kinds) in enumerate(zip(rules, adds or [None] * len(rules), strict=True)):
+            self.add_rule(number, optional, kinds)
         self.scanned = 0
         self.unapplied: tuple[int, ...] = ()
         self.journal: list[int | Fact] = []
@@ -179,6 +202,28 @@ class State:
             if not missing:
                 make_ready(self, node)
         refresh(self)
+
+    def add_rule(self, number: int, optional: bool, adds: AbstractSet[str] | None) -> None:
+        """Take a rule, which is to be asked."""
+        self.rules[number] = RuleState(number, optional, adds)
+        self.dirty.append(number)
+        for kind in (None,) if adds is None else adds:
+            self.adders[kind] = self.adders.get(kind, 0) + 1
+
+    def drop_rule(self, number: int) -> None:
+        """Forget a rule that was applied."""
+        rule = self.rules.pop(number, None)
+        if rule is not None:
+            for kind in (None,) if rule.adds is None else rule.adds:
+                self.adders[kind] -= 1
+
+    def closed(self, kind: str, asking: int = -1) -> bool:
+        """Return whether no rule but the one that asks may add a node of a kind."""
+        if kind in self.sealed:
+            return True
+        rule = self.rules.get(asking)
+        own = rule is not None and rule.may_add(kind)
+        return self.adders.get(kind, 0) + self.adders.get(None, 0) == own
 
     def count(self, status: int) -> int:
         """Return how many nodes have a status."""
@@ -432,7 +477,7 @@ def _worker_gone(state: State, fact: Fact) -> None:
 
 def _patched(state: State, fact: Fact) -> None:
     """The plan has grown by these nodes: make room for them."""
-    state.rules.pop(fact.cause, None)
+    state.drop_rule(fact.cause)
     state.ready.extend([] for _ in range(len(state.ready), len(state.plan.requests)))
     count = len(fact.numbers)
     state.status.extend(bytes(count))
