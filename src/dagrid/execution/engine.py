@@ -210,7 +210,7 @@ class Engine:
         return reply
 
     def _drain(self) -> bool:
-        """Take what is in the inbox; False when somebody holds the lock, who will look there, and at the questions, afterwards."""
+        """Take what is in the inbox; False when somebody holds the lock, who will look there and at the questions."""
         while self._inbox:
             if not self._lock.acquire(blocking=False):
                 return False
@@ -385,9 +385,7 @@ class Engine:
         first = len(self.rules)
         self.rules.extend(patch.rules)
         rules = [(first + offset, each.optional, each.adds) for offset, each in enumerate(patch.rules)]
-        return RuleEvaluated(
-            number, self.now(), True, view.reads, nodes, rules, looked=view.looked, relies=view.relies
-        )
+        return RuleEvaluated(number, self.now(), True, view.reads, nodes, rules, looked=view.looked, relies=view.relies)
 
     def _rule_failed(self, number: int, error: Exception, reads: dict[int, int]) -> RuleEvaluated:
         what = f"Rule {self.rules[number].name!r} failed: {_described(error)}"

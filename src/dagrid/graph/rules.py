@@ -189,9 +189,7 @@ class View:
         """
         status = self.status(name)
         if status != "completed":
-            raise InvalidPatchError(
-                f"Node {name!r} is {status} and has no result yet. Ask succeeded({name!r}) first."
-            )
+            raise InvalidPatchError(f"Node {name!r} is {status} and has no result yet. Ask succeeded({name!r}) first.")
         return self.snapshot.value(self.snapshot.index[name])
 
     def _look(self, name: str) -> tuple[int, str]:

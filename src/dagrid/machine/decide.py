@@ -306,10 +306,8 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
         return
     rule.asked = False
     state.asking -= 1
-    rule.dirty = (
-        rule.dirty
-        or any(_differs(seen, state.status[node]) for node, seen in event.reads.items())
-        or any(_standing(state, topic, event.rule) != seen for topic, seen in event.looked.items())
+    rule.dirty = any(_differs(seen, state.status[node]) for node, seen in event.reads.items()) or any(
+        _standing(state, topic, event.rule) != seen for topic, seen in event.looked.items()
     )
     if event.error:
         _fail_run(state, event.at, event.error, commands)
@@ -379,10 +377,10 @@ def _touch(state: State, rule: RuleState, event: RuleEvaluated) -> None:
 
 def _mark(state: State, number: int) -> None:
     rule = state.rules.get(number)
-    if rule is None or rule.dirty:
-        return
-    rule.dirty = True
-    if not rule.asked:
+    if (
+        rule is not None and not rule.dirty and not rule.asked
+    ):  # an answer is compared with how things stand when it comes
+        rule.dirty = True
         state.dirty.append(number)
 
 

@@ -1,0 +1,39 @@
+"""Tasks that can be imported where worker processes run."""
+
+from __future__ import annotations
+
+
+def square(value):
+    return value * value
+
+
+def negate(value):
+    return -value
+
+
+def total(values):
+    return sum(values)
+
+
+def words(line):
+    return line.split()
+
+
+def length(word):
+    return len(word)
+
+
+def halve(value):
+    return value // 2
+
+
+def load(url):
+    return f"<{url}>"
+
+
+def title(load):
+    return load.strip("<>").title()
+
+
+def page(load, title):
+    return f"{load} {title}"

@@ -1,0 +1,187 @@
+"""The ready rules of `dagrid.graph.grow`, on every place that we ship: what adage asks for, and more."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+from tests.growth.growth_tasks import halve, length, load, negate, page, square, title, total, words
+
+from dagrid import DAG, Node, Patch, Retry, Rule, RunStatus
+from dagrid.errors import InvalidPatchError
+from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from dagrid.graph.grow import (
+    all_done,
+    all_ended,
+    all_present,
+    at_least,
+    choose,
+    collect,
+    done,
+    for_each,
+    map_over,
+    map_reduce,
+    nested_map_reduce,
+    until,
+)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    backend = MultiprocessingBackend(max_workers=2)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(params=["inline", "thread", "multiprocessing"])
+def backend(request, processes):
+    return processes if request.param == "multiprocessing" else request.param
+
+
+def found(*values):
+    """Return a graph whose one node finds these values at run time."""
+    return DAG([Node("find", partial(list, values))])
+
+
+def test_map_over_a_list_found_at_run_time(backend):
+    """One node for each element; names can be read, kinds are set."""
+    result = found(1, 2, 3).run(rules=[map_over("find", Node("sq", square, retries=Retry(2)))], backend=backend)
+    result.raise_for_status()
+    assert {name: result[name] for name in result} == {"find": [1, 2, 3], "sq[0]": 1, "sq[1]": 4, "sq[2]": 9}
+
+
+@pytest.mark.parametrize("values", [(), (1, 2, 3)])
+def test_reduce_after_a_map(backend, values):
+    """The reduction waits for a number of nodes that nobody knew, also for none at all."""
+    result = found(*values).run(rules=[map_reduce("find", square, negate, reduce=total)], backend=backend)
+    assert result.raise_for_status()["total"] == -sum(value * value for value in values)
+
+
+def test_all_nodes_of_a_kind_are_merged_once_no_more_can_come(backend):
+    """Two rules add nodes of the kind, one of them late; the merge knows neither."""
+    pdf = Node("late", negate, kind="pdf")
+    rules = [
+        collect("pdf", Node("merged", sorted)),
+        map_over("find", Node("early", square, kind="pdf")),
+        map_over("slow", pdf),
+    ]
+    dag = DAG([Node("find", partial(list, (1, 2))), Node("slow", partial(list, (5,)), depends_on=["find"])])
+    result = dag.run(rules=rules, backend=backend)
+    assert result.raise_for_status()["merged"] == [-5, 1, 4]
+
+
+def test_a_workflow_for_each_element(backend):
+    """Parameters find their predecessors by the names that these have in the workflow."""
+    site = DAG([Node(load), Node(title, depends_on=[load]), Node(page, depends_on=[load, title])])
+    result = found("a", "b").run(
+        rules=[for_each("find", site, name="site", reduce=Node("all", sorted))], backend=backend
+    )
+    result.raise_for_status()
+    assert result["site[1].page"] == "<b> B"
+    assert result["all"] == ["<a> A", "<b> B"]
+    assert len(result) == 8
+
+
+def test_nested_map_and_reduce(backend):
+    """How many parts an element has is known only when it was split."""
+    rule = nested_map_reduce("find", words, length, reduce=Node("letters", total), into=Node("all", total))
+    result = found("to be", "or", "not to be").run(rules=[rule], backend=backend)
+    result.raise_for_status()
+    assert result["words[2].length[0]"] == 3
+    assert [result[f"words[{number}].letters"] for number in range(3)] == [4, 2, 7]
+    assert result["all"] == 13
+
+
+def test_a_step_is_repeated_until_its_value_is_good(backend):
+    """The rounds stay to be seen; the plain name has the last value."""
+    dag = DAG([Node("start", partial(int, 40))])
+    result = dag.run(rules=[until("start", halve, lambda value: value <= 2)], backend=backend)
+    assert [result.raise_for_status()[name] for name in result] == [40, 20, 10, 5, 2, 2]
+    assert list(result)[-1] == "halve"
+
+
+@pytest.mark.parametrize(("start", "name", "value"), [(3, "square", 9), (-3, "negate", 3)])
+def test_one_of_two_ways_is_chosen_at_run_time(backend, start, name, value):
+    """The other way is not in the graph at all."""
+    rule = choose("start", lambda value: value > 0, square, [negate])
+    result = DAG([Node("start", partial(int, start))]).run(rules=[rule], backend=backend)
+    assert list(result.raise_for_status()) == ["start", name]
+    assert result[name] == value
+
+
+def test_the_second_step_of_an_element_does_not_wait_for_all_first_steps():
+    """With one worker a barrier would be visible in the order of the nodes."""
+    order = []
+
+    def first(value):
+        order.append(("first", value))
+        assert value == 0 or ("second", value - 1) in order
+        return value
+
+    def second(value):
+        order.append(("second", value))
+
+    result = found(0, 1, 2).run(
+        rules=[map_over("find", Node("first", first), Node("second", second, priority=1))], backend="inline"
+    )
+    assert result.ok, order
+
+
+def test_ready_predicates():
+    """Each is true when, and only when, what it names is so."""
+    seen = []
+
+    def when(predicate, name):
+        return Rule(
+            lambda view: predicate(view),
+            lambda view: seen.append((name, list(view.nodes()))) or Patch(),
+            name,
+            adds=set(),
+        )
+
+    rules = [
+        when(done("find", "sq[1]"), "done"),
+        when(at_least(2, "sq"), "at_least"),
+        when(all_present("sq"), "present"),
+        when(all_done("sq"), "all_done"),
+        when(all_ended("sq"), "ended"),
+    ]
+    assert found(1, 2).run(rules=[*rules, map_over("find", Node("sq", square))], backend="inline").ok
+    assert sorted(name for name, _ in seen) == ["all_done", "at_least", "done", "ended", "present"]
+    assert all("sq[1]" in nodes for _, nodes in seen)
+
+
+def test_a_failed_node_has_ended_and_is_not_done():
+    """A merge of what worked is possible, and is asked for with another word."""
+    flaky = Node("flaky", lambda value: 1 / value, kind="flaky")
+    rules = [
+        map_over("find", flaky),
+        Rule(all_ended("flaky"), lambda view: Patch([Node("report", int)]), adds=set()),
+        collect("flaky", Node("all", total)),
+    ]
+    result = found(1, 0).run(rules=rules, backend="inline", on_failure="continue")
+    assert result["report"] == 0
+    assert result.unapplied_rules == ["collect flaky"]
+
+
+def test_other_parameters_of_a_step_are_bound_as_usual(backend):
+    """Only the first parameter belongs to the element."""
+    dag = DAG([Node("find", partial(list, (1, 2))), Node("base", partial(int, 10))])
+    step = Node("power", pow, inputs={"exp": "base"})
+    result = dag.run(rules=[map_over("find", step)], backend=backend)
+    assert result.raise_for_status()["power[1]"] == 1024
+
+
+def test_a_collection_of_its_own_kind_is_refused_where_it_is_written():
+    """It would have to wait for itself."""
+    with pytest.raises(InvalidPatchError, match="Give it another kind"):
+        collect("pdf", Node("merged", sorted, kind="pdf"))
+    with pytest.raises(InvalidPatchError, match="Two steps have one name"):
+        map_over("find", square, square)
+
+
+def test_a_source_that_fails_leaves_its_rule_unapplied():
+    """The run says both: what failed, and what was never appended."""
+    result = DAG([Node("find", lambda: 1 / 0)]).run(rules=[map_over("find", square)])
+    assert result.status is RunStatus.FAILED
+    assert result.unapplied_rules == ["map over find"]
