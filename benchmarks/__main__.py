@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks.balance import balance
 from benchmarks.footprint import imports, leak
 from benchmarks.graph import build, memory, questions
+from benchmarks.growth import growth
 from benchmarks.measure import CORES, Figure
 from benchmarks.overhead import inline, process, thread
 
@@ -26,6 +27,7 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "inline": inline,
     "process": process,
     "balance": balance,
+    "growth": growth,
     "build": build,
     "memory": memory,
     "questions": questions,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHEAP = ("inline", "balance", "build", "memory", "leak", "import")
+CHEAP = ("inline", "balance", "growth", "build", "memory", "leak", "import")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -28,6 +28,13 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
     expected = {
         "inline": {"dagrid, again", "dagrid, first", "bare loop", "dask.get"},
         "balance": {"dagrid", "level by level"},
+        "growth": {
+            "one rule adds all nodes",
+            "map over a list, and collect",
+            "each rule appends a node and the next rule",
+            "a step until its value is good",
+            "as many rules as nodes",
+        },
         "build": {"plain dicts", "dagrid add_nodes/add_edges", "networkx + topological sort"},
         "memory": {"plain dicts", "dagrid add_nodes/add_edges"},
         "leak": {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from tests.growth.growth_tasks import halve, length, load, negate, page, square, title, total, words
 
 from dagrid import DAG, Node, Patch, Retry, Rule, RunStatus
 from dagrid.errors import InvalidPatchError
@@ -24,6 +23,7 @@ from dagrid.graph.grow import (
     nested_map_reduce,
     until,
 )
+from tests.growth.growth_tasks import halve, length, load, negate, page, square, title, total, words
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +132,11 @@ def test_ready_predicates():
     seen = []
 
     def when(predicate, name):
-        return Rule(
-            lambda view: predicate(view),
-            lambda view: seen.append((name, list(view.nodes()))) or Patch(),
-            name,
-            adds=set(),
-        )
+        def body(view):
+            seen.append((name, view.nodes()))
+            return Patch()
+
+        return Rule(predicate, body, name, adds=set())
 
     rules = [
         when(done("find", "sq[1]"), "done"),
