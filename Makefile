@@ -19,7 +19,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: $(VENV)/.run ## build the mosaic of the example; the pictures go to out/mosaic/
+run: $(VENV)/.run ## build the mosaic of the example; the pictures and run.html go to out/mosaic/
 	$(BIN)/python -m examples.mosaic
 
 .PHONY: test

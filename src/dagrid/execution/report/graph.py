@@ -77,8 +77,8 @@ def draw(story: Story) -> Picture:
     boxes, note = _boxes(story)
     box_of = {node: at for at, box in enumerate(boxes) for node in box.members}
     weight: Counter[tuple[int, int]] = Counter()
-    for node, before in enumerate(story.structure.predecessors):
-        for one in before:
+    for node, earlier in enumerate(story.structure.predecessors):
+        for one in earlier:
             if box_of[one] != box_of[node]:
                 weight[box_of[one], box_of[node]] += 1
     names = [str(at) for at in range(len(boxes))]
@@ -88,9 +88,7 @@ def draw(story: Story) -> Picture:
     structure = Structure.of_predecessors(names, {name: at for at, name in enumerate(names)}, before)
     widths = [max(44.0, markup.columns(box.label) * LETTER_WIDTH + PADDING) for box in boxes]
     layout = arrange(structure, widths)
-    chain = {
-        (box_of[one], box_of[node]) for one, node in zip(story.critical, story.critical[1:], strict=False)
-    }
+    chain = {(box_of[one], box_of[node]) for one, node in zip(story.critical, story.critical[1:], strict=False)}
     critical = {box_of[node] for node in story.critical}
     lines = sorted(weight, key=lambda edge: edge in chain)
     parts = [
@@ -120,26 +118,28 @@ def _boxes(story: Story) -> tuple[list[Box], str]:
     level = level_numbers(story.structure)
     deepest = max(level) + 1
     thick = math.ceil(deepest / BANDS)
-    ways: list[tuple[Callable[[int], Hashable], str]] = [
-        (
-            lambda node: (level[node], story.kinds[node]),
-            "nodes of one level and one kind, or one beginning of their names, are one box",
-        ),
-        (
-            lambda node: level[node] // thick,
-            "nodes of one level are one box" if thick == 1 else f"nodes of {thick} neighbouring levels are one box",
-        ),
-    ]
+    by_kind = _together(lambda node: (level[node], story.kinds[node]), len(nodes))
+    if len(by_kind) <= MOST_BOXES // 2:
+        groups = [_group(story, members) for members in by_kind]
+        note = "nodes of one level and one kind, or one beginning of their names, are one box"
+    else:
+        by_level = _together(lambda node: level[node] // thick, len(nodes))
+        groups = [_group(story, members, _levels(level, members)) for members in by_level]
+        note = f"nodes of {thick} neighbouring levels are one box" if thick > 1 else "nodes of one level are one box"
+    sizes = f"{markup.count(len(nodes), 'node')} and {markup.count(edges, 'edge')}"
+    return groups, f"{sizes} are too many to draw one by one: {note}."
+
+
+def _together(key: Callable[[int], Hashable], count: int) -> list[list[int]]:
     groups: dict[Hashable, list[int]] = {}
-    note = ""
-    for key, note in ways:
-        groups = {}
-        for node in range(len(nodes)):
-            groups.setdefault(key(node), []).append(node)
-        if len(groups) <= MOST_BOXES // 2:
-            break
-    note = f"{markup.count(len(nodes), 'node')} and {markup.count(edges, 'edge')} are too many to draw one by one: {note}."
-    return [_group(story, members) for members in groups.values()], note
+    for node in range(count):
+        groups.setdefault(key(node), []).append(node)
+    return list(groups.values())
+
+
+def _levels(level: Sequence[int], members: Sequence[int]) -> str:
+    first, last = (choice(level[node] for node in members) + 1 for choice in (min, max))
+    return f"level {first}" if first == last else f"levels {first} to {last}"
 
 
 def _single(story: Story, node: int) -> Box:
@@ -164,12 +164,12 @@ def _single(story: Story, node: int) -> Box:
     return Box(markup.shortened(found.name, LETTERS), [node], details)
 
 
-def _group(story: Story, members: list[int]) -> Box:
+def _group(story: Story, members: list[int], label: str = "") -> Box:
     if len(members) == 1:
         return _single(story, members[0])
     kinds = Counter(story.kinds[node] for node in members)
     (kind, _), *others = kinds.most_common()
-    label = f"{kind} and {len(others)} more" if others else kind
+    label = label or kind
     statuses = Counter(story.nodes[node].status.value for node in members)
     longest = max(members, key=lambda node: story.nodes[node].duration_seconds)
     details = [("Nodes", f"{len(members):,}")]
@@ -178,8 +178,10 @@ def _group(story: Story, members: list[int]) -> Box:
         ("Work", markup.seconds(sum(story.nodes[node].duration_seconds for node in members))),
         ("Longest", f"{story.nodes[longest].name}, {markup.seconds(story.nodes[longest].duration_seconds)}"),
     ]
-    if others:
-        details.append(("Kinds", ", ".join(f"{name or 'unnamed'} ({number:,})" for name, number in kinds.most_common(8))))
+    if others or kind not in label:
+        details.append(
+            ("Kinds", ", ".join(f"{name or 'unnamed'} ({number:,})" for name, number in kinds.most_common(8)))
+        )
     return Box(f"{markup.shortened(label, LETTERS)} \N{MULTIPLICATION SIGN} {len(members):,}".strip(), members, details)
 
 

@@ -19,7 +19,9 @@ def text(value: str) -> str:
 
 def data(value: Any) -> str:
     """Return JSON that cannot end the element that it stands in."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return (
+        json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    )
 
 
 def plain(value: str) -> str:

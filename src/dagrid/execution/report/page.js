@@ -15,6 +15,8 @@
   }
   const where = boxes.map((box) => box.getAttribute("transform").match(/[-\d.]+/g).map(Number));
 
+  let chosen = -1, stop = 0;
+
   // Growth: what came later than the chosen step is hidden.
   const slider = document.getElementById("step");
   const marks = [...document.querySelectorAll(".growth b")];
@@ -37,16 +39,12 @@
     const said = document.getElementById("step-said");
     if (said) said.textContent = told.steps[step][1];
     slider.setAttribute("aria-valuetext", told.steps[step][1]);
+    if (chosen >= 0 && born[chosen] > step) choose(-1);
+    if (born[stop] > step) focusable(born.findIndex((each) => each <= step));
     root.dataset.step = step;
     root.dataset.shown = told.steps[step][0];
   };
-  if (slider) {
-    slider.addEventListener("input", () => grow(+slider.value));
-    grow(+slider.value);
-  }
-
   // Details of the chosen box; one box at a time takes the focus, the arrow keys go from box to box.
-  let chosen = -1;
   const choose = (at) => {
     if (chosen >= 0) boxes[chosen].classList.remove("chosen");
     for (const edge of edges) edge.classList.toggle("near", +edge.dataset.a === at || +edge.dataset.b === at);
@@ -67,8 +65,8 @@
     }
     details.append(heading, list);
   };
-  let stop = 0;
   const focusable = (at) => {
+    if (at < 0) return;
     boxes[stop].setAttribute("tabindex", "-1");
     stop = at;
     boxes[at].setAttribute("tabindex", "0");
@@ -102,7 +100,11 @@
       choose(at === chosen ? -1 : at);
     } else if (event.key === "Escape") choose(-1);
   });
-  if (boxes.length) focusable(0);
+  focusable(0);
+  if (slider) {
+    slider.addEventListener("input", () => grow(+slider.value));
+    grow(+slider.value);
+  }
 
   // Size: a drawing that is a little too wide is made to fit, a much wider one is scrolled.
   const [width, height] = [+graph.getAttribute("width"), +graph.getAttribute("height")];

@@ -11,15 +11,20 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from dagrid.execution.report import graph, markup, timeline
 from dagrid.execution.report.story import Story
+
+if TYPE_CHECKING:
+    from dagrid.execution.results import NodeResult
 
 MOST_ROWS = 25
 MOST_FAILURES = 50
 MOST_LINKS = 24
 MOST_LETTERS = 12_000
 FAILED = ("failed", "timed_out", "lost")
+COLUMNS = ("Node", "Took", "Status", "Worker", "Started after", "Attempts")
 VERDICTS = {"succeeded": "completed", "failed": "failed", "partially_succeeded": "timed_out", "aborted": "cancelled"}
 
 
@@ -29,7 +34,10 @@ def render(story: Story) -> str:
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{allowed}'"
     picture = graph.draw(story)
-    told = {"boxes": picture.script, "steps": [[step.nodes, _step(number, story)] for number, step in enumerate(story.steps)]}
+    told = {
+        "boxes": picture.script,
+        "steps": [[step.nodes, _step(number, story)] for number, step in enumerate(story.steps)],
+    }
     body = "\n".join(
         part
         for part in (
@@ -81,7 +89,9 @@ def _head(story: Story) -> str:
     counts = Counter(node.status.value for node in story.nodes)
     total = max(len(story.nodes), 1)
     bar = "".join(
-        f'<i class="{status}" style="width:{counts[status] / total:.3%}"></i>' for status in graph.WORST_FIRST[::-1] if counts[status]
+        f'<i class="{status}" style="width:{counts[status] / total:.3%}"></i>'
+        for status in graph.WORST_FIRST[::-1]
+        if counts[status]
     )
     legend = "".join(
         f'<li><i class="{status}"></i>{counts[status]:,} {markup.word(status)}</li>'
@@ -115,7 +125,8 @@ def _step(number: int, story: Story) -> str:
         return f"At the start: {markup.count(step.nodes, 'node')}."
     more = step.nodes - story.steps[number - 1].nodes
     rule = f" by {markup.plain(step.rule)}" if step.rule else ""
-    return f"Patch {number} of {len(story.steps) - 1}{rule}, after {markup.seconds(step.at)}: {more:,} more, {markup.count(step.nodes, 'node')}."
+    when = f"Patch {number} of {len(story.steps) - 1}{rule}, after {markup.seconds(step.at)}"
+    return f"{when}: {more:,} more, {markup.count(step.nodes, 'node')}."
 
 
 def _graph(story: Story, picture: graph.Picture) -> str:
@@ -152,7 +163,7 @@ def _path(story: Story) -> str:
     nodes = [story.nodes[number] for number in story.critical]
     shown = nodes if len(nodes) <= MOST_LINKS else [*nodes[: MOST_LINKS // 2], *nodes[-MOST_LINKS // 2 :]]
     items = [
-        f'<li><bdi>{markup.text(markup.shortened(node.name, 60))}</bdi> <span>{markup.seconds(node.duration_seconds)}</span></li>'
+        f"<li><bdi>{markup.text(markup.shortened(node.name, 60))}</bdi> <span>{markup.seconds(node.duration_seconds)}</span></li>"
         for node in shown
     ]
     if len(shown) < len(nodes):
@@ -171,18 +182,26 @@ def _slowest(story: Story) -> str:
     shown = sorted(ran, key=lambda node: -node.duration_seconds)[:MOST_ROWS]
     longest = max(shown[0].duration_seconds, 1e-9)
     critical = frozenset(story.summary.critical_path)
-    rows = "".join(
-        f'<tr><th scope="row"><bdi>{markup.text(markup.shortened(node.name, 60))}</bdi>'
-        f"{'<em> on the critical path</em>' if node.name in critical else ''}</th>"
-        f'<td class="time"><i style="width:{max(node.duration_seconds, 0) / longest:.1%}"></i>{markup.seconds(node.duration_seconds)}</td>'
-        f'<td><span class="dot {node.status.value}"></span>{markup.word(node.status.value)}</td>'
-        f"<td>{markup.text(node.worker)}</td><td>{markup.seconds(node.started)}</td><td>{node.attempts}</td></tr>"
-        for node in shown
-    )
+    rows = "".join(_slow(node, longest, node.name in critical) for node in shown)
     note = f"{len(shown)} of {len(ran):,} nodes that ran." if len(ran) > len(shown) else ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("Node", "Took", "Status", "Worker", "Started after", "Attempts"))
-    table = f'<div class="scroll" tabindex="0" role="region" aria-label="Slowest nodes"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-    return _section("slowest", "The slowest nodes", table, note)
+    head = "".join(f'<th scope="col">{name}</th>' for name in COLUMNS)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    inner = f'<div class="scroll" tabindex="0" role="region" aria-labelledby="h-slowest">{table}</div>'
+    return _section("slowest", "The slowest nodes", inner, note)
+
+
+def _slow(node: NodeResult, longest: float, critical: bool) -> str:
+    took = node.duration_seconds
+    cells = (
+        f'<td class="time"><i style="width:{max(took, 0.0) / longest * 90:.1f}px"></i>{markup.seconds(took)}</td>',
+        f'<td><span class="dot {node.status.value}"></span>{markup.word(node.status.value)}</td>',
+        f"<td>{markup.text(node.worker)}</td>",
+        f"<td>{markup.seconds(node.started)}</td>",
+        f"<td>{node.attempts}</td>",
+    )
+    name = f"<bdi>{markup.text(markup.shortened(node.name, 60))}</bdi>"
+    mark = "<em> on the critical path</em>" if critical else ""
+    return f'<tr><th scope="row">{name}{mark}</th>{"".join(cells)}</tr>'
 
 
 def _failures(story: Story) -> str:
@@ -208,11 +227,12 @@ def _failure(story: Story, number: int, first: bool) -> str:
     told = "".join(f"<li>{markup.text(_cut(each))}</li>" for each in story.tries.get(number, [])[:20])
     trace = _traceback(error) if error is not None else ""
     inner = (f"<ul>{told}</ul>" if told else "") + (f'<pre tabindex="0">{markup.text(trace)}</pre>' if trace else "")
-    return (
-        f'<details class="failure {node.status.value}"{" open" if first else ""}><summary><bdi>{markup.text(_cut(node.name, 300))}</bdi> '
-        f'<span class="where">{markup.text(", ".join(where))}</span><span class="said">{markup.text(_cut(said, 600))}</span></summary>'
-        f"{inner}</details>"
+    opened = " open" if first else ""
+    summary = (
+        f'<bdi>{markup.text(_cut(node.name, 300))}</bdi> <span class="where">{markup.text(", ".join(where))}</span>'
+        f'<span class="said">{markup.text(_cut(said, 600))}</span>'
     )
+    return f'<details class="failure {node.status.value}"{opened}><summary>{summary}</summary>{inner}</details>'
 
 
 def _said(error: BaseException) -> str:
@@ -229,11 +249,14 @@ def _traceback(error: BaseException) -> str:
 def _cut(value: str, most: int = MOST_LETTERS) -> str:
     if len(value) <= most:
         return value
-    return f"{value[: most // 2]}\n\N{HORIZONTAL ELLIPSIS} {len(value) - most:,} letters left out \N{HORIZONTAL ELLIPSIS}\n{value[-most // 2 :]}"
+    gap = f"\N{HORIZONTAL ELLIPSIS} {len(value) - most:,} letters left out \N{HORIZONTAL ELLIPSIS}"
+    return f"{value[: most // 2]}\n{gap}\n{value[-most // 2 :]}"
 
 
 def _skipped(story: Story) -> str:
-    causes = Counter(node.reason for node in story.nodes if node.status == "skipped" and node.reason != "it has no task")
+    causes = Counter(
+        node.reason for node in story.nodes if node.status == "skipped" and node.reason != "it has no task"
+    )
     if not causes:
         return ""
     items = "".join(_cause(reason, number) for reason, number in causes.most_common(MOST_FAILURES))

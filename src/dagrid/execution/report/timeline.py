@@ -23,7 +23,7 @@ def draw(story: Story) -> tuple[str, str]:
     """Return the rows as HTML, and what to say beside them."""
     if not story.spans:
         return "", "No attempt was started."
-    scale = max(story.seconds, max(span.ended for span in story.spans), 1e-9)
+    scale = max(story.seconds, *(span.ended for span in story.spans), 1e-9)
     single = len(story.spans) <= MOST_BARS
     notes = []
     by_worker: dict[int, list[Span]] = {}
@@ -74,7 +74,9 @@ def _place(started: float, ended: float, scale: float) -> str:
 
 
 def _bar(name: str, said: str, started: float, ended: float, kind: str, scale: float) -> str:
-    title = f"{markup.shortened(name, 100)}: {said}, {markup.seconds(ended - started)} from {markup.seconds(started)} on"
+    title = (
+        f"{markup.shortened(name, 100)}: {said}, {markup.seconds(ended - started)} from {markup.seconds(started)} on"
+    )
     return (
         f'<i class="{kind}" style="{_place(started, ended, scale)}" title="{markup.text(title)}">'
         f"{markup.text(markup.shortened(name, 40))}</i>"
