@@ -20,6 +20,7 @@ from dagrid.graph.structure import Structure
 
 MOST_BOXES = 400
 MOST_LINES = 2_000
+DENSE = 150
 BANDS = 60
 LETTERS = 22
 LETTER_WIDTH = 6.7
@@ -91,8 +92,9 @@ def draw(story: Story) -> Picture:
     chain = {(box_of[one], box_of[node]) for one, node in zip(story.critical, story.critical[1:], strict=False)}
     critical = {box_of[node] for node in story.critical}
     lines = sorted(weight, key=lambda edge: edge in chain)
+    dense = ' class="dense"' if len(weight) > DENSE else ""
     parts = [
-        f'<svg id="graph" xmlns="http://www.w3.org/2000/svg" width="{layout.width:g}" height="{layout.height:g}" '
+        f'<svg id="graph"{dense} xmlns="http://www.w3.org/2000/svg" width="{layout.width:g}" height="{layout.height:g}" '
         f'viewBox="0 0 {layout.width:g} {layout.height:g}" role="group" aria-label="The graph">'
     ]
     parts += [_line(edge, layout, weight[edge], edge in chain) for edge in lines]
@@ -100,8 +102,8 @@ def draw(story: Story) -> Picture:
     parts.append("</svg>")
     script = [
         {
-            "label": markup.plain(_full_name(story, box)),
-            "details": [[key, markup.plain(value)] for key, value in box.details],
+            "label": markup.plain(markup.cut(_full_name(story, box), 300)),
+            "details": [[key, markup.plain(markup.cut(value, 600))] for key, value in box.details],
             "births": sorted(story.birth[node] for node in box.members),
         }
         for box in boxes
@@ -212,7 +214,7 @@ def _box(story: Story, at: int, box: Box, layout: Layout, width: float, critical
     counts = Counter(story.nodes[node].status.value for node in box.members)
     many = len(box.members) > 1
     status = "many" if many else next(iter(counts))
-    details = "\n".join(f"{key}: {value}" for key, value in box.details)
+    details = "\n".join(f"{key}: {markup.cut(value, 300)}" for key, value in box.details)
     name = _full_name(story, box)
     title = markup.text(f"{markup.shortened(name, 200)}\n{details}")
     label = f"{SIGNS[status]} {box.label}" if status in SIGNS else box.label

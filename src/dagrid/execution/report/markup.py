@@ -77,3 +77,11 @@ def shortened(value: str, most: int) -> str:
 def count(number: int, noun: str) -> str:
     """Return a number with its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def cut(value: str, most: int) -> str:
+    """Return a text of about so many letters at most, its beginning and its end."""
+    if len(value) <= most:
+        return value
+    gap = f"\N{HORIZONTAL ELLIPSIS} {len(value) - most:,} letters left out \N{HORIZONTAL ELLIPSIS}"
+    return f"{value[: most // 2]}\n{gap}\n{value[-most // 2 :]}"

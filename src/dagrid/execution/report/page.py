@@ -124,7 +124,7 @@ def _step(number: int, story: Story) -> str:
     if not number:
         return f"At the start: {markup.count(step.nodes, 'node')}."
     more = step.nodes - story.steps[number - 1].nodes
-    rule = f" by {markup.plain(step.rule)}" if step.rule else ""
+    rule = f" by {markup.shortened(step.rule, 100)}" if step.rule else ""
     when = f"Patch {number} of {len(story.steps) - 1}{rule}, after {markup.seconds(step.at)}"
     return f"{when}: {more:,} more, {markup.count(step.nodes, 'node')}."
 
@@ -224,13 +224,13 @@ def _failure(story: Story, number: int, first: bool) -> str:
         where.append(f"on {node.worker}")
     if node.attempts > 1:
         where.append(f"after {node.attempts} attempts")
-    told = "".join(f"<li>{markup.text(_cut(each))}</li>" for each in story.tries.get(number, [])[:20])
+    told = "".join(f"<li>{markup.text(markup.cut(each, 600))}</li>" for each in story.tries.get(number, [])[:20])
     trace = _traceback(error) if error is not None else ""
     inner = (f"<ul>{told}</ul>" if told else "") + (f'<pre tabindex="0">{markup.text(trace)}</pre>' if trace else "")
     opened = " open" if first else ""
     summary = (
-        f'<bdi>{markup.text(_cut(node.name, 300))}</bdi> <span class="where">{markup.text(", ".join(where))}</span>'
-        f'<span class="said">{markup.text(_cut(said, 600))}</span>'
+        f'<bdi>{markup.text(markup.cut(node.name, 300))}</bdi> <span class="where">{markup.text(", ".join(where))}</span>'
+        f'<span class="said">{markup.text(markup.cut(said, 600))}</span>'
     )
     return f'<details class="failure {node.status.value}"{opened}><summary>{summary}</summary>{inner}</details>'
 
@@ -243,14 +243,7 @@ def _traceback(error: BaseException) -> str:
     """Return where the task failed; empty for an error that was never raised."""
     if error.__traceback__ is None and error.__cause__ is None and not getattr(error, "__notes__", None):
         return ""
-    return _cut("".join(traceback.format_exception(error)).strip())
-
-
-def _cut(value: str, most: int = MOST_LETTERS) -> str:
-    if len(value) <= most:
-        return value
-    gap = f"\N{HORIZONTAL ELLIPSIS} {len(value) - most:,} letters left out \N{HORIZONTAL ELLIPSIS}"
-    return f"{value[: most // 2]}\n{gap}\n{value[-most // 2 :]}"
+    return markup.cut("".join(traceback.format_exception(error)).strip(), MOST_LETTERS)
 
 
 def _skipped(story: Story) -> str:
@@ -264,7 +257,7 @@ def _skipped(story: Story) -> str:
 
 
 def _cause(reason: str, number: int) -> str:
-    return f"<li>{markup.count(number, 'node')} skipped: {markup.text(_cut(reason, 300))}</li>"
+    return f"<li>{markup.count(number, 'node')} skipped: {markup.text(markup.cut(reason, 300))}</li>"
 
 
 def troubles(failure: BaseException | None, cancelled: str, unapplied: list[str]) -> Iterator[str]:
@@ -276,8 +269,8 @@ def troubles(failure: BaseException | None, cancelled: str, unapplied: list[str]
         unapplied: the rules that never became applicable.
     """
     if failure is not None:
-        yield _cut(_said(failure), 2_000)
+        yield markup.cut(_said(failure), 2_000)
     elif cancelled:
-        yield f"The run was stopped: {_cut(cancelled, 2_000)}"
+        yield f"The run was stopped: {markup.cut(cancelled, 2_000)}"
     if unapplied:
         yield f"These rules never became applicable: {', '.join(unapplied)}."

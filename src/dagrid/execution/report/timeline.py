@@ -16,6 +16,7 @@ MOST_BARS = 800
 MOST_ROWS = 100
 MOST_MARKS = 200
 BINS = 240
+LEGIBLE = 0.02
 BAD = ("failed", "timed_out", "lost", "retry", "requeued", "cancelled")
 
 
@@ -77,10 +78,8 @@ def _bar(name: str, said: str, started: float, ended: float, kind: str, scale: f
     title = (
         f"{markup.shortened(name, 100)}: {said}, {markup.seconds(ended - started)} from {markup.seconds(started)} on"
     )
-    return (
-        f'<i class="{kind}" style="{_place(started, ended, scale)}" title="{markup.text(title)}">'
-        f"{markup.text(markup.shortened(name, 40))}</i>"
-    )
+    label = markup.text(markup.shortened(name, 40)) if ended - started > scale * LEGIBLE else ""
+    return f'<i class="{kind}" style="{_place(started, ended, scale)}" title="{markup.text(title)}">{label}</i>'
 
 
 def _critical(story: Story, scale: float) -> str:
