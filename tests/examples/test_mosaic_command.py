@@ -36,7 +36,7 @@ def test_the_graph_makes_the_same_mosaic_as_the_loop(
     assert "measure_after" in Path(graph.page).read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "parallelism" in printed
-    assert "run.html" in printed
+    assert "the run as a page" in printed
     assert "residual after correction" in printed
 
 
