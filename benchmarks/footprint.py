@@ -52,8 +52,10 @@ def leak(quick: bool) -> Figure:
             grown = in_a_fresh_process("benchmarks.footprint", backend, what, *map(str, marks))
             for (since, before), (until, after) in pairwise(zip(marks, grown, strict=True)):
                 figure.put(row, f"run {since} to {until}", [(after - before) / 2**20])
-            figure.hold(row, figure.value(row, figure.columns[-1]), 0.5)
-    figure.notes.append("at first the allocator still finds its size, so the last hundred runs are what counts")
+            figure.hold(row, figure.value(row, figure.columns[-1]), 1.5)
+    figure.notes.append(
+        "at first the allocator still finds its size, so the last hundred runs count; it grows by 1 MiB at a time"
+    )
     return figure
 
 

@@ -67,6 +67,11 @@ class Encoded(ABC):
         """Return the value itself."""
 
 
+def opened(value: Any) -> Any:
+    """Return a value as it was made, whatever form it travelled in."""
+    return value.decode() if isinstance(value, Encoded) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Bundle:
     """The unit of dispatch: calls for one worker, to be performed in this order and reported one by one.
@@ -137,8 +142,12 @@ class Session(Protocol):
         """
         ...
 
-    def attend(self) -> None:
-        """Lend the caller's thread to the backend until there is nothing more for it to do; most need none and return."""
+    def attend(self) -> bool | None:
+        """Lend the caller's thread to the backend until there is nothing more for it to do; most need none and return.
+
+        Returns:
+            True when the backend has no other thread, and wants this one again after every `wake`.
+        """
         ...
 
     def close(self) -> None:

@@ -210,7 +210,7 @@ def test_failures_are_told_with_their_tracebacks() -> None:
     assert "raise error" in trace
     assert "OSError: the cable" in trace
     assert trace.endswith("ConnectionError: gone away")
-    assert "1 node skipped: 'flaky' was failed" in page.text
+    assert "1 node skipped: 'flaky'" in page.text
     assert len(page.with_class("retry")) == 2
 
 
@@ -266,20 +266,23 @@ def test_the_critical_path_is_marked() -> None:
     assert [item.split()[0] for item in items if item.split()[0] in ("long", "end")] == ["long", "end"]
 
 
-def test_a_run_that_still_goes_on_has_a_page() -> None:
-    """One may want to look before the end."""
-    pages: list[Page] = []
+def test_raising_an_error_leaves_the_page_as_it_is() -> None:
+    """Each raise adds lines to a traceback; the page shows where the task failed, and nothing of its readers."""
+    result = DAG([Node("a", fails(ValueError("no luck")))]).run()
+    text = result.to_html()
+    with pytest.raises(ValueError, match="no luck"):
+        result["a"]
+    assert result.to_html() == text
 
-    def look(**results: Any) -> None:
-        pages.append(Page(run.result().to_html()))
 
-    dag = DAG([Node("first", fine), Node("look", look, depends_on=["first"]), Node("last", fine, depends_on=["look"])])
+def test_a_cancelled_run_is_told() -> None:
+    """Nothing failed, and it is no success either."""
+    dag = DAG([Node("stop", lambda: run.cancel("enough seen")), Node("behind", fine, depends_on=["stop"])])
     run = dag.start(backend="inline")
-    run.wait().raise_for_status()
-    (page,) = pages
-    assert [page.boxes()[name].split()[1] for name in ("first", "look", "last")] == ["completed", "running", "pending"]
-    assert page.texts["title"][:1] == ["A run of dagrid: running"]
-    assert len(page.with_class("running")) > 2
+    page = Page(run.wait().to_html())
+    assert "The run was stopped: enough seen" in page.text
+    assert page.texts["title"][0] == "A run of dagrid: aborted"
+    assert "cancelled" in page.boxes()["behind"]
 
 
 def test_ten_thousand_nodes_make_a_small_page() -> None:

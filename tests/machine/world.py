@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from dagrid.graph.dag import DAG
@@ -14,7 +15,6 @@ from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, 
 from dagrid.machine.decide import IDLE, SLOW, advance, decide
 from dagrid.machine.events import (
     NODE_MASK,
-    NUMBER_SHIFT,
     Asked,
     CancelRequested,
     Fact,
@@ -166,7 +166,7 @@ def picture(state: State) -> dict[str, Any]:
         "active": state.active,
         "sequential": state.sequential,
         "queues": {number: set(queue) for number, queue in state.queues.items()},
-        "gone": [number for number, worker in state.workers.items() if worker.gone],
+        "gone": [number for number in state.workers if number not in state.present],
         "finished": state.finished,
         "facts": list(state.facts()),
     }
@@ -333,20 +333,20 @@ class World:
 
     # --- by chance --------------------------------------------------------------------------------------------------------
 
-    def possible(self, calm: bool = False) -> list[Callable[[], None]]:
+    def possible(self, calm: bool = False) -> list[Callable[[], object]]:
         """Return what may happen next; when `calm`, only what brings the run to its end."""
-        found: list[Callable[[], None]] = []
+        found: list[Callable[[], object]] = []
         for place in self.places.values():
             if place.waiting and len(place.running) < place.slots:
-                found.append(lambda place=place: self.start(place))
+                found.append(partial(self.start, place))
             for attempt in place.running:
-                found.append(lambda place=place, attempt=attempt: self.finish(place, attempt))
+                found.append(partial(self.finish, place, attempt))
                 if not calm:
                     outcome = self.chance.choice([Outcome.FAILED, Outcome.LOST, Outcome.FAILED])
                     again = self.chance.random() < 0.7
-                    found.append(lambda p=place, a=attempt, o=outcome, r=again: self.finish(p, a, o, r))
+                    found.append(partial(self.finish, place, attempt, outcome, again))
             if place.pulls and place.woken:
-                found.append(lambda place=place: self.ask(place))
+                found.append(partial(self.ask, place))
         if self.timers:
             found.append(self.timer)
         if self.recalls:
@@ -359,24 +359,24 @@ class World:
             found += self._mischief()
         return found
 
-    def _mischief(self) -> list[Callable[[], None]]:
-        found: list[Callable[[], None]] = []
+    def _mischief(self) -> list[Callable[[], object]]:
+        found: list[Callable[[], object]] = []
         chance = self.chance
         if len(self.places) < 4:
             pulls = chance.random() < 0.5
             slots = 1 if pulls else chance.randint(1, 2)
             window = 1 if pulls else slots + chance.randint(0, 3)
             labels = {"gpu": "true"} if chance.random() < 0.5 else {}
-            found.append(lambda: self.join(slots, window, pulls, labels) and None)
+            found.append(partial(self.join, slots, window, pulls, labels))
         if self.places and chance.random() < 0.3:
             number = chance.choice(list(self.places))
-            found.append(lambda: self.vanish(number))
+            found.append(partial(self.vanish, number))
         if self.old:
             found.append(self.late)
         if self.questions:
             before = chance.sample(self.state.plan.names, min(2, len(self.state.plan)))
             grown = [Node(f"grown{len(self.state.plan)}", None, before), Node(f"last{len(self.state.plan)}")]
-            found.append(lambda: self.answer_rule(grown, applied=True))
+            found.append(partial(self.answer_rule, grown, True))
         if chance.random() < 0.05:
             found.append(self.cancel)
         return found
@@ -405,8 +405,3 @@ class World:
 def finished_facts(state: State) -> list[Fact]:
     """Return the facts that end nodes, in order."""
     return [fact for fact in state.facts() if fact.kind in ENDS]
-
-
-def numbers_of(attempt: int) -> tuple[int, int]:
-    """Return (node, try) of an attempt."""
-    return attempt & NODE_MASK, attempt >> NUMBER_SHIFT

@@ -39,6 +39,11 @@ class Bindings:
         self.kwargs.append(kwargs)
         self.gather.append(gatherer(args))
 
+    def truncate(self, count: int) -> None:
+        """Forget the bindings of all nodes from a number on."""
+        for each in (self.fns, self.args, self.kwargs, self.gather):
+            del each[count:]
+
     def sources(self, node: int) -> tuple[int, ...]:
         """Return the nodes whose values a node takes."""
         named = self.kwargs[node]
@@ -161,11 +166,9 @@ def bind(
 
 def gatherer(sources: tuple[int, ...]) -> Gather:
     """Return a function that takes the values at some places out of a list, in one call without a loop."""
-    if len(sources) > 1:
-        return itemgetter(*sources)
-    if sources:
-        return itemgetter(slice(sources[0], sources[0] + 1))
-    return NOTHING
+    if not sources:
+        return NOTHING
+    return itemgetter(*sources) if len(sources) > 1 else itemgetter(slice(sources[0], sources[0] + 1))
 
 
 NOTHING: Gather = itemgetter(slice(0, 0))

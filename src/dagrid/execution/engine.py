@@ -10,10 +10,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
-from dagrid.errors import DagridError, RuleError
-from dagrid.execution.binding import Binder, Bindings, Task
+from dagrid.errors import DagridError, GraphLimitError, RuleError, TaskError, TransferError
+from dagrid.execution.binding import Binder, Bindings, check_sources
+from dagrid.execution.clock import REAL_CLOCK
 from dagrid.graph.node import Node
 from dagrid.graph.rules import Patch, Rule, View, check_patch
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
@@ -30,10 +32,11 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import State, Status
-from dagrid.ports import Backend, Bundle, Call, Clock, Encoded, Session
+from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
 
 BRIEFLY = 1e-6
 PATIENCE = 1_000
+INTERRUPTED = "interrupted by Ctrl-C"
 
 
 class Engine:
@@ -64,6 +67,7 @@ class Engine:
         self._binder = binder
         self._bindings = bindings
         self._fns = bindings.fns
+        self._args = bindings.args
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
         self._names = plan.names
@@ -75,7 +79,9 @@ class Engine:
         self._timers: list[tuple[float, int, int]] = []
         self._armed: tuple[float, Callable[[], None]] | None = None
         self._watchers: list[threading.Event] = []
-        self._workers = 0
+        self._workers = count()
+        self._lent = False
+        self._stirred = threading.Event()
 
     def start(self) -> None:
         """Open the backend and begin; returns at once."""
@@ -84,11 +90,29 @@ class Engine:
             self._session = self._backend.open(self)
             self._step(())
         self._after()
+        if self.failure is not None and not self.state.finished:
+            self.close()
+            raise self.failure
 
-    def attend(self) -> None:
-        """Lend the calling thread to a backend that has none of its own."""
-        if self._session is not None:
-            self._session.attend()
+    def attend(self, timeout: float | None = None) -> bool:
+        """Wait for the end, and lend the calling thread to a backend that has none of its own.
+
+        Returns:
+            Whether the run has ended; False when `timeout` seconds are over before.
+        """
+        session = self._session
+        assert session is not None
+        if not session.attend():
+            return self.done.wait(timeout)
+        until = None if timeout is None else REAL_CLOCK.now() + timeout
+        self._lent = True
+        while True:
+            self._stirred.clear()
+            session.attend()
+            left = None if until is None else until - REAL_CLOCK.now()
+            if self.done.is_set() or (left is not None and left <= 0):
+                return self.done.is_set()
+            self._stirred.wait(left)
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask the run to stop: nothing new starts, and what runs is stopped where that is possible."""
@@ -105,13 +129,15 @@ class Engine:
         self._watchers = [*self._watchers, event]
         return event
 
+    def unwatch(self, event: threading.Event) -> None:
+        """Set an event of `watch` no longer."""
+        self._watchers = [each for each in self._watchers if each is not event]
+
     # --- what a backend may ask of its host ------------------------------------------------------------------------------
 
     def new_worker(self) -> int:
         """Return a number for a worker."""
-        number = self._workers
-        self._workers += 1
-        return number
+        return next(self._workers)
 
     def report(self, events: Sequence[Stimulus]) -> None:
         """Push events into the run."""
@@ -156,6 +182,8 @@ class Engine:
         """Take an exception from a worker that pulls, and give it its next call."""
         event = Finished(worker, call.attempt, Outcome.FAILED, started, ended, error)
         self._prepare(event)
+        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            return self._exchange(worker, (event, CancelRequested(ended, INTERRUPTED)))
         return self._exchange(worker, (event,))
 
     # --- the loop -------------------------------------------------------------------------------------------------------
@@ -197,6 +225,22 @@ class Engine:
 
     def _step(self, events: Sequence[Stimulus], worker: int = -1) -> Call | None:
         """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""
+        try:
+            return self._decide_and_perform(events, worker)
+        except Exception as error:  # noqa: BLE001  # a fault of ours or of a backend must end the run, not leave it hanging
+            self.failure = error
+            self._end()
+            return None
+
+    def _end(self) -> None:
+        self.ended = self.now()
+        self._disarm()
+        self.done.set()
+        self._stirred.set()
+        for watcher in self._watchers:
+            watcher.set()
+
+    def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         stimuli: list[Stimulus] = []
         grown: list[RuleEvaluated] = []
         while self._inbox:
@@ -229,6 +273,8 @@ class Engine:
             session.perform(Bundle(command.worker, [self._call(attempt) for attempt in command.attempts]))
         elif isinstance(command, Wake):
             session.wake(command.worker)
+            if self._lent:
+                self._stirred.set()
         elif isinstance(command, SetTimer):
             self._set_timer(command)
         elif isinstance(command, Recall):
@@ -238,29 +284,27 @@ class Engine:
         elif isinstance(command, Evaluate):
             self._questions.append(command.rule)
         elif isinstance(command, Finish):
-            self.ended = self.now()
-            self._disarm()
-            self.done.set()
+            self._end()
 
     def _call(self, attempt: int) -> Call:
         node = attempt & NODE_MASK
         values = self.values
         named = self._kwargs[node]
+        sources = self._args[node]
         return Call(
             attempt,
             self._names[node],
             self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
-            self._gather[node](values),
-            {name: values[source] for name, source in named.items()} if named else None,
+            (values[sources[0]],) if len(sources) == 1 else self._gather[node](values),
+            dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
         )
 
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open the exception of a failed attempt and see whether it is worth another try."""
         if event.outcome != Outcome.FAILED:
             return
-        error = event.value.decode() if isinstance(event.value, Encoded) else event.value
-        event.value = error
-        event.error = f"{type(error).__name__}: {error}"
+        error = event.value = _error_of(event, self._names[event.attempt & NODE_MASK])
+        event.error = _described(error)
         event.draw = self.draw()
         retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
         event.retryable = event.retryable and retry is not None and isinstance(error, retry.on)
@@ -334,43 +378,63 @@ class Engine:
         return RuleEvaluated(number, self.now(), True, view.reads, nodes, rules)
 
     def _rule_failed(self, number: int, error: Exception, reads: dict[int, int]) -> RuleEvaluated:
-        what = f"Rule {self.rules[number].name!r} failed: {type(error).__name__}: {error}"
-        self.failure = RuleError(what, self.rules[number].name)
-        self.failure.__cause__ = error
+        what = f"Rule {self.rules[number].name!r} failed: {_described(error)}"
+        self.failure = error if isinstance(error, GraphLimitError) else RuleError(what, self.rules[number].name)
+        if self.failure is not error:
+            self.failure.__cause__ = error
         return RuleEvaluated(number, self.now(), reads=reads, error=what)
 
     def _grow(self, answer: RuleEvaluated) -> list[Command]:
         """Under the lock: check and bind the nodes of a patch, and let the machine take it, whole or not at all."""
         plan = self.state.plan
         known = len(plan)
-        bound: list[tuple[Task | None, tuple[int, ...], dict[str, int] | None]] = []
         if answer.applied:
             try:
-                bound = self._bind(answer.nodes)
+                self._bind(answer.nodes)
             except DagridError as error:
                 answer = self._rule_failed(answer.rule, error, dict(answer.reads))
         commands = decide(self.state, [answer], self.now())
         if len(plan) == known:
+            self._bindings.truncate(known)
             plan.empty = {node for node in plan.empty if node < known}
         else:
             self._names = plan.names
-            for fn, args, kwargs in bound:
-                self._bindings.append(fn, args, kwargs)
-                self.values.append(None)
+            self.values.extend([None] * (len(plan) - known))
         return commands
 
-    def _bind(self, nodes: Sequence[Node]) -> list[tuple[Task | None, tuple[int, ...], dict[str, int] | None]]:
+    def _bind(self, nodes: Sequence[Node]) -> None:
+        """Bind the nodes of a patch, which the machine asks about when it takes them."""
         plan = self.state.plan
         check_patch(nodes, plan.index)
+        plan.check_growth(nodes)
         names = _Names(plan.names, [node.id for node in nodes])
         numbers = {node.id: len(plan) + offset for offset, node in enumerate(nodes)}
-        bound = []
         for node in nodes:
             fn = self._binder.task(node.id, node)
             before = [numbers[name] if name in numbers else plan.index[name] for name in node.required()]
-            bound.append((fn, *self._binder.sources_of(node.id, fn, node, before, names)))
-        plan.empty.update(numbers[node.id] for node, (fn, _, _) in zip(nodes, bound, strict=True) if fn is None)
-        return bound
+            self._bindings.append(fn, *self._binder.sources_of(node.id, fn, node, before, names))
+            if fn is None:
+                plan.empty.add(numbers[node.id])
+        check_sources(self._bindings, numbers.values(), names)
+
+
+def _error_of(event: Finished, node: str) -> BaseException:
+    """Return the exception of a failed attempt, whatever the place made of it."""
+    try:
+        error = opened(event.value)
+    except Exception as unreadable:  # noqa: BLE001  # an exception class may refuse to be made again; the attempt failed all the same
+        return TransferError(f"Node {node!r} failed, and its error cannot be read: {_described(unreadable)}.", node)
+    if isinstance(error, BaseException):
+        return error
+    return TaskError(event.error or f"Node {node!r} failed, and its worker did not say why.", node)
+
+
+def _described(error: BaseException) -> str:
+    """Return the class and the message of an exception, whose own `__str__` may fail."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  # the user's code
+        return f"{type(error).__name__}, which cannot be shown as text"
 
 
 class _Names(Sequence[str]):
@@ -404,5 +468,4 @@ class _Snapshot:
         return code, Status(code).name.lower()
 
     def value(self, node: int) -> Any:
-        value = self._engine.values[node]
-        return value.decode() if isinstance(value, Encoded) else value
+        return opened(self._engine.values[node])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
+from types import TracebackType
 from typing import Any
 
 from dagrid.errors import (
@@ -18,8 +19,9 @@ from dagrid.errors import (
     WorkerLostError,
 )
 from dagrid.execution.tracing import ExecutionTrace
+from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status
-from dagrid.ports import Encoded
+from dagrid.ports import opened
 
 
 class NodeStatus(StrEnum):
@@ -101,6 +103,7 @@ class ExecutionResult:
         self._failure = failure
         self._rules = rules
         self._traced = traced
+        self._tracebacks: dict[int, TracebackType | None] = {}
         self.total_duration_seconds = ended - began
         self.unapplied_rules = [rules[number] for number in state.unapplied]
 
@@ -113,10 +116,8 @@ class ExecutionResult:
         """
         node = self._number(name)
         if self._state.status[node] == Status.COMPLETED:
-            return _opened(self._values[node])
-        error = self._error(node)
-        assert error is not None
-        raise error
+            return opened(self._values[node])
+        raise self._raised(node)
 
     def __contains__(self, name: object) -> bool:
         return name in self._state.plan.index
@@ -196,9 +197,7 @@ class ExecutionResult:
             raise self._failure
         for node, status in enumerate(self._state.status):
             if status in (Status.FAILED, Status.TIMED_OUT, Status.LOST):
-                error = self._error(node)
-                assert error is not None
-                raise error
+                raise self._raised(node)
         if self.unapplied_rules:
             names = ", ".join(map(repr, self.unapplied_rules))
             raise RunError(
@@ -214,7 +213,7 @@ class ExecutionResult:
             UnknownNodeError: there is no such node.
         """
         node = self._number(name)
-        return self._told(node, _opened(self._values[node]) if self._state.status[node] == Status.COMPLETED else None)
+        return self._told(node, opened(self._values[node]) if self._state.status[node] == Status.COMPLETED else None)
 
     def to_html(self, path: str | PathLike[str] | None = None, *, title: str = "A run of dagrid") -> str:
         """Return the run as one HTML page, which needs nothing but a browser, and write it to a file.
@@ -230,12 +229,13 @@ class ExecutionResult:
 
         told = story.read(
             title,
-            self.status.value if self._state.finished else RunStatus.RUNNING.value,
+            self.status.value,
             self._state,
             self._began,
             self.total_duration_seconds,
             self._told,
             self._rules,
+            self._tracebacks,
             list(page.troubles(self._failure, self._state.cancelled, self.unapplied_rules)),
         )
         text = page.render(told)
@@ -248,19 +248,25 @@ class ExecutionResult:
         state = self._state
         name = state.plan.names[node]
         status = state.status[node]
-        ran = state.started[node] > 0.0 and status != Status.SKIPPED and state.where[node] >= 0
+        ran = state.started[node] >= 0.0
         worker = state.workers.get(state.where[node])
         return NodeResult(
             name,
             _STATUS[status],
             value,
             self._error(node),
-            state.number_of(node) + 1 if ran else 0,
+            state.number_of(node) + (1 if ran else 0),
             worker.name if worker is not None and ran else "",
             state.started[node] - self._began if ran else 0.0,
             state.ended[node] - self._began if ran else 0.0,
             self._reason(node),
         )
+
+    def _raised(self, node: int) -> BaseException:
+        """Return the error of a node with the traceback that it came with, to which each raise would add a line."""
+        error = self._error(node)
+        assert error is not None
+        return error.with_traceback(self._tracebacks.setdefault(node, error.__traceback__))
 
     def _number(self, name: str) -> int:
         try:
@@ -277,7 +283,7 @@ class ExecutionResult:
             cause = state.cause.get(node, NO_TASK)
             if cause == NO_TASK:
                 return "it has no task"
-            return f"{state.plan.names[cause]!r} was {_STATUS[state.status[cause]].value.replace('_', ' ')}"
+            return f"{state.plan.names[cause]!r} {ended_word(state.status[cause])}"
         return state.detail.get(node, "")
 
     def _error(self, node: int) -> BaseException | None:
@@ -287,10 +293,10 @@ class ExecutionResult:
         reason = self._reason(node)
         if status == Status.COMPLETED:
             return None
-        if status == Status.FAILED and node in self._errors:
-            return self._errors[node]
-        if status == Status.FAILED:
+        if status == Status.FAILED and state.losses.get(node, 0) >= state.plan.settings.max_losses:
             return PoisonousTaskError(f"Node {name!r} was {reason}. It is not tried again.", name)
+        if status == Status.FAILED:
+            return self._errors[node]
         if status == Status.LOST:
             return WorkerLostError(f"The worker of node {name!r} vanished: {reason}.", name)
         if status == Status.TIMED_OUT:
@@ -315,7 +321,3 @@ class _NodeResults(Mapping[str, NodeResult]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._result
-
-
-def _opened(value: Any) -> Any:
-    return value.decode() if isinstance(value, Encoded) else value

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-from dagrid.errors import UnknownNodeError
-from dagrid.execution.engine import Engine
+from dagrid.errors import RunError, UnknownNodeError
+from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.results import ExecutionResult, NodeStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
@@ -74,8 +74,7 @@ class Run:
         Raises:
             TimeoutError: the run goes on, and can be waited for again.
         """
-        self._engine.attend()
-        if not self._engine.done.wait(timeout):
+        if not self._engine.attend(timeout):
             raise TimeoutError(f"The run has not ended after {timeout:g} s; it goes on. Wait again, or cancel it.")
         self._close()
         return self.result()
@@ -85,7 +84,7 @@ class Run:
         try:
             return self.wait()
         except KeyboardInterrupt:
-            self.cancel("interrupted by Ctrl-C")
+            self.cancel(INTERRUPTED)
             return self.wait(INTERRUPT_GRACE)
 
     def cancel(self, reason: str = "cancelled") -> None:
@@ -93,13 +92,23 @@ class Run:
         self._engine.cancel(reason)
 
     def result(self) -> ExecutionResult:
-        """Return the result as it stands."""
+        """Return the result of a run that has ended.
+
+        Raises:
+            RunError: it has not; `counts()`, `status(name)` and `events()` say how it stands.
+        """
+        if not self.done:
+            raise RunError("The run has not ended, so it has no result. Wait for it with wait(), or await it.")
         engine = self._engine
-        ended = engine.ended if self.done else engine.now()
         names = [rule.name for rule in engine.rules]
         return ExecutionResult(
-            engine.state, engine.values, engine.errors, engine.began, ended, engine.failure, names, self._traced
+            engine.state, engine.values, engine.errors, engine.began, engine.ended, engine.failure, names, self._traced
         )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all nodes that the graph has by now."""
+        return list(self._engine.state.plan.names)
 
     def counts(self) -> dict[str, int]:
         """Return how many nodes have each status at this moment."""
@@ -144,6 +153,14 @@ class Run:
     def _batches(self, follow: bool) -> Iterator[list[RunEvent]]:
         engine = self._engine
         changed = engine.watch() if follow else None
+        try:
+            yield from self._read_on(changed)
+        finally:
+            if changed is not None:
+                engine.unwatch(changed)
+
+    def _read_on(self, changed: threading.Event | None) -> Iterator[list[RunEvent]]:
+        engine = self._engine
         position = 0
         while True:
             over = engine.done.is_set()

@@ -350,7 +350,7 @@ def simulate(
     try:
         return run.wait(0.0)
     except TimeoutError:
-        waiting = [name for name, node in run.result().node_results.items() if not Status[node.status.name].terminal]
+        waiting = [name for name in run.names if not Status[run.status(name).name].terminal]
         reasons = " ".join(map(run.explain, waiting[:SHOWN]))
         run.cancel("the simulation stands still")
         raise RunError(f"The simulation stands still, for nothing that is left can start: {reasons}") from None

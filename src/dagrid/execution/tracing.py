@@ -72,7 +72,7 @@ class ExecutionTrace:
         names = self._state.plan.names
         ended = (Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.RETRY, Kind.REQUEUED)
         for fact in self._state.facts():
-            if fact.kind in ended and fact.worker >= 0 and fact.started:
+            if fact.kind in ended and fact.started >= 0:
                 outcome = fact.kind.name.lower()
                 yield Span(
                     names[fact.node],
@@ -143,10 +143,7 @@ class ExecutionTrace:
     def _critical_path(self) -> tuple[list[str], float]:
         """Follow, from the end, the predecessor chain with the longest measured work; nodes in order of their ends."""
         state = self._state
-        done = sorted(
-            (node for node in range(len(state.plan)) if state.status[node] == COMPLETED),
-            key=lambda node: state.started[node],
-        )
+        done = [fact.node for fact in state.facts() if fact.kind is Kind.COMPLETED]
         longest: dict[int, float] = {}
         before: dict[int, int] = {}
         for node in done:
@@ -159,7 +156,7 @@ class ExecutionTrace:
                 before[node] = best
         if not longest:
             return [], 0.0
-        node = max(longest, key=lambda each: longest[each])
+        node = max(reversed(done), key=lambda each: longest[each])
         seconds = longest[node]
         path = [node]
         while path[-1] in before:

@@ -15,6 +15,7 @@ from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, 
 from dagrid.machine.events import (
     NODE_MASK,
     NUMBER_SHIFT,
+    UNSTARTED,
     Asked,
     CancelRequested,
     Fact,
@@ -68,6 +69,8 @@ def decide(state: State, stimuli: Sequence[Stimulus], at: float) -> list[Command
         Commands, to be performed in this order once their facts are stored.
     """
     commands: list[Command] = []
+    if state.finished:
+        return commands
     for stimulus in stimuli:
         _HANDLERS[type(stimulus)](state, stimulus, commands)
     _skip_what_cannot_run(state, at)
@@ -89,19 +92,18 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
         The node, already started, when there is one and nothing else to think about; IDLE when the completion is applied and the
         worker has to ask (`Asked`) what is next; SLOW when nothing has been done and `decide` must take the event (`Finished`).
     """
-    if not state.fast:
-        return SLOW
+    status = state.status
     queue = state.queues.get(worker)
-    if queue is None or attempt not in queue or attempt > NODE_MASK or state.status[attempt] != RUNNING:
+    if not state.fast or queue is None or attempt not in queue or attempt > NODE_MASK or status[attempt] != RUNNING:
         return SLOW
     complete(state, attempt, started, ended)
     del queue[attempt]
     heap = state.heap
     if heap:
         following = heap[0] & NODE_MASK
-        if state.status[following] == READY and following not in state.numbers:
+        if status[following] == READY and following not in state.numbers:
             heappop(heap)
-            state.status[following] = RUNNING
+            status[following] = RUNNING
             state.started[following] = ended
             state.where[following] = worker
             queue[following] = None
@@ -143,17 +145,16 @@ def _lost(state: State, node: int, event: WorkerGone) -> None:
         kind = Kind.FAILED
         detail = f"lost {losses} times: {event.reason}"
     number = state.number_of(node)
-    fact = Fact(kind, event.at, node, number, event.worker, state.started[node], detail=detail)
-    if kind is Kind.FAILED:
-        state.losses[node] = losses
-    record(state, fact)
+    record(
+        state, Fact(kind, event.at, node, number, event.worker, state.started[node], detail=detail, numbers=(losses,))
+    )
     if kind is not Kind.REQUEUED:
         _stop_on_failure(state, event.at)
 
 
 def _asked(state: State, event: Asked, commands: list[Command]) -> None:
-    worker = state.workers.get(event.worker)
-    if worker is None or worker.gone or worker.queue:
+    worker = state.present.get(event.worker)
+    if worker is None or worker.queue:
         return
     worker.woken = False
     node = -1 if state.stopped else pick(state, worker)
@@ -172,6 +173,7 @@ def _started(state: State, event: Started, commands: list[Command]) -> None:
     if worker is None or not state.current(event.attempt):
         return
     worker.heard = event.at
+    worker.recalling = False
     if state.status[event.attempt & NODE_MASK] == QUEUED and event.attempt in worker.queue:
         _start(state, event.attempt, event.worker, event.at, commands)
 
@@ -188,12 +190,17 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
     if worker is None or event.attempt not in worker.queue:
         return
     worker.heard = event.ended
-    vacate(state, event.attempt, event.worker)
-    if not state.current(event.attempt):
-        return
+    worker.recalling = False
     node, number = event.attempt & NODE_MASK, event.attempt >> NUMBER_SHIFT
-    if state.status[node] == QUEUED:
+    counts = state.current(event.attempt)
+    if counts and state.status[node] == QUEUED and event.outcome != Outcome.CANCELLED:
         start(state, event.attempt, event.worker, event.started)
+    if counts and event.outcome == Outcome.COMPLETED:
+        vacate(state, event.attempt, event.worker)
+    else:
+        record(state, Fact(Kind.FREED, event.ended, node, number, event.worker))
+    if not counts:
+        return
     if event.outcome == Outcome.COMPLETED:
         took = event.ended - event.started
         known = state.mean_duration
@@ -238,16 +245,18 @@ def _stop_on_failure(state: State, at: float) -> None:
 
 
 def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
-    worker = state.workers.get(event.worker)
-    if worker is None or worker.gone:
+    worker = state.present.get(event.worker)
+    if worker is None:
         return
     worker.recalling = False
     for attempt in event.attempts:
+        if attempt not in worker.queue:
+            continue
         node = attempt & NODE_MASK
         if state.current(attempt) and state.status[node] == QUEUED:
             record(state, Fact(Kind.RECALLED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
         else:
-            vacate(state, attempt, event.worker)
+            record(state, Fact(Kind.FREED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
 
 
 def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
@@ -276,14 +285,14 @@ def _cancel(state: State, event: CancelRequested, commands: list[Command]) -> No
 def _stop(state: State, at: float, reason: str, commands: list[Command]) -> None:
     """Nothing new starts; what runs is stopped; every node that has not ended is cancelled."""
     state.stopped = True
-    for worker in state.workers.values():
+    for worker in state.present.values():
         for attempt in list(worker.queue):
             if state.current(attempt):
                 commands.append(Cancel(worker.number, attempt))
     for node, status in enumerate(bytes(state.status)):
         if status <= WAITING:
             worker_of = state.where[node] if status in (QUEUED, RUNNING) else -1
-            started = state.started[node] if status == RUNNING else at
+            started = state.started[node] if status == RUNNING else UNSTARTED
             record(state, Fact(Kind.CANCELLED, at, node, state.number_of(node), worker_of, started, detail=reason))
     state.doomed.clear()
     state.passed.clear()
@@ -312,6 +321,7 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
             state.rules[number] = RuleState(number, optional)
         for other in state.rules.values():
             other.dirty = True
+        refresh(state)
 
 
 def _fail_run(state: State, at: float, error: str, commands: list[Command]) -> None:
@@ -351,7 +361,7 @@ def _assign_free_slots(state: State, at: float, commands: list[Command]) -> None
     """Give each free slot of a pushed worker the best node that fits it, one at a time so that the workers share."""
     if not has_room(state):
         return
-    free = [worker for worker in state.workers.values() if _pushable(worker) and len(worker.queue) < worker.slots]
+    free = [worker for worker in state.present.values() if not worker.pulls and len(worker.queue) < worker.slots]
     free.sort(key=lambda worker: len(worker.queue))
     given: dict[int, list[int]] = {}
     while free:
@@ -376,17 +386,21 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     limit = state.plan.settings.max_concurrency
     if not heap or limit is not None or state.sequential or not 0 <= state.mean_duration < state.plan.settings.batch:
         return
-    workers = [worker for worker in state.workers.values() if _pushable(worker) and worker.window > worker.slots]
+    workers = [worker for worker in state.present.values() if not worker.pulls and worker.window > worker.slots]
     if not workers:
         return
     by_time = int(state.plan.settings.batch / max(state.mean_duration, 1e-6))
     share = len(heap) // len(workers) + 1
+    requests = state.plan.requests
+    alone = min(
+        (other[0] for group, other in enumerate(state.ready) if other and requests[group].sequential), default=0
+    )
     for worker in workers:
         target = min(worker.window, by_time, len(worker.queue) + share)
         if len(worker.queue) * 2 > target:
             continue
         attempts = []
-        while len(worker.queue) < target:
+        while len(worker.queue) < target and (not alone or (heap and heap[0] < alone)):
             node = _next_plain(state)
             if node < 0:
                 break
@@ -404,10 +418,6 @@ def _next_plain(state: State) -> int:
     return -1
 
 
-def _pushable(worker: Worker) -> bool:
-    return not (worker.pulls or worker.gone)
-
-
 def _hand(state: State, node: int, worker: Worker, at: float) -> int:
     number = state.number_of(node)
     record(state, Fact(Kind.ASSIGNED, at, node, number, worker.number))
@@ -416,11 +426,13 @@ def _hand(state: State, node: int, worker: Worker, at: float) -> int:
 
 def _wake_idle(state: State, commands: list[Command]) -> None:
     """Wake as many sleeping workers as there is work for; each asks for its node when it is awake."""
-    awake = sum(1 for worker in state.workers.values() if worker.pulls and not worker.gone and worker.woken)
+    awake = sum(worker.woken for worker in state.present.values())
     waiting = sum(map(len, state.ready)) - awake
     for number in list(state.idle):
-        if waiting <= 0 or not fits_now(state, state.workers[number]):
+        if waiting <= 0 or not has_room(state):
             return
+        if not fits_now(state, state.workers[number]):
+            continue
         del state.idle[number]
         state.workers[number].woken = True
         waiting -= 1
@@ -428,12 +440,12 @@ def _wake_idle(state: State, commands: list[Command]) -> None:
 
 
 def _take_back(state: State, at: float, commands: list[Command]) -> None:
-    """When a worker has nothing to do and another one sits on attempts that it has not started, ask for some of them."""
-    if all(worker.queue for worker in state.workers.values() if _pushable(worker)):
+    """When a worker has a free slot and another one sits on attempts that it has not started, ask for them."""
+    if all(len(worker.queue) >= worker.slots for worker in state.present.values() if not worker.pulls):
         return
     earliest = 0.0
-    for worker in state.workers.values():
-        if not _pushable(worker) or worker.recalling:
+    for worker in state.present.values():
+        if worker.pulls or worker.recalling:
             continue
         held = [
             attempt

@@ -14,6 +14,7 @@ import msgspec
 
 NUMBER_SHIFT = 32
 NODE_MASK = (1 << NUMBER_SHIFT) - 1
+UNSTARTED = -1.0
 
 
 def attempt_id(node: int, number: int) -> int:
@@ -137,7 +138,11 @@ Stimulus = (
 
 
 class Kind(IntEnum):
-    """What a fact says. The first three stand in the journal as bare integers, see `State.journal`."""
+    """What a fact says. The first three stand in the journal as bare integers, see `State.journal`.
+
+    An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled
+    may go on for a while.
+    """
 
     STARTED = 0
     COMPLETED = 1
@@ -155,6 +160,7 @@ class Kind(IntEnum):
     RUN_ENDED = 13
     DUE = 14
     REQUEUED = 15
+    FREED = 16
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -165,7 +171,7 @@ class Fact(msgspec.Struct, frozen=True):
     node: int = -1
     number: int = 0
     worker: int = -1
-    started: float = 0.0
+    started: float = UNSTARTED
     due: float = 0.0
     cause: int = -1
     detail: str = ""

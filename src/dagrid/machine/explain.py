@@ -5,7 +5,9 @@ from __future__ import annotations
 from dagrid.machine.pick import matches
 from dagrid.machine.plan import SHARES
 from dagrid.machine.state import (
+    CANCELLED,
     COMPLETED,
+    LOST,
     NO_TASK,
     PENDING,
     QUEUED,
@@ -46,10 +48,10 @@ def explain(state: State, node: int, at: float) -> str:
         cause = state.cause.get(node, NO_TASK)
         if cause == NO_TASK:
             return f"{name!r} was passed over: it has no task."
-        return f"{name!r} was skipped, because {state.plan.names[cause]!r} was {_word(state.status[cause])}."
+        return f"{name!r} was skipped, because {state.plan.names[cause]!r} {ended_word(state.status[cause])}."
     took = f" after {state.ended[node] - state.started[node]:.3f} s" if status == COMPLETED else ""
     detail = state.detail.get(node, "")
-    return f"{name!r} {_word(status)}{took}{f': {detail}' if detail else ''}."
+    return f"{name!r} {ended_word(status)}{took}{f': {detail}' if detail else ''}."
 
 
 def _unfinished(state: State, node: int) -> str:
@@ -71,7 +73,7 @@ def _lacking(state: State, node: int) -> str:
         return "a sequential node to end, beside which nothing else runs"
     if request.sequential and state.active:
         return f"the {state.active} nodes under way to end, because it runs alone"
-    workers = [worker for worker in state.workers.values() if not worker.gone]
+    workers = list(state.present.values())
     if not workers:
         return "a worker: none has joined yet"
     if request.selector and not any(matches(worker.labels, request.selector) for worker in workers):
@@ -84,6 +86,12 @@ def _ahead(state: State, node: int) -> str:
     queue = list(state.queues[state.where[node]])
     position = next((place for place, attempt in enumerate(queue) if attempt & 0xFFFFFFFF == node), 0)
     return f"{position} others" if position != 1 else "1 other"
+
+
+def ended_word(status: int) -> str:
+    """Return what became of a node that has ended, as the verb of a sentence."""
+    word = _word(status)
+    return f"was {word}" if status in (CANCELLED, SKIPPED, LOST) else word
 
 
 def _word(status: int) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from dagrid.errors import GraphLimitError, InvalidSettingError, UnsatisfiableError
@@ -57,17 +58,19 @@ class Settings:
             raise InvalidSettingError(
                 f"max_concurrency is a whole number from 1 up, or None for no limit; not {self.max_concurrency!r}."
             )
-        if self.node_timeout is not None and not self.node_timeout > 0:
+        if self.node_timeout is not None and not (_is_number(self.node_timeout) and self.node_timeout > 0):
             raise InvalidSettingError(
                 f"node_timeout is a number of seconds above 0, or None; not {self.node_timeout!r}."
             )
         if self.on_failure not in ("skip", "continue", "stop"):
             raise InvalidSettingError(f"on_failure is 'skip', 'continue' or 'stop'; not {self.on_failure!r}.")
-        if self.max_nodes < 1:
+        if not isinstance(self.max_nodes, int) or self.max_nodes < 1:
             raise InvalidSettingError(f"max_nodes is a whole number from 1 up; not {self.max_nodes!r}.")
         for name, capacity in self.resources.items():
-            if not capacity > 0:
-                raise InvalidSettingError(f"The capacity of resource {name!r} must be above 0; it is {capacity!r}.")
+            if not (_is_number(capacity) and 0 < capacity < inf):
+                raise InvalidSettingError(
+                    f"The capacity of resource {name!r} is a finite number above 0; not {capacity!r}."
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +177,8 @@ class Plan:
             GraphLimitError: there would be more than `max_nodes`.
             UnsatisfiableError: as when compiling.
         """
+        self.check_growth(nodes)
         first = len(self.names)
-        if first + len(nodes) > self.settings.max_nodes:
-            raise GraphLimitError(
-                f"The graph would grow past {self.settings.max_nodes} nodes. Look for a rule that adds nodes for ever, "
-                f"or allow more with max_nodes."
-            )
-        for node in nodes:
-            self._request_of(node)
         if self._shared:
             self.names = list(self.names)
             self.index = dict(self.index)
@@ -205,6 +202,16 @@ class Plan:
             self._admit(number, node)
         self._order_grown(added, nodes)
         return added
+
+    def check_growth(self, nodes: Sequence[Node]) -> None:
+        """Raise what `grow` would raise for these nodes, and change nothing."""
+        if len(self.names) + len(nodes) > self.settings.max_nodes:
+            raise GraphLimitError(
+                f"The graph would grow past {self.settings.max_nodes} nodes. Look for a rule that adds nodes for ever, "
+                f"or allow more with max_nodes."
+            )
+        for node in nodes:
+            self._request_of(node)
 
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
@@ -288,6 +295,10 @@ def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
 def node_of_key(key: int) -> int:
     """Return the number of the node that a key belongs to."""
     return key & NODE_MASK
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _key(priority: int, level: float, number: int) -> int:

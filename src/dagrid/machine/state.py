@@ -12,7 +12,7 @@ from enum import IntEnum
 from heapq import heappush
 
 from dagrid.errors import IllegalTransitionError
-from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, Fact, Kind, attempt_id
+from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, UNSTARTED, Fact, Kind, attempt_id
 from dagrid.machine.plan import Plan, shares
 
 
@@ -73,7 +73,6 @@ class Worker:
     heard: float = 0.0
     recalling: bool = False
     woken: bool = False
-    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -116,6 +115,7 @@ class State:
         "numbers",
         "passed",
         "plan",
+        "present",
         "queues",
         "ready",
         "rebalance_at",
@@ -139,7 +139,7 @@ class State:
         self.plan = plan
         self.status = bytearray(count)
         self.waiting = list(map(len, plan.predecessors))
-        self.started = [0.0] * count
+        self.started = [UNSTARTED] * count
         self.ended = [0.0] * count
         self.where = [-1] * count
         self.ready: list[list[int]] = [[] for _ in plan.requests]
@@ -148,7 +148,8 @@ class State:
         self.active = 0
         self.sequential = False
         self.available = {name: shares(capacity) for name, capacity in plan.settings.resources.items()}
-        self.workers: dict[int, Worker] = {}
+        self.workers: dict[int, Worker] = {}  # all that ever joined, for those who read what was
+        self.present: dict[int, Worker] = {}
         self.queues: dict[int, dict[int, None]] = {}
         self.idle: dict[int, None] = {}
         self.numbers: dict[int, int] = {}
@@ -263,13 +264,14 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     state.journal.append(node)
     waiting = state.waiting
     plan = state.plan
+    heap = state.heap if state.fast else None
     for after in plan.successors[node]:
         waiting[after] = missing = waiting[after] - 1
         if missing or status[after]:
             continue
-        if state.fast:
+        if heap is not None:
             status[after] = READY
-            heappush(state.heap, plan.keys[after])
+            heappush(heap, plan.keys[after])
         else:
             make_ready(state, after)
 
@@ -347,7 +349,10 @@ def record(state: State, fact: Fact) -> None:
 
 
 def apply(state: State, fact: Fact) -> None:
-    """Apply a fact that was recorded before, as a restart does; the journal gets the same entries again."""
+    """Apply a fact that was recorded before, as a restart does; the journal gets the same entries again.
+
+    What is left in `doomed` and `passed` has mostly been dealt with by later facts; `decide` passes over it.
+    """
     attempt = attempt_id(fact.node, fact.number) if fact.node >= 0 else -1
     if fact.kind is Kind.STARTED:
         if state.status[fact.node] == READY:
@@ -360,8 +365,6 @@ def apply(state: State, fact: Fact) -> None:
         skip(state, fact.node, fact.cause, fact.at)
     else:
         record(state, fact)
-    state.doomed = [entry for entry in state.doomed if state.status[entry[0]] == PENDING]
-    state.passed = [node for node in state.passed if state.status[node] == PENDING]
 
 
 def _assigned(state: State, fact: Fact) -> None:
@@ -376,6 +379,8 @@ def _ended(state: State, fact: Fact) -> None:
     state.remaining -= 1
     if fact.detail:
         state.detail[node] = fact.detail
+    if fact.numbers:
+        state.losses[node] = fact.numbers[0]
     settle(state, node, False)
 
 
@@ -383,6 +388,7 @@ def _again(state: State, fact: Fact) -> None:
     """An attempt failed, or was lost, and the node is tried again, at once or when `due`."""
     node = fact.node
     state.attempts_before.setdefault(node, []).append(fact)
+    state.started[node] = UNSTARTED
     state.numbers[node] = fact.number + 1
     counter = state.losses if fact.kind is Kind.REQUEUED else state.failures
     counter[node] = counter.get(node, 0) + 1
@@ -398,6 +404,10 @@ def _recalled(state: State, fact: Fact) -> None:
     make_ready(state, fact.node)
 
 
+def _freed(state: State, fact: Fact) -> None:
+    vacate(state, attempt_id(fact.node, fact.number), fact.worker)
+
+
 def _due(state: State, fact: Fact) -> None:
     state.due.pop(fact.node, None)
     make_ready(state, fact.node)
@@ -406,7 +416,7 @@ def _due(state: State, fact: Fact) -> None:
 def _worker_joined(state: State, fact: Fact) -> None:
     slots, window, pulls = fact.numbers
     worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), dict(fact.labels), heard=fact.at)
-    state.workers[fact.worker] = worker
+    state.workers[fact.worker] = state.present[fact.worker] = worker
     state.queues[fact.worker] = worker.queue
     if worker.pulls:
         state.idle[fact.worker] = None
@@ -415,7 +425,7 @@ def _worker_joined(state: State, fact: Fact) -> None:
 def _worker_gone(state: State, fact: Fact) -> None:
     for attempt in list(state.queues[fact.worker]):
         vacate(state, attempt, fact.worker)
-    state.workers[fact.worker].gone = True
+    del state.present[fact.worker]
     state.queues.pop(fact.worker, None)
     state.idle.pop(fact.worker, None)
 
@@ -426,8 +436,8 @@ def _patched(state: State, fact: Fact) -> None:
     state.ready.extend([] for _ in range(len(state.ready), len(state.plan.requests)))
     count = len(fact.numbers)
     state.status.extend(bytes(count))
-    for each in (state.started, state.ended):
-        each.extend([0.0] * count)
+    state.started.extend([UNSTARTED] * count)
+    state.ended.extend([0.0] * count)
     state.where.extend([-1] * count)
     state.remaining += count
     for node in fact.numbers:
@@ -472,6 +482,7 @@ _MOVES = {
     Kind.RETRY: _again,
     Kind.REQUEUED: _again,
     Kind.DUE: _due,
+    Kind.FREED: _freed,
     Kind.WORKER_JOINED: _worker_joined,
     Kind.WORKER_GONE: _worker_gone,
     Kind.PATCHED: _patched,

@@ -99,6 +99,8 @@ class Progress:
             live.refresh()
             while not run.done and not self._over.wait(REFRESH):
                 live.refresh()
+        if not console.is_terminal:
+            console.line()  # which a Live leaves open in a file
 
 
 class Picture:

@@ -16,9 +16,8 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagrid.execution.backends.base import opened
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
-from dagrid.ports import Backend, Bundle, Call
+from dagrid.ports import Backend, Bundle, Call, opened
 
 PATIENCE = 10.0
 

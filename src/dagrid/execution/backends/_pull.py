@@ -10,19 +10,27 @@ import contextvars
 from dagrid.ports import Host
 
 
-def perform(host: Host, worker: int, context: contextvars.Context) -> None:
-    """Perform calls in this thread, each in its own copy of a context, until the host has no more for this worker."""
+def perform(host: Host, worker: int, context: contextvars.Context | None = None) -> None:
+    """Perform calls in this thread until the host has no more for this worker.
+
+    Args:
+        host: gives the calls and takes the outcomes.
+        worker: its number.
+        context: each call runs in its own copy of this one; None calls plainly, in the context that this thread has.
+    """
     now = host.now
     completed = host.completed
+    copy = context.copy if context is not None else None
     call = host.next(worker)
     while call is not None:
-        run = context.copy().run
+        kwargs = call.kwargs
+        run = None if copy is None else copy().run
         started = now()
         try:
-            if call.kwargs:
-                value = run(call.fn, *call.args, **call.kwargs)
+            if run is None:
+                value = call.fn(*call.args, **kwargs) if kwargs else call.fn(*call.args)
             else:
-                value = run(call.fn, *call.args)
+                value = run(call.fn, *call.args, **kwargs) if kwargs else run(call.fn, *call.args)
         except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
             call = host.failed(worker, call, error, started, now())
         else:

@@ -15,9 +15,8 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from dagrid.errors import BackendClosedError, TaskCancelledError, TaskError, WorkerLostError
-from dagrid.execution.backends.base import opened
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
-from dagrid.ports import Bundle, Call, Session
+from dagrid.ports import Bundle, Call, Session, opened
 
 
 class SubmittedFuture(Future[Any]):

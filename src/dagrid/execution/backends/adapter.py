@@ -18,9 +18,8 @@ from contextvars import copy_context
 from typing import Any
 
 from dagrid.errors import BackendClosedError
-from dagrid.execution.backends.base import opened
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
-from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host
+from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host, opened
 
 DEFAULT_SLOTS = 32
 _CANCELLED = (concurrent.futures.CancelledError, asyncio.CancelledError)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dagrid.errors import BackendClosedError
-from dagrid.ports import Capabilities, Encoded, FourMethods, Host, Session
+from dagrid.ports import Capabilities, FourMethods, Host, Session
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
 # What the public protocol is called where a backend is written by hand.
 DistributedBackend = FourMethods
-
-
-def opened(value: Any) -> Any:
-    """Return a value that a backend reported, decoded if it is still in the form in which it travelled."""
-    return value.decode() if isinstance(value, Encoded) else value
 
 
 class BackendBase(ABC):

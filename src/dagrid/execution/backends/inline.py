@@ -54,12 +54,13 @@ class InlineSession:
     def cancel(self, worker: int, attempt: int) -> None:
         """What runs in the caller's thread runs to its end."""
 
-    def attend(self) -> None:
+    def attend(self) -> bool:
         """Perform calls until there are none."""
         with self._busy:
             while self._wanted and not self._closed:
                 self._wanted = False
-                perform(self._host, self._worker, self._context)
+                self._context.run(perform, self._host, self._worker)
+        return True
 
     def close(self) -> None:
         self._closed = True

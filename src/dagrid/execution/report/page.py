@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dagrid.execution.report import graph, markup, timeline
@@ -225,7 +226,7 @@ def _failure(story: Story, number: int, first: bool) -> str:
     if node.attempts > 1:
         where.append(f"after {node.attempts} attempts")
     told = "".join(f"<li>{markup.text(markup.cut(each, 600))}</li>" for each in story.tries.get(number, [])[:20])
-    trace = _traceback(error) if error is not None else ""
+    trace = _traceback(error, story.tracebacks.get(number, error.__traceback__)) if error is not None else ""
     inner = (f"<ul>{told}</ul>" if told else "") + (f'<pre tabindex="0">{markup.text(trace)}</pre>' if trace else "")
     opened = " open" if first else ""
     summary = (
@@ -239,11 +240,11 @@ def _said(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(error)).strip()
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException, trace: TracebackType | None) -> str:
     """Return where the task failed; empty for an error that was never raised."""
-    if error.__traceback__ is None and error.__cause__ is None and not getattr(error, "__notes__", None):
+    if trace is None and error.__cause__ is None and not getattr(error, "__notes__", None):
         return ""
-    return markup.cut("".join(traceback.format_exception(error)).strip(), MOST_LETTERS)
+    return markup.cut("".join(traceback.format_exception(type(error), error, trace)).strip(), MOST_LETTERS)
 
 
 def _skipped(story: Story) -> str:

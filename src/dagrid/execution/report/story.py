@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from dagrid.execution.tracing import ExecutionTrace, Span, TraceSummary
@@ -49,6 +50,7 @@ class Story:
         spans: every attempt with its times.
         workers: the name of each worker, and how many attempts it performs at once, by number.
         steps: the growth of the graph; one entry for a graph that did not grow.
+        tracebacks: where a node failed, for an error that was raised again since and shows more by now.
         critical: the numbers of the nodes on the critical path, first to last.
         summary: the figures of the trace.
         troubles: why the run as a whole failed, in words.
@@ -65,6 +67,7 @@ class Story:
     spans: Sequence[Span]
     workers: dict[int, tuple[str, int]]
     steps: Sequence[Step]
+    tracebacks: Mapping[int, TracebackType | None]
     critical: Sequence[int]
     summary: TraceSummary
     troubles: Sequence[str]
@@ -78,6 +81,7 @@ def read(
     seconds: float,
     told: Callable[[int], NodeResult],
     rules: Sequence[str],
+    tracebacks: Mapping[int, TracebackType | None],
     troubles: Sequence[str],
 ) -> Story:
     """Read a run.
@@ -90,6 +94,7 @@ def read(
         seconds: how long it took.
         told: gives the result of a node by its number.
         rules: the names of the rules, by number.
+        tracebacks: those of errors that were raised again since, by node number.
         troubles: why the run as a whole failed, in words.
     """
     plan = state.plan
@@ -117,6 +122,7 @@ def read(
         [*trace, *_still_open(state, began, seconds, count)],
         {number: (worker.name, worker.slots) for number, worker in state.workers.items()},
         steps,
+        tracebacks,
         [plan.index[name] for name in summary.critical_path],
         summary,
         troubles,
@@ -151,7 +157,7 @@ def stem(name: str) -> str:
 
 
 def _still_open(state: State, began: float, seconds: float, count: int) -> list[Span]:
-    """Return the attempts that run at this moment."""
+    """Return the attempts that had not ended with the run, as when its backend broke."""
     names = state.plan.names
     return [
         Span(names[node], state.number_of(node), state.where[node], state.started[node] - began, seconds, "running")

@@ -1,0 +1,505 @@
+"""Running graphs through the public face, on the threads of this process and in the caller's own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
+from dagrid.errors import (
+    InvalidNodeError,
+    InvalidSettingError,
+    TaskCancelledError,
+    TaskError,
+    TaskSkippedError,
+    TaskTimeoutError,
+    UnboundParameterError,
+    UnknownBackendError,
+    UnknownNodeError,
+    UnknownTaskError,
+    UnsatisfiableError,
+)
+from dagrid.execution.backends.thread import ThreadBackend
+from dagrid.execution.simulate import VirtualBackend
+
+BACKENDS = ["thread", "inline"]
+PATIENCE = 10.0
+PARTLY = RunStatus.PARTIALLY_SUCCEEDED
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+# --- results flow ---------------------------------------------------------------------------------------------------------
+
+
+def test_results_flow_by_name_by_inputs_by_rest_and_past_defaults(backend: str) -> None:
+    """Each way in which a function may ask for what came before it, and a function that asks for nothing."""
+
+    def total(one: int, two: int) -> int:
+        return one + two
+
+    def renamed(left: int, *, right: int) -> int:
+        return left - right
+
+    def rest(one: int, **results: int) -> dict[str, int]:
+        return results
+
+    def usual(one: int, missing: int = 40, two: int = 0) -> int:
+        return one + missing + two
+
+    dag = DAG(
+        [
+            Node("one", lambda: 1),
+            Node("two", lambda: 2),
+            Node("total", total, ["one", "two"]),
+            Node("renamed", renamed, inputs={"left": "two", "right": "one"}),
+            Node("rest", rest, ["one", "two", "total"]),
+            Node("usual", usual, ["one", "two"]),
+            Node("nothing", lambda: "alone", ["rest"]),
+        ]
+    )
+    result = dag.run(backend=backend)
+    assert {name: result[name] for name in result} == {
+        "one": 1,
+        "two": 2,
+        "total": 3,
+        "renamed": 1,
+        "rest": {"two": 2, "total": 3},
+        "usual": 43,
+        "nothing": "alone",
+    }
+
+
+def test_tasks_of_the_run_replace_those_of_the_nodes(backend: str) -> None:
+    """The same graph runs with other functions, and remembers none of them."""
+    dag = DAG([Node("a", lambda: 1), Node("b", lambda a: a + 1, ["a"])])
+    assert dag.run({"a": lambda: 10}, backend=backend)["b"] == 11
+    assert dag.run(backend=backend)["b"] == 2
+
+
+def test_a_node_without_a_task_is_passed_over(backend: str) -> None:
+    """Its successors run; the result says why it has no value."""
+    result = DAG([Node("a", int), Node("milestone", None, ["a"]), Node("b", str, ["milestone"])]).run(backend=backend)
+    assert result.ok
+    assert result["b"] == ""
+    assert result.node_results["milestone"].status is NodeStatus.SKIPPED
+    assert result.node_results["milestone"].reason == "it has no task"
+
+
+# --- refused before anything runs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tasks", "settings", "error", "says"),
+    [
+        ([], {"frist": int}, {}, UnknownTaskError, "Did you mean 'first'"),
+        ([], {"first": 3}, {}, InvalidNodeError, "'first' cannot be called"),
+        ([Node("b", lambda frist: 0, ["first"])], {}, {}, UnboundParameterError, "names no predecessor"),
+        ([Node("b", lambda c: 0, ["c"]), Node("c")], {}, {}, UnboundParameterError, "has no task and so no result"),
+        ([Node("b", int, inputs={"x": "first"})], {}, {}, UnboundParameterError, "'x'"),
+        ([], {}, {"node_timeout": -1}, InvalidSettingError, "node_timeout"),
+        ([], {}, {"max_concurrency": 0}, InvalidSettingError, "max_concurrency"),
+        ([], {}, {"resources": {"cpu": -1}}, InvalidSettingError, "capacity of resource 'cpu'"),
+        ([], {}, {"on_failure": "shrug"}, InvalidSettingError, "on_failure"),
+        ([Node("b", int, resources={"gpu": 2})], {}, {"resources": {"gpu": 1}}, UnsatisfiableError, "asks for 2"),
+        ([], {}, {"backend": "thraed"}, UnknownBackendError, "Did you mean 'thread'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_runs(
+    nodes: list[Node], tasks: dict[str, Any], settings: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    """Each has its own type and a message that helps, and no task has been called."""
+    ran: list[str] = []
+    dag = DAG([Node("first", lambda: ran.append("first")), *nodes])
+    with pytest.raises(error, match=says):
+        dag.run(tasks, **settings)
+    assert ran == []
+
+
+# --- failures -------------------------------------------------------------------------------------------------------------
+
+
+def deep() -> None:
+    raise ValueError("deep inside")
+
+
+class UnspeakableError(Exception):
+    """An exception whose text fails."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), GeneratorExit(), UnspeakableError(), Exception()])
+def test_whatever_a_task_raises_is_its_outcome(backend: str, error: BaseException) -> None:
+    """Not even SystemExit, nor an exception that cannot be printed, ends the engine or leaves it hanging."""
+
+    def fail() -> None:
+        raise error
+
+    result = DAG([Node("bad", fail), Node("after", int, ["bad"]), Node("other", int)]).run(backend=backend)
+    assert result.status is RunStatus.FAILED
+    assert result.counts()["completed"] == result.counts()["failed"] == result.counts()["skipped"] == 1
+    with pytest.raises(type(error)):
+        result["bad"]
+    with pytest.raises(TaskSkippedError, match="'bad' failed"):
+        result["after"]
+
+
+def test_an_exception_keeps_its_traceback(backend: str) -> None:
+    """The user looks for the line that failed, which is in the task and not in the engine."""
+    result = DAG([Node("bad", deep)]).run(backend=backend)
+    with pytest.raises(ValueError, match="deep inside") as caught:
+        result.raise_for_status()
+    assert traceback.extract_tb(caught.value.__traceback__)[-1].name == "deep"
+    assert result.node_results["bad"].reason == "ValueError: deep inside"
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected", "status"),
+    [
+        ("skip", {"bad": "failed", "value": "skipped", "order": "skipped", "other": "completed"}, RunStatus.FAILED),
+        (
+            "continue",
+            {"bad": "failed", "value": "skipped", "order": "completed", "other": "completed"},
+            RunStatus.PARTIALLY_SUCCEEDED,
+        ),
+        ("stop", {"bad": "failed", "value": "skipped", "order": "skipped", "other": "cancelled"}, RunStatus.FAILED),
+    ],
+)
+def test_what_a_failure_means_for_the_rest(
+    backend: str, mode: Any, expected: dict[str, str], status: RunStatus
+) -> None:
+    """The three modes on the smallest graph that tells them apart."""
+    nodes = [
+        Node("bad", deep),
+        Node("value", lambda bad: bad, ["bad"]),
+        Node("order", int, ["bad"]),
+        Node("other", int),
+    ]
+    result = DAG(nodes).run(backend=backend, on_failure=mode, max_concurrency=1)
+    assert {name: str(node.status) for name, node in result.node_results.items()} == expected
+    assert result.status is status
+
+
+def test_a_failed_node_is_tried_again(backend: str) -> None:
+    """As often as its policy says, also after a delay in the thread of the caller, and only for errors worth it."""
+    tries: list[str] = []
+
+    def flaky() -> int:
+        tries.append("flaky")
+        if tries.count("flaky") < 3:
+            raise OSError("not yet")
+        return 7
+
+    def wrong() -> None:
+        tries.append("wrong")
+        raise ValueError
+
+    dag = DAG(
+        [Node("flaky", flaky, retries=Retry(2, delay=0.001)), Node("wrong", wrong, retries=Retry(5, on=(OSError,)))]
+    )
+    result = dag.run(backend=backend)
+    assert result["flaky"] == 7
+    assert result.node_results["flaky"].attempts == 3
+    assert (tries.count("flaky"), tries.count("wrong")) == (3, 1)
+
+
+def test_retries_wait_their_time_on_a_virtual_clock() -> None:
+    """1 s, then 2 s: the second try starts at 2, the third at 5, and the trace has one span each."""
+    backend = VirtualBackend(workers=1)
+    result = DAG([Node("bad", deep, retries=Retry(2, delay=1.0))]).run(backend=backend, clock=backend.clock)
+    assert result.trace is not None
+    assert [(span.started, span.ended, span.outcome) for span in result.trace] == [
+        (0.0, 1.0, "retry"),
+        (2.0, 3.0, "retry"),
+        (5.0, 6.0, "failed"),
+    ]
+
+
+def test_a_timeout_frees_the_slot_of_a_thread() -> None:
+    """One worker, whose task would never end: the next task runs all the same, and the late value is not kept."""
+    release = threading.Event()
+    slow = Node("slow", lambda: release.wait(PATIENCE), priority=1, timeout=0.02)
+    result = DAG([slow, Node("next", release.is_set)]).run(backend=ThreadBackend(1))
+    release.set()
+    assert result["next"] is False
+    with pytest.raises(TaskTimeoutError, match=r"timeout of 0\.02 s"):
+        result["slow"]
+    assert result.node_results["slow"].status is NodeStatus.TIMED_OUT
+
+
+# --- order and limits -----------------------------------------------------------------------------------------------------
+
+
+def ran_in_order(nodes: list[Node], **settings: Any) -> list[str]:
+    order: list[str] = []
+    tasks = {node.id: (lambda name=node.id: order.append(name)) for node in nodes}
+    assert DAG(nodes).run(tasks, **settings).ok
+    return order
+
+
+def test_one_worker_takes_larger_priorities_then_longer_paths_then_insertion(backend: str) -> None:
+    """The order of ready nodes is a promise."""
+    nodes = [Node("d"), Node("c"), Node("b"), Node("a", priority=2), Node("low", priority=-1), Node("b2", None, ["b"])]
+    assert ran_in_order(nodes, backend=backend, max_concurrency=1) == ["a", "b", "d", "c", "b2", "low"]
+
+
+class Gauge:
+    """Counts how many tasks are inside at once."""
+
+    def __init__(self) -> None:
+        self.inside = 0
+        self.most = 0
+        self.seen: dict[str, int] = {}
+        self._guard = threading.Lock()
+
+    def task(self, name: str, barrier: threading.Barrier | None = None) -> Callable[[], None]:
+        def body() -> None:
+            with self._guard:
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+                self.seen[name] = self.inside
+            if barrier is not None:
+                barrier.wait(PATIENCE)
+            with self._guard:
+                self.inside -= 1
+
+        return body
+
+
+def test_a_sequential_node_runs_alone() -> None:
+    """The others run two at once (a barrier proves it), this one never beside them."""
+    gauge, barrier = Gauge(), threading.Barrier(2)
+    pairs = [Node(f"p{number}", gauge.task(f"p{number}", barrier)) for number in range(4)]
+    dag = DAG([*pairs, Node("alone", gauge.task("alone"), is_sequential=True)])
+    assert dag.run(backend=ThreadBackend(2)).ok
+    assert gauge.seen["alone"] == 1
+    assert gauge.most == 2
+
+
+@pytest.mark.parametrize("settings", [{"max_concurrency": 2}, {"resources": {"cpu": 2}}])
+def test_limits_of_the_run_hold(settings: dict[str, Any]) -> None:
+    """Two at once can be (a barrier proves it), three never are."""
+    gauge, barrier = Gauge(), threading.Barrier(2)
+    needs = {"cpu": 1} if "resources" in settings else None
+    dag = DAG([Node(f"n{number}", gauge.task(f"n{number}", barrier), resources=needs) for number in range(20)])
+    assert dag.run(backend=ThreadBackend(8), **settings).ok
+    assert gauge.most == 2
+
+
+def test_a_node_starts_when_its_own_predecessors_have_ended() -> None:
+    """The second of a short branch runs while the first of a long one does: the long one waits for it."""
+    reached = threading.Event()
+    nodes = [Node("long", lambda: reached.wait(PATIENCE)), Node("short", int), Node("next", reached.set, ["short"])]
+    assert DAG(nodes).run(backend=ThreadBackend(2))["long"] is True
+
+
+def test_one_graph_runs_twice_at_once() -> None:
+    """Two threads, one graph object, other tasks: no value crosses over."""
+    dag = DAG([Node("a"), Node("b", lambda a: a * 2, ["a"]), *(Node(f"c{n}", lambda b: b, ["b"]) for n in range(50))])
+    meet = threading.Barrier(2)
+    sums: dict[int, int] = {}
+
+    def one(value: int) -> None:
+        def first() -> int:
+            meet.wait(PATIENCE)
+            return value
+
+        result = dag.run({"a": first})
+        sums[value] = sum(result[f"c{n}"] for n in range(50))
+
+    threads = [threading.Thread(target=one, args=(value,)) for value in (1, 1000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert sums == {1: 100, 1000: 100_000}
+
+
+# --- the handle -----------------------------------------------------------------------------------------------------------
+
+
+class Held:
+    """A task that stands still until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.release = threading.Event()
+
+    def __call__(self) -> str:
+        self.reached.set()
+        assert self.release.wait(PATIENCE)
+        return "done"
+
+
+def test_cancel_while_something_runs() -> None:
+    """The run ends at once, though the thread cannot be stopped; the rest never starts."""
+    held = Held()
+    ran: list[int] = []
+    run = DAG([Node("held", held), Node("after", lambda: ran.append(1), ["held"])]).start()
+    assert held.reached.wait(PATIENCE)
+    assert run.explain("after") == "'after' waits for 'held' (running)."
+    with pytest.raises(TimeoutError, match="goes on"):
+        run.wait(0)
+    run.cancel("not wanted any more")
+    result = run.wait(PATIENCE)
+    held.release.set()
+    assert result.status is RunStatus.ABORTED
+    assert result.node_results["held"].status is NodeStatus.CANCELLED
+    assert result.node_results["after"].attempts == 0
+    assert ran == []
+    with pytest.raises(TaskCancelledError, match="not wanted any more"):
+        result["held"]
+
+
+def test_cancel_before_anything_runs_and_after_all_has() -> None:
+    """Before: nothing is called. After: what was a success stays one."""
+    ran: list[int] = []
+    run = DAG([Node("a", lambda: ran.append(1))]).start(backend="inline")
+    run.cancel()
+    assert run.wait().status is RunStatus.ABORTED
+    assert ran == []
+    run = DAG([Node("a", int)]).start()
+    assert run.wait().ok
+    run.cancel()
+    assert run.result().ok
+
+
+def test_a_run_can_be_awaited(backend: str) -> None:
+    """Waiting does not block the event loop: the task is let go by code that runs in it."""
+    held = Held()
+
+    async def main() -> Any:
+        run = DAG([Node("held", held)]).start(backend=backend)
+        waiting = asyncio.ensure_future(_waited(run))
+        while not held.reached.is_set():
+            await asyncio.sleep(0)
+        held.release.set()
+        return await waiting
+
+    assert asyncio.run(main())["held"] == "done"
+
+
+async def _waited(run: Any) -> Any:
+    return await run
+
+
+def test_events_come_in_order_and_each_node_ends_once(backend: str) -> None:
+    """The stream is what every reader lives on: numbered without gaps, started before ended, one end for each node."""
+    dag = DAG([Node("a", int), Node("bad", deep, retries=1), Node("b", int, ["a"]), Node("c", int, ["bad"]), Node("d")])
+    run = dag.start(backend=backend)
+    run.wait()
+    events = list(run.events())
+    assert [event.sequence for event in events] == list(range(len(events)))
+    assert events[-1].kind == "run_ended"
+    ends = {"completed", "failed", "skipped", "timed_out", "cancelled", "lost"}
+    ended = [event.node for event in events if event.kind in ends]
+    assert sorted(ended) == ["a", "b", "bad", "c", "d"]
+    story = [event.kind for event in events if event.node == "bad"]
+    assert [kind for kind in story if kind != "freed"] == ["started", "retry", "started", "failed"]
+    place = {(event.kind, event.node): event.sequence for event in events}
+    assert place["completed", "a"] < place["started", "b"] < place["completed", "b"]
+    assert list(run.events(follow=False)) == events
+
+
+def test_events_can_be_followed_and_left() -> None:
+    """A reader that follows sees what happens while it does; one that has left costs the run nothing."""
+    held = Held()
+    run = DAG([Node("held", held), Node("after", int, ["held"])]).start()
+    kinds = []
+    for event in run.events():
+        if event.kind == "started" and event.node == "held":
+            held.release.set()
+        kinds.append((event.kind, event.node))
+    assert ("completed", "after") in kinds
+    leaving = run.events()
+    next(leaving)
+    del leaving
+    assert run._engine._watchers == []
+
+
+def test_explain_and_status_of_a_run() -> None:
+    """Questions about a node are answered by name, and a wrong name with a suggestion."""
+    run = DAG([Node("first", int)]).start(backend="inline")
+    assert run.status("first") is NodeStatus.READY
+    run.wait()
+    assert run.status("first") is NodeStatus.COMPLETED
+    assert run.explain("first").startswith("'first' completed after")
+    with pytest.raises(UnknownNodeError, match="Did you mean 'first'"):
+        run.explain("frist")
+
+
+def test_ten_runs_leave_no_threads() -> None:
+    """A service runs graphs for months. The clock's one thread is shared by all runs and stays."""
+    dag = DAG([Node(f"n{number}", int, timeout=60.0) for number in range(5)])
+    dag.run()
+    before = set(threading.enumerate())
+    for _ in range(10):
+        dag.run()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+INTERRUPTED = """
+import os, signal, sys, threading, time
+from dagrid import DAG, Node
+began = []
+backend = sys.argv[1]
+def slow():
+    began.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(30)
+result = DAG([Node("slow", slow), Node("after", int, ["slow"])]).run(backend=backend)
+assert time.monotonic() - began[0] < 1.0
+print(result.status, result.node_results["after"].status, result.node_results["after"].reason)
+"""
+
+
+def test_ctrl_c_cancels_the_run(backend: str) -> None:
+    """Within a second, although a thread hangs; the result says so, and the program ends without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, backend], capture_output=True, text=True, check=False, timeout=20
+    )
+    assert done.stderr == ""
+    assert done.stdout.split(maxsplit=2) == ["aborted", "cancelled", "interrupted by Ctrl-C\n"]
+    assert done.returncode == 0
+
+
+def test_a_backend_that_reports_text_in_place_of_an_exception_still_fails_the_node() -> None:
+    """Strangers report what they have; what the caller gets is an exception of ours with that text."""
+    from dagrid.machine.events import Finished, Outcome
+
+    backend = VirtualBackend(workers=1)
+    run = DAG([Node("a", int)]).start(backend=backend, clock=backend.clock)
+    run._engine.report([Finished(0, 0, Outcome.FAILED, 0.0, 0.0, error="out of paper")])
+    with pytest.raises(TaskError, match="out of paper"):
+        run.wait()["a"]
+
+
+def test_a_fault_of_a_backend_ends_the_run() -> None:
+    """A backend that raises where it must not would leave everybody waiting: the run fails with what it raised."""
+
+    def seconds(node: str) -> float:
+        if node == "b":
+            raise LookupError("out of order")
+        return 1.0
+
+    backend = VirtualBackend(durations=seconds)
+    run = DAG([Node("a", int), Node("b", int, ["a"])]).start(backend=backend, clock=backend.clock)
+    result = run.wait(0)
+    assert result.status is RunStatus.FAILED
+    with pytest.raises(LookupError, match="out of order"):
+        result.raise_for_status()
+    assert list(run.events())[-1].kind != "run_ended"

@@ -1,0 +1,144 @@
+"""Graphs that grow while they run, through the public face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dagrid import DAG, Node, NodeStatus, Patch, Rule, RunStatus, View
+from dagrid.errors import (
+    CycleError,
+    DuplicateNodeError,
+    GraphLimitError,
+    InvalidNodeError,
+    RuleError,
+    RunError,
+    UnboundParameterError,
+    UnknownNodeError,
+    UnsatisfiableError,
+)
+
+
+def after(first: str, *nodes: Node, **settings: Any) -> Rule:
+    """Return a rule that adds nodes when one has completed."""
+    return Rule(lambda view: view.succeeded(first), lambda view: Patch(nodes), **settings)
+
+
+@pytest.fixture(params=["thread", "inline"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_graph_grows_by_what_its_results_say(backend: str) -> None:
+    """Map and reduce over a number of parts that nobody knew before."""
+
+    def spread(view: View) -> Patch:
+        parts = [Node(f"part{n}", lambda n=n: n * n, kind="part") for n in range(view.result("count"))]
+        return Patch([*parts, Node("sum", lambda **parts: sum(parts.values()), [part.id for part in parts])])
+
+    rule = Rule(lambda view: view.succeeded("count"), spread)
+    result = DAG([Node("count", lambda: 5)]).run(rules=[rule], backend=backend)
+    assert result["sum"] == 30
+    assert len(result) == 7
+
+
+def test_a_rule_may_add_rules(backend: str) -> None:
+    """Each step of a loop is a rule that the one before it added."""
+
+    def step(number: int) -> Rule:
+        def body(view: View) -> Patch:
+            value = view.result(f"n{number}")
+            return Patch([Node(f"n{number + 1}", lambda: value + 1)], [step(number + 1)] if number < 4 else [])
+
+        return Rule(lambda view: view.succeeded(f"n{number}"), body)
+
+    result = DAG([Node("n0", lambda: 0)]).run(rules=[step(0)], backend=backend)
+    assert result.ok
+    assert result["n5"] == 5
+
+
+def boom(view: View) -> Any:
+    raise ZeroDivisionError("boom")
+
+
+@pytest.mark.parametrize(
+    ("predicate", "body", "cause"),
+    [
+        (boom, lambda view: Patch(), ZeroDivisionError),
+        (lambda view: True, boom, ZeroDivisionError),
+        (lambda view: True, lambda view: None, TypeError),
+        (lambda view: True, lambda view: Patch(5), TypeError),  # type: ignore[arg-type]
+        (lambda view: view.status("nobody"), boom, UnknownNodeError),
+        (lambda view: True, lambda view: Patch([Node("a", int)]), DuplicateNodeError),
+        (lambda view: True, lambda view: Patch([Node("x", int), Node("x", int)]), DuplicateNodeError),
+        (lambda view: True, lambda view: Patch([Node("x", int, ["y"]), Node("y", int, ["x"])]), CycleError),
+        (lambda view: True, lambda view: Patch([Node("x", int, ["nobody"])]), UnknownNodeError),
+        (lambda view: True, lambda view: Patch([Node("x", lambda b: b, ["a"])]), UnboundParameterError),
+        (lambda view: True, lambda view: Patch([Node("e"), Node("x", lambda e: e, ["e"])]), UnboundParameterError),
+        (lambda view: True, lambda view: Patch([Node("x", int, resources={"gpu": 1})]), UnsatisfiableError),
+    ],
+)
+def test_a_rule_that_fails_fails_the_run_with_its_name_and_its_cause(
+    backend: str, predicate: Callable[[View], Any], body: Callable[[View], Any], cause: type[Exception]
+) -> None:
+    """Nothing of its patch is taken: all or nothing."""
+    result = DAG([Node("a", int)]).run(rules=[Rule(predicate, body, name="grow")], backend=backend)
+    assert result.status is RunStatus.FAILED
+    with pytest.raises(RuleError, match="Rule 'grow' failed") as caught:
+        result.raise_for_status()
+    assert caught.value.rule == "grow"
+    assert isinstance(caught.value.__cause__, cause)
+    assert list(result) == ["a"]
+
+
+def test_the_tasks_of_a_run_are_for_the_nodes_it_began_with() -> None:
+    """A task for a node that a rule would add is named unknown before anything runs."""
+    with pytest.raises(Exception, match="There is a task for 'x'"):
+        DAG([Node("a", int)]).run({"x": int}, rules=[after("a", Node("x"))])
+
+
+def test_growth_without_end_is_stopped(backend: str) -> None:
+    """Also when every node has completed by then: the run has failed."""
+    result = DAG([Node("a", int)]).run(rules=[after("a", Node("b", int))], max_nodes=1, backend=backend)
+    assert result.status is RunStatus.FAILED
+    with pytest.raises(GraphLimitError, match="past 1 nodes"):
+        result.raise_for_status()
+
+
+def test_a_rule_that_never_applied_is_a_failure_unless_it_is_optional(backend: str) -> None:
+    """The run ends, and names what was left."""
+    rule = after("bad", Node("x", int), name="wanted")
+    dag = DAG([Node("bad", lambda: 1 / 0), Node("good", int)])
+    result = dag.run(rules=[rule, after("bad", name="extra", optional=True)], backend=backend)
+    assert result.unapplied_rules == ["wanted"]
+    lonely = DAG([Node("good", int)])
+    result = lonely.run(rules=[after("nobody", name="wanted")], backend=backend)
+    assert result.status is RunStatus.FAILED
+    with pytest.raises(RunError, match="never became applicable: 'wanted'"):
+        result.raise_for_status()
+    assert lonely.run(rules=[after("nobody", optional=True)], backend=backend).ok
+
+
+def test_new_nodes_behind_a_failed_one_follow_the_mode_of_the_run(backend: str) -> None:
+    """With "continue" only what takes its value is skipped, for grown nodes as for others."""
+    grown = [Node("value", lambda bad: bad, ["bad"]), Node("order", int, ["bad"])]
+    rule = Rule(lambda view: view.status("bad") == "failed", lambda view: Patch(grown))
+    result = DAG([Node("bad", lambda: 1 / 0)]).run(rules=[rule], backend=backend, on_failure="continue")
+    assert result.node_results["value"].status is NodeStatus.SKIPPED
+    assert result.node_results["order"].status is NodeStatus.COMPLETED
+
+
+def test_the_graph_itself_does_not_grow() -> None:
+    """A run grows; the graph that was given can be run again from its start."""
+    dag = DAG([Node("a", int), Node("b", int, ["a"])])
+    rule = after("a", Node("c", int, ["b"]))
+    assert len(dag.run(rules=[rule])) == len(dag.run(rules=[rule])) == 3
+    assert len(dag) == len(dag.run()) == 2
+
+
+def test_a_node_of_a_patch_needs_a_name_of_its_own() -> None:
+    """Nodes are checked when they are made, in the user's own line."""
+    with pytest.raises(InvalidNodeError):
+        Node("")
