@@ -51,6 +51,10 @@ test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that ho
 	@tools/venv .venvs/wheel requirements/base.lock dist/*.whl
 	cd dist && ../.venvs/wheel/bin/python -I ../tools/smoke.py
 
+.PHONY: soak
+soak: $(VENV)/.dev ## random runs on every backend for ten minutes (DAGRID_SOAK_SECONDS=...)
+	DAGRID_SOAK_SECONDS=$${DAGRID_SOAK_SECONDS:-600} $(BIN)/python -m pytest -q -s tests/soak
+
 .PHONY: bench
 bench: $(VENV)/.dev ## measure dagrid and its neighbours
 	$(BIN)/python -m benchmarks
