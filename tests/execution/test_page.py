@@ -229,6 +229,17 @@ def test_a_failed_rule_is_told() -> None:
     assert "These rules never became applicable: never <b>." in page.text
 
 
+class WordlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_a_message_that_cannot_be_made_does_not_prevent_the_page() -> None:
+    """Some exceptions fail when they are printed."""
+    page = Page(DAG([Node("a", fails(WordlessError()))]).run(backend="inline").to_html())
+    assert "WordlessError" in page.text
+
+
 def test_a_long_message_is_cut() -> None:
     """An error that carries a whole document would make a page that does not open."""
     source = DAG([Node("a", fails(ValueError("x" * 5_000_000)))]).run().to_html()
