@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from dagrid.errors import DagridError, RuleError
-from dagrid.execution.binding import Binder, Bindings, Task
+from dagrid.execution.binding import Binder, Binding, Bindings
 from dagrid.graph.node import Node
 from dagrid.graph.rules import Patch, Rule, View, check_patch
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
@@ -343,7 +343,7 @@ class Engine:
         """Under the lock: check and bind the nodes of a patch, and let the machine take it, whole or not at all."""
         plan = self.state.plan
         known = len(plan)
-        bound: list[tuple[Task | None, tuple[int, ...], dict[str, int] | None]] = []
+        bound: list[Binding] = []
         if answer.applied:
             try:
                 bound = self._bind(answer.nodes)
@@ -354,12 +354,12 @@ class Engine:
             plan.empty = {node for node in plan.empty if node < known}
         else:
             self._names = plan.names
-            for fn, args, kwargs in bound:
-                self._bindings.append(fn, args, kwargs)
+            for binding in bound:
+                self._bindings.append(binding)
                 self.values.append(None)
         return commands
 
-    def _bind(self, nodes: Sequence[Node]) -> list[tuple[Task | None, tuple[int, ...], dict[str, int] | None]]:
+    def _bind(self, nodes: Sequence[Node]) -> list[Binding]:
         plan = self.state.plan
         check_patch(nodes, plan.index)
         names = _Names(plan.names, [node.id for node in nodes])
@@ -368,8 +368,8 @@ class Engine:
         for node in nodes:
             fn = self._binder.task(node.id, node)
             before = [numbers[name] if name in numbers else plan.index[name] for name in node.required()]
-            bound.append((fn, *self._binder.sources_of(node.id, fn, node, before, names)))
-        plan.empty.update(numbers[node.id] for node, (fn, _, _) in zip(nodes, bound, strict=True) if fn is None)
+            bound.append(self._binder.bound(node.id, fn, node, before, names))
+        plan.empty.update(numbers[node.id] for node, binding in zip(nodes, bound, strict=True) if binding.fn is None)
         return bound
 
 
