@@ -31,7 +31,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SETTINGS = frozenset(
-    "backend max_concurrency resources on_failure node_timeout rules max_nodes progress observers tracing seed clock".split()
+    (
+        *("backend", "max_concurrency", "resources", "on_failure", "node_timeout", "rules", "max_nodes"),
+        *("progress", "observers", "tracing", "seed", "clock"),
+    )
 )
 """The names of what a run takes; a test holds them against `dagrid.assemble.RunSettings`."""
 
@@ -168,8 +171,8 @@ class Handle:
     def __len__(self) -> int:
         if self.length is None:
             raise HandleError(
-                f"How long {self!r} is will be known when it has run. Say it with @task(unpack_to=...), or work on the whole value "
-                f"in a task."
+                f"How long {self!r} is will be known when it has run. Say it with @task(unpack_to=...), or work on the whole "
+                f"value in a task."
             )
         return self.length
 
@@ -205,8 +208,22 @@ class Handle:
 
 _CONTAINERS = frozenset([list, tuple, dict, set, frozenset])
 _HOLDERS = _CONTAINERS | {Handle}
-_ONE_SIDED = "eq ne lt le gt ge neg pos abs invert".split()
-_TWO_SIDED = "add sub mul matmul truediv floordiv mod pow lshift rshift and or xor".split()
+_ONE_SIDED = ["eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert"]
+_TWO_SIDED = [
+    "add",
+    "sub",
+    "mul",
+    "matmul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "lshift",
+    "rshift",
+    "and",
+    "or",
+    "xor",
+]
 
 
 @functools.cache
@@ -237,11 +254,14 @@ class Task(Generic[P, R]):
 
     fn: Callable[P, R]
     node: Node
+    __name__: str
+    __qualname__: str
 
     def __init__(self, fn: Callable[P, R], node: Node, unpack_to: int | None) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self.node = node.changed(fn=_Body.of(self))
+        self.node = node
+        self.node = node.changed(fn=_Body.of(self, unpack_to))
         self._unpack_to = unpack_to
         self._signature = inspect.signature(fn)
         self._shape = _Shape(self._signature)
@@ -313,19 +333,26 @@ class _Body(functools.partial):  # type: ignore[type-arg]
     task: Task[Any, Any]
 
     @classmethod
-    def of(cls, task: Task[Any, Any]) -> _Body:
-        made = cls(task.fn)
+    def of(cls, task: Task[Any, Any], unpack_to: int | None) -> _Body:
+        made = cls(task.fn) if unpack_to is None else cls(_call_unpacked, task.node.id, unpack_to, task.fn)
         functools.update_wrapper(made, task.fn)
         made.task = task
         return made
 
     def __reduce__(self) -> Any:
         if _is_importable(self.task):
-            return operator.attrgetter("node.fn.func"), (self.task,)
-        return functools.partial, (self.func,)
+            return operator.attrgetter("node.fn"), (self.task,)
+        return functools.partial, (self.func, *self.args)
 
 
-def _is_importable(task: Task[Any, Any]) -> bool:
+def _call_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    value = fn(*args, **kwargs)
+    if len(value) != length:
+        raise ValueError(f"{name}() returned {len(value)} items, and its unpack_to says {length}.")
+    return value
+
+
+def _is_importable(task: Task[Any, Any] | Flow[Any, Any]) -> bool:
     """Return whether another process finds the task itself under its name."""
     if task.__module__ == "__main__":
         return False
@@ -347,6 +374,7 @@ class Flow(Generic[P, R]):
     """
 
     fn: Callable[P, R]
+    __qualname__: str
 
     def __init__(self, fn: Callable[P, R], name: str, settings: RunSettings) -> None:
         functools.update_wrapper(self, fn)
@@ -403,6 +431,9 @@ class Flow(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<dag {self.name!r}>"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.__qualname__ if _is_importable(self) else super().__reduce_ex__(protocol)
 
     def _describe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[DAG, Any]:
         recording = Recording(self.name)
@@ -496,7 +527,7 @@ def task(
 
 
 @overload
-def dag(fn: Callable[P, R], /) -> Flow[P, R]: ...
+def dag(fn: Callable[P, R], /, *, name: str | None = None, **settings: Unpack[RunSettings]) -> Flow[P, R]: ...
 
 
 @overload
@@ -523,7 +554,7 @@ def dag(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **s
         raise InvalidNodeError(
             f"@dag {fn!r} has a yield, so a call would describe nothing. Return the handles in a list."
         )
-    for unknown in settings.keys() - SETTINGS:
+    for unknown in sorted(settings.keys() - SETTINGS):
         raise InvalidSettingError(f"@dag has no setting {unknown!r}.{hint(nearest(unknown, SETTINGS))}")
     check_run_settings(name, settings.get("max_concurrency"))
     return Flow(fn, name or node_id(fn), settings)  # type: ignore[arg-type]
