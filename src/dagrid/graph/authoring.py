@@ -20,7 +20,7 @@ from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.dag import DAG, check_run_settings
 from dagrid.graph.node import Node, OnLost, node_id
 from dagrid.graph.policy import Retry
-from dagrid.graph.structure import Structure
+from dagrid.graph.structure import Structure, paused_gc
 
 if TYPE_CHECKING:
     from dagrid.assemble import RunSettings
@@ -439,8 +439,9 @@ class Flow(Generic[P, R]):
         recording = Recording(self.name)
         token = _current.set(recording)
         try:
-            returned = self.fn(*args, **kwargs)
-            template = recording.template(returned)
+            with paused_gc():  # as in a builder: all that is recorded is kept
+                returned = self.fn(*args, **kwargs)
+                template = recording.template(returned)
         finally:
             recording.open = False
             _current.reset(token)
