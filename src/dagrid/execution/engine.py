@@ -67,7 +67,7 @@ class Engine:
         self._binder = binder
         self._bindings = bindings
         self._fns = bindings.fns
-        self._args = bindings.args
+        self._single = bindings.single
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
         self._names = plan.names
@@ -290,12 +290,12 @@ class Engine:
         node = attempt & NODE_MASK
         values = self.values
         named = self._kwargs[node]
-        sources = self._args[node]
+        single = self._single[node]
         return Call(
             attempt,
             self._names[node],
             self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
-            (values[sources[0]],) if len(sources) == 1 else self._gather[node](values),
+            (values[single],) if single >= 0 else self._gather[node](values),
             dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
         )
 
@@ -412,7 +412,7 @@ class Engine:
         for node in nodes:
             fn = self._binder.task(node.id, node)
             before = [numbers[name] if name in numbers else plan.index[name] for name in node.required()]
-            self._bindings.append(fn, *self._binder.sources_of(node.id, fn, node, before, names))
+            self._bindings.append(self._binder.bound(node.id, fn, node, before, names))
             if fn is None:
                 plan.empty.add(numbers[node.id])
         check_sources(self._bindings, numbers.values(), names)
