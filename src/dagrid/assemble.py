@@ -219,9 +219,13 @@ def _drawing(seed: int | None) -> Callable[[], float]:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike."""
+    """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike.
+
+    `own` says that all tasks are the nodes' own, which cannot change.
+    """
 
     fns: list[Any]
+    own: bool
     settings: Settings
     keys: list[int]
     binder: Binder
@@ -231,21 +235,26 @@ class _Compiled:
 
 def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings, grows: bool) -> _Compiled:
     structure, specs = dag.structure, dag.specs
+    known: _Compiled | None = dag.compiled
+    alike = known is not None and not grows and known.settings == settings
+    if alike and known is not None and known.own and not tasks:
+        return known
     binder = Binder(tasks, structure.index)
     fns = binder.tasks(structure.names, specs)
-    known: _Compiled | None = dag.compiled
-    if known is not None and not grows and known.settings == settings and known.fns == fns:
+    if alike and known is not None and known.fns == fns:
         return known
     keys = order_keys(structure, specs) if known is None else known.keys
     bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
     plan = Plan(structure, specs, settings, empty=bindings.empty, sources=bindings.sources, keys=keys)
-    compiled = _Compiled(fns, settings, keys, binder, bindings, plan)
+    compiled = _Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
     if not grows:
         dag.compiled = compiled
     return compiled
 
 
 def _refuse_selectors(plan: Plan, place: Backend) -> None:
+    if not any(request.selector for request in plan.requests):
+        return
     for node, group in enumerate(plan.groups):
         if group and plan.requests[group].selector:
             raise CapabilityError(

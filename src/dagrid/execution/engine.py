@@ -15,7 +15,7 @@ from typing import Any
 
 from dagrid.errors import DagridError, GraphLimitError, RuleError, TaskError, TransferError
 from dagrid.execution.binding import Binder, Bindings, check_sources
-from dagrid.execution.clock import REAL_CLOCK
+from dagrid.execution.clock import REAL_CLOCK, let_others_run
 from dagrid.graph.node import Node
 from dagrid.graph.rules import Patch, Rule, View, check_patch
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
@@ -34,7 +34,6 @@ from dagrid.machine.plan import Plan
 from dagrid.machine.state import State, Status
 from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
 
-BRIEFLY = 1e-6
 PATIENCE = 1_000
 INTERRUPTED = "interrupted by Ctrl-C"
 
@@ -189,14 +188,16 @@ class Engine:
     # --- the loop -------------------------------------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        """Take the lock without queueing for it.
+        """Take the lock without sleeping on it.
 
-        Its holder may have lost the interpreter in the middle. Who sleeps on the lock is handed it before the interpreter, the
-        next one then sleeps on the lock in turn, and every node costs two hand-overs. So the wait is short and begins again.
+        Its holder may have lost the interpreter in the middle. Who sleeps on a lock is given it while another thread has the
+        interpreter; that thread then finds the lock taken and sleeps on it in turn, and so every node costs two hand-overs. So
+        this gives the interpreter away instead, and tries again when it is back.
         """
         for _ in range(PATIENCE):
-            if self._lock.acquire(timeout=BRIEFLY):
+            if self._lock.acquire(False):
                 return
+            let_others_run()
         self._lock.acquire()
 
     def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
