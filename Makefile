@@ -19,7 +19,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: $(VENV)/.run ## build the mosaic of the example; the pictures go to out/mosaic/
+run: $(VENV)/.run ## build the mosaic of the example; the pictures and run.html go to out/mosaic/
 	$(BIN)/python -m examples.mosaic
 
 .PHONY: test
@@ -50,6 +50,10 @@ test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that ho
 	$(BIN)/python -m hatchling build
 	@tools/venv .venvs/wheel requirements/base.lock dist/*.whl
 	cd dist && ../.venvs/wheel/bin/python -I ../tools/smoke.py
+
+.PHONY: soak
+soak: $(VENV)/.dev ## random runs on every backend for ten minutes (DAGRID_SOAK_SECONDS=...)
+	DAGRID_SOAK_SECONDS=$${DAGRID_SOAK_SECONDS:-600} $(BIN)/python -m pytest -q -s tests/soak
 
 .PHONY: bench
 bench: $(VENV)/.dev ## measure dagrid and its neighbours

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.balance import balance
+from benchmarks.bench_authoring import authoring, call
 from benchmarks.footprint import imports, leak
 from benchmarks.graph import build, memory, questions
 from benchmarks.growth import growth
@@ -29,6 +30,8 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "balance": balance,
     "growth": growth,
     "build": build,
+    "authoring": authoring,
+    "call": call,
     "memory": memory,
     "questions": questions,
     "leak": leak,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHEAP = ("inline", "balance", "growth", "build", "memory", "leak", "import")
+CHEAP = ("inline", "balance", "growth", "build", "authoring", "call", "memory", "leak", "import")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -36,6 +36,8 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
             "as many rules as nodes",
         },
         "build": {"plain dicts", "dagrid add_nodes/add_edges", "networkx + topological sort"},
+        "authoring": {"dagrid"},
+        "call": {"dagrid", "dagrid, the same graph again"},
         "memory": {"plain dicts", "dagrid add_nodes/add_edges"},
         "leak": {
             f"{backend}, {graph}"

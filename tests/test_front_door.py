@@ -33,6 +33,8 @@ PUBLIC: list[str] = [
     "RunStatus",
     "TaskError",
     "View",
+    "dag",
+    "task",
 ]
 
 # What a program that only describes a graph shall not pay for.

@@ -14,5 +14,6 @@ backends = distribution.entry_points.select(group="dagrid.backends")
 assert backends, "the wheel declares no backend"
 for entry in backends:
     entry.load()
+assert "</html>" in dagrid.DAG([]).run().to_html(), "the page of a run is not whole"
 names = ", ".join(sorted(backends.names))
 print(f"dagrid {distribution.version}: {len(dagrid.__all__)} public names; backends: {names}")

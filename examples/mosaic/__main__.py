@@ -92,6 +92,7 @@ def run_graph(mosaic: Mosaic, backend: str, progress: bool) -> tuple[Residual, R
     """Run the graph and return both residuals and what the run measured, as lines of the table."""
     resources = MONTAGE if mosaic.one_at_a_time else None
     result = mosaic.graph().run(backend=backend, rules=[mosaic.rule()], resources=resources, progress=progress)
+    result.to_html(mosaic.places.page, title="Mosaic of the Hubble deep field")
     before, after = result["measure_before"], result["measure_after"]
     for picture in ("picture_mosaic", "picture_comparison"):
         result[picture]
@@ -133,7 +134,13 @@ def show(before: Residual, after: Residual, lines: Lines, places: Places) -> Non
         flat = f"{residual['residual_flat']:.2f} without a plane"
         table.add_row(f"residual {name}", f"{residual['residual']:.2f} counts rms; {flat}")
     table.add_section()
-    for name, path in (("mosaic", places.mosaic), ("before and after", places.comparison), ("trace", places.trace)):
+    files = (
+        ("mosaic", places.mosaic),
+        ("before and after", places.comparison),
+        ("the run as a page", places.page),
+        ("trace", places.trace),
+    )
+    for name, path in files:
         if Path(path).exists():
             table.add_row(name, os.path.relpath(path))
     Console().print(table)

@@ -25,7 +25,7 @@ class Places:
             place.mkdir(parents=True, exist_ok=True)
             for old in place.glob("*.fits"):
                 old.unlink()
-        for product in (places.before, places.after, places.mosaic, places.comparison, places.trace):
+        for product in (places.before, places.after, places.mosaic, places.comparison, places.trace, places.page):
             Path(product).unlink(missing_ok=True)
         return places
 
@@ -66,3 +66,8 @@ class Places:
     def trace(self) -> str:
         """The record of the run, for a trace viewer."""
         return str(self.root / "trace.json")
+
+    @property
+    def page(self) -> str:
+        """The run as a page for a browser."""
+        return str(self.root / "run.html")

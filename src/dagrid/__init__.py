@@ -11,6 +11,7 @@ from dagrid.execution.executor import DAGExecutor
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
 from dagrid.execution.run import Run
 from dagrid.graph import DAG, DAGBuilder, ExecNode, Node, Retry
+from dagrid.graph.authoring import dag, task
 from dagrid.graph.rules import Patch, Rule, View
 
 for _name, _method in (("run", _run), ("start", _start), ("execute", _execute)):
@@ -39,4 +40,6 @@ __all__ = [
     "RunStatus",
     "TaskError",
     "View",
+    "dag",
+    "task",
 ]

@@ -32,6 +32,7 @@ from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+    from random import Random
 
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
@@ -98,8 +99,6 @@ def start(
     """
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
-    from random import Random
-
     settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
     compiled = _compile(dag, tasks, settings, grows=bool(rules))
     if backend is None:
@@ -108,7 +107,7 @@ def start(
     try:
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
-        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, Random(seed).random, rules)
+        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules)
         engine.start()
     except BaseException:
         if owned:
@@ -167,6 +166,20 @@ def known_backends() -> dict[str, EntryPoint]:
 
 def _made(url: str) -> Backend:
     name, _, query = url.partition("?")
+    kind = _loaded(name)
+    if not query:
+        return kind()
+    from urllib.parse import parse_qsl
+
+    settings = {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise InvalidSettingError(f"Backend {name!r} cannot be made with {settings}: {error}.") from error
+
+
+@cache
+def _loaded(name: str) -> Callable[..., Backend]:
     known = known_backends()
     if name not in known:
         suggestion = nearest(name, known)
@@ -175,19 +188,12 @@ def _made(url: str) -> Backend:
             f"There is no backend {name!r}.{hint(suggestion)} There are: {listed}.", name, suggestion
         )
     try:
-        kind = known[name].load()
+        kind: Callable[..., Backend] = known[name].load()
     except ImportError as error:
         raise BackendNotInstalledError(
             f"Backend {name!r} needs {error.name or 'a package that is not there'}. Install it with: pip install 'dagrid[{name}]'"
         ) from error
-    from urllib.parse import parse_qsl
-
-    settings = {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
-    try:
-        made: Backend = kind(**settings)
-    except TypeError as error:
-        raise InvalidSettingError(f"Backend {name!r} cannot be made with {settings}: {error}.") from error
-    return made
+    return kind
 
 
 def _read(text: str) -> Any:
@@ -197,11 +203,29 @@ def _read(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
+def _drawing(seed: int | None) -> Callable[[], float]:
+    """Return a function that draws from [0, 1). Most runs never draw, and seeding costs more than the run of a node."""
+    generators: list[Random] = []
+
+    def draw() -> float:
+        if not generators:
+            from random import Random
+
+            generators.append(Random(seed))
+        return generators[0].random()
+
+    return draw
+
+
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike."""
+    """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike.
+
+    `own` says that all tasks are the nodes' own, which cannot change.
+    """
 
     fns: list[Any]
+    own: bool
     settings: Settings
     keys: list[int]
     binder: Binder
@@ -211,21 +235,26 @@ class _Compiled:
 
 def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings, grows: bool) -> _Compiled:
     structure, specs = dag.structure, dag.specs
+    known: _Compiled | None = dag.compiled
+    alike = known is not None and not grows and known.settings == settings
+    if alike and known is not None and known.own and not tasks:
+        return known
     binder = Binder(tasks, structure.index)
     fns = binder.tasks(structure.names, specs)
-    known: _Compiled | None = dag.compiled
-    if known is not None and not grows and known.settings == settings and known.fns == fns:
+    if alike and known is not None and known.fns == fns:
         return known
     keys = order_keys(structure, specs) if known is None else known.keys
     bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
     plan = Plan(structure, specs, settings, empty=bindings.empty, sources=bindings.sources, keys=keys)
-    compiled = _Compiled(fns, settings, keys, binder, bindings, plan)
+    compiled = _Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
     if not grows:
         dag.compiled = compiled
     return compiled
 
 
 def _refuse_selectors(plan: Plan, place: Backend) -> None:
+    if not any(request.selector for request in plan.requests):
+        return
     for node, group in enumerate(plan.groups):
         if group and plan.requests[group].selector:
             raise CapabilityError(

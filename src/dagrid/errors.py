@@ -7,6 +7,7 @@
      |    +-- DuplicateNodeError                .name
      |    +-- InvalidNodeError                  a node's own settings: not callable, timeout <= 0, ...
      |    +-- InvalidPatchError                 a patch that a running graph may not take
+     |    +-- HandleError                       a handle of @dag used as if it were the value that it stands for
      |    +-- SerializationError                a document that is not a graph of ours
      +-- PlanError (also ValueError)            graph, tasks and place do not fit together; found before anything runs
      |    +-- UnknownTaskError                  a task for a node that is not there: .name, .suggestion
@@ -121,6 +122,10 @@ class InvalidNodeError(GraphError):
 
 class InvalidPatchError(GraphError):
     """A running graph cannot take this patch: nodes are only added, and new edges only point to new nodes."""
+
+
+class HandleError(GraphError):
+    """A handle stands for a value that a run will make; there is no value yet. Pass the handle to a @task."""
 
 
 class SerializationError(GraphError):

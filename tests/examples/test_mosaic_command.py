@@ -33,8 +33,10 @@ def test_the_graph_makes_the_same_mosaic_as_the_loop(
     assert Path(graph.mosaic).read_bytes() == Path(loop.mosaic).read_bytes()
     assert Path(graph.comparison).exists()
     assert Path(graph.trace).stat().st_size > 0
+    assert "measure_after" in Path(graph.page).read_text(encoding="utf-8")
     printed = capsys.readouterr().out
     assert "parallelism" in printed
+    assert "the run as a page" in printed
     assert "residual after correction" in printed
 
 

@@ -1,7 +1,8 @@
 """How results flow into calls: which predecessor's value each parameter of a task receives. Nothing is called here.
 
 A parameter named after a predecessor receives its result; `**results` receives all that are left, by name; `inputs` says it
-explicitly; parameters with a default may stay without. What fits nothing is an error before anything runs.
+explicitly; parameters with a default may stay without. What fits nothing is an error before anything runs. A node that has
+`arguments` is called with these and nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from types import FunctionType
 from typing import Any
 
 from dagrid.errors import InvalidNodeError, UnboundParameterError, UnknownTaskError, hint, nearest
+from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.node import Node
 
 Task = Callable[..., Any]
@@ -22,27 +24,40 @@ Gather = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 @dataclass(slots=True)
+class Binding:
+    """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments."""
+
+    fn: Task | None
+    args: tuple[int, ...] = ()
+    kwargs: dict[str, int] | None = None
+    gather: Gather | None = None
+
+
+@dataclass(slots=True)
 class Bindings:
     """By node number: the function, the nodes whose values are its positional arguments, and those passed by name.
 
-    `gather` takes the positional arguments out of the list of all values.
+    `gather` takes the positional arguments out of the list of all values; where they are the value of one node, as so often,
+    `single` is its number, and otherwise -1.
     """
 
     fns: list[Task | None] = field(default_factory=list)
     args: list[tuple[int, ...]] = field(default_factory=list)
     kwargs: list[dict[str, int] | None] = field(default_factory=list)
     gather: list[Gather] = field(default_factory=list)
+    single: list[int] = field(default_factory=list)
 
-    def append(self, fn: Task | None, args: tuple[int, ...], kwargs: dict[str, int] | None) -> None:
+    def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
-        self.fns.append(fn)
-        self.args.append(args)
-        self.kwargs.append(kwargs)
-        self.gather.append(gatherer(args))
+        self.fns.append(binding.fn)
+        self.args.append(binding.args)
+        self.kwargs.append(binding.kwargs)
+        self.gather.append(binding.gather or gatherer(binding.args))
+        self.single.append(binding.args[0] if binding.gather is None and len(binding.args) == 1 else -1)
 
     def truncate(self, count: int) -> None:
         """Forget the bindings of all nodes from a number on."""
-        for each in (self.fns, self.args, self.kwargs, self.gather):
+        for each in (self.fns, self.args, self.kwargs, self.gather, self.single):
             del each[count:]
 
     def sources(self, node: int) -> tuple[int, ...]:
@@ -77,6 +92,7 @@ class Binder:
         self._tasks = tasks or {}
         self._index = index
         self._known: dict[int, tuple[object, Parameters]] = {}
+        self._filling: dict[int, tuple[object, Task]] = {}
         for name in self._tasks:
             if name not in index:
                 suggestion = nearest(name, index)
@@ -105,6 +121,33 @@ class Binder:
         if fn is not None and not callable(fn):
             raise InvalidNodeError(f"The task of node {name!r} cannot be called: it is {fn!r}. Give a function.")
         return fn
+
+    def bound(
+        self, name: str, fn: Task | None, spec: Node | None, before: Sequence[int], names: Sequence[str]
+    ) -> Binding:
+        """Return how a node's task is called; the arguments and errors are those of `sources_of`."""
+        if fn is None or spec is None or spec.arguments is None:
+            return Binding(fn, *self.sources_of(name, fn, spec, before, names))
+        numbers = {names[number]: number for number in before}
+        arguments = spec.arguments
+        for source in arguments.sources or ():
+            if source not in numbers:
+                raise UnboundParameterError(
+                    f"Node {name!r} is called with the value of {source!r}, which is not among its predecessors in this graph. "
+                    f"Keep {source!r} in the graph, with its edge.",
+                    name,
+                    source,
+                )
+        return _placed(fn, arguments, numbers) or self._filled(fn, arguments, numbers)
+
+    def _filled(self, fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding:
+        """Bind arguments that have to be made of values: the worker does that, for it runs the user's `__getitem__`."""
+        known = self._filling.get(id(fn))
+        if known is None:
+            known = self._filling[id(fn)] = fn, partial(call_filled, fn)
+        sources = tuple([numbers[source] for source in arguments.sources or ()])
+        gather = gatherer(sources)
+        return Binding(known[1], sources, None, lambda values: (arguments, *gather(values)))
 
     def sources_of(
         self, name: str, fn: Task | None, spec: Node | None, before: Sequence[int], names: Sequence[str]
@@ -173,7 +216,7 @@ def bind(
     """
     bindings = Bindings()
     for number, fn in enumerate(fns):
-        bindings.append(fn, *binder.sources_of(names[number], fn, specs.get(number), predecessors[number], names))
+        bindings.append(binder.bound(names[number], fn, specs.get(number), predecessors[number], names))
     if None in bindings.fns:
         check_sources(bindings, range(len(names)), names)
     return bindings
@@ -187,6 +230,48 @@ def gatherer(sources: tuple[int, ...]) -> Gather:
 
 
 NOTHING: Gather = itemgetter(slice(0, 0))
+
+
+def call_filled(fn: Task, arguments: Arguments, *values: Any) -> Any:
+    """Call a function with arguments whose places are filled from values, which come in the order of `arguments.sources`."""
+    named = dict(zip(arguments.sources or (), values, strict=True))
+    args = [fill(one, named) for one in arguments.args]
+    if not arguments.kwargs:
+        return fn(*args)
+    return fn(*args, **{name: fill(one, named) for name, one in arguments.kwargs.items()})
+
+
+def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding | None:
+    """Bind arguments that are constants and whole values, or return None: the task itself is then called with them."""
+    kwargs: dict[str, int] = {}
+    for name, one in (arguments.kwargs or {}).items():
+        if type(one) is not Ref or one.path:
+            return None
+        kwargs[name] = numbers[one.node]
+    places: list[tuple[int, int]] = []
+    for place, one in enumerate(arguments.args):
+        kind = type(one)
+        if kind is Group or (kind is Ref and one.path):
+            return None
+        if kind is Ref:
+            places.append((place, numbers[one.node]))
+    sources = tuple([number for _, number in places])
+    if len(places) == len(arguments.args):
+        return Binding(fn, sources, kwargs or None)
+    return Binding(fn, sources, kwargs or None, _with_constants(arguments.args, places))
+
+
+def _with_constants(args: tuple[Any, ...], places: list[tuple[int, int]]) -> Gather:
+    if not places:
+        return lambda _: args
+
+    def gather(values: Sequence[Any]) -> list[Any]:
+        found = list(args)
+        for place, number in places:
+            found[place] = values[number]
+        return found
+
+    return gather
 
 
 def check_sources(bindings: Bindings, nodes: Iterable[int], names: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from dagrid.errors import DagridError, GraphLimitError, RuleError, TaskError, TransferError
 from dagrid.execution.binding import Binder, Bindings, check_sources
-from dagrid.execution.clock import REAL_CLOCK
+from dagrid.execution.clock import REAL_CLOCK, let_others_run
 from dagrid.graph.node import Node
 from dagrid.graph.rules import Patch, Rule, View, check_declared, check_patch, check_sealed
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
@@ -34,7 +34,6 @@ from dagrid.machine.plan import Plan
 from dagrid.machine.state import State, Status
 from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
 
-BRIEFLY = 1e-6
 PATIENCE = 1_000
 INTERRUPTED = "interrupted by Ctrl-C"
 
@@ -68,7 +67,7 @@ class Engine:
         self._binder = binder
         self._bindings = bindings
         self._fns = bindings.fns
-        self._args = bindings.args
+        self._single = bindings.single
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
         self._names = plan.names
@@ -190,14 +189,16 @@ class Engine:
     # --- the loop -------------------------------------------------------------------------------------------------------
 
     def _enter(self) -> None:
-        """Take the lock without queueing for it.
+        """Take the lock without sleeping on it.
 
-        Its holder may have lost the interpreter in the middle. Who sleeps on the lock is handed it before the interpreter, the
-        next one then sleeps on the lock in turn, and every node costs two hand-overs. So the wait is short and begins again.
+        Its holder may have lost the interpreter in the middle. Who sleeps on a lock is given it while another thread has the
+        interpreter; that thread then finds the lock taken and sleeps on it in turn, and so every node costs two hand-overs. So
+        this gives the interpreter away instead, and tries again when it is back.
         """
         for _ in range(PATIENCE):
-            if self._lock.acquire(timeout=BRIEFLY):
+            if self._lock.acquire(False):
                 return
+            let_others_run()
         self._lock.acquire()
 
     def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
@@ -306,12 +307,12 @@ class Engine:
         node = attempt & NODE_MASK
         values = self.values
         named = self._kwargs[node]
-        sources = self._args[node]
+        single = self._single[node]
         return Call(
             attempt,
             self._names[node],
             self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
-            (values[sources[0]],) if len(sources) == 1 else self._gather[node](values),
+            (values[single],) if single >= 0 else self._gather[node](values),
             dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
         )
 
@@ -423,7 +424,7 @@ class Engine:
         for node in nodes:
             fn = self._binder.task(node.id, node)
             before = [numbers[name] if name in numbers else plan.index[name] for name in node.required()]
-            self._bindings.append(fn, *self._binder.sources_of(node.id, fn, node, before, names))
+            self._bindings.append(self._binder.bound(node.id, fn, node, before, names))
             if fn is None:
                 plan.empty.add(numbers[node.id])
         check_sources(self._bindings, numbers.values(), names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from os import PathLike
 from types import TracebackType
 from typing import Any
 
@@ -100,6 +101,7 @@ class ExecutionResult:
         self._errors = errors
         self._began = began
         self._failure = failure
+        self._rules = rules
         self._traced = traced
         self._tracebacks: dict[int, TracebackType | None] = {}
         self.total_duration_seconds = ended - began
@@ -211,14 +213,47 @@ class ExecutionResult:
             UnknownNodeError: there is no such node.
         """
         node = self._number(name)
+        return self._told(node, opened(self._values[node]) if self._state.status[node] == Status.COMPLETED else None)
+
+    def to_html(self, path: str | PathLike[str] | None = None, *, title: str = "A run of dagrid") -> str:
+        """Return the run as one HTML page, which needs nothing but a browser, and write it to a file.
+
+        It shows the graph, when it grew, the times of every worker, the critical path, the slowest nodes and what failed. Values
+        are not in it; names, messages and tracebacks are.
+
+        Args:
+            path: where to write it; None writes nothing.
+            title: the heading of the page.
+        """
+        from dagrid.execution.report import page, story
+
+        told = story.read(
+            title,
+            self.status.value,
+            self._state,
+            self._began,
+            self.total_duration_seconds,
+            self._told,
+            self._rules,
+            self._tracebacks,
+            list(page.troubles(self._failure, self._state.cancelled, self.unapplied_rules)),
+        )
+        text = page.render(told)
+        if path is not None:
+            with open(path, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+        return text
+
+    def _told(self, node: int, value: Any = None) -> NodeResult:
         state = self._state
+        name = state.plan.names[node]
         status = state.status[node]
         ran = state.started[node] >= 0.0
         worker = state.workers.get(state.where[node])
         return NodeResult(
             name,
             _STATUS[status],
-            opened(self._values[node]) if status == Status.COMPLETED else None,
+            value,
             self._error(node),
             state.number_of(node) + (1 if ran else 0),
             worker.name if worker is not None and ran else "",

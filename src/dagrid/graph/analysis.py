@@ -210,7 +210,9 @@ def reverse(dag: DAG) -> DAG:
     made = Structure.of_predecessors(structure.names, structure.index, predecessors)
     specs = {}
     for at, spec in dag.specs.items():
-        turned = spec.changed(inputs=None, depends_on=[structure.names[one] for one in predecessors[at]])
+        turned = spec.changed(
+            inputs=None, arguments=None, depends_on=[structure.names[one] for one in predecessors[at]]
+        )
         if not turned.is_bare:
             specs[at] = turned
     return type(dag).of(made, specs, name=dag.name, max_concurrency=dag.max_concurrency)
@@ -222,8 +224,8 @@ def transitive_reduction(dag: DAG) -> DAG:
     with paused_gc():
         redundant = _redundant_edges(structure)
     for at, spec in dag.specs.items():
-        if spec.inputs and at in redundant:
-            redundant[at] -= {structure.index[source] for source in spec.inputs.values()}
+        if at in redundant:
+            redundant[at] -= {structure.index[source] for source in spec.taken()}
     predecessors = structure.predecessors.copy()
     for at, gone in redundant.items():
         predecessors[at] = [one for one in predecessors[at] if one not in gone]

@@ -29,7 +29,7 @@ class DAG:
     """A directed acyclic graph of named nodes.
 
     Args:
-        nodes: the nodes in any order; their edges come from `depends_on` and `inputs`.
+        nodes: the nodes in any order; their edges come from `depends_on`, `inputs` and `arguments`.
         max_concurrency: how many nodes of a run may run at once; None leaves it to the place where it runs.
         name: what to call the graph in displays and records.
 
@@ -224,13 +224,14 @@ class DAG:
     # --- other graphs -------------------------------------------------------------------------------------------------
 
     def transitive_reduction(self) -> DAG:
-        """Return the graph without the edges that follow from others. Edges of `inputs`, where a value flows, stay."""
+        """Return the graph without the edges that follow from others. Edges where a value flows (`inputs`, `arguments`) stay."""
         return analysis.transitive_reduction(self)
 
     def subgraph(self, names: Iterable[NodeRef]) -> DAG:
         """Return the graph of some nodes and the edges among them, in the order of this graph.
 
-        Edges from outside are dropped, and so are the entries of `inputs` whose value would come from outside.
+        Edges from outside are dropped, and so are the entries of `inputs` whose value would come from outside. A node
+        whose `arguments` need such a value stays, and cannot be run.
 
         Raises:
             UnknownNodeError: a name that is not in the graph.
@@ -240,7 +241,8 @@ class DAG:
         return analysis.subgraph(self, {self._at(name) for name in names})
 
     def reverse(self) -> DAG:
-        """Return the graph with every edge turned round. Settings are kept, except `inputs`: values flow one way."""
+        """Return the graph with every edge turned round. Settings are kept, except `inputs` and
+        `arguments`: values flow one way."""
         return analysis.reverse(self)
 
     # --- texts --------------------------------------------------------------------------------------------------------

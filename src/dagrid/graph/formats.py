@@ -69,6 +69,7 @@ def to_json(dag: DAG, indent: int | None = None) -> str:
     nodes: list[Any] = []
     for record in to_records(dag):
         record.pop("fn", None)
+        record.pop("arguments", None)
         if len(record) == 1:
             nodes.append(record["id"])
             continue
@@ -167,8 +168,11 @@ def _read_record(record: object, at: int) -> Node:
         raise SerializationError(f"{where} is a name that is empty.")
     if not isinstance(record, dict):
         raise SerializationError(f"{where} is a name or an object, not {_short(record)}.")
-    if "fn" in record:
-        raise SerializationError(f'{where} has "fn": a document has no functions. Give them when the graph is run.')
+    for key in ("fn", "arguments"):
+        if key in record:
+            raise SerializationError(
+                f'{where} has "{key}": a document has no functions. Give them when the graph is run.'
+            )
     if isinstance(record.get("retries"), dict):
         record = record | {"retries": _read_retry(record["retries"], f"{where}.retries")}
     try:

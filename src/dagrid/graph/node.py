@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from dagrid.errors import InvalidNodeError
+from dagrid.graph.arguments import Arguments
 from dagrid.graph.policy import Retry, as_retry
 
 OnLost = Literal["requeue", "fail"]
@@ -37,6 +38,8 @@ class Node:
         on_lost: whether an attempt whose worker vanished is sent again ("requeue") or fails ("fail").
         payload: anything; dagrid carries it and does not look.
         metadata: more to carry, by name.
+        arguments: all that `fn` is called with, in place of `inputs` and of parameters named after predecessors. The nodes whose
+            values are in them are edges too. Calls of a `@task` write this.
 
     Raises:
         InvalidNodeError: a setting that cannot be; the message names the node.
@@ -57,6 +60,7 @@ class Node:
     on_lost: OnLost
     payload: Any
     metadata: Mapping[str, Any] | None
+    arguments: Arguments | None
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Node:
         on_lost: OnLost = "requeue",
         payload: Any = None,
         metadata: Mapping[str, Any] | None = None,
+        arguments: Arguments | None = None,
     ) -> None:
         name = node_id(id)
         if fn is None and not isinstance(id, str):
@@ -102,6 +107,7 @@ class Node:
         put(self, "on_lost", on_lost)
         put(self, "payload", payload)
         put(self, "metadata", None if metadata is None else dict(_mapping(name, "metadata", metadata)))
+        put(self, "arguments", None if arguments is None else _arguments(name, arguments, inputs))
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -130,6 +136,7 @@ class Node:
             and self.cost is None
             and self.metadata is None
             and self.inputs is None
+            and self.arguments is None
             and self.kind is None
             and not self.priority
             and not self.is_sequential
@@ -144,10 +151,39 @@ class Node:
         return Node(**(given | settings))
 
     def required(self) -> tuple[str, ...]:
-        """Return the names of all nodes that this one waits for, those of `inputs` included, each once."""
-        if not self.inputs:
+        """Return the names of all nodes that this one waits for, those whose values it takes included, each once."""
+        taken = self.taken()
+        if not taken:
             return self.depends_on
-        return tuple(dict.fromkeys((*self.depends_on, *self.inputs.values())))
+        return tuple(dict.fromkeys((*self.depends_on, *taken)))
+
+    def taken(self) -> tuple[str, ...]:
+        """Return the names of the nodes whose values `inputs` or `arguments` ask for."""
+        if self.arguments is not None:
+            return self.arguments.sources or ()
+        return tuple(self.inputs.values()) if self.inputs else ()
+
+    def called(self, name: str, arguments: Arguments) -> Node:
+        """Return a copy with another name and these arguments, without checking anything again."""
+        made = object.__new__(Node)
+        put = object.__setattr__
+        put(made, "id", name)
+        put(made, "fn", self.fn)
+        put(made, "depends_on", self.depends_on)
+        put(made, "priority", self.priority)
+        put(made, "is_sequential", self.is_sequential)
+        put(made, "resources", self.resources)
+        put(made, "selector", self.selector)
+        put(made, "retries", self.retries)
+        put(made, "timeout", self.timeout)
+        put(made, "cost", self.cost)
+        put(made, "inputs", None)
+        put(made, "kind", self.kind)
+        put(made, "on_lost", self.on_lost)
+        put(made, "payload", self.payload)
+        put(made, "metadata", self.metadata)
+        put(made, "arguments", arguments)
+        return made
 
 
 FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Node))
@@ -245,6 +281,14 @@ def _inputs(name: str, given: Mapping[str, NodeRef]) -> dict[str, str]:
         if not isinstance(parameter, str) or not parameter:
             _refuse(name, f"inputs is parameter -> node, and {parameter!r} is no parameter")
     return {parameter: _reference(name, source) for parameter, source in given.items()}
+
+
+def _arguments(name: str, given: object, inputs: object) -> Arguments:
+    if not isinstance(given, Arguments):
+        _refuse(name, f"arguments is an Arguments(...) record, not {given!r}")
+    if inputs:
+        _refuse(name, "arguments and inputs both say what fn is called with; keep one of them")
+    return given  # type: ignore[return-value]
 
 
 _BARE = Node("bare")

@@ -1,0 +1,391 @@
+"""What a `@dag` function records: names, edges, settings, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dagrid import DAG, Node, Retry, dag, task
+from dagrid.assemble import RunSettings
+from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, SerializationError
+from dagrid.graph import authoring
+from dagrid.graph.arguments import Arguments
+from tests.authoring import flows
+
+ROOT = Path(__file__).parents[2]
+
+
+@task
+def leaf(*values: Any) -> Any:
+    return values
+
+
+def describe(fn: Any, *args: Any) -> DAG:
+    return dag(fn).build(*args)
+
+
+def test_outside_of_a_description_a_task_is_its_function():
+    """Tasks are tested and reused as the functions that they are."""
+    assert flows.load(2) == [1, 2]
+    assert flows.total([1, 2], factor=2) == 6
+    assert flows.load.__name__ == "load"
+    assert flows.load.__wrapped__ is flows.load.fn  # type: ignore[attr-defined]
+
+
+def test_ids_are_the_names_of_functions_counted():
+    """Names are what a user sees in traces, messages and pictures."""
+
+    @task(name="leaf_2")
+    def taken():
+        return 0
+
+    graph = describe(lambda: [leaf(), taken(), leaf(), leaf(), taken()])
+    assert graph.node_names() == ["leaf", "leaf_2", "leaf_3", "leaf_4", "leaf_2_2"]
+
+
+def test_nested_flows_prefix_their_nodes():
+    """Every use of a nested flow can be told from the others."""
+
+    @dag(max_concurrency=1)
+    def inner(value):
+        return leaf(leaf(value))
+
+    @dag(name="middle")
+    def between(value):
+        return inner(inner(value))
+
+    @dag(max_concurrency=3)
+    def outer():
+        return leaf(between(leaf()), between(1))
+
+    graph = outer.build()
+    assert graph.name == "outer"
+    assert graph.max_concurrency == 3
+    assert graph.node_names() == [
+        "leaf",
+        *(f"middle.inner{which}.leaf{number}" for which in ("", "_2") for number in ("", "_2")),
+        *(f"middle_2.inner{which}.leaf{number}" for which in ("", "_2") for number in ("", "_2")),
+        "leaf_2",
+    ]
+    assert outer.run(backend="inline")["leaf_2"] == (((((((),),),),),)[0], ((((1,),),),))
+
+
+def test_the_prefix_is_restored_after_an_error():
+    """Whoever catches an error of a nested flow goes on where he was."""
+
+    @dag
+    def inner():
+        raise KeyError("no")
+
+    def outer():
+        with pytest.raises(KeyError):
+            inner()
+        return leaf()
+
+    assert describe(outer).node_names() == ["leaf"]
+
+
+def test_two_hundred_nested_flows():
+    """Depth is limited by Python's own stack and by nothing else."""
+
+    @dag
+    def deeper(depth):
+        return leaf(deeper(depth - 1)) if depth else leaf()
+
+    graph = deeper.build(200)
+    assert len(graph) == 201
+    assert graph.node_names()[0] == "deeper." * 200 + "leaf"
+    assert graph.run(backend="inline").ok
+
+
+def test_edges_are_the_handles_among_the_arguments_each_once():
+    """Containers count too; constants do not."""
+
+    def flow():
+        a, b = leaf(), leaf()
+        return leaf(a, [a, (b, {"k": a[0]})], 3, key(x=b, y=4))
+
+    @task
+    def key(*, x, y):
+        return x, y
+
+    assert describe(flow).edges() == [("leaf_2", "key"), ("leaf", "leaf_3"), ("leaf_2", "leaf_3"), ("key", "leaf_3")]
+
+
+def test_settings_reach_the_nodes():
+    """Everything that a node can say of its run can be said at the function."""
+    marked = task(
+        name="n", priority=2, is_sequential=True, resources={"gpu": 1}, selector={"a": "b"}, retries=2, timeout=3.0,
+        cost=4.0, kind="k", on_lost="fail",
+    )(leaf.fn)  # fmt: skip
+    node = describe(lambda: marked(1)).node("n")
+    settings = node.settings()
+    assert settings.pop("fn")(1) == (1,)
+    assert settings.pop("arguments") == Arguments((1,))
+    assert settings == Node(
+        "n", None, (), 2, True, resources={"gpu": 1}, selector={"a": "b"}, retries=Retry(2), timeout=3.0, cost=4.0, kind="k",
+        on_lost="fail",
+    ).settings()  # fmt: skip
+
+
+def test_a_task_can_be_marked_twice():
+    """The same function with other settings is another task."""
+    urgent = task(name="urgent", priority=5)(leaf.fn)
+    graph = describe(lambda: [leaf(), urgent()])
+    assert [graph.node(name).priority for name in graph] == [0, 5]
+
+
+def test_the_names_of_settings_are_those_of_a_run():
+    """`@dag` and `.run` sort their arguments by this list; one that is missing would be handed to the function."""
+    assert set(RunSettings.__annotations__) == authoring.SETTINGS
+
+
+def test_graphs_described_by_eight_threads_at_once_are_equal():
+    """Describing is known by a context, never by a global."""
+    found: list[Any] = []
+    begin = threading.Barrier(8)
+
+    def describe_it() -> None:
+        begin.wait(10)
+        found.extend([flows.everything.build().to_records() for _ in range(20)])
+
+    threads = [threading.Thread(target=describe_it) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 160
+    assert all(one == found[0] for one in found)
+
+
+@pytest.mark.slow
+def test_ids_and_order_do_not_depend_on_the_hash_seed():
+    """Two processes of one program must mean the same by a name."""
+    program = (
+        "from tests.authoring import flows; g = flows.everything.build();"
+        "print(g.node_names(), g.edges(), g.topological_sort());"
+        "run = g.start(backend='inline'); run.wait(20); print([event.node for event in run.events()])"
+    )
+    said = set()
+    for seed in ("1", "2", "77"):
+        path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+        env = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path}
+        said.add(
+            subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout
+        )
+    assert len(said) == 1
+    assert "split" in said.pop()
+
+
+def test_twenty_thousand_nodes():
+    """Building is linear; a quadratic one takes minutes here."""
+
+    def flow(count):
+        top = leaf()
+        for _ in range(count - 1):
+            top = leaf(top)
+        return top
+
+    began = perf_counter()
+    graph = describe(flow, 20_000)
+    assert perf_counter() - began < 5.0
+    assert len(graph) == 20_000
+    assert graph.node_names()[-1] == "leaf_20000"
+
+
+def test_one_task_may_take_very_many_handles():
+    """A join of thousands is ordinary."""
+    graph = describe(lambda: leaf(*[leaf() for _ in range(5_000)], [leaf() for _ in range(5_000)]))
+    assert graph.in_degree("leaf_10001") == 10_000
+
+
+@given(st.recursive(st.integers(0, 3) | st.just("h"), lambda inside: st.lists(inside, max_size=3)
+       | st.dictionaries(st.text(max_size=2), inside, max_size=3) | st.tuples(inside, inside), max_leaves=8))  # fmt: skip
+def test_any_nesting_comes_back_as_it_was(shape):
+    """Whatever is built of handles and constants arrives with values in place of handles, as argument and as result."""
+
+    def put(one, value):
+        if one == "h":
+            return value
+        if isinstance(one, dict):
+            return {key: put(each, value) for key, each in one.items()}
+        return type(one)(put(each, value) for each in one) if isinstance(one, (list, tuple)) else one
+
+    @dag(backend="inline")
+    def flow():
+        handle = leaf("v")
+        return put(shape, handle), leaf(put(shape, handle))
+
+    assert flow() == (put(shape, ("v",)), (put(shape, ("v",)),))
+
+
+def test_a_container_of_constants_is_passed_as_it_is():
+    """A large table among the arguments is neither copied nor taken apart."""
+    table = [[1, 2], {"a": 3}]
+    table.append(table)
+    assert dag(backend="inline")(lambda: leaf(table))()[0] is table
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------------
+
+
+def in_flow(use: Any) -> None:
+    describe(lambda: use(leaf()))
+
+
+@pytest.mark.parametrize(
+    ("use", "remedy"),
+    [
+        (bool, "Decide inside of a task"),
+        (lambda handle: 1 if handle else 2, "Decide inside of a task"),
+        (lambda handle: [one for one in handle], "unpack_to"),  # noqa: C416
+        (list, "unpack_to"),
+        (len, "unpack_to"),
+        (lambda handle: leaf(*handle), "unpack_to"),
+        (lambda handle: 1 in handle, "in a task"),
+        (lambda handle: handle in [leaf(), handle], "Decide inside of a task"),
+        (lambda handle: f"{handle}", "in a task"),
+        (lambda handle: leaf({handle}), "list or a tuple"),
+        (lambda handle: leaf({handle: 1}), "in a task"),
+        (pickle.dumps, "Pass it to a task"),
+        (lambda handle: sorted([handle, leaf()]), "Decide inside of a task"),
+    ],
+)
+def test_a_handle_is_no_value(use, remedy):
+    """Each of these would go wrong in silence, or for ever, if a handle were taken for its value."""
+    with pytest.raises(HandleError, match=remedy):
+        in_flow(use)
+
+
+def test_a_handle_is_itself_as_a_key():
+    """Dicts and sets of handles go by identity, whatever `==` records."""
+
+    def flow():
+        a, b = leaf(), leaf()
+        known = {a: 1, b: 2}
+        assert (known[a], known[b], len({a, b, a})) == (1, 2, 2)
+        return a
+
+    assert describe(flow).node_names() == ["leaf", "leaf_2"]
+
+
+def leaked() -> Any:
+    kept = []
+    describe(lambda: kept.append(flows.split([1, 2])))
+    return kept[0]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        leaf,
+        lambda handle: handle == 1,
+        lambda handle: handle + 1,
+        lambda handle: handle["x"],
+        list,
+        lambda handle: describe(leaf.__call__, handle),
+        lambda handle: describe(lambda: leaf([handle])),
+        lambda handle: describe(lambda: handle),
+        lambda handle: describe(lambda: handle[0]),
+    ],
+)
+def test_a_handle_outside_of_its_graph_is_refused(use):
+    """It names a node of a graph that is finished; in another graph that name is somebody else's, or nobody's."""
+    handle = leaked()
+    with pytest.raises(HandleError, match="<lambda>"):
+        use(handle)
+
+
+total: Any = flows.total
+
+
+@task
+def by_name(value, *, name):
+    return value, name
+
+
+named_only: Any = by_name
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (total, "missing a required argument: 'values'"),
+        (lambda: total(1, 2, 3), "too many positional"),
+        (lambda: total(1, other=2), "unexpected keyword argument 'other'"),
+        (lambda: total(1, values=2), "multiple values for argument 'values'"),
+        (lambda: named_only(1), "missing a required.*argument: 'name'"),
+    ],
+)
+def test_wrong_arguments_are_a_type_error_where_the_task_is_called(call, message):
+    """The traceback ends at the line of the mistake, before anything runs."""
+    with pytest.raises(TypeError, match=message):
+        describe(call)
+
+
+def test_a_gap_among_the_arguments_is_filled_with_the_default():
+    """`f(1, c=3)` is `f(1, <default of b>, 3)`."""
+
+    @task
+    def three(a, b=2, c=0, *, d=4):
+        return a, b, c, d
+
+    flow = dag(backend="inline")(lambda: [three(1, c=3), three(c=leaf(), a=1), three(1, d=leaf()), three(1)])
+    assert flow() == [(1, 2, 3, 4), (1, 2, (), 4), (1, 2, 0, ()), (1, 2, 0, 4)]
+
+
+mark_as_task: Any = task
+mark_as_flow: Any = dag
+
+
+def some(value: Any) -> Any:
+    return value
+
+
+async def asynchronous() -> None: ...
+
+
+def yields() -> Any:
+    yield leaf()
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: task(asynchronous), InvalidNodeError),
+        (lambda: dag(asynchronous), InvalidNodeError),
+        (lambda: dag(yields), InvalidNodeError),
+        (lambda: mark_as_task("name"), InvalidNodeError),
+        (lambda: task(retries=-1)(len), InvalidNodeError),
+        (lambda: task(unpack_to=-1)(len), InvalidNodeError),
+        (lambda: mark_as_flow(max_concurency=2)(leaf), InvalidSettingError),
+        (lambda: dag(max_concurrency=0)(leaf), InvalidSettingError),
+        (lambda: Node("n", len, inputs={"a": "b"}, arguments=Arguments()), InvalidNodeError),
+        (lambda: Node("n", len, arguments=some((1,))), InvalidNodeError),
+        (lambda: DAG.from_json('{"dagrid": 1, "nodes": [{"id": "a", "arguments": 1}]}'), SerializationError),
+    ],
+)
+def test_what_cannot_be_is_refused_when_it_is_said(make, error):
+    """Decorators run at import: the mistake is shown where it stands."""
+    with pytest.raises(error):
+        make()
+
+
+def test_a_task_is_copied_and_pickled_as_itself():
+    """A configuration that holds a task of a module can be copied and sent."""
+    assert pickle.loads(pickle.dumps(flows.load)) is flows.load
+    assert pickle.loads(pickle.dumps(flows.everything)) is flows.everything
+    assert copy.deepcopy(flows.load) is flows.load
+    graph = pickle.loads(pickle.dumps(flows.everything.build()))
+    assert graph.run(backend="inline")["total_3"] == 12

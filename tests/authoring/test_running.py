@@ -1,0 +1,324 @@
+"""What `@dag` functions compute, on every backend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagrid import DAG, Patch, Rule, Run, dag, task
+from dagrid.errors import TaskSkippedError, TransferError, UnboundParameterError
+from dagrid.execution.backends.inline import InlineBackend
+from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from dagrid.execution.backends.thread import ThreadBackend
+from tests.authoring import flows
+
+BACKENDS = {
+    "inline": InlineBackend,
+    "thread": lambda: ThreadBackend(max_workers=2),
+    "multiprocessing": lambda: MultiprocessingBackend(max_workers=2),
+}
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def backend(request) -> Iterator[Any]:
+    made = BACKENDS[request.param]()
+    yield made
+    made.close()
+
+
+def on(backend: Any, fn: Any, **settings: Any) -> Any:
+    return dag(backend=backend, progress=False, **settings)(getattr(fn, "fn", fn))
+
+
+def test_a_call_returns_what_the_function_returns_as_values(backend):
+    """Nested containers, indices, slices, comparisons, arithmetic, constants and keywords all arrive, wherever it runs."""
+    assert on(backend, flows.everything)() == flows.EVERYTHING
+
+
+def test_parameters_are_those_of_the_function(backend):
+    """Defaults, positions and names: a flow is called as its function would be."""
+    flow = on(backend, flows.everything)
+    assert flow(2, extra=5)["sums"] == [6, 7]
+    assert flow(count=2)["sums"] == [2, 3]
+    with pytest.raises(TypeError, match="nothing"):
+        flow(nothing=1)
+
+
+def test_the_five_node_example(backend):
+    """The shape of the references' example, written as functions."""
+    assert on(backend, flows.five_nodes)() == "e(d(b(a),c(a)),a)"
+
+
+def test_diamonds_in_a_row(backend):
+    """Each handle is used twice: once described, run once."""
+
+    def diamonds(count):
+        top = flows.five("0")
+        for number in range(1, count):
+            top = flows.five(str(number), flows.five("l", top), flows.five("r", top))
+        return top
+
+    text = "0"
+    for number in range(1, 4):
+        text = f"{number}(l({text}),r({text}))"
+    assert on(backend, diamonds)(4) == text
+
+
+def test_functions_that_no_other_process_can_import_travel_too(backend):
+    """Tasks in a script, a notebook or a function are the first that a user writes."""
+
+    @task
+    def double(value):
+        return 2 * value
+
+    @task(unpack_to=2)
+    def pair(value):
+        return value, double(value)  # in a worker, too, calling a task just calls it
+
+    def flow(value):
+        first, second = pair(double(value))
+        return [first, second, double([second][0])]
+
+    assert on(backend, flow)(2) == [4, 8, 16]
+
+
+def test_a_task_of_a_module_travels_by_its_name(backend):
+    """The decorator hides the function from pickle; sent by value, it would take its module's globals with it, or fail."""
+
+    def flow():
+        return flows.guarded()
+
+    assert isinstance(on(backend, flow)(), int)
+
+
+def test_a_wrong_index_is_an_error_of_the_node_that_receives_it(backend):
+    """The index is the user's code: its error must be that of a task, not one of the engine."""
+
+    def flow():
+        values: Any = flows.load()
+        return flows.total(values["x"])
+
+    with pytest.raises(TypeError, match="list indices"):
+        on(backend, flow)()
+    assert on(backend, flow).run().node_results["total"].status == "failed"
+
+
+def test_a_value_of_another_length_than_declared_is_an_error(backend):
+    """Unpacking would drop the rest in silence."""
+
+    @task(unpack_to=2)
+    def three():
+        return 1, 2, 3
+
+    with pytest.raises(ValueError, match=r"3 items.*says 2"):
+        on(backend, lambda: list(three()))()
+
+
+def test_a_handle_that_was_not_executed_raises_what_its_node_raised(backend):
+    """A call behaves like the function: it returns or raises."""
+
+    def flow():
+        return flows.total([flows.fails("no luck")])
+
+    with pytest.raises(LookupError, match="no luck"):
+        on(backend, flow)()
+
+
+def test_a_failure_of_a_node_that_is_not_returned_is_raised(backend):
+    """A step that failed must not vanish because nobody looked at its value."""
+
+    def flow():
+        flows.fails("unseen")
+        return flows.load()
+
+    with pytest.raises(LookupError, match="unseen"):
+        on(backend, flow)()
+    assert on(backend, flow, on_failure="continue")() == [1, 2, 3]
+
+
+def test_continuing_returns_only_values_that_are_there():
+    """With on_failure="continue" a value that is missing raises why."""
+
+    @dag(backend="inline", on_failure="continue")
+    def flow():
+        return flows.load(), flows.total([flows.fails("no luck")])
+
+    with pytest.raises(TaskSkippedError):
+        flow()
+
+
+def test_run_and_start_and_build(backend):
+    """Whoever wants more than the values gets the ordinary things."""
+    result = flows.five_nodes.run(backend=backend)
+    assert result.ok
+    assert result["five_5"] == "e(d(b(a),c(a)),a)"
+    run = flows.five_nodes.start(backend=backend)
+    assert isinstance(run, Run)
+    assert run.wait(20)["five_4"] == "d(b(a),c(a))"
+    graph = flows.five_nodes.build()
+    for _ in range(3):
+        assert graph.run(backend=backend)["five_5"] == "e(d(b(a),c(a)),a)"
+
+
+def test_a_parameter_that_is_named_like_a_setting_is_the_functions():
+    """`run(seed=1)` of a function with a `seed` is about the function."""
+
+    @dag
+    def flow(seed):
+        return flows.load(seed)
+
+    assert flow.run(seed=2, backend="inline")["load"] == [1, 2]
+
+
+def test_a_graph_is_run_from_several_threads_at_once():
+    """A flow is called like any function, also concurrently."""
+    flow = on("inline", flows.everything)
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(flow())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [flows.EVERYTHING] * 8
+
+
+def test_the_function_of_a_node_can_be_replaced_for_a_run():
+    """A test puts a fake in the place of a task, which is called with the same arguments."""
+    graph = flows.everything.build()
+    assert graph.run({"load": lambda count: [count] * count}, backend="inline")["total"] == 5
+
+
+def test_nodes_of_a_flow_can_be_a_patch_of_a_growing_graph(backend):
+    """What a rule appends may be written as a flow."""
+    grown = flows.everything.build()
+    nodes = [grown.node(name) for name in grown]
+    rule = Rule(lambda view: view.succeeded("begin"), lambda view: Patch(nodes))
+    start = dag(name="s")(lambda: flows.load.fn).build()
+    start = start.extend([flows.load.node.changed(id="begin", fn=len_of_nothing)])
+    result = start.run(rules=[rule], backend=backend)
+    assert result["total_3"] == 12
+    assert result["total_4"] == 50
+
+
+def len_of_nothing() -> int:
+    return 0
+
+
+def test_a_part_of_a_graph_that_misses_a_value_is_refused_before_anything_runs():
+    """A function with `*args` would otherwise be called with fewer of them."""
+    graph = flows.five_nodes.build()
+    with pytest.raises(UnboundParameterError, match="'five'"):
+        graph.subgraph(["five_2"]).run(backend="inline")
+
+
+def test_an_argument_that_cannot_travel_is_named():
+    """A lock as a constant is fine in threads and not elsewhere; the message says so."""
+
+    @dag
+    def flow():
+        return flows.five("x", threading.Lock())
+
+    with pytest.raises(TransferError, match="Argument 2"):
+        flow.run(backend="multiprocessing?max_workers=1").raise_for_status()
+
+
+def test_a_graph_of_nothing_runs():
+    """A flow whose loop had no rounds is no error."""
+
+    @dag(backend="inline")
+    def flow(names):
+        return [flows.five(name) for name in names]
+
+    assert flow([]) == []
+    assert flow(["a"]) == ["a"]
+
+
+def test_a_run_inside_of_a_description_records_nothing_there():
+    """Tasks that call tasks run as they would anywhere else, also when the run was started in a @dag function."""
+
+    @task
+    def outer():
+        return sum(flows.load())
+
+    @dag
+    def small():
+        return outer()
+
+    @dag(backend="inline")
+    def flow():
+        known = small.run(backend="inline")["outer"]
+        return flows.total([known])
+
+    assert flow() == 6
+    assert flow.build().node_names() == ["total"]
+
+
+def test_methods_can_be_tasks_and_flows():
+    """`self` is an argument like any other."""
+
+    class Model:
+        factor = 3
+
+        @task
+        def times(self, value):
+            return self.factor * value
+
+        @dag(backend="inline")
+        def flow(self, value):
+            return self.times(self.times(value))
+
+    assert Model().flow(2) == 18
+    assert Model().flow.build(1).node_names() == ["times", "times_2"]
+    assert Model().times(2) == 6
+
+
+SCRIPT = """
+from dagrid import dag, task
+
+@task
+def one():
+    return {"x": [1, 2]}
+
+@task(unpack_to=2)
+def two(values, *, plus):
+    return values[0] + plus, values[1] + plus
+
+@dag(backend="multiprocessing?max_workers=1")
+def flow():
+    a, b = two(one()["x"], plus=1)
+    return a + b, a
+
+print(flow())
+"""
+
+
+@pytest.mark.slow
+def test_a_script_runs_in_processes(tmp_path: Path):
+    """In a script all is in `__main__`, which workers do not have."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    source = str(Path(__file__).parents[2] / "src")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env=os.environ | {"PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("(5, 2)\n", 0), done.stderr
+
+
+def test_arguments_are_kept_by_the_derived_graphs():
+    """Reduction must not take away an edge along which a value flows."""
+    graph = flows.five_nodes.build()
+    assert graph.transitive_reduction().edges() == graph.edges()
+    assert graph.transitive_reduction().run(backend="inline")["five_5"] == "e(d(b(a),c(a)),a)"
+    assert DAG.from_records(graph.to_records()).run(backend="inline")["five_5"] == "e(d(b(a),c(a)),a)"
+    assert DAG.from_json(graph.to_json()).edges() == graph.edges()
