@@ -24,7 +24,7 @@ from dagrid.execution.binding import Binder, Bindings, bind
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
 from dagrid.execution.results import ExecutionResult, NodeResult
-from dagrid.execution.run import Run
+from dagrid.execution.run import HeldInterrupts, Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
@@ -121,7 +121,9 @@ def run(
     dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
 ) -> ExecutionResult:
     """Run a graph and wait for it; takes what `start` takes. Ctrl-C cancels the run, and the result says so."""
-    return start(dag, tasks, **settings).wait_or_interrupt()
+    with HeldInterrupts() as held:
+        begun = start(dag, tasks, **settings)
+    return begun.wait_or_interrupt(held)
 
 
 def execute(
