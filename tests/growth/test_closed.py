@@ -106,9 +106,11 @@ def test_a_predicate_is_asked_once_for_each_change_of_what_it_read(predicate, ex
     """Never by polling: what it did not read may change as often as it likes."""
     rule, asked = counted(predicate)
     dag = DAG([Node(f"n{n}", int, [f"n{n - 1}"] if n else []) for n in range(6)])
-    growing = [
-        Rule(done(f"n{n}"), lambda view, n=n: Patch([Node(f"grown{n}", int, kind="k")]), adds={"k"}) for n in range(6)
-    ]
+
+    def one_more(number):
+        return lambda _: Patch([Node(f"grown{number}", int, kind="k")])
+
+    growing = [Rule(done(f"n{number}"), one_more(number), adds={"k"}) for number in range(6)]
     assert dag.run(rules=[rule, *growing], backend="inline").ok
     assert len(asked) == expected if expected else 2 <= len(asked) <= 4
 

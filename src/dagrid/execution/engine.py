@@ -270,7 +270,7 @@ class Engine:
         for event in stimuli:
             if type(event) is Finished and self.state.current(event.attempt):
                 self._keep(event)
-        commands = decide(self.state, stimuli, self.now())
+        commands = decide(self.state, stimuli, self.now()) if stimuli or not grown else []
         for answer in grown:
             commands += self._grow(answer)
         reply: Call | None = None

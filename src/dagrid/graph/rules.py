@@ -261,5 +261,7 @@ def check_patch(nodes: Iterable[Node], index: Mapping[str, int]) -> None:
                 inner.append((before, node.id))
             elif before not in index:
                 raise UnknownNodeError.of(before, [*own, *index], f"Node {node.id!r} of the patch depends on")
+    if not inner:
+        return
     names = list(own)
     Structure.build(names, {name: number for number, name in enumerate(names)}, inner)

@@ -74,11 +74,12 @@ def decide(state: State, stimuli: Sequence[Stimulus], at: float) -> list[Command
         return commands
     for stimulus in stimuli:
         _HANDLERS[type(stimulus)](state, stimulus, commands)
+    quiet = bool(stimuli) and all(type(each) is RuleEvaluated and not (each.applied or each.error) for each in stimuli)
     _skip_what_cannot_run(state, at)
     _ask_rules(state, commands)
     if not state.finished:
         _end_if_done(state, at, commands)
-    if not state.finished and not state.stopped:
+    if not (quiet or state.finished or state.stopped):
         _assign_free_slots(state, at, commands)
         _send_ahead(state, at, commands)
         _wake_idle(state, commands)
