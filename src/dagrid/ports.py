@@ -36,21 +36,13 @@ class Capabilities:
 
 
 class Call(msgspec.Struct):
-    """One attempt as a backend sees it: its identity, the function and what to call it with.
-
-    `attempt` is unique within the session. `fn_key` is equal for calls of the same function object of the same run, so that a
-    backend may send the function once.
-    """
+    """One attempt as a backend sees it: its identity, unique within the session, the function and what to call it with."""
 
     attempt: int
     node: str
     fn: Callable[..., Any]
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] | None = None
-
-    @property
-    def fn_key(self) -> int:
-        return id(self.fn)
 
 
 class Encoded(ABC):

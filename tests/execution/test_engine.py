@@ -15,6 +15,7 @@ import pytest
 from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
 from dagrid.assemble import known_backends
 from dagrid.errors import (
+    InternalError,
     InvalidNodeError,
     InvalidSettingError,
     TaskCancelledError,
@@ -494,6 +495,17 @@ def test_a_backend_that_reports_text_in_place_of_an_exception_still_fails_the_no
     run._engine.report([Finished(0, 0, Outcome.FAILED, 0.0, 0.0, error="out of paper")])
     with pytest.raises(TaskError, match="out of paper"):
         run.wait()["a"]
+
+
+def test_a_fault_of_ours_ends_the_run_and_asks_for_a_report(backend: str) -> None:
+    """Nobody shall wait for ever because the scheduler broke, nor take it for a mistake of theirs."""
+    gate = threading.Event()
+    run = DAG([Node("a", lambda: gate.wait(PATIENCE)), Node("b", int, ["a"])]).start(backend=backend)
+    run._engine.state.waiting.clear()
+    gate.set()
+    with pytest.raises(InternalError, match="report it") as caught:
+        run.wait(PATIENCE).raise_for_status()
+    assert isinstance(caught.value.__cause__, IndexError)
 
 
 def test_a_fault_of_a_backend_ends_the_run() -> None:

@@ -12,7 +12,6 @@ from dagrid.machine.decide import decide
 from dagrid.machine.events import NODE_MASK, Asked, Finished, Outcome, WorkerJoined
 from dagrid.machine.explain import explain
 from dagrid.machine.pick import matches
-from dagrid.machine.plan import node_of_key
 from dagrid.machine.state import COMPLETED, READY, State
 from tests.machine.strategies import Case, cases, plain_nodes
 from tests.machine.world import World, picture, plan_of, replayed
@@ -101,7 +100,7 @@ def first_that_fits(state: State, labels: dict[str, str]) -> int:
     if state.sequential or (plan.settings.max_concurrency or 99) <= state.active:
         return -1
     ready = sorted(plan.keys[node] for node, status in enumerate(state.status) if status == READY)
-    for node in map(node_of_key, ready):
+    for node in (key & NODE_MASK for key in ready):
         request = plan.requests[plan.groups[node]]
         if request.sequential and state.active:
             return -1

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from dagrid.errors import DagridError, GraphLimitError, RuleError, TaskError, TransferError
+from dagrid.errors import DagridError, GraphLimitError, InternalError, RuleError, TaskError, TransferError
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.clock import REAL_CLOCK, let_others_run
 from dagrid.graph.node import Node
@@ -172,6 +172,10 @@ class Engine:
                 reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
                 if following >= 0:
                     reply = self._call(following)
+        except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
+            self.failure = _fault(error)
+            self._end()
+            reply = None
         finally:
             lock.release()
         if self._inbox or self._questions:
@@ -249,6 +253,14 @@ class Engine:
             self._end()
             return None
 
+    def _decide(self, stimuli: Sequence[Stimulus]) -> list[Command]:
+        try:
+            return decide(self.state, stimuli, self.now())
+        except DagridError:
+            raise
+        except Exception as error:
+            raise _fault(error) from error
+
     def _end(self) -> None:
         self.ended = self.now()
         self._disarm()
@@ -270,7 +282,7 @@ class Engine:
         for event in stimuli:
             if type(event) is Finished and self.state.current(event.attempt):
                 self._keep(event)
-        commands = decide(self.state, stimuli, self.now()) if stimuli or not grown else []
+        commands = self._decide(stimuli) if stimuli or not grown else []
         for answer in grown:
             commands += self._grow(answer)
         reply: Call | None = None
@@ -405,7 +417,7 @@ class Engine:
                 self._bind(answer.nodes)
             except DagridError as error:
                 answer = self._rule_failed(answer.rule, error, dict(answer.reads))
-        commands = decide(self.state, [answer], self.now())
+        commands = self._decide([answer])
         if len(plan) == known:
             self._bindings.truncate(known)
             plan.empty = {node for node in plan.empty if node < known}
@@ -439,6 +451,15 @@ def _error_of(event: Finished, node: str) -> BaseException:
     if isinstance(error, BaseException):
         return error
     return TaskError(event.error or f"Node {node!r} failed, and its worker did not say why.", node)
+
+
+def _fault(error: Exception) -> DagridError:
+    """Return what failed inside of the scheduler as the error that asks for a report."""
+    if isinstance(error, DagridError):
+        return error
+    fault = InternalError(f"The scheduler failed with {_described(error)}.")
+    fault.__cause__ = error
+    return fault
 
 
 def _described(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from dagrid.graph.analysis import bottom_levels
 from dagrid.graph.node import Node
 from dagrid.graph.policy import Retry
 from dagrid.graph.structure import Structure
-from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT
+from dagrid.machine.events import NUMBER_SHIFT
 
 OnFailure = Literal["skip", "continue", "stop"]
 PRIORITY_SHIFT = 80
@@ -293,11 +293,6 @@ def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
         if node.priority:
             keys[number] = _key(node.priority, levels[number], number)
     return keys
-
-
-def node_of_key(key: int) -> int:
-    """Return the number of the node that a key belongs to."""
-    return key & NODE_MASK
 
 
 def _is_number(value: object) -> bool:

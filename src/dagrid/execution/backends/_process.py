@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from dagrid.errors import TransferError
 from dagrid.execution.backends import _worker
@@ -46,16 +46,8 @@ worker["main"]({data}, {control}, {result}, {life})
 """
 
 
-class Owner(Protocol):
-    """Whoever handed out a call; it keeps the functions that it has sent."""
-
-    def function(self, call: Call) -> tuple[int, bytes]:
-        """Return the number and the bytes of a call's function, or raise `TransferError`."""
-        ...
-
-
 class Item(NamedTuple):
-    """A call on its way."""
+    """A call on its way; its owner is the session that handed it out, which keeps the functions that were sent."""
 
     owner: Any
     call: Call
