@@ -29,6 +29,13 @@
      |    +-- BackendNotInstalledError (also ImportError)
      |    +-- BackendClosedError
      |    +-- CapabilityError                   asked for something that this place cannot do
+     +-- StoreError                             the place where journals and values are kept
+     |    +-- UnknownRunError                   no such run: .name, .suggestion
+     |    +-- DuplicateRunError                 a run of that name is there already
+     |    +-- StaleEpochError                   somebody else has taken the run over
+     |    +-- JournalConflictError              facts that do not follow on what is there
+     |    +-- StoreVersionError                 written by another version of dagrid
+     +-- SkipTask                               raised by a task that wants its node to be skipped
      +-- InternalError                          a fault of dagrid itself, to be reported
           +-- IllegalTransitionError            a move that is not in the table of legal moves
 
@@ -232,6 +239,34 @@ class BackendClosedError(BackendError):
 
 class CapabilityError(BackendError):
     """The backend cannot do what was asked of it."""
+
+
+class StoreError(DagridError):
+    """The store cannot do its work."""
+
+
+class UnknownRunError(_UnknownNameError, StoreError):
+    """The store has no such run."""
+
+
+class DuplicateRunError(StoreError):
+    """The store has a run of that name already. Give this one another name."""
+
+
+class StaleEpochError(StoreError):
+    """Somebody else has taken this run over; nothing that happens here counts any more."""
+
+
+class JournalConflictError(StoreError):
+    """These facts do not follow on those that the journal has."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by a newer version of dagrid. Upgrade this one."""
+
+
+class SkipTask(DagridError):  # noqa: N818  # no error: what a task raises to say so
+    """Raise it in a task: its node is skipped, and so is what takes its value. The run does not fail by it."""
 
 
 class InternalError(DagridError):

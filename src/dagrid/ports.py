@@ -7,7 +7,7 @@ its workers to the host that opened it and pushes everything that happens to the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -190,6 +190,94 @@ class Clock(Protocol):
 
     def call_at(self, when: float, action: Callable[[], None]) -> Callable[[], None]:
         """Call `action` at a time, from any thread, and return a function that prevents it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a store knows of a run without reading its journal; times are seconds since 1970, `ended` is 0 while it goes on."""
+
+    run: str
+    name: str = ""
+    created: float = 0.0
+    status: str = "running"
+    ended: float = 0.0
+    epoch: int = 1
+    facts: int = 0
+
+
+class Store(Protocol):
+    """Where journals are kept. All of it may be called from any thread; what has returned is as durable as the store promises.
+
+    A run has one owner at a time, which is known by its epoch: who acquires a run gets the next one, and whoever held it
+    before can append no more. Facts are opaque here and numbered from 0 in the order of their commit.
+    """
+
+    def create(self, run: str, *, name: str = "", at: float = 0.0) -> int:
+        """Begin the journal of a run and return its first epoch.
+
+        Raises:
+            DuplicateRunError: there is one already.
+        """
+        ...
+
+    def acquire(self, run: str) -> int:
+        """Take over a run: return a new epoch. Raises UnknownRunError."""
+        ...
+
+    def append(
+        self, run: str, epoch: int, expected: int, facts: Sequence[bytes], *, status: str | None = None, at: float = 0.0
+    ) -> int:
+        """Append facts, all or none, and return the number that the next one will have.
+
+        Args:
+            run: whose they are.
+            epoch: the caller's.
+            expected: the number that the first of them must get.
+            facts: any number of them.
+            status: what `runs` says of the run from now on, and `at` when it ended; None leaves both.
+
+        Raises:
+            StaleEpochError: somebody else has acquired the run.
+            JournalConflictError: `expected` is not the next number.
+            UnknownRunError: there is no such run.
+        """
+        ...
+
+    def read(self, run: str, since: int = 0) -> Iterator[bytes]:
+        """Yield the facts of a run from a number on, in order. Raises UnknownRunError."""
+        ...
+
+    def snapshot(self, run: str, epoch: int, facts: int, data: bytes) -> None:
+        """Keep what stands for the first so many facts; an older snapshot may go. Raises StaleEpochError, UnknownRunError."""
+        ...
+
+    def latest(self, run: str) -> tuple[int, bytes] | None:
+        """Return the newest snapshot and how many facts it stands for, or None. Raises UnknownRunError."""
+        ...
+
+    def runs(self) -> list[RunRecord]:
+        """Return what is known of every run, the newest first."""
+        ...
+
+    def close(self) -> None:
+        """Release what is open. May be called twice."""
+        ...
+
+
+class Artifacts(Protocol):
+    """Where values are kept that are too large for a journal, or outlive it. Keys are made of letters, digits, `-`, `_`, `.` and `/`."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Keep data under a key, whole or not at all; what was there is replaced. It is durable when this returns."""
+        ...
+
+    def get(self, key: str) -> bytes | None:
+        """Return what is kept under a key, or None."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Forget a key that was put here, if it is there."""
         ...
 
 
