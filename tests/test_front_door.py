@@ -31,8 +31,10 @@ PUBLIC: list[str] = [
     "Rule",
     "Run",
     "RunStatus",
+    "SkipTask",
     "TaskError",
     "View",
+    "current",
     "dag",
     "task",
 ]
@@ -46,7 +48,7 @@ def drawn_tree() -> dict[str, tuple[str, list[str]]]:
     tree: dict[str, tuple[str, list[str]]] = {}
     above: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
-        match = re.match(r"^ {4}([ |]*)(?:\+-- )?([A-Z]\w*Error)\b(?: \(also ([\w, ]+)\))?", line)
+        match = re.match(r"^ {4}([ |]*)(?:\+-- )?([A-Z]\w*Error|SkipTask)\b(?: \(also ([\w, ]+)\))?", line)
         if match is None:
             continue
         depth = len(match[1])

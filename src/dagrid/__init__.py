@@ -5,7 +5,8 @@ from __future__ import annotations
 from dagrid.assemble import execute as _execute
 from dagrid.assemble import run as _run
 from dagrid.assemble import start as _start
-from dagrid.errors import CycleError, DagridError, GraphError, PlanError, TaskError
+from dagrid.attempt import current
+from dagrid.errors import CycleError, DagridError, GraphError, PlanError, SkipTask, TaskError
 from dagrid.execution.distributed_executor import DistributedExecutor
 from dagrid.execution.executor import DAGExecutor
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
@@ -38,8 +39,10 @@ __all__ = [
     "Rule",
     "Run",
     "RunStatus",
+    "SkipTask",
     "TaskError",
     "View",
+    "current",
     "dag",
     "task",
 ]

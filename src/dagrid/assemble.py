@@ -20,7 +20,7 @@ from dagrid.errors import (
     hint,
     nearest,
 )
-from dagrid.execution.binding import Binder, Bindings, bind
+from dagrid.execution.binding import Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
 from dagrid.execution.results import ExecutionResult, NodeResult
@@ -247,7 +247,17 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
         return known
     keys = order_keys(structure, specs) if known is None else known.keys
     bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
-    plan = Plan(structure, specs, settings, empty=bindings.empty, sources=bindings.sources, keys=keys)
+    if None in fns:
+        check_sources(bindings, range(len(fns)), structure.names)
+    plan = Plan(
+        structure,
+        specs,
+        settings,
+        empty=bindings.empty,
+        sources=bindings.sources,
+        keys=keys,
+        places=bindings.places,
+    )
     compiled = _Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
     if not grows:
         dag.compiled = compiled

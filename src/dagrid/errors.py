@@ -24,6 +24,7 @@
      +-- RunError                               the run as a whole did not succeed
      |    +-- RuleError                         a rule's predicate or body failed: .rule
      |    +-- GraphLimitError                   a growing graph passed max_nodes
+     +-- NoCurrentTaskError                     current() where no task runs
      +-- BackendError                           the place where work runs
      |    +-- UnknownBackendError               no such name: .name, .suggestion
      |    +-- BackendNotInstalledError (also ImportError)
@@ -219,6 +220,11 @@ class RuleError(RunError):
 
 class GraphLimitError(RunError):
     """The graph grew past max_nodes."""
+
+
+class NoCurrentTaskError(DagridError):
+    """No task runs here that could be asked. Call current() in a task; where a backend of four methods runs it in another
+    process, say adds={...} on its node (adds=set() is enough)."""
 
 
 class BackendError(DagridError):

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from dagrid.attempt import Extra
 from dagrid.machine.events import Stimulus
 
 
@@ -36,13 +37,17 @@ class Capabilities:
 
 
 class Call(msgspec.Struct):
-    """One attempt as a backend sees it: its identity, unique within the session, the function and what to call it with."""
+    """One attempt as a backend sees it: its identity, unique within the session, the function and what to call it with.
+
+    `grows` says that the task may append to the graph, so that it has to find out where it runs (`dagrid.attempt.carried`).
+    """
 
     attempt: int
     node: str
     fn: Callable[..., Any]
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] | None = None
+    grows: bool = False
 
 
 class Encoded(ABC):
@@ -102,8 +107,10 @@ class Host(Protocol):
         """A worker that pulls asks for work; None sends it to sleep until its session is asked to `wake` it."""
         ...
 
-    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
-        """A worker that pulls delivers a value and gets its next call; None sends it to sleep."""
+    def completed(
+        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
+    ) -> Call | None:
+        """A worker that pulls delivers a value, and what else the task left, and gets its next call; None sends it to sleep."""
         ...
 
     def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
@@ -266,7 +273,10 @@ class Store(Protocol):
 
 
 class Artifacts(Protocol):
-    """Where values are kept that are too large for a journal, or outlive it. Keys are made of letters, digits, `-`, `_`, `.` and `/`."""
+    """Where values are kept that are too large for a journal, or outlive it.
+
+    Keys are made of letters, digits, `-`, `_`, `.` and `/`.
+    """
 
     def put(self, key: str, data: bytes) -> None:
         """Keep data under a key, whole or not at all; what was there is replaced. It is durable when this returns."""

@@ -55,7 +55,9 @@ class Recorder:
     def next(self, worker: int) -> Call | None:
         raise AssertionError("these workers do not pull")
 
-    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
+    def completed(
+        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: object = None
+    ) -> Call | None:
         raise AssertionError("these workers do not pull")
 
     def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dagrid.attempt import Extra
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
 from dagrid.testing import BackendConformance, Probe
@@ -132,7 +133,9 @@ class EndsTwice(Threads):
         return super().open(host)
 
     def twice(self, host: Host, completed: Callable[..., Any]) -> Callable[..., Any]:
-        def report(worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
+        def report(
+            worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
+        ) -> Call | None:
             host.report([Finished(worker, call.attempt, Outcome.COMPLETED, started, ended, value)])
             return completed(worker, call, value, started, ended)
 
@@ -169,7 +172,9 @@ class TriesToOpenValues(Threads):
     def open(self, host: Host) -> Any:
         completed = host.completed
 
-        def report(worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
+        def report(
+            worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
+        ) -> Call | None:
             found = value.decode() if hasattr(value, "decode") else value
             return completed(worker, call, found, started, ended)
 

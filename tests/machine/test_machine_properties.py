@@ -35,7 +35,7 @@ def test_facts_alone_give_the_same_state(case: Case, chance: random.Random, rule
             break
         world.at += 0.001
         chance.choice(possible)()
-    again = replayed(world.state, case.plan(), rules, world.patches)
+    again = replayed(world.state, case.plan(), rules)
     assert picture(again) == picture(world.state)
 
 
@@ -48,7 +48,7 @@ def test_a_restarted_run_ends(case: Case, chance: random.Random, steps: int) -> 
         if not possible or world.finished:
             break
         chance.choice(possible)()
-    again = replayed(world.state, case.plan(), (), {})
+    again = replayed(world.state, case.plan(), ())
     if again.finished:
         return
     for place in world.places.values():

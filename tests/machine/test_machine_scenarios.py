@@ -17,6 +17,7 @@ from dagrid.machine.events import (
     Asked,
     CancelRequested,
     Finished,
+    Growth,
     Kind,
     Outcome,
     Recalled,
@@ -437,20 +438,23 @@ def test_an_answer_about_the_past_is_asked_again() -> None:
     here.join()
     here.finish(here.places[0], begin(here))
     here.questions.clear()
-    here.tell(RuleEvaluated(0, 0.0, True, {0: PENDING}, [Node("late")]))
+    here.tell(RuleEvaluated(0, 0.0, Growth([Node("late")]), {0: PENDING}))
     assert len(here.state.plan) == 2
     assert here.questions == [0]
 
 
-def test_a_rule_that_adds_a_rule_keeps_the_run_on_the_thoughtful_path() -> None:
-    """The fast path asks no rules: while there are any, completions must go through `decide`."""
-    here = growing([Node("a"), Node("b", None, ["a"])])
+def test_a_node_that_a_rule_waits_for_keeps_off_the_fast_path() -> None:
+    """The fast path asks no rules: a completion that one waits for must go through `decide`, others need not."""
+    here = growing([Node("a"), Node("b", None, ["a"]), Node("c")])
     here.join(pulls=True)
     here.questions.clear()
-    here.tell(RuleEvaluated(0, 0.0, True, {}, [Node("new")], [(1, False, None)]))
-    assert not here.state.fast
+    here.tell(RuleEvaluated(0, 0.0, Growth([Node("new")], [(1, False, None, ("b",))])))
     here.ask(here.places[0])
-    assert advance(here.state, only(here.places[0]), 0, 0.0, 0.0) == SLOW
+    assert advance(here.state, only(here.places[0]), 0, 0.0, 0.0) == IDLE
+    here.places[0].running.clear()
+    here.ask(here.places[0])
+    assert only(here.places[0]) == 1
+    assert advance(here.state, 1, 0, 0.0, 0.0) == SLOW
 
 
 def test_growing_past_the_limit_stops_the_run_and_says_so() -> None:
@@ -460,7 +464,7 @@ def test_growing_past_the_limit_stops_the_run_and_says_so() -> None:
     assert "past 2 nodes" in here.state.error
     assert words(here.state) == "cancelled"
     with pytest.raises(GraphLimitError):
-        here.state.plan.grow([Node("b"), Node("c")])
+        here.state.plan.check_growth([Node("b"), Node("c")])
 
 
 def test_rules_that_never_applied_are_named_unless_optional() -> None:
@@ -576,7 +580,7 @@ def test_an_early_failure_skips_a_hundred_thousand_nodes_in_linear_steps(shape: 
     assert state.count(SKIPPED) == count - 1
     assert looked.looks <= count
     assert len(state.journal) <= count + 6
-    again = replayed(state, plan, (), {})
+    again = replayed(state, plan, ())
     assert again.status == state.status
     assert looked.looks <= 2 * count
 

@@ -19,6 +19,7 @@ from dagrid.machine.events import (
     CancelRequested,
     Fact,
     Finished,
+    Growth,
     Kind,
     Outcome,
     Recalled,
@@ -44,6 +45,7 @@ from dagrid.machine.state import (
 )
 
 ENDS = {Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.SKIPPED}
+ENDS |= {Kind.REUSED, Kind.OMITTED, Kind.PASSED}
 
 
 def plan_of(
@@ -140,12 +142,15 @@ def check_moves(before: bytes, after: bytes) -> None:
         assert new in REACH[old], f"{Status(old).name} -> {Status(new).name}"
 
 
-def replayed(state: State, fresh: Plan, rules: Sequence[bool], patches: Mapping[int, Sequence[Node]]) -> State:
+def rules_of(optional: Sequence[bool]) -> Growth:
+    """Return rules that say nothing of what they add, by whether they are optional."""
+    return Growth(rules=[(number, each, None, ()) for number, each in enumerate(optional)])
+
+
+def replayed(state: State, fresh: Plan, rules: Sequence[bool]) -> State:
     """Return what the facts of a run make of a fresh state; `fresh` is the plan as it was at the start."""
-    again = State(fresh, rules)
+    again = State(fresh, rules_of(rules))
     for fact in list(state.facts()):
-        if fact.kind is Kind.PATCHED:
-            fresh.grow(patches[fact.cause])
         apply(again, fact)
     return again
 
@@ -168,6 +173,10 @@ def picture(state: State) -> dict[str, Any]:
         "queues": {number: set(queue) for number, queue in state.queues.items()},
         "gone": [number for number in state.workers if number not in state.present],
         "finished": state.finished,
+        "stopped": (state.stopped, state.cancelled, state.error),
+        "rules": {number: (rule.optional, rule.adds) for number, rule in state.rules.items()},
+        "adders": {kind: count for kind, count in state.adders.items() if count},
+        "sealed": state.sealed,
         "facts": list(state.facts()),
     }
 
@@ -188,7 +197,7 @@ class World:
     """The machine, its workers and its timers. One step is one thing that happens; `check` follows each."""
 
     def __init__(self, plan: Plan, chance: random.Random, *, rules: Sequence[bool] = (), fast: bool = True) -> None:
-        self.state = State(plan, rules)
+        self.state = State(plan, rules_of(rules))
         self.chance = chance
         self.fast = fast
         self.at = 0.0
@@ -198,7 +207,6 @@ class World:
         self.recalls: list[Recall] = []
         self.cancels: list[Cancel] = []
         self.questions: list[int] = []
-        self.patches: dict[int, Sequence[Node]] = {}
         self.old: list[Finished] = []
         self.order: list[int] = []
         self.finished = False
@@ -326,10 +334,7 @@ class World:
 
     def answer_rule(self, nodes: Sequence[Node] = (), applied: bool = False, error: str = "") -> None:
         rule = self.questions.pop(0)
-        known = len(self.state.plan)
-        self.tell(RuleEvaluated(rule, self.at, applied, {}, nodes, (), error))
-        if len(self.state.plan) > known:
-            self.patches[rule] = nodes
+        self.tell(RuleEvaluated(rule, self.at, Growth(nodes) if applied else None, error=error))
 
     # --- by chance --------------------------------------------------------------------------------------------------------
 

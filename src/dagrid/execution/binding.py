@@ -2,35 +2,41 @@
 
 A parameter named after a predecessor receives its result; `**results` receives all that are left, by name; `inputs` says it
 explicitly; parameters with a default may stay without. What fits nothing is an error before anything runs. A node that has
-`arguments` is called with these and nothing else.
+`arguments` is called with these and nothing else. A condition (`when`) is looked at where the task runs.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from operator import itemgetter
 from types import FunctionType
 from typing import Any
 
-from dagrid.errors import InvalidNodeError, UnboundParameterError, UnknownTaskError, hint, nearest
+from dagrid.errors import InvalidNodeError, SkipTask, UnboundParameterError, UnknownTaskError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.node import Node
 
 Task = Callable[..., Any]
 Gather = Callable[[Sequence[Any]], Sequence[Any]]
+LOOP = "loop"
+"""The place of nodes whose task is an `async def` function."""
 
 
 @dataclass(slots=True)
 class Binding:
-    """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments."""
+    """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
+
+    `place` says where it has to run, if not with the others.
+    """
 
     fn: Task | None
     args: tuple[int, ...] = ()
     kwargs: dict[str, int] | None = None
     gather: Gather | None = None
+    place: str = ""
 
 
 @dataclass(slots=True)
@@ -46,9 +52,12 @@ class Bindings:
     kwargs: list[dict[str, int] | None] = field(default_factory=list)
     gather: list[Gather] = field(default_factory=list)
     single: list[int] = field(default_factory=list)
+    places: dict[int, str] = field(default_factory=dict)
 
     def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
+        if binding.place:
+            self.places[len(self.fns)] = binding.place
         self.fns.append(binding.fn)
         self.args.append(binding.args)
         self.kwargs.append(binding.kwargs)
@@ -59,6 +68,8 @@ class Bindings:
         """Forget the bindings of all nodes from a number on."""
         for each in (self.fns, self.args, self.kwargs, self.gather, self.single):
             del each[count:]
+        for node in [node for node in self.places if node >= count]:
+            del self.places[node]
 
     def sources(self, node: int) -> tuple[int, ...]:
         """Return the nodes whose values a node takes."""
@@ -93,6 +104,7 @@ class Binder:
         self._index = index
         self._known: dict[int, tuple[object, Parameters]] = {}
         self._filling: dict[int, tuple[object, Task]] = {}
+        self._asynchronous: dict[int, tuple[object, bool]] = {}
         for name in self._tasks:
             if name not in index:
                 suggestion = nearest(name, index)
@@ -126,10 +138,27 @@ class Binder:
         self, name: str, fn: Task | None, spec: Node | None, before: Sequence[int], names: Sequence[str]
     ) -> Binding:
         """Return how a node's task is called; the arguments and errors are those of `sources_of`."""
-        if fn is None or spec is None or spec.arguments is None:
-            return Binding(fn, *self.sources_of(name, fn, spec, before, names))
-        numbers = {names[number]: number for number in before}
-        arguments = spec.arguments
+        if fn is None:
+            return Binding(None)
+        if spec is None:
+            binding = Binding(fn, *self.sources_of(name, fn, None, before, names))
+        elif spec.arguments is not None:
+            binding = self._called(name, fn, spec.arguments, {names[number]: number for number in before})
+        else:
+            given = before
+            if spec.when is not None and spec.when.node not in spec.depends_on:
+                taken = set(spec.inputs.values()) if spec.inputs else ()
+                given = [one for one in before if names[one] != spec.when.node or names[one] in taken]
+            binding = Binding(fn, *self.sources_of(name, fn, spec, given, names))
+        if spec is not None and spec.when is not None:
+            binding = _guarded(binding, spec.when, next(one for one in before if names[one] == spec.when.node))
+        if spec is not None and spec.place is not None:
+            binding.place = spec.place
+        elif self._is_async(fn):
+            binding.place = LOOP
+        return binding
+
+    def _called(self, name: str, fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding:
         for source in arguments.sources or ():
             if source not in numbers:
                 raise UnboundParameterError(
@@ -139,6 +168,19 @@ class Binder:
                     source,
                 )
         return _placed(fn, arguments, numbers) or self._filled(fn, arguments, numbers)
+
+    def _is_async(self, fn: Task) -> bool:
+        if type(fn) is FunctionType:
+            return fn.__code__.co_flags & inspect.CO_COROUTINE != 0
+        known = self._asynchronous.get(id(fn))
+        if known is None:
+            bare: Any = fn
+            while isinstance(bare, partial):
+                bare = bare.func
+            called = getattr(bare, "__call__", None)  # noqa: B004  # an object whose __call__ is a coroutine function
+            found = inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(called)
+            known = self._asynchronous[id(fn)] = fn, found
+        return known[1]
 
     def _filled(self, fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding:
         """Bind arguments that have to be made of values: the worker does that, for it runs the user's `__getitem__`."""
@@ -217,8 +259,6 @@ def bind(
     bindings = Bindings()
     for number, fn in enumerate(fns):
         bindings.append(binder.bound(names[number], fn, specs.get(number), predecessors[number], names))
-    if None in bindings.fns:
-        check_sources(bindings, range(len(names)), names)
     return bindings
 
 
@@ -261,6 +301,30 @@ def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Bindi
     return Binding(fn, sources, kwargs or None, _with_constants(arguments.args, places))
 
 
+def call_when(fn: Task, path: tuple[Any, ...], condition: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a function if a value, or what is found in it along a path of keys, is true; else its node is skipped."""
+    for key in path:
+        condition = condition[key]
+    if not condition:
+        raise SkipTask("its condition does not hold")
+    return fn(*args, **kwargs)
+
+
+def _guarded(binding: Binding, condition: Ref, source: int) -> Binding:
+    """Let a node's condition travel before its arguments."""
+    called = binding.fn
+    assert called is not None
+    gather, args = binding.gather, binding.args
+    if gather is None:
+        return Binding(partial(call_when, called, condition.path), (source, *args), binding.kwargs)
+    return Binding(
+        partial(call_when, called, condition.path),
+        (source, *args),
+        binding.kwargs,
+        lambda values: (values[source], *gather(values)),
+    )
+
+
 def _with_constants(args: tuple[Any, ...], places: list[tuple[int, int]]) -> Gather:
     if not places:
         return lambda _: args
@@ -274,15 +338,15 @@ def _with_constants(args: tuple[Any, ...], places: list[tuple[int, int]]) -> Gat
     return gather
 
 
-def check_sources(bindings: Bindings, nodes: Iterable[int], names: Sequence[str]) -> None:
-    """Check that no node asks for the value of a node that has no task.
+def check_sources(bindings: Bindings, nodes: Iterable[int], names: Sequence[str], given: Collection[int] = ()) -> None:
+    """Check that no node asks for the value of a node that has no task, unless the value is given.
 
     Raises:
         UnboundParameterError: one does.
     """
     for node in nodes:
         for source in bindings.sources(node):
-            if bindings.fns[source] is None:
+            if bindings.fns[source] is None and source not in given:
                 raise UnboundParameterError(
                     f"Node {names[node]!r} asks for the result of {names[source]!r}, which has no task and so no result. "
                     f"Give {names[source]!r} a task.",

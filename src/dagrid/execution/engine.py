@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from dagrid.errors import DagridError, GraphLimitError, InternalError, RuleError, TaskError, TransferError
-from dagrid.execution.binding import Binder, Bindings, check_sources
+from dagrid.attempt import Extra
+from dagrid.errors import DagridError, InternalError, SkipTask, TaskError, TransferError
+from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.clock import REAL_CLOCK, let_others_run
-from dagrid.graph.node import Node
-from dagrid.graph.rules import Patch, Rule, View, check_declared, check_patch, check_sealed
+from dagrid.execution.growing import Growing, described
+from dagrid.execution.hosts import PlaceHost
+from dagrid.graph.rules import Rule
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import IDLE, SLOW, advance, decide
 from dagrid.machine.events import (
     NODE_MASK,
     Asked,
+    Begun,
     CancelRequested,
     Finished,
     Outcome,
@@ -31,9 +34,11 @@ from dagrid.machine.events import (
     TimerDue,
 )
 from dagrid.machine.plan import Plan
-from dagrid.machine.state import State, Status
+from dagrid.machine.state import State
 from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
 
+OpenPlace = Callable[[str], Backend]
+Given = tuple[Any, str]
 PATIENCE = 1_000
 INTERRUPTED = "interrupted by Ctrl-C"
 
@@ -50,12 +55,27 @@ class Engine:
         clock: Clock,
         draw: Callable[[], float],
         rules: Sequence[Rule] = (),
+        *,
+        place: OpenPlace | None = None,
+        given: Mapping[int, Given] | None = None,
+        omitted: Mapping[int, str] | None = None,
     ) -> None:
-        self.state = State(plan, [rule.optional for rule in rules], [rule.adds for rule in rules])
+        """Take all that a run needs.
+
+        Args:
+            plan, binder, bindings: the graph, compiled and bound.
+            backend: where attempts are performed.
+            clock: where time comes from.
+            draw: returns random numbers in [0, 1).
+            rules: those of a growing graph.
+            place: opens what performs the nodes that have a place of their own.
+            given: by node number, a value from before and where it comes from.
+            omitted: by node number, why it is not part of this run.
+        """
         self.values: list[Any] = [None] * len(plan)
+        self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
+        self.state = State(plan, self.growing.begin())
         self.errors: dict[int, BaseException] = {}
-        self.rules = list(rules)
-        self._most_rules = len(self.rules) + plan.settings.max_nodes
         self.clock = clock
         self.now = clock.now
         self.draw = draw
@@ -64,14 +84,19 @@ class Engine:
         self.began = 0.0
         self.ended = 0.0
         self._backend = backend
-        self._binder = binder
         self._bindings = bindings
+        self._place = place
+        self._given = given or {}
+        self._omitted = omitted or {}
         self._fns = bindings.fns
         self._single = bindings.single
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
         self._names = plan.names
+        self._adds = plan.adds
         self._session: Session | None = None
+        self._places: dict[str, PlaceHost] = {}
+        self._place_of: dict[int, PlaceHost] = {}
         self._lock = threading.Lock()
         self._inbox: deque[Stimulus] = deque()
         self._questions: deque[int] = deque()
@@ -88,7 +113,12 @@ class Engine:
         self.began = self.now()
         with self._lock:
             self._session = self._backend.open(self)
-            self._step(())
+            for place in set(self._bindings.places.values()):
+                self._open_place(place)
+            for node, (value, _) in self._given.items():
+                self.values[node] = value
+            reasons = {node: reason for node, (_, reason) in self._given.items()}
+            self._step([Begun(self.began, reasons, self._omitted)] if reasons or self._omitted else ())
         self._after()
         if self.failure is not None and not self.state.finished:
             self.close()
@@ -100,15 +130,13 @@ class Engine:
         Returns:
             Whether the run has ended; False when `timeout` seconds are over before.
         """
-        session = self._session
-        assert session is not None
-        if not session.attend():
+        if not self._lend():
             return self.done.wait(timeout)
         until = None if timeout is None else REAL_CLOCK.now() + timeout
         self._lent = True
         while True:
             self._stirred.clear()
-            session.attend()
+            self._lend()
             left = None if until is None else until - REAL_CLOCK.now()
             if self.done.is_set() or (left is not None and left <= 0):
                 return self.done.is_set()
@@ -122,6 +150,28 @@ class Engine:
         """End the use of the backend; called when the run is over."""
         if self._session is not None:
             self._session.close()
+        for place in self._places.values():
+            place.close()
+
+    def _lend(self) -> bool:
+        """Lend this thread to whoever has none of its own; return whether somebody wants it again."""
+        assert self._session is not None
+        wanted = bool(self._session.attend())
+        for place in list(self._places.values()):
+            wanted = bool(place.session.attend()) or wanted
+        return wanted
+
+    def _open_place(self, name: str) -> None:
+        """Open what performs the nodes of a place; its workers join by a report, as all do."""
+        if name not in self._places and self._place is not None:
+            self._places[name] = PlaceHost(self, name, self._place(name), self._place_of)
+
+    def _session_of(self, worker: int) -> Session:
+        assert self._session is not None
+        if not self._place_of:
+            return self._session
+        place = self._place_of.get(worker)
+        return self._session if place is None else place.session
 
     def watch(self) -> threading.Event:
         """Return an event that is set whenever there are new facts; the reader clears it."""
@@ -151,9 +201,15 @@ class Engine:
         """Give a worker that pulls its next call."""
         return self._exchange(worker, ())
 
-    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
+    def completed(
+        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
+    ) -> Call | None:
         """Take a value from a worker that pulls, and give it its next call."""
         attempt = call.attempt
+        if extra is not None:
+            event = Finished(worker, attempt, Outcome.COMPLETED, started, ended, value, extra=extra)
+            self._prepare(event)
+            return self._exchange(worker, (event,))
         lock = self._lock
         if not lock.acquire(False):
             self._enter()
@@ -235,7 +291,7 @@ class Engine:
                 return
             try:
                 while self._questions:
-                    answer = self._evaluate(self._questions.popleft())
+                    answer = self.growing.evaluate(self.state, self._questions.popleft(), self.now())
                     self._enter()
                     try:
                         self._step((answer,))
@@ -253,7 +309,7 @@ class Engine:
             self._end()
             return None
 
-    def _decide(self, stimuli: Sequence[Stimulus]) -> list[Command]:
+    def _decide(self, stimuli: Iterator[Stimulus]) -> list[Command]:
         try:
             return decide(self.state, stimuli, self.now())
         except DagridError:
@@ -270,23 +326,8 @@ class Engine:
             watcher.set()
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
-        stimuli: list[Stimulus] = []
-        grown: list[RuleEvaluated] = []
-        while self._inbox:
-            stimuli.append(self._inbox.popleft())
-        for event in events:
-            if type(event) is RuleEvaluated:
-                grown.append(event)
-            else:
-                stimuli.append(event)
-        for event in stimuli:
-            if type(event) is Finished and self.state.current(event.attempt):
-                self._keep(event)
-        commands = self._decide(stimuli) if stimuli or not grown else []
-        for answer in grown:
-            commands += self._grow(answer)
         reply: Call | None = None
-        for command in commands:
+        for command in self._decide(self._taken(events)):
             if type(command) is Perform and command.worker == worker:
                 reply = self._call(command.attempts[0])
             else:
@@ -295,21 +336,64 @@ class Engine:
             watcher.set()
         return reply
 
+    def _taken(self, events: Sequence[Stimulus]) -> Iterator[Stimulus]:
+        """Yield the inbox and these events; keep the values of what ended, and bind the nodes that the graph grows by."""
+        came: list[Stimulus] = []
+        while self._inbox:
+            came.append(self._inbox.popleft())
+        for event in (*came, *events):
+            if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
+                yield self._bound(event)
+                self._after_growth()
+            else:
+                if type(event) is Finished:
+                    self._keep(event)
+                yield event
+
+    def _bound(self, event: Finished | RuleEvaluated) -> Stimulus:
+        """Bind what the graph is to grow by. What does not fit fails the rule, or the attempt that left it."""
+        assert event.growth is not None
+        current = isinstance(event, RuleEvaluated) or self.state.current(event.attempt)
+        try:
+            if current:
+                self.growing.bind(self.state, event.growth)
+        except DagridError as error:
+            if isinstance(event, RuleEvaluated):
+                return self.growing.failed(event.rule, event.at, error, event.reads)
+            event.outcome, event.value, event.growth = Outcome.FAILED, error, None
+            event.error, event.retryable = described(error), False
+        if isinstance(event, Finished):
+            self._keep(event)
+        return event
+
+    def _after_growth(self) -> None:
+        known = len(self._names)
+        plan = self.state.plan
+        if len(plan) == len(self.values):
+            self.growing.forget(self.state)
+            return
+        self.growing.taken(self.state)
+        self._names = plan.names
+        places = self._bindings.places
+        if places:
+            for node in range(known, len(plan)):
+                if node in places:
+                    self._open_place(places[node])
+
     def _perform(self, command: Command) -> None:
-        session = self._session
-        assert session is not None
         if isinstance(command, Perform):
-            session.perform(Bundle(command.worker, [self._call(attempt) for attempt in command.attempts]))
+            bundle = Bundle(command.worker, [self._call(attempt) for attempt in command.attempts])
+            self._session_of(command.worker).perform(bundle)
         elif isinstance(command, Wake):
-            session.wake(command.worker)
+            self._session_of(command.worker).wake(command.worker)
             if self._lent:
                 self._stirred.set()
         elif isinstance(command, SetTimer):
             self._set_timer(command)
         elif isinstance(command, Recall):
-            session.recall(command.worker, command.attempts)
+            self._session_of(command.worker).recall(command.worker, command.attempts)
         elif isinstance(command, Cancel):
-            session.cancel(command.worker, command.attempt)
+            self._session_of(command.worker).cancel(command.worker, command.attempt)
         elif isinstance(command, Evaluate):
             self._questions.append(command.rule)
         elif isinstance(command, Finish):
@@ -326,19 +410,35 @@ class Engine:
             self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
             (values[single],) if single >= 0 else self._gather[node](values),
             dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
+            node in self._adds,
         )
 
     def _prepare(self, event: Finished) -> None:
-        """Outside of the lock: open the exception of a failed attempt and see whether it is worth another try."""
+        """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
+        if event.extra is not None and event.outcome == Outcome.COMPLETED:
+            self._open_extra(event)
         if event.outcome != Outcome.FAILED:
             return
         error = event.value = _error_of(event, self._names[event.attempt & NODE_MASK])
-        event.error = _described(error)
+        event.error = described(error)
         event.draw = self.draw()
         retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
         event.retryable = event.retryable and retry is not None and isinstance(error, retry.on)
+        if isinstance(error, SkipTask):
+            event.outcome, event.error = Outcome.SKIPPED, str(error)
+
+    def _open_extra(self, event: Finished) -> None:
+        node = event.attempt & NODE_MASK
+        try:
+            extra: Extra = opened(event.extra)
+            event.note = extra.note
+            event.growth = self.growing.left_by(extra, self.state.plan.adds.get(node))
+        except Exception as error:  # noqa: BLE001  # the user's code, and a patch that is not one fails the attempt
+            event.outcome, event.value, event.growth = Outcome.FAILED, error, None
 
     def _keep(self, event: Finished) -> None:
+        if not self.state.current(event.attempt):
+            return
         node = event.attempt & NODE_MASK
         if event.outcome == Outcome.COMPLETED:
             self.values[node] = event.value
@@ -375,79 +475,13 @@ class Engine:
                 self._arm()
         self._after()
 
-    # --- growth ---------------------------------------------------------------------------------------------------------
-
-    def _evaluate(self, number: int) -> RuleEvaluated:
-        rule = self.rules[number]
-        view = View(_Snapshot(self, number))
-        try:
-            if not rule.predicate(view):
-                return RuleEvaluated(number, self.now(), reads=view.reads, looked=view.looked)
-            patch = rule.body(view)
-            if not isinstance(patch, Patch):
-                raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
-            nodes = patch.joined()
-            check_declared(rule, nodes, patch.rules)
-            if len(self.rules) + len(patch.rules) > self._most_rules:
-                raise GraphLimitError(
-                    f"There would be more than {self._most_rules} rules. Look for a rule that adds rules for ever, or allow "
-                    f"more with max_nodes."
-                )
-        except Exception as error:  # noqa: BLE001  # a rule is the user's code; its failure fails the run, with its cause
-            return self._rule_failed(number, error, view.reads)
-        first = len(self.rules)
-        self.rules.extend(patch.rules)
-        rules = [(first + offset, each.optional, each.adds) for offset, each in enumerate(patch.rules)]
-        return RuleEvaluated(number, self.now(), True, view.reads, nodes, rules, looked=view.looked, relies=view.relies)
-
-    def _rule_failed(self, number: int, error: Exception, reads: dict[int, int]) -> RuleEvaluated:
-        what = f"Rule {self.rules[number].name!r} failed: {_described(error)}"
-        self.failure = error if isinstance(error, GraphLimitError) else RuleError(what, self.rules[number].name)
-        if self.failure is not error:
-            self.failure.__cause__ = error
-        return RuleEvaluated(number, self.now(), reads=reads, error=what)
-
-    def _grow(self, answer: RuleEvaluated) -> list[Command]:
-        """Under the lock: check and bind the nodes of a patch, and let the machine take it, whole or not at all."""
-        plan = self.state.plan
-        known = len(plan)
-        if answer.applied:
-            try:
-                check_sealed(answer.nodes, self.state.sealed | answer.relies)
-                self._bind(answer.nodes)
-            except DagridError as error:
-                answer = self._rule_failed(answer.rule, error, dict(answer.reads))
-        commands = self._decide([answer])
-        if len(plan) == known:
-            self._bindings.truncate(known)
-            plan.empty = {node for node in plan.empty if node < known}
-        else:
-            self._names = plan.names
-            self.values.extend([None] * (len(plan) - known))
-        return commands
-
-    def _bind(self, nodes: Sequence[Node]) -> None:
-        """Bind the nodes of a patch, which the machine asks about when it takes them."""
-        plan = self.state.plan
-        check_patch(nodes, plan.index)
-        plan.check_growth(nodes)
-        names = _Names(plan.names, [node.id for node in nodes])
-        numbers = {node.id: len(plan) + offset for offset, node in enumerate(nodes)}
-        for node in nodes:
-            fn = self._binder.task(node.id, node)
-            before = [numbers[name] if name in numbers else plan.index[name] for name in node.required()]
-            self._bindings.append(self._binder.bound(node.id, fn, node, before, names))
-            if fn is None:
-                plan.empty.add(numbers[node.id])
-        check_sources(self._bindings, numbers.values(), names)
-
 
 def _error_of(event: Finished, node: str) -> BaseException:
     """Return the exception of a failed attempt, whatever the place made of it."""
     try:
         error = opened(event.value)
     except Exception as unreadable:  # noqa: BLE001  # an exception class may refuse to be made again; the attempt failed all the same
-        return TransferError(f"Node {node!r} failed, and its error cannot be read: {_described(unreadable)}.", node)
+        return TransferError(f"Node {node!r} failed, and its error cannot be read: {described(unreadable)}.", node)
     if isinstance(error, BaseException):
         return error
     return TaskError(event.error or f"Node {node!r} failed, and its worker did not say why.", node)
@@ -457,52 +491,6 @@ def _fault(error: Exception) -> DagridError:
     """Return what failed inside of the scheduler as the error that asks for a report."""
     if isinstance(error, DagridError):
         return error
-    fault = InternalError(f"The scheduler failed with {_described(error)}.")
+    fault = InternalError(f"The scheduler failed with {described(error)}.")
     fault.__cause__ = error
     return fault
-
-
-def _described(error: BaseException) -> str:
-    """Return the class and the message of an exception, whose own `__str__` may fail."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001  # the user's code
-        return f"{type(error).__name__}, which cannot be shown as text"
-
-
-class _Names(Sequence[str]):
-    """The names of a graph followed by those of a patch, without copying the first."""
-
-    def __init__(self, old: Sequence[str], new: Sequence[str]) -> None:
-        self._old = old
-        self._new = new
-
-    def __len__(self) -> int:
-        return len(self._old) + len(self._new)
-
-    def __getitem__(self, number: Any) -> Any:
-        return self._old[number] if number < len(self._old) else self._new[number - len(self._old)]
-
-
-class _Snapshot:
-    """What a rule's view reads of a running graph."""
-
-    __slots__ = ("_engine", "_rule", "index", "kinds", "names")
-
-    def __init__(self, engine: Engine, rule: int) -> None:
-        plan = engine.state.plan
-        self._engine = engine
-        self._rule = rule
-        self.names = plan.names
-        self.index = plan.index
-        self.kinds = plan.kinds
-
-    def status(self, node: int) -> tuple[int, str]:
-        code = self._engine.state.status[node]
-        return code, Status(code).name.lower()
-
-    def value(self, node: int) -> Any:
-        return opened(self._engine.values[node])
-
-    def closed(self, kind: str) -> bool:
-        return self._engine.state.closed(kind, self._rule)

@@ -281,8 +281,8 @@ class ExecutionResult:
             return ""
         if status == Status.SKIPPED:
             cause = state.cause.get(node, NO_TASK)
-            if cause == NO_TASK:
-                return "it has no task"
+            if cause in (NO_TASK, node):
+                return state.detail.get(node, "it has no task")
             return f"{state.plan.names[cause]!r} {ended_word(state.status[cause])}"
         return state.detail.get(node, "")
 

@@ -195,6 +195,8 @@ def subgraph(dag: DAG, keep: Collection[int]) -> DAG:
             continue
         if spec.inputs and not all(source in index for source in spec.inputs.values()):
             spec = spec.changed(inputs={key: source for key, source in spec.inputs.items() if source in index})
+        if spec.when is not None and spec.when.node not in index:
+            spec = spec.changed(when=None)
         if not all(one in index for one in spec.depends_on):
             spec = spec.changed(depends_on=[one for one in spec.depends_on if one in index])
         if not spec.is_bare:
@@ -211,7 +213,12 @@ def reverse(dag: DAG) -> DAG:
     specs = {}
     for at, spec in dag.specs.items():
         turned = spec.changed(
-            inputs=None, arguments=None, depends_on=[structure.names[one] for one in predecessors[at]]
+            inputs=None,
+            arguments=None,
+            when=None,
+            setup=False,
+            debug=False,
+            depends_on=[structure.names[one] for one in predecessors[at]],
         )
         if not turned.is_bare:
             specs[at] = turned

@@ -6,12 +6,11 @@ This room knows nothing of running.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from dagrid.errors import DuplicateNodeError
 from dagrid.graph.dag import DAG, check_run_settings
-from dagrid.graph.node import Node, NodeRef, OnLost, node_id
-from dagrid.graph.policy import Retry
+from dagrid.graph.node import Node, NodeRef, NodeSettings, node_id
 from dagrid.graph.structure import Structure, add_names, paused_gc
 
 
@@ -41,18 +40,9 @@ class DAGBuilder:
         fn: Callable[..., Any] | None = None,
         *,
         depends_on: Iterable[NodeRef] = (),
-        payload: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        priority: int = 0,
-        is_sequential: bool = False,
-        resources: Mapping[str, float] | None = None,
-        selector: Mapping[str, str] | None = None,
-        retries: Retry | int | None = None,
-        timeout: float | None = None,
-        cost: float | None = None,
         inputs: Mapping[str, NodeRef] | None = None,
-        kind: str | None = None,
-        on_lost: OnLost = "requeue",
+        payload: Any = None,
+        **settings: Unpack[NodeSettings],
     ) -> Self:
         """Add a node; the arguments are those of Node. What it depends on may be added later.
 
@@ -60,23 +50,7 @@ class DAGBuilder:
             DuplicateNodeError: the name is taken.
             InvalidNodeError: a setting that cannot be.
         """
-        node = Node(
-            name,
-            fn,
-            depends_on,
-            priority,
-            is_sequential,
-            resources=resources,
-            selector=selector,
-            retries=retries,
-            timeout=timeout,
-            cost=cost,
-            inputs=inputs,
-            kind=kind,
-            on_lost=on_lost,
-            payload=payload,
-            metadata=metadata,
-        )
+        node = Node(name, fn, depends_on, inputs=inputs, payload=payload, **settings)
         return self.add(node)
 
     def add(self, node: Node) -> Self:

@@ -75,6 +75,8 @@ def to_json(dag: DAG, indent: int | None = None) -> str:
             continue
         if "retries" in record:
             record["retries"] = _retry_record(record["retries"], record["id"])
+        if "adds" in record:
+            record["adds"] = sorted(record["adds"])
         for setting in ("payload", "metadata"):
             if setting in record:
                 _check_plain(record[setting], record["id"], setting)

@@ -7,15 +7,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from dagrid.errors import InvalidNodeError
-from dagrid.graph.arguments import Arguments
+from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.policy import Retry, as_retry
 
 OnLost = Literal["requeue", "fail"]
+Place = Literal["caller"]
 NodeRef = str | Callable[..., Any]
+
+
+class NodeSettings(TypedDict, total=False):
+    """What can be said of the run of a node, by name; see `Node`. Builders and `@task` take these."""
+
+    priority: int
+    is_sequential: bool
+    resources: Mapping[str, float] | None
+    selector: Mapping[str, str] | None
+    retries: Retry | int | None
+    timeout: float | None
+    cost: float | None
+    kind: str | None
+    adds: AbstractSet[str] | None
+    tags: Iterable[str]
+    when: Any
+    setup: bool
+    debug: bool
+    cache: bool | str
+    place: Place | None
+    on_lost: OnLost
+    metadata: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -35,6 +59,15 @@ class Node:
         cost: estimated seconds, 0 or more; None is unknown and counts as 1.
         inputs: parameter of `fn` -> the node whose value it gets. These are edges too.
         kind: a word of yours that rules and displays may look at.
+        adds: the kinds of the nodes that this one may append to the graph while it runs (`current().grow`); nodes without a kind
+            are always allowed. None: no other.
+        tags: words by which parts of a graph are chosen.
+        when: a node whose value decides: where it is false, this one is skipped, and what takes its value is, too. An edge.
+        setup: it runs once for a graph; further runs of the same graph use its value. It depends on setup nodes only.
+        debug: it runs only where a run asks for it. What is no debug node cannot depend on it.
+        cache: True keeps the value for later runs where a run has a cache, see `dagrid.assemble.start`; a text does the same, and
+            stands for the code of `fn`: say another one to have it computed anew.
+        place: "caller" runs it in the thread that waits for the run, wherever the others run.
         on_lost: whether an attempt whose worker vanished is sent again ("requeue") or fails ("fail").
         payload: anything; dagrid carries it and does not look.
         metadata: more to carry, by name.
@@ -57,6 +90,13 @@ class Node:
     cost: float | None
     inputs: Mapping[str, str] | None
     kind: str | None
+    adds: frozenset[str] | None
+    tags: tuple[str, ...]
+    when: Ref | None
+    setup: bool
+    debug: bool
+    cache: bool | str
+    place: Place | None
     on_lost: OnLost
     payload: Any
     metadata: Mapping[str, Any] | None
@@ -77,6 +117,13 @@ class Node:
         cost: float | None = None,
         inputs: Mapping[str, NodeRef] | None = None,
         kind: str | None = None,
+        adds: AbstractSet[str] | None = None,
+        tags: Iterable[str] = (),
+        when: NodeRef | Ref | None = None,
+        setup: bool = False,
+        debug: bool = False,
+        cache: bool | str = False,
+        place: Place | None = None,
         on_lost: OnLost = "requeue",
         payload: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -102,6 +149,17 @@ class Node:
             "kind",
             kind if kind is None or isinstance(kind, str) else _refuse(name, f"kind is a word, not {kind!r}"),
         )
+        put(self, "adds", None if adds is None else frozenset(_words(name, "adds", adds)))
+        put(self, "tags", _words(name, "tags", tags) if tags else ())
+        put(self, "when", None if when is None else _condition(name, when))
+        put(self, "setup", bool(setup))
+        put(self, "debug", bool(debug))
+        if not isinstance(cache, (bool, str)):
+            _refuse(name, f"cache is True, False or a text, not {cache!r}")
+        put(self, "cache", cache)
+        if place not in (None, "caller"):
+            _refuse(name, f"place is 'caller' or None, not {place!r}")
+        put(self, "place", place)
         if on_lost not in ("requeue", "fail"):
             _refuse(name, f"on_lost is 'requeue' or 'fail', not {on_lost!r}")
         put(self, "on_lost", on_lost)
@@ -138,6 +196,13 @@ class Node:
             and self.inputs is None
             and self.arguments is None
             and self.kind is None
+            and self.adds is None
+            and self.when is None
+            and self.place is None
+            and not self.tags
+            and not self.setup
+            and not self.debug
+            and not self.cache
             and not self.priority
             and not self.is_sequential
             and not self.resources
@@ -158,10 +223,13 @@ class Node:
         return tuple(dict.fromkeys((*self.depends_on, *taken)))
 
     def taken(self) -> tuple[str, ...]:
-        """Return the names of the nodes whose values `inputs` or `arguments` ask for."""
+        """Return the names of the nodes whose values `inputs`, `arguments` or `when` ask for."""
+        taken: tuple[str, ...] = ()
         if self.arguments is not None:
-            return self.arguments.sources or ()
-        return tuple(self.inputs.values()) if self.inputs else ()
+            taken = self.arguments.sources or ()
+        elif self.inputs:
+            taken = tuple(self.inputs.values())
+        return taken if self.when is None else (*taken, self.when.node)
 
     def called(self, name: str, arguments: Arguments) -> Node:
         """Return a copy with another name and these arguments, without checking anything again."""
@@ -179,6 +247,13 @@ class Node:
         put(made, "cost", self.cost)
         put(made, "inputs", None)
         put(made, "kind", self.kind)
+        put(made, "adds", self.adds)
+        put(made, "tags", self.tags)
+        put(made, "when", self.when)
+        put(made, "setup", self.setup)
+        put(made, "debug", self.debug)
+        put(made, "cache", self.cache)
+        put(made, "place", self.place)
         put(made, "on_lost", self.on_lost)
         put(made, "payload", self.payload)
         put(made, "metadata", self.metadata)
@@ -281,6 +356,24 @@ def _inputs(name: str, given: Mapping[str, NodeRef]) -> dict[str, str]:
         if not isinstance(parameter, str) or not parameter:
             _refuse(name, f"inputs is parameter -> node, and {parameter!r} is no parameter")
     return {parameter: _reference(name, source) for parameter, source in given.items()}
+
+
+def _words(name: str, setting: str, given: object) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        _refuse(name, f"{setting} is a list of words such as [{str(given)!r}], not {given!r}")
+    words: tuple[str, ...] = tuple(sorted(given) if isinstance(given, AbstractSet) else given)  # type: ignore[arg-type]
+    for word in words:
+        if not isinstance(word, str) or not word:
+            _refuse(name, f"{setting} is a list of words, and {word!r} is none")
+    return tuple(dict.fromkeys(words))
+
+
+def _condition(name: str, given: object) -> Ref:
+    if type(given) is Ref:
+        return given
+    if isinstance(given, list) and len(given) == 2:  # as JSON gives back a Ref
+        return Ref(_reference(name, given[0]), tuple(given[1]))
+    return Ref(_reference(name, given))
 
 
 def _arguments(name: str, given: object, inputs: object) -> Arguments:

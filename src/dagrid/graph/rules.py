@@ -69,6 +69,7 @@ class Rule:
         optional: a run may end without it; otherwise a rule that never became applicable fails the run.
         adds: the kinds of the nodes that it, and the rules that it appends, may add; nodes without a kind are always allowed.
             None says nothing: as long as such a rule is left, no kind is closed for the others.
+        waits: nodes without whose end the predicate cannot hold, so that there is no use in asking it before.
     """
 
     predicate: Callable[[View], bool]
@@ -76,6 +77,7 @@ class Rule:
     name: str = ""
     optional: bool = False
     adds: AbstractSet[str] | None = None
+    waits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("predicate", "body"):
@@ -202,26 +204,28 @@ class View:
         return code, word
 
 
-def check_declared(rule: Rule, nodes: Iterable[Node], rules: Iterable[Rule]) -> None:
-    """Check that what a rule appends is what it said it may add.
+def check_declared(
+    adds: AbstractSet[str] | None, nodes: Iterable[Node], rules: Iterable[Rule], who: str = "this rule"
+) -> None:
+    """Check that what a rule or a node appends is what it said it may add.
 
     Raises:
         InvalidPatchError: it is not; the message names the kind.
     """
-    if rule.adds is None:
+    if adds is None:
         return
-    said = sorted(rule.adds)
+    said = sorted(adds) or "nothing with a kind"
     for node in nodes:
-        if node.kind is not None and node.kind not in rule.adds:
+        if isinstance(node, Node) and node.kind is not None and node.kind not in adds:
             raise InvalidPatchError(
-                f"Node {node.id!r} is of kind {node.kind!r}, and this rule said adds={said}. Add the kind to adds."
+                f"Node {node.id!r} is of kind {node.kind!r}, and {who} said that it adds {said}. Add the kind to its adds."
             )
     for further in rules:
-        if further.adds is None or not further.adds <= rule.adds:
-            kinds = "any kind" if further.adds is None else f"nodes of kind {sorted(further.adds - rule.adds)}"
+        if further.adds is None or not further.adds <= adds:
+            kinds = "any kind" if further.adds is None else f"nodes of kind {sorted(further.adds - adds)}"
             raise InvalidPatchError(
-                f"The rule {further.name!r} may add {kinds}, and the rule that appends it said adds={said}. Let the first one "
-                f"add less, or the second one say more."
+                f"The rule {further.name!r} may add {kinds}, and {who}, which appends it, said that it adds {said}. Let the "
+                f"rule say a smaller adds={{...}}, or {who} a larger one."
             )
 
 

@@ -6,26 +6,32 @@ wants the next one), taken without making a record of anything; both use the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 from heapq import heappop
 from typing import Any
 
-from dagrid.errors import GraphError, PlanError, RunError, TaskTimeoutError
+import msgspec
+
+from dagrid.errors import PlanError, RunError, TaskTimeoutError
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.events import (
     NODE_MASK,
     NUMBER_SHIFT,
     UNSTARTED,
     Asked,
+    Begun,
     CancelRequested,
     Fact,
     Finished,
+    Growth,
     Kind,
     Outcome,
     Recalled,
     RuleEvaluated,
     Started,
     Stimulus,
+    Stop,
     TimerDue,
     TimerKind,
     WorkerGone,
@@ -36,18 +42,17 @@ from dagrid.machine.pick import fits_now, has_room, pick
 from dagrid.machine.state import (
     COMPLETED,
     PENDING,
+    PLACE,
     QUEUED,
     READY,
     RUNNING,
     WAITING,
-    RuleState,
     State,
     Worker,
     assign,
     complete,
     read_entry,
     record,
-    refresh,
     skip,
     start,
     vacate,
@@ -58,12 +63,12 @@ SLOW = -2
 _KNOWS_MEAN = 0.8
 
 
-def decide(state: State, stimuli: Sequence[Stimulus], at: float) -> list[Command]:
+def decide(state: State, stimuli: Iterable[Stimulus], at: float) -> list[Command]:
     """Take what happened and return what is to be done.
 
     Args:
         state: changed in place; the facts are appended to its journal.
-        stimuli: in the order in which they were received.
+        stimuli: in the order in which they were received. Each is taken before the next one is asked for.
         at: the time of this step, in seconds of the run's clock.
 
     Returns:
@@ -71,10 +76,17 @@ def decide(state: State, stimuli: Sequence[Stimulus], at: float) -> list[Command
     """
     commands: list[Command] = []
     if state.finished:
+        for _ in stimuli:
+            pass  # who comes late is heard, and nothing follows
         return commands
+    answers = others = 0
     for stimulus in stimuli:
         _HANDLERS[type(stimulus)](state, stimulus, commands)
-    quiet = bool(stimuli) and all(type(each) is RuleEvaluated and not (each.applied or each.error) for each in stimuli)
+        if type(stimulus) is RuleEvaluated and stimulus.growth is None and not stimulus.error:
+            answers += 1
+        else:
+            others += 1
+    quiet = answers > 0 and not others
     _skip_what_cannot_run(state, at)
     _ask_rules(state, commands)
     if not state.finished:
@@ -98,12 +110,14 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
     queue = state.queues.get(worker)
     if not state.fast or queue is None or attempt not in queue or attempt > NODE_MASK or status[attempt] != RUNNING:
         return SLOW
+    if state.watchers and attempt in state.watchers:
+        return SLOW
     complete(state, attempt, started, ended)
     del queue[attempt]
     heap = state.heap
     if heap:
         following = heap[0] & NODE_MASK
-        if status[following] == READY and following not in state.numbers:
+        if status[following] == READY and following not in state.numbers and following not in state.watchers:
             heappop(heap)
             status[following] = RUNNING
             state.started[following] = ended
@@ -115,9 +129,18 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
     return IDLE
 
 
+def _begun(state: State, event: Begun, commands: list[Command]) -> None:
+    for node, reason in event.omitted.items():
+        record(state, Fact(Kind.OMITTED, event.at, node, detail=reason))
+    for node, reason in event.given.items():
+        record(state, Fact(Kind.REUSED, event.at, node, detail=reason))
+
+
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
     shape = (event.slots, max(event.window, event.slots), int(event.pulls))
     labels = tuple(sorted(event.labels.items()))
+    if event.place:
+        labels = ((PLACE, event.place), *labels)
     record(
         state, Fact(Kind.WORKER_JOINED, event.at, worker=event.worker, detail=event.name, numbers=shape, labels=labels)
     )
@@ -193,6 +216,7 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
         return
     worker.heard = event.ended
     worker.recalling = False
+    worker.woken = worker.pulls  # it will ask
     node, number = event.attempt & NODE_MASK, event.attempt >> NUMBER_SHIFT
     counts = state.current(event.attempt)
     if counts and state.status[node] == QUEUED and event.outcome != Outcome.CANCELLED:
@@ -208,6 +232,12 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
         known = state.mean_duration
         state.mean_duration = took if known < 0 else _KNOWS_MEAN * known + (1 - _KNOWS_MEAN) * took
         complete(state, node, event.started, event.ended)
+        if event.note:
+            record(state, Fact(Kind.NOTED, event.ended, node, number, event.worker, detail=event.note))
+        if event.growth is not None:
+            _grow(state, Fact(Kind.PATCHED, event.ended, node, growth=event.growth))
+    elif event.outcome == Outcome.SKIPPED:
+        record(state, Fact(Kind.PASSED, event.ended, node, number, event.worker, event.started, detail=event.error))
     elif event.outcome == Outcome.FAILED:
         _failed(state, Kind.FAILED, node, number, event, commands)
     elif event.outcome == Outcome.LOST:
@@ -242,8 +272,8 @@ def _failed(
 
 def _stop_on_failure(state: State, at: float) -> None:
     if state.plan.settings.on_failure == "stop" and not state.stopped:
-        state.stopped = True
-        refresh(state)
+        reason = "a node failed and on_failure is 'stop'"
+        record(state, Fact(Kind.STOPPED, at, number=Stop.FAILURE, detail=reason))
 
 
 def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
@@ -278,15 +308,13 @@ def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
 
 
 def _cancel(state: State, event: CancelRequested, commands: list[Command]) -> None:
-    if state.stopped and state.cancelled:
-        return
-    state.cancelled = event.reason
-    _stop(state, event.at, event.reason, commands)
+    if not (state.stopped and state.cancelled):
+        record(state, Fact(Kind.STOPPED, event.at, number=Stop.CANCELLED, detail=event.reason))
+        _stop(state, event.at, event.reason, commands)
 
 
 def _stop(state: State, at: float, reason: str, commands: list[Command]) -> None:
-    """Nothing new starts; what runs is stopped; every node that has not ended is cancelled."""
-    state.stopped = True
+    """What runs is stopped; every node that has not ended is cancelled."""
     for worker in state.present.values():
         for attempt in list(worker.queue):
             if state.current(attempt):
@@ -298,7 +326,6 @@ def _stop(state: State, at: float, reason: str, commands: list[Command]) -> None
             record(state, Fact(Kind.CANCELLED, at, node, state.number_of(node), worker_of, started, detail=reason))
     state.doomed.clear()
     state.passed.clear()
-    refresh(state)
 
 
 def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command]) -> None:
@@ -314,8 +341,8 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
         _fail_run(state, event.at, event.error, commands)
     elif rule.dirty:
         state.dirty.append(event.rule)
-    elif event.applied:
-        _apply_rule(state, rule, event, commands)
+    elif event.growth is not None:
+        _apply_rule(state, event, event.growth, commands)
     else:
         rule.reads = event.reads
         for node in event.reads:
@@ -339,36 +366,44 @@ def _standing(state: State, topic: tuple[str, str], rule: int) -> int:
     return state.closed(name, rule) if what == "closed" else len(state.plan)
 
 
-def _apply_rule(state: State, rule: RuleState, event: RuleEvaluated, commands: list[Command]) -> None:
+def _apply_rule(state: State, event: RuleEvaluated, growth: Growth, commands: list[Command]) -> None:
     try:
-        added = state.plan.grow(event.nodes)
-    except (GraphError, PlanError, RunError) as error:
+        state.plan.check_growth(growth.nodes)
+    except (PlanError, RunError) as error:
         _fail_run(state, event.at, str(error), commands)
         return
-    state.sealed |= event.relies
-    for number, optional, adds in event.rules:
-        state.add_rule(number, optional, adds)
-    record(state, Fact(Kind.PATCHED, event.at, cause=event.rule, numbers=tuple(added)))
+    before = state.rules[event.rule]
+    _grow(state, Fact(Kind.PATCHED, event.at, cause=event.rule, growth=growth))
     if state.topics:
-        _touch(state, rule, event)
-    refresh(state)
+        _touch_closed(state, before.adds, growth.relies)
 
 
-def _touch(state: State, rule: RuleState, event: RuleEvaluated) -> None:
-    """Mark the rules that looked at what a patch has changed: names, kinds, how many nodes there are, what is closed."""
-    touched: set[tuple[str, str]] = {("all", "")} if event.nodes else set()
-    for node in event.nodes:
+def _grow(state: State, fact: Fact) -> None:
+    """Record a patch that fits, and mark the rules that looked at what it changes."""
+    growth = fact.growth
+    assert growth is not None
+    first = len(state.plan)
+    numbers = tuple(range(first, first + len(growth.nodes)))
+    record(state, msgspec.structs.replace(fact, numbers=numbers))
+    if not state.topics or not growth.nodes:
+        return
+    touched: set[tuple[str, str]] = {("all", "")}
+    for node in growth.nodes:
         touched.add(("name", node.id))
         if node.kind is not None:
             touched.add(("kind", node.kind))
     for topic in touched & state.topics.keys():
         for number in state.topics.pop(topic):
             _mark(state, number)
+
+
+def _touch_closed(state: State, adds: AbstractSet[str] | None, relies: AbstractSet[str] = frozenset()) -> None:
+    """One who might add nodes of some kinds (None: any) is gone: mark the rules that look whether a kind is closed, and it is."""
     undeclared = state.adders.get(None, 0)
     if undeclared > 1:
         return
-    left = {name for what, name in state.topics if what == "closed"} if rule.adds is None else rule.adds
-    for kind in left | event.relies:
+    left = {name for what, name in state.topics if what == "closed"} if adds is None else adds
+    for kind in left | relies:
         if kind not in state.sealed and state.adders.get(kind, 0) + undeclared > 1:
             continue
         for number in state.topics.get(("closed", kind), ()):
@@ -386,7 +421,7 @@ def _mark(state: State, number: int) -> None:
 
 
 def _fail_run(state: State, at: float, error: str, commands: list[Command]) -> None:
-    state.error = error
+    record(state, Fact(Kind.STOPPED, at, number=Stop.ERROR, detail=error))
     _stop(state, at, error, commands)
 
 
@@ -406,6 +441,8 @@ def _ask_rules(state: State, commands: list[Command]) -> None:
                 _mark(state, number)
         if now >= COMPLETED:
             state.watchers.pop(node, None)
+            if node in state.plan.adds and state.topics:
+                _touch_closed(state, state.plan.adds[node])
     state.scanned = len(state.journal)
     for number in state.dirty:
         rule = state.rules.get(number)
@@ -455,7 +492,11 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     limit = state.plan.settings.max_concurrency
     if not heap or limit is not None or state.sequential or not 0 <= state.mean_duration < state.plan.settings.batch:
         return
-    workers = [worker for worker in state.present.values() if not worker.pulls and worker.window > worker.slots]
+    workers = [
+        worker
+        for worker in state.present.values()
+        if not worker.pulls and worker.window > worker.slots and not worker.place
+    ]
     if not workers:
         return
     by_time = int(state.plan.settings.batch / max(state.mean_duration, 1e-6))
@@ -547,6 +588,7 @@ def _skip_what_cannot_run(state: State, at: float) -> None:
 
 
 _HANDLERS: dict[type, Callable[[State, Any, list[Command]], None]] = {
+    Begun: _begun,
     WorkerJoined: _joined,
     WorkerGone: _gone,
     Asked: _asked,

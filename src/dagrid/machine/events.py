@@ -30,13 +30,35 @@ class Outcome(IntEnum):
     FAILED = 1
     CANCELLED = 2
     LOST = 3
+    SKIPPED = 4
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """The run begins with nodes that shall not run, each with the reason: `given` have a value already, `omitted` have none."""
+
+    at: float
+    given: Mapping[int, str] = {}
+    omitted: Mapping[int, str] = {}
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """What a patch appends, checked before: nodes, opaque here but for their settings, and rules.
+
+    Each rule comes as its number, whether it is optional, the kinds that it may add (None: any), and the names of nodes without
+    whose end there is no use in asking it.
+    """
+
+    nodes: Sequence[Any] = ()
+    rules: Sequence[tuple[int, bool, AbstractSet[str] | None, tuple[str, ...]]] = ()
+    relies: AbstractSet[str] = frozenset()
 
 
 class WorkerJoined(msgspec.Struct, frozen=True):
     """A place that can perform attempts announces itself.
 
     `slots` is how many attempts it performs at once, `window` how many may be with it, the waiting ones included. A worker that
-    `pulls` is woken and asks for its work itself; others are sent bundles.
+    `pulls` is woken and asks for its work itself; others are sent bundles. A worker with a `place` gets the nodes that ask for
+    this place, and no others.
     """
 
     worker: int
@@ -46,6 +68,7 @@ class WorkerJoined(msgspec.Struct, frozen=True):
     window: int = 1
     pulls: bool = False
     labels: Mapping[str, str] = {}
+    place: str = ""
 
 
 class WorkerGone(msgspec.Struct, frozen=True):
@@ -65,7 +88,11 @@ class Started(msgspec.Struct, gc=False):
 
 
 class Finished(msgspec.Struct):
-    """The one terminal report of an attempt; `value` is opaque here, `draw` is in [0, 1) for the jitter of a retry."""
+    """The one terminal report of an attempt; `value` is opaque here, `draw` is in [0, 1) for the jitter of a retry.
+
+    `extra` is what else the task left (`dagrid.attempt.Extra`), opaque here; what of it the graph grows by is in `growth`, and
+    what is to be remembered of the attempt in `note`.
+    """
 
     worker: int
     attempt: int
@@ -76,6 +103,9 @@ class Finished(msgspec.Struct):
     error: str = ""
     retryable: bool = True
     draw: float = 0.0
+    extra: Any = None
+    growth: Growth | None = None
+    note: str = ""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -119,34 +149,39 @@ class CancelRequested(msgspec.Struct, frozen=True):
 class RuleEvaluated(msgspec.Struct, frozen=True):
     """The answer to `Evaluate`.
 
-    `reads` holds the status of each node that the predicate looked at, `applied` whether it held; then `nodes` are those of the
-    patch (checked, opaque here but for their kind) and `rules` the numbers of the rules that it adds, each with whether it is
-    optional and the kinds that it may add (None: any). `looked` holds what else was looked at: ("name", n) for a name that was
-    not there, ("kind", k) and ("all", "") with how many nodes there were, ("closed", k) for a kind that was not closed; `relies`
-    the kinds that were. `error` says why the rule failed.
+    `reads` holds the status of each node that the predicate looked at; if it held, `growth` is the patch. `looked` holds what
+    else was looked at: ("name", n) for a name that was not there, ("kind", k) and ("all", "") with how many nodes there were,
+    ("closed", k) for a kind that was not closed. `error` says why the rule failed.
     """
 
     rule: int
     at: float
-    applied: bool = False
+    growth: Growth | None = None
     reads: Mapping[int, int] = {}
-    nodes: Sequence[Any] = ()
-    rules: Sequence[tuple[int, bool, AbstractSet[str] | None]] = ()
     error: str = ""
     looked: Mapping[tuple[str, str], int] = {}
-    relies: AbstractSet[str] = frozenset()
 
 
 Stimulus = (
-    WorkerJoined | WorkerGone | Asked | Started | Finished | Recalled | TimerDue | CancelRequested | RuleEvaluated
+    Begun
+    | WorkerJoined
+    | WorkerGone
+    | Asked
+    | Started
+    | Finished
+    | Recalled
+    | TimerDue
+    | CancelRequested
+    | RuleEvaluated
 )
 
 
 class Kind(IntEnum):
     """What a fact says. The first three stand in the journal as bare integers, see `State.journal`.
 
-    An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled
-    may go on for a while.
+    REUSED: a node has a value from before; OMITTED: it is not part of this run; PASSED: its task wanted it to be skipped; NOTED:
+    something worth remembering of how it got its value. An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or
+    its worker is gone: one that timed out or was cancelled may go on for a while.
     """
 
     STARTED = 0
@@ -166,6 +201,19 @@ class Kind(IntEnum):
     DUE = 14
     REQUEUED = 15
     FREED = 16
+    REUSED = 17
+    OMITTED = 18
+    PASSED = 19
+    NOTED = 20
+    STOPPED = 21
+
+
+class Stop(IntEnum):
+    """Why a run was stopped, the `number` of the fact."""
+
+    FAILURE = 0
+    CANCELLED = 1
+    ERROR = 2
 
 
 class Fact(msgspec.Struct, frozen=True):
@@ -182,3 +230,4 @@ class Fact(msgspec.Struct, frozen=True):
     detail: str = ""
     numbers: tuple[int, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
+    growth: Growth | None = None

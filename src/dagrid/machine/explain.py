@@ -47,7 +47,9 @@ def explain(state: State, node: int, at: float) -> str:
     if status == SKIPPED:
         cause = state.cause.get(node, NO_TASK)
         if cause == NO_TASK:
-            return f"{name!r} was passed over: it has no task."
+            return f"{name!r} was passed over: {state.detail.get(node, 'it has no task')}."
+        if cause == node:
+            return f"{name!r} was skipped: {state.detail[node]}."
         return f"{name!r} was skipped, because {state.plan.names[cause]!r} {ended_word(state.status[cause])}."
     took = f" after {state.ended[node] - state.started[node]:.3f} s" if status == COMPLETED else ""
     detail = state.detail.get(node, "")

@@ -59,6 +59,8 @@ def _best(state: State, worker: Worker) -> list[int] | None:
 
 
 def _fits(state: State, worker: Worker, request: Request) -> bool:
+    if request.place != worker.place:
+        return False
     available = state.available
     return all(available[name] >= amount for name, amount in request.resources) and (
         not request.selector or matches(worker.labels, request.selector)

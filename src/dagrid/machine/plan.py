@@ -83,10 +83,11 @@ class Request:
     resources: tuple[tuple[str, int], ...] = ()
     selector: tuple[tuple[str, str], ...] = ()
     sequential: bool = False
+    place: str = ""
 
     @property
     def plain(self) -> bool:
-        return not (self.resources or self.selector or self.sequential)
+        return not (self.resources or self.selector or self.sequential or self.place)
 
 
 PLAIN = Request()
@@ -98,6 +99,7 @@ class Plan:
     __slots__ = (
         "_group_of_request",
         "_shared",
+        "adds",
         "empty",
         "fail_when_lost",
         "groups",
@@ -105,6 +107,7 @@ class Plan:
         "keys",
         "kinds",
         "names",
+        "places",
         "predecessors",
         "requests",
         "retries",
@@ -123,6 +126,7 @@ class Plan:
         empty: Iterable[int] = (),
         sources: Callable[[int], Sequence[int]] | None = None,
         keys: list[int] | None = None,
+        places: Mapping[int, str] | None = None,
     ) -> None:
         """Compile a graph.
 
@@ -133,6 +137,7 @@ class Plan:
             empty: nodes without a task: passed over when their turn comes.
             sources: for a node, the predecessors whose values it takes; None means all of them.
             keys: `order_keys` of this graph, when they are known already.
+            places: where nodes have to run that do not run with the others, see `WorkerJoined`; read again for added nodes.
 
         Raises:
             UnsatisfiableError: a node asks for a resource that the run does not have, or for more than there is.
@@ -152,9 +157,13 @@ class Plan:
         self.retries: dict[int, Retry] = {}
         self.fail_when_lost: set[int] = set()
         self.kinds: dict[str, list[int]] = {}
+        self.adds: dict[int, frozenset[str]] = {}
+        self.places = places or {}
         self._shared = True
         if settings.node_timeout is not None:
             self.timeouts = dict.fromkeys(range(len(structure.names)), settings.node_timeout)
+        for number in self.places.keys() - specs.keys():
+            self._group(number, Request(place=self.places[number]))
         for number, node in specs.items():
             self._admit(number, node)
 
@@ -163,21 +172,15 @@ class Plan:
 
     @property
     def uniform(self) -> bool:
-        """Whether every node is plain: one ready queue, no time limit, nothing to pass over."""
-        return len(self.requests) == 1 and not self.timeouts and not self.empty
+        """Whether every node is plain: one ready queue, no time limit, nothing to pass over, no kind that it may add."""
+        return len(self.requests) == 1 and not self.timeouts and not self.empty and not self.adds
 
     def takes_value(self, node: int, predecessor: int) -> bool:
         """Whether a node takes the value of this predecessor."""
         return self.sources is None or predecessor in self.sources(node)
 
     def grow(self, nodes: Sequence[Node]) -> range:
-        """Append the nodes of a patch, whose names and edges have been checked, and return their numbers.
-
-        Raises:
-            GraphLimitError: there would be more than `max_nodes`.
-            UnsatisfiableError: as when compiling.
-        """
-        self.check_growth(nodes)
+        """Append the nodes of a patch, which has been checked with `check_growth`, and return their numbers."""
         first = len(self.names)
         if self._shared:
             self.names = list(self.names)
@@ -204,14 +207,19 @@ class Plan:
         return added
 
     def check_growth(self, nodes: Sequence[Node]) -> None:
-        """Raise what `grow` would raise for these nodes, and change nothing."""
+        """Check that nodes, whose names and edges fit, may be appended.
+
+        Raises:
+            GraphLimitError: there would be more than `max_nodes`.
+            UnsatisfiableError: as when compiling.
+        """
         if len(self.names) + len(nodes) > self.settings.max_nodes:
             raise GraphLimitError(
                 f"The graph would grow past {self.settings.max_nodes} nodes. Look for a rule that adds nodes for ever, "
                 f"or allow more with max_nodes."
             )
         for node in nodes:
-            self._request_of(node)
+            self._request_of(node, "")
 
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
@@ -234,12 +242,9 @@ class Plan:
             self.keys.append(_key(node.priority, levels[number], number))
 
     def _admit(self, number: int, node: Node) -> None:
-        request = self._request_of(node)
+        request = self._request_of(node, self.places.get(number, ""))
         if request is not PLAIN:
-            group = self._group_of_request.setdefault(request, len(self.requests))
-            if group == len(self.requests):
-                self.requests.append(request)
-            self.groups[number] = group
+            self._group(number, request)
         if node.timeout is not None:
             self.timeouts[number] = node.timeout
         if node.retries is not None:
@@ -248,9 +253,17 @@ class Plan:
             self.fail_when_lost.add(number)
         if node.kind is not None:
             self.kinds.setdefault(node.kind, []).append(number)
+        if node.adds is not None:
+            self.adds[number] = node.adds
 
-    def _request_of(self, node: Node) -> Request:
-        if not (node.resources or node.selector or node.is_sequential):
+    def _group(self, number: int, request: Request) -> None:
+        group = self._group_of_request.setdefault(request, len(self.requests))
+        if group == len(self.requests):
+            self.requests.append(request)
+        self.groups[number] = group
+
+    def _request_of(self, node: Node, place: str) -> Request:
+        if not (node.resources or node.selector or node.is_sequential or place):
             return PLAIN
         for name, amount in node.resources.items():
             capacity = self.settings.resources.get(name)
@@ -265,7 +278,7 @@ class Plan:
                     f"never start. Ask for less or raise the capacity."
                 )
         amounts = tuple(sorted((name, shares(amount)) for name, amount in node.resources.items()))
-        return Request(amounts, tuple(sorted(node.selector.items())), node.is_sequential)
+        return Request(amounts, tuple(sorted(node.selector.items())), node.is_sequential, place)
 
 
 def shares(amount: float) -> int:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappush
 
-from dagrid.errors import IllegalTransitionError
-from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, UNSTARTED, Fact, Kind, attempt_id
+from dagrid.errors import IllegalTransitionError, InternalError
+from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, UNSTARTED, Fact, Growth, Kind, Stop, attempt_id
 from dagrid.machine.plan import Plan, shares
 
 
@@ -42,12 +42,12 @@ PENDING, READY, QUEUED, RUNNING, WAITING, COMPLETED, FAILED, TIMED_OUT, CANCELLE
 )
 
 LEGAL_MOVES: Mapping[int, frozenset[int]] = {
-    PENDING: frozenset({READY, SKIPPED, CANCELLED}),
-    READY: frozenset({QUEUED, RUNNING, CANCELLED}),
+    PENDING: frozenset({READY, SKIPPED, CANCELLED, COMPLETED}),
+    READY: frozenset({QUEUED, RUNNING, CANCELLED, COMPLETED, SKIPPED, PENDING}),
     QUEUED: frozenset({READY, RUNNING, CANCELLED}),
-    RUNNING: frozenset({WAITING, READY, COMPLETED, FAILED, TIMED_OUT, CANCELLED, LOST}),
+    RUNNING: frozenset({WAITING, READY, COMPLETED, FAILED, TIMED_OUT, CANCELLED, LOST, SKIPPED}),
     WAITING: frozenset({READY, CANCELLED}),
-    COMPLETED: frozenset(),
+    COMPLETED: frozenset({PENDING}),
     FAILED: frozenset(),
     TIMED_OUT: frozenset(),
     CANCELLED: frozenset(),
@@ -58,6 +58,7 @@ LEGAL_MOVES: Mapping[int, frozenset[int]] = {
 ENDED_BY = {Kind.FAILED: FAILED, Kind.TIMED_OUT: TIMED_OUT, Kind.CANCELLED: CANCELLED, Kind.LOST: LOST}
 SKIPPED_BIT = 1 << NUMBER_SHIFT
 NO_TASK = -1
+PLACE = ""  # the name among a worker's labels, which no label can have, under which its place stands
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class Worker:
     window: int = 1
     pulls: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    place: str = ""
     queue: dict[int, None] = field(default_factory=dict)
     heard: float = 0.0
     recalling: bool = False
@@ -83,12 +85,16 @@ class RuleState:
     number: int
     optional: bool = False
     adds: AbstractSet[str] | None = None
-    dirty: bool = True
+    dirty: bool = False
     asked: bool = False
     reads: Mapping[int, int] = field(default_factory=dict)
 
     def may_add(self, kind: str) -> bool:
         return self.adds is None or kind in self.adds
+
+
+NO_GROWTH = Growth()
+UNENDED = -1
 
 
 class State:
@@ -143,16 +149,8 @@ class State:
         "workers",
     )
 
-    def __init__(
-        self, plan: Plan, rules: Sequence[bool] = (), adds: Sequence[AbstractSet[str] | None] | None = None
-    ) -> None:
-        """Begin a run of a plan with rules, numbered from 0.
-
-        Args:
-            plan: the compiled graph.
-            rules: for each rule, whether it is optional.
-            adds: for each rule, the kinds that it may add, or None for any; without it no rule says anything.
-        """
+    def __init__(self, plan: Plan, rules: Growth = NO_GROWTH) -> None:
+        """Begin a run of a plan with rules, numbered from 0."""
         count = len(plan)
         self.plan = plan
         self.status = bytearray(count)
@@ -184,8 +182,10 @@ class State:
         self.asking = 0
         self.watchers: dict[int, set[int]] = {}
         self.topics: dict[tuple[str, str], set[int]] = {}
-        for number, (optional, kinds) in enumerate(zip(rules, adds or [None] * len(rules), strict=True)):
-            self.add_rule(number, optional, kinds)
+        for kinds in plan.adds.values():
+            self.may_add(kinds, 1)
+        for rule in rules.rules:
+            self.add_rule(*rule)
         self.scanned = 0
         self.unapplied: tuple[int, ...] = ()
         self.journal: list[int | Fact] = []
@@ -203,19 +203,40 @@ class State:
                 make_ready(self, node)
         refresh(self)
 
-    def add_rule(self, number: int, optional: bool, adds: AbstractSet[str] | None) -> None:
-        """Take a rule, which is to be asked."""
-        self.rules[number] = RuleState(number, optional, adds)
+    def add_rule(
+        self, number: int, optional: bool, adds: AbstractSet[str] | None = None, waits: Sequence[str] = ()
+    ) -> None:
+        """Take a rule, which is to be asked when one of the nodes that it waits for has ended; at once if it waits for none."""
+        rule = self.rules[number] = RuleState(number, optional, adds)
+        self.may_add(adds, 1)
+        for name in waits:
+            node = self.plan.index.get(name)
+            if node is None:
+                self.topics.setdefault(("name", name), set()).add(number)
+                return
+            if self.status[node] < COMPLETED:
+                rule.reads = {node: UNENDED}
+                self.watchers.setdefault(node, set()).add(number)
+                return
+        rule.dirty = True
         self.dirty.append(number)
-        for kind in (None,) if adds is None else adds:
-            self.adders[kind] = self.adders.get(kind, 0) + 1
 
     def drop_rule(self, number: int) -> None:
         """Forget a rule that was applied."""
         rule = self.rules.pop(number, None)
         if rule is not None:
-            for kind in (None,) if rule.adds is None else rule.adds:
-                self.adders[kind] -= 1
+            self.may_add(rule.adds, -1)
+
+    def may_add(self, kinds: AbstractSet[str] | None, change: int) -> None:
+        """Count one more, or one less, of those who may add nodes of these kinds."""
+        for kind in (None,) if kinds is None else kinds:
+            self.adders[kind] = self.adders.get(kind, 0) + change
+
+    def release(self, node: int) -> None:
+        """A node has ended: it adds no more."""
+        kinds = self.plan.adds.get(node)
+        if kinds:
+            self.may_add(kinds, -1)
 
     def closed(self, kind: str, asking: int = -1) -> bool:
         """Return whether no rule but the one that asks may add a node of a kind."""
@@ -267,14 +288,8 @@ def read_entry(entry: int) -> tuple[int, Kind]:
 
 
 def refresh(state: State) -> None:
-    """Recompute whether a completion has consequences for its successors only, see `decide.advance`."""
-    state.fast = (
-        state.plan.uniform
-        and not state.rules
-        and not state.stopped
-        and not state.finished
-        and not state.plan.settings.resources
-    )
+    """Recompute whether the completion of a node that no rule watches matters to its successors only, see `decide.advance`."""
+    state.fast = state.plan.uniform and not state.stopped and not state.finished and not state.plan.settings.resources
 
 
 def move(state: State, node: int, status: int) -> None:
@@ -310,6 +325,8 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     waiting = state.waiting
     plan = state.plan
     heap = state.heap if state.fast else None
+    if plan.adds:
+        state.release(node)
     for after in plan.successors[node]:
         waiting[after] = missing = waiting[after] - 1
         if missing or status[after]:
@@ -381,6 +398,7 @@ def skip(state: State, node: int, cause: int, at: float) -> None:
     move(state, node, SKIPPED)
     state.ended[node] = at
     state.remaining -= 1
+    state.release(node)
     if cause != NO_TASK:
         state.cause[node] = cause
     state.journal.append(node | SKIPPED_BIT)
@@ -426,7 +444,47 @@ def _ended(state: State, fact: Fact) -> None:
         state.detail[node] = fact.detail
     if fact.numbers:
         state.losses[node] = fact.numbers[0]
+    state.release(node)
     settle(state, node, False)
+
+
+def _set_aside(state: State, fact: Fact) -> None:
+    """A node is not part of this run, or its task wanted to be skipped: those who need it go on, or are doomed."""
+    node = fact.node
+    move(state, node, SKIPPED)
+    if fact.kind is Kind.PASSED:
+        state.started[node] = fact.started
+        state.cause[node] = node
+    state.ended[node] = fact.at
+    state.remaining -= 1
+    state.detail[node] = fact.detail
+    state.release(node)
+    settle(state, node, fact.kind is Kind.OMITTED)
+
+
+def _reused(state: State, fact: Fact) -> None:
+    """A node has its value from before: successors that wait for nothing else become ready."""
+    node = fact.node
+    move(state, node, COMPLETED)
+    state.ended[node] = fact.at
+    state.remaining -= 1
+    state.detail[node] = fact.detail
+    state.release(node)
+    settle(state, node, True)
+
+
+def _noted(state: State, fact: Fact) -> None:
+    state.detail[fact.node] = fact.detail
+
+
+def _stopped(state: State, fact: Fact) -> None:
+    """Nothing new starts any more."""
+    state.stopped = True
+    if fact.number == Stop.CANCELLED:
+        state.cancelled = fact.detail
+    elif fact.number == Stop.ERROR:
+        state.error = fact.detail
+    refresh(state)
 
 
 def _again(state: State, fact: Fact) -> None:
@@ -460,7 +518,9 @@ def _due(state: State, fact: Fact) -> None:
 
 def _worker_joined(state: State, fact: Fact) -> None:
     slots, window, pulls = fact.numbers
-    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), dict(fact.labels), heard=fact.at)
+    labels = dict(fact.labels)
+    place = labels.pop(PLACE, "")
+    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), labels, place, heard=fact.at)
     state.workers[fact.worker] = state.present[fact.worker] = worker
     state.queues[fact.worker] = worker.queue
     if worker.pulls:
@@ -476,15 +536,26 @@ def _worker_gone(state: State, fact: Fact) -> None:
 
 
 def _patched(state: State, fact: Fact) -> None:
-    """The plan has grown by these nodes: make room for them."""
+    """The graph grows by what has been checked."""
+    growth = fact.growth
+    if growth is None:
+        raise InternalError("A patch was recorded without what it appends.")
+    plan = state.plan
+    plan.grow(growth.nodes)
     state.drop_rule(fact.cause)
-    state.ready.extend([] for _ in range(len(state.ready), len(state.plan.requests)))
+    state.sealed |= growth.relies
+    state.ready.extend([] for _ in range(len(state.ready), len(plan.requests)))
     count = len(fact.numbers)
     state.status.extend(bytes(count))
     state.started.extend([UNSTARTED] * count)
     state.ended.extend([0.0] * count)
     state.where.extend([-1] * count)
     state.remaining += count
+    for node in fact.numbers:
+        if node in plan.adds:
+            state.may_add(plan.adds[node], 1)
+    for rule in growth.rules:
+        state.add_rule(*rule)
     for node in fact.numbers:
         before = state.plan.predecessors[node]
         state.waiting.append(sum(not _satisfies(state, each, node) for each in before))
@@ -532,4 +603,9 @@ _MOVES = {
     Kind.WORKER_GONE: _worker_gone,
     Kind.PATCHED: _patched,
     Kind.RUN_ENDED: _run_ended,
+    Kind.REUSED: _reused,
+    Kind.OMITTED: _set_aside,
+    Kind.PASSED: _set_aside,
+    Kind.NOTED: _noted,
+    Kind.STOPPED: _stopped,
 }

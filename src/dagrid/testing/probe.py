@@ -16,6 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any
 
+from dagrid.attempt import Extra
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
 from dagrid.ports import Backend, Bundle, Call, opened
 
@@ -255,8 +256,10 @@ class Probe:
         with self._changed:
             return self._hand_out(worker)
 
-    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
-        return self._deliver(Finished(worker, call.attempt, Outcome.COMPLETED, started, ended, value))
+    def completed(
+        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
+    ) -> Call | None:
+        return self._deliver(Finished(worker, call.attempt, Outcome.COMPLETED, started, ended, value, extra=extra))
 
     def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
         return self._deliver(Finished(worker, call.attempt, Outcome.FAILED, started, ended, error, str(error)))

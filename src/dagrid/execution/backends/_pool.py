@@ -504,6 +504,8 @@ class Pool:
             if kind <= _worker.VALUE:
                 value = Pickled(payload, call.node) if kind else None
                 event = Finished(number, call.attempt, COMPLETED, started + shift, ended + shift, value)
+                if process.extra is not None:
+                    event.extra, process.extra = Pickled(process.extra, call.node), None
             else:
                 event = self._failure(session, number, call, kind, payload)
                 event.started, event.ended = started + shift, ended + shift
@@ -515,6 +517,8 @@ class Pool:
             process.ready = True
             process.shift = 0.0 if process.started_at <= at <= now else now - at
             self._stillborn = 0
+        elif kind == _worker.MORE:
+            process.extra = payload
         elif kind == _worker.BROKEN:
             text, trace = marshal.loads(payload)
             process.broken = f"The initializer of the worker processes raised {text}\n{trace}"

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from dagrid.errors import TransferError
 from dagrid.execution.backends import _worker
 from dagrid.execution.backends._transfer import encode_arguments
+from dagrid.machine.events import NUMBER_SHIFT
 from dagrid.ports import Call
 
 # No more is pickled for a worker while this much waits to be written to it; what is not pickled is taken back at no
@@ -231,6 +232,7 @@ class Process:
         self.broken = ""
         self.reason = ""
         self.shift = 0.0
+        self.extra: bytes | bytearray | None = None  # what came before the value that it belongs to
         self.token = 0
         self.started_at = perf_counter()
         ends: list[int] = []
@@ -291,7 +293,7 @@ class Process:
         flat: list[Any] = []
         blobs: list[bytes] = []
         size = 0
-        while self.unsent and len(flat) < 3 * FRAME_CALLS and size < OUT_LIMIT:
+        while self.unsent and len(flat) < 4 * FRAME_CALLS and size < OUT_LIMIT:
             item = self.unsent.popleft()
             call = item.call
             try:
@@ -302,10 +304,12 @@ class Process:
                 continue
             if number not in self.known:
                 self.known.add(number)
-                size += self._append(flat, blobs, 0, number, source)
+                size += self._append(flat, blobs, 0, number, source, "")
             self.token += 1
             self.under_way[self.token] = item
-            size += self._append(flat, blobs, self.token, number, payload)
+            number_of_try = call.attempt >> NUMBER_SHIFT
+            name = (call.node, number_of_try) if number_of_try else call.node
+            size += self._append(flat, blobs, self.token, number, payload, name)
         if not flat:
             return
         body = marshal.dumps(flat)
@@ -313,13 +317,13 @@ class Process:
         yield from blobs
 
     @staticmethod
-    def _append(flat: list[Any], blobs: list[bytes], token: int, number: int, payload: bytes | None) -> int:
+    def _append(flat: list[Any], blobs: list[bytes], token: int, number: int, payload: bytes | None, name: Any) -> int:
         size = len(payload) if payload is not None else 0
         if payload is not None and size > _worker.BLOB:
             blobs.append(payload)
-            flat += (token, number, size)
+            flat += (token, number, size, name)
         else:
-            flat += (token, number, payload)
+            flat += (token, number, payload, name)
         return size
 
     def forget(self, numbers: set[int]) -> None:
@@ -328,7 +332,7 @@ class Process:
         if not known or self.leaving:
             return
         self.known -= known
-        body = marshal.dumps([part for number in known for part in (0, number, None)])
+        body = marshal.dumps([part for number in known for part in (0, number, None, "")])
         self.data.put(_worker.FRAME.pack(len(body), 0) + body)
         self.data.flush()
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextvars
 
+from dagrid.attempt import Here, performing
+from dagrid.machine.events import NUMBER_SHIFT
 from dagrid.ports import Host
 
 
@@ -18,11 +20,27 @@ def perform(host: Host, worker: int, context: contextvars.Context | None = None)
         worker: its number.
         context: each call runs in its own copy of this one; None calls plainly, in the context that this thread has.
     """
+    here = Here()
+    if context is None:
+        token = performing.set(here)
+        try:
+            _perform(host, worker, here, None)
+        finally:
+            performing.reset(token)
+    else:
+        context = context.copy()
+        context.run(performing.set, here)
+        _perform(host, worker, here, context)
+
+
+def _perform(host: Host, worker: int, here: Here, context: contextvars.Context | None) -> None:
     now = host.now
     completed = host.completed
     copy = context.copy if context is not None else None
     call = host.next(worker)
     while call is not None:
+        here.node = call.node
+        here.number = call.attempt >> NUMBER_SHIFT
         kwargs = call.kwargs
         run = None if copy is None else copy().run
         started = now()
@@ -32,6 +50,11 @@ def perform(host: Host, worker: int, context: contextvars.Context | None = None)
             else:
                 value = run(call.fn, *call.args, **kwargs) if kwargs else run(call.fn, *call.args)
         except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
+            here.extra = None
             call = host.failed(worker, call, error, started, now())
         else:
-            call = completed(worker, call, value, started, now())
+            if here.extra is None:
+                call = completed(worker, call, value, started, now())
+            else:
+                call = completed(worker, call, value, started, now(), here.take())
+    here.node = ""

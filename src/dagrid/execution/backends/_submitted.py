@@ -129,7 +129,9 @@ class Submissions:
                 place.under_way.add(call.attempt)
             return call
 
-    def completed(self, worker: int, call: Call, value: Any, started: float, ended: float) -> Call | None:
+    def completed(
+        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: object = None
+    ) -> Call | None:
         future = self._settle(worker, call.attempt)
         if future is not None:
             future.set_result(value)

@@ -119,6 +119,11 @@ def stuck_error(data: bytes | bytearray, call: Call) -> tuple[TransferError, boo
             f"The value of node {node!r}, a {kind}, cannot travel between processes ({why}). "
             "Return something that can be pickled, such as a path in place of an open file, or run the node on threads."
         )
+    elif what == "extra":
+        message = (
+            f"What node {node!r} appends to the graph cannot travel between processes ({why}). "
+            "Let the functions of its nodes and rules refer only to things that can be pickled."
+        )
     elif what == "function":
         message = (
             f"The function of node {node!r} cannot be rebuilt in the worker process ({why}). "

@@ -38,8 +38,10 @@ FRAME = Struct("<QQ")
 # A request on the control pipe: length of the marshalled list of tokens.
 REQUEST = Struct("<Q")
 
-# The kinds of a record.
-NOTHING, VALUE, FAILED, STUCK, GIVEN_BACK, READY, BROKEN = range(7)
+# The kinds of a record. MORE goes before the VALUE or NOTHING of the same call: what its task left beside the value.
+NOTHING, VALUE, FAILED, STUCK, GIVEN_BACK, READY, BROKEN, MORE = range(8)
+# The module under which tasks find what this process performs: see `dagrid.attempt`, which is not imported here.
+PUBLISHED = "dagrid_worker"
 
 # A payload above this size travels behind the list, as a blob, so that it is copied less often.
 BLOB = 1 << 16
@@ -126,7 +128,10 @@ class Worker:
 
     def __init__(self, data: int, control: int, result: int, life: int) -> None:
         self.data, self.control, self.result, self.life = data, control, result, life
-        self.waiting: deque[tuple[int, int, Any]] = deque()
+        self.node = ""
+        self.number = 0
+        self.extra: Any = None
+        self.waiting: deque[tuple[int, int, Any, Any]] = deque()
         self.sources: dict[int, Any] = {}
         self.functions: dict[int, Callable[..., Any]] = {}
         self.unwanted: set[int] = set()
@@ -164,24 +169,24 @@ class Worker:
         if body is None:
             return False
         flat = iter(marshal.loads(body))
-        entries: Iterable[tuple[int, int, Any]] = zip(flat, flat, flat, strict=True)
+        entries: Iterable[tuple[int, int, Any, Any]] = zip(flat, flat, flat, flat, strict=True)
         if blobs:
             whole = []
-            for token, number, payload in entries:
+            for token, number, payload, name in entries:
                 if type(payload) is int:
                     payload = read_exactly(self.data, payload)
                     if payload is None:
                         return False
-                whole.append((token, number, payload))
+                whole.append((token, number, payload, name))
             entries = whole
         self.take(entries)
         return True
 
-    def take(self, entries: Iterable[tuple[int, int, Any]]) -> None:
+    def take(self, entries: Iterable[tuple[int, int, Any, Any]]) -> None:
         returned = []
         with self.guard:
             for entry in entries:
-                token, number, payload = entry
+                token, number, payload, _ = entry
                 if not token:
                     self.functions.pop(number, None)
                     if payload is None:
@@ -229,7 +234,7 @@ class Worker:
         while poll.poll(0) and self.read_frame():
             pass
 
-    def next(self) -> tuple[int, int, Any] | None:
+    def next(self) -> tuple[int, int, Any, Any] | None:
         """Return the next call, waiting for it if need be; None when there will be no more."""
         while True:
             with self.guard:
@@ -249,7 +254,11 @@ class Worker:
         """Perform calls until the data pipe ends."""
         clock, take = perf_counter, self.next
         while (entry := take()) is not None:
-            token, number, payload = entry
+            token, number, payload, name = entry
+            if type(name) is str:
+                self.node, self.number = name, 0
+            else:
+                self.node, self.number = name
             try:
                 fn = self.functions.get(number) or self.function(number)
             except BaseException as error:  # noqa: BLE001 - the user's code, and a task must not end its worker
@@ -267,16 +276,30 @@ class Worker:
                 value = fn(*args, **kwargs) if kwargs else fn(*args)
             except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt fail the task, no more
                 ended = clock()
+                self.extra = None
                 kind, data = encode_error(error)
                 self.send(kind, token, data, started, ended)
             else:
                 ended = clock()
+                if self.extra is not None and not self.send_extra(token, started, ended):
+                    continue
                 if value is None:
                     self.send(NOTHING, token, b"", started, ended)
                 else:
                     self.send_value(token, value, started, ended)
             # An idle worker holds nothing of the user's.
             value = args = kwargs = payload = entry = None  # type: ignore[assignment]
+
+    def send_extra(self, token: int, started: float, ended: float) -> bool:
+        """Send what the task left beside its value; False if it cannot travel, and the call has failed by it."""
+        extra, self.extra = self.extra, None
+        try:
+            data = encode(extra)
+        except BaseException as error:  # noqa: BLE001 - the user's code
+            self.send(STUCK, token, stuck("extra", type_name(extra), error), started, ended)
+            return False
+        self.send(MORE, token, data, started, ended)
+        return True
 
     def send_value(self, token: int, value: Any, started: float, ended: float) -> None:
         try:
@@ -325,6 +348,8 @@ def main(data: int, control: int, result: int, life: int) -> None:
     """Serve the pipes until the first one ends."""
     die_with_parent(life)
     worker = Worker(data, control, result, life)
+    published = sys.modules[PUBLISHED] = type(sys)(PUBLISHED)
+    published.holder = worker  # type: ignore[attr-defined]
     for fd in (data, control, result, life):
         os.set_inheritable(fd, False)
     if hasattr(os, "register_at_fork"):

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from typing import Any
 
+from dagrid.attempt import Left, carried
 from dagrid.errors import BackendClosedError
-from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
+from dagrid.machine.events import NUMBER_SHIFT, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host, opened
 
 DEFAULT_SLOTS = 32
@@ -124,19 +125,24 @@ class _Once:
     """A function that is not the same as itself, so that an engine that remembers values by function and arguments runs
     it again.
 
-    A stranger that pickles sends the function alone; what arrives needs nothing of this package.
+    A stranger that pickles sends the function alone; what arrives needs nothing of this package, unless the node says
+    that it may append to the graph.
     """
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
+    def __init__(self, call: Call) -> None:
+        fn = self.fn = call.fn
+        self._carried = functools.partial(carried, fn, call.node, call.attempt >> NUMBER_SHIFT)
+        self._grows = call.grows
         self._token = uuid.uuid4().hex
         self.__name__ = str(getattr(fn, "__name__", type(fn).__name__))
         self.__qualname__ = str(getattr(fn, "__qualname__", self.__name__))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.fn(*args, **kwargs)
+        return self._carried(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._grows:
+            return self._carried.__reduce__()  # type: ignore[return-value]
         return functools.partial, (self.fn,)
 
     def __dask_tokenize__(self) -> object:
@@ -267,7 +273,7 @@ class _Session:
             args = [opened(value) for value in call.args]
             kwargs = {name: opened(value) for name, value in (call.kwargs or {}).items()}
             with self._asking:
-                flight.future = self._stranger.submit(_Once(call.fn), *args, **kwargs)
+                flight.future = self._stranger.submit(_Once(call), *args, **kwargs)
             call_back = getattr(flight.future, "add_done_callback", None)
             if call_back is not None:
                 call_back(lambda _future: self._collect(flight))
@@ -315,7 +321,9 @@ class _Session:
         text = f"{type(value).__name__}: {value}" if outcome is Outcome.FAILED else ""
         end = self._host.now()
         draw = self._host.draw() if text else 0.0
-        self._report(Finished(self._worker, flight.attempt, outcome, flight.started, end, value, text, draw=draw))
+        value, extra = (value.value, value.extra) if isinstance(value, Left) else (value, None)
+        done = Finished(self._worker, flight.attempt, outcome, flight.started, end, value, text, draw=draw, extra=extra)
+        self._report(done)
 
 
 def _cancel(flight: _Flight) -> None:

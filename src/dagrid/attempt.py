@@ -1,0 +1,138 @@
+"""What a task may know of itself while it runs, and what it may leave beside its value: nodes and rules that the graph grows by.
+
+Whoever performs calls says here which one it performs (`Here`), and takes from here what the task left (`Extra`). This room knows
+neither the backends nor the engine.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from dagrid.errors import NoCurrentTaskError
+from dagrid.graph.node import Node
+from dagrid.graph.rules import Patch, Rule
+
+PUBLISHED = "dagrid_worker"  # the module under which a worker process that does not import dagrid says what it performs
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What a task left beside its value.
+
+    Args:
+        patch: what the graph grows by when the attempt is accepted.
+        note: something to remember of how it got its value, for `explain`.
+        key: that of the value in a cache.
+    """
+
+    patch: Patch | None = None
+    note: str = ""
+    key: str = ""
+
+
+class Holder(Protocol):
+    """Who performs calls one by one: the node and the try (from 0) of the present one, and what its task has left so far."""
+
+    node: str
+    number: int
+    extra: Any
+
+
+class Here:
+    """The holder of a thread, or of an asynchronous task."""
+
+    __slots__ = ("extra", "node", "number")
+
+    def __init__(self, node: str = "", number: int = 0) -> None:
+        self.node = node
+        self.number = number
+        self.extra: Extra | None = None
+
+    def take(self) -> Extra | None:
+        """Return what was left, and forget it."""
+        extra, self.extra = self.extra, None
+        return extra
+
+
+performing: ContextVar[Holder | None] = ContextVar("dagrid_performing", default=None)
+
+
+class Attempt:
+    """One try of one node, as its task sees it.
+
+    Attributes:
+        node: the name of the node.
+        number: which try it is, from 1.
+    """
+
+    __slots__ = ("_holder", "node", "number")
+
+    def __init__(self, holder: Holder) -> None:
+        self._holder = holder
+        self.node = holder.node
+        self.number = holder.number + 1
+
+    def __repr__(self) -> str:
+        return f"<attempt {self.number} of {self.node!r}>"
+
+    def grow(self, *nodes: Node, rules: Iterable[Rule] = (), edges: Iterable[tuple[str, str]] = ()) -> None:
+        """Append to the graph when this attempt completes; if it fails, nothing is appended. Further calls append more.
+
+        Args:
+            nodes: they may depend on any node of the graph, this one included. A kind that they have must be among the `adds` of
+                this node.
+            rules: to be asked from then on; each says with `adds` what it may add, which must be among those of this node.
+            edges: pairs (before, after) beside those that the nodes say; `after` is a new node.
+
+        Raises:
+            NoCurrentTaskError: the task is over.
+        """
+        if (self._holder.node, self._holder.number + 1) != (self.node, self.number):
+            raise NoCurrentTaskError(
+                f"The attempt {self.number} of {self.node!r} is over: grow the graph before it returns."
+            )
+        left = self._holder.extra or Extra()
+        patch = left.patch or Patch()
+        more = Patch((*patch.nodes, *nodes), (*patch.rules, *rules), (*patch.edges, *edges))
+        self._holder.extra = replace(left, patch=more)
+
+
+def current() -> Attempt:
+    """Return the attempt that runs here: call it in a task.
+
+    Raises:
+        NoCurrentTaskError: no task runs here, or its backend runs it in a process where that cannot be told.
+    """
+    return Attempt(holder())
+
+
+def holder() -> Holder:
+    """Return who performs the present call. Raises NoCurrentTaskError."""
+    found = performing.get() or getattr(sys.modules.get(PUBLISHED), "holder", None)
+    if found is None or not found.node:
+        raise NoCurrentTaskError()
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A value with what its task left, as it comes back from a place that knows of values only."""
+
+    value: Any
+    extra: Extra
+
+
+def carried(fn: Callable[..., Any], node: str, number: int, /, *args: Any, **kwargs: Any) -> Any:
+    """Perform a call in a place that knows nothing of nodes; return its value, or a `Left` if the task left more."""
+    here = Here(node, number)
+    token = performing.set(here)
+    try:
+        value = fn(*args, **kwargs)
+    finally:
+        performing.reset(token)
+        here.node = ""
+    return value if here.extra is None else Left(value, here.extra)
