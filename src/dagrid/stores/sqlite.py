@@ -151,24 +151,27 @@ class SQLiteStore:
 
     def _facts(self, run: str, number: int, since: int, end: int) -> Iterator[bytes]:
         while since < end:
-            chunk = self._chunk(number, since, end)
-            if not chunk or chunk[0][0] > since:
+            began = since
+            for first, data in self._chunk(number, since, end):
+                if first > since:
+                    break
+                facts = unpack(data)
+                yield from facts[since - first :]
+                since = first + len(facts)
+            if since == began:
                 raise StoreError(f"{self.path} lacks fact {since} of run {run!r}. Restore the file from a copy.")
-            for first, count, data in chunk:
-                yield from unpack(data)[since - first :]
-                since = first + count
 
-    def _chunk(self, number: int, since: int, end: int) -> list[tuple[int, int, bytes]]:
+    def _chunk(self, number: int, since: int, end: int) -> list[tuple[int, bytes]]:
         """Return some segments of a run, the first of which holds the fact `since`; none after the fact `end`."""
-        chunk: list[tuple[int, int, bytes]] = []
+        chunk: list[tuple[int, bytes]] = []
         size = 0
         # A cursor that is closed ends the transaction that its statement has begun.
         with self._reader.use() as connection, closing(connection.cursor()) as rows:
             rows.execute(self._sql["segments"], {"id": number, "since": since})
-            for first, count, data in rows:
+            for first, data in rows:
                 if first >= end:
                     break
-                chunk.append((first, count, data))
+                chunk.append((first, data))
                 size += len(data)
                 if size >= CHUNK_BYTES or len(chunk) >= CHUNK_SEGMENTS:
                     break
@@ -239,18 +242,16 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
         StoreError: it is the database of another program.
         StoreVersionError: a newer dagrid has written it.
     """
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    application, tables, version = connection.execute(_statements()["whose"]).fetchone()
     if application != APPLICATION_ID and (application or tables):
         raise StoreError(f"{path} is the database of another program; nothing was changed. Choose another file.")
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     newest = _migrations()[-1].version
     if version > newest:
         raise StoreVersionError(
             f"{path} was written by a newer dagrid: it is a store of version {version}, and this dagrid knows those up to "
             f"{newest}. Upgrade it: pip install --upgrade dagrid"
         )
-    return version
+    return int(version)
 
 
 def _log_ahead(connection: sqlite3.Connection, timeout: float) -> None:

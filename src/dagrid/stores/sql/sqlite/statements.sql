@@ -1,3 +1,7 @@
+-- name: whose
+-- One statement, so that it sees one moment: another process may be making the store.
+SELECT application_id, (SELECT count(*) FROM sqlite_master), user_version FROM pragma_application_id, pragma_user_version;
+
 -- name: create
 -- No row is changed when there is a run of that name.
 INSERT INTO runs (run, name, created, status, ended, epoch, facts)
@@ -25,7 +29,7 @@ SELECT id, epoch, facts FROM runs WHERE run = :run;
 
 -- name: segments
 -- Begins with the segment that holds the fact :since.
-SELECT first, count, data FROM segments
+SELECT first, data FROM segments
 WHERE run = :id AND first >= (SELECT max(first) FROM segments WHERE run = :id AND first <= :since)
 ORDER BY first;
 
