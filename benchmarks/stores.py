@@ -19,9 +19,9 @@ from dagrid.stores.sqlite import SQLiteStore
 
 DAGRID = "SQLiteStore"
 MEMORY = "MemoryStore"
-RAW = "raw sqlite3, a row for each fact"
+RAW = "raw sqlite3, a row a fact"
 COMING = "as they come"
-GROWN = "100 at once, of a long run: "
+GROWN = "100 in a long run, "
 # The facts of each append, and as many in all.
 SIZES = {1: 2_000, 10: 20_000, 100: 100_000}
 MANY = 200_000
@@ -42,10 +42,11 @@ def store(quick: bool) -> Figure:
         _enter(figure, COMING, place, partial(_as_they_come, count=MANY // part), MANY // part, rounds)
         _grown(figure, place, MANY // part, rounds)
     figure.hold(f"{COMING}: 60,000 facts a second", figure.value(DAGRID, COMING), 1e6 / 60_000)
-    first, last = (figure.value(DAGRID, f"{GROWN}{tenth}") for tenth in ("first tenth", "last tenth"))
+    first, last = (figure.value(DAGRID, f"{GROWN}{tenth}") for tenth in ("begin", "end"))
     grown = last / first if first and last else None
     figure.hold(f"an append at the end of {MANY // part:,} facts, part of one at the beginning", grown, 1.25, "of it")
     figure.notes.append("raw sqlite3 also syncs every commit; it keeps no epoch and expects no number")
+    figure.notes.append(f"a long run has {MANY // part:,} facts: the medians of its first tenth and of its last")
     figure.notes.append("as they come: a thread makes facts as fast as it can, another appends whatever has come in")
     return figure
 
@@ -76,8 +77,8 @@ def _grown(figure: Figure, place: Path, count: int, rounds: int) -> None:
         tenth = max(1, len(took) // 10)
         first.append(per(100, median(took[:tenth])))
         last.append(per(100, median(took[-tenth:])))
-    figure.put(DAGRID, f"{GROWN}first tenth", first)
-    figure.put(DAGRID, f"{GROWN}last tenth", last)
+    figure.put(DAGRID, f"{GROWN}begin", first)
+    figure.put(DAGRID, f"{GROWN}end", last)
 
 
 def _new(place: Path) -> Path:

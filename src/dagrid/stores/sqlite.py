@@ -205,8 +205,9 @@ class _Connection:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         with self.use() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            # An interrupt may come after any of these: then nothing may stay begun.
             try:
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:

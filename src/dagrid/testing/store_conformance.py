@@ -293,24 +293,29 @@ class StoreConformance:
 
     def test_one_winner_for_each_number(self, tmp_path: Path) -> None:
         """Of several who append the same number exactly one succeeds, and the facts are the winners'."""
-        rounds = 50
         with self.opened(tmp_path) as store:
-            epoch = store.create("run")
-            won: list[tuple[int, bytes]] = []
+            self._contend([store] * 4, store.create("run"))
 
-            def contend(mine: bytes) -> None:
-                following = 0
-                while following < rounds:
-                    try:
-                        store.append("run", epoch, following, [mine])
-                        won.append((following, mine))
-                    except JournalConflictError:
-                        pass
-                    following += 1
+    def test_one_winner_between_openings(self, tmp_path: Path) -> None:
+        """The same where each has opened a durable store for itself, as processes do."""
+        with self.opened(tmp_path) as one, self.opened(tmp_path) as other:
+            epoch = one.create("run")
+            self._contend([one, other] if self.durable else [one, one], epoch)
 
-            _at_once([partial(contend, mine) for mine in (b"a", b"b", b"c", b"d")], self.patience)
-            assert [number for number, _ in sorted(won)] == list(range(rounds))
-            assert [fact for _, fact in sorted(won)] == list(store.read("run"))
+    def _contend(self, stores: Sequence[Store], epoch: int) -> None:
+        rounds = 50
+        won: list[tuple[int, bytes]] = []
+
+        def append(store: Store, mine: bytes) -> None:
+            for number in range(rounds):
+                error = raised(store.append, "run", epoch, number, [mine])
+                assert error is None or isinstance(error, JournalConflictError), repr(error)
+                if error is None:
+                    won.append((number, mine))
+
+        _at_once([partial(append, store, b"%d" % number) for number, store in enumerate(stores)], self.patience)
+        assert [number for number, _ in sorted(won)] == list(range(rounds))
+        assert [fact for _, fact in sorted(won)] == list(stores[0].read("run"))
 
     def test_a_run_begins_once_among_threads(self, tmp_path: Path) -> None:
         """Of several who create the same run exactly one succeeds."""
