@@ -19,7 +19,7 @@ from dagrid.stores.sqlite import SQLiteStore
 
 DAGRID = "SQLiteStore"
 MEMORY = "MemoryStore"
-RAW = "raw sqlite3, a row a fact"
+RAW = "raw sqlite3"
 COMING = "as they come"
 GROWN = "100 in a long run, "
 # The facts of each append, and as many in all.
@@ -45,7 +45,9 @@ def store(quick: bool) -> Figure:
     first, last = (figure.value(DAGRID, f"{GROWN}{tenth}") for tenth in ("begin", "end"))
     grown = last / first if first and last else None
     figure.hold(f"an append at the end of {MANY // part:,} facts, part of one at the beginning", grown, 1.25, "of it")
-    figure.notes.append("raw sqlite3 also syncs every commit; it keeps no epoch and expects no number")
+    figure.notes.append(
+        "raw sqlite3 has a row for each fact, and every commit synced too; it keeps no epoch and expects no number"
+    )
     figure.notes.append(f"a long run has {MANY // part:,} facts: the medians of its first tenth and of its last")
     figure.notes.append("as they come: a thread makes facts as fast as it can, another appends whatever has come in")
     return figure

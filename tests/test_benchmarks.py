@@ -45,7 +45,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
             for graph in ("the same graph", "a new graph each time")
         },
         "import": {"bare python", "python, import dagrid"},
-        "store": {"SQLiteStore", "MemoryStore", "raw sqlite3, a row a fact"},
+        "store": {"SQLiteStore", "MemoryStore", "raw sqlite3"},
     }
     for name, rows in expected.items():
         figure = figures[name]
