@@ -22,6 +22,7 @@ from benchmarks.graph import build, memory, questions
 from benchmarks.growth import growth
 from benchmarks.measure import CORES, Figure
 from benchmarks.overhead import inline, process, thread
+from benchmarks.stores import store
 
 FIGURES: dict[str, Callable[[bool], Figure]] = {
     "thread": thread,
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "questions": questions,
     "leak": leak,
     "import": imports,
+    "store": store,
 }
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 

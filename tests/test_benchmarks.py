@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHEAP = ("inline", "balance", "growth", "build", "authoring", "call", "memory", "leak", "import")
+CHEAP = ("inline", "balance", "growth", "build", "authoring", "call", "memory", "leak", "import", "store")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -45,6 +45,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
             for graph in ("the same graph", "a new graph each time")
         },
         "import": {"bare python", "python, import dagrid"},
+        "store": {"SQLiteStore", "MemoryStore", "raw sqlite3"},
     }
     for name, rows in expected.items():
         figure = figures[name]

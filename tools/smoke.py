@@ -2,8 +2,11 @@
 
 import importlib.metadata
 import importlib.resources
+import tempfile
+from pathlib import Path
 
 import dagrid
+from dagrid.stores.sqlite import SQLiteStore
 
 distribution = importlib.metadata.distribution("dagrid")
 assert not str(dagrid.__file__).endswith("src/dagrid/__init__.py"), f"not the wheel: {dagrid.__file__}"
@@ -15,5 +18,7 @@ assert backends, "the wheel declares no backend"
 for entry in backends:
     entry.load()
 assert "</html>" in dagrid.DAG([]).run().to_html(), "the page of a run is not whole"
+with tempfile.TemporaryDirectory() as folder, SQLiteStore(Path(folder) / "runs.db") as store:
+    assert store.append("run", store.create("run"), 0, [b"fact"]) == 1, "the SQL of the store is not in the wheel"
 names = ", ".join(sorted(backends.names))
 print(f"dagrid {distribution.version}: {len(dagrid.__all__)} public names; backends: {names}")

@@ -100,7 +100,7 @@ def start(
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
-    compiled = _compile(dag, tasks, settings, grows=bool(rules))
+    compiled = _compile(dag, tasks, settings)
     if backend is None:
         backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
     place, owned = open_backend(backend)
@@ -235,10 +235,10 @@ class _Compiled:
     plan: Plan
 
 
-def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings, grows: bool) -> _Compiled:
+def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings) -> _Compiled:
     structure, specs = dag.structure, dag.specs
     known: _Compiled | None = dag.compiled
-    alike = known is not None and not grows and known.settings == settings
+    alike = known is not None and known.settings == settings
     if alike and known is not None and known.own and not tasks:
         return known
     binder = Binder(tasks, structure.index)
@@ -259,8 +259,7 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
         places=bindings.places,
     )
     compiled = _Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
-    if not grows:
-        dag.compiled = compiled
+    dag.compiled = compiled
     return compiled
 
 

@@ -217,7 +217,8 @@ class Store(Protocol):
     """Where journals are kept. All of it may be called from any thread; what has returned is as durable as the store promises.
 
     A run has one owner at a time, which is known by its epoch: who acquires a run gets the next one, and whoever held it
-    before can append no more. Facts are opaque here and numbered from 0 in the order of their commit.
+    before can append no more. Facts are opaque here and numbered from 0 in the order of their commit. A writer is refused for
+    its epoch before its number is looked at. After `close` everything else raises StoreError.
     """
 
     def create(self, run: str, *, name: str = "", at: float = 0.0) -> int:
@@ -241,30 +242,44 @@ class Store(Protocol):
             run: whose they are.
             epoch: the caller's.
             expected: the number that the first of them must get.
-            facts: any number of them.
+            facts: any number of them, none too: then only the epoch and the number are checked, and the status is set.
             status: what `runs` says of the run from now on, and `at` when it ended; None leaves both.
 
         Raises:
             StaleEpochError: somebody else has acquired the run.
             JournalConflictError: `expected` is not the next number.
             UnknownRunError: there is no such run.
+            StoreError: a fact is no bytes, or the place is full or out of reach.
         """
         ...
 
     def read(self, run: str, since: int = 0) -> Iterator[bytes]:
-        """Yield the facts of a run from a number on, in order. Raises UnknownRunError."""
+        """Return an iterator over the facts of a run from a number on, in order: those that there are at this call.
+
+        It keeps nothing locked or open between two of them, and may be abandoned.
+
+        Raises:
+            UnknownRunError: there is no such run; raised by the call, before anything is asked of the iterator.
+            StoreError: `since` is negative.
+        """
         ...
 
     def snapshot(self, run: str, epoch: int, facts: int, data: bytes) -> None:
-        """Keep what stands for the first so many facts; an older snapshot may go. Raises StaleEpochError, UnknownRunError."""
+        """Keep what stands for the first so many facts; one that stands for fewer may go.
+
+        Raises:
+            StaleEpochError: somebody else has acquired the run.
+            JournalConflictError: the journal has fewer facts.
+            UnknownRunError: there is no such run.
+        """
         ...
 
     def latest(self, run: str) -> tuple[int, bytes] | None:
-        """Return the newest snapshot and how many facts it stands for, or None. Raises UnknownRunError."""
+        """Return the snapshot that stands for the most facts, and how many these are, or None. Raises UnknownRunError."""
         ...
 
     def runs(self) -> list[RunRecord]:
-        """Return what is known of every run, the newest first."""
+        """Return what is known of every run, the last created first."""
         ...
 
     def close(self) -> None:
@@ -273,9 +288,10 @@ class Store(Protocol):
 
 
 class Artifacts(Protocol):
-    """Where values are kept that are too large for a journal, or outlive it.
+    """Where values are kept that are too large for a journal, or outlive it. All of it may be called from any thread.
 
-    Keys are made of letters, digits, `-`, `_`, `.` and `/`.
+    Keys are made of ASCII letters, digits, `-`, `_` and `.`, in parts with `/` between them; no part is empty, `.` or `..`. Any
+    other is refused with a StoreError. What has not been put here is neither read nor replaced nor deleted.
     """
 
     def put(self, key: str, data: bytes) -> None:

@@ -64,6 +64,17 @@ class Bindings:
         self.gather.append(binding.gather or gatherer(binding.args))
         self.single.append(binding.args[0] if binding.gather is None and len(binding.args) == 1 else -1)
 
+    def copy(self) -> Bindings:
+        """Return bindings that may grow while others are used."""
+        return Bindings(
+            self.fns.copy(),
+            self.args.copy(),
+            self.kwargs.copy(),
+            self.gather.copy(),
+            self.single.copy(),
+            self.places.copy(),
+        )
+
     def truncate(self, count: int) -> None:
         """Forget the bindings of all nodes from a number on."""
         for each in (self.fns, self.args, self.kwargs, self.gather, self.single):

@@ -85,15 +85,11 @@ class Engine:
         self.ended = 0.0
         self._backend = backend
         self._bindings = bindings
+        self._shared = True
         self._place = place
         self._given = given or {}
         self._omitted = omitted or {}
-        self._fns = bindings.fns
-        self._single = bindings.single
-        self._gather = bindings.gather
-        self._kwargs = bindings.kwargs
-        self._names = plan.names
-        self._adds = plan.adds
+        self._point()
         self._session: Session | None = None
         self._places: dict[str, PlaceHost] = {}
         self._place_of: dict[int, PlaceHost] = {}
@@ -356,6 +352,8 @@ class Engine:
         current = isinstance(event, RuleEvaluated) or self.state.current(event.attempt)
         try:
             if current:
+                if self._shared:
+                    self._fork()
                 self.growing.bind(self.state, event.growth)
         except DagridError as error:
             if isinstance(event, RuleEvaluated):
@@ -366,6 +364,24 @@ class Engine:
             self._keep(event)
         return event
 
+    def _fork(self) -> None:
+        """The graph is about to grow: let go of the plan and the bindings that other runs of it use."""
+        self._shared = False
+        bindings = self._bindings = self._bindings.copy()
+        self.state.plan = self.state.plan.copy(bindings.sources, bindings.places)
+        self.growing.bindings = bindings
+        self._point()
+
+    def _point(self) -> None:
+        """Have at hand what a call is made of."""
+        bindings, plan = self._bindings, self.state.plan
+        self._fns = bindings.fns
+        self._single = bindings.single
+        self._gather = bindings.gather
+        self._kwargs = bindings.kwargs
+        self._names = plan.names
+        self._adds = plan.adds
+
     def _after_growth(self) -> None:
         known = len(self._names)
         plan = self.state.plan
@@ -373,7 +389,6 @@ class Engine:
             self.growing.forget(self.state)
             return
         self.growing.taken(self.state)
-        self._names = plan.names
         places = self._bindings.places
         if places:
             for node in range(known, len(plan)):

@@ -30,7 +30,7 @@ class Growing:
         self.failure: BaseException | None = None
         self._most = len(self.rules) + most_nodes
         self._binder = binder
-        self._bindings = bindings
+        self.bindings = bindings
         self._values = values
 
     def begin(self) -> Growth:
@@ -88,11 +88,11 @@ class Growing:
             for node in nodes:
                 fn = self._binder.task(node.id, node)
                 before = [numbers[name] if name in numbers else plan.index[name] for name in node.required()]
-                self._bindings.append(self._binder.bound(node.id, fn, node, before, names))
+                self.bindings.append(self._binder.bound(node.id, fn, node, before, names))
                 if fn is None:
                     plan.empty.add(numbers[node.id])
             if plan.empty:
-                check_sources(self._bindings, numbers.values(), names)
+                check_sources(self.bindings, numbers.values(), names)
         except BaseException:
             self.forget(state)
             raise
@@ -100,7 +100,7 @@ class Growing:
     def forget(self, state: State) -> None:
         """Take back what was bound and not taken."""
         known = len(state.plan)
-        self._bindings.truncate(known)
+        self.bindings.truncate(known)
         state.plan.empty = {node for node in state.plan.empty if node < known}
 
     def taken(self, state: State) -> None:

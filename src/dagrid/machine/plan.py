@@ -98,7 +98,6 @@ class Plan:
 
     __slots__ = (
         "_group_of_request",
-        "_shared",
         "adds",
         "empty",
         "fail_when_lost",
@@ -159,7 +158,6 @@ class Plan:
         self.kinds: dict[str, list[int]] = {}
         self.adds: dict[int, frozenset[str]] = {}
         self.places = places or {}
-        self._shared = True
         if settings.node_timeout is not None:
             self.timeouts = dict.fromkeys(range(len(structure.names)), settings.node_timeout)
         for number in self.places.keys() - specs.keys():
@@ -179,16 +177,24 @@ class Plan:
         """Whether a node takes the value of this predecessor."""
         return self.sources is None or predecessor in self.sources(node)
 
+    def copy(self, sources: Callable[[int], Sequence[int]] | None, places: Mapping[int, str]) -> Plan:
+        """Return a plan that may grow without the graph, and other runs of it, seeing that."""
+        made = Plan.__new__(Plan)
+        for name in Plan.__slots__:
+            mine = getattr(self, name)
+            setattr(made, name, mine.copy() if isinstance(mine, (list, dict, set)) else mine)
+        made.successors = [after.copy() for after in self.successors]
+        made.kinds = {kind: numbers.copy() for kind, numbers in self.kinds.items()}
+        made.sources = sources
+        made.places = places
+        return made
+
     def grow(self, nodes: Sequence[Node]) -> range:
-        """Append the nodes of a patch, which has been checked with `check_growth`, and return their numbers."""
+        """Append the nodes of a patch, which has been checked with `check_growth`, and return their numbers.
+
+        A plan that others read is copied before.
+        """
         first = len(self.names)
-        if self._shared:
-            self.names = list(self.names)
-            self.index = dict(self.index)
-            self.successors = [list(after) for after in self.successors]
-            self.predecessors = list(self.predecessors)
-            self.keys = list(self.keys)
-            self._shared = False
         added = range(first, first + len(nodes))
         for number, node in zip(added, nodes, strict=True):
             self.names.append(node.id)

@@ -1,0 +1,300 @@
+"""A store in one SQLite file: journals that survive the process and the machine's fall. It knows no run and no graph.
+
+The file is in WAL mode and every commit is synced (https://www.sqlite.org/wal.html), so what has been acknowledged stays. Each
+append is one transaction that changes one row and adds one, whatever the length of the journal: the facts of an append are kept
+as one segment. Other processes may have the file open.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dagrid.errors import StoreError, StoreVersionError
+from dagrid.ports import RunRecord
+from dagrid.stores import refusals
+from dagrid.stores.segments import pack, unpack
+from dagrid.stores.statements import Migration, migrations, statements
+
+# Marks a database as ours, in its header: "dgrd".
+APPLICATION_ID = 0x64677264
+# A reader lets go of the file after so many bytes or segments.
+CHUNK_BYTES = 1 << 20
+CHUNK_SEGMENTS = 256
+# Seconds between two tries to open a file that another process is just turning into a store.
+AGAIN = 0.01
+
+
+class SQLiteStore:
+    """Keep journals in an SQLite file, which is made, with its folder, when there is none.
+
+    It has two connections, one that writes and one that reads, so that nobody who reads waits for a disk to sync. Any thread may
+    use it. A process that was forked off must open its own.
+
+    Args:
+        path: of the file. Beside it stand two files of SQLite's own (`-wal`, `-shm`) while it is open.
+        timeout: seconds to wait while another process writes.
+
+    Raises:
+        StoreError: the file cannot be opened, is no database, or one of another program.
+        StoreVersionError: a newer dagrid has written it.
+    """
+
+    def __init__(self, path: str | PathLike[str], *, timeout: float = 30.0) -> None:
+        if str(path) in ("", ":memory:"):
+            raise StoreError("SQLiteStore keeps its journals in a file: give its path, or use MemoryStore.")
+        self.path = Path(path).absolute()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.path.parent} cannot be made: {error}. Choose another place.") from error
+        self._sql = _statements()
+        self._writer = _Connection(self.path, timeout)
+        try:
+            self._writer.prepare(timeout)
+            self._reader = _Connection(self.path, timeout)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def create(self, run: str, *, name: str = "", at: float = 0.0) -> int:
+        """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
+        with self._writer.transaction() as connection:
+            if connection.execute(self._sql["create"], {"run": run, "name": name, "at": at}).rowcount == 0:
+                raise refusals.duplicate(run)
+        return 1
+
+    def acquire(self, run: str) -> int:
+        """Take over a run and return its new epoch; see `dagrid.ports.Store`."""
+        with self._writer.transaction() as connection:
+            connection.execute(self._sql["acquire"], {"run": run})
+            _, epoch, _ = self._standing(connection, run)
+        return epoch
+
+    def append(
+        self, run: str, epoch: int, expected: int, facts: Sequence[bytes], *, status: str | None = None, at: float = 0.0
+    ) -> int:
+        """Append facts, all or none, and return the next number; on the disk when it returns. See `dagrid.ports.Store`."""
+        refusals.check_facts(facts)
+        count = len(facts)
+        data = pack(facts)
+        row = {"run": run, "epoch": epoch, "expected": expected, "count": count, "status": status, "at": at}
+        with self._writer.transaction() as connection:
+            if connection.execute(self._sql["advance"], row).rowcount == 0:
+                _, now, there = self._standing(connection, run)
+                refusals.check_writer(run, epoch, now)
+                refusals.check_number(run, expected, there)
+            if count:
+                segment = {"run": run, "first": expected, "count": count, "data": data}
+                connection.execute(self._sql["add_segment"], segment)
+        return expected + count
+
+    def read(self, run: str, since: int = 0) -> Iterator[bytes]:
+        """Return an iterator over the facts that there are now, from a number on; see `dagrid.ports.Store`.
+
+        It reads a piece at a time and holds neither lock nor transaction in between.
+        """
+        refusals.check_since(since)
+        with self._reader.use() as connection:
+            number, _, facts = self._standing(connection, run)
+        return self._facts(run, number, since, facts)
+
+    def snapshot(self, run: str, epoch: int, facts: int, data: bytes) -> None:
+        """Keep what stands for the first so many facts; see `dagrid.ports.Store`."""
+        with self._writer.transaction() as connection:
+            number, now, there = self._standing(connection, run)
+            refusals.check_writer(run, epoch, now)
+            refusals.check_snapshot(run, facts, there)
+            connection.execute(self._sql["keep_snapshot"], {"id": number, "facts": facts, "data": data})
+
+    def latest(self, run: str) -> tuple[int, bytes] | None:
+        """Return the newest snapshot and how many facts it stands for, or None; see `dagrid.ports.Store`."""
+        with self._reader.use() as connection:
+            number, _, _ = self._standing(connection, run)
+            row: tuple[int, bytes] | None = connection.execute(self._sql["latest"], {"id": number}).fetchone()
+        return row
+
+    def runs(self) -> list[RunRecord]:
+        """Return what is known of every run, the last created first."""
+        with self._reader.use() as connection:
+            rows = connection.execute(self._sql["runs"]).fetchall()
+        return [RunRecord(*row) for row in rows]
+
+    def close(self) -> None:
+        """Close the file; whoever is reading gets an error. May be called twice."""
+        self._reader.close()
+        self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _standing(self, connection: sqlite3.Connection, run: str) -> tuple[int, int, int]:
+        """Return the number of a run in this file, its epoch, and how many facts it has."""
+        row: tuple[int, int, int] | None = connection.execute(self._sql["standing"], {"run": run}).fetchone()
+        if row is None:
+            known = connection.execute(self._sql["names"], {"limit": refusals.SEARCHED})
+            raise refusals.unknown(run, [name for (name,) in known])
+        return row
+
+    def _facts(self, run: str, number: int, since: int, end: int) -> Iterator[bytes]:
+        while since < end:
+            began = since
+            for first, data in self._chunk(number, since, end):
+                if first > since:
+                    break
+                facts = unpack(data)
+                yield from facts[since - first :]
+                since = first + len(facts)
+            if since == began:
+                raise StoreError(f"{self.path} lacks fact {since} of run {run!r}. Restore the file from a copy.")
+
+    def _chunk(self, number: int, since: int, end: int) -> list[tuple[int, bytes]]:
+        """Return some segments of a run, the first of which holds the fact `since`; none after the fact `end`."""
+        chunk: list[tuple[int, bytes]] = []
+        size = 0
+        # A cursor that is closed ends the transaction that its statement has begun.
+        with self._reader.use() as connection, closing(connection.cursor()) as rows:
+            rows.execute(self._sql["segments"], {"id": number, "since": since})
+            for first, data in rows:
+                if first >= end:
+                    break
+                chunk.append((first, data))
+                size += len(data)
+                if size >= CHUNK_BYTES or len(chunk) >= CHUNK_SEGMENTS:
+                    break
+        return chunk
+
+
+class _Connection:
+    """A connection that several threads share, one at a time, and whose errors are told as those of a store."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        try:
+            self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA synchronous = FULL")
+        except sqlite3.Error as error:
+            self.close()
+            raise _explained(path, error) from error
+
+    @contextmanager
+    def use(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            if self._connection is None:
+                raise refusals.closed(str(self._path))
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise _explained(self._path, error) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        with self.use() as connection:
+            # An interrupt may come after any of these: then nothing may stay begun.
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def prepare(self, timeout: float) -> None:
+        """Make the file a store of this version, unless it is one; of several processes that open it at once, one does so."""
+        newest = _migrations()[-1].version
+        with self.use() as connection:
+            version = _version(connection, self._path)
+            _log_ahead(connection, timeout)
+        if version == newest:
+            return
+        with self.transaction() as connection:
+            for migration in _migrations()[_version(connection, self._path) :]:
+                for statement in migration.statements:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {migration.version}")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the version of a store, 0 for a new file.
+
+    Raises:
+        StoreError: it is the database of another program.
+        StoreVersionError: a newer dagrid has written it.
+    """
+    application, tables, version = connection.execute(_statements()["whose"]).fetchone()
+    if application != APPLICATION_ID and (application or tables):
+        raise StoreError(f"{path} is the database of another program; nothing was changed. Choose another file.")
+    newest = _migrations()[-1].version
+    if version > newest:
+        raise StoreVersionError(
+            f"{path} was written by a newer dagrid: it is a store of version {version}, and this dagrid knows those up to "
+            f"{newest}. Upgrade it: pip install --upgrade dagrid"
+        )
+    return int(version)
+
+
+def _log_ahead(connection: sqlite3.Connection, timeout: float) -> None:
+    """Turn on the write-ahead log. SQLite does not wait for others here, whatever its timeout, so this does."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= deadline:
+                raise
+        time.sleep(AGAIN)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _explained(path: Path, error: sqlite3.Error) -> StoreError:
+    """Return what SQLite says, with the file and what to do."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    remedy = _REMEDIES.get(code, "Look at the file, its folder and the disk.")
+    return StoreError(f"{path}: {error}. {remedy}")
+
+
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "Another process has been writing all the time: let it finish, or give a longer timeout.",
+    sqlite3.SQLITE_CANTOPEN: "Choose a path that can be read and written, and that is no folder.",
+    sqlite3.SQLITE_CORRUPT: "Restore the file from a copy.",
+    sqlite3.SQLITE_FULL: "The disk is full: make room.",
+    sqlite3.SQLITE_NOTADB: "It is no store: choose another file; this one was not changed.",
+    sqlite3.SQLITE_READONLY: "Make the file and its folder writable, or choose another place.",
+    sqlite3.SQLITE_TOOBIG: "An append and a snapshot hold at most 1 GB each: append less at once.",
+}
+
+
+@cache
+def _statements() -> dict[str, str]:
+    return statements("sqlite")
+
+
+@cache
+def _migrations() -> list[Migration]:
+    return migrations("sqlite")

@@ -1,0 +1,572 @@
+"""What every store of journals, and every place for values, must do, as tests to inherit: make a subclass and run pytest on it.
+
+    class TestMine(StoreConformance):
+        def open_store(self, place):
+            return MyStore(place / "runs")
+
+`place` is a folder of the test's own: the same store is meant whenever it is given again. The suite knows the sockets and no
+store.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dagrid.errors import DuplicateRunError, JournalConflictError, StaleEpochError, StoreError, UnknownRunError
+from dagrid.ports import Artifacts, RunRecord, Store
+from dagrid.testing.conformance import raised
+from dagrid.testing.store_model import OPERATIONS, StoreModel
+
+PATIENCE = 30.0
+
+
+def _numbered(begin: int, end: int) -> list[bytes]:
+    return [str(number).encode() for number in range(begin, end)]
+
+
+def _at_once(actions: Sequence[Callable[[], Any]], patience: float) -> None:
+    """Perform actions in a thread each, begun together, and raise what one of them raises."""
+    together = threading.Barrier(len(actions))
+    found: list[BaseException] = []
+
+    def perform(action: Callable[[], Any]) -> None:
+        together.wait(patience)
+        error = raised(action)
+        if error is not None:
+            found.append(error)
+
+    threads = [threading.Thread(target=perform, args=[action], daemon=True) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(patience)
+    if found:
+        raise found[0]
+    assert not any(thread.is_alive() for thread in threads), "a thread is stuck in the store"
+
+
+class StoreConformance:
+    """The suite. Override `open_store`, and the attributes where the store differs.
+
+    Attributes:
+        durable: what has been acknowledged is there when the place is opened again.
+        patience: seconds after which a test gives up.
+        many: how many runs it is tried with.
+    """
+
+    __test__: ClassVar[bool] = False
+    durable: ClassVar[bool] = True
+    patience: ClassVar[float] = PATIENCE
+    many: ClassVar[int] = 2_000
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__test__ = cls.open_store is not StoreConformance.open_store
+
+    def open_store(self, place: Path) -> Store:
+        """Return the store that is kept in a folder: a new one the first time, and that one again each time after."""
+        raise NotImplementedError("override open_store(place) and return a store")
+
+    @contextmanager
+    def opened(self, place: Path) -> Iterator[Store]:
+        """Open the store of a folder, and close it afterwards."""
+        store = self.open_store(place)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    # A journal.
+
+    def test_facts_come_back_in_order(self, tmp_path: Path) -> None:
+        """Appends of any size make one row of facts with one number each, and any bytes survive."""
+        facts = [b"", b"\x00", bytes(range(256)), b"x" * 1000, *_numbered(0, 500)]
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            following = 0
+            for size in (1, 2, 0, 100, 1, 400):
+                assert store.append("run", epoch, following, facts[following : following + size]) == following + size
+                following += size
+            assert following == len(facts)
+            assert list(store.read("run")) == facts
+
+    def test_reading_from_any_number(self, tmp_path: Path) -> None:
+        """From inside of an append, from its edges, from the end and from beyond it; never from before the first."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            for begin, end in ((0, 1), (1, 8), (8, 10)):
+                store.append("run", epoch, begin, _numbered(begin, end))
+            for since in range(13):
+                assert list(store.read("run", since)) == _numbered(since, 10)
+            assert isinstance(raised(store.read, "run", -1), StoreError)
+
+    def test_a_new_run_is_empty(self, tmp_path: Path) -> None:
+        """No facts, no snapshot, and it goes on."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run", name="nightly", at=12.5)
+            assert list(store.read("run")) == []
+            assert store.latest("run") is None
+            assert store.runs() == [RunRecord("run", "nightly", 12.5, "running", 0.0, epoch, 0)]
+
+    def test_numbers_must_follow(self, tmp_path: Path) -> None:
+        """A gap, a repetition and a negative number are conflicts that change nothing, also when nothing is appended."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            store.append("run", epoch, 0, _numbered(0, 3))
+            for expected in (-1, 0, 2, 4):
+                for facts in ([b"wrong"], []):
+                    error = raised(store.append, "run", epoch, expected, facts, status="wrong")
+                    assert isinstance(error, JournalConflictError), f"number {expected}: {error!r}"
+            assert list(store.read("run")) == _numbered(0, 3)
+            assert store.runs()[0].status == "running"
+            assert store.append("run", epoch, 3, _numbered(3, 4)) == 4
+
+    def test_an_empty_append_sets_the_status(self, tmp_path: Path) -> None:
+        """It takes no number, and what follows is not disturbed."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            assert store.append("run", epoch, 0, []) == 0
+            assert store.append("run", epoch, 0, [], status="completed", at=9.0) == 0
+            assert (store.runs()[0].status, store.runs()[0].ended) == ("completed", 9.0)
+            assert store.append("run", epoch, 0, [b"late"]) == 1
+            assert list(store.read("run")) == [b"late"]
+
+    def test_all_or_none(self, tmp_path: Path) -> None:
+        """When one fact of an append cannot be kept, none is."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            odd: Any = [b"0", "not bytes", b"2"]
+            assert isinstance(raised(store.append, "run", epoch, 0, odd, status="wrong"), StoreError)
+            assert list(store.read("run")) == []
+            assert store.runs() == [RunRecord("run", epoch=epoch)]
+            assert store.append("run", epoch, 0, [b"0"]) == 1
+
+    def test_what_was_appended_is_the_stores_own(self, tmp_path: Path) -> None:
+        """A caller uses its list again for the next facts."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            facts = [b"0", b"1"]
+            store.append("run", epoch, 0, facts)
+            facts[:] = [b"other"]
+            assert list(store.read("run")) == [b"0", b"1"]
+
+    def test_large_facts(self, tmp_path: Path) -> None:
+        """Facts of 5 MB, among small ones."""
+        large = [random.Random(number).randbytes(5 * 2**20) for number in range(2)]
+        facts = [b"before", large[0], b"between", large[1], b"after"]
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            assert store.append("run", epoch, 0, facts[:2]) == 2
+            assert store.append("run", epoch, 2, facts[2:]) == 5
+            # Not compared in one piece: a failure would print them.
+            assert all(ours == theirs for ours, theirs in zip(store.read("run"), facts, strict=True))
+
+    def test_reading_is_a_look_at_one_moment(self, tmp_path: Path) -> None:
+        """A reader gets what there was when it asked, and may append between two facts."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            store.append("run", epoch, 0, _numbered(0, 3))
+            seen = []
+            for number, fact in enumerate(store.read("run")):
+                seen.append(fact)
+                store.append("run", epoch, 3 + number, _numbered(3 + number, 4 + number))
+            assert seen == _numbered(0, 3)
+            assert list(store.read("run")) == _numbered(0, 6)
+
+    def test_a_reader_that_goes_away(self, tmp_path: Path) -> None:
+        """Nothing stays open or locked behind a reader that stops in the middle, or never begins."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            following = 0
+            for _ in range(1_000):
+                following = store.append("run", epoch, following, _numbered(following, following + 1))
+            abandoned = [store.read("run", since) for since in range(20)]
+            for reader in abandoned[10:]:
+                next(reader)
+            assert store.append("run", epoch, following, [b"more"]) == following + 1
+            _at_once([lambda: store.append("run", epoch, following + 1, [b"and more"])], self.patience)
+            del abandoned
+            assert sum(1 for _ in store.read("run")) == following + 2
+
+    def test_runs_do_not_mix(self, tmp_path: Path) -> None:
+        """Two journals side by side, with names that only differ a little."""
+        names = ["a", "A", "a ", "a%", "a_", "a/b", "Zürich \N{SNOWMAN}", ""]
+        with self.opened(tmp_path) as store:
+            epochs = {name: store.create(name) for name in names}
+            for number in range(3):
+                for name in names:
+                    store.append(name, epochs[name], number, [f"{name}{number}".encode()])
+            for name in names:
+                assert list(store.read(name)) == [f"{name}{number}".encode() for number in range(3)]
+
+    # Names.
+
+    def test_a_run_begins_once(self, tmp_path: Path) -> None:
+        """The second `create` is refused and leaves the first one's journal alone."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run", name="first")
+            store.append("run", epoch, 0, [b"0"])
+            error = raised(store.create, "run", name="second")
+            assert isinstance(error, DuplicateRunError)
+            assert "'run'" in str(error)
+            assert list(store.read("run")) == [b"0"]
+            assert store.runs() == [RunRecord("run", "first", epoch=epoch, facts=1)]
+
+    def test_an_unknown_run(self, tmp_path: Path) -> None:
+        """Every door says so, at once, with the name that was meant."""
+        with self.opened(tmp_path) as store:
+            store.create("nightly-1")
+            doors: list[Callable[[], Any]] = [
+                lambda: store.acquire("nihgtly-1"),
+                lambda: store.append("nihgtly-1", 1, 0, [b"0"]),
+                lambda: store.append("nihgtly-1", 1, 0, []),
+                lambda: store.read("nihgtly-1"),
+                lambda: store.snapshot("nihgtly-1", 1, 0, b""),
+                lambda: store.latest("nihgtly-1"),
+            ]
+            for door in doors:
+                error = raised(door)
+                assert isinstance(error, UnknownRunError), repr(error)
+                assert (error.name, error.suggestion) == ("nihgtly-1", "nightly-1")
+
+    def test_many_runs_the_newest_first(self, tmp_path: Path) -> None:
+        """In the order of their creation, whatever their clocks said, and each with its own figures."""
+        chance = random.Random(3)
+        with self.opened(tmp_path) as store:
+            expected = []
+            for number in range(self.many):
+                run, at = f"run-{number}", float(chance.randrange(1_000))
+                epoch = store.create(run, name=f"name {number % 7}", at=at)
+                record = RunRecord(run, f"name {number % 7}", at, epoch=epoch)
+                if number % 100 == 0:
+                    store.append(run, epoch, 0, _numbered(0, 5), status="failed", at=at + 1)
+                    record = RunRecord(run, record.name, at, "failed", at + 1, epoch, 5)
+                expected.append(record)
+            assert store.runs() == expected[::-1]
+
+    # Owners.
+
+    def test_whoever_acquires_is_the_only_writer(self, tmp_path: Path) -> None:
+        """The owner before can neither append, nor set a status, nor keep a snapshot; and its facts stay."""
+        with self.opened(tmp_path) as store:
+            first = store.create("run")
+            store.append("run", first, 0, [b"0"])
+            second = store.acquire("run")
+            assert second > first
+            for epoch in (first, second + 1, 0, -1):
+                for door in (
+                    lambda epoch=epoch: store.append("run", epoch, 1, [b"wrong"]),
+                    lambda epoch=epoch: store.append("run", epoch, 1, [], status="wrong"),
+                    lambda epoch=epoch: store.snapshot("run", epoch, 1, b"wrong"),
+                ):
+                    error = raised(door)
+                    assert isinstance(error, StaleEpochError), f"epoch {epoch}: {error!r}"
+            assert store.append("run", second, 1, [b"1"]) == 2
+            assert list(store.read("run")) == [b"0", b"1"]
+            assert store.latest("run") is None
+            assert store.runs() == [RunRecord("run", epoch=second, facts=2)]
+
+    def test_a_stale_owner_hears_that_it_is_stale(self, tmp_path: Path) -> None:
+        """Also when its number is wrong too: reading again and appending would not help it."""
+        with self.opened(tmp_path) as store:
+            first = store.create("run")
+            store.append("run", store.acquire("run"), 0, [b"0"])
+            assert isinstance(raised(store.append, "run", first, 0, [b"wrong"]), StaleEpochError)
+
+    def test_every_owner_has_an_epoch_of_its_own(self, tmp_path: Path) -> None:
+        """Threads that acquire at once get different epochs, and the greatest is the one that counts."""
+        with self.opened(tmp_path) as store:
+            store.create("run")
+            epochs: list[int] = []
+            _at_once([lambda: epochs.extend(store.acquire("run") for _ in range(10))] * 4, self.patience)
+            assert len(set(epochs)) == 40
+            assert store.append("run", max(epochs), 0, [b"0"]) == 1
+
+    # Several threads at once.
+
+    def test_one_winner_for_each_number(self, tmp_path: Path) -> None:
+        """Of several who append the same number exactly one succeeds, and the facts are the winners'."""
+        with self.opened(tmp_path) as store:
+            self._contend([store] * 4, store.create("run"))
+
+    def test_one_winner_between_openings(self, tmp_path: Path) -> None:
+        """The same where each has opened a durable store for itself, as processes do."""
+        with self.opened(tmp_path) as one, self.opened(tmp_path) as other:
+            epoch = one.create("run")
+            self._contend([one, other] if self.durable else [one, one], epoch)
+
+    def _contend(self, stores: Sequence[Store], epoch: int) -> None:
+        rounds = 50
+        won: list[tuple[int, bytes]] = []
+
+        def append(store: Store, mine: bytes) -> None:
+            for number in range(rounds):
+                error = raised(store.append, "run", epoch, number, [mine])
+                assert error is None or isinstance(error, JournalConflictError), repr(error)
+                if error is None:
+                    won.append((number, mine))
+
+        _at_once([partial(append, store, b"%d" % number) for number, store in enumerate(stores)], self.patience)
+        assert [number for number, _ in sorted(won)] == list(range(rounds))
+        assert [fact for _, fact in sorted(won)] == list(stores[0].read("run"))
+
+    def test_a_run_begins_once_among_threads(self, tmp_path: Path) -> None:
+        """Of several who create the same run exactly one succeeds."""
+        with self.opened(tmp_path) as store:
+            outcomes: list[BaseException | None] = []
+            _at_once([lambda: outcomes.append(raised(store.create, "run"))] * 4, self.patience)
+            assert sorted(type(outcome).__name__ for outcome in outcomes) == ["DuplicateRunError"] * 3 + ["NoneType"]
+
+    def test_a_reader_never_sees_a_gap(self, tmp_path: Path) -> None:
+        """Facts become visible in the order of their numbers, and an append as a whole, while others write."""
+        batch, batches = 7, 40
+        with self.opened(tmp_path) as store:
+            epochs = {run: store.create(run) for run in ("one", "two")}
+
+            def write(run: str) -> None:
+                for number in range(0, batch * batches, batch):
+                    store.append(run, epochs[run], number, _numbered(number, number + batch))
+
+            def follow(run: str) -> None:
+                seen: list[bytes] = []
+                deadline = time.monotonic() + self.patience
+                while len(seen) < batch * batches:
+                    assert time.monotonic() < deadline, f"only {len(seen)} facts have come"
+                    more = list(store.read(run, len(seen)))
+                    assert len(more) % batch == 0
+                    seen.extend(more)
+                    assert seen == _numbered(0, len(seen))
+
+            _at_once([partial(act, run) for run in epochs for act in (write, follow)], self.patience)
+
+    # Snapshots.
+
+    def test_the_latest_snapshot(self, tmp_path: Path) -> None:
+        """The one that stands for the most facts, whichever came last; the facts stay."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            store.append("run", epoch, 0, _numbered(0, 10))
+            for facts, data, latest in (
+                (0, b"nothing", (0, b"nothing")),
+                (4, b"four", (4, b"four")),
+                (2, b"late", (4, b"four")),
+                (4, b"again", (4, b"again")),
+                (10, b"\x00" * 2**20, (10, b"\x00" * 2**20)),
+            ):
+                store.snapshot("run", epoch, facts, data)
+                assert store.latest("run") == latest
+            assert list(store.read("run")) == _numbered(0, 10)
+
+    def test_a_snapshot_of_what_is_not_there(self, tmp_path: Path) -> None:
+        """It would stand for facts that may come out otherwise."""
+        with self.opened(tmp_path) as store:
+            epoch = store.create("run")
+            store.append("run", epoch, 0, _numbered(0, 3))
+            for facts in (4, -1):
+                assert isinstance(raised(store.snapshot, "run", epoch, facts, b"wrong"), JournalConflictError)
+            assert store.latest("run") is None
+
+    # The end.
+
+    def test_close_twice_and_use_after_close(self, tmp_path: Path) -> None:
+        """Whoever comes too late gets an error that says so, also in the middle of reading."""
+        store = self.open_store(tmp_path)
+        epoch = store.create("run")
+        following = 0
+        for _ in range(600):
+            following = store.append("run", epoch, following, _numbered(following, following + 1))
+        reader = store.read("run")
+        next(reader)
+        store.close()
+        store.close()
+        doors: list[Callable[[], Any]] = [
+            lambda: store.create("other"),
+            lambda: store.acquire("run"),
+            lambda: store.append("run", epoch, following, [b"late"]),
+            lambda: store.read("run"),
+            lambda: list(reader),
+            lambda: store.snapshot("run", epoch, 0, b""),
+            lambda: store.latest("run"),
+            store.runs,
+        ]
+        for door in doors:
+            error = raised(door)
+            assert isinstance(error, StoreError), repr(error)
+            assert "closed" in str(error)
+
+    def test_opened_again(self, tmp_path: Path) -> None:
+        """A durable store has everything, and its epochs go on; any other begins anew."""
+        with self.opened(tmp_path) as store:
+            first = store.create("run", name="nightly", at=1.0)
+            store.append("run", first, 0, _numbered(0, 300), status="paused", at=2.0)
+            store.snapshot("run", first, 200, b"snapshot")
+        with self.opened(tmp_path) as store:
+            if not self.durable:
+                assert store.runs() == []
+                return
+            assert store.runs() == [RunRecord("run", "nightly", 1.0, "paused", 2.0, first, 300)]
+            assert list(store.read("run", 100)) == _numbered(100, 300)
+            assert store.latest("run") == (200, b"snapshot")
+            second = store.acquire("run")
+            assert second > first
+            assert store.append("run", second, 300, [b"300"]) == 301
+
+    def test_opened_twice_at_once(self, tmp_path: Path) -> None:
+        """Two who have the same durable store open see each other's facts, and their epochs hold between them."""
+        with self.opened(tmp_path) as one, self.opened(tmp_path) as other:
+            first = one.create("run")
+            if not self.durable:
+                assert other.runs() == []
+                return
+            second = other.acquire("run")
+            assert isinstance(raised(one.append, "run", first, 0, [b"wrong"]), StaleEpochError)
+            other.append("run", second, 0, [b"0"])
+            assert list(one.read("run")) == [b"0"]
+
+    def test_any_order_of_calls(self, tmp_path: Path) -> None:
+        """Random calls, right and wrong, have the same answers as the few lines that a store is in the end."""
+        with self.opened(tmp_path) as store:
+            model = StoreModel(store, prefix="random-")
+            chance = random.Random(11)
+            for _ in range(400):
+                model.perform(chance.choice(OPERATIONS), [chance.randrange(8) for _ in range(3)])
+            model.check()
+
+
+class ArtifactsConformance:
+    """The suite for places where values are kept. Override `open_artifacts`."""
+
+    __test__: ClassVar[bool] = False
+    patience: ClassVar[float] = PATIENCE
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__test__ = cls.open_artifacts is not ArtifactsConformance.open_artifacts
+
+    def open_artifacts(self, place: Path) -> Artifacts:
+        """Return the artifacts of a folder that the test owns; the same ones each time."""
+        raise NotImplementedError("override open_artifacts(place) and return artifacts")
+
+    def test_what_was_put_comes_back(self, tmp_path: Path) -> None:
+        """Any bytes under any key, also when the place is opened again."""
+        values = {
+            "a": b"",
+            "A1": b"\x00\xff",
+            "a.b-c_d": b"one",
+            "run/1/node.0/value": b"two",
+            ".hidden/...": b"three",
+            "k" * 200: b"long",
+            "/".join(["deep"] * 20): b"deep",
+        }
+        artifacts = self.open_artifacts(tmp_path)
+        for key, value in values.items():
+            artifacts.put(key, value)
+        again = self.open_artifacts(tmp_path)
+        assert {key: again.get(key) for key in values} == values
+
+    def test_a_large_value(self, tmp_path: Path) -> None:
+        """50 MB."""
+        data = random.Random(1).randbytes(50 * 2**20)
+        artifacts = self.open_artifacts(tmp_path)
+        artifacts.put("large", data)
+        same = artifacts.get("large") == data
+        assert same
+
+    def test_what_was_never_put(self, tmp_path: Path) -> None:
+        """None, before anything was put, beside something, and where only a folder or a value stands in the way."""
+        artifacts = self.open_artifacts(tmp_path)
+        assert artifacts.get("a") is None
+        artifacts.put("a/b", b"value")
+        assert [artifacts.get(key) for key in ("a", "b", "a/c", "a/b/c", "A/B")] == [None] * 5
+
+    def test_a_key_may_be_the_beginning_of_another(self, tmp_path: Path) -> None:
+        """In whichever order they come."""
+        artifacts = self.open_artifacts(tmp_path)
+        for keys in (["a", "a/b", "a/b/c"], ["x/y/z", "x/y", "x"]):
+            for key in keys:
+                artifacts.put(key, key.encode())
+            assert [artifacts.get(key) for key in keys] == [key.encode() for key in keys]
+            artifacts.delete(keys[1])
+            assert [artifacts.get(key) for key in keys] == [keys[0].encode(), None, keys[2].encode()]
+
+    def test_put_replaces(self, tmp_path: Path) -> None:
+        """A shorter value after a longer one, whole."""
+        artifacts = self.open_artifacts(tmp_path)
+        for value in (b"a long value", b"short", b""):
+            artifacts.put("a/b", value)
+            assert artifacts.get("a/b") == value
+
+    def test_delete(self, tmp_path: Path) -> None:
+        """Only that key; twice and never put is no error; and it can be put again."""
+        artifacts = self.open_artifacts(tmp_path)
+        artifacts.delete("never/put")
+        artifacts.put("a/b", b"one")
+        artifacts.put("a/c", b"two")
+        artifacts.delete("a")
+        artifacts.delete("a/b/c")
+        artifacts.delete("a/b")
+        artifacts.delete("a/b")
+        assert (artifacts.get("a/b"), artifacts.get("a/c")) == (None, b"two")
+        artifacts.put("a/b", b"again")
+        assert artifacts.get("a/b") == b"again"
+
+    def test_keys_that_are_none(self, tmp_path: Path) -> None:
+        """Whatever could lead elsewhere is refused at every door, with the key in the message."""
+        artifacts = self.open_artifacts(tmp_path)
+        wrong = [
+            "",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "a/../b",
+            "../a",
+            "a/.",
+            "a\\b",
+            "C:a",
+            "a b",
+            "~a",
+            "@a",
+            "a\n",
+        ]
+        wrong += ["é", "a*", "a?b", "a\x00b", "file://a", "a%2fb", "a::b", "[a]", "\u0661"]
+        doors: tuple[Callable[[str], Any], ...] = (
+            lambda key: artifacts.put(key, b"wrong"),
+            artifacts.get,
+            artifacts.delete,
+        )
+        for key in wrong:
+            for door in doors:
+                error = raised(door, key)
+                assert isinstance(error, StoreError), f"{key!r}: {error!r}"
+                assert repr(key) in str(error)
+
+    def test_a_reader_sees_whole_values(self, tmp_path: Path) -> None:
+        """While threads replace a value, every look at it is at one of those that were put."""
+        artifacts = self.open_artifacts(tmp_path)
+        values = [bytes([number]) * 200_000 for number in range(3)]
+        artifacts.put("a/b", values[0])
+        looks: list[bool] = []
+
+        def write(value: bytes) -> None:
+            for _ in range(20):
+                artifacts.put("a/b", value)
+
+        def look() -> None:
+            looks.extend(artifacts.get("a/b") in values for _ in range(100))
+
+        _at_once([lambda: write(values[1]), lambda: write(values[2]), look], self.patience)
+        assert len(looks) == 100
+        assert all(looks)
+
+
+__all__ = ["ArtifactsConformance", "StoreConformance"]
