@@ -383,9 +383,9 @@ class Engine:
         self._adds = plan.adds
 
     def _after_growth(self) -> None:
-        known = len(self._names)
+        known = len(self.values)
         plan = self.state.plan
-        if len(plan) == len(self.values):
+        if len(plan) == known:
             self.growing.forget(self.state)
             return
         self.growing.taken(self.state)
