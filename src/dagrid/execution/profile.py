@@ -36,7 +36,8 @@ class Step:
         because: what it waited for last. "input": the step before is the dependency that ended last. "slot", "resource", "limit",
             "alone": the step before held its worker, a resource, a place under max_concurrency, or ran (or let it run)
             sequentially. "retry": the step before is an earlier try. "growth": a rule appended it, after the step before.
-            "worker": its worker joined late; the step before is the input. "start": there is none before.
+            "worker": its worker joined when the inputs were there already; the step before is the last of those. "start":
+            there is none before.
     """
 
     node: str
@@ -481,5 +482,5 @@ _WORDS: dict[Because, str] = {
     "alone": "the step before, one of both runs alone",
     "retry": "an earlier try",
     "growth": "a rule appended it",
-    "worker": "its worker joined",
+    "worker": "its worker was new",
 }
