@@ -122,7 +122,7 @@ def test_waiting_and_computing_on_real_threads() -> None:
 
     def fetch() -> bool:
         fetching.set()
-        return all([left.acquire(timeout=20) for _ in range(2)])
+        return all(left.acquire(timeout=20) for _ in range(2))
 
     def join(**results: Any) -> Any:
         return results["A"]
