@@ -22,6 +22,10 @@ help: ## show this list
 run: $(VENV)/.run ## build the mosaic of the example; the pictures and run.html go to out/mosaic/
 	$(BIN)/python -m examples.mosaic
 
+.PHONY: search
+search: $(VENV)/.run ## search the settings of a classifier in two rounds, as the second example
+	$(BIN)/python -m examples.search --profile
+
 .PHONY: test
 test: check test-main test-newer test-wheel ## all checks, all tests, the fast tests on each newer Python, the wheel
 
@@ -71,8 +75,8 @@ COMPILE = tools/uv $(VENV) pip compile pyproject.toml --quiet --upgrade --univer
 .PHONY: lock
 lock: ## choose the newest versions that fit together and write them to requirements/
 	@test -x $(BIN)/uv || { PYTHON="$$(tools/find_python --main)" && "$$PYTHON" -m venv $(VENV) && $(BIN)/pip install --quiet uv; }
-	$(COMPILE) --extra dask --extra mosaic --group build --group test --group check --group bench -o requirements/dev.lock >/dev/null
-	$(COMPILE) -c requirements/dev.lock --extra mosaic --group build -o requirements/run.lock >/dev/null
+	$(COMPILE) --extra dask --extra mosaic --extra search --group build --group test --group check --group bench -o requirements/dev.lock >/dev/null
+	$(COMPILE) -c requirements/dev.lock --extra mosaic --extra search --group build -o requirements/run.lock >/dev/null
 	$(COMPILE) -c requirements/dev.lock -o requirements/base.lock >/dev/null
 	$(subst pip compile pyproject.toml,pip compile,$(COMPILE)) --group installer -o requirements/installer.lock >/dev/null
 	@! grep -n '://' requirements/*.lock

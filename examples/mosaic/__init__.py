@@ -8,5 +8,5 @@ compared with it.
     python -m examples.mosaic
 
 The rooms: `tiles` (the sky and the tiles), `montage` (the tools as tasks, and why processes), `report` (residuals and
-pictures), `places` (the files), `workflow` (the graph and its rule), `sequential` (the same as a plain loop).
+pictures), `places` (the files), `workflow` (the graph and its rules), `sequential` (the same as a plain loop).
 """

@@ -21,12 +21,13 @@ from examples.mosaic.montage import MontageError
 from examples.mosaic.places import Places
 from examples.mosaic.sequential import run_in_order
 from examples.mosaic.tiles import Survey
-from examples.mosaic.workflow import MONTAGE, Mosaic
+from examples.mosaic.workflow import beginning, rules
 
 Residual = Mapping[str, float]
 Lines = list[tuple[str, str]]
 
 CLOSER, NOT_CLOSER, FAILED = 0, 1, 3
+ANY_NUMBER = 1_000_000
 EXAMPLES = """\
 examples:
   python -m examples.mosaic                           sixteen tiles, on processes, one for each core
@@ -88,17 +89,27 @@ def backend_with_workers(backend: str, workers: int | None) -> str:
     return f"{backend}{'&' if '?' in backend else '?'}max_workers={workers}"
 
 
-def run_graph(mosaic: Mosaic, backend: str, progress: bool) -> tuple[Residual, Residual, Lines]:
+def run_graph(
+    survey: Survey, places: Places, exact: bool, backend: str, progress: bool
+) -> tuple[Residual, Residual, Lines]:
     """Run the graph and return both residuals and what the run measured, as lines of the table."""
-    resources = MONTAGE if mosaic.one_at_a_time else None
-    result = mosaic.graph().run(backend=backend, rules=[mosaic.rule()], resources=resources, progress=progress)
-    result.to_html(mosaic.places.page, title="Mosaic of the Hubble deep field")
+    one_at_a_time = backend.partition("?")[0] == "thread"
+    result = beginning.run(
+        survey,
+        places,
+        exact,
+        backend=backend,
+        rules=rules(survey, places),
+        resources={"montage": 1 if one_at_a_time else ANY_NUMBER},
+        progress=progress,
+    )
+    result.to_html(places.page, title="Mosaic of the Hubble deep field")
     before, after = result["measure_before"], result["measure_after"]
     for picture in ("picture_mosaic", "picture_comparison"):
         result[picture]
     trace = result.trace
     assert trace is not None, "a run is traced unless tracing=False"
-    trace.to_chrome_json(mosaic.places.trace)
+    trace.to_chrome_json(places.trace)
     summary = trace.summary()
     lines = [
         ("tasks", f"{result.succeeded} succeeded, {result.failed} failed"),
@@ -111,10 +122,10 @@ def run_graph(mosaic: Mosaic, backend: str, progress: bool) -> tuple[Residual, R
     return before, after, lines
 
 
-def run_plain(mosaic: Mosaic) -> tuple[Residual, Residual, Lines]:
+def run_plain(survey: Survey, places: Places, exact: bool) -> tuple[Residual, Residual, Lines]:
     """Run the plain loop and return both residuals and what it measured, as lines of the table."""
     start = time.perf_counter()
-    loop = run_in_order(mosaic.survey, mosaic.places, mosaic.exact)
+    loop = run_in_order(survey, places, exact)
     lines = [
         ("steps", str(sum(map(len, loop.seconds.values())))),
         ("overlaps fitted", str(loop.pairs)),
@@ -150,18 +161,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the mosaic and return the exit code."""
     options = read_arguments(arguments)
     survey = Survey(rows=options.tiles[0], columns=options.tiles[1], size=options.size, seed=options.seed)
-    on_threads = options.backend.partition("?")[0] == "thread"
-    mosaic = Mosaic(survey, Places.prepare(options.output), options.exact, one_at_a_time=on_threads)
+    places = Places.prepare(options.output)
     try:
         if options.plain:
-            before, after, lines = run_plain(mosaic)
+            before, after, lines = run_plain(survey, places, options.exact)
         else:
             backend = backend_with_workers(options.backend, options.workers)
-            before, after, lines = run_graph(mosaic, backend, not options.no_progress)
+            before, after, lines = run_graph(survey, places, options.exact, backend, not options.no_progress)
     except (DagridError, MontageError) as error:
         print(f"The mosaic could not be made: {error}", file=sys.stderr)
         return FAILED
-    show(before, after, lines, mosaic.places)
+    show(before, after, lines, places)
     if after["residual"] < before["residual"]:
         return CLOSER
     print("The corrected mosaic is not closer to the original than the uncorrected one.", file=sys.stderr)

@@ -92,30 +92,32 @@ def project(tile: str, template: str, image: str, exact: bool = False) -> str:
     return image
 
 
-def find_overlaps(folder: str, images: str, overlaps: str) -> list[dict[str, str]]:
-    """List the reprojected images of a folder and find out which of them overlap.
+def find_overlaps(images: Sequence[str], table: str, overlaps: str) -> list[dict[str, str]]:
+    """Find out which of the reprojected images overlap.
 
     Args:
-        folder: The folder with the reprojected images.
-        images: Where to write the table of images.
+        images: The reprojected images, all in one folder.
+        table: Where to write the table of images.
         overlaps: Where to write the table of overlaps.
 
     Returns:
         One row for each overlapping pair: `cntr1` and `cntr2` are their numbers, `plus` and `minus` their file names.
     """
-    list_images(folder, images)
-    call(tools.mOverlaps, images, overlaps)
+    list_images(images, table)
+    call(tools.mOverlaps, table, overlaps)
     return read_table(overlaps)
 
 
-def list_images(folder: str, images: str) -> None:
-    """Write the table of the images in a folder, ordered by name, so that their numbers do not depend on the disk."""
-    names = sorted(path.name for path in Path(folder).glob("*.fits") if not path.stem.endswith("_area"))
-    width = max(map(len, names), default=1)
-    order = f"{images}.order"
+def list_images(images: Sequence[str], table: str) -> str:
+    """Write the table of images, ordered by name, so that their numbers do not depend on the order; return their folder."""
+    folder = str(Path(images[0]).parent)
+    names = sorted(Path(image).name for image in images)
+    width = max(map(len, names))
+    order = f"{table}.order"
     lines = [f"|{'fname':{width}}|", f"|{'char':{width}}|", *(f" {name:{width}} " for name in names)]
     Path(order).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    call(tools.mImgtbl, folder, images, imgListFile=order)
+    call(tools.mImgtbl, folder, table, imgListFile=order)
+    return folder
 
 
 def fit_overlap(pair: Mapping[str, str], folder: str, differences: str, template: str) -> dict[str, float]:
@@ -138,24 +140,26 @@ def fit_overlap(pair: Mapping[str, str], folder: str, differences: str, template
     return numbers | {name: float(plane[name]) for name in FIT_COLUMNS}
 
 
-def model_background(images: str, table: str, corrections: str, **fits: Mapping[str, float]) -> dict[str, list[float]]:
+def model_background(
+    plane_fits: Sequence[Mapping[str, float]], images: str, fits: str, corrections: str
+) -> dict[str, list[float]]:
     """Find the plane to subtract from each image so that all of them agree where they overlap.
 
     Args:
+        plane_fits: What `fit_overlap` returned for each pair.
         images: The table of images.
-        table: Where to write the table of fits.
+        fits: Where to write the table of fits.
         corrections: Where to write the table of corrections.
-        fits: What `fit_overlap` returned, by any name.
 
     Returns:
-        For each image's file name the plane's slope along x, its slope along y, and its level.
+        For each image's file name the plane's slope along x, its slope along y, and its level; nothing where it has no plane.
     """
     columns = ("plus", "minus", *FIT_COLUMNS)
-    rows = sorted(([fit[name] for name in columns] for fit in fits.values()), key=lambda row: (row[0], row[1]))
-    write_table(table, columns, rows)
-    call(tools.mBgModel, images, table, corrections)
-    names = {row["cntr"]: Path(row["fname"]).name for row in read_table(images)}
-    return {names[row["id"]]: [float(row[part]) for part in "abc"] for row in read_table(corrections)}
+    rows = sorted(([fit[name] for name in columns] for fit in plane_fits), key=lambda row: (row[0], row[1]))
+    write_table(fits, columns, rows)
+    call(tools.mBgModel, images, fits, corrections)
+    planes = {row["id"]: [float(row[part]) for part in "abc"] for row in read_table(corrections)}
+    return {Path(row["fname"]).name: planes.get(row["cntr"], []) for row in read_table(images)}
 
 
 def correct(image: str, corrected: str, planes: Mapping[str, Sequence[float]]) -> str:
@@ -170,7 +174,7 @@ def correct(image: str, corrected: str, planes: Mapping[str, Sequence[float]]) -
         MontageError: The model has no plane for the image.
     """
     name = Path(image).name
-    if name not in planes:
+    if not planes.get(name):
         raise MontageError(
             f"The model has no plane for {name}: it overlaps no other image; let the tiles overlap more."
         )
@@ -179,15 +183,15 @@ def correct(image: str, corrected: str, planes: Mapping[str, Sequence[float]]) -
     return corrected
 
 
-def add_tiles(folder: str, images: str, template: str, mosaic: str) -> str:
-    """Co-add the images of a folder into one mosaic, weighted by how much of each pixel they saw; return its path.
+def add_tiles(images: Sequence[str], table: str, template: str, mosaic: str) -> str:
+    """Co-add images into one mosaic, weighted by how much of each pixel they saw; return its path.
 
     Args:
-        folder: The folder with the images and their areas.
-        images: Where to write the table of its images.
+        images: The images, all in one folder, with their areas beside them.
+        table: Where to write the table of images.
         template: The header that describes the mosaic's grid.
         mosaic: Where to write the mosaic.
     """
-    list_images(folder, images)
-    call(tools.mAdd, folder, images, template, mosaic, haveAreas=True)
+    folder = list_images(images, table)
+    call(tools.mAdd, folder, table, template, mosaic, haveAreas=True)
     return mosaic

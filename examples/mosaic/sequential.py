@@ -56,25 +56,22 @@ def run_in_order(survey: Survey, places: Places, exact: bool = False) -> Loop:
     Raises:
         MontageError: A step of Montage failed.
     """
-    loop, folder = Loop(), places.work("projected")
+    loop, work, image = Loop(), places.work, places.image
     template = loop.step("template", tiles.write_template, survey, places.template)
+    projected, corrected = [], []
     for tile in survey.tiles():
-        cut = loop.step("cut", tiles.cut_tile, survey, tile.row, tile.column, places.image("tiles", tile.name))
-        loop.step("project", montage.project, cut, template, places.image("projected", tile.name), exact)
-    images = places.work("images.tbl")
-    pairs = loop.step("overlaps", montage.find_overlaps, folder, images, places.work("overlaps.tbl"))
-    before = loop.step("add", montage.add_tiles, folder, places.work("before.tbl"), template, places.before)
-    fits = {
-        f"fit_{number}": loop.step("fit", montage.fit_overlap, pair, folder, places.work("differences"), template)
-        for number, pair in enumerate(pairs)
-    }
-    table, corrections = places.work("fits.tbl"), places.work("corrections.tbl")
-    planes = loop.step("model", lambda: montage.model_background(images, table, corrections, **fits))
+        cut = loop.step("cut", tiles.cut_tile, survey, tile.row, tile.column, image("tiles", tile.name))
+        projected.append(loop.step("project", montage.project, cut, template, image("projected", tile.name), exact))
+    images = work("images.tbl")
+    pairs = loop.step("overlaps", montage.find_overlaps, projected, images, work("overlaps.tbl"))
+    before = loop.step("add", montage.add_tiles, projected, work("before.tbl"), template, places.before)
+    folder, differences = work("projected"), work("differences")
+    fits = [loop.step("fit", montage.fit_overlap, pair, folder, differences, template) for pair in pairs]
+    planes = loop.step("model", montage.model_background, fits, images, work("fits.tbl"), work("corrections.tbl"))
     for tile in survey.tiles():
-        image, corrected = (places.image(place, tile.name) for place in ("projected", "corrected"))
-        loop.step("correct", montage.correct, image, corrected, planes)
-    corrected_folder = places.work("corrected")
-    after = loop.step("add", montage.add_tiles, corrected_folder, places.work("after.tbl"), template, places.after)
+        uncorrected = image("projected", tile.name)
+        corrected.append(loop.step("correct", montage.correct, uncorrected, image("corrected", tile.name), planes))
+    after = loop.step("add", montage.add_tiles, corrected, work("after.tbl"), template, places.after)
     loop.pairs = len(pairs)
     loop.before = loop.step("measure", report.measure, before, survey)
     loop.after = loop.step("measure", report.measure, after, survey)

@@ -18,6 +18,7 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkerLostError,
 )
+from dagrid.execution.profile import Profile, measure
 from dagrid.execution.tracing import ExecutionTrace
 from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status
@@ -184,6 +185,13 @@ class ExecutionResult:
     def trace(self) -> ExecutionTrace | None:
         """The times of the run, or None when it was not traced."""
         return ExecutionTrace(self._state, self._began, self.total_duration_seconds) if self._traced else None
+
+    def profile(self) -> Profile:
+        """Return where the time went: what the end of the run waited for, who was idle, how short the run could have been.
+
+        `print(result.profile())` shows it; `to_dict()` gives it for JSON.
+        """
+        return measure(self._state, self._began, self.total_duration_seconds)
 
     def raise_for_status(self) -> ExecutionResult:
         """Return the result itself, or raise the first error when the run did not succeed.
