@@ -36,6 +36,7 @@ PUBLIC: list[str] = [
     "View",
     "current",
     "dag",
+    "resume",
     "task",
 ]
 

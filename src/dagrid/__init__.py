@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dagrid.assemble import execute as _execute
+from dagrid.assemble import resume
 from dagrid.assemble import run as _run
 from dagrid.assemble import start as _start
 from dagrid.attempt import current
@@ -44,5 +45,6 @@ __all__ = [
     "View",
     "current",
     "dag",
+    "resume",
     "task",
 ]

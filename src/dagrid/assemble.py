@@ -6,29 +6,37 @@ Backends are found by entry point (group `dagrid.backends`), ours through the sa
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from os import PathLike
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from dagrid.errors import (
     BackendNotInstalledError,
     CapabilityError,
     InvalidSettingError,
     UnknownBackendError,
+    UnknownRunError,
     hint,
     nearest,
 )
 from dagrid.execution.binding import Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
+from dagrid.execution.keeping import Keeping
+from dagrid.execution.recording import Checkpoint, Recorder, read
 from dagrid.execution.results import ExecutionResult, NodeResult
 from dagrid.execution.run import HeldInterrupts, Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
-from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker
+from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker, RunRecord
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
 BackendLike = str | Backend | FourMethods
+Keep = Literal["all", "outputs"] | Collection[str]
 
 
 class RunSettings(TypedDict, total=False):
@@ -54,6 +63,9 @@ class RunSettings(TypedDict, total=False):
     tracing: bool
     seed: int | None
     clock: Clock
+    keep: Keep
+    checkpoint: str | PathLike[str] | Checkpoint | None
+    run_id: str | None
 
 
 def start(
@@ -72,6 +84,9 @@ def start(
     tracing: bool = True,
     seed: int | None = None,
     clock: Clock = REAL_CLOCK,
+    keep: Keep = "all",
+    checkpoint: str | PathLike[str] | Checkpoint | None = None,
+    run_id: str | None = None,
 ) -> Run:
     """Start a run of a graph and return its handle, which can be waited for, awaited and cancelled.
 
@@ -92,6 +107,11 @@ def start(
         tracing: whether the result has a trace.
         seed: of the random draws (jitter); None draws differently in each run.
         clock: where time comes from.
+        keep: which values stay until the end: "all", "outputs" (those that no node takes), or the names of nodes; any other is
+            dropped when the last node that takes it has ended.
+        checkpoint: a folder in which the journal and the values of the run are kept, so that `resume` can go on after a crash;
+            or a `Checkpoint` of other stores.
+        run_id: what the run is called there; by default the name of the graph with the time.
 
     Raises:
         PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
@@ -103,18 +123,101 @@ def start(
     compiled = _compile(dag, tasks, settings)
     if backend is None:
         backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
-    place, owned = open_backend(backend)
-    try:
+    with ExitStack() as opened:
+        place, owned = open_backend(backend)
+        if owned:
+            opened.callback(place.close, wait=False)
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
-        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules)
+        recorder = None
+        if checkpoint is not None:
+            run_id = run_id or _run_id(dag.name)
+            recorder = _record(opened, checkpoint, run_id, dag.name, clock)
+            recorder.begin(
+                {"dag": dag, "tasks": dict(tasks or {}), "rules": tuple(rules), "settings": settings, "keep": keep},
+                clock.now(),
+            )
+        engine = Engine(
+            compiled.plan,
+            compiled.binder,
+            compiled.bindings,
+            place,
+            clock,
+            _drawing(seed),
+            rules,
+            recorder=recorder,
+            keeping=_keeping(keep, compiled, recorder),
+        )
         engine.start()
-    except BaseException:
+        readers = [*observers, *_progress(progress)]
+        return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=run_id or "")
+
+
+def restart(
+    checkpoint: str | PathLike[str] | Checkpoint,
+    run_id: str | None = None,
+    *,
+    backend: BackendLike | None = None,
+    progress: bool | None = None,
+    observers: Sequence[Observer | Onlooker] = (),
+    tracing: bool = True,
+    seed: int | None = None,
+    clock: Clock = REAL_CLOCK,
+) -> Run:
+    """Go on with a run that a checkpoint keeps, and return its handle; takes what `resume` takes."""
+    with ExitStack() as opened:
+        place_of_record = _opened_checkpoint(opened, checkpoint)
+        record = _chosen_run(place_of_record, run_id)
+        epoch = place_of_record.store.acquire(record.run)
+        recovered = read(place_of_record, record.run, clock.now())
+        head = recovered.head
+        settings: Settings = head["settings"]
+        compiled = _compile(head["dag"], head["tasks"], settings)
+        if backend is None:
+            limit = settings.max_concurrency
+            backend = DEFAULT_BACKEND if limit is None else f"{DEFAULT_BACKEND}?max_workers={limit}"
+        place, owned = open_backend(backend)
         if owned:
-            place.close(wait=False)
-        raise
-    readers = [*observers, *_progress(progress)]
-    return Run(engine, traced=tracing, observers=readers, release=(lambda: place.close(wait=False)) if owned else None)
+            opened.callback(place.close, wait=False)
+        recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
+        engine = Engine(
+            compiled.plan,
+            compiled.binder,
+            compiled.bindings,
+            place,
+            clock,
+            _drawing(seed),
+            head["rules"],
+            recorder=recorder,
+            keeping=_keeping(head["keep"], compiled, recorder),
+        )
+        engine.restore(recovered)
+        if not engine.done.is_set():
+            recorder.begin(None, clock.now())
+            engine.start()
+        readers = [*observers, *_progress(progress)]
+        return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=record.run)
+
+
+def resume(checkpoint: str | PathLike[str] | Checkpoint, run_id: str | None = None, **settings: Any) -> ExecutionResult:
+    """Go on with a run whose process ended before it, and wait for it: only what had not finished runs.
+
+    What was running when the process ended counts as lost with its worker: it runs again, or fails where its node says
+    `on_lost="fail"`, or when it was lost three times. If the process still goes on, it loses the run to this one.
+
+    Args:
+        checkpoint: what `start` was given.
+        run_id: which run; by default the newest one that has not ended. One that has ended gives its result.
+        settings: `backend`, `progress`, `observers`, `tracing`, `seed` and `clock`, as for `start`; all others are as the run
+            was started with.
+
+    Raises:
+        UnknownRunError: there is no such run, or none that has not ended.
+        StoreVersionError: a newer version of dagrid kept it.
+    """
+    with HeldInterrupts() as held:
+        begun = restart(checkpoint, run_id, **settings)
+    return begun.wait_or_interrupt(held)
 
 
 def run(
@@ -261,6 +364,52 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
     compiled = _Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
     dag.compiled = compiled
     return compiled
+
+
+def _keeping(keep: Keep, compiled: _Compiled, recorder: Recorder | None) -> Keeping | None:
+    if keep == "all":
+        return None
+    kept = None if keep == "outputs" else frozenset(keep)
+    if isinstance(keep, str) and kept is not None:
+        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes such as {{{keep!r}}}; not {keep!r}.")
+    return Keeping(kept, compiled.bindings.sources, None if recorder is None else recorder.value)
+
+
+def _run_id(name: str | None) -> str:
+    from datetime import datetime
+    from secrets import token_hex
+
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name or 'run')}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
+
+
+def _opened_checkpoint(opened: ExitStack, checkpoint: str | PathLike[str] | Checkpoint) -> Checkpoint:
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    from dagrid.stores import open_artifacts, open_store
+
+    folder = Path(checkpoint)
+    store = opened.enter_context(closing(open_store(folder / "journal.db")))
+    return Checkpoint(store, open_artifacts(folder / "values"))
+
+
+def _record(
+    opened: ExitStack, checkpoint: str | PathLike[str] | Checkpoint, run_id: str, name: str | None, clock: Clock
+) -> Recorder:
+    kept = _opened_checkpoint(opened, checkpoint)
+    epoch = kept.store.create(run_id, name=name or "", at=time())
+    return Recorder(kept, run_id, epoch, 0, clock.now())
+
+
+def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
+    known = checkpoint.store.runs()
+    for record in known:
+        if record.run == run_id or (run_id is None and record.status == "running"):
+            return record
+    if run_id is not None:
+        suggestion = nearest(run_id, [record.run for record in known])
+        raise UnknownRunError(f"The checkpoint has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
+    newest = f" The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its result." if known else ""
+    raise UnknownRunError(f"The checkpoint has no run that has not ended.{newest}")
 
 
 def _refuse_selectors(plan: Plan, place: Backend) -> None:

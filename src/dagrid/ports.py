@@ -63,6 +63,12 @@ class Encoded(ABC):
     def decode(self) -> Any:
         """Return the value itself."""
 
+    def packed(self) -> bytes:
+        """Return the value pickled, for who keeps it."""
+        from pickle import dumps
+
+        return dumps(self.decode(), 5)
+
 
 def opened(value: Any) -> Any:
     """Return a value as it was made, whatever form it travelled in."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -18,7 +18,10 @@ from dagrid.errors import DagridError, InternalError, SkipTask, TaskError, Trans
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.clock import REAL_CLOCK, let_others_run
 from dagrid.execution.growing import Growing, described
-from dagrid.execution.hosts import PlaceHost
+from dagrid.execution.hosts import OpeningHost, PlaceHost
+from dagrid.execution.keeping import Keeping
+from dagrid.execution.pickling import unpack
+from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of, read_error, rules_of
 from dagrid.graph.rules import Rule
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import IDLE, SLOW, advance, decide
@@ -28,13 +31,18 @@ from dagrid.machine.events import (
     Begun,
     CancelRequested,
     Finished,
+    Growth,
+    Kind,
     Outcome,
     RuleEvaluated,
     Stimulus,
     TimerDue,
+    TimerKind,
+    WorkerGone,
+    attempt_id,
 )
 from dagrid.machine.plan import Plan
-from dagrid.machine.state import State
+from dagrid.machine.state import COMPLETED, State, apply
 from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
 
 OpenPlace = Callable[[str], Backend]
@@ -59,6 +67,8 @@ class Engine:
         place: OpenPlace | None = None,
         given: Mapping[int, Given] | None = None,
         omitted: Mapping[int, str] | None = None,
+        recorder: Recorder | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         """Take all that a run needs.
 
@@ -71,6 +81,8 @@ class Engine:
             place: opens what performs the nodes that have a place of their own.
             given: by node number, a value from before and where it comes from.
             omitted: by node number, why it is not part of this run.
+            recorder: writes the journal into a store; what happens has no effect before it is written.
+            keeping: drops values that nobody needs any more.
         """
         self.values: list[Any] = [None] * len(plan)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
@@ -89,6 +101,14 @@ class Engine:
         self._place = place
         self._given = given or {}
         self._omitted = omitted or {}
+        self.recorder = recorder
+        self._outbox: deque[tuple[int, list[Command]]] = deque()
+        self._committing = threading.Lock()
+        self._held: dict[int, Call] = {}
+        self._asleep: set[int] = set()
+        self._keeping = keeping
+        if recorder is not None or keeping is not None:
+            self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
         self._point()
         self._session: Session | None = None
         self._places: dict[str, PlaceHost] = {}
@@ -105,20 +125,95 @@ class Engine:
         self._stirred = threading.Event()
 
     def start(self) -> None:
-        """Open the backend and begin; returns at once."""
-        self.began = self.now()
+        """Open the backend and begin, or go on where a run that was restored has stopped; returns at once."""
+        self.began = self.began or self.now()
+        first = self._beginning()
         with self._lock:
-            self._session = self._backend.open(self)
+            self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
             for place in set(self._bindings.places.values()):
                 self._open_place(place)
-            for node, (value, _) in self._given.items():
-                self.values[node] = value
-            reasons = {node: reason for node, (_, reason) in self._given.items()}
-            self._step([Begun(self.began, reasons, self._omitted)] if reasons or self._omitted else ())
+            self._step(first)
         self._after()
         if self.failure is not None and not self.state.finished:
             self.close()
             raise self.failure
+
+    def _beginning(self) -> list[Stimulus]:
+        """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
+        state, now = self.state, self.now()
+        for node, (value, _) in self._given.items():
+            self.values[node] = value
+            if self.recorder is not None:
+                self.recorder.keep(node, value)
+        reasons = {node: reason for node, (_, reason) in self._given.items()}
+        gone: list[Stimulus] = [WorkerGone(worker, now, "the process of the run ended") for worker in state.present]
+        due: list[Stimulus] = [
+            TimerDue(TimerKind.RETRY, attempt_id(node, state.number_of(node)), now)
+            for node, at in state.due.items()
+            if at <= now
+        ]
+        for node, at in state.due.items():
+            if at > now:
+                self._set_timer(SetTimer(at, TimerKind.RETRY, attempt_id(node, state.number_of(node))))
+        lost = self._values_lost([node for node, status in enumerate(state.status) if status < COMPLETED])
+        begun: list[Stimulus] = [Begun(now, reasons, self._omitted, lost)] if reasons or self._omitted or lost else []
+        return gone + begun + due
+
+    def _values_lost(self, nodes: Iterable[int]) -> list[int]:
+        """Return the nodes whose values these ones need, and an earlier process could not keep."""
+        sources, known = self._bindings.sources, len(self.values)
+        needed = list(nodes)
+        lost: dict[int, None] = {}
+        while needed:
+            for source in sources(needed.pop()):
+                value = self.values[source] if source < known else None
+                if source not in lost and isinstance(value, Kept) and value.absent:
+                    lost[source] = None
+                    needed.append(source)
+        return list(lost)
+
+    def restore(self, recovered: Recovered) -> None:
+        """Take over a run from its journal, before it is started.
+
+        Raises:
+            DagridError: the graph is no longer what the journal speaks of.
+        """
+        recorder = self.recorder
+        assert recorder is not None
+        self.began = recovered.began
+        data: dict[int, bytes] = {}
+        if recovered.picture is not None:
+            state, patches, data = recovered.picture
+            self._fork()
+            state.plan = self.state.plan
+            for patch in patches:
+                self._regrow(*unpack(patch))
+            self.state = state
+            recorder.restored(patches, data)
+        for fact, kept in facts_of(recovered.entries):
+            if fact.growth is not None:
+                if self._shared:
+                    self._fork()
+                self.growing.bind(self.state, fact.growth)
+                self.growing.restore([rule[0] for rule in fact.growth.rules], rules_of(kept))
+                recorder.note_patch(kept)
+            apply(self.state, fact)
+            self.growing.taken(self.state)
+            if fact.kind in (Kind.COMPLETED, Kind.REUSED):
+                data[fact.node] = kept
+            elif fact.kind is Kind.FAILED and (error := read_error(kept)) is not None:
+                self.errors[fact.node] = error
+        recorder.refs = data
+        recorder.committed = len(self.state.journal)
+        names = self.state.plan.names
+        for node, kept in data.items():
+            self.values[node] = Kept(kept, recorder.artifacts, names[node])
+        self._workers = count(max(self.state.workers, default=-1) + 1)
+        self._point()
+        self.state.ask_again()
+        if self.state.finished:
+            self.ended = max(self.state.ended, default=self.began)
+            self.done.set()
 
     def attend(self, timeout: float | None = None) -> bool:
         """Wait for the end, and lend the calling thread to a backend that has none of its own.
@@ -195,6 +290,10 @@ class Engine:
 
     def next(self, worker: int) -> Call | None:
         """Give a worker that pulls its next call."""
+        if self.recorder is not None:
+            held = self._take_held(worker)
+            if held is not None:
+                return held
         return self._exchange(worker, ())
 
     def completed(
@@ -234,6 +333,14 @@ class Engine:
             self._after()
         return reply
 
+    def _completed_thoughtfully(
+        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
+    ) -> Call | None:
+        """As `completed`, for runs in which more follows from a value than what its successors need."""
+        event = Finished(worker, call.attempt, Outcome.COMPLETED, started, ended, value, extra=extra)
+        self._prepare(event)
+        return self._exchange(worker, (event,))
+
     def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
         """Take an exception from a worker that pulls, and give it its next call."""
         event = Finished(worker, call.attempt, Outcome.FAILED, started, ended, error)
@@ -264,7 +371,21 @@ class Engine:
         finally:
             self._lock.release()
         self._after()
-        return reply
+        return reply if self.recorder is None else self._take_held(worker, sleep=True)
+
+    def _take_held(self, worker: int, sleep: bool = False) -> Call | None:
+        """Return the call that was held for a worker until it was recorded; without one, `sleep` has it woken when there is."""
+        self._enter()
+        try:
+            self._asleep.discard(worker)
+            held = self._held.pop(worker, None)
+            if held is None and sleep:
+                self._asleep.add(worker)
+        finally:
+            self._lock.release()
+        if self._inbox:
+            self._after()
+        return held
 
     def _drain(self) -> bool:
         """Take what is in the inbox; False when somebody holds the lock, who will look there and at the questions."""
@@ -283,6 +404,9 @@ class Engine:
         Who asks also hands in the answer: the graph does not grow while a rule looks at it.
         """
         while self._drain():
+            self._commit()
+            if self._inbox:
+                continue
             if not self._questions or not self._asking.acquire(blocking=False):
                 return
             try:
@@ -323,7 +447,13 @@ class Engine:
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         reply: Call | None = None
-        for command in self._decide(self._taken(events)):
+        commands = self._decide(self._taken(events))
+        if self._keeping is not None:
+            self._keeping.drop(self.state, self.values)
+        if self.recorder is not None:
+            self._outbox.append((len(self.state.journal), commands))
+            return None
+        for command in commands:
             if type(command) is Perform and command.worker == worker:
                 reply = self._call(command.attempts[0])
             else:
@@ -339,7 +469,13 @@ class Engine:
             came.append(self._inbox.popleft())
         for event in (*came, *events):
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
-                yield self._bound(event)
+                event = self._bound(event)
+                lost = (
+                    () if self.recorder is None else self._values_lost(range(len(self.values), len(self._bindings.fns)))
+                )
+                if lost:
+                    yield Begun(self.now(), lost=lost)
+                yield event
                 self._after_growth()
             else:
                 if type(event) is Finished:
@@ -355,6 +491,8 @@ class Engine:
                 if self._shared:
                     self._fork()
                 self.growing.bind(self.state, event.growth)
+                if self._keeping is not None:
+                    self._keeping.check(range(len(self.values), len(self._bindings.fns)), self.values)
         except DagridError as error:
             if isinstance(event, RuleEvaluated):
                 return self.growing.failed(event.rule, event.at, error, event.reads)
@@ -368,6 +506,8 @@ class Engine:
         """The graph is about to grow: let go of the plan and the bindings that other runs of it use."""
         self._shared = False
         bindings = self._bindings = self._bindings.copy()
+        if self._keeping is not None:
+            self._keeping.sources = bindings.sources
         self.state.plan = self.state.plan.copy(bindings.sources, bindings.places)
         self.growing.bindings = bindings
         self._point()
@@ -382,6 +522,13 @@ class Engine:
         self._names = plan.names
         self._adds = plan.adds
 
+    def _regrow(self, growth: Growth, rules: list[Rule]) -> None:
+        """Make the plan and the bindings again what they were after a patch, whose facts are in a snapshot."""
+        self.growing.bind(self.state, growth)
+        self.growing.restore([rule[0] for rule in growth.rules], rules)
+        self.state.plan.grow(growth.nodes)
+        self.growing.taken(self.state)
+
     def _after_growth(self) -> None:
         known = len(self.values)
         plan = self.state.plan
@@ -394,6 +541,65 @@ class Engine:
             for node in range(known, len(plan)):
                 if node in places:
                     self._open_place(places[node])
+
+    @property
+    def readable(self) -> int:
+        """How many entries of the journal may be read: what is not recorded has not happened yet."""
+        return len(self.state.journal) if self.recorder is None else self.recorder.committed
+
+    def _commit(self) -> None:
+        """Write what was decided, and then let it have its effects. Who finds another one at it leaves: that one looks again."""
+        recorder = self.recorder
+        if recorder is None:
+            return
+        while self._outbox:
+            if not self._committing.acquire(blocking=False):
+                return
+            try:
+                self._commit_once(recorder)
+            finally:
+                self._committing.release()
+
+    def _commit_once(self, recorder: Recorder) -> None:
+        picture = None
+        self._enter()
+        try:
+            decided = list(self._outbox)
+            self._outbox.clear()
+            if recorder.snapshot_due() and not self.state.finished:
+                picture = recorder.picture(self.state)
+        finally:
+            self._lock.release()
+        if not decided:
+            return
+        try:
+            recorder.commit(self.state, decided[-1][0], self.growing.rules, self.errors)
+            if picture is not None:
+                recorder.snapshot(picture)
+        except Exception as error:  # noqa: BLE001  # what cannot be recorded must not have an effect: the run ends here
+            self.failure = error
+            self._end()
+            return
+        self._enter()
+        try:
+            for _, commands in decided:
+                for command in commands:
+                    self._release(command)
+        finally:
+            self._lock.release()
+        for watcher in self._watchers:
+            watcher.set()
+
+    def _release(self, command: Command) -> None:
+        """Perform a command that is recorded; a worker that pulls finds its call when it asks again."""
+        if not (isinstance(command, Perform) and self.state.workers[command.worker].pulls):
+            self._perform(command)
+            return
+        worker = command.worker
+        self._held[worker] = self._call(command.attempts[0])
+        if worker in self._asleep:
+            self._asleep.discard(worker)
+            self._perform(Wake(worker))
 
     def _perform(self, command: Command) -> None:
         if isinstance(command, Perform):
@@ -432,6 +638,8 @@ class Engine:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
         if event.extra is not None and event.outcome == Outcome.COMPLETED:
             self._open_extra(event)
+        if self.recorder is not None and event.outcome == Outcome.COMPLETED:
+            self.recorder.keep(event.attempt, event.value)
         if event.outcome != Outcome.FAILED:
             return
         error = event.value = _error_of(event, self._names[event.attempt & NODE_MASK])

@@ -107,11 +107,11 @@ class Growing:
         """The machine has taken what was bound: make room for the values."""
         self._values.extend([None] * (len(state.plan) - len(self._values)))
 
-    def restore(self, number: int, rules: Sequence[Rule]) -> None:
+    def restore(self, numbers: Sequence[int], rules: Sequence[Rule]) -> None:
         """Put rules back where they were in a run that is resumed."""
-        missing = number + len(rules) - len(self.rules)
-        self.rules.extend([_GONE] * missing)
-        self.rules[number : number + len(rules)] = rules
+        for number, rule in zip(numbers, rules, strict=True):
+            self.rules.extend([_GONE] * (number + 1 - len(self.rules)))
+            self.rules[number] = rule
 
     def _growth(self, patch: Any, adds: Any, who: str, relies: set[str] | frozenset[str] = frozenset()) -> Growth:
         if not isinstance(patch, Patch):

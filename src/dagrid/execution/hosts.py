@@ -1,6 +1,7 @@
-"""The host of a place of its own: it tells the engine where its workers stand, and opens the values that come to them.
+"""Hosts that stand between a backend and the engine: they open the values that come to workers that pull.
 
-Nodes with a place (the caller's thread, an event loop) run beside the backend of a run, in a session of another one.
+Nodes with a place (the caller's thread, an event loop) run beside the backend of a run, in a session of another one; its host
+tells the engine where its workers stand.
 """
 
 from __future__ import annotations
@@ -15,6 +16,42 @@ from dagrid.machine.events import Stimulus, WorkerJoined
 from dagrid.ports import Backend, Call, Host, opened
 
 
+class OpeningHost:
+    """The engine, for workers to which values come that are not open: kept on disk, or made in another process."""
+
+    def __init__(self, engine: Host) -> None:
+        self._engine = engine
+        self.now = engine.now
+        self.draw = engine.draw
+        self.new_worker = engine.new_worker
+        self.report = engine.report
+
+    def next(self, worker: int) -> Call | None:
+        return self._open(worker, self._engine.next(worker))
+
+    def completed(
+        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
+    ) -> Call | None:
+        return self._open(worker, self._engine.completed(worker, call, value, started, ended, extra))
+
+    def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
+        return self._open(worker, self._engine.failed(worker, call, error, started, ended))
+
+    def _open(self, worker: int, call: Call | None) -> Call | None:
+        """Return a call with the values themselves for arguments; one whose values cannot be opened has failed by it."""
+        while call is not None:
+            try:
+                call.args = [opened(value) for value in call.args]
+                if call.kwargs:
+                    call.kwargs = {name: opened(value) for name, value in call.kwargs.items()}
+            except Exception as error:  # noqa: BLE001  # the user's type, or a value that is gone
+                now = self.now()
+                call = self._engine.failed(worker, call, error, now, now)
+            else:
+                return call
+        return None
+
+
 class PlaceHost:
     """What the backend of a place takes for its host: the engine, whose workers are told apart by the place."""
 
@@ -23,8 +60,12 @@ class PlaceHost:
         self._name = name
         self._backend = backend
         self._place_of = place_of
+        opening = OpeningHost(engine)
         self.now = engine.now
         self.draw = engine.draw
+        self.next = opening.next
+        self.completed = opening.completed
+        self.failed = opening.failed
         self.session = backend.open(self)
 
     def close(self) -> None:
@@ -44,23 +85,3 @@ class PlaceHost:
                 for event in events
             ]
         )
-
-    def next(self, worker: int) -> Call | None:
-        return with_open_values(self._engine.next(worker))
-
-    def completed(
-        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
-    ) -> Call | None:
-        return with_open_values(self._engine.completed(worker, call, value, started, ended, extra))
-
-    def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
-        return with_open_values(self._engine.failed(worker, call, error, started, ended))
-
-
-def with_open_values(call: Call | None) -> Call | None:
-    """Return a call whose arguments are the values themselves, in whatever form they travelled."""
-    if call is not None:
-        call.args = [opened(value) for value in call.args]
-        if call.kwargs:
-            call.kwargs = {name: opened(value) for name, value in call.kwargs.items()}
-    return call

@@ -13,6 +13,7 @@ from dagrid.errors import (
     PoisonousTaskError,
     RunError,
     TaskCancelledError,
+    TaskError,
     TaskSkippedError,
     TaskTimeoutError,
     UnknownNodeError,
@@ -163,13 +164,9 @@ class ExecutionResult:
     @property
     def status(self) -> RunStatus:
         """How the run ended."""
-        if self._state.cancelled:
-            return RunStatus.ABORTED
-        if not (self.failed or self.timed_out or self.cancelled or self.unapplied_rules or self._failure):
-            return RunStatus.SUCCEEDED
-        if self._state.plan.settings.on_failure == "continue" and self.succeeded and not self._failure:
-            return RunStatus.PARTIALLY_SUCCEEDED
-        return RunStatus.FAILED
+        if self._failure is not None and not self._state.cancelled:
+            return RunStatus.FAILED
+        return run_status(self._state)
 
     @property
     def ok(self) -> bool:
@@ -304,7 +301,7 @@ class ExecutionResult:
         if status == Status.FAILED and state.losses.get(node, 0) >= state.plan.settings.max_losses:
             return PoisonousTaskError(f"Node {name!r} was {reason}. It is not tried again.", name)
         if status == Status.FAILED:
-            return self._errors[node]
+            return self._errors.get(node) or TaskError(f"Node {name!r} failed: {reason}", name)
         if status == Status.LOST:
             return WorkerLostError(f"The worker of node {name!r} vanished: {reason}.", name)
         if status == Status.TIMED_OUT:
@@ -312,6 +309,22 @@ class ExecutionResult:
         if status == Status.SKIPPED:
             return TaskSkippedError(f"Node {name!r} was skipped: {reason}.", name)
         return TaskCancelledError(f"Node {name!r} has no value: {reason or 'it did not run'}.", name)
+
+
+_UNWELL = (Status.FAILED, Status.LOST, Status.TIMED_OUT, Status.CANCELLED)
+
+
+def run_status(state: State) -> RunStatus:
+    """Return how a run ended, as its state says."""
+    if state.cancelled:
+        return RunStatus.ABORTED
+    if state.error:
+        return RunStatus.FAILED
+    if not state.unapplied and not any(map(state.count, _UNWELL)):
+        return RunStatus.SUCCEEDED
+    if state.plan.settings.on_failure == "continue" and state.count(Status.COMPLETED):
+        return RunStatus.PARTIALLY_SUCCEEDED
+    return RunStatus.FAILED
 
 
 class _NodeResults(Mapping[str, NodeResult]):

@@ -43,7 +43,11 @@ class HeldInterrupts:
 
 
 class Run:
-    """One execution of a graph, under way or over. `await run` waits for it without blocking the event loop."""
+    """One execution of a graph, under way or over. `await run` waits for it without blocking the event loop.
+
+    Attributes:
+        id: what it is called in its checkpoint, if it has one.
+    """
 
     def __init__(
         self,
@@ -52,7 +56,9 @@ class Run:
         traced: bool = True,
         observers: Sequence[Observer | Onlooker] = (),
         release: Callable[[], None] | None = None,
+        run_id: str = "",
     ) -> None:
+        self.id = run_id
         self._engine = engine
         self._traced = traced
         self._release = release
@@ -192,7 +198,7 @@ class Run:
         position = 0
         while True:
             over = engine.done.is_set()
-            until = len(engine.state.journal)
+            until = engine.readable
             if until > position:
                 yield [
                     self._event(position + offset, fact)

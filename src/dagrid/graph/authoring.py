@@ -33,7 +33,7 @@ R = TypeVar("R")
 SETTINGS = frozenset(
     (
         *("backend", "max_concurrency", "resources", "on_failure", "node_timeout", "rules", "max_nodes"),
-        *("progress", "observers", "tracing", "seed", "clock"),
+        *("progress", "observers", "tracing", "seed", "clock", "keep", "checkpoint", "run_id"),
     )
 )
 """The names of what a run takes; a test holds them against `dagrid.assemble.RunSettings`."""

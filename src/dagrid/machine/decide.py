@@ -134,6 +134,8 @@ def _begun(state: State, event: Begun, commands: list[Command]) -> None:
         record(state, Fact(Kind.OMITTED, event.at, node, detail=reason))
     for node, reason in event.given.items():
         record(state, Fact(Kind.REUSED, event.at, node, detail=reason))
+    for node in event.lost:
+        record(state, Fact(Kind.VALUE_LOST, event.at, node, state.number_of(node)))
 
 
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:

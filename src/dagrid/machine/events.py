@@ -34,11 +34,16 @@ class Outcome(IntEnum):
 
 
 class Begun(msgspec.Struct, frozen=True):
-    """The run begins with nodes that shall not run, each with the reason: `given` have a value already, `omitted` have none."""
+    """The run begins, or goes on in another process.
+
+    `given` nodes have a value already and `omitted` ones are not part of the run, each with the reason; of `lost` ones the value
+    is gone, and they have to run again.
+    """
 
     at: float
     given: Mapping[int, str] = {}
     omitted: Mapping[int, str] = {}
+    lost: Sequence[int] = ()
 
 
 class Growth(msgspec.Struct, frozen=True):
@@ -180,8 +185,8 @@ class Kind(IntEnum):
     """What a fact says. The first three stand in the journal as bare integers, see `State.journal`.
 
     REUSED: a node has a value from before; OMITTED: it is not part of this run; PASSED: its task wanted it to be skipped; NOTED:
-    something worth remembering of how it got its value. An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or
-    its worker is gone: one that timed out or was cancelled may go on for a while.
+    something worth remembering of how it got its value; VALUE_LOST: it runs again. An attempt holds its slot until it is
+    COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled may go on for a while.
     """
 
     STARTED = 0
@@ -206,6 +211,7 @@ class Kind(IntEnum):
     PASSED = 19
     NOTED = 20
     STOPPED = 21
+    VALUE_LOST = 22
 
 
 class Stop(IntEnum):

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappush
+from typing import Any
 
 from dagrid.errors import IllegalTransitionError, InternalError
 from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, UNSTARTED, Fact, Growth, Kind, Stop, attempt_id
@@ -46,7 +47,7 @@ LEGAL_MOVES: Mapping[int, frozenset[int]] = {
     READY: frozenset({QUEUED, RUNNING, CANCELLED, COMPLETED, SKIPPED, PENDING}),
     QUEUED: frozenset({READY, RUNNING, CANCELLED}),
     RUNNING: frozenset({WAITING, READY, COMPLETED, FAILED, TIMED_OUT, CANCELLED, LOST, SKIPPED}),
-    WAITING: frozenset({READY, CANCELLED}),
+    WAITING: frozenset({READY, CANCELLED, PENDING}),
     COMPLETED: frozenset({PENDING}),
     FAILED: frozenset(),
     TIMED_OUT: frozenset(),
@@ -203,6 +204,24 @@ class State:
                 make_ready(self, node)
         refresh(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the plan, which is made again, and the journal, which is read by others."""
+        return {name: getattr(self, name) for name in State.__slots__ if name not in ("plan", "journal", "heap")}
+
+    def __setstate__(self, known: dict[str, Any]) -> None:
+        for name, value in known.items():
+            setattr(self, name, value)
+        self.heap = self.ready[0]
+        self.journal = []
+        self.scanned = 0
+
+    def shift(self, seconds: float) -> None:
+        """Change all times to those of another clock."""
+        self.started = [at + seconds if at != UNSTARTED else at for at in self.started]
+        self.ended = [at + seconds for at in self.ended]
+        self.due = {node: at + seconds for node, at in self.due.items()}
+        self.rebalance_at = 0.0
+
     def add_rule(
         self, number: int, optional: bool, adds: AbstractSet[str] | None = None, waits: Sequence[str] = ()
     ) -> None:
@@ -220,6 +239,15 @@ class State:
                 return
         rule.dirty = True
         self.dirty.append(number)
+
+    def ask_again(self) -> None:
+        """Have every rule asked: what they saw was seen in another process."""
+        self.watchers.clear()
+        self.topics.clear()
+        self.asking = 0
+        for rule in self.rules.values():
+            rule.dirty, rule.asked, rule.reads = True, False, {}
+        self.dirty = list(self.rules)
 
     def drop_rule(self, number: int) -> None:
         """Forget a rule that was applied."""
@@ -473,6 +501,25 @@ def _reused(state: State, fact: Fact) -> None:
     settle(state, node, True)
 
 
+def _value_lost(state: State, fact: Fact) -> None:
+    """A completed node has to run again, and who has not started waits for it again."""
+    node = fact.node
+    move(state, node, PENDING)
+    state.remaining += 1
+    state.started[node] = UNSTARTED
+    state.numbers[node] = fact.number + 1
+    state.waiting[node] = sum(not _satisfies(state, each, node) for each in state.plan.predecessors[node])
+    for after in state.plan.successors[node]:
+        if state.status[after] in (READY, WAITING):
+            move(state, after, PENDING)
+            state.due.pop(after, None)
+            state.waiting[after] = 0
+        if state.status[after] == PENDING:
+            state.waiting[after] += 1
+    if not state.waiting[node]:
+        make_ready(state, node)
+
+
 def _noted(state: State, fact: Fact) -> None:
     state.detail[fact.node] = fact.detail
 
@@ -608,4 +655,5 @@ _MOVES = {
     Kind.PASSED: _set_aside,
     Kind.NOTED: _noted,
     Kind.STOPPED: _stopped,
+    Kind.VALUE_LOST: _value_lost,
 }

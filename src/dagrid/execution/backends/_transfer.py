@@ -36,6 +36,9 @@ class Pickled(Encoded):
                 self.node,
             ) from error
 
+    def packed(self) -> bytes:
+        return bytes(self.data)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return loads, (self.data,)
 

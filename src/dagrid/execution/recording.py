@@ -1,0 +1,362 @@
+"""The journal of a run in a store: facts with what they stand for (values, errors, patches), written before their effects leave.
+
+It makes bytes of facts and facts of bytes, and keeps values that are large as artifacts. When a fact is written, and what is held
+back until then, is for the engine. Times stand in the journal by the clock of the process that wrote them; each owner of a run
+writes first how that clock stands to the time of day.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from dagrid.errors import InvalidSettingError, StoreVersionError, TransferError
+from dagrid.execution.pickling import pack, unpack
+from dagrid.execution.results import run_status
+from dagrid.graph.rules import Rule
+from dagrid.machine.events import UNSTARTED, Fact, Growth, Kind, attempt_id
+from dagrid.machine.state import State
+from dagrid.ports import Artifacts, Encoded, Store
+
+FORMAT = 1
+INLINE = 4096
+FIRST_SNAPSHOT = 50_000
+_ABSENT, _HERE, _ELSEWHERE = b"-", b"i", b"a"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a run is kept while it goes on: its journal in a store, its large values as artifacts."""
+
+    store: Store
+    artifacts: Artifacts
+
+
+class Entry(msgspec.Struct, array_like=True, omit_defaults=True):
+    """A fact as it is written; `data` holds what the fact stands for."""
+
+    kind: int
+    at: float
+    node: int = -1
+    number: int = 0
+    worker: int = -1
+    started: float = UNSTARTED
+    due: float = 0.0
+    cause: int = -1
+    detail: str = ""
+    numbers: tuple[int, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    data: bytes = b""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Entry).decode
+_OWNED = (
+    -1
+)  # the entry with which an owner of the run begins: `due` is what its clock lacks to the time of day, in seconds
+
+
+class Kept(Encoded):
+    """A value that is in the journal or among the artifacts, and read when somebody wants it."""
+
+    __slots__ = ("_artifacts", "_data", "_node")
+
+    def __init__(self, data: bytes, artifacts: Artifacts, node: str) -> None:
+        self._data = data
+        self._artifacts = artifacts
+        self._node = node
+
+    @property
+    def absent(self) -> bool:
+        """Whether the value was not kept."""
+        return self._data[:1] == _ABSENT
+
+    def decode(self) -> Any:
+        """Return the value. Raises TransferError: it was not kept, or is not there any more."""
+        return unpack(self.packed())
+
+    def packed(self) -> bytes:
+        if not self._data:
+            return pack(None)
+        tag, rest = self._data[:1], self._data[1:]
+        if tag == _HERE:
+            return rest
+        if tag == _ABSENT:
+            raise TransferError(
+                f"The value of node {self._node!r} was not kept: {rest.decode()}. Run the node again.", self._node
+            )
+        found = self._artifacts.get(rest.decode())
+        if found is None:
+            raise TransferError(
+                f"The value of node {self._node!r} is no longer among the values of the checkpoint.", self._node
+            )
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return unpack, (self.packed(),)
+
+
+class Recorder:
+    """Writes the facts of one run."""
+
+    def __init__(self, checkpoint: Checkpoint, run: str, epoch: int, written: int, now: float) -> None:
+        """Take over a run.
+
+        Args:
+            checkpoint: where it is kept.
+            run: which one.
+            epoch: of this owner.
+            written: how many facts the store has.
+            now: the time of the run's clock.
+        """
+        self.run = run
+        self.committed = 0
+        self.refs: dict[int, bytes] = {}
+        self._store = checkpoint.store
+        self.artifacts = checkpoint.artifacts
+        self._epoch = epoch
+        self._written = written
+        self._kept: dict[int, bytes] = {}
+        self._patches: list[bytes] = []
+        self._next_snapshot = FIRST_SNAPSHOT
+        self._offset = time.time() - now
+
+    @property
+    def offset(self) -> float:
+        """What the run's clock lacks to the time of day, in seconds."""
+        return self._offset
+
+    def begin(self, head: Mapping[str, Any] | None, now: float) -> None:
+        """Write who owns the run from now on; the first owner writes all that the run is made of, too.
+
+        Raises:
+            InvalidSettingError: something in it cannot be pickled.
+        """
+        data = b"" if head is None else _pack_head(head)
+        self._append([Entry(_OWNED, now, due=self._offset, number=FORMAT, data=data)])
+
+    def keep(self, attempt: int, value: Any) -> None:
+        """Make a value ready for the fact that it was made: large ones go to the artifacts. Called outside of any lock."""
+        if value is None:
+            self._kept[attempt] = b""
+            return
+        try:
+            data = value.packed() if isinstance(value, Encoded) else pack(value)
+        except Exception as error:  # noqa: BLE001  # the user's type; the run goes on, and a resumed one makes the value again
+            self._kept[attempt] = _ABSENT + f"it cannot be pickled ({type(error).__name__}: {error})".encode()
+            return
+        if len(data) <= INLINE:
+            self._kept[attempt] = _HERE + data
+            return
+        key = f"{self.run}/{attempt}"
+        self.artifacts.put(key, data)
+        self._kept[attempt] = _ELSEWHERE + key.encode()
+
+    def commit(self, state: State, until: int, rules: Sequence[Rule], errors: Mapping[int, BaseException]) -> None:
+        """Write the facts up to a place in the journal; they are durable when this returns.
+
+        Raises:
+            StoreError: the store cannot, or somebody else owns the run.
+            TransferError: a patch cannot be pickled.
+        """
+        status = None
+        entries = []
+        for fact in state.facts(self.committed, until):
+            entries.append(self._entry(fact, rules, errors))
+            if fact.kind is Kind.RUN_ENDED:
+                status = run_status(state).value
+        if entries:
+            self._append(entries, status)
+        self.committed = until
+
+    def value(self, node: int, name: str) -> Kept | None:
+        """Return what was kept of a node's value, if anything was."""
+        data = self.refs.get(node)
+        return None if data is None else Kept(data, self.artifacts, name)
+
+    def snapshot_due(self) -> bool:
+        """Whether so many facts were written since the last snapshot that another one is worth its cost."""
+        return self._written >= self._next_snapshot
+
+    def picture(self, state: State) -> bytes:
+        """Return all that a resumed run needs of the facts so far; the state must not change meanwhile."""
+        return pickle.dumps((state, self._patches, self.refs, self._offset), pickle.HIGHEST_PROTOCOL)
+
+    def snapshot(self, data: bytes) -> None:
+        """Keep a picture of the facts that are written. The next one is due when there are twice as many."""
+        self._store.snapshot(self.run, self._epoch, self._written, data)
+        self._next_snapshot = 2 * self._written
+
+    def restored(self, patches: list[bytes], refs: dict[int, bytes]) -> None:
+        """Take over what an earlier owner knew."""
+        self._patches = patches
+        self.refs = refs
+        self._next_snapshot = max(FIRST_SNAPSHOT, 2 * self._written)
+
+    def note_patch(self, data: bytes) -> None:
+        """Remember a patch for the next snapshot."""
+        self._patches.append(data)
+
+    def _append(self, entries: Sequence[Entry], status: str | None = None) -> None:
+        facts = [_encode(entry) for entry in entries]
+        at = time.time() if status is not None else 0.0
+        self._written = self._store.append(self.run, self._epoch, self._written, facts, status=status, at=at)
+
+    def _entry(self, fact: Fact, rules: Sequence[Rule], errors: Mapping[int, BaseException]) -> Entry:
+        data = b""
+        kind = fact.kind
+        if kind is Kind.COMPLETED or kind is Kind.REUSED:
+            data = self.refs[fact.node] = self._kept.pop(
+                attempt_id(fact.node, fact.number), _ABSENT + b"it was not reported"
+            )
+        elif kind is Kind.PATCHED:
+            data = self._patch(fact, rules)
+        elif kind is Kind.FAILED and fact.node in errors:
+            data = _pack_error(errors[fact.node])
+        return Entry(
+            int(kind),
+            fact.at,
+            fact.node,
+            fact.number,
+            fact.worker,
+            fact.started,
+            fact.due,
+            fact.cause,
+            fact.detail,
+            fact.numbers,
+            fact.labels,
+            data,
+        )
+
+    def _patch(self, fact: Fact, rules: Sequence[Rule]) -> bytes:
+        growth = fact.growth
+        assert growth is not None
+        own = [rules[rule[0]] for rule in growth.rules]
+        try:
+            data = pack((growth, own))
+        except Exception as error:
+            raise TransferError(
+                f"What the graph grew by cannot be kept in the checkpoint ({type(error).__name__}: {error}). Let its functions "
+                f"refer only to things that can be pickled, or run without checkpoint."
+            ) from error
+        self._patches.append(data)
+        return data
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What a journal holds of a run: what it is made of, when it began, how many facts there are, a snapshot (the state and the
+    patches and values that it stands for) if there is one, and the entries after it.
+    """
+
+    head: dict[str, Any]
+    began: float
+    written: int
+    picture: tuple[State, list[bytes], dict[int, bytes]] | None
+    entries: list[Entry]
+
+
+def read(checkpoint: Checkpoint, run: str, now: float) -> Recovered:
+    """Read the journal of a run, with all times by the clock of the one who reads.
+
+    Args:
+        checkpoint: where it is kept.
+        run: which one.
+        now: the time of the reader's clock.
+
+    Raises:
+        UnknownRunError: there is no such run.
+        StoreVersionError: it was written by a newer version.
+    """
+    offset = time.time() - now
+    first = _decode(next(iter(checkpoint.store.read(run))))
+    if first.number > FORMAT:
+        raise StoreVersionError(f"The run {run!r} was kept by a newer version of dagrid. Resume it with that one.")
+    latest = checkpoint.store.latest(run)
+    shift = first.due - offset
+    picture = None
+    if latest is not None:
+        state, patches, refs, then = unpack(latest[1])
+        shift = then - offset
+        state.shift(shift)
+        picture = state, patches, refs
+    entries: list[Entry] = []
+    written = since = 0 if latest is None else latest[0]
+    for data in checkpoint.store.read(run, since):
+        written += 1
+        entry = _decode(data)
+        if entry.kind == _OWNED:
+            shift = entry.due - offset
+        else:
+            entries.append(_shifted(entry, shift))
+    return Recovered(unpack(first.data), first.at + first.due - offset, written, picture, entries)
+
+
+def facts_of(entries: Sequence[Entry]) -> Iterator[tuple[Fact, bytes]]:
+    """Yield the facts of entries, each with its data; a patch has its growth, and its rules are in the data."""
+    for entry in entries:
+        growth: Growth | None = None
+        if entry.kind == Kind.PATCHED:
+            growth = unpack(entry.data)[0]
+        yield (
+            Fact(
+                Kind(entry.kind),
+                entry.at,
+                entry.node,
+                entry.number,
+                entry.worker,
+                entry.started,
+                entry.due,
+                entry.cause,
+                entry.detail,
+                entry.numbers,
+                entry.labels,
+                growth,
+            ),
+            entry.data,
+        )
+
+
+def rules_of(data: bytes) -> list[Rule]:
+    """Return the rules of a patch."""
+    return unpack(data)[1]  # type: ignore[no-any-return]
+
+
+def read_error(data: bytes) -> BaseException | None:
+    """Return the exception that a failed attempt raised, if it was kept."""
+    try:
+        error = unpack(data) if data else None
+    except Exception:  # noqa: BLE001  # the user's class may be gone; the fact says in words what happened
+        return None
+    return error if isinstance(error, BaseException) else None
+
+
+def _shifted(entry: Entry, shift: float) -> Entry:
+    entry.at += shift
+    if entry.started != UNSTARTED:
+        entry.started += shift
+    if entry.due:
+        entry.due += shift
+    return entry
+
+
+def _pack_head(head: Mapping[str, Any]) -> bytes:
+    try:
+        return pack(dict(head))
+    except Exception as error:
+        raise InvalidSettingError(
+            f"This graph cannot be kept in a checkpoint ({type(error).__name__}: {error}). Let its functions and rules refer "
+            f"only to things that can be pickled: open files and connections in the tasks that use them."
+        ) from error
+
+
+def _pack_error(error: BaseException) -> bytes:
+    try:
+        return pack(error)
+    except Exception:  # noqa: BLE001  # the words of the fact have to do
+        return b""
