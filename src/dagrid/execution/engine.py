@@ -48,6 +48,8 @@ from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
 OpenPlace = Callable[[str], Backend]
 Given = tuple[Any, str]
 PATIENCE = 1_000
+NOBODY = -1
+NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
 
 
@@ -306,13 +308,14 @@ class Engine:
             self._prepare(event)
             return self._exchange(worker, (event,))
         lock = self._lock
+        waits = False
+        reply: Call | None = None
         if not lock.acquire(False):
             self._enter()
         try:
             state = self.state
             following = advance(state, attempt, worker, started, ended)
-            reply: Call | None
-            if following >= 0 and not self._watchers and not (state.heap and state.idle):
+            if following >= 0 and not (self._watchers or state.asks or (state.heap and state.idle)):
                 self.values[attempt] = value
                 reply = self._call(following)
             elif following == SLOW:
@@ -320,15 +323,23 @@ class Engine:
                 reply = self._step((done, Asked(worker, ended)), worker)
             else:
                 self.values[attempt] = value
-                reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
+                waits = following == IDLE and bool(state.asks)
+                if not waits:
+                    reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
                 if following >= 0:
                     reply = self._call(following)
+            if state.asks:
+                self._questions.extend(state.asks)
+                state.asks.clear()
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
             self.failure = _fault(error)
             self._end()
             reply = None
         finally:
             lock.release()
+        if waits:
+            reply = self._after(worker)
+            return self._exchange(worker, ()) if reply is NOT_ASKED else reply
         if self._inbox or self._questions:
             self._after()
         return reply
@@ -398,27 +409,37 @@ class Engine:
                 self._lock.release()
         return True
 
-    def _after(self) -> None:
+    def _after(self, worker: int = NOBODY) -> Call | None:
         """Take what came in, and ask the rules that the machine wants to know, outside of the lock, one at a time.
 
-        Who asks also hands in the answer: the graph does not grow while a rule looks at it.
+        Who asks also hands in the answer: the graph does not grow while a rule looks at it. A worker that pulls can ask for its
+        next call with the last answer.
+
+        Returns:
+            The call for the worker; NOT_ASKED when it has still to ask.
         """
+        reply: Call | None = NOT_ASKED
         while self._drain():
             self._commit()
             if self._inbox:
                 continue
             if not self._questions or not self._asking.acquire(blocking=False):
-                return
+                return reply
             try:
                 while self._questions:
                     answer = self.growing.evaluate(self.state, self._questions.popleft(), self.now())
+                    last = worker != NOBODY and reply is NOT_ASKED and not self._questions
                     self._enter()
                     try:
-                        self._step((answer,))
+                        if last:
+                            reply = self._step((answer, Asked(worker, self.now())), worker)
+                        else:
+                            self._step((answer,))
                     finally:
                         self._lock.release()
             finally:
                 self._asking.release()
+        return reply
 
     def _step(self, events: Sequence[Stimulus], worker: int = -1) -> Call | None:
         """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""

@@ -28,8 +28,7 @@ Predicate = Callable[[View], bool]
 
 def done(*nodes: NodeRef) -> Predicate:
     """Return a predicate: these nodes are there and have completed."""
-    names = [node_id(node) for node in reversed(nodes)]  # the last one first: what comes late is looked at once
-    return lambda view: all(map(view.succeeded, names))
+    return _Done(tuple([node_id(node) for node in nodes]))
 
 
 def at_least(count: int, kind: str) -> Predicate:
@@ -216,6 +215,16 @@ def collect(kind: str, into: Step) -> Rule:
         f"collect {kind}",
         adds={template.kind},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Some nodes have completed; a rule need not be asked before they have ended."""
+
+    waits: tuple[str, ...]
+
+    def __call__(self, view: View) -> bool:
+        return all(map(view.succeeded, self.waits))
 
 
 # --- how they are made ----------------------------------------------------------------------------------------------------

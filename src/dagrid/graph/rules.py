@@ -69,7 +69,8 @@ class Rule:
         optional: a run may end without it; otherwise a rule that never became applicable fails the run.
         adds: the kinds of the nodes that it, and the rules that it appends, may add; nodes without a kind are always allowed.
             None says nothing: as long as such a rule is left, no kind is closed for the others.
-        waits: nodes without whose end the predicate cannot hold, so that there is no use in asking it before.
+        waits: nodes without whose end the predicate cannot hold, so that there is no use in asking it before; by default what
+            the predicate says itself, as `grow.done` does.
     """
 
     predicate: Callable[[View], bool]
@@ -87,6 +88,8 @@ class Rule:
             if isinstance(self.adds, str) or not all(isinstance(kind, str) for kind in self.adds):
                 raise InvalidPatchError(f"adds is a set of kinds such as {{'pdf'}}, not {self.adds!r}.")
             object.__setattr__(self, "adds", frozenset(self.adds))
+        if not self.waits:
+            object.__setattr__(self, "waits", getattr(self.predicate, "waits", ()))
         if not self.name:
             called = getattr(self.body, "__name__", "rule")
             object.__setattr__(self, "name", "rule" if called == "<lambda>" else called)

@@ -11,8 +11,6 @@ from collections.abc import Set as AbstractSet
 from heapq import heappop
 from typing import Any
 
-import msgspec
-
 from dagrid.errors import PlanError, RunError, TaskTimeoutError
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.events import (
@@ -51,7 +49,6 @@ from dagrid.machine.state import (
     Worker,
     assign,
     complete,
-    read_entry,
     record,
     skip,
     start,
@@ -92,10 +89,13 @@ def decide(state: State, stimuli: Iterable[Stimulus], at: float) -> list[Command
     if not state.finished:
         _end_if_done(state, at, commands)
     if not (quiet or state.finished or state.stopped):
-        _assign_free_slots(state, at, commands)
-        _send_ahead(state, at, commands)
-        _wake_idle(state, commands)
-        _take_back(state, at, commands)
+        if state.pushed:
+            _assign_free_slots(state, at, commands)
+            _send_ahead(state, at, commands)
+        if state.idle:
+            _wake_idle(state, commands)
+        if state.pushed:
+            _take_back(state, at, commands)
     return commands
 
 
@@ -105,19 +105,20 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
     Returns:
         The node, already started, when there is one and nothing else to think about; IDLE when the completion is applied and the
         worker has to ask (`Asked`) what is next; SLOW when nothing has been done and `decide` must take the event (`Finished`).
+        Rules that have to be asked now are in `state.asks`.
     """
     status = state.status
     queue = state.queues.get(worker)
     if not state.fast or queue is None or attempt not in queue or attempt > NODE_MASK or status[attempt] != RUNNING:
         return SLOW
-    if state.watchers and attempt in state.watchers:
-        return SLOW
     complete(state, attempt, started, ended)
     del queue[attempt]
+    if state.watchers and attempt in state.watchers:
+        _ask_watchers(state, attempt)
     heap = state.heap
     if heap:
         following = heap[0] & NODE_MASK
-        if status[following] == READY and following not in state.numbers and following not in state.watchers:
+        if status[following] == READY and following not in state.numbers and following not in state.starts:
             heappop(heap)
             status[following] = RUNNING
             state.started[following] = ended
@@ -127,6 +128,16 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
             return following
     state.active -= 1
     return IDLE
+
+
+def _ask_watchers(state: State, node: int) -> None:
+    """Ask the rules that waited for the end of a node."""
+    for number in state.watchers.pop(node):
+        rule = state.rules.get(number)
+        if rule is not None and not rule.asked and not rule.dirty and node in rule.reads:
+            rule.asked, rule.reads = True, {}
+            state.asking += 1
+            state.asks.append(number)
 
 
 def _begun(state: State, event: Begun, commands: list[Command]) -> None:
@@ -237,7 +248,8 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
         if event.note:
             record(state, Fact(Kind.NOTED, event.ended, node, number, event.worker, detail=event.note))
         if event.growth is not None:
-            _grow(state, Fact(Kind.PATCHED, event.ended, node, growth=event.growth))
+            numbers = _numbers(state, event.growth)
+            _grow(state, Fact(Kind.PATCHED, event.ended, node, numbers=numbers, growth=event.growth))
     elif event.outcome == Outcome.SKIPPED:
         record(state, Fact(Kind.PASSED, event.ended, node, number, event.worker, event.started, detail=event.error))
     elif event.outcome == Outcome.FAILED:
@@ -347,8 +359,10 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
         _apply_rule(state, event, event.growth, commands)
     else:
         rule.reads = event.reads
-        for node in event.reads:
+        for node, seen in event.reads.items():
             state.watchers.setdefault(node, set()).add(event.rule)
+            if seen >= 0:
+                state.starts.add(node)
         for topic in event.looked:
             state.topics.setdefault(topic, set()).add(event.rule)
 
@@ -375,18 +389,21 @@ def _apply_rule(state: State, event: RuleEvaluated, growth: Growth, commands: li
         _fail_run(state, event.at, str(error), commands)
         return
     before = state.rules[event.rule]
-    _grow(state, Fact(Kind.PATCHED, event.at, cause=event.rule, growth=growth))
+    _grow(state, Fact(Kind.PATCHED, event.at, cause=event.rule, numbers=_numbers(state, growth), growth=growth))
     if state.topics:
         _touch_closed(state, before.adds, growth.relies)
+
+
+def _numbers(state: State, growth: Growth) -> tuple[int, ...]:
+    first = len(state.plan)
+    return tuple(range(first, first + len(growth.nodes)))
 
 
 def _grow(state: State, fact: Fact) -> None:
     """Record a patch that fits, and mark the rules that looked at what it changes."""
     growth = fact.growth
     assert growth is not None
-    first = len(state.plan)
-    numbers = tuple(range(first, first + len(growth.nodes)))
-    record(state, msgspec.structs.replace(fact, numbers=numbers))
+    record(state, fact)
     if not state.topics or not growth.nodes:
         return
     touched: set[tuple[str, str]] = {("all", "")}
@@ -432,19 +449,8 @@ def _ask_rules(state: State, commands: list[Command]) -> None:
     if not state.rules or state.stopped:
         state.scanned = len(state.journal)
         return
-    for entry in state.journal[state.scanned :]:
-        node = read_entry(entry)[0] if isinstance(entry, int) else entry.node
-        if node < 0:
-            continue
-        now = state.status[node]
-        for number in state.watchers.get(node, ()):
-            rule = state.rules.get(number)
-            if rule is not None and node in rule.reads and _differs(rule.reads[node], now):
-                _mark(state, number)
-        if now >= COMPLETED:
-            state.watchers.pop(node, None)
-            if node in state.plan.adds and state.topics:
-                _touch_closed(state, state.plan.adds[node])
+    if state.watchers or state.topics:
+        _mark_watchers(state)
     state.scanned = len(state.journal)
     for number in state.dirty:
         rule = state.rules.get(number)
@@ -453,6 +459,28 @@ def _ask_rules(state: State, commands: list[Command]) -> None:
             state.asking += 1
             commands.append(Evaluate(number))
     state.dirty.clear()
+
+
+def _mark_watchers(state: State) -> None:
+    """Mark the rules that looked at a node of which the journal has something new."""
+    watchers = state.watchers
+    for entry in state.journal[state.scanned :]:
+        if isinstance(entry, int):
+            node = ~entry if entry < 0 else entry & NODE_MASK
+        else:
+            node = entry.node
+        if node not in watchers and node not in state.plan.adds:
+            continue
+        now = state.status[node]
+        for number in watchers.get(node, ()):
+            rule = state.rules.get(number)
+            if rule is not None and node in rule.reads and _differs(rule.reads[node], now):
+                _mark(state, number)
+        if now >= COMPLETED:
+            watchers.pop(node, None)
+            state.starts.discard(node)
+            if node in state.plan.adds and state.topics:
+                _touch_closed(state, state.plan.adds[node])
 
 
 def _end_if_done(state: State, at: float, commands: list[Command]) -> None:

@@ -229,6 +229,9 @@ class Plan:
 
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
+        if len(nodes) == 1:
+            self.keys.append(_key(nodes[0].priority, _cost(nodes[0]), added.start))
+            return
         levels: dict[int, float] = {}
         for start in added:
             stack = [start]

@@ -109,6 +109,7 @@ class State:
         "active",
         "adders",
         "asking",
+        "asks",
         "attempts_before",
         "available",
         "cancelled",
@@ -131,6 +132,7 @@ class State:
         "passed",
         "plan",
         "present",
+        "pushed",
         "queues",
         "ready",
         "rebalance_at",
@@ -140,6 +142,7 @@ class State:
         "sealed",
         "sequential",
         "started",
+        "starts",
         "status",
         "stopped",
         "topics",
@@ -167,6 +170,7 @@ class State:
         self.available = {name: shares(capacity) for name, capacity in plan.settings.resources.items()}
         self.workers: dict[int, Worker] = {}  # all that ever joined, for those who read what was
         self.present: dict[int, Worker] = {}
+        self.pushed = 0  # how many of the present workers do not pull
         self.queues: dict[int, dict[int, None]] = {}
         self.idle: dict[int, None] = {}
         self.numbers: dict[int, int] = {}
@@ -181,6 +185,8 @@ class State:
         self.sealed: set[str] = set()  # the kinds that applied rules found closed
         self.dirty: list[int] = []  # rules to be asked
         self.asking = 0
+        self.asks: list[int] = []  # rules that the hot path found to be asked
+        self.starts: set[int] = set()  # the watched nodes of which a rule saw more than that they had not ended
         self.watchers: dict[int, set[int]] = {}
         self.topics: dict[tuple[str, str], set[int]] = {}
         for kinds in plan.adds.values():
@@ -572,12 +578,14 @@ def _worker_joined(state: State, fact: Fact) -> None:
     state.queues[fact.worker] = worker.queue
     if worker.pulls:
         state.idle[fact.worker] = None
+    else:
+        state.pushed += 1
 
 
 def _worker_gone(state: State, fact: Fact) -> None:
     for attempt in list(state.queues[fact.worker]):
         vacate(state, attempt, fact.worker)
-    del state.present[fact.worker]
+    state.pushed -= not state.present.pop(fact.worker).pulls
     state.queues.pop(fact.worker, None)
     state.idle.pop(fact.worker, None)
 
@@ -591,27 +599,33 @@ def _patched(state: State, fact: Fact) -> None:
     plan.grow(growth.nodes)
     state.drop_rule(fact.cause)
     state.sealed |= growth.relies
-    state.ready.extend([] for _ in range(len(state.ready), len(plan.requests)))
+    if len(state.ready) < len(plan.requests):
+        state.ready.extend([] for _ in range(len(state.ready), len(plan.requests)))
     count = len(fact.numbers)
     state.status.extend(bytes(count))
     state.started.extend([UNSTARTED] * count)
     state.ended.extend([0.0] * count)
     state.where.extend([-1] * count)
     state.remaining += count
-    for node in fact.numbers:
-        if node in plan.adds:
-            state.may_add(plan.adds[node], 1)
+    if plan.adds:
+        for node in fact.numbers:
+            state.may_add(plan.adds.get(node, frozenset()), 1)
     for rule in growth.rules:
         state.add_rule(*rule)
+    unwell: list[tuple[int, int]] = []
     for node in fact.numbers:
-        before = state.plan.predecessors[node]
-        state.waiting.append(sum(not _satisfies(state, each, node) for each in before))
+        missing = 0
+        for before in plan.predecessors[node]:
+            if state.status[before] != COMPLETED:
+                missing += not _satisfies(state, before, node)
+                if _dooms(state, before, node):
+                    unwell.append((node, before))
+                    break
+        state.waiting.append(missing)
     for node in fact.numbers:
-        doomed = next((each for each in state.plan.predecessors[node] if _dooms(state, each, node)), None)
-        if doomed is not None:
-            state.doomed.append((node, doomed))
-        elif not state.waiting[node]:
+        if not state.waiting[node]:
             make_ready(state, node)
+    state.doomed += unwell
     refresh(state)
 
 
