@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dagrid.errors import NoCurrentTaskError
 from dagrid.graph.node import Node
 from dagrid.graph.rules import Patch, Rule
+from dagrid.machine.events import NUMBER_SHIFT
 
 PUBLISHED = "dagrid_worker"  # the module under which a worker process that does not import dagrid says what it performs
 
@@ -37,20 +38,43 @@ class Extra:
 class Holder(Protocol):
     """Who performs calls one by one: the node and the try (from 0) of the present one, and what its task has left so far."""
 
-    node: str
-    number: int
     extra: Any
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
+
+
+class Named(Protocol):
+    """A call as far as it matters here; `dagrid.ports.Call` is one."""
+
+    @property
+    def node(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
 
 
 class Here:
-    """The holder of a thread, or of an asynchronous task."""
+    """The holder of a thread, or of an asynchronous task; `call` is what it performs now."""
 
-    __slots__ = ("extra", "node", "number")
+    __slots__ = ("call", "extra")
 
-    def __init__(self, node: str = "", number: int = 0) -> None:
-        self.node = node
-        self.number = number
+    def __init__(self, call: Named | None = None) -> None:
+        self.call = call
         self.extra: Extra | None = None
+
+    @property
+    def node(self) -> str:
+        """The name of the node, empty when nothing is performed."""
+        return "" if self.call is None else self.call.node
+
+    @property
+    def number(self) -> int:
+        """Which try it is, from 0."""
+        return 0 if self.call is None else self.call.attempt >> NUMBER_SHIFT
 
     def take(self) -> Extra | None:
         """Return what was left, and forget it."""
@@ -126,13 +150,18 @@ class Left:
     extra: Extra
 
 
-def carried(fn: Callable[..., Any], node: str, number: int, /, *args: Any, **kwargs: Any) -> Any:
+class _Carried(NamedTuple):
+    node: str
+    attempt: int
+
+
+def carried(fn: Callable[..., Any], node: str, attempt: int, /, *args: Any, **kwargs: Any) -> Any:
     """Perform a call in a place that knows nothing of nodes; return its value, or a `Left` if the task left more."""
-    here = Here(node, number)
+    here = Here(_Carried(node, attempt))
     token = performing.set(here)
     try:
         value = fn(*args, **kwargs)
     finally:
         performing.reset(token)
-        here.node = ""
+        here.call = None
     return value if here.extra is None else Left(value, here.extra)

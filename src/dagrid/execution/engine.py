@@ -24,7 +24,7 @@ from dagrid.execution.pickling import unpack
 from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of, read_error, rules_of
 from dagrid.graph.rules import Rule
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
-from dagrid.machine.decide import IDLE, SLOW, advance, decide
+from dagrid.machine.decide import IDLE, RULES, SLOW, advance, decide
 from dagrid.machine.events import (
     NODE_MASK,
     Asked,
@@ -157,7 +157,9 @@ class Engine:
         for node, at in state.due.items():
             if at > now:
                 self._set_timer(SetTimer(at, TimerKind.RETRY, attempt_id(node, state.number_of(node))))
-        lost = self._values_lost([node for node, status in enumerate(state.status) if status < COMPLETED])
+        lost: list[int] = []
+        if self.recorder is not None:
+            lost = self._values_lost([node for node, status in enumerate(state.status) if status < COMPLETED])
         begun: list[Stimulus] = [Begun(now, reasons, self._omitted, lost)] if reasons or self._omitted or lost else []
         return gone + begun + due
 
@@ -308,36 +310,35 @@ class Engine:
             self._prepare(event)
             return self._exchange(worker, (event,))
         lock = self._lock
-        waits = False
-        reply: Call | None = None
         if not lock.acquire(False):
             self._enter()
         try:
+            reply: Call | None
             state = self.state
             following = advance(state, attempt, worker, started, ended)
-            if following >= 0 and not (self._watchers or state.asks or (state.heap and state.idle)):
+            if following >= 0 and not self._watchers and not (state.heap and state.idle):
                 self.values[attempt] = value
                 reply = self._call(following)
+            elif following == RULES:
+                self.values[attempt] = value
+                self._questions.extend(state.asks)
+                state.asks.clear()
+                reply = NOT_ASKED
             elif following == SLOW:
                 done = Finished(worker, attempt, Outcome.COMPLETED, started, ended, value)
                 reply = self._step((done, Asked(worker, ended)), worker)
             else:
                 self.values[attempt] = value
-                waits = following == IDLE and bool(state.asks)
-                if not waits:
-                    reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
+                reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
                 if following >= 0:
                     reply = self._call(following)
-            if state.asks:
-                self._questions.extend(state.asks)
-                state.asks.clear()
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
             self.failure = _fault(error)
             self._end()
             reply = None
         finally:
             lock.release()
-        if waits:
+        if reply is NOT_ASKED:
             reply = self._after(worker)
             return self._exchange(worker, ()) if reply is NOT_ASKED else reply
         if self._inbox or self._questions:
@@ -541,7 +542,8 @@ class Engine:
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
         self._names = plan.names
-        self._adds = plan.adds
+        if plan.adds:
+            self._call = self._telling_call  # type: ignore[method-assign]
 
     def _regrow(self, growth: Growth, rules: list[Rule]) -> None:
         """Make the plan and the bindings again what they were after a patch, whose facts are in a snapshot."""
@@ -652,8 +654,13 @@ class Engine:
             self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
             (values[single],) if single >= 0 else self._gather[node](values),
             dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
-            node in self._adds,
         )
+
+    def _telling_call(self, attempt: int) -> Call:
+        """As `_call`, where there are nodes that may tell more than their value."""
+        call = Engine._call(self, attempt)
+        call.grows = attempt & NODE_MASK in self.state.plan.adds
+        return call
 
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""

@@ -57,6 +57,7 @@ from dagrid.machine.state import (
 
 IDLE = -1
 SLOW = -2
+RULES = -3
 _KNOWS_MEAN = 0.8
 
 
@@ -104,8 +105,8 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
 
     Returns:
         The node, already started, when there is one and nothing else to think about; IDLE when the completion is applied and the
-        worker has to ask (`Asked`) what is next; SLOW when nothing has been done and `decide` must take the event (`Finished`).
-        Rules that have to be asked now are in `state.asks`.
+        worker has to ask (`Asked`) what is next; RULES when it is applied and the rules in `state.asks` have to be asked before;
+        SLOW when nothing has been done and `decide` must take the event (`Finished`).
     """
     status = state.status
     queue = state.queues.get(worker)
@@ -113,12 +114,18 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
         return SLOW
     complete(state, attempt, started, ended)
     del queue[attempt]
-    if state.watchers and attempt in state.watchers:
-        _ask_watchers(state, attempt)
+    watchers = state.watchers
+    if watchers and attempt in watchers and _ask_watchers(state, attempt):
+        state.active -= 1
+        return RULES
     heap = state.heap
     if heap:
         following = heap[0] & NODE_MASK
-        if status[following] == READY and following not in state.numbers and following not in state.starts:
+        if (
+            status[following] == READY
+            and following not in state.numbers
+            and not (watchers and following in state.starts)
+        ):
             heappop(heap)
             status[following] = RUNNING
             state.started[following] = ended
@@ -130,14 +137,15 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
     return IDLE
 
 
-def _ask_watchers(state: State, node: int) -> None:
-    """Ask the rules that waited for the end of a node."""
+def _ask_watchers(state: State, node: int) -> bool:
+    """Have the rules asked that waited for the end of a node; return whether there are any."""
     for number in state.watchers.pop(node):
         rule = state.rules.get(number)
         if rule is not None and not rule.asked and not rule.dirty and node in rule.reads:
             rule.asked, rule.reads = True, {}
             state.asking += 1
             state.asks.append(number)
+    return bool(state.asks)
 
 
 def _begun(state: State, event: Begun, commands: list[Command]) -> None:

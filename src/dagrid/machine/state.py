@@ -359,7 +359,7 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     waiting = state.waiting
     plan = state.plan
     heap = state.heap if state.fast else None
-    if plan.adds:
+    if heap is None:
         state.release(node)
     for after in plan.successors[node]:
         waiting[after] = missing = waiting[after] - 1

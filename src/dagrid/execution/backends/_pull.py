@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextvars
 
 from dagrid.attempt import Here, performing
-from dagrid.machine.events import NUMBER_SHIFT
 from dagrid.ports import Host
 
 
@@ -39,8 +38,7 @@ def _perform(host: Host, worker: int, here: Here, context: contextvars.Context |
     copy = context.copy if context is not None else None
     call = host.next(worker)
     while call is not None:
-        here.node = call.node
-        here.number = call.attempt >> NUMBER_SHIFT
+        here.call = call
         kwargs = call.kwargs
         run = None if copy is None else copy().run
         started = now()
@@ -57,4 +55,4 @@ def _perform(host: Host, worker: int, here: Here, context: contextvars.Context |
                 call = completed(worker, call, value, started, now())
             else:
                 call = completed(worker, call, value, started, now(), here.take())
-    here.node = ""
+    here.call = None

@@ -19,7 +19,7 @@ from typing import Any
 
 from dagrid.attempt import Left, carried
 from dagrid.errors import BackendClosedError
-from dagrid.machine.events import NUMBER_SHIFT, Finished, Outcome, Recalled, Started, WorkerJoined
+from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host, opened
 
 DEFAULT_SLOTS = 32
@@ -131,7 +131,7 @@ class _Once:
 
     def __init__(self, call: Call) -> None:
         fn = self.fn = call.fn
-        self._carried = functools.partial(carried, fn, call.node, call.attempt >> NUMBER_SHIFT)
+        self._carried = functools.partial(carried, fn, call.node, call.attempt)
         self._grows = call.grows
         self._token = uuid.uuid4().hex
         self.__name__ = str(getattr(fn, "__name__", type(fn).__name__))
