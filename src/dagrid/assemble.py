@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from os import PathLike
 from pathlib import Path
 from time import time
@@ -424,8 +424,13 @@ def _refuse_selectors(plan: Plan, place: Backend) -> None:
 
 
 def _progress(wanted: bool | None) -> list[Onlooker]:
-    if wanted is False or (wanted is None and not (sys.stderr and sys.stderr.isatty())):
+    if wanted is False or (wanted is None and not _is_terminal(sys.stderr)):
         return []
     from dagrid.observe.progress import Progress
 
     return [Progress(REAL_CLOCK, delay=0.0 if wanted else 1.0)]
+
+
+@lru_cache(1)
+def _is_terminal(stream: Any) -> bool:
+    return bool(stream and stream.isatty())

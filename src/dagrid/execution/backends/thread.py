@@ -10,6 +10,8 @@ import contextvars
 import os
 import threading
 from collections.abc import Sequence
+from functools import cache
+from queue import SimpleQueue
 
 from dagrid.errors import InvalidSettingError
 from dagrid.execution.backends._pull import perform
@@ -38,7 +40,7 @@ class ThreadBackend(BackendBase):
         super().__init__()
         if max_workers is not None and max_workers < 1:
             raise InvalidSettingError(f"max_workers is a whole number from 1 up, not {max_workers!r}.")
-        self.max_workers = max_workers if max_workers is not None else min(32, (os.cpu_count() or 1) + 4)
+        self.max_workers = max_workers if max_workers is not None else _default_workers()
         self._sessions: set[ThreadSession] = set()
 
     def open(self, host: Host) -> ThreadSession:
@@ -65,14 +67,19 @@ class ThreadBackend(BackendBase):
             self._sessions.discard(session)
 
 
+@cache
+def _default_workers() -> int:
+    return min(32, (os.cpu_count() or 1) + 4)
+
+
 class ThreadSession:
-    """One run's threads."""
+    """One run's threads; each is made when there is work for it."""
 
     def __init__(self, backend: ThreadBackend, host: Host) -> None:
         self._backend = backend
         self._host = host
         self._context = contextvars.copy_context()
-        self._threads: dict[int, _Thread] = {}
+        self._threads: dict[int, _Thread | None] = {}
         self._lock = threading.Lock()
         self._closed = False
 
@@ -82,13 +89,16 @@ class ThreadSession:
         joined = []
         for _ in range(slots):
             number = host.new_worker()
-            self._threads[number] = _Thread(host, number, self._context)
+            self._threads[number] = None
             joined.append(WorkerJoined(number, f"thread-{number}", host.now(), pulls=True))
         host.report(joined)
 
     def wake(self, worker: int) -> None:
-        thread = self._threads.get(worker)
-        if thread is not None:
+        with self._lock:
+            thread = self._threads.get(worker, _GONE)
+            if thread is None:
+                thread = self._threads[worker] = _Thread(self._host, worker, self._context)
+        if isinstance(thread, _Thread):
             thread.wake()
 
     def perform(self, bundle: Bundle) -> None:
@@ -103,7 +113,7 @@ class ThreadSession:
             if thread is None or self._closed:
                 return
             number = self._host.new_worker()
-            self._threads[number] = _Thread(self._host, number, self._context)
+            self._threads[number] = None
         thread.stop()
         now = self._host.now()
         joined = WorkerJoined(number, f"thread-{number}", now, pulls=True)
@@ -116,13 +126,18 @@ class ThreadSession:
         with self._lock:
             self._closed = True
         for thread in list(self._threads.values()):
-            thread.stop()
+            if thread is not None:
+                thread.stop()
         self._backend.forget(self)
 
     def join(self) -> None:
         """Wait until the threads have finished what they run."""
         for thread in list(self._threads.values()):
-            thread.join()
+            if thread is not None:
+                thread.join()
+
+
+_GONE = object()
 
 
 class _Thread:
@@ -132,7 +147,7 @@ class _Thread:
         self._host = host
         self._number = number
         self._context = context
-        self._awake = threading.Semaphore(0)
+        self._calls: SimpleQueue[None] = SimpleQueue()
         self._stopped = False
         self._thread: threading.Thread | None = None
 
@@ -140,11 +155,11 @@ class _Thread:
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name=f"dagrid-thread-{self._number}", daemon=True)
             self._thread.start()
-        self._awake.release()
+        self._calls.put(None)
 
     def stop(self) -> None:
         self._stopped = True
-        self._awake.release()
+        self._calls.put(None)
 
     def join(self) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():
@@ -152,7 +167,7 @@ class _Thread:
 
     def _serve(self) -> None:
         while True:
-            self._awake.acquire()
+            self._calls.get()
             if self._stopped:
                 return
             perform(self._host, self._number, self._context)
