@@ -245,12 +245,14 @@ class Engine:
         """End the use of the backend; called when the run is over."""
         if self._session is not None:
             self._session.close()
+            self._session = None  # it refers to this engine, and the two would wait for the collector
         for place in self._places.values():
             place.close()
 
     def _lend(self) -> bool:
         """Lend this thread to whoever has none of its own; return whether somebody wants it again."""
-        assert self._session is not None
+        if self._session is None:
+            return False
         wanted = bool(self._session.attend())
         for place in list(self._places.values()):
             wanted = bool(place.session.attend()) or wanted

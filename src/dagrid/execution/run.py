@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from types import FrameType
@@ -16,6 +17,9 @@ from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
+# The functions of `signal` make enums of numbers, which costs a short run a tenth of its time; those under them do not.
+_signals: Any = sys.modules.get("_signal", signal)
+_SIGINT = int(signal.SIGINT)
 
 
 class HeldInterrupts:
@@ -27,14 +31,14 @@ class HeldInterrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.getsignal(signal.SIGINT)
+            self._handler = _signals.getsignal(_SIGINT)
             if callable(self._handler):
-                signal.signal(signal.SIGINT, lambda *late: self._late.append(late))
+                _signals.signal(_SIGINT, lambda *late: self._late.append(late))
         return self
 
     def __exit__(self, *_: object) -> None:
         if callable(self._handler):
-            signal.signal(signal.SIGINT, self._handler)
+            _signals.signal(_SIGINT, self._handler)
 
     def deliver(self) -> None:
         """Do now what was held."""
