@@ -20,7 +20,7 @@ from dagrid.errors import (
     hint,
     nearest,
 )
-from dagrid.execution.binding import Binder, Bindings, bind, check_sources
+from dagrid.execution.binding import LOOP, Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
 from dagrid.execution.results import ExecutionResult, NodeResult
@@ -107,7 +107,7 @@ def start(
     try:
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
-        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules)
+        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules, place=_open_place)
         engine.start()
     except BaseException:
         if owned:
@@ -156,6 +156,17 @@ def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
     raise InvalidSettingError(
         f"A backend is a name such as 'thread', or an object with name, submit, result and shutdown; not {backend!r}."
     )
+
+
+def _open_place(name: str) -> Backend:
+    """Return what performs the nodes of a place."""
+    if name == LOOP:
+        from dagrid.execution.backends.event_loop import EventLoopBackend
+
+        return EventLoopBackend()
+    from dagrid.execution.backends.inline import InlineBackend
+
+    return InlineBackend()
 
 
 @cache

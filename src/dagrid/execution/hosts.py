@@ -6,6 +6,7 @@ Nodes with a place (the caller's thread, an event loop) run beside the backend o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -58,9 +59,16 @@ class PlaceHost:
 
 
 def with_open_values(call: Call | None) -> Call | None:
-    """Return a call whose arguments are the values themselves, in whatever form they travelled."""
+    """Return a call whose arguments are the values themselves, in whatever form they travelled; else one that fails."""
     if call is not None:
-        call.args = [opened(value) for value in call.args]
-        if call.kwargs:
-            call.kwargs = {name: opened(value) for name, value in call.kwargs.items()}
+        try:
+            call.args = [opened(value) for value in call.args]
+            if call.kwargs:
+                call.kwargs = {name: opened(value) for name, value in call.kwargs.items()}
+        except Exception as error:  # noqa: BLE001  # the user's types, and the thread is the user's too
+            call.fn, call.args, call.kwargs = partial(_fail, error), (), None
     return call
+
+
+def _fail(error: Exception) -> None:
+    raise error
