@@ -107,7 +107,9 @@ def start(
     try:
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
-        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules, place=_open_place)
+        engine = Engine(
+            compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules, place=_open_place
+        )
         engine.start()
     except BaseException:
         if owned:

@@ -74,7 +74,7 @@ class EventLoopBackend(BackendBase):
 
 
 class _Flight:
-    """An attempt that is with the loop; `began` is the turn in which it started, `told` where that stands in the turn's report."""
+    """An attempt that is with the loop; `began` is the turn in which it started, `told` where the turn's report says so."""
 
     __slots__ = ("began", "call", "cancelled", "started", "task", "told")
 
@@ -131,9 +131,9 @@ class EventLoopSession:
     def close(self) -> None:
         """Cancel what runs and wait for the end of the loop, but no longer than a task may be expected to take for that."""
         with self._guard:
-            if self._loop is not None and not self._closed:
+            again, self._closed = self._closed, True
+            if self._loop is not None and not again:
                 self._loop.call_soon_threadsafe(self._loop.stop)
-            self._closed = True
             thread = self._thread
         self._backend.forget(self)
         if thread is not None and thread is not threading.current_thread():
@@ -192,9 +192,7 @@ class EventLoopSession:
         assert loop is not None
         for call in calls:
             flight = self._flights[call.attempt] = _Flight(call)
-            flight.task = loop.create_task(
-                self._perform(flight), name=call.node, context=self._context.copy()
-            )
+            flight.task = loop.create_task(self._perform(flight), name=call.node, context=self._context.copy())
 
     def _give_back(self, attempts: Sequence[int]) -> None:
         given = [attempt for attempt in attempts if attempt in self._flights and self._flights[attempt].began < 0]
@@ -248,9 +246,7 @@ class EventLoopSession:
             return
         if flight.began == self._turn:
             self._events[flight.told] = None  # its end says all
-        self._tell(
-            Finished(self._worker, attempt, outcome, flight.started, self._host.now(), value, extra=extra)
-        )
+        self._tell(Finished(self._worker, attempt, outcome, flight.started, self._host.now(), value, extra=extra))
 
     def _tell(self, event: Started | Finished | Recalled) -> None:
         self._events.append(event)
