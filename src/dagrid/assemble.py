@@ -108,7 +108,14 @@ def start(
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
         engine = Engine(
-            compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules, place=_open_place
+            compiled.plan,
+            compiled.binder,
+            compiled.bindings,
+            place,
+            clock,
+            _drawing(seed),
+            rules,
+            place=getattr(place, "open_place", _open_place),
         )
         engine.start()
     except BaseException:

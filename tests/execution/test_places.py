@@ -16,6 +16,7 @@ import pytest
 from dagrid import DAG, Node, NodeStatus, Patch, Rule, SkipTask, current, dag, task
 from dagrid.errors import TaskError, TaskTimeoutError, TransferError
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from dagrid.execution.simulate import simulate
 from tests.execution.place_tasks import count, process_and_thread, unreadable, whole
 
 PATIENCE = 20
@@ -555,3 +556,25 @@ def test_a_wait_for_a_task_that_does_not_end_is_over_in_time():
     assert run.status("mine") is NodeStatus.COMPLETED
     run.cancel()
     assert run.wait(PATIENCE).cancelled == 1
+
+
+@pytest.mark.parametrize("call", [False, True])
+def test_places_stand_in_virtual_time_too(call):
+    """In a simulation the loop has room for many, the caller is one, and both take the time that they are said to take."""
+
+    async def asynchronous():
+        return "async"
+
+    def mine(a0):
+        return a0, threading.get_ident()
+
+    nodes = [
+        *(Node(f"a{number}", asynchronous, cost=3.0) for number in range(4)),
+        *(Node(f"m{number}", mine, ["a0"], place="caller", cost=2.0) for number in range(2)),
+        Node("end", one, ["m0", "m1"], cost=5.0),
+    ]
+    result = simulate(DAG(nodes), workers=1, call=call)
+    if call:
+        assert (result["m0"], result["end"]) == (("async", threading.get_ident()), 1)
+    # With no task called none is async, and the one worker has them all, but for those of the caller.
+    assert result.total_duration_seconds == (12.0 if call else 17.0)
