@@ -26,7 +26,7 @@ from dagrid.errors import (
     hint,
     nearest,
 )
-from dagrid.execution.binding import Binder, Bindings, bind, check_sources
+from dagrid.execution.binding import LOOP, Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
 from dagrid.execution.keeping import Keeping
@@ -147,6 +147,7 @@ def start(
             rules,
             recorder=recorder,
             keeping=_keeping(keep, compiled, recorder),
+            place=getattr(place, "open_place", _open_place),
         )
         engine.start()
         readers = [*observers, *_progress(progress)]
@@ -190,6 +191,7 @@ def restart(
             head["rules"],
             recorder=recorder,
             keeping=_keeping(head["keep"], compiled, recorder),
+            place=getattr(place, "open_place", _open_place),
         )
         engine.restore(recovered)
         if not engine.done.is_set():
@@ -259,6 +261,17 @@ def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
     raise InvalidSettingError(
         f"A backend is a name such as 'thread', or an object with name, submit, result and shutdown; not {backend!r}."
     )
+
+
+def _open_place(name: str) -> Backend:
+    """Return what performs the nodes of a place."""
+    if name == LOOP:
+        from dagrid.execution.backends.event_loop import EventLoopBackend
+
+        return EventLoopBackend()
+    from dagrid.execution.backends.inline import InlineBackend
+
+    return InlineBackend()
 
 
 @cache

@@ -363,7 +363,6 @@ def yields() -> Any:
 @pytest.mark.parametrize(
     ("make", "error"),
     [
-        (lambda: task(asynchronous), InvalidNodeError),
         (lambda: dag(asynchronous), InvalidNodeError),
         (lambda: dag(yields), InvalidNodeError),
         (lambda: mark_as_task("name"), InvalidNodeError),

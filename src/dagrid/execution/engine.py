@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -113,6 +114,7 @@ class Engine:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
         self._point()
         self._session: Session | None = None
+        self._context = copy_context()
         self._places: dict[str, PlaceHost] = {}
         self._place_of: dict[int, PlaceHost] = {}
         self._lock = threading.Lock()
@@ -225,16 +227,18 @@ class Engine:
         Returns:
             Whether the run has ended; False when `timeout` seconds are over before.
         """
-        if not self._lend():
-            return self.done.wait(timeout)
         until = None if timeout is None else REAL_CLOCK.now() + timeout
-        self._lent = True
         while True:
             self._stirred.clear()
-            self._lend()
+            if self._lend() and not self._lent:
+                self._lent = True
+                continue  # what was woken before this stirred nobody
+            if self.done.is_set():
+                self._stirred.set()  # for others who wait too
+                return True
             left = None if until is None else until - REAL_CLOCK.now()
-            if self.done.is_set() or (left is not None and left <= 0):
-                return self.done.is_set()
+            if left is not None and left <= 0:
+                return False
             self._stirred.wait(left)
 
     def cancel(self, reason: str = "cancelled") -> None:
@@ -261,7 +265,10 @@ class Engine:
     def _open_place(self, name: str) -> None:
         """Open what performs the nodes of a place; its workers join by a report, as all do."""
         if name not in self._places and self._place is not None:
-            self._places[name] = PlaceHost(self, name, self._place(name), self._place_of)
+            place = self._place(name)
+            # Who waits already may be wanted by it, and whoever made the graph grow has another context.
+            self._places[name] = self._context.copy().run(PlaceHost, self, name, place, self._place_of)
+            self._stirred.set()
 
     def _session_of(self, worker: int) -> Session:
         assert self._session is not None

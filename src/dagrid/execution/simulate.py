@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -27,6 +28,7 @@ Durations = Mapping[str, float] | Callable[[str], float]
 Fault = Literal["ok", "fail", "lost"]
 USUAL_SECONDS = 1.0
 SHOWN = 3
+TASKS_OF_A_LOOP = 1000
 
 
 class VirtualClock:
@@ -149,6 +151,13 @@ class VirtualBackend:
     def close(self, wait: bool = True) -> None:
         """There is nothing to let go of."""
 
+    def open_place(self, name: str) -> VirtualBackend:
+        """Return what stands for a place of its own: one worker, in the same time."""
+        slots = 1 if name == "caller" else TASKS_OF_A_LOOP
+        made = VirtualBackend(1, slots, slots, self._durations, call=self.call, faults=self._faults, clock=self.clock)
+        made.name = name
+        return made
+
     def seconds(self, node: str) -> float:
         """Return how long a call of a node takes.
 
@@ -189,7 +198,7 @@ class VirtualSession:
         joined: list[Stimulus] = []
         for place in range(backend.workers):
             labels = backend.labels[place] if place < len(backend.labels) else {}
-            joined.append(self._join(f"virtual-{place}", labels))
+            joined.append(self._join(f"{backend.name}-{place}", labels))
         host.report(joined)
 
     def wake(self, worker: int) -> None:
@@ -295,6 +304,8 @@ class VirtualSession:
         elif self._backend.call:
             try:
                 value = call.fn(*call.args, **(call.kwargs or {}))
+                if isinstance(value, Coroutine):
+                    value = _to_its_end(value)
             except BaseException as raised:  # noqa: BLE001  # whatever a task raises is its outcome
                 error = raised
         ended = self._clock.now()
@@ -354,6 +365,15 @@ def simulate(
         reasons = " ".join(map(run.explain, waiting[:SHOWN]))
         run.cancel("the simulation stands still")
         raise RunError(f"The simulation stands still, for nothing that is left can start: {reasons}") from None
+
+
+def _to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Return what an async task returns; in another thread, for this one may have a loop that runs."""
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(copy_context().run, asyncio.run, coroutine).result()
 
 
 def _nothing() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, over
 from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.dag import DAG, check_run_settings
-from dagrid.graph.node import Node, OnLost, node_id
+from dagrid.graph.node import Node, OnLost, Place, node_id
 from dagrid.graph.policy import Retry
 from dagrid.graph.structure import Structure, paused_gc
 
@@ -334,7 +334,11 @@ class _Body(functools.partial):  # type: ignore[type-arg]
 
     @classmethod
     def of(cls, task: Task[Any, Any], unpack_to: int | None) -> _Body:
-        made = cls(task.fn) if unpack_to is None else cls(_call_unpacked, task.node.id, unpack_to, task.fn)
+        if unpack_to is None:
+            made = cls(task.fn)
+        else:
+            call = _await_unpacked if inspect.iscoroutinefunction(task.fn) else _call_unpacked
+            made = cls(call, task.node.id, unpack_to, task.fn)
         functools.update_wrapper(made, task.fn)
         made.task = task
         return made
@@ -346,7 +350,14 @@ class _Body(functools.partial):  # type: ignore[type-arg]
 
 
 def _call_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    value = fn(*args, **kwargs)
+    return _of_length(name, length, fn(*args, **kwargs))
+
+
+async def _await_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return _of_length(name, length, await fn(*args, **kwargs))
+
+
+def _of_length(name: str, length: int, value: Any) -> Any:
     if len(value) != length:
         raise ValueError(f"{name}() returned {len(value)} items, and its unpack_to says {length}.")
     return value
@@ -499,6 +510,7 @@ def task(
     cost: float | None = None,
     kind: str | None = None,
     on_lost: OnLost = "requeue",
+    place: Place | None = None,
     unpack_to: int | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
@@ -509,13 +521,13 @@ def task(
     """Mark a function as a task: called inside of a `@dag` function it records a node and returns a handle of its value.
 
     Args:
-        fn: the function, where the decorator stands without parentheses.
+        fn: the function, `async def` or plain, where the decorator stands without parentheses.
         name: what its nodes are called; by default the name of the function. Further calls are `name_2`, `name_3`, ...
-        priority, is_sequential, resources, selector, retries, timeout, cost, kind, on_lost: as for `Node`.
+        priority, is_sequential, resources, selector, retries, timeout, cost, kind, on_lost, place: as for `Node`.
         unpack_to: how many items its value has, for `a, b = task(...)` and loops.
 
     Raises:
-        InvalidNodeError: a setting that cannot be, or an `async def` function.
+        InvalidNodeError: a setting that cannot be.
     """
     if fn is None:
         return lambda fn: task(fn, name=name, unpack_to=unpack_to, **settings)  # type: ignore[call-overload]
@@ -551,6 +563,10 @@ def dag(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **s
     if fn is None:
         return lambda fn: dag(fn, name=name, **settings)
     _check_function("dag", fn)
+    if inspect.iscoroutinefunction(fn):
+        raise InvalidNodeError(
+            f"@dag {fn!r} is async. Describe with a plain function, whose tasks may be async, and `await {node_id(fn)}.start()`."
+        )
     if inspect.isgeneratorfunction(fn):
         raise InvalidNodeError(
             f"@dag {fn!r} has a yield, so a call would describe nothing. Return the handles in a list."
@@ -564,7 +580,3 @@ def dag(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **s
 def _check_function(what: str, fn: object) -> None:
     if not callable(fn):
         raise InvalidNodeError(f"@{what} marks a function, not {fn!r}. Settings are given by name: @{what}(name=...).")
-    if inspect.iscoroutinefunction(fn):
-        raise InvalidNodeError(
-            f"@{what} marks plain functions, and {fn!r} is async. Let a plain one call asyncio.run()."
-        )

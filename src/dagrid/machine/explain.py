@@ -20,6 +20,10 @@ from dagrid.machine.state import (
 )
 
 SHOWN = 5
+PLACES = {
+    "caller": "the thread that waits for the run: somebody has to wait for it, and no other such node be running",
+    "loop": "a free slot of the event loop",
+}
 
 
 def explain(state: State, node: int, at: float) -> str:
@@ -75,9 +79,11 @@ def _lacking(state: State, node: int) -> str:
         return "a sequential node to end, beside which nothing else runs"
     if request.sequential and state.active:
         return f"the {state.active} nodes under way to end, because it runs alone"
-    workers = list(state.present.values())
+    workers = [worker for worker in state.present.values() if worker.place == request.place]
     if not workers:
         return "a worker: none has joined yet"
+    if request.place:
+        return PLACES.get(request.place, f"the place {request.place!r}")
     if request.selector and not any(matches(worker.labels, request.selector) for worker in workers):
         wanted = ", ".join(f"{label}={value}" for label, value in request.selector)
         return f"a worker with the labels {wanted}: none of the {len(workers)} has them"

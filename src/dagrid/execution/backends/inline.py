@@ -55,11 +55,13 @@ class InlineSession:
         """What runs in the caller's thread runs to its end."""
 
     def attend(self) -> bool:
-        """Perform calls until there are none."""
-        with self._busy:
-            while self._wanted and not self._closed:
+        """Perform calls until there are none; of several threads that wait, one does it."""
+        while self._wanted and not self._closed and self._busy.acquire(blocking=False):
+            try:
                 self._wanted = False
                 self._context.run(perform, self._host, self._worker)
+            finally:
+                self._busy.release()
         return True
 
     def close(self) -> None:
