@@ -9,7 +9,8 @@ import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache as once
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from dagrid.errors import (
@@ -28,7 +29,7 @@ from dagrid.execution.run import HeldInterrupts, Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
-from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker
+from dagrid.ports import Artifacts, Backend, Clock, FourMethods, Observer, Onlooker
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
+DEFAULT_CACHE = ".dagrid/cache"
 BackendLike = str | Backend | FourMethods
+CacheLike = str | PathLike[str] | Artifacts | bool
 
 
 class RunSettings(TypedDict, total=False):
@@ -54,6 +57,7 @@ class RunSettings(TypedDict, total=False):
     tracing: bool
     seed: int | None
     clock: Clock
+    cache: CacheLike | None
 
 
 def start(
@@ -72,6 +76,7 @@ def start(
     tracing: bool = True,
     seed: int | None = None,
     clock: Clock = REAL_CLOCK,
+    cache: CacheLike | None = None,
 ) -> Run:
     """Start a run of a graph and return its handle, which can be waited for, awaited and cancelled.
 
@@ -92,8 +97,11 @@ def start(
         tracing: whether the result has a trace.
         seed: of the random draws (jitter); None draws differently in each run.
         clock: where time comes from.
+        cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
+            or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.
 
     Raises:
+        StoreError: there is no such place for a cache, or it is not installed.
         PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
         BackendError: there is no such backend, or it is closed or not installed.
     """
@@ -103,11 +111,23 @@ def start(
     compiled = _compile(dag, tasks, settings)
     if backend is None:
         backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
+    opened_cache = open_cache(cache)
     place, owned = open_backend(backend)
     try:
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
-        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules)
+        if opened_cache is not None and compiled.bindings.lineages:
+            opened_cache()
+        engine = Engine(
+            compiled.plan,
+            compiled.binder,
+            compiled.bindings,
+            place,
+            clock,
+            _drawing(seed),
+            rules,
+            cache=opened_cache,
+        )
         engine.start()
     except BaseException:
         if owned:
@@ -158,7 +178,34 @@ def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
     )
 
 
-@cache
+def open_cache(cache: CacheLike | None) -> Callable[[], Artifacts | None] | None:
+    """Return what gives the place where a run keeps values; a place that is named is opened at once, and may be refused.
+
+    Raises:
+        StoreError: there is no such place, or what it needs is not installed.
+        InvalidSettingError: it is no place at all.
+    """
+    if cache is False:
+        return None
+    if cache is None or cache is True:
+        return once(lambda: _artifacts(DEFAULT_CACHE))
+    if isinstance(cache, (str, PathLike)):
+        made = _artifacts(cache)
+        return lambda: made
+    if not (callable(getattr(cache, "get", None)) and callable(getattr(cache, "put", None))):
+        raise InvalidSettingError(
+            f"A cache is a folder, a URL or an object with put and get; or False, to keep nothing. It is not {cache!r}."
+        )
+    return lambda: cache
+
+
+def _artifacts(place: str | PathLike[str]) -> Artifacts:
+    from dagrid.stores import open_artifacts  # only a run that keeps values needs it
+
+    return open_artifacts(place)
+
+
+@once
 def known_backends() -> dict[str, EntryPoint]:
     """Return the backends that are registered, by name."""
     from importlib.metadata import entry_points  # reads mail headers: 15 ms that no description of a graph needs
@@ -180,7 +227,7 @@ def _made(url: str) -> Backend:
         raise InvalidSettingError(f"Backend {name!r} cannot be made with {settings}: {error}.") from error
 
 
-@cache
+@once
 def _loaded(name: str) -> Callable[..., Backend]:
     known = known_backends()
     if name not in known:

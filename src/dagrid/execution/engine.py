@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagrid.attempt import Extra
 from dagrid.errors import DagridError, InternalError, SkipTask, TaskError, TransferError
@@ -35,10 +35,14 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import State
-from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
+from dagrid.ports import Artifacts, Backend, Bundle, Call, Clock, Session, opened
+
+if TYPE_CHECKING:
+    from dagrid.execution.caching import Lineage
 
 OpenPlace = Callable[[str], Backend]
 Given = tuple[Any, str]
+OpenCache = Callable[[], Artifacts | None]
 PATIENCE = 1_000
 INTERRUPTED = "interrupted by Ctrl-C"
 
@@ -59,6 +63,7 @@ class Engine:
         place: OpenPlace | None = None,
         given: Mapping[int, Given] | None = None,
         omitted: Mapping[int, str] | None = None,
+        cache: OpenCache | None = None,
     ) -> None:
         """Take all that a run needs.
 
@@ -71,6 +76,7 @@ class Engine:
             place: opens what performs the nodes that have a place of their own.
             given: by node number, a value from before and where it comes from.
             omitted: by node number, why it is not part of this run.
+            cache: returns where the values of cached nodes are kept; None keeps none.
         """
         self.values: list[Any] = [None] * len(plan)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
@@ -89,6 +95,8 @@ class Engine:
         self._place = place
         self._given = given or {}
         self._omitted = omitted or {}
+        self._cache = cache
+        self._value_keys: dict[int, str] = {}
         self._point()
         self._session: Session | None = None
         self._places: dict[str, PlaceHost] = {}
@@ -381,6 +389,7 @@ class Engine:
         self._kwargs = bindings.kwargs
         self._names = plan.names
         self._adds = plan.adds
+        self._lineages = bindings.lineages
 
     def _after_growth(self) -> None:
         known = len(self.values)
@@ -419,7 +428,7 @@ class Engine:
         values = self.values
         named = self._kwargs[node]
         single = self._single[node]
-        return Call(
+        call = Call(
             attempt,
             self._names[node],
             self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
@@ -427,6 +436,15 @@ class Engine:
             dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
             node in self._adds,
         )
+        if node in self._lineages:
+            self._tell(call, self._lineages[node])
+        return call
+
+    def _tell(self, call: Call, lineage: Lineage) -> None:
+        """Tell a cached function where values are kept, and which of its arguments have a key."""
+        known = lineage.known(None if self._cache is None else self._cache(), self._value_keys)
+        call.args = (*call.args[: lineage.place], known, *call.args[lineage.place :])
+        call.grows = call.grows or known.artifacts is not None
 
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
@@ -446,10 +464,11 @@ class Engine:
         node = event.attempt & NODE_MASK
         try:
             extra: Extra = opened(event.extra)
+            event.extra = extra
             event.note = extra.note
             event.growth = self.growing.left_by(extra, self.state.plan.adds.get(node))
         except Exception as error:  # noqa: BLE001  # the user's code, and a patch that is not one fails the attempt
-            event.outcome, event.value, event.growth = Outcome.FAILED, error, None
+            event.outcome, event.value, event.growth, event.extra = Outcome.FAILED, error, None, None
 
     def _keep(self, event: Finished) -> None:
         if not self.state.current(event.attempt):
@@ -458,6 +477,8 @@ class Engine:
         if event.outcome == Outcome.COMPLETED:
             self.values[node] = event.value
             self.errors.pop(node, None)
+            if event.extra is not None and event.extra.key:
+                self._value_keys[node] = event.extra.key
         elif event.outcome == Outcome.FAILED:
             self.errors[node] = event.value
 
