@@ -281,7 +281,7 @@ class Hasher:
         else:
             functions = [getattr(member, "__func__", None) or getattr(member, "func", None) or member]
         for fn in functions:
-            if isinstance(fn, FunctionType) and fn.__code__.co_filename != "<string>":  # what dataclasses write
+            if isinstance(fn, FunctionType) and not _is_written(name, fn):
                 yield from (name.encode(), self.task(fn))
         constant = None if name.startswith("__") else self._constant(member)
         if constant is not None:
@@ -346,6 +346,11 @@ def _function_name(fn: FunctionType) -> bytes:
 
 
 _NOTHING = object()
+
+
+def _is_written(name: str, fn: FunctionType) -> bool:
+    """Return whether a method looks like those that `@dataclass` writes: they follow from the fields, which values have."""
+    return name.startswith("__") and getattr(fn, "__wrapped__", fn).__code__.co_filename == "<string>"
 
 
 def _package(thing: Any) -> str:
