@@ -128,6 +128,53 @@ assert all(hits(CHAIN, {str(tmp_path)!r}).values())
     subprocess.run([sys.executable, "-c", program], check=True, env=env)
 
 
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+from dagrid import DAG, Node
+
+RATE = 3
+NAMES = frozenset("abc")
+
+@dataclass(frozen=True, order=True)
+class Point:
+    x: int
+    def far(self): return self.x > RATE
+
+class Further(Point):
+    def far(self): return super().far() and self.x > len(NAMES)
+
+def helper(number): return number and again(number) + RATE
+def again(number): return helper(number - 1)
+def number(offset=sys.maxsize % 7): return helper(4) + offset + Further(3).far()
+def point(number): return Point(number)
+
+graph = DAG([Node("number", number, cache=True), Node("point", point, ["number"], cache=True)])
+for backend in sys.argv[2:]:
+    results = graph.run(cache=sys.argv[1], backend=backend, progress=False).raise_for_status().node_results
+    assert isinstance(results["point"].value, Point)
+    print(*(node.note for node in results.values()), sep="|")
+"""
+
+
+@pytest.mark.slow
+def test_a_script_finds_its_values_wherever_they_were_made(tmp_path):
+    """Its code is made anew elsewhere; and a value never comes back with a class that only looks like its own."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def lines(cache: str, *backends: str) -> list[list[str]]:
+        command = [sys.executable, str(script), str(tmp_path / cache), *backends]
+        done = subprocess.run(command, check=True, env=env, capture_output=True, text=True)
+        return [[note[:14] for note in line.split("|")] for line in done.stdout.splitlines()]
+
+    hit, miss = "from the cache", "computed: no v"
+    assert lines("a", "thread", "thread") == [[miss, miss], [hit, hit]]
+    assert lines("a", "multiprocessing") == [[hit, "computed: the "]]
+    assert lines("b", "multiprocessing", "thread", "thread") == [[miss, miss], [hit, miss], [hit, hit]]
+
+
 def test_none_is_a_value(tmp_path):
     """Whoever returns nothing has run all the same."""
     for _ in range(2):

@@ -125,7 +125,7 @@ class Binder:
         self._known: dict[int, tuple[object, Parameters]] = {}
         self._filling: dict[int, tuple[object, Task]] = {}
         self._asynchronous: dict[int, tuple[object, bool]] = {}
-        self._cached: dict[tuple[int, int, str], tuple[object, Task]] = {}
+        self._cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
         for name in self._tasks:
             if name not in index:
                 suggestion = nearest(name, index)
@@ -186,7 +186,7 @@ class Binder:
         from dagrid.execution.caching import Lineage, cached
 
         assert binding.fn is not None
-        at = id(fn), id(binding.fn), str(spec.cache)
+        at = id(fn), id(binding.fn), spec.cache
         known = self._cached.get(at)
         if known is None:
             made = cached(binding.fn, fn, name, spec.cache, self._is_async(fn))
