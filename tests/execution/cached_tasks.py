@@ -63,6 +63,13 @@ def size(shy: Shy) -> int:
     return shy.size
 
 
+class Odd:
+    """A value that says something impossible of how it is taken apart."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return 3
+
+
 @dataclass(slots=True)
 class Point:
     x: int

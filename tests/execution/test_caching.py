@@ -390,6 +390,8 @@ def test_an_argument_that_cannot_be_hashed_is_named_and_the_node_runs(tmp_path):
     graph = [Node("lock", tasks.lock), Node("held", tasks.held, ["lock"], cache=True)]
     for _ in range(2):
         assert notes(graph, tmp_path)["held"].startswith("computed: argument 1: a value of type _thread.lock cannot be")
+    odd = [Node("lock", tasks.Odd), Node("n", lambda lock: 1, ["lock"], cache=True)]
+    assert notes(odd, tmp_path)["n"].startswith("computed: its key cannot be made (TypeError")
     guard = threading.Lock()
 
     def closing():

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import cloudpickle
+import numpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,7 +104,6 @@ def test_another_process_with_another_hash_seed_finds_the_same(seed):
 
 def test_arrays_are_told_by_type_shape_and_content():
     """Arrays are the values for which a cache is most often wanted; a memory order is no difference in value."""
-    numpy = pytest.importorskip("numpy")
     base = numpy.arange(6.0)
     different = [
         base,

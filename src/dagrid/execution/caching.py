@@ -69,7 +69,7 @@ class Known:
     keys: Mapping[int | str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Cached:
     """The function of a cached node. It is called with a `Known` before the arguments, and stores what is not stored yet.
 
@@ -115,6 +115,8 @@ class Cached:
             key = self.key(known, args, kwargs)
         except CannotHashError as error:
             return Found("", f"computed: {error}")
+        except Exception as error:  # noqa: BLE001  # the user's code: what an object says of how it is pickled
+            return Found("", f"computed: its key cannot be made ({_described(error)})")
         try:
             data = known.artifacts.get(place_of(key))
         except Exception as error:  # noqa: BLE001  # a place that is out of reach now must not fail the task
