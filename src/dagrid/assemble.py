@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache as once
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from time import time
@@ -36,7 +37,7 @@ from dagrid.execution.run import HeldInterrupts, Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
-from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker, RunRecord
+from dagrid.ports import Artifacts, Backend, Clock, FourMethods, Observer, Onlooker, RunRecord
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -44,8 +45,10 @@ if TYPE_CHECKING:
 
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
+DEFAULT_CACHE = ".dagrid/cache"
 BackendLike = str | Backend | FourMethods
 Keep = Literal["all", "outputs"] | Collection[str]
+CacheLike = str | PathLike[str] | Artifacts | bool
 
 
 class RunSettings(TypedDict, total=False):
@@ -66,6 +69,7 @@ class RunSettings(TypedDict, total=False):
     keep: Keep
     checkpoint: str | PathLike[str] | Checkpoint | None
     run_id: str | None
+    cache: CacheLike | None
 
 
 def start(
@@ -87,6 +91,7 @@ def start(
     keep: Keep = "all",
     checkpoint: str | PathLike[str] | Checkpoint | None = None,
     run_id: str | None = None,
+    cache: CacheLike | None = None,
 ) -> Run:
     """Start a run of a graph and return its handle, which can be waited for, awaited and cancelled.
 
@@ -112,8 +117,11 @@ def start(
         checkpoint: a folder in which the journal and the values of the run are kept, so that `resume` can go on after a crash;
             or a `Checkpoint` of other stores.
         run_id: what the run is called there; by default the name of the graph with the time.
+        cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
+            or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.
 
     Raises:
+        StoreError: there is no such place for a cache, or it is not installed.
         PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
         BackendError: there is no such backend, or it is closed or not installed.
     """
@@ -129,6 +137,9 @@ def start(
             opened.callback(place.close, wait=False)
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
+        opened_cache = open_cache(cache)
+        if opened_cache is not None and compiled.bindings.lineages:
+            opened_cache()
         recorder = None
         if checkpoint is not None:
             run_id = run_id or _run_id(dag.name)
@@ -148,6 +159,7 @@ def start(
             recorder=recorder,
             keeping=_keeping(keep, compiled, recorder),
             place=getattr(place, "open_place", _open_place),
+            cache=opened_cache,
         )
         engine.start()
         readers = [*observers, *_progress(progress)]
@@ -274,7 +286,34 @@ def _open_place(name: str) -> Backend:
     return InlineBackend()
 
 
-@cache
+def open_cache(cache: CacheLike | None) -> Callable[[], Artifacts | None] | None:
+    """Return what gives the place where a run keeps values; a place that is named is opened at once, and may be refused.
+
+    Raises:
+        StoreError: there is no such place, or what it needs is not installed.
+        InvalidSettingError: it is no place at all.
+    """
+    if cache is False:
+        return None
+    if cache is None or cache is True:
+        return once(lambda: _artifacts(DEFAULT_CACHE))
+    if isinstance(cache, (str, PathLike)):
+        made = _artifacts(cache)
+        return lambda: made
+    if not (callable(getattr(cache, "get", None)) and callable(getattr(cache, "put", None))):
+        raise InvalidSettingError(
+            f"A cache is a folder, a URL or an object with put and get; or False, to keep nothing. It is not {cache!r}."
+        )
+    return lambda: cache
+
+
+def _artifacts(place: str | PathLike[str]) -> Artifacts:
+    from dagrid.stores import open_artifacts  # only a run that keeps values needs it
+
+    return open_artifacts(place)
+
+
+@once
 def known_backends() -> dict[str, EntryPoint]:
     """Return the backends that are registered, by name."""
     from importlib.metadata import entry_points  # reads mail headers: 15 ms that no description of a graph needs
@@ -296,7 +335,7 @@ def _made(url: str) -> Backend:
         raise InvalidSettingError(f"Backend {name!r} cannot be made with {settings}: {error}.") from error
 
 
-@cache
+@once
 def _loaded(name: str) -> Callable[..., Backend]:
     known = known_backends()
     if name not in known:

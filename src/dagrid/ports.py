@@ -39,7 +39,8 @@ class Capabilities:
 class Call(msgspec.Struct):
     """One attempt as a backend sees it: its identity, unique within the session, the function and what to call it with.
 
-    `grows` says that the task may append to the graph, so that it has to find out where it runs (`dagrid.attempt.carried`).
+    `grows` says that the task may leave something beside its value, such as nodes that the graph grows by, so that it has to find
+    out where it runs (`dagrid.attempt.carried`).
     """
 
     attempt: int

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from operator import itemgetter
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagrid.errors import InvalidNodeError, SkipTask, UnboundParameterError, UnknownTaskError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.node import Node
+
+if TYPE_CHECKING:
+    from dagrid.execution.caching import Lineage
 
 Task = Callable[..., Any]
 Gather = Callable[[Sequence[Any]], Sequence[Any]]
@@ -29,7 +32,7 @@ LOOP = "loop"
 class Binding:
     """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
 
-    `place` says where it has to run, if not with the others.
+    `place` says where it has to run, if not with the others; `lineage` where the arguments of a cached node come from.
     """
 
     fn: Task | None
@@ -37,6 +40,7 @@ class Binding:
     kwargs: dict[str, int] | None = None
     gather: Gather | None = None
     place: str = ""
+    lineage: Lineage | None = None
 
 
 @dataclass(slots=True)
@@ -53,11 +57,14 @@ class Bindings:
     gather: list[Gather] = field(default_factory=list)
     single: list[int] = field(default_factory=list)
     places: dict[int, str] = field(default_factory=dict)
+    lineages: dict[int, Lineage] = field(default_factory=dict)
 
     def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
         if binding.place:
             self.places[len(self.fns)] = binding.place
+        if binding.lineage is not None:
+            self.lineages[len(self.fns)] = binding.lineage
         self.fns.append(binding.fn)
         self.args.append(binding.args)
         self.kwargs.append(binding.kwargs)
@@ -73,14 +80,16 @@ class Bindings:
             self.gather.copy(),
             self.single.copy(),
             self.places.copy(),
+            self.lineages.copy(),
         )
 
     def truncate(self, count: int) -> None:
         """Forget the bindings of all nodes from a number on."""
         for each in (self.fns, self.args, self.kwargs, self.gather, self.single):
             del each[count:]
-        for node in [node for node in self.places if node >= count]:
-            del self.places[node]
+        for sparse in (self.places, self.lineages):
+            for node in [node for node in sparse if node >= count]:
+                del sparse[node]
 
     def sources(self, node: int) -> tuple[int, ...]:
         """Return the nodes whose values a node takes."""
@@ -116,6 +125,7 @@ class Binder:
         self._known: dict[int, tuple[object, Parameters]] = {}
         self._filling: dict[int, tuple[object, Task]] = {}
         self._asynchronous: dict[int, tuple[object, bool]] = {}
+        self._cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
         for name in self._tasks:
             if name not in index:
                 suggestion = nearest(name, index)
@@ -161,6 +171,8 @@ class Binder:
                 taken = set(spec.inputs.values()) if spec.inputs else ()
                 given = [one for one in before if names[one] != spec.when.node or names[one] in taken]
             binding = Binding(fn, *self.sources_of(name, fn, spec, given, names))
+        if spec is not None and spec.cache:
+            binding = self._kept(name, fn, spec, binding, {names[number]: number for number in before})
         if spec is not None and spec.when is not None:
             binding = _guarded(binding, spec.when, next(one for one in before if names[one] == spec.when.node))
         if spec is not None and spec.place is not None:
@@ -168,6 +180,23 @@ class Binder:
         elif self._is_async(fn):
             binding.place = LOOP
         return binding
+
+    def _kept(self, name: str, fn: Task, spec: Node, binding: Binding, numbers: Mapping[str, int]) -> Binding:
+        """Wrap the function of a cached node; nodes of one task share one, so that it travels once."""
+        from dagrid.execution.caching import Lineage, cached
+
+        assert binding.fn is not None
+        at = id(fn), id(binding.fn), spec.cache
+        known = self._cached.get(at)
+        if known is None:
+            made = cached(binding.fn, fn, name, spec.cache, self._is_async(fn))
+            known = self._cached[at] = (fn, binding.fn), made
+        given: tuple[int, ...] = binding.args
+        if binding.fn is not fn:
+            given = (-1, *given)  # the template that is filled with the values behind it
+        elif binding.gather is not None and spec.arguments is not None:
+            given = tuple([numbers[one.node] if type(one) is Ref else -1 for one in spec.arguments.args])
+        return replace(binding, fn=known[1], lineage=Lineage(0, given, binding.kwargs or {}))
 
     def _called(self, name: str, fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding:
         for source in arguments.sources or ():
@@ -326,13 +355,12 @@ def _guarded(binding: Binding, condition: Ref, source: int) -> Binding:
     called = binding.fn
     assert called is not None
     gather, args = binding.gather, binding.args
-    if gather is None:
-        return Binding(partial(call_when, called, condition.path), (source, *args), binding.kwargs)
     return Binding(
         partial(call_when, called, condition.path),
         (source, *args),
         binding.kwargs,
-        lambda values: (values[source], *gather(values)),
+        None if gather is None else lambda values: (values[source], *gather(values)),
+        lineage=None if binding.lineage is None else replace(binding.lineage, place=1),
     )
 
 

@@ -44,10 +44,11 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import COMPLETED, State, apply
-from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
+from dagrid.ports import Artifacts, Backend, Bundle, Call, Clock, Session, opened
 
 OpenPlace = Callable[[str], Backend]
 Given = tuple[Any, str]
+OpenCache = Callable[[], Artifacts | None]
 PATIENCE = 1_000
 NOBODY = -1
 NOT_ASKED = Call(-1, "", callable)
@@ -72,6 +73,7 @@ class Engine:
         omitted: Mapping[int, str] | None = None,
         recorder: Recorder | None = None,
         keeping: Keeping | None = None,
+        cache: OpenCache | None = None,
     ) -> None:
         """Take all that a run needs.
 
@@ -86,6 +88,7 @@ class Engine:
             omitted: by node number, why it is not part of this run.
             recorder: writes the journal into a store; what happens has no effect before it is written.
             keeping: drops values that nobody needs any more.
+            cache: returns where the values of cached nodes are kept; None keeps none.
         """
         self.values: list[Any] = [None] * len(plan)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
@@ -112,6 +115,8 @@ class Engine:
         self._keeping = keeping
         if recorder is not None or keeping is not None:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
+        self._cache = cache
+        self._value_keys: dict[int, str] = {}
         self._point()
         self._session: Session | None = None
         self._context = copy_context()
@@ -551,7 +556,7 @@ class Engine:
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
         self._names = plan.names
-        if plan.adds:
+        if plan.adds or bindings.lineages:
             self._call = self._telling_call  # type: ignore[method-assign]
 
     def _regrow(self, growth: Growth, rules: list[Rule]) -> None:
@@ -568,6 +573,7 @@ class Engine:
             self.growing.forget(self.state)
             return
         self.growing.taken(self.state)
+        self._point()
         places = self._bindings.places
         if places:
             for node in range(known, len(plan)):
@@ -666,9 +672,15 @@ class Engine:
         )
 
     def _telling_call(self, attempt: int) -> Call:
-        """As `_call`, where there are nodes that may tell more than their value."""
+        """As `_call`, where there are nodes that may tell more than their value, or have to be told more than their arguments."""
         call = Engine._call(self, attempt)
-        call.grows = attempt & NODE_MASK in self.state.plan.adds
+        node = attempt & NODE_MASK
+        call.grows = node in self.state.plan.adds
+        lineage = self._bindings.lineages.get(node)
+        if lineage is not None:
+            known = lineage.known(None if self._cache is None else self._cache(), self._value_keys)
+            call.args = (*call.args[: lineage.place], known, *call.args[lineage.place :])
+            call.grows = call.grows or known.artifacts is not None
         return call
 
     def _prepare(self, event: Finished) -> None:
@@ -691,10 +703,11 @@ class Engine:
         node = event.attempt & NODE_MASK
         try:
             extra: Extra = opened(event.extra)
+            event.extra = extra
             event.note = extra.note
             event.growth = self.growing.left_by(extra, self.state.plan.adds.get(node))
         except Exception as error:  # noqa: BLE001  # the user's code, and a patch that is not one fails the attempt
-            event.outcome, event.value, event.growth = Outcome.FAILED, error, None
+            event.outcome, event.value, event.growth, event.extra = Outcome.FAILED, error, None, None
 
     def _keep(self, event: Finished) -> None:
         if not self.state.current(event.attempt):
@@ -703,6 +716,8 @@ class Engine:
         if event.outcome == Outcome.COMPLETED:
             self.values[node] = event.value
             self.errors.pop(node, None)
+            if event.extra is not None and event.extra.key:
+                self._value_keys[node] = event.extra.key
         elif event.outcome == Outcome.FAILED:
             self.errors[node] = event.value
 

@@ -60,7 +60,7 @@ class NodeResult:
     """What became of one node.
 
     `started` and `ended` are seconds since the run began, of the last attempt and measured where it ran; `reason` says why there
-    is no value.
+    is no value; `note` how a node that completed got its value, where there is something to say, such as that it was kept.
     """
 
     name: str
@@ -72,6 +72,7 @@ class NodeResult:
     started: float = 0.0
     ended: float = 0.0
     reason: str = ""
+    note: str = ""
 
     @property
     def result(self) -> Any:
@@ -265,6 +266,7 @@ class ExecutionResult:
             state.started[node] - self._began if ran else 0.0,
             state.ended[node] - self._began if ran else 0.0,
             self._reason(node),
+            state.detail.get(node, "") if status == Status.COMPLETED else "",
         )
 
     def _raised(self, node: int) -> BaseException:

@@ -357,7 +357,9 @@ def simulate(
     backend = VirtualBackend(
         workers, slots, window, durations, call=call, pulls=pulls, labels=labels, faults=faults, clock=VirtualClock()
     )
-    run = dag.start(tasks, **{"progress": False, **settings, "backend": backend, "clock": backend.clock})
+    run = dag.start(
+        tasks, **{"progress": False, "cache": False, **settings, "backend": backend, "clock": backend.clock}
+    )
     try:
         return run.wait(0.0)
     except TimeoutError:

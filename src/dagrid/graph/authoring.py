@@ -33,7 +33,7 @@ R = TypeVar("R")
 SETTINGS = frozenset(
     (
         *("backend", "max_concurrency", "resources", "on_failure", "node_timeout", "rules", "max_nodes"),
-        *("progress", "observers", "tracing", "seed", "clock", "keep", "checkpoint", "run_id"),
+        *("progress", "observers", "tracing", "seed", "clock", "keep", "checkpoint", "run_id", "cache"),
     )
 )
 """The names of what a run takes; a test holds them against `dagrid.assemble.RunSettings`."""
@@ -509,6 +509,7 @@ def task(
     timeout: float | None = None,
     cost: float | None = None,
     kind: str | None = None,
+    cache: bool | str = False,
     on_lost: OnLost = "requeue",
     place: Place | None = None,
     unpack_to: int | None = None,
@@ -523,7 +524,7 @@ def task(
     Args:
         fn: the function, `async def` or plain, where the decorator stands without parentheses.
         name: what its nodes are called; by default the name of the function. Further calls are `name_2`, `name_3`, ...
-        priority, is_sequential, resources, selector, retries, timeout, cost, kind, on_lost, place: as for `Node`.
+        priority, is_sequential, resources, selector, retries, timeout, cost, kind, cache, on_lost, place: as for `Node`.
         unpack_to: how many items its value has, for `a, b = task(...)` and loops.
 
     Raises:

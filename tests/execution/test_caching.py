@@ -1,0 +1,548 @@
+"""Values that are kept between runs: what is found again, what is computed anew, and that the run says why."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dagrid import DAG, Node, SkipTask, current, dag, task
+from dagrid.attempt import Here, performing
+from dagrid.errors import InvalidNodeError, InvalidSettingError, StoreError
+from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from dagrid.execution.caching import Known, cached
+from dagrid.graph.grow import map_over
+from dagrid.stores import open_artifacts
+from tests.execution import cached_tasks as tasks
+from tests.execution.cached_tasks import CALLS, Scale, Shy
+
+CHAIN = [
+    Node("load", tasks.load, cache=True),
+    Node("double", tasks.double, ["load"], cache=True),
+    Node("total", tasks.total, ["double"], cache=True),
+]
+
+
+@pytest.fixture(autouse=True)
+def _calls():
+    CALLS.clear()
+
+
+class Pickling:
+    """A place of four methods that pickles what it performs, and knows nothing of nodes."""
+
+    name = "pickling"
+
+    def submit(self, fn, *args, **kwargs):
+        return pickle.dumps((fn, args, kwargs))
+
+    def result(self, future, timeout=None):
+        fn, args, kwargs = pickle.loads(future)
+        return pickle.loads(pickle.dumps(fn(*args, **kwargs)))
+
+    def shutdown(self, wait=True):
+        return None
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with MultiprocessingBackend(max_workers=1) as backend:
+        yield backend
+
+
+@pytest.fixture(params=["inline", "thread", "multiprocessing", "stranger"])
+def backend(request, processes):
+    return {"multiprocessing": processes, "stranger": Pickling()}.get(request.param, request.param)
+
+
+def notes(graph: DAG | list[Node], cache: Any, given: Any = None, **settings: Any) -> dict[str, str]:
+    """Run a graph, and return of each node how it got its value."""
+    graph = graph if isinstance(graph, DAG) else DAG(graph)
+    result = graph.run(given, cache=cache, **{"backend": "inline", **settings}).raise_for_status()
+    return {name: node.note for name, node in result.node_results.items()}
+
+
+def hits(graph: DAG | list[Node], cache: Any, given: Any = None, **settings: Any) -> dict[str, bool]:
+    """Run a graph, and return of each node whether its value was found."""
+    return {name: note.startswith("from the cache") for name, note in notes(graph, cache, given, **settings).items()}
+
+
+def made(source: str, name: str = "fn", **given: Any) -> Any:
+    """Return a function of a module that was written anew."""
+    module: dict[str, Any] = {"__name__": "a_module", **given}
+    exec(source, module)
+    return module[name]
+
+
+def hit_again(first: Any, second: Any, cache: Any, said: bool | str = True) -> bool:
+    """Return whether one function finds what another one has stored under the same name of a node."""
+    assert not hits([Node("n", first, cache=said)], cache)["n"]
+    return hits([Node("n", second, cache=said)], cache)["n"]
+
+
+def stored(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("@*") if path.is_file())
+
+
+# --- hit and miss ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_second_run_computes_nothing_and_both_say_why(backend, tmp_path):
+    """The point of it, on every kind of place; `explain` answers the question that follows."""
+    graph = DAG(CHAIN)
+    first, second = graph.start(backend=backend, cache=tmp_path), graph.start
+    assert first.wait().raise_for_status()["total"] == 12
+    assert "computed: no value for this key yet (key " in first.explain("total")
+    CALLS.clear()
+    again = second(backend=backend, cache=tmp_path)
+    result = again.wait().raise_for_status()
+    assert (result["total"], result["double"], CALLS) == (12, [2, 4, 6], [])
+    assert "from the cache (key " in again.explain("total")
+    assert {each.note[:14] for each in result.node_results.values()} == {"from the cache"}
+    assert [event.node for event in again.events() if event.kind == "noted"] == ["load", "double", "total"]
+
+
+def test_all_places_share_what_is_stored(backend, tmp_path):
+    """Where a node ran is no part of what its value is."""
+    notes(CHAIN, tmp_path, backend="thread")
+    assert all(hits(CHAIN, tmp_path, backend=backend).values())
+
+
+def test_a_run_in_another_process_finds_what_this_one_stored(tmp_path):
+    """Nothing of a key may depend on the process: neither addresses nor the seed of hashes."""
+    notes(CHAIN, tmp_path)
+    program = f"""
+from tests.execution.test_caching import CHAIN, hits
+assert all(hits(CHAIN, {str(tmp_path)!r}).values())
+"""
+    env = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=env)
+
+
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+from dagrid import DAG, Node
+
+RATE = 3
+NAMES = frozenset("abc")
+
+@dataclass(frozen=True, order=True)
+class Point:
+    x: int
+    def far(self): return self.x > RATE
+
+class Further(Point):
+    def far(self): return super().far() and self.x > len(NAMES)
+
+def helper(number): return number and again(number) + RATE
+def again(number): return helper(number - 1)
+def number(offset=sys.maxsize % 7): return helper(4) + offset + Further(3).far()
+def point(number): return Point(number)
+
+graph = DAG([Node("number", number, cache=True), Node("point", point, ["number"], cache=True)])
+for backend in sys.argv[2:]:
+    results = graph.run(cache=sys.argv[1], backend=backend, progress=False).raise_for_status().node_results
+    assert isinstance(results["point"].value, Point)
+    print(*(node.note for node in results.values()), sep="|")
+"""
+
+
+@pytest.mark.slow
+def test_a_script_finds_its_values_wherever_they_were_made(tmp_path):
+    """Its code is made anew elsewhere; and a value never comes back with a class that only looks like its own."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def lines(cache: str, *backends: str) -> list[list[str]]:
+        command = [sys.executable, str(script), str(tmp_path / cache), *backends]
+        done = subprocess.run(command, check=True, env=env, capture_output=True, text=True)
+        return [[note[:14] for note in line.split("|")] for line in done.stdout.splitlines()]
+
+    hit, miss = "from the cache", "computed: no v"
+    assert lines("a", "thread", "thread") == [[miss, miss], [hit, hit]]
+    assert lines("a", "multiprocessing") == [[hit, "computed: the "]]
+    assert lines("b", "multiprocessing", "thread", "thread") == [[miss, miss], [hit, miss], [hit, hit]]
+
+
+def test_none_is_a_value(tmp_path):
+    """Whoever returns nothing has run all the same."""
+    for _ in range(2):
+        notes([Node("nothing", tasks.nothing, cache=True)], tmp_path)
+    assert CALLS == ["nothing"]
+
+
+def test_the_name_of_a_node_does_not_count(tmp_path):
+    """Renaming is no change of what is computed."""
+    notes(CHAIN, tmp_path)
+    renamed = [
+        Node("source", tasks.load, cache=True),
+        Node("twice", tasks.double, inputs={"load": "source"}, cache=True),
+    ]
+    assert all(hits(renamed, tmp_path).values())
+
+
+def test_without_a_word_of_the_run_values_are_kept_in_the_current_folder(tmp_path, monkeypatch):
+    """A default that can be seen and thrown away; a graph that keeps nothing makes no folder, and False keeps nothing."""
+    monkeypatch.chdir(tmp_path)
+    notes([Node("load", tasks.load)], None)
+    assert notes(CHAIN, False) == {"load": "", "double": "", "total": ""}
+    assert not list(tmp_path.iterdir())
+    notes(CHAIN, None)
+    assert len(stored(tmp_path / ".dagrid" / "cache")) == 3
+    assert all(hits(CHAIN, None).values())
+
+
+def test_a_value_is_read_anew_by_each_run(tmp_path):
+    """What one run changes of a value, the next one does not see."""
+    notes(CHAIN, tmp_path)
+    first = DAG(CHAIN).run(cache=tmp_path)["load"]
+    first.append("changed")
+    assert DAG(CHAIN).run(cache=tmp_path)["load"] == [1, 2, 3]
+
+
+# --- what is part of a key ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("def fn(): return 1", "def fn(): return 2"),
+        ("def fn(): return 1", "def fn(): return 1.0"),
+        ("def fn(): return len('a')", "def fn(): return str('a')"),
+        ("def fn(a=1): return a", "def fn(a=2): return a"),
+        ("def fn(*, a=1): return a", "def fn(*, a=2): return a"),
+        ("def fn(): return helper()\ndef helper(): return 1", "def fn(): return helper()\ndef helper(): return 2"),
+        ("def fn(): return [i * 1 for i in 'a']", "def fn(): return [i * 2 for i in 'a']"),
+        ("RATE = 1\ndef fn(): return RATE", "RATE = 2\ndef fn(): return RATE"),
+        (
+            "class Model:\n  def run(self): return 1\ndef fn(): return Model().run()",
+            "class Model:\n  def run(self): return 2\ndef fn(): return Model().run()",
+        ),
+        (
+            "from functools import cache\n@cache\ndef helper(): return 1\ndef fn(): return helper()",
+            "from functools import cache\n@cache\ndef helper(): return 2\ndef fn(): return helper()",
+        ),
+        (
+            "def fn(): return a() or 1\ndef a(): return b()\ndef b(): return a and 1",
+            "def fn(): return a() or 1\ndef a(): return b()\ndef b(): return a and 2",
+        ),
+    ],
+)
+def test_changed_code_is_computed_anew(before, after, tmp_path):
+    """Its own code, its defaults, and what it calls and reads in its own package."""
+    assert not hit_again(made(before), made(after), tmp_path)
+    assert hits([Node("n", made(before), cache=True)], tmp_path)["n"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("def fn(): return 1", "\n\n# moved\ndef fn(): return 1"),
+        ("unused = 1\ndef fn(): return 1", "unused = 2\ndef fn(): return 1"),
+        ("seen = 0\ndef fn():\n  global seen\n  seen += 1", "seen = 5\ndef fn():\n  global seen\n  seen += 1"),
+        ("def fn(): return {'a', 'b', 'c'} & {'a'}", "def fn(): return {'a', 'b', 'c'} & {'a'}"),
+    ],
+)
+def test_what_does_not_change_the_function_is_found(before, after, tmp_path):
+    """Lines and comments, and globals that it does not read or that it counts with itself."""
+    assert hit_again(made(before), made(after), tmp_path)
+
+
+def test_closures_and_instances_count_by_their_values(tmp_path):
+    """A factory makes many functions of one code."""
+
+    def adding(number: int) -> Any:
+        return lambda: number + 1
+
+    assert not hit_again(adding(1), adding(2), tmp_path / "closures")
+    assert hits([Node("n", adding(2), cache=True)], tmp_path / "closures")["n"]
+    assert not hit_again(Scale(1), Scale(2), tmp_path / "objects")
+    assert hit_again(partial(Scale(3).times, 4), partial(Scale(3).times, 4), tmp_path / "methods")
+    assert not hits([Node("n", partial(Scale(4).times, 4), cache=True)], tmp_path / "methods")["n"]
+
+
+def test_a_helper_that_is_defined_again_is_noticed_in_the_same_process(tmp_path):
+    """In a notebook the function stays and what it calls is replaced."""
+    module: dict[str, Any] = {"__name__": "a_module"}
+    exec("def fn(): return helper()\ndef helper(): return 1", module)
+    graph = DAG([Node("n", module["fn"], cache=True)])
+    notes(graph, tmp_path)
+    exec("def helper(): return 2", module)
+    assert graph.run(cache=tmp_path)["n"] == 2
+
+
+def test_a_text_stands_for_the_code(tmp_path):
+    """For code that cannot be read, and for changes that do not matter; what is bound still counts, and so does the name."""
+    one, two = made("def fn(a=1): return a"), made("def fn(a=1): return a + 0")
+    assert hit_again(one, two, tmp_path, "v1")
+    assert not hits([Node("n", two, cache="v2")], tmp_path)["n"]
+    assert not hits([Node("n", made("def other(a=1): return a", "other"), cache="v1")], tmp_path)["n"]
+    assert not hits([Node("n", partial(two, 2), cache="v1")], tmp_path)["n"]
+    assert not hits([Node("n", made("fn = lambda a=1: a + 1"), cache="v1")], tmp_path)["n"]
+    assert not hits([Node("n", made("fn = lambda a=1: a + 2"), cache="v1")], tmp_path)["n"]
+    power = partial(operator.pow, 2, 3)
+    assert hit_again(power, power, tmp_path, "v1")
+
+
+@pytest.mark.parametrize("fn", [os.getpid, partial(operator.add, 1, 2), dict])
+def test_code_that_cannot_be_read_is_refused_before_anything_runs(fn, tmp_path):
+    """Nobody would notice its change; the message names both ways out."""
+    with pytest.raises(InvalidNodeError, match=r"Node 'n' .*\(def\).*cache='a text"):
+        DAG([Node("load", tasks.load), Node("n", fn, cache=True)]).run(cache=tmp_path)
+    assert CALLS == []
+
+
+# --- what comes from before -----------------------------------------------------------------------------------------------
+
+
+def test_changed_code_upstream_is_computed_anew_downstream(tmp_path):
+    """A key says how a value was made, all the way up."""
+    notes(CHAIN, tmp_path)
+    changed = made("def double(load): return [3 * each for each in load]", "double")
+    assert hits(CHAIN, tmp_path, {"double": changed}) == {"load": True, "double": False, "total": False}
+
+
+def test_a_value_with_a_key_is_not_taken_apart(tmp_path):
+    """It may be large; how it was made says what it is. So a chain that has not changed costs reading, and no hashing."""
+    graph = [Node("shy", tasks.shy, cache=True), Node("size", tasks.size, ["shy"], cache=True)]
+    notes(graph, tmp_path)
+    Shy.reduced = 0
+    assert all(hits(graph, tmp_path).values())
+    assert Shy.reduced == 0
+    notes([Node("shy", tasks.shy), graph[1]], tmp_path)
+    assert Shy.reduced == 1
+
+
+def test_a_value_without_a_key_counts_by_its_content(backend, tmp_path):
+    """What is not kept is computed each time, and what follows from the same value is found."""
+    graph = DAG([Node("load", tasks.load), *CHAIN[1:]])
+    assert hits(graph, tmp_path, backend=backend) == {"load": False, "double": False, "total": False}
+    assert hits(graph, tmp_path, backend=backend) == {"load": False, "double": True, "total": True}
+    other = {"load": made("def load(): return [4]", "load")}
+    assert hits(graph, tmp_path, other) == {"load": False, "double": False, "total": False}
+
+
+def test_flows_find_constants_items_and_groups_again(tmp_path):
+    """The arguments of a call are part of its key in whatever form they are written."""
+
+    @task(cache=True, unpack_to=2)
+    def pair(number):
+        return number, [number]
+
+    @task(cache=True)
+    def join(first, rest, *, sign):
+        return [first, *rest, sign]
+
+    @dag
+    def flow(number, sign):
+        first, rest = pair(number)
+        return join(first, rest=[rest[0], first], sign=sign)
+
+    def found(*args: Any) -> list[bool]:
+        result = flow.run(*args, cache=tmp_path, backend="inline").raise_for_status()
+        return [node.note.startswith("from") for node in result.node_results.values()]
+
+    assert found(1, "+") == [False, False]
+    assert found(1, "+") == [True, True]
+    assert found(1, "-") == [True, False]
+    assert found(2, "-") == [False, False]
+
+
+def test_a_condition_decides_and_is_no_part_of_the_key(tmp_path):
+    """Whether a node runs is another question than what it computes; a skipped one stores nothing."""
+
+    def graph(condition: Any) -> DAG:
+        return DAG(
+            [Node("go", lambda: condition), CHAIN[0], Node("double", tasks.double, ["load"], when="go", cache=True)]
+        )
+
+    result = graph(0).run(cache=tmp_path, backend="inline")
+    assert result.node_results["double"].status == "skipped"
+    assert len(stored(tmp_path)) == 1
+    assert not hits(graph(1), tmp_path)["double"]
+    assert hits(graph("yes"), tmp_path) == {"go": False, "load": True, "double": True}
+
+
+def test_elements_of_a_map_are_found_one_by_one(backend, tmp_path):
+    """One more element costs one more element."""
+
+    def squares(*values: int) -> dict[str, bool]:
+        rules = [map_over("find", Node("square", tasks.square, cache=True))]
+        return hits([Node("find", partial(list, values))], tmp_path, rules=rules, backend=backend)
+
+    assert not any(squares(1, 2).values())
+    assert squares(2, 3, 1) == {"find": False, "square[0]": True, "square[1]": False, "square[2]": True}
+
+
+def test_an_argument_that_cannot_be_hashed_is_named_and_the_node_runs(tmp_path):
+    """There is no key then, and so nothing to find or to keep."""
+    graph = [Node("lock", tasks.lock), Node("held", tasks.held, ["lock"], cache=True)]
+    for _ in range(2):
+        assert notes(graph, tmp_path)["held"].startswith("computed: argument 1: a value of type _thread.lock cannot be")
+    odd = [Node("lock", tasks.Odd), Node("n", lambda lock: 1, ["lock"], cache=True)]
+    assert notes(odd, tmp_path)["n"].startswith("computed: its key cannot be made (TypeError")
+    guard = threading.Lock()
+
+    def closing():
+        return guard.locked()
+
+    note = notes([Node("n", closing, cache=True)], tmp_path)["n"]
+    assert note.startswith("computed: 'guard', which the function closes over")
+    assert not stored(tmp_path)
+
+
+# --- what is kept, and what is not ----------------------------------------------------------------------------------------
+
+
+def test_a_value_that_cannot_be_pickled_is_not_kept_and_the_node_succeeds(tmp_path):
+    """A cache helps or stands aside."""
+    for _ in range(2):
+        assert "not kept: it cannot be pickled" in notes([Node("lock", tasks.lock, cache=True)], tmp_path)["lock"]
+    assert not stored(tmp_path)
+
+
+def test_failures_and_skips_are_not_kept_and_of_tries_the_one_that_counts(tmp_path):
+    """Trying again is what one wants of a failure, also in the next run."""
+    left = ["again", "fail", "skip"]
+
+    def fn():
+        word = tasks.CALLS.pop() if tasks.CALLS else "value"
+        if word == "skip":
+            raise SkipTask("not today")
+        if word == "fail":
+            raise ValueError("no luck")
+        return word
+
+    graph = DAG([Node("n", fn, retries=1, cache=True)])
+    CALLS.append("skip")
+    assert graph.run(cache=tmp_path).node_results["n"].status == "skipped"
+    CALLS.extend(["fail", "fail"])
+    assert not graph.run(cache=tmp_path).ok
+    assert not stored(tmp_path)
+    CALLS.extend([left[0], "fail"])
+    assert graph.run(cache=tmp_path)["n"] == "again"
+    assert graph.run(cache=tmp_path)["n"] == "again"
+
+
+def test_a_task_that_appends_to_the_graph_is_not_kept(tmp_path):
+    """The nodes are part of what it does, and would be missing."""
+
+    def grow():
+        current().grow(Node("more", tasks.load))
+        return 1
+
+    for _ in range(2):
+        result = DAG([Node("grow", grow, cache=True, adds=set())]).run(cache=tmp_path).raise_for_status()
+        assert "more" in result
+        assert result.node_results["grow"].note.endswith("not kept: it appended to the graph")
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "why"),
+    [
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "is corrupt (its checksum"),
+        (lambda data: data[:-3], "of 22 bytes)"),
+        (lambda data: data[:20], "is corrupt (it has no head)"),
+        (lambda data: b"", "is corrupt (it has no head)"),
+        (lambda data: data.replace(b'"size"', b'"sise"'), "is corrupt (its head"),
+        (lambda data: data.replace(b'"format":1', b'"format":0'), "another version, dagrid "),
+    ],
+)
+def test_what_cannot_be_read_is_computed_said_and_replaced(spoiled, why, tmp_path, caplog):
+    """A file that was cut off by a full disk must neither stop a run nor stay there."""
+    graph = CHAIN[:1]
+    notes(graph, tmp_path)
+    [file] = stored(tmp_path)
+    file.write_bytes(spoiled(file.read_bytes()))
+    assert why in notes(graph, tmp_path)["load"]
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("dagrid", "WARNING")
+    assert why in record.getMessage()
+    assert hits(graph, tmp_path)["load"]
+    assert len(stored(tmp_path)) == 1
+
+
+def test_a_value_whose_class_is_gone_is_computed(tmp_path, monkeypatch, caplog):
+    """What is stored outlives the code that made it."""
+    source = "def fn(): return "
+    notes([Node("n", made(f"{source} Shy(3)", Shy=Shy), cache="v1")], tmp_path)
+    monkeypatch.delattr(tasks, "Shy")
+    note = notes([Node("n", made(f"{source} 4"), cache="v1")], tmp_path)["n"]
+    assert note.startswith("computed: the stored value cannot be read here (AttributeError")
+    assert len(caplog.records) == 1
+
+
+def test_a_place_that_is_out_of_reach_does_not_stop_a_run(tmp_path, caplog):
+    """A bucket may be gone for a moment; the log and the node say so."""
+    place = tmp_path / "a file"
+    place.write_text("no folder")
+    note = notes(CHAIN[:1], place)["load"]
+    assert note.startswith("computed: ")
+    assert "not kept: " in note
+    assert caplog.records
+
+
+def test_two_runs_at_once_leave_one_whole_value(tmp_path):
+    """Both compute what neither has found; the last one wins."""
+    meet = threading.Barrier(2)
+    fn = made("def fn(): meet.wait(10); return list(range(1000))", meet=meet)
+    graph = DAG([Node("n", fn, cache=True)])
+    runs = [graph.start(cache=tmp_path, backend="thread") for _ in range(2)]
+    assert [run.wait()["n"] for run in runs] == [list(range(1000))] * 2
+    meet.abort()
+    assert len(stored(tmp_path)) == 1
+    assert hits(graph, tmp_path)["n"]
+
+
+# --- where it is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_any_place_for_values_will_do(tmp_path):
+    """A URL of fsspec's, a file:// URL, or an object."""
+    for cache in ("memory://dagrid-cache", f"file://{tmp_path}/url", open_artifacts(tmp_path / "object")):
+        assert not any(hits(CHAIN, cache).values())
+        assert all(hits(CHAIN, cache).values())
+
+
+def test_a_place_that_is_none_is_refused_before_anything_runs():
+    """A mistake in a setting is told at once."""
+    with pytest.raises(StoreError):
+        DAG(CHAIN).run(cache="nosuch://place")
+    with pytest.raises(InvalidSettingError, match="put and get"):
+        DAG(CHAIN).run(cache=3)  # type: ignore[arg-type]
+    assert CALLS == []
+
+
+def test_asynchronous_tasks_are_kept_too(tmp_path):
+    """Looking a value up must not block the loop, and what a coroutine gives is what is stored."""
+
+    async def fetch(number):
+        CALLS.append("fetch")
+        await asyncio.sleep(0)
+        return number + 1
+
+    fn = cached(fetch, fetch, "fetch", True, True)
+    known = Known(open_artifacts(tmp_path))
+
+    async def perform() -> tuple[Any, str]:
+        here = Here("fetch")
+        performing.set(here)
+        value = await fn(known, 1)
+        extra = here.take()
+        assert extra is not None
+        return value, extra.note[:14]
+
+    assert asyncio.run(perform()) == (2, "computed: no v")
+    assert asyncio.run(perform()) == (2, "from the cache")
+    assert CALLS == ["fetch"]
