@@ -21,6 +21,7 @@ from dagrid.errors import InvalidNodeError, InvalidSettingError, StoreError
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.execution.caching import Known, cached
 from dagrid.graph.grow import map_over
+from dagrid.ports import Call
 from dagrid.stores import open_artifacts
 from tests.execution import cached_tasks as tasks
 from tests.execution.cached_tasks import CALLS, Scale, Shy
@@ -524,6 +525,19 @@ def test_a_place_that_is_none_is_refused_before_anything_runs():
     assert CALLS == []
 
 
+def test_asynchronous_nodes_are_found_again(tmp_path):
+    """In the event loop of a run too: the second run does not call the function."""
+    calls = []
+
+    async def load():
+        calls.append("load")
+        return 7
+
+    for _ in range(2):
+        assert DAG([Node("load", load, cache=True)]).run(cache=tmp_path)["load"] == 7
+    assert calls == ["load"]
+
+
 def test_asynchronous_tasks_are_kept_too(tmp_path):
     """Looking a value up must not block the loop, and what a coroutine gives is what is stored."""
 
@@ -536,7 +550,7 @@ def test_asynchronous_tasks_are_kept_too(tmp_path):
     known = Known(open_artifacts(tmp_path))
 
     async def perform() -> tuple[Any, str]:
-        here = Here("fetch")
+        here = Here(Call(0, "fetch", fetch))
         performing.set(here)
         value = await fn(known, 1)
         extra = here.take()
