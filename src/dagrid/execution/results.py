@@ -193,6 +193,21 @@ class ExecutionResult:
         """
         return measure(self._state, self._began, self.total_duration_seconds)
 
+    def passed_over(self, name: str) -> bool:
+        """Return whether a node was skipped though nothing failed: by a condition, by itself, or as no part of the run.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+        """
+        node = self._number(name)
+        status, cause = self._state.status, self._state.cause
+        while status[node] == Status.SKIPPED:
+            before = cause.get(node, node)
+            if before in (node, NO_TASK):
+                return True
+            node = before
+        return False
+
     def raise_for_status(self) -> ExecutionResult:
         """Return the result itself, or raise the first error when the run did not succeed.
 
@@ -285,8 +300,6 @@ class ExecutionResult:
     def _reason(self, node: int) -> str:
         state = self._state
         status = state.status[node]
-        if status == Status.COMPLETED:
-            return ""
         if status == Status.SKIPPED:
             cause = state.cause.get(node, NO_TASK)
             if cause in (NO_TASK, node):
