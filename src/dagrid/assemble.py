@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -23,15 +23,19 @@ from dagrid.errors import (
 from dagrid.execution.binding import Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
+from dagrid.execution.part import Before, Given, Part, kept_of, part_of, set_up
 from dagrid.execution.results import ExecutionResult, NodeResult
 from dagrid.execution.run import HeldInterrupts, Run
 from dagrid.graph.dag import DAG
+from dagrid.graph.node import NodeRef
+from dagrid.graph.parts import Choice
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
 from dagrid.ports import Backend, Clock, FourMethods, Observer, Onlooker
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+    from os import PathLike
     from random import Random
 
 GROUP = "dagrid.backends"
@@ -54,6 +58,13 @@ class RunSettings(TypedDict, total=False):
     tracing: bool
     seed: int | None
     clock: Clock
+    targets: Iterable[NodeRef] | None
+    roots: Iterable[NodeRef] | None
+    exclude: Iterable[NodeRef] | None
+    debug: bool
+    given: Mapping[NodeRef, Any] | None
+    from_run: ExecutionResult | None
+    from_file: str | PathLike[str] | None
 
 
 def start(
@@ -72,6 +83,13 @@ def start(
     tracing: bool = True,
     seed: int | None = None,
     clock: Clock = REAL_CLOCK,
+    targets: Iterable[NodeRef] | None = None,
+    roots: Iterable[NodeRef] | None = None,
+    exclude: Iterable[NodeRef] | None = None,
+    debug: bool = False,
+    given: Mapping[NodeRef, Any] | None = None,
+    from_run: ExecutionResult | None = None,
+    from_file: str | PathLike[str] | None = None,
 ) -> Run:
     """Start a run of a graph and return its handle, which can be waited for, awaited and cancelled.
 
@@ -92,22 +110,51 @@ def start(
         tracing: whether the result has a trace.
         seed: of the random draws (jitter); None draws differently in each run.
         clock: where time comes from.
+        targets: run these and all that they need. Here and in `roots` and `exclude` a text is the name of a node, or else a tag;
+            a task or a function means every node that is made of it.
+        roots: run these and all that follows from them. What they need from elsewhere must have a value: `given`, `from_run`.
+        exclude: run neither these nor what waits for them.
+        debug: run the debug nodes too. Without it only those run that are targets by name, and what these need.
+        given: values by node; these nodes do not run. It goes before `from_run`, and that before `from_file`.
+        from_run: the result of an earlier run: the nodes that completed in it have their values from there and do not run, if they
+            are targets too; with `roots`, what follows from the roots runs anew.
+        from_file: the same of a file that `result.save(path)` wrote.
+
+    Setup nodes run once for a graph, before its first run that needs them and with its backend; this call then waits for them. A
+    graph keeps their values for its later runs. Where `tasks` has another function for one of them, they run like other nodes.
 
     Raises:
+        BaseException: what a setup node raised.
         PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
         BackendError: there is no such backend, or it is closed or not installed.
     """
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
-    compiled = _compile(dag, tasks, settings)
+    part = part_of(dag, Choice(targets, roots, exclude, debug), Before(given, from_run, from_file), tasks or ())
+    compiled = _compile(part.dag, tasks, settings)
+    part.check(compiled.bindings)
+    if compiled.plan.empty:
+        _check_sources(compiled, part)
     if backend is None:
         backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
     place, owned = open_backend(backend)
     try:
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
-        engine = Engine(compiled.plan, compiled.binder, compiled.bindings, place, clock, _drawing(seed), rules)
+        if part.setup:
+            set_up(part, kept_of(dag), lambda given, omitted: _run_setup(compiled, place, clock, seed, given, omitted))
+        engine = Engine(
+            compiled.plan,
+            compiled.binder,
+            compiled.bindings,
+            place,
+            clock,
+            _drawing(seed),
+            [*part.dag.rules, *rules],
+            given=part.given,
+            omitted=part.omitted,
+        )
         engine.start()
     except BaseException:
         if owned:
@@ -247,8 +294,6 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
         return known
     keys = order_keys(structure, specs) if known is None else known.keys
     bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
-    if None in fns:
-        check_sources(bindings, range(len(fns)), structure.names)
     plan = Plan(
         structure,
         specs,
@@ -261,6 +306,28 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
     compiled = _Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
     dag.compiled = compiled
     return compiled
+
+
+def _check_sources(compiled: _Compiled, part: Part) -> None:
+    """Check that no node that runs takes the value of one that has neither a task nor a value."""
+    names = compiled.plan.names
+    running = (at for at in range(len(names)) if at not in part.omitted and at not in part.given)
+    check_sources(compiled.bindings, running, names, part.given)
+
+
+def _run_setup(
+    compiled: _Compiled,
+    place: Backend,
+    clock: Clock,
+    seed: int | None,
+    given: Mapping[int, Given],
+    omitted: Mapping[int, str],
+) -> ExecutionResult:
+    """Run the setup nodes of a graph by themselves."""
+    plan, binder, bindings = compiled.plan, compiled.binder, compiled.bindings
+    engine = Engine(plan, binder, bindings, place, clock, _drawing(seed), given=given, omitted=omitted)
+    engine.start()
+    return Run(engine, traced=False).wait_or_interrupt(HeldInterrupts())
 
 
 def _refuse_selectors(plan: Plan, place: Backend) -> None:
