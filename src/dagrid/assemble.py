@@ -116,8 +116,8 @@ def start(
         exclude: run neither these nor what waits for them.
         debug: run the debug nodes too. Without it only those run that are targets by name, and what these need.
         given: values by node; these nodes do not run. It goes before `from_run`, and that before `from_file`.
-        from_run: the result of an earlier run: the nodes that completed in it have their values from there and do not run, if they
-            are targets too; with `roots`, what follows from the roots runs anew.
+        from_run: the result of an earlier run: the nodes that completed in it have their values from there and do not run, even
+            if they are targets; but with `roots`, these and what follows from them run anew.
         from_file: the same of a file that `result.save(path)` wrote.
 
     Setup nodes run once for a graph, before its first run that needs them and with its backend; this call then waits for them. A

@@ -111,4 +111,10 @@ def mapped(count: int) -> Any:
     added = plus.map(load(count), 100)
     scaled = times.map(added, factor=2)
     known = plus.map([1, 2])
-    return {"added": added, "scaled": scaled, "sum": total(scaled), "known": known, "both": total([total(known), total(added)])}
+    return {
+        "added": added,
+        "scaled": scaled,
+        "sum": total(scaled),
+        "known": known,
+        "both": total([total(known), total(added)]),
+    }

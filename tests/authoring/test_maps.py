@@ -54,7 +54,7 @@ def test_a_chain_of_maps_goes_on_item_by_item():
 
     @dag
     def flow():
-        values = flows.broken_at.map(load(3), 2)  # type: ignore[attr-defined]
+        values = flows.broken_at.map(load(3), 2)
         return seen.append(times.map(values))
 
     result = flow.run(backend="inline")

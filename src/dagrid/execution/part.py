@@ -60,10 +60,10 @@ class Part:
             check_values(self.dag.structure, self.omitted, bindings.sources, self.given)
         if not self.given:
             return
-        taken = self.given.keys()
+        taken = set(self.given)
         if not self.dag.rules:
             running = (at for at in range(len(self.dag)) if at not in self.given and at not in self.omitted)
-            taken = taken & {one for at in running for one in bindings.sources(at)}
+            taken &= {one for at in running for one in bindings.sources(at)}
         for at in taken:
             value, why = self.given[at]
             self.given[at] = opened(value), why
@@ -125,7 +125,11 @@ def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: s
         if asked or omitted:
             check_values(structure, omitted, lambda at: [structure.index[one] for one in _taken(specs, at)], given)
             dag = split(
-                dag.outline, name=dag.name, max_concurrency=dag.max_concurrency, known=given.keys(), unwanted=omitted.keys()
+                dag.outline,
+                name=dag.name,
+                max_concurrency=dag.max_concurrency,
+                known=given.keys(),
+                unwanted=omitted.keys(),
             )
         names, index = structure.names, dag.structure.index
         part = Part(
@@ -190,10 +194,13 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     if before.from_run is not None:
         if not isinstance(before.from_run, ExecutionResult):
             raise InvalidSettingError(
-                f"from_run is the result of an earlier run, not {before.from_run!r}. Wait for the run, and give what that returns."
+                f"from_run is the result of an earlier run, not {before.from_run!r}. Wait for the run, and give what that "
+                f"returns."
             )
         completed = before.from_run.completed()
-        found.update({index[name]: (value, "taken from an earlier run") for name, value in completed.items() if name in index})
+        found.update(
+            {index[name]: (value, "taken from an earlier run") for name, value in completed.items() if name in index}
+        )
     if choice.roots is not None and found:
         anew = reach(structure.successors, resolve(choice.roots, structure, specs, setting="roots"))
         found = {at: value for at, value in found.items() if at not in anew}

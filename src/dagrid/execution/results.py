@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -210,8 +211,7 @@ class ExecutionResult:
             UnknownNodeError: there is no such node.
             StoreError: a value that cannot be pickled, or a node that has none; it is named.
         """
-        from dagrid import __version__
-        from dagrid.execution import saved
+        from dagrid.execution import saved  # few runs are saved
 
         values = self.completed()
         if nodes is not None:
@@ -220,7 +220,7 @@ class ExecutionResult:
                 if self._state.status[self._number(name)] != Status.COMPLETED:
                     raise StoreError(f"Node {name!r} has no value to be saved: {self._reason(self._number(name))}.")
             values = {name: values[name] for name in chosen}
-        saved.save(path, values, __version__)
+        saved.save(path, values, sys.modules["dagrid"].__version__)
 
     def passed_over(self, name: str) -> bool:
         """Return whether a node was skipped though nothing failed: by a condition, by itself, or as no part of the run.

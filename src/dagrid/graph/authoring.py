@@ -123,7 +123,7 @@ class Task(Generic[P, R]):
             HandleError: `when` is a handle of another graph.
         """
         made = self._copy()
-        made._set(settings)
+        made._set(settings)  # noqa: SLF001  # it is this class
         return made
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
@@ -171,11 +171,12 @@ class Task(Generic[P, R]):
         self._signature = inspect.signature(self.fn)
         self._shape = _Shape(self._signature)
 
-    def _of(self, instance: object) -> Task[..., R]:
+    def of(self, instance: object) -> Task[..., R]:
         """Return the task of an instance, which is not among its arguments any more."""
+        body: Callable[..., Any] = self.node.fn or self.fn
         made: Task[..., R] = self._copy()
         made.fn = functools.partial(self.fn, instance)  # type: ignore[arg-type]
-        made.node = self.node.changed(fn=functools.partial(self.node.fn, instance))  # type: ignore[arg-type]
+        made.node = self.node.changed(fn=functools.partial(body, instance))
         made._look()
         return made
 
@@ -218,10 +219,10 @@ class _Method:
         return self.__func__(self.__self__, *args, **kwargs)
 
     def map(self, items: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.__func__._of(self.__self__).map(items, *args, **kwargs)
+        return self.__func__.of(self.__self__).map(items, *args, **kwargs)
 
     def with_options(self, **settings: Unpack[TaskSettings]) -> Task[..., Any]:
-        return self.__func__._of(self.__self__).with_options(**settings)
+        return self.__func__.of(self.__self__).with_options(**settings)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__func__, name)

@@ -34,7 +34,9 @@ def compose(
         bound = signature.bind(*args, **kwargs)
         current = recording.get()
         assert current is not None
-        values: dict[str, Any] = {structure.names[at]: one for at, one in zip(begin, bound.arguments.values(), strict=True)}
+        values: dict[str, Any] = {
+            structure.names[at]: one for at, one in zip(begin, bound.arguments.values(), strict=True)
+        }
         for at in order:
             values[structure.names[at]] = _again(current, outline.node(at), at in outline.maps, values)
         found = [values[structure.names[at]] for at in end]
@@ -53,7 +55,9 @@ def _numbers(outline: Outline, asked: Sequence[NodeRef], setting: str) -> list[i
         meant = list(resolve([one], outline.structure, outline.specs, setting=setting, tags=False))
         if len(meant) > 1:
             names = ", ".join(repr(outline.structure.names[at]) for at in meant[:5])
-            raise GraphError(f"{setting} asks for {one!r}, of which there are {len(meant)} nodes: {names}. Say which one.")
+            raise GraphError(
+                f"{setting} asks for {one!r}, of which there are {len(meant)} nodes: {names}. Say which one."
+            )
         if meant[0] in found:
             raise GraphError(f"{setting} has {outline.structure.names[meant[0]]!r} twice. Say it once.")
         found += meant
@@ -64,7 +68,9 @@ def _check(outline: Outline, begin: list[int], end: list[int], needed: set[int])
     names, structure = outline.structure.names, outline.structure
     for at in end:
         if at in begin:
-            raise GraphError(f"{names[at]!r} is an input and an output. An output is made of the inputs: take one behind it.")
+            raise GraphError(
+                f"{names[at]!r} is an input and an output. An output is made of the inputs: take one behind it."
+            )
     for at in begin:
         if at not in needed:
             raise GraphError(f"No output needs the input {names[at]!r}. Leave it out, or take an output behind it.")

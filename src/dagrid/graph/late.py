@@ -157,7 +157,9 @@ class _Rules:
                 f"The setup node {node.id!r} depends on a map over a value that is known at run time only, and has to be there "
                 f"before the run. Map over a list, or remove its setup=True."
             )
-        absent = {self.outline.structure.names[one] for one in self.outline.structure.predecessors[at] if one in self.unwanted}
+        absent = {
+            self.outline.structure.names[one] for one in self.outline.structure.predecessors[at] if one in self.unwanted
+        }
         if absent.intersection(node.depends_on):
             return node.changed(depends_on=[name for name in node.depends_on if name not in absent])
         return node
@@ -199,7 +201,7 @@ class _Append:
     def holds(self, view: View) -> bool:
         return all(name in view for name in self.needs)
 
-    def patch(self, view: View) -> Patch:
+    def patch(self, _: View) -> Patch:
         return Patch(self.nodes)
 
 
@@ -277,7 +279,7 @@ def _nothing_of(values: list[Any]) -> list[Any]:
     return values[:0]
 
 
-def _without(value: Any) -> None:
+def _without(_: Any) -> None:
     raise SkipTask("there is nothing to map over")
 
 

@@ -107,7 +107,9 @@ def choose(
         omitted.update(_debug(structure, choice, kinds, targets, known))
         begin = [at for at in targets if at not in omitted]
         wanted = reach(structure.predecessors, begin, known)
-        omitted.update({at: "not needed for the targets" for at in everything if at not in wanted and at not in omitted})
+        omitted.update(
+            {at: "not needed for the targets" for at in everything if at not in wanted and at not in omitted}
+        )
     else:
         omitted.update(_debug(structure, choice, kinds, targets, known))
     if choice.roots is not None:
@@ -137,7 +139,7 @@ def check_values(
     for at in range(len(structure.names)):
         if at not in omitted and at not in known:
             for one in taken(at):
-                if one in omitted:
+                if one in omitted and one not in known:
                     missing.setdefault(one, at)
     if not missing:
         return
@@ -196,7 +198,9 @@ def _tagged(tag: str, structure: Structure, specs: Mapping[int, Node], setting: 
     suggestions = [f"the node {name!r}"] if name else []
     suggestions += [f"the tag {nearest_tag!r}"] if nearest_tag else []
     did = f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""
-    raise UnknownNodeError(f"{setting} asks for {tag!r}, which is neither a node nor a tag.{did}", tag, name or nearest_tag)
+    raise UnknownNodeError(
+        f"{setting} asks for {tag!r}, which is neither a node nor a tag.{did}", tag, name or nearest_tag
+    )
 
 
 def _named(one: object, structure: Structure, specs: Mapping[int, Node], setting: str) -> list[int]:
