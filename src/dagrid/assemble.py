@@ -9,7 +9,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from dagrid.errors import (
@@ -130,7 +130,10 @@ def start(
     """
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
-    settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
+    if resources:
+        settings = Settings(max_concurrency, on_failure, dict(resources), node_timeout, max_nodes=max_nodes)
+    else:
+        settings = _settings(max_concurrency, on_failure, node_timeout, max_nodes)
     part = part_of(dag, Choice(targets, roots, exclude, debug), Before(given, from_run, from_file), tasks or ())
     compiled = _compile(part.dag, tasks, settings)
     part.check(compiled.bindings)
@@ -266,7 +269,15 @@ def _drawing(seed: int | None) -> Callable[[], float]:
     return draw
 
 
-@dataclass(frozen=True, slots=True)
+@lru_cache(32, typed=True)
+def _settings(
+    max_concurrency: int | None, on_failure: OnFailure, node_timeout: float | None, max_nodes: int
+) -> Settings:
+    """Return settings without resources, which most runs share."""
+    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes)
+
+
+@dataclass(slots=True)
 class _Compiled:
     """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike.
 
@@ -285,7 +296,7 @@ class _Compiled:
 def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings) -> _Compiled:
     structure, specs = dag.structure, dag.specs
     known: _Compiled | None = dag.compiled
-    alike = known is not None and known.settings == settings
+    alike = known is not None and (known.settings is settings or known.settings == settings)
     if alike and known is not None and known.own and not tasks:
         return known
     binder = Binder(tasks, structure.index)

@@ -17,6 +17,8 @@ from typing import Any
 
 from dagrid.errors import InvalidNodeError, SkipTask, UnboundParameterError, UnknownTaskError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
+from dagrid.graph.authoring import Task as MarkedTask
+from dagrid.graph.authoring import TaskBody
 from dagrid.graph.node import Node
 
 Task = Callable[..., Any]
@@ -183,11 +185,13 @@ class Binder:
     def _is_async(self, fn: Task) -> bool:
         if type(fn) is FunctionType:
             return fn.__code__.co_flags & inspect.CO_COROUTINE != 0
+        if type(fn) is TaskBody:
+            return fn.is_async
         known = self._asynchronous.get(id(fn))
         if known is None:
             bare: Any = fn
-            while isinstance(bare, partial):
-                bare = bare.func
+            while isinstance(bare, (partial, MarkedTask)):
+                bare = bare.func if isinstance(bare, partial) else bare.fn
             called = getattr(bare, "__call__", None)  # noqa: B004  # an object whose __call__ is a coroutine function
             found = inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(called)
             known = self._asynchronous[id(fn)] = fn, found

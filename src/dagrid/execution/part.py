@@ -28,7 +28,7 @@ SET_UP = "set up before"
 FOR_SETUP = "not needed for the setup"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Before:
     """Where values come from that are not made anew, see `dagrid.assemble.start`."""
 

@@ -7,7 +7,6 @@ the methods that the front door binds to `DAG`.
 from __future__ import annotations
 
 import functools
-import gc
 import inspect
 import operator
 import sys
@@ -20,6 +19,7 @@ from dagrid.graph.arguments import Group, Ref
 from dagrid.graph.dag import DAG, check_run_settings
 from dagrid.graph.node import Node, NodeSettings, node_id
 from dagrid.graph.recording import Handle, Recording, recording
+from dagrid.graph.structure import paused_gc
 
 if TYPE_CHECKING:
     from dagrid.assemble import RunSettings
@@ -165,7 +165,7 @@ class Task(Generic[P, R]):
             self.node = self.node.changed(**said)
 
     def _body(self) -> None:
-        self.node = self.node.changed(fn=_Body.of(self.origin, self._unpack_to))
+        self.node = self.node.changed(fn=TaskBody.of(self.origin, self._unpack_to))
 
     def _look(self) -> None:
         self._signature = inspect.signature(self.fn)
@@ -254,17 +254,19 @@ class _Shape:
         self.positional = [] if anything else [(one.name, one.default) for one in by_position]
 
 
-class _Body(functools.partial):  # type: ignore[type-arg]
+class TaskBody(functools.partial):  # type: ignore[type-arg]
     """The function of a task as its nodes have it: called in C, and sent by the name of the task where there is one."""
 
     origin: Task[Any, Any]
+    is_async: bool
 
     @classmethod
-    def of(cls, task: Task[Any, Any], unpack_to: int | None) -> _Body:
+    def of(cls, task: Task[Any, Any], unpack_to: int | None) -> TaskBody:
         unpacked = _await_unpacked if is_async(task.fn) else _call_unpacked
         made = cls(task.fn) if unpack_to is None else cls(unpacked, task.node.id, unpack_to, task.fn)
         functools.update_wrapper(made, task.fn)
         made.origin = task
+        made.is_async = is_async(task.fn)
         return made
 
     def __reduce__(self) -> Any:
@@ -272,7 +274,7 @@ class _Body(functools.partial):  # type: ignore[type-arg]
             return functools.partial, (self.func, *self.args)
         if self is self.origin.node.fn:
             return operator.attrgetter("node.fn"), (self.origin,)
-        return _Body.of, (self.origin, self.args[1] if self.args[1:] else None)
+        return TaskBody.of, (self.origin, self.args[1] if self.args[1:] else None)
 
 
 def _call_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -381,17 +383,14 @@ class Flow(Generic[P, R]):
     def _describe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[DAG, Any]:
         made = Recording(self.name)
         token = recording.set(made)
-        collecting = gc.isenabled()
-        gc.disable()  # as in a builder: all that is recorded is kept
-        try:
-            returned = self.fn(*args, **kwargs)
-            template = made.template(returned)
-        finally:
-            if collecting:
-                gc.enable()
-            made.open = False
-            recording.reset(token)
-        return made.graph(self._settings.get("max_concurrency")), template
+        with paused_gc():  # as in a builder: all that is recorded is kept
+            try:
+                returned = self.fn(*args, **kwargs)
+                template = made.template(returned)
+            finally:
+                made.open = False
+                recording.reset(token)
+            return made.graph(self._settings.get("max_concurrency")), template
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], RunSettings]:
         names = SETTINGS - self._own

@@ -15,7 +15,7 @@ from dagrid.graph.structure import Structure, suggest
 SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
     """What a run is asked to run; None means that nothing is said. An item is a name, a task or a function, or a tag."""
 

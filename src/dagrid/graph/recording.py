@@ -111,7 +111,7 @@ class Recording:
 
     def graph(self, max_concurrency: int | None) -> DAG:
         """Return what was recorded; this ends it."""
-        structure = Structure.of_predecessors(self._names, self._index, self._predecessors)
+        structure = Structure.in_order(self._names, self._index, self._predecessors)
         if self._maps:
             outline = Outline(structure, self._specs, frozenset(self._maps))
             return split(outline, name=self.name, max_concurrency=max_concurrency)
