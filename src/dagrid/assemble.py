@@ -24,8 +24,8 @@ from dagrid.execution.binding import Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
 from dagrid.execution.part import Before, Given, Part, kept_of, part_of, set_up
-from dagrid.execution.results import ExecutionResult, NodeResult
-from dagrid.execution.run import HeldInterrupts, Run
+from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
+from dagrid.execution.run import HeldInterrupts, Run, interruptible
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef
 from dagrid.graph.parts import Choice
@@ -133,7 +133,7 @@ def start(
     if resources:
         settings = Settings(max_concurrency, on_failure, dict(resources), node_timeout, max_nodes=max_nodes)
     else:
-        settings = _settings(max_concurrency, on_failure, node_timeout, max_nodes)
+        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes)
     part = part_of(dag, Choice(targets, roots, exclude, debug), Before(given, from_run, from_file), tasks or ())
     compiled = _compile(part.dag, tasks, settings)
     part.check(compiled.bindings)
@@ -269,6 +269,13 @@ def _drawing(seed: int | None) -> Callable[[], float]:
     return draw
 
 
+def _shared_settings(*said: Any) -> Settings:
+    try:
+        return _settings(*said)
+    except TypeError:  # one that cannot be a key of the cache, and no setting either
+        return _settings.__wrapped__(*said)
+
+
 @lru_cache(32, typed=True)
 def _settings(
     max_concurrency: int | None, on_failure: OnFailure, node_timeout: float | None, max_nodes: int
@@ -338,7 +345,11 @@ def _run_setup(
     plan, binder, bindings = compiled.plan, compiled.binder, compiled.bindings
     engine = Engine(plan, binder, bindings, place, clock, _drawing(seed), given=given, omitted=omitted)
     engine.start()
-    return Run(engine, traced=False).wait_or_interrupt(HeldInterrupts())
+    with interruptible():
+        result = Run(engine, traced=False).wait_or_interrupt(HeldInterrupts())
+    if result.status is RunStatus.ABORTED:
+        raise KeyboardInterrupt
+    return result
 
 
 def _refuse_selectors(plan: Plan, place: Backend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from typing import Any
 
@@ -260,6 +261,28 @@ def test_a_setup_that_fails_is_tried_again():
         graph.start(backend="inline")
     broken.clear()
     assert graph.run(backend="inline")["b"] == "ready"
+
+
+def test_a_setup_can_be_interrupted():
+    """Ctrl-C must not wait for a model that loads for minutes; the next run begins anew."""
+    gate = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def slow() -> int:
+        if not gate.is_set():
+            signal.pthread_kill(main, signal.SIGINT)
+            gate.wait(30)
+        return 1
+
+    graph = DAG([Node("a", slow, setup=True), Node("b", lambda a: a, ["a"])])
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            graph.run(backend="thread?max_workers=1")
+        assert not gate.is_set()
+    finally:
+        gate.set()
+    assert graph.run(backend="thread?max_workers=1")["b"] == 1
 
 
 def test_setup_and_debug_in_a_flow():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Self
 
@@ -30,16 +31,39 @@ class HeldInterrupts:
             self._handler = signal.getsignal(signal.SIGINT)
             if callable(self._handler):
                 signal.signal(signal.SIGINT, lambda *late: self._late.append(late))
+                _holding.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         if callable(self._handler):
             signal.signal(signal.SIGINT, self._handler)
+            _holding.remove(self)
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Let Ctrl-C through for a while, also one that came before."""
+        hold = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, self._handler)
+        try:
+            self.deliver()
+            yield
+        finally:
+            signal.signal(signal.SIGINT, hold)
 
     def deliver(self) -> None:
         """Do now what was held."""
         while self._late:
             self._handler(*self._late.pop())
+
+
+_holding: list[HeldInterrupts] = []  # of the main thread, the only one that has signals
+
+
+def interruptible() -> AbstractContextManager[None]:
+    """Let Ctrl-C through while a run that is about to begin waits for something."""
+    if _holding and threading.current_thread() is threading.main_thread():
+        return _holding[-1].released()
+    return nullcontext()
 
 
 class Run:
