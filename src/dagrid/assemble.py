@@ -306,9 +306,9 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
     alike = known is not None and (known.settings is settings or known.settings == settings)
     if alike and known is not None and known.own and not tasks:
         return known
-    binder = Binder(tasks, structure.index)
+    binder = Binder(tasks, structure.index, dag.outline.late(structure.index) if tasks and dag.outline else ())
     fns = binder.tasks(structure.names, specs)
-    if alike and known is not None and known.fns == fns:
+    if alike and known is not None and known.fns == fns and dag.outline is None:
         return known
     keys = order_keys(structure, specs) if known is None else known.keys
     bindings = bind(binder, fns, structure.names, structure.predecessors, specs)

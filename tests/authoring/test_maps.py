@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagrid import DAG, Node, Rule, dag, task
-from dagrid.errors import HandleError, InvalidNodeError, TaskSkippedError
+from dagrid.errors import HandleError, InvalidNodeError, TaskSkippedError, UnknownTaskError
 from tests.authoring import flows
 
 load: Any = flows.load
@@ -187,6 +187,33 @@ def test_any_chain_of_maps_is_that_chain(steps, known):
         return values, total(values)
 
     assert flow() == ([one + sum(steps) for one in (1, 2, 3)], 6 + 3 * sum(steps))
+
+
+def test_the_function_of_a_node_that_comes_late_can_be_replaced():
+    """As for any other node; and only for the run that says so."""
+    graph = flows.mapped.build(1)
+    assert graph.run({"total": lambda values: f"fake of {values}"}, backend="inline")["total"] == "fake of [202]"
+    assert graph.run(backend="inline")["total"] == 202
+    with pytest.raises(UnknownTaskError, match="Did you mean 'total"):
+        graph.run({"totl": len}, backend="inline")
+
+
+def test_debug_nodes_and_tags_behind_a_map():
+    """What comes late is debugged, excluded and chosen like what is there from the start."""
+
+    @task(debug=True)
+    def show(values):
+        return f"saw {values}"
+
+    @dag(backend="inline")
+    def flow():
+        values = plus.with_options(tags=["slow"]).map(load(1))
+        return show(values), total(values)
+
+    assert flow() == (None, 2)
+    assert flow.run(debug=True)["show"] == "saw [2]"
+    assert set(flow.run(targets=["show"])) == {"load", "plus[0]", "plus", "show"}
+    assert list(flow.run(exclude=["slow"])) == ["load"]
 
 
 def test_a_plain_graph_has_no_rules():

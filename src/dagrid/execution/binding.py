@@ -112,15 +112,16 @@ NO_PARAMETERS = Parameters()
 class Binder:
     """Binds nodes to tasks; remembers what it found out of functions, so that each is looked at once."""
 
-    def __init__(self, tasks: Mapping[str, Task] | None, index: Mapping[str, int]) -> None:
+    def __init__(self, tasks: Mapping[str, Task] | None, index: Mapping[str, int], late: Collection[str] = ()) -> None:
+        """Take the functions of a run by node name, the nodes of the graph, and the names of those that it will grow by."""
         self._tasks = tasks or {}
         self._index = index
         self._known: dict[int, tuple[object, Parameters]] = {}
         self._filling: dict[int, tuple[object, Task]] = {}
         self._asynchronous: dict[int, tuple[object, bool]] = {}
         for name in self._tasks:
-            if name not in index:
-                suggestion = nearest(name, index)
+            if name not in index and name not in late:
+                suggestion = nearest(name, [*index, *late])
                 raise UnknownTaskError(
                     f"There is a task for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
                 )
@@ -136,8 +137,9 @@ class Binder:
             fns[number] = spec.fn
         if self._tasks:
             for name in self._tasks:
-                number = self._index[name]
-                fns[number] = self.task(name, specs.get(number))
+                number = self._index.get(name)
+                if number is not None:
+                    fns[number] = self.task(name, specs.get(number))
         return fns
 
     def task(self, name: str, spec: Node | None) -> Task | None:

@@ -38,6 +38,10 @@ class Outline:
             return Node(names[at], None, before)
         return spec if set(spec.required()) == set(before) else spec.changed(depends_on=before)
 
+    def late(self, early: Collection[str]) -> list[str]:
+        """Return the names of the nodes that are not among these, but for those of maps."""
+        return [name for at, name in enumerate(self.structure.names) if name not in early and at not in self.maps]
+
 
 def gathered(pattern: Node) -> Node:
     """Return the pattern of the node that gathers the values of a map in a list."""
@@ -93,13 +97,13 @@ def _maps_behind(outline: Outline, known: Collection[int]) -> list[frozenset[int
     for at in outline.structure.order:
         if at in known:
             continue
-        maps = NOTHING
-        for one in outline.structure.predecessors[at]:
-            if one in outline.maps and one not in known:
-                maps |= {one}
-            if not found[one] <= maps:
-                maps |= found[one]
-        found[at] = maps
+        before = outline.structure.predecessors[at]
+        maps = [one for one in before if one in outline.maps and one not in known]
+        further = {id(found[one]): found[one] for one in before if found[one]}
+        if maps or len(further) > 1:
+            found[at] = frozenset(maps).union(*further.values())
+        elif further:
+            found[at] = next(iter(further.values()))
     return found
 
 
