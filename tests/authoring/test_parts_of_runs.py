@@ -157,6 +157,9 @@ def test_values_from_an_earlier_run(place, tmp_path):
         states = {one.name: bool(one.attempts) for one in again.node_results.values()}
         assert states == {"a": False, "b": False, "c": True, "d": False}
     assert again.node_results["a"].reason.startswith("read from")
+    told = graph.start(backend=place, from_run=first)
+    told.wait(20)
+    assert told.explain("a") == "'a' completed: taken from an earlier run."
     assert graph.run(backend=place, from_run=first, given={"b": "B"})["c"] == "c(B)"
     renewed = graph.run(backend=place, from_run=first, roots=["b"])
     assert [renewed.node_results[name].attempts for name in "abcd"] == [0, 1, 1, 0]

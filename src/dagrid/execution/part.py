@@ -15,7 +15,6 @@ from typing import Any
 from dagrid.errors import InvalidSettingError
 from dagrid.execution.binding import Bindings
 from dagrid.execution.results import ExecutionResult
-from dagrid.execution.saved import load
 from dagrid.graph.dag import DAG
 from dagrid.graph.late import split
 from dagrid.graph.node import NodeRef
@@ -188,6 +187,8 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     found: dict[int, Given] = {}
     index = structure.index
     if before.from_file is not None:
+        from dagrid.execution.saved import load  # tempfile and what it needs: few runs read a file
+
         values = load(before.from_file)
         why = f"read from {before.from_file}"
         found.update({index[name]: (value, why) for name, value in values.items() if name in index})

@@ -211,7 +211,7 @@ class ExecutionResult:
             UnknownNodeError: there is no such node.
             StoreError: a value that cannot be pickled, or a node that has none; it is named.
         """
-        from dagrid.execution import saved  # few runs are saved
+        from dagrid.execution import saved  # tempfile and what it needs: few runs are saved
 
         values = self.completed()
         if nodes is not None:
