@@ -137,9 +137,9 @@ class Binder:
             fns[number] = spec.fn
         if self._tasks:
             for name in self._tasks:
-                number = self._index.get(name)
-                if number is not None:
-                    fns[number] = self.task(name, specs.get(number))
+                found = self._index.get(name)
+                if found is not None:  # else it comes later
+                    fns[found] = self.task(name, specs.get(found))
         return fns
 
     def task(self, name: str, spec: Node | None) -> Task | None:

@@ -16,7 +16,6 @@ from dagrid.errors import InvalidSettingError
 from dagrid.execution.binding import Bindings
 from dagrid.execution.results import ExecutionResult
 from dagrid.graph.dag import DAG
-from dagrid.graph.late import split
 from dagrid.graph.node import NodeRef
 from dagrid.graph.parts import Choice, Special, check_values, choose, reach, resolve, special
 from dagrid.ports import opened
@@ -122,6 +121,8 @@ def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: s
         part = Part(dag, given, omitted, setup)
     else:
         if asked or omitted:
+            from dagrid.graph.late import split
+
             check_values(structure, omitted, lambda at: [structure.index[one] for one in _taken(specs, at)], given)
             dag = split(
                 dag.outline,

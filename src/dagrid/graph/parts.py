@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dagrid.errors import InvalidSettingError, PlanError, UnknownNodeError, hint
 from dagrid.graph.node import Node, NodeRef, node_id, origin_of
@@ -25,8 +26,7 @@ class Choice:
     debug: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Special:
+class Special(NamedTuple):
     """The nodes of a graph that do not run as the others do, by number."""
 
     setup: tuple[int, ...] = ()

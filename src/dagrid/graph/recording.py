@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from dagrid.errors import HandleError, UnknownNodeError
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.dag import DAG
-from dagrid.graph.late import Outline, gathered, split
 from dagrid.graph.node import Node
 from dagrid.graph.structure import Structure
 
@@ -86,6 +85,8 @@ class Recording:
             handle = self.add(pattern, (items, *args), kwargs)
             self._maps.add(handle.at)
             return handle
+        from dagrid.graph.late import gathered
+
         name = self._unique(pattern.id)
         elements = [
             self.add(pattern, (item, *args), kwargs, length, self._unused(f"{name}[{number}]"))
@@ -113,6 +114,8 @@ class Recording:
         """Return what was recorded; this ends it."""
         structure = Structure.in_order(self._names, self._index, self._predecessors)
         if self._maps:
+            from dagrid.graph.late import Outline, split
+
             outline = Outline(structure, self._specs, frozenset(self._maps))
             return split(outline, name=self.name, max_concurrency=max_concurrency)
         return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
