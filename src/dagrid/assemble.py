@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache as once
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from time import time
@@ -31,16 +31,20 @@ from dagrid.execution.binding import LOOP, Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
 from dagrid.execution.keeping import Keeping
+from dagrid.execution.part import Before, Given, Part, kept_of, part_of, set_up
 from dagrid.execution.recording import Checkpoint, Recorder, read
-from dagrid.execution.results import ExecutionResult, NodeResult
-from dagrid.execution.run import HeldInterrupts, Run
+from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
+from dagrid.execution.run import HeldInterrupts, Run, interruptible
 from dagrid.graph.dag import DAG
+from dagrid.graph.node import NodeRef
+from dagrid.graph.parts import Choice
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
 from dagrid.ports import Artifacts, Backend, Clock, FourMethods, Observer, Onlooker, RunRecord
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+    from os import PathLike
     from random import Random
 
 GROUP = "dagrid.backends"
@@ -70,6 +74,13 @@ class RunSettings(TypedDict, total=False):
     checkpoint: str | PathLike[str] | Checkpoint | None
     run_id: str | None
     cache: CacheLike | None
+    targets: Iterable[NodeRef] | None
+    roots: Iterable[NodeRef] | None
+    exclude: Iterable[NodeRef] | None
+    debug: bool
+    given: Mapping[NodeRef, Any] | None
+    from_run: ExecutionResult | None
+    from_file: str | PathLike[str] | None
 
 
 def start(
@@ -92,6 +103,13 @@ def start(
     checkpoint: str | PathLike[str] | Checkpoint | None = None,
     run_id: str | None = None,
     cache: CacheLike | None = None,
+    targets: Iterable[NodeRef] | None = None,
+    roots: Iterable[NodeRef] | None = None,
+    exclude: Iterable[NodeRef] | None = None,
+    debug: bool = False,
+    given: Mapping[NodeRef, Any] | None = None,
+    from_run: ExecutionResult | None = None,
+    from_file: str | PathLike[str] | None = None,
 ) -> Run:
     """Start a run of a graph and return its handle, which can be waited for, awaited and cancelled.
 
@@ -122,13 +140,35 @@ def start(
 
     Raises:
         StoreError: there is no such place for a cache, or it is not installed.
+        targets: run these and all that they need. Here and in `roots` and `exclude` a text is the name of a node, or else a tag;
+            a task or a function means every node that is made of it.
+        roots: run these and all that follows from them. What they need from elsewhere must have a value: `given`, `from_run`.
+        exclude: run neither these nor what waits for them.
+        debug: run the debug nodes too. Without it only those run that are targets by name, and what these need.
+        given: values by node; these nodes do not run. It goes before `from_run`, and that before `from_file`.
+        from_run: the result of an earlier run: the nodes that completed in it have their values from there and do not run, even
+            if they are targets; but with `roots`, these and what follows from them run anew.
+        from_file: the same of a file that `result.save(path)` wrote.
+
+    Setup nodes run once for a graph, before its first run that needs them and with its backend; this call then waits for them. A
+    graph keeps their values for its later runs. Where `tasks` has another function for one of them, they run like other nodes.
+
+    Raises:
+        BaseException: what a setup node raised.
         PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
         BackendError: there is no such backend, or it is closed or not installed.
     """
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
-    settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
-    compiled = _compile(dag, tasks, settings)
+    if resources:
+        settings = Settings(max_concurrency, on_failure, dict(resources), node_timeout, max_nodes=max_nodes)
+    else:
+        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes)
+    part = part_of(dag, Choice(targets, roots, exclude, debug), Before(given, from_run, from_file), tasks or ())
+    compiled = _compile(part.dag, tasks, settings)
+    part.check(compiled.bindings)
+    if compiled.plan.empty:
+        _check_sources(compiled, part)
     if backend is None:
         backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
     with ExitStack() as opened:
@@ -140,26 +180,22 @@ def start(
         opened_cache = open_cache(cache)
         if opened_cache is not None and compiled.bindings.lineages:
             opened_cache()
+        engine_of = _engines(compiled, place, clock, seed, opened_cache)
+        if part.setup:
+            set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
+        all_rules = (*part.dag.rules, *rules)
         recorder = None
         if checkpoint is not None:
             run_id = run_id or _run_id(dag.name)
             recorder = _record(opened, checkpoint, run_id, dag.name, clock)
-            recorder.begin(
-                {"dag": dag, "tasks": dict(tasks or {}), "rules": tuple(rules), "settings": settings, "keep": keep},
-                clock.now(),
-            )
-        engine = Engine(
-            compiled.plan,
-            compiled.binder,
-            compiled.bindings,
-            place,
-            clock,
-            _drawing(seed),
-            rules,
+            head = {"dag": part.dag, "tasks": dict(tasks or {}), "rules": all_rules, "settings": settings, "keep": keep}
+            recorder.begin(head, clock.now())
+        engine = engine_of(
+            all_rules,
+            given=part.given,
+            omitted=part.omitted,
             recorder=recorder,
             keeping=_keeping(keep, compiled, recorder),
-            place=getattr(place, "open_place", _open_place),
-            cache=opened_cache,
         )
         engine.start()
         readers = [*observers, *_progress(progress)]
@@ -176,6 +212,7 @@ def restart(
     tracing: bool = True,
     seed: int | None = None,
     clock: Clock = REAL_CLOCK,
+    cache: CacheLike | None = None,
 ) -> Run:
     """Go on with a run that a checkpoint keeps, and return its handle; takes what `resume` takes."""
     with ExitStack() as opened:
@@ -193,17 +230,8 @@ def restart(
         if owned:
             opened.callback(place.close, wait=False)
         recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
-        engine = Engine(
-            compiled.plan,
-            compiled.binder,
-            compiled.bindings,
-            place,
-            clock,
-            _drawing(seed),
-            head["rules"],
-            recorder=recorder,
-            keeping=_keeping(head["keep"], compiled, recorder),
-            place=getattr(place, "open_place", _open_place),
+        engine = _engines(compiled, place, clock, seed, open_cache(cache))(
+            head["rules"], recorder=recorder, keeping=_keeping(head["keep"], compiled, recorder)
         )
         engine.restore(recovered)
         if not engine.done.is_set():
@@ -222,8 +250,8 @@ def resume(checkpoint: str | PathLike[str] | Checkpoint, run_id: str | None = No
     Args:
         checkpoint: what `start` was given.
         run_id: which run; by default the newest one that has not ended. One that has ended gives its result.
-        settings: `backend`, `progress`, `observers`, `tracing`, `seed` and `clock`, as for `start`; all others are as the run
-            was started with.
+        settings: `backend`, `progress`, `observers`, `tracing`, `seed`, `clock` and `cache`, as for `start`; all others are as
+            the run was started with.
 
     Raises:
         UnknownRunError: there is no such run, or none that has not ended.
@@ -374,7 +402,22 @@ def _drawing(seed: int | None) -> Callable[[], float]:
     return draw
 
 
-@dataclass(frozen=True, slots=True)
+def _shared_settings(*said: Any) -> Settings:
+    try:
+        return _settings(*said)
+    except TypeError:  # one that cannot be a key of the cache, and no setting either
+        return _settings.__wrapped__(*said)
+
+
+@lru_cache(32, typed=True)
+def _settings(
+    max_concurrency: int | None, on_failure: OnFailure, node_timeout: float | None, max_nodes: int
+) -> Settings:
+    """Return settings without resources, which most runs share."""
+    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes)
+
+
+@dataclass(slots=True)
 class _Compiled:
     """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike.
 
@@ -393,17 +436,15 @@ class _Compiled:
 def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings) -> _Compiled:
     structure, specs = dag.structure, dag.specs
     known: _Compiled | None = dag.compiled
-    alike = known is not None and known.settings == settings
+    alike = known is not None and (known.settings is settings or known.settings == settings)
     if alike and known is not None and known.own and not tasks:
         return known
-    binder = Binder(tasks, structure.index)
+    binder = Binder(tasks, structure.index, dag.outline.late(structure.index) if tasks and dag.outline else ())
     fns = binder.tasks(structure.names, specs)
-    if alike and known is not None and known.fns == fns:
+    if alike and known is not None and known.fns == fns and dag.outline is None:
         return known
     keys = order_keys(structure, specs) if known is None else known.keys
     bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
-    if None in fns:
-        check_sources(bindings, range(len(fns)), structure.names)
     plan = Plan(
         structure,
         specs,
@@ -462,6 +503,43 @@ def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
         raise UnknownRunError(f"The checkpoint has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
     newest = f" The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its result." if known else ""
     raise UnknownRunError(f"The checkpoint has no run that has not ended.{newest}")
+
+
+def _check_sources(compiled: _Compiled, part: Part) -> None:
+    """Check that no node that runs takes the value of one that has neither a task nor a value."""
+    names = compiled.plan.names
+    running = (at for at in range(len(names)) if at not in part.omitted and at not in part.given)
+    check_sources(compiled.bindings, running, names, part.given)
+
+
+def _engines(
+    compiled: _Compiled, place: Backend, clock: Clock, seed: int | None, cache: Callable[[], Artifacts | None] | None
+) -> Callable[..., Engine]:
+    """Return what makes the engines of one run, that of its setup and its own, of what is left to be said of each."""
+    return partial(
+        Engine,
+        compiled.plan,
+        compiled.binder,
+        compiled.bindings,
+        place,
+        clock,
+        _drawing(seed),
+        place=getattr(place, "open_place", _open_place),
+        cache=cache,
+    )
+
+
+def _run_setup(
+    engine_of: Callable[..., Engine], given: Mapping[int, Given], omitted: Mapping[int, str]
+) -> ExecutionResult:
+    """Run the setup nodes of a graph by themselves."""
+    engine = engine_of(given=given, omitted=omitted)
+    engine.start()
+    with interruptible():
+        result = Run(engine, traced=False).wait_or_interrupt(HeldInterrupts())
+    if result.status is RunStatus.ABORTED:
+        raise KeyboardInterrupt
+    return result
 
 
 def _refuse_selectors(plan: Plan, place: Backend) -> None:

@@ -81,3 +81,40 @@ def five_nodes() -> Any:
     b, c = five("b", a), five("c", a)
     d = five("d", b, c)
     return five("e", d, a)
+
+
+@task
+def plus(value: int, more: int = 1) -> int:
+    return value + more
+
+
+@task
+def times(value: int, factor: int = 10) -> int:
+    return value * factor
+
+
+@task
+def is_positive(value: int) -> bool:
+    return value > 0
+
+
+@task
+def broken_at(value: int, bad: int) -> int:
+    if value == bad:
+        raise LookupError(f"no {value}")
+    return value
+
+
+@dag
+def mapped(count: int) -> Any:
+    """A map over what a run makes, one behind it, a map over a list, and what needs them."""
+    added = plus.map(load(count), 100)
+    scaled = times.map(added, factor=2)
+    known = plus.map([1, 2])
+    return {
+        "added": added,
+        "scaled": scaled,
+        "sum": total(scaled),
+        "known": known,
+        "both": total([total(known), total(added)]),
+    }

@@ -356,6 +356,10 @@ def some(value: Any) -> Any:
 async def asynchronous() -> None: ...
 
 
+async def yields_asynchronously() -> Any:
+    yield leaf()
+
+
 def yields() -> Any:
     yield leaf()
 
@@ -363,6 +367,7 @@ def yields() -> Any:
 @pytest.mark.parametrize(
     ("make", "error"),
     [
+        (lambda: task(yields_asynchronously), InvalidNodeError),
         (lambda: dag(asynchronous), InvalidNodeError),
         (lambda: dag(yields), InvalidNodeError),
         (lambda: mark_as_task("name"), InvalidNodeError),

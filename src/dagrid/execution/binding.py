@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from dagrid.errors import InvalidNodeError, SkipTask, UnboundParameterError, UnknownTaskError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
+from dagrid.graph.authoring import Task as MarkedTask
+from dagrid.graph.authoring import TaskBody
 from dagrid.graph.node import Node
 
 if TYPE_CHECKING:
@@ -119,7 +121,8 @@ NO_PARAMETERS = Parameters()
 class Binder:
     """Binds nodes to tasks; remembers what it found out of functions, so that each is looked at once."""
 
-    def __init__(self, tasks: Mapping[str, Task] | None, index: Mapping[str, int]) -> None:
+    def __init__(self, tasks: Mapping[str, Task] | None, index: Mapping[str, int], late: Collection[str] = ()) -> None:
+        """Take the functions of a run by node name, the nodes of the graph, and the names of those that it will grow by."""
         self._tasks = tasks or {}
         self._index = index
         self._known: dict[int, tuple[object, Parameters]] = {}
@@ -127,8 +130,8 @@ class Binder:
         self._asynchronous: dict[int, tuple[object, bool]] = {}
         self._cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
         for name in self._tasks:
-            if name not in index:
-                suggestion = nearest(name, index)
+            if name not in index and name not in late:
+                suggestion = nearest(name, [*index, *late])
                 raise UnknownTaskError(
                     f"There is a task for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
                 )
@@ -144,8 +147,9 @@ class Binder:
             fns[number] = spec.fn
         if self._tasks:
             for name in self._tasks:
-                number = self._index[name]
-                fns[number] = self.task(name, specs.get(number))
+                found = self._index.get(name)
+                if found is not None:  # else it comes later
+                    fns[found] = self.task(name, specs.get(found))
         return fns
 
     def task(self, name: str, spec: Node | None) -> Task | None:
@@ -212,11 +216,13 @@ class Binder:
     def _is_async(self, fn: Task) -> bool:
         if type(fn) is FunctionType:
             return fn.__code__.co_flags & inspect.CO_COROUTINE != 0
+        if type(fn) is TaskBody:
+            return fn.is_async
         known = self._asynchronous.get(id(fn))
         if known is None:
             bare: Any = fn
-            while isinstance(bare, partial):
-                bare = bare.func
+            while isinstance(bare, (partial, MarkedTask)):
+                bare = bare.func if isinstance(bare, partial) else bare.fn
             called = getattr(bare, "__call__", None)  # noqa: B004  # an object whose __call__ is a coroutine function
             found = inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(called)
             known = self._asynchronous[id(fn)] = fn, found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
@@ -12,6 +13,7 @@ from typing import Any
 from dagrid.errors import (
     PoisonousTaskError,
     RunError,
+    StoreError,
     TaskCancelledError,
     TaskError,
     TaskSkippedError,
@@ -60,7 +62,8 @@ class NodeResult:
     """What became of one node.
 
     `started` and `ended` are seconds since the run began, of the last attempt and measured where it ran; `reason` says why there
-    is no value; `note` how a node that completed got its value, where there is something to say, such as that it was kept.
+    is no value, or where a value came from that was not made in this run; `note` how a node that completed got its value, where
+    there is something to say, such as that it was kept.
     """
 
     name: str
@@ -191,6 +194,48 @@ class ExecutionResult:
         """
         return measure(self._state, self._began, self.total_duration_seconds)
 
+    def completed(self) -> dict[str, Any]:
+        """Return the values of the nodes that completed, by name, each in the form in which it travelled, see `ports.opened`."""
+        names, values = self._state.plan.names, self._values
+        return {names[node]: values[node] for node, code in enumerate(self._state.status) if code == Status.COMPLETED}
+
+    def save(self, path: str | PathLike[str], *, nodes: Iterable[str] | None = None) -> None:
+        """Write the values of the nodes that completed to a file, from which a later run takes them (`from_file=path`).
+
+        Args:
+            path: the file; it is there as a whole or not at all.
+            nodes: the names of those to write; by default all that completed.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+            StoreError: a value that cannot be pickled, or a node that has none; it is named.
+        """
+        from dagrid.execution import saved  # tempfile and what it needs: few runs are saved
+
+        values = self.completed()
+        if nodes is not None:
+            chosen = list(nodes)
+            for name in chosen:
+                if self._state.status[self._number(name)] != Status.COMPLETED:
+                    raise StoreError(f"Node {name!r} has no value to be saved: {self._reason(self._number(name))}.")
+            values = {name: values[name] for name in chosen}
+        saved.save(path, values, sys.modules["dagrid"].__version__)
+
+    def passed_over(self, name: str) -> bool:
+        """Return whether a node was skipped though nothing failed: by a condition, by itself, or as no part of the run.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+        """
+        node = self._number(name)
+        status, cause = self._state.status, self._state.cause
+        while status[node] == Status.SKIPPED:
+            before = cause.get(node, node)
+            if before in (node, NO_TASK):
+                return True
+            node = before
+        return False
+
     def raise_for_status(self) -> ExecutionResult:
         """Return the result itself, or raise the first error when the run did not succeed.
 
@@ -284,8 +329,6 @@ class ExecutionResult:
     def _reason(self, node: int) -> str:
         state = self._state
         status = state.status[node]
-        if status == Status.COMPLETED:
-            return ""
         if status == Status.SKIPPED:
             cause = state.cause.get(node, NO_TASK)
             if cause in (NO_TASK, node):

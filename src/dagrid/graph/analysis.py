@@ -240,7 +240,9 @@ def transitive_reduction(dag: DAG) -> DAG:
     specs = dag.specs.copy()
     for at in redundant.keys() & specs.keys():
         specs[at] = specs[at].changed(depends_on=[structure.names[one] for one in predecessors[at]])
-    return type(dag).of(made, specs, name=dag.name, max_concurrency=dag.max_concurrency)
+    return type(dag).of(
+        made, specs, name=dag.name, max_concurrency=dag.max_concurrency, rules=dag.rules, outline=dag.outline
+    )
 
 
 def _redundant_edges(structure: Structure) -> dict[int, set[int]]:

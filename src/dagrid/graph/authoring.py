@@ -10,22 +10,23 @@ import functools
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, hint, nearest
-from dagrid.graph.arguments import Arguments, Group, Ref, fill
+from dagrid.graph.arguments import Group, Ref
 from dagrid.graph.dag import DAG, check_run_settings
-from dagrid.graph.node import Node, OnLost, Place, node_id
-from dagrid.graph.policy import Retry
-from dagrid.graph.structure import Structure, paused_gc
+from dagrid.graph.node import Node, NodeSettings, node_id
+from dagrid.graph.recording import Handle, Recording, recording
+from dagrid.graph.structure import paused_gc
 
 if TYPE_CHECKING:
     from dagrid.assemble import RunSettings
     from dagrid.execution.results import ExecutionResult
     from dagrid.execution.run import Run
+
+__all__ = ["SETTINGS", "Flow", "Handle", "Recording", "Task", "TaskSettings", "dag", "task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,214 +35,17 @@ SETTINGS = frozenset(
     (
         *("backend", "max_concurrency", "resources", "on_failure", "node_timeout", "rules", "max_nodes"),
         *("progress", "observers", "tracing", "seed", "clock", "keep", "checkpoint", "run_id", "cache"),
+        *("targets", "roots", "exclude", "debug", "given", "from_run", "from_file"),
     )
 )
 """The names of what a run takes; a test holds them against `dagrid.assemble.RunSettings`."""
 
 
-class Recording:
-    """A graph that is being described: what each call of a task adds to."""
+class TaskSettings(NodeSettings, total=False):
+    """What `@task` and `Task.with_options` take by name."""
 
-    __slots__ = ("_counts", "_index", "_names", "_predecessors", "_specs", "name", "open", "prefix")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.open = True
-        self.prefix = ""
-        self._names: list[str] = []
-        self._index: dict[str, int] = {}
-        self._counts: dict[str, int] = {}
-        self._predecessors: list[list[int]] = []
-        self._specs: dict[int, Node] = {}
-
-    def add(
-        self, pattern: Node, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, length: int | None = None
-    ) -> Handle:
-        """Record a call and return the handle of its value."""
-        if not self.open:
-            raise HandleError(
-                f"A handle of @dag {self.name!r} was used after the graph had been described. Use handles only inside of that "
-                f"function: pass them to tasks, or return them and read the values that the call returns."
-            )
-        taken: dict[int, str] = {}
-        given = tuple([self._place(one, taken) for one in args])
-        named = {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
-        name = self._unique(pattern.id)
-        at = len(self._names)
-        self._names.append(name)
-        self._index[name] = at
-        self._predecessors.append(list(taken))
-        self._specs[at] = pattern.called(name, Arguments(given, named, tuple(taken.values())))
-        return Handle(self, at, Ref(name), length)
-
-    def group(self, name: str) -> str:
-        """Return the prefix for the nodes of a nested graph."""
-        key = f"{self.prefix}{name}."
-        count = self._counts[key] = self._counts.get(key, 0) + 1
-        return key if count == 1 else f"{self.prefix}{name}_{count}."
-
-    def template(self, value: Any) -> Any:
-        """Return a value with references in the places of handles."""
-        return self._place(value, {})
-
-    def graph(self, max_concurrency: int | None) -> DAG:
-        """Return what was recorded; this ends it."""
-        structure = Structure.of_predecessors(self._names, self._index, self._predecessors)
-        return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
-
-    def _unique(self, base: str) -> str:
-        name = self.prefix + base
-        if name not in self._index:
-            return name
-        count = self._counts.get(name, 1)
-        while True:
-            count += 1
-            found = f"{name}_{count}"
-            if found not in self._index:
-                self._counts[name] = count
-                return found
-
-    def _place(self, value: Any, taken: dict[int, str], seen: set[int] | None = None) -> Any:
-        kind = type(value)
-        if kind is Handle:
-            if value.recording is not self:
-                raise HandleError(
-                    f"{value!r} belongs to @dag {value.recording.name!r} and not to {self.name!r}, which is being described. "
-                    f"Call the task here, or pass the value as an argument."
-                )
-            ref = value.ref
-            taken[value.at] = ref.node
-            return ref
-        if kind not in _CONTAINERS or not value:
-            return value
-        if kind is dict and Handle in set(map(type, value)):
-            raise HandleError("A handle is the key of a dict, and its value is not known yet. Make the dict in a task.")
-        kinds = set(map(type, value.values() if kind is dict else value))
-        if kinds.isdisjoint(_HOLDERS):
-            return value
-        if kind is set or kind is frozenset:
-            if Handle in kinds:
-                raise HandleError("A set of handles has no order. Use a list or a tuple, and make the set in a task.")
-            return value
-        seen = seen or set()
-        if id(value) in seen:
-            return value
-        seen.add(id(value))
-        items = list(value.values()) if kind is dict else value
-        placed = tuple([self._place(one, taken, seen) for one in items])
-        seen.discard(id(value))
-        if all(new is old for new, old in zip(placed, items, strict=True)):
-            return value
-        return Group(kind, placed, tuple(value) if kind is dict else ())
-
-
-_current: ContextVar[Recording | None] = ContextVar("dagrid_recording", default=None)
-
-
-class Handle:
-    """What a task called inside a `@dag` function returns: it stands for the value that a run will make.
-
-    It can be passed to tasks, also inside of lists, tuples and dicts; returned; indexed, where the index is applied by whoever
-    receives the value; iterated and unpacked if the task says `unpack_to`. Comparisons and arithmetic record nodes of their own.
-    As a key and in sets a handle is itself and nothing else: its hash is its identity.
-
-    Raises:
-        HandleError: it is used as if it were the value: `if handle`, `x in handle`, a loop without a length, formatting; or used
-            outside of the function in which it was made.
-    """
-
-    __slots__ = ("at", "length", "recording", "ref")
-
-    def __init__(self, recording: Recording, at: int, ref: Ref, length: int | None = None) -> None:
-        self.recording = recording
-        self.at = at
-        self.ref = ref
-        self.length = length
-
-    __hash__ = object.__hash__
-
-    def __repr__(self) -> str:
-        return f"<handle of {self.ref.node + ''.join(f'[{key!r}]' for key in self.ref.path)!r}>"
-
-    def __getitem__(self, key: Any) -> Handle:
-        if type(key) is Handle or not self.recording.open:
-            return self.recording.add(_operation("getitem"), (self, key))
-        return Handle(self.recording, self.at, Ref(self.ref.node, (*self.ref.path, key)))
-
-    def __len__(self) -> int:
-        if self.length is None:
-            raise HandleError(
-                f"How long {self!r} is will be known when it has run. Say it with @task(unpack_to=...), or work on the whole "
-                f"value in a task."
-            )
-        return self.length
-
-    def __iter__(self) -> Iterator[Handle]:
-        return iter([self[place] for place in range(len(self))])
-
-    def __bool__(self) -> bool:
-        raise HandleError(
-            f"{self!r} has no value yet, so nothing can be decided by it here. Decide inside of a task, or let the graph grow "
-            f"with a Rule."
-        )
-
-    def __contains__(self, item: object) -> bool:
-        raise HandleError(f"What {self!r} contains will be known when it has run. Ask that in a task.")
-
-    def __format__(self, spec: str) -> str:
-        raise HandleError(f"{self!r} has no value yet to be formatted. Format it in a task; repr() names the handle.")
-
-    def __reduce__(self) -> Any:
-        raise HandleError(f"{self!r} cannot leave the graph in which it was made. Pass it to a task.")
-
-    if TYPE_CHECKING:
-
-        def __add__(self, other: Any) -> Handle: ...
-        def __sub__(self, other: Any) -> Handle: ...
-        def __mul__(self, other: Any) -> Handle: ...
-        def __truediv__(self, other: Any) -> Handle: ...
-        def __lt__(self, other: Any) -> Handle: ...
-        def __le__(self, other: Any) -> Handle: ...
-        def __gt__(self, other: Any) -> Handle: ...
-        def __ge__(self, other: Any) -> Handle: ...
-
-
-_CONTAINERS = frozenset([list, tuple, dict, set, frozenset])
-_HOLDERS = _CONTAINERS | {Handle}
-_ONE_SIDED = ["eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert"]
-_TWO_SIDED = [
-    "add",
-    "sub",
-    "mul",
-    "matmul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "lshift",
-    "rshift",
-    "and",
-    "or",
-    "xor",
-]
-
-
-@functools.cache
-def _operation(name: str) -> Node:
-    return Node(name, getattr(operator, f"__{name}__"))
-
-
-def _operator(name: str, turned: bool) -> Callable[..., Handle]:
-    def apply(self: Handle, *other: Any) -> Handle:
-        return self.recording.add(_operation(name), (*other, self) if turned else (self, *other))
-
-    return apply
-
-
-for _name in _ONE_SIDED + _TWO_SIDED:
-    setattr(Handle, f"__{_name}__", _operator(_name, False))
-for _name in _TWO_SIDED:
-    setattr(Handle, f"__r{_name}__", _operator(_name, True))
+    name: str | None
+    unpack_to: int | None
 
 
 class Task(Generic[P, R]):
@@ -250,40 +54,80 @@ class Task(Generic[P, R]):
     Attributes:
         fn: the function itself.
         node: the settings that every node of this task has.
+        origin: the task of which this one is the same with other settings; itself, if there is none.
     """
 
     fn: Callable[P, R]
     node: Node
+    origin: Task[P, R]
     __name__: str
     __qualname__: str
 
-    def __init__(self, fn: Callable[P, R], node: Node, unpack_to: int | None) -> None:
+    def __init__(self, fn: Callable[P, R], settings: TaskSettings) -> None:
         functools.update_wrapper(self, fn)
         self.fn = fn
-        self.node = node
-        self.node = node.changed(fn=_Body.of(self, unpack_to))
-        self._unpack_to = unpack_to
-        self._signature = inspect.signature(fn)
-        self._shape = _Shape(self._signature)
+        self.origin = self
+        self.node = Node(node_id(settings.get("name") or fn))
+        self._condition: Handle | None = None
+        self._unpack_to: int | None = None
+        self._body()
+        self._set(settings)
+        self._look()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        recording = _current.get()
-        if recording is None:
-            for one in (*args, *kwargs.values()):
-                if type(one) is Handle:
-                    raise HandleError(
-                        f"{one!r} was given to {self.node.id!r} outside of @dag {one.recording.name!r}, {_AFTER}"
-                    )
+        current = recording.get()
+        if current is None:
+            self._refuse_handles((*args, *kwargs.values()))
             return self.fn(*args, **kwargs)
         shape = self._shape
         given: tuple[Any, ...] = args
         named: Mapping[str, Any] = kwargs
         if kwargs or not shape.least <= len(args) <= shape.most:
             given, named = self._bound(args, kwargs)
-        return recording.add(self.node, given, named, self._unpack_to)  # type: ignore[return-value]  # stands for an R
+        if self._condition is not None:
+            current.holds(self._condition)
+        return current.add(self.node, given, named, self._unpack_to)  # type: ignore[return-value]  # stands for an R
+
+    def map(self, items: Any, *args: Any, **kwargs: Any) -> Any:
+        """Record a call for each item, and return a handle of the list of their values.
+
+        The nodes are called `name[0]`, `name[1]`, ..., and the one that gathers their values `name`. Where the items are known (a
+        list, or a handle that says how many there are) they are recorded at once; else the graph grows by them when it runs, as
+        soon as the list is there. What is mapped over the list of another map goes on item by item.
+
+        Args:
+            items: a list or a handle of one; each call gets one item as its first argument.
+            args, kwargs: what each call gets besides.
+
+        Returns:
+            The handle; outside of a `@dag` function the list itself.
+
+        Raises:
+            HandleError: `items` is neither a handle nor iterable.
+        """
+        current = recording.get()
+        if current is None:
+            self._refuse_handles((items, *args, *kwargs.values()))
+            every: Any = self.fn
+            return [every(item, *args, **kwargs) for item in items]
+        given, named = self._bound((items, *args), kwargs)
+        if self._condition is not None:
+            current.holds(self._condition)
+        return current.map(self.node, given[0], given[1:], named, self._unpack_to)
+
+    def with_options(self, **settings: Unpack[TaskSettings]) -> Task[P, R]:
+        """Return the same task with other settings for some of its calls; takes what `task` takes.
+
+        Raises:
+            InvalidNodeError: a setting that cannot be.
+            HandleError: `when` is a handle of another graph.
+        """
+        made = self._copy()
+        made._set(settings)  # noqa: SLF001  # it is this class
+        return made
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else MethodType(self, instance)
+        return self if instance is None else _Method(self, instance)
 
     def __repr__(self) -> str:
         return f"<task {self.node.id!r}>"
@@ -291,6 +135,57 @@ class Task(Generic[P, R]):
     def __reduce__(self) -> Any:
         """Travel by name where that leads here, else as the bare function."""
         return self.__qualname__ if _is_importable(self) else (functools.partial, (self.fn,))
+
+    def _copy(self) -> Task[P, R]:
+        made: Task[P, R] = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def _set(self, settings: TaskSettings) -> None:
+        said: dict[str, Any] = dict(settings)
+        for unknown in sorted(said.keys() - _TASK_SETTINGS):
+            raise InvalidNodeError(f"@task has no setting {unknown!r}.{hint(nearest(unknown, _TASK_SETTINGS))}")
+        name = said.pop("name", None)
+        if name is not None:
+            said["id"] = name
+        condition = said.get("when")
+        if "when" in said:
+            self._condition = None
+        if type(condition) is Handle:
+            current = recording.get()
+            if current is None:
+                self._refuse_handles((condition,))
+            else:
+                current.holds(condition)
+            self._condition, said["when"] = condition, condition.ref
+        if "unpack_to" in said:
+            self._unpack_to = _length(said.pop("unpack_to"))
+            self._body()
+        if said:
+            self.node = self.node.changed(**said)
+
+    def _body(self) -> None:
+        self.node = self.node.changed(fn=TaskBody.of(self.origin, self._unpack_to))
+
+    def _look(self) -> None:
+        self._signature = inspect.signature(self.fn)
+        self._shape = _Shape(self._signature)
+
+    def of(self, instance: object) -> Task[..., R]:
+        """Return the task of an instance, which is not among its arguments any more."""
+        body: Callable[..., Any] = self.node.fn or self.fn
+        made: Task[..., R] = self._copy()
+        made.fn = functools.partial(self.fn, instance)  # type: ignore[arg-type]
+        made.node = self.node.changed(fn=functools.partial(body, instance))
+        made._look()
+        return made
+
+    def _refuse_handles(self, values: Iterable[Any]) -> None:
+        for one in values:
+            if type(one) is Handle:
+                raise HandleError(
+                    f"{one!r} was given to {self.node.id!r} outside of @dag {one.recording.name!r}, {_AFTER}"
+                )
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Check a call; pass by position what can be."""
@@ -309,7 +204,39 @@ class Task(Generic[P, R]):
         return tuple(given), named
 
 
+_TASK_SETTINGS = frozenset(TaskSettings.__annotations__)
 _AFTER = "where there is no value yet. Call the task inside of that function, or return the handle and use what the call returns."
+
+
+class _Method:
+    """A task as a method of an instance, which is an argument of its calls like any other."""
+
+    def __init__(self, task: Task[..., Any], instance: object) -> None:
+        self.__func__ = task
+        self.__self__ = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    def map(self, items: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__.of(self.__self__).map(items, *args, **kwargs)
+
+    def with_options(self, **settings: Unpack[TaskSettings]) -> Task[..., Any]:
+        return self.__func__.of(self.__self__).with_options(**settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__func__, name)
+
+    def __repr__(self) -> str:
+        return f"<task {self.node.id!r} of {self.__self__!r}>"
+
+
+def _length(unpack_to: object) -> int | None:
+    if unpack_to is not None and (type(unpack_to) is not int or unpack_to < 0):
+        raise InvalidNodeError(
+            f"unpack_to is how many items the value has, a whole number from 0 up, not {unpack_to!r}."
+        )
+    return unpack_to
 
 
 class _Shape:
@@ -327,40 +254,47 @@ class _Shape:
         self.positional = [] if anything else [(one.name, one.default) for one in by_position]
 
 
-class _Body(functools.partial):  # type: ignore[type-arg]
+class TaskBody(functools.partial):  # type: ignore[type-arg]
     """The function of a task as its nodes have it: called in C, and sent by the name of the task where there is one."""
 
-    task: Task[Any, Any]
+    origin: Task[Any, Any]
+    is_async: bool
 
     @classmethod
-    def of(cls, task: Task[Any, Any], unpack_to: int | None) -> _Body:
-        if unpack_to is None:
-            made = cls(task.fn)
-        else:
-            call = _await_unpacked if inspect.iscoroutinefunction(task.fn) else _call_unpacked
-            made = cls(call, task.node.id, unpack_to, task.fn)
+    def of(cls, task: Task[Any, Any], unpack_to: int | None) -> TaskBody:
+        unpacked = _await_unpacked if is_async(task.fn) else _call_unpacked
+        made = cls(task.fn) if unpack_to is None else cls(unpacked, task.node.id, unpack_to, task.fn)
         functools.update_wrapper(made, task.fn)
-        made.task = task
+        made.origin = task
+        made.is_async = is_async(task.fn)
         return made
 
     def __reduce__(self) -> Any:
-        if _is_importable(self.task):
-            return operator.attrgetter("node.fn"), (self.task,)
-        return functools.partial, (self.func, *self.args)
+        if not _is_importable(self.origin):
+            return functools.partial, (self.func, *self.args)
+        if self is self.origin.node.fn:
+            return operator.attrgetter("node.fn"), (self.origin,)
+        return TaskBody.of, (self.origin, self.args[1] if self.args[1:] else None)
 
 
 def _call_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return _of_length(name, length, fn(*args, **kwargs))
+    return _unpacked(name, length, fn(*args, **kwargs))
 
 
 async def _await_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return _of_length(name, length, await fn(*args, **kwargs))
+    return _unpacked(name, length, await fn(*args, **kwargs))
 
 
-def _of_length(name: str, length: int, value: Any) -> Any:
+def _unpacked(name: str, length: int, value: Any) -> Any:
     if len(value) != length:
         raise ValueError(f"{name}() returned {len(value)} items, and its unpack_to says {length}.")
     return value
+
+
+def is_async(fn: object) -> bool:
+    """Return whether a call of this gives something to be awaited."""
+    called = getattr(fn, "__call__", None)  # noqa: B004  # an object whose __call__ is a coroutine function
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(called)
 
 
 def _is_importable(task: Task[Any, Any] | Flow[Any, Any]) -> bool:
@@ -395,26 +329,26 @@ class Flow(Generic[P, R]):
         self._own = SETTINGS.intersection(inspect.signature(fn).parameters)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Describe, run and wait.
+        """Describe, run and wait. What was skipped though nothing failed is None in what is returned.
+
+        Each call makes a graph of its own, and so runs the setup nodes again; what `build` returns keeps their values.
 
         Raises:
             BaseException: what the first failed node raised; with `on_failure="continue"` only if its value is asked for.
         """
-        recording = _current.get()
-        if recording is not None:
-            outside = recording.prefix
-            recording.prefix = recording.group(self.name)
+        current = recording.get()
+        if current is not None:
+            outside = current.prefix
+            current.prefix = current.group(self.name)
             try:
                 return self.fn(*args, **kwargs)
             finally:
-                recording.prefix = outside
+                current.prefix = outside
         graph, template = self._describe(args, kwargs)
         result = graph.run(**self._settings)
         if not result.ok and result.status != "partially_succeeded":
             result.raise_for_status()
-        if type(template) is Ref and not template.path:
-            return result[template.node]  # type: ignore[no-any-return]
-        return fill(template, _Read(result))  # type: ignore[no-any-return]
+        return _Values(result).of(template)  # type: ignore[no-any-return]
 
     def build(self, *args: P.args, **kwargs: P.kwargs) -> DAG:
         """Return the graph that the function describes for these arguments, without running anything."""
@@ -447,16 +381,16 @@ class Flow(Generic[P, R]):
         return self.__qualname__ if _is_importable(self) else super().__reduce_ex__(protocol)
 
     def _describe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[DAG, Any]:
-        recording = Recording(self.name)
-        token = _current.set(recording)
-        try:
-            with paused_gc():  # as in a builder: all that is recorded is kept
+        made = Recording(self.name)
+        token = recording.set(made)
+        with paused_gc():  # as in a builder: all that is recorded is kept
+            try:
                 returned = self.fn(*args, **kwargs)
-                template = recording.template(returned)
-        finally:
-            recording.open = False
-            _current.reset(token)
-        return recording.graph(self._settings.get("max_concurrency")), template
+                template = made.template(returned)
+            finally:
+                made.open = False
+                recording.reset(token)
+            return made.graph(self._settings.get("max_concurrency")), template
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], RunSettings]:
         names = SETTINGS - self._own
@@ -465,32 +399,44 @@ class Flow(Generic[P, R]):
         return mine, settings
 
 
-class _Read(Mapping[str, Any]):
+class _Values:
     """The values of a run, each opened once."""
 
     def __init__(self, result: ExecutionResult) -> None:
         self._result = result
         self._known: dict[str, Any] = {}
 
-    def __getitem__(self, name: str) -> Any:
+    def of(self, template: Any) -> Any:
+        """Return a template with the values in their places; None stands for what was skipped though nothing failed."""
+        kind = type(template)
+        if kind is Ref:
+            return self._at(template)
+        if kind is not Group:
+            return template
+        items = [self.of(one) for one in template.items]
+        if template.kind is dict:
+            return dict(zip(template.keys, items, strict=True))
+        return tuple(items) if template.kind is tuple else items
+
+    def _at(self, ref: Ref) -> Any:
+        name, result = ref.node, self._result
         if name not in self._known:
-            self._known[name] = self._result[name]
-        return self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._result)
-
-    def __len__(self) -> int:
-        return len(self._result)
+            if name not in result or result.passed_over(name):
+                return None
+            self._known[name] = result[name]
+        value = self._known[name]
+        for key in ref.path:
+            value = value[key]
+        return value
 
 
 def _outside(action: Callable[[], R]) -> R:
     """Do something as outside of any description: what runs must not record."""
-    token = _current.set(None)
+    token = recording.set(None)
     try:
         return action()
     finally:
-        _current.reset(token)
+        recording.reset(token)
 
 
 @overload
@@ -498,46 +444,27 @@ def task(fn: Callable[P, R], /) -> Task[P, R]: ...
 
 
 @overload
-def task(
-    *,
-    name: str | None = None,
-    priority: int = 0,
-    is_sequential: bool = False,
-    resources: Mapping[str, float] | None = None,
-    selector: Mapping[str, str] | None = None,
-    retries: Retry | int | None = None,
-    timeout: float | None = None,
-    cost: float | None = None,
-    kind: str | None = None,
-    cache: bool | str = False,
-    on_lost: OnLost = "requeue",
-    place: Place | None = None,
-    unpack_to: int | None = None,
-) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(**settings: Unpack[TaskSettings]) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
-def task(
-    fn: Callable[..., Any] | None = None, /, *, name: str | None = None, unpack_to: int | None = None, **settings: Any
-) -> Any:
+def task(fn: Callable[..., Any] | None = None, /, **settings: Any) -> Any:
     """Mark a function as a task: called inside of a `@dag` function it records a node and returns a handle of its value.
 
+    An `async def` function runs on the event loop of the run; called outside of a `@dag` function it gives a coroutine, as ever.
+
     Args:
-        fn: the function, `async def` or plain, where the decorator stands without parentheses.
-        name: what its nodes are called; by default the name of the function. Further calls are `name_2`, `name_3`, ...
-        priority, is_sequential, resources, selector, retries, timeout, cost, kind, cache, on_lost, place: as for `Node`.
-        unpack_to: how many items its value has, for `a, b = task(...)` and loops.
+        fn: the function, where the decorator stands without parentheses.
+        settings: by name, see `TaskSettings`: `name`, what its nodes are called, by default as the function; further calls are
+            `name_2`, `name_3`, ... `unpack_to`, how many items its value has, for `a, b = task(...)` and loops. `when`, a handle
+            or a comparison of handles: where its value is false, the node is skipped. All others as for `Node`.
 
     Raises:
         InvalidNodeError: a setting that cannot be.
     """
     if fn is None:
-        return lambda fn: task(fn, name=name, unpack_to=unpack_to, **settings)  # type: ignore[call-overload]
+        return lambda fn: task(fn, **settings) if settings else task(fn)
     _check_function("task", fn)
-    if unpack_to is not None and (type(unpack_to) is not int or unpack_to < 0):
-        raise InvalidNodeError(
-            f"unpack_to is how many items the value has, a whole number from 0 up, not {unpack_to!r}."
-        )
-    return Task(fn, Node(name or node_id(fn), **settings), unpack_to)
+    return Task(fn, settings)  # type: ignore[arg-type]  # checked there
 
 
 @overload
@@ -581,3 +508,5 @@ def dag(fn: Callable[..., Any] | None = None, /, *, name: str | None = None, **s
 def _check_function(what: str, fn: object) -> None:
     if not callable(fn):
         raise InvalidNodeError(f"@{what} marks a function, not {fn!r}. Settings are given by name: @{what}(name=...).")
+    if inspect.isasyncgenfunction(fn):
+        raise InvalidNodeError(f"@{what} marks functions that return, and {fn!r} yields. Let it return a list.")

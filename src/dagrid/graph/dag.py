@@ -5,7 +5,7 @@ This room knows nothing of running. Algorithms are in `analysis`, texts in `form
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dagrid.errors import InvalidNodeError, InvalidSettingError
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from dagrid.execution.results import ExecutionResult, NodeResult
     from dagrid.execution.run import Run
     from dagrid.graph.analysis import CriticalPath, GraphStats
+    from dagrid.graph.authoring import Flow
     from dagrid.graph.builder import DAGBuilder
+    from dagrid.graph.late import Outline
+    from dagrid.graph.rules import Rule
 
 __all__ = ["DAG", "ExecNode", "Node", "NodeRef", "OnLost", "Structure"]
 
@@ -37,6 +40,9 @@ class DAG:
         structure: the graph as integers; read-only by convention. What waits for what is said here and only here.
         specs: by index, the nodes that have a function or any setting. `depends_on` in them is as it was written there;
             `node(name)` gives it in full.
+        rules: what makes each run of the graph grow, before the rules of the run; `@dag` writes them for maps over values that
+            are known at run time only.
+        outline: the graph as it was described, if there are such maps.
 
     Raises:
         DuplicateNodeError, UnknownNodeError, CycleError, InvalidNodeError: the nodes are no graph.
@@ -47,7 +53,10 @@ class DAG:
     specs: dict[int, Node]
     name: str | None
     max_concurrency: int | None
+    rules: tuple[Rule, ...] = ()
+    outline: Outline | None = None
     compiled: Any = None
+    kept: Any = None
 
     def __init__(
         self, nodes: Iterable[Node] = (), *, max_concurrency: int | None = None, name: str | None = None
@@ -72,6 +81,8 @@ class DAG:
         *,
         name: str | None = None,
         max_concurrency: int | None = None,
+        rules: tuple[Rule, ...] = (),
+        outline: Outline | None = None,
     ) -> DAG:
         """Make a graph of parts that are known to fit; both are taken over, not copied."""
         made = cls.__new__(cls)
@@ -79,6 +90,9 @@ class DAG:
         made.specs = specs
         made.name = name
         made.max_concurrency = max_concurrency
+        if outline is not None or rules:
+            made.rules = rules
+            made.outline = outline
         return made
 
     @staticmethod
@@ -89,17 +103,45 @@ class DAG:
         return DAGBuilder(name, max_concurrency)
 
     def extend(self, nodes: Iterable[Node]) -> DAG:
-        """Return a longer graph; this one stays as it is. Its new edges lead to the new nodes only.
+        """Return a longer graph; this one stays as it is. Its new edges lead to the new nodes only. They may wait for nodes that
+        the graph grows by: then they come later themselves.
 
         Raises:
             DuplicateNodeError, UnknownNodeError, CycleError, InvalidNodeError: the new nodes do not fit.
         """
         given = _checked(nodes)
         edges = [(before, node.id) for node in given for before in node.required()]
-        structure = self.structure.extended([node.id for node in given], edges)
-        start = len(self.structure.names)
-        specs = self.specs | {at: node for at, node in enumerate(given, start) if not node.is_bare}
-        return DAG.of(structure, specs, name=self.name, max_concurrency=self.max_concurrency)
+        whole = self if self.outline is None else self.outline
+        structure = whole.structure.extended([node.id for node in given], edges)
+        start = len(whole.structure.names)
+        specs = {**whole.specs, **{at: node for at, node in enumerate(given, start) if not node.is_bare}}
+        if self.outline is None:
+            return DAG.of(structure, specs, name=self.name, max_concurrency=self.max_concurrency)
+        from dagrid.graph.late import Outline, split
+
+        longer = Outline(structure, specs, self.outline.maps)
+        return split(longer, name=self.name, max_concurrency=self.max_concurrency)
+
+    def compose(
+        self, name: str | None = None, *, inputs: Sequence[NodeRef], outputs: NodeRef | Sequence[NodeRef]
+    ) -> Flow[..., Any]:
+        """Cut a piece out of the graph, as a function of `@dag`: its parameters are the inputs, and it returns the outputs.
+
+        In it is all that the outputs need, up to the inputs, whose values are the arguments of a call. It can be called, run,
+        built, and used in another `@dag` function.
+
+        Args:
+            name: what it is called; by default as this graph.
+            inputs: the nodes in whose places the arguments stand, in order.
+            outputs: the node whose value is returned, or a list of them, for a list of values.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+            GraphError: the outputs do not depend on the inputs in the way that is said.
+        """
+        from dagrid.graph.compose import compose
+
+        return compose(self, name, inputs, outputs)
 
     if TYPE_CHECKING:  # bound by the front door, for running is above this floor
 
@@ -224,14 +266,16 @@ class DAG:
     # --- other graphs -------------------------------------------------------------------------------------------------
 
     def transitive_reduction(self) -> DAG:
-        """Return the graph without the edges that follow from others. Edges where a value flows (`inputs`, `arguments`) stay."""
+        """Return the graph without the edges that follow from others. Edges where a value flows (`inputs`, `arguments`) stay, and
+        so do the rules."""
         return analysis.transitive_reduction(self)
 
     def subgraph(self, names: Iterable[NodeRef]) -> DAG:
         """Return the graph of some nodes and the edges among them, in the order of this graph.
 
         Edges from outside are dropped, and so are the entries of `inputs` whose value would come from outside. A node
-        whose `arguments` need such a value stays, and cannot be run.
+        whose `arguments` need such a value stays, and cannot be run. The rules of the graph are dropped. To run a part of a
+        graph, say `targets`, `roots` or `exclude` to `run`; to make a part one of its own, see `compose`.
 
         Raises:
             UnknownNodeError: a name that is not in the graph.
@@ -242,7 +286,7 @@ class DAG:
 
     def reverse(self) -> DAG:
         """Return the graph with every edge turned round. Settings are kept, except `inputs` and
-        `arguments`: values flow one way."""
+        `arguments`: values flow one way. The rules of the graph are dropped."""
         return analysis.reverse(self)
 
     # --- texts --------------------------------------------------------------------------------------------------------
@@ -317,7 +361,7 @@ class DAG:
         return f"<DAG{title}: {_count(self.node_count(), 'node')}, {_count(self.edge_count(), 'edge')}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "compiled"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("compiled", "kept")}
 
     def _at(self, name: NodeRef) -> int:
         key = name if isinstance(name, str) else node_id(name)

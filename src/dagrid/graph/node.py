@@ -261,6 +261,11 @@ class Node:
         return made
 
 
+def origin_of(fn: object) -> object:
+    """Return the `@task` that a function belongs to, also as the function of a node; without one, the function itself."""
+    return getattr(fn, "origin", fn)
+
+
 FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Node))
 
 

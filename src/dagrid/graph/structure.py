@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -74,6 +73,15 @@ class Structure:
             order = topological_order(predecessors, names)
             return cls(names, index, successors, predecessors, order)
 
+    @classmethod
+    def in_order(cls, names: list[str], index: dict[str, int], predecessors: list[list[int]]) -> Structure:
+        """Make the structure of integer lists, each edge once and from a node to a later one; they are taken over."""
+        successors: list[list[int]] = [[] for _ in names]
+        for node, before in enumerate(predecessors):
+            for one in before:
+                successors[one].append(node)
+        return cls(names, index, successors, predecessors, list(range(len(names))))
+
     def extended(self, names: list[str], edges: Iterable[tuple[str, str]]) -> Structure:
         """Return this structure with more nodes; every edge must lead to one of them.
 
@@ -120,15 +128,17 @@ class Structure:
                 yield names[one], names[node]
 
 
-@contextmanager
-def paused_gc() -> Iterator[None]:
+class paused_gc:  # noqa: N801  # used as a function
     """Pause the cyclic garbage collector: many small lists are made and none of them is garbage."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
+
+    __slots__ = ("_enabled",)
+
+    def __enter__(self) -> None:
+        self._enabled = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._enabled:
             gc.enable()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dagrid.machine.events import UNSTARTED
 from dagrid.machine.pick import matches
 from dagrid.machine.plan import SHARES
 from dagrid.machine.state import (
@@ -55,7 +56,8 @@ def explain(state: State, node: int, at: float) -> str:
         if cause == node:
             return f"{name!r} was skipped: {state.detail[node]}."
         return f"{name!r} was skipped, because {state.plan.names[cause]!r} {ended_word(state.status[cause])}."
-    took = f" after {state.ended[node] - state.started[node]:.3f} s" if status == COMPLETED else ""
+    ran = status == COMPLETED and state.started[node] != UNSTARTED
+    took = f" after {state.ended[node] - state.started[node]:.3f} s" if ran else ""
     detail = state.detail.get(node, "")
     return f"{name!r} {ended_word(status)}{took}{f': {detail}' if detail else ''}."
 

@@ -1,0 +1,218 @@
+"""What of a graph one run performs: the part that was chosen, the values from before, and the setup nodes.
+
+It joins what `graph.parts` finds with values that were given, come from an earlier run or were read from a file. How a run is
+started is not known here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+from dagrid.errors import InvalidSettingError
+from dagrid.execution.binding import Bindings
+from dagrid.execution.results import ExecutionResult
+from dagrid.graph.dag import DAG
+from dagrid.graph.node import NodeRef
+from dagrid.graph.parts import Choice, Special, check_values, choose, reach, resolve, special
+from dagrid.ports import opened
+
+Path = str | PathLike[str]
+Given = tuple[Any, str]
+SET_UP = "set up before"
+FOR_SETUP = "not needed for the setup"
+
+
+@dataclass(slots=True)
+class Before:
+    """Where values come from that are not made anew, see `dagrid.assemble.start`."""
+
+    given: Mapping[NodeRef, Any] | None = None
+    from_run: ExecutionResult | None = None
+    from_file: Path | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self.given is None and self.from_run is None and self.from_file is None
+
+
+@dataclass(slots=True)
+class Part:
+    """A graph, and by number what does not run of it: what has a value, and what is omitted. `setup` is to run before it."""
+
+    dag: DAG
+    given: dict[int, Given] = field(default_factory=dict)
+    omitted: dict[int, str] = field(default_factory=dict)
+    setup: list[int] = field(default_factory=list)
+
+    def check(self, bindings: Bindings) -> None:
+        """Check that all values are there that are taken, and open those.
+
+        Raises:
+            PlanError: one is missing.
+        """
+        if self.omitted:
+            check_values(self.dag.structure, self.omitted, bindings.sources, self.given)
+        if not self.given:
+            return
+        taken = set(self.given)
+        if not self.dag.rules:
+            running = (at for at in range(len(self.dag)) if at not in self.given and at not in self.omitted)
+            taken &= {one for at in running for one in bindings.sources(at)}
+        for at in taken:
+            value, why = self.given[at]
+            self.given[at] = opened(value), why
+
+
+class Kept:
+    """The values of the setup nodes of a graph, by name."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.values: dict[str, Any] = {}
+
+
+_making = threading.Lock()
+
+
+def kept_of(dag: DAG) -> Kept:
+    """Return what is kept of a graph."""
+    with _making:
+        if dag.kept is None:
+            dag.kept = Kept()
+    kept: Kept = dag.kept
+    return kept
+
+
+def part_of(dag: DAG, choice: Choice, before: Before, overridden: Iterable[str] = ()) -> Part:
+    """Return what a run performs of a graph.
+
+    Args:
+        dag: the graph.
+        choice: what is to run.
+        before: where values come from.
+        overridden: the nodes that have another function in this run; setup nodes among them run like others.
+
+    Raises:
+        PlanError, UnknownNodeError, StoreError: what is asked for cannot be.
+    """
+    asked = not before.empty or choice.targets is not None or choice.roots is not None or choice.exclude is not None
+    kinds = _NONE if not any(spec.setup or spec.debug for spec in dag.specs.values()) else None
+    if kinds is not None and not asked and dag.outline is None:
+        return Part(dag)
+    return _chosen(dag, choice, before, asked, set(overridden))
+
+
+def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: set[str]) -> Part:
+    whole = dag if dag.outline is None else dag.outline
+    structure, specs = whole.structure, whole.specs
+    kinds = special(structure, specs)
+    given = _values(before, choice, whole.structure, specs)
+    omitted = choose(structure, specs, choice, kinds, given)
+    if choice.exclude is not None:
+        for at in resolve(choice.exclude, structure, specs, setting="exclude"):
+            given.pop(at, None)
+            omitted[at] = "excluded"
+    setup = [at for at in kinds.setup if at not in given and at not in omitted]
+    if dag.outline is None:
+        part = Part(dag, given, omitted, setup)
+    else:
+        if asked or omitted:
+            from dagrid.graph.late import split
+
+            check_values(structure, omitted, lambda at: [structure.index[one] for one in _taken(specs, at)], given)
+            dag = split(
+                dag.outline,
+                name=dag.name,
+                max_concurrency=dag.max_concurrency,
+                known=given.keys(),
+                unwanted=omitted.keys(),
+            )
+        names, index = structure.names, dag.structure.index
+        part = Part(
+            dag,
+            {index[names[at]]: value for at, value in given.items()},
+            {index[names[at]]: why for at, why in omitted.items() if names[at] in index},
+            [index[names[at]] for at in setup],
+        )
+    if any(dag.structure.names[at] in overridden for at in part.setup):
+        part.setup = []
+    return part
+
+
+def set_up(part: Part, kept: Kept, run: Callable[[dict[int, Given], dict[int, str]], ExecutionResult]) -> None:
+    """Give a part the values of its setup nodes; those that nobody has run yet run now, once.
+
+    Args:
+        part: its `given` is completed.
+        kept: the values of setup nodes that ran before.
+        run: runs a graph but for what is given and what is omitted.
+
+    Raises:
+        BaseException: what a setup node raised; it is tried again the next time.
+    """
+    names = part.dag.structure.names
+    with kept.lock:
+        missing = [at for at in part.setup if names[at] not in kept.values]
+        if missing:
+            have = {at: (kept.values[names[at]], SET_UP) for at in part.setup if names[at] in kept.values}
+            given = {**part.given, **have}
+            others = {at: FOR_SETUP for at in range(len(names)) if at not in given and at not in missing}
+            result = run(given, others).raise_for_status()
+            kept.values.update({names[at]: result[names[at]] for at in missing if not result.passed_over(names[at])})
+    for at in part.setup:
+        if names[at] in kept.values:
+            part.given[at] = kept.values[names[at]], SET_UP
+        else:
+            part.omitted.update(_without(part, at))
+
+
+def _without(part: Part, at: int) -> dict[int, str]:
+    """Return what does not run because a setup node was skipped."""
+    structure = part.dag.structure
+    name = structure.names[at]
+    found = reach(structure.successors, [at], part.given.keys())
+    return {one: "skipped by its setup" if one == at else f"needs {name!r}, which was skipped" for one in found}
+
+
+def _taken(specs: Mapping[int, Any], at: int) -> Sequence[str]:
+    spec = specs.get(at)
+    return () if spec is None else spec.taken()
+
+
+def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, Any]) -> dict[int, Given]:
+    """Return by number what has a value already. What was given goes before an earlier run, and that before a file."""
+    found: dict[int, Given] = {}
+    index = structure.index
+    if before.from_file is not None:
+        from dagrid.execution.saved import load  # tempfile and what it needs: few runs read a file
+
+        values = load(before.from_file)
+        why = f"read from {before.from_file}"
+        found.update({index[name]: (value, why) for name, value in values.items() if name in index})
+    if before.from_run is not None:
+        if not isinstance(before.from_run, ExecutionResult):
+            raise InvalidSettingError(
+                f"from_run is the result of an earlier run, not {before.from_run!r}. Wait for the run, and give what that "
+                f"returns."
+            )
+        completed = before.from_run.completed()
+        found.update(
+            {index[name]: (value, "taken from an earlier run") for name, value in completed.items() if name in index}
+        )
+    if choice.roots is not None and found:
+        anew = reach(structure.successors, resolve(choice.roots, structure, specs, setting="roots"))
+        found = {at: value for at, value in found.items() if at not in anew}
+    if before.given is not None:
+        if not isinstance(before.given, Mapping):
+            raise InvalidSettingError(f"given is a dict of values by node, not {before.given!r}.")
+        for one, value in before.given.items():
+            for at in resolve([one], structure, specs, setting="given", tags=False):
+                found[at] = value, "given"
+    return found
+
+
+_NONE = Special()

@@ -1,0 +1,154 @@
+"""A piece of a graph as a function of `@dag`: cut out between inputs and outputs, and described anew at each call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dagrid.errors import GraphError
+from dagrid.graph.arguments import Ref, fill
+from dagrid.graph.authoring import Flow
+from dagrid.graph.dag import DAG
+from dagrid.graph.late import Outline
+from dagrid.graph.node import Node, NodeRef
+from dagrid.graph.parts import reach, resolve
+from dagrid.graph.recording import Handle, Recording, recording
+
+
+def compose(
+    dag: DAG, name: str | None, inputs: Sequence[NodeRef], outputs: NodeRef | Sequence[NodeRef]
+) -> Flow[..., Any]:
+    """Return a piece of a graph as a function; see `DAG.compose`."""
+    outline = dag.outline or Outline(dag.structure, dag.specs, frozenset())
+    structure = outline.structure
+    single = isinstance(outputs, str) or callable(outputs)
+    begin = _numbers(outline, inputs, "inputs")
+    end = _numbers(outline, [outputs] if single else outputs, "outputs")  # type: ignore[list-item, arg-type]
+    needed = reach(structure.predecessors, end, begin)
+    _check(outline, begin, end, needed)
+    order = [at for at in structure.order if at in needed and at not in begin]
+    signature = inspect.Signature(_parameters([structure.names[at] for at in begin]))
+
+    def composed(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        current = recording.get()
+        assert current is not None
+        values: dict[str, Any] = {
+            structure.names[at]: one for at, one in zip(begin, bound.arguments.values(), strict=True)
+        }
+        for at in order:
+            values[structure.names[at]] = _again(current, outline.node(at), at in outline.maps, values)
+        found = [values[structure.names[at]] for at in end]
+        return found[0] if single else found
+
+    composed.__signature__ = signature  # type: ignore[attr-defined]
+    composed.__name__ = composed.__qualname__ = name or dag.name or "composed"
+    return Flow(composed, name or dag.name or "composed", {})
+
+
+def _numbers(outline: Outline, asked: Sequence[NodeRef], setting: str) -> list[int]:
+    found: list[int] = []
+    if isinstance(asked, str) or callable(asked):
+        asked = [asked]
+    for one in asked:
+        meant = list(resolve([one], outline.structure, outline.specs, setting=setting, tags=False))
+        if len(meant) > 1:
+            names = ", ".join(repr(outline.structure.names[at]) for at in meant[:5])
+            raise GraphError(
+                f"{setting} asks for {one!r}, of which there are {len(meant)} nodes: {names}. Say which one."
+            )
+        if meant[0] in found:
+            raise GraphError(f"{setting} has {outline.structure.names[meant[0]]!r} twice. Say it once.")
+        found += meant
+    return found
+
+
+def _check(outline: Outline, begin: list[int], end: list[int], needed: set[int]) -> None:
+    names, structure = outline.structure.names, outline.structure
+    for at in end:
+        if at in begin:
+            raise GraphError(
+                f"{names[at]!r} is an input and an output. An output is made of the inputs: take one behind it."
+            )
+    for at in begin:
+        if at not in needed:
+            raise GraphError(f"No output needs the input {names[at]!r}. Leave it out, or take an output behind it.")
+    behind = reach(structure.successors, begin) if begin else needed
+    for at in end:
+        if at not in behind:
+            raise GraphError(
+                f"The output {names[at]!r} depends on none of the inputs. Take an input before it, or leave it out."
+            )
+
+
+def _parameters(names: Sequence[str]) -> list[inspect.Parameter]:
+    """Return a parameter for each input, called like it as far as that can be."""
+    found: list[inspect.Parameter] = []
+    taken: set[str] = set()
+    for number, name in enumerate(names):
+        called = "".join(one if one.isalnum() else "_" for one in name).strip("_")
+        if not called.isidentifier() or called in taken:
+            called = f"input_{number}"
+        taken.add(called)
+        found.append(inspect.Parameter(called, inspect.Parameter.POSITIONAL_OR_KEYWORD))
+    return found
+
+
+def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, Any]) -> Any:
+    """Describe a node once more, with the handles and values that stand in place of what it needed."""
+    args, kwargs = _arguments(node, values)
+    waits = [
+        one.ref.node for name in node.depends_on if name not in node.taken() and type(one := values[name]) is Handle
+    ]
+    when = None if node.when is None else _condition(current, fill(node.when, values))
+    pattern = node.changed(depends_on=waits, inputs=None, arguments=None, when=when)
+    if is_map:
+        return current.map(pattern, args[0], args[1:], kwargs, None)
+    return current.add(pattern, args, kwargs)
+
+
+def _condition(current: Recording, value: Any) -> Ref:
+    if type(value) is Handle:
+        current.holds(value)
+        return value.ref
+    return current.add(Node("condition", _same), (value,)).ref
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _arguments(node: Node, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Return what a node is called with: what was said outright, else what its parameters find by name."""
+    said = node.arguments
+    if said is not None:
+        named = {name: fill(one, values) for name, one in (said.kwargs or {}).items()}
+        return [fill(one, values) for one in said.args], named
+    sources = dict(node.inputs or {})
+    parameters = _parameters_of(node.fn)
+    condition = None if node.when is None else node.when.node
+    for before in node.depends_on:
+        if before not in sources and (before != condition) and _takes(parameters, before, before in sources.values()):
+            sources[before] = before
+    args: list[Any] = []
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY and name in sources:
+            args.append(values[sources.pop(name)])
+    return args, {name: values[source] for name, source in sources.items()}
+
+
+def _takes(parameters: Mapping[str, inspect.Parameter], name: str, renamed: bool) -> bool:
+    known = parameters.get(name)
+    if known is not None:
+        return known.kind is not known.VAR_POSITIONAL and known.kind is not known.VAR_KEYWORD
+    return not renamed and any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def _parameters_of(fn: Callable[..., Any] | None) -> Mapping[str, inspect.Parameter]:
+    if fn is None:
+        return {}
+    try:
+        return inspect.signature(fn).parameters
+    except (ValueError, TypeError):
+        return {}

@@ -1,0 +1,307 @@
+"""A graph that is being described: what is recorded, and the handles that stand for values which a run will make.
+
+Who describes is known by a context variable, so several threads may do it at once. Which functions record is not known here.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from dagrid.errors import HandleError, UnknownNodeError
+from dagrid.graph.arguments import Arguments, Group, Ref
+from dagrid.graph.dag import DAG
+from dagrid.graph.node import Node
+from dagrid.graph.structure import Structure
+
+
+class Recording:
+    """A graph that is being described: what each call of a task adds to."""
+
+    __slots__ = ("_counts", "_index", "_maps", "_names", "_predecessors", "_specs", "name", "open", "prefix")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.open = True
+        self.prefix = ""
+        self._names: list[str] = []
+        self._index: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+        self._predecessors: list[list[int]] = []
+        self._specs: dict[int, Node] = {}
+        self._maps: set[int] = set()
+
+    def add(
+        self,
+        pattern: Node,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any] | None = None,
+        length: int | None = None,
+        name: str | None = None,
+    ) -> Handle:
+        """Record a call and return the handle of its value.
+
+        Args:
+            pattern: the node but for its name and its arguments; what it waits for besides has been recorded before.
+            args, kwargs: what it is called with, handles among them.
+            length: how many items its value has, if that is known.
+            name: of the node, if it is not found from the pattern's.
+        """
+        if not self.open:
+            raise HandleError(
+                f"A handle of @dag {self.name!r} was used after the graph had been described. Use handles only inside of that "
+                f"function: pass them to tasks, or return them and read the values that the call returns."
+            )
+        taken: dict[int, str] = {}
+        given = tuple([self._place(one, taken) for one in args])
+        named = {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
+        if name is None:
+            name = self._unique(pattern.id)
+        at = len(self._names)
+        self._names.append(name)
+        self._index[name] = at
+        self._specs[at] = pattern.called(name, Arguments(given, named, tuple(taken.values())))
+        if pattern.when is not None or pattern.depends_on:
+            self._wait(pattern, taken)
+        self._predecessors.append(list(taken))
+        return Handle(self, at, Ref(name), length)
+
+    def map(
+        self, pattern: Node, items: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None, length: int | None
+    ) -> Handle:
+        """Record a call for each item, and a node that gathers their values in a list; return the handle of the list.
+
+        Args:
+            pattern: of the calls.
+            items: what each call gets one of; a handle whose length is not known is mapped when its value is there.
+            args, kwargs: what each call gets besides.
+            length: how many items the value of each call has, if that is known.
+        """
+        each = self._items(items)
+        if each is None:
+            handle = self.add(pattern, (items, *args), kwargs)
+            self._maps.add(handle.at)
+            return handle
+        from dagrid.graph.late import gathered
+
+        name = self._unique(pattern.id)
+        elements = [
+            self.add(pattern, (item, *args), kwargs, length, self._unused(f"{name}[{number}]"))
+            for number, item in enumerate(each)
+        ]
+        handle = self.add(gathered(pattern), elements, None, len(elements), name)
+        handle.elements = elements
+        return handle
+
+    def holds(self, handle: Handle) -> None:
+        """Check that a handle is of this graph. Raises HandleError."""
+        self._place(handle, {})
+
+    def group(self, name: str) -> str:
+        """Return the prefix for the nodes of a nested graph."""
+        key = f"{self.prefix}{name}."
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        return key if count == 1 else f"{self.prefix}{name}_{count}."
+
+    def template(self, value: Any) -> Any:
+        """Return a value with references in the places of handles."""
+        return self._place(value, {})
+
+    def graph(self, max_concurrency: int | None) -> DAG:
+        """Return what was recorded; this ends it."""
+        structure = Structure.in_order(self._names, self._index, self._predecessors)
+        if self._maps:
+            from dagrid.graph.late import Outline, split
+
+            outline = Outline(structure, self._specs, frozenset(self._maps))
+            return split(outline, name=self.name, max_concurrency=max_concurrency)
+        return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
+
+    def _items(self, items: Any) -> Iterable[Any] | None:
+        if type(items) is not Handle:
+            if not isinstance(items, Iterable):
+                raise HandleError(f"map takes a list, or a handle of one, and not {items!r}.")
+            return items
+        if items.elements is not None:
+            self.holds(items)
+            return items.elements
+        return None if items.length is None else list(items)
+
+    def _wait(self, pattern: Node, taken: dict[int, str]) -> None:
+        """Let a node wait for what its pattern names."""
+        condition = () if pattern.when is None else (pattern.when.node,)
+        for name in (*pattern.depends_on, *condition):
+            at = self._index.get(name)
+            if at is None:
+                where = f"Node {pattern.id!r} waits for something that @dag {self.name!r} has not recorded before:"
+                raise UnknownNodeError.of(name, self._index, where)
+            taken[at] = name
+
+    def _unique(self, base: str) -> str:
+        return self._unused(self.prefix + base)
+
+    def _unused(self, name: str) -> str:
+        if name not in self._index:
+            return name
+        count = self._counts.get(name, 1)
+        while True:
+            count += 1
+            found = f"{name}_{count}"
+            if found not in self._index:
+                self._counts[name] = count
+                return found
+
+    def _place(self, value: Any, taken: dict[int, str], seen: set[int] | None = None) -> Any:
+        kind = type(value)
+        if kind is Handle:
+            if value.recording is not self:
+                raise HandleError(
+                    f"{value!r} belongs to @dag {value.recording.name!r} and not to {self.name!r}, which is being described. "
+                    f"Call the task here, or pass the value as an argument."
+                )
+            ref = value.ref
+            taken[value.at] = ref.node
+            return ref
+        if kind not in _CONTAINERS or not value:
+            return value
+        if kind is dict and Handle in set(map(type, value)):
+            raise HandleError("A handle is the key of a dict, and its value is not known yet. Make the dict in a task.")
+        kinds = set(map(type, value.values() if kind is dict else value))
+        if kinds.isdisjoint(_HOLDERS):
+            return value
+        if kind is set or kind is frozenset:
+            if Handle in kinds:
+                raise HandleError("A set of handles has no order. Use a list or a tuple, and make the set in a task.")
+            return value
+        seen = seen or set()
+        if id(value) in seen:
+            return value
+        seen.add(id(value))
+        items = list(value.values()) if kind is dict else value
+        placed = tuple([self._place(one, taken, seen) for one in items])
+        seen.discard(id(value))
+        if all(new is old for new, old in zip(placed, items, strict=True)):
+            return value
+        return Group(kind, placed, tuple(value) if kind is dict else ())
+
+
+recording: ContextVar[Recording | None] = ContextVar("dagrid_recording", default=None)
+
+
+class Handle:
+    """What a task called inside a `@dag` function returns: it stands for the value that a run will make.
+
+    It can be passed to tasks, also inside of lists, tuples and dicts; returned; indexed, where the index is applied by whoever
+    receives the value; iterated and unpacked if the task says `unpack_to`; mapped over. Comparisons and arithmetic record nodes
+    of their own. As a key and in sets a handle is itself and nothing else: its hash is its identity.
+
+    Raises:
+        HandleError: it is used as if it were the value: `if handle`, `x in handle`, a loop without a length, formatting; or used
+            outside of the function in which it was made.
+    """
+
+    __slots__ = ("at", "elements", "length", "recording", "ref")
+
+    def __init__(self, recording: Recording, at: int, ref: Ref, length: int | None = None) -> None:
+        self.elements: Sequence[Handle] | None = None
+        self.recording = recording
+        self.at = at
+        self.ref = ref
+        self.length = length
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return f"<handle of {self.ref.node + ''.join(f'[{key!r}]' for key in self.ref.path)!r}>"
+
+    def __getitem__(self, key: Any) -> Handle:
+        if type(key) is Handle or not self.recording.open:
+            return self.recording.add(_operation("getitem"), (self, key))
+        if self.elements is not None and type(key) is int and -len(self.elements) <= key < len(self.elements):
+            return self.elements[key]
+        return Handle(self.recording, self.at, Ref(self.ref.node, (*self.ref.path, key)))
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise HandleError(
+                f"How long {self!r} is will be known when it has run. Say it with @task(unpack_to=...), or work on the whole "
+                f"value in a task."
+            )
+        return self.length
+
+    def __iter__(self) -> Iterator[Handle]:
+        return iter([self[place] for place in range(len(self))])
+
+    def map(self, task: Any, *args: Any, **kwargs: Any) -> Handle:
+        """Record a call of a task for each item of this value, see `Task.map`; return the handle of the list of their values."""
+        mapping = getattr(task, "map", None)
+        if mapping is None:
+            raise HandleError(f"map takes a function marked with @task, and not {task!r}.")
+        return mapping(self, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def __bool__(self) -> bool:
+        raise HandleError(
+            f"{self!r} has no value yet, so nothing can be decided by it here. Decide inside of a task, or let a task run only "
+            f"when it is true: task.with_options(when=handle)(...)."
+        )
+
+    def __contains__(self, item: object) -> bool:
+        raise HandleError(f"What {self!r} contains will be known when it has run. Ask that in a task.")
+
+    def __format__(self, spec: str) -> str:
+        raise HandleError(f"{self!r} has no value yet to be formatted. Format it in a task; repr() names the handle.")
+
+    def __reduce__(self) -> Any:
+        raise HandleError(f"{self!r} cannot leave the graph in which it was made. Pass it to a task.")
+
+    if TYPE_CHECKING:
+
+        def __add__(self, other: Any) -> Handle: ...
+        def __sub__(self, other: Any) -> Handle: ...
+        def __mul__(self, other: Any) -> Handle: ...
+        def __truediv__(self, other: Any) -> Handle: ...
+        def __lt__(self, other: Any) -> Handle: ...
+        def __le__(self, other: Any) -> Handle: ...
+        def __gt__(self, other: Any) -> Handle: ...
+        def __ge__(self, other: Any) -> Handle: ...
+
+
+_CONTAINERS = frozenset([list, tuple, dict, set, frozenset])
+_HOLDERS = _CONTAINERS | {Handle}
+_ONE_SIDED = ["eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert"]
+_TWO_SIDED = [
+    "add",
+    "sub",
+    "mul",
+    "matmul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "lshift",
+    "rshift",
+    "and",
+    "or",
+    "xor",
+]
+
+
+@functools.cache
+def _operation(name: str) -> Node:
+    return Node(name, getattr(operator, f"__{name}__"))
+
+
+def _operator(name: str, turned: bool) -> Callable[..., Handle]:
+    def apply(self: Handle, *other: Any) -> Handle:
+        return self.recording.add(_operation(name), (*other, self) if turned else (self, *other))
+
+    return apply
+
+
+for _name in _ONE_SIDED + _TWO_SIDED:
+    setattr(Handle, f"__{_name}__", _operator(_name, False))
+for _name in _TWO_SIDED:
+    setattr(Handle, f"__r{_name}__", _operator(_name, True))

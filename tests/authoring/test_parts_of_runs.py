@@ -1,0 +1,408 @@
+"""Parts of a graph, values from before, setup and debug nodes: what runs, what is taken over, what is refused."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from dagrid import DAG, Node, dag, task
+from dagrid.errors import HandleError, PlanError, StoreError, StoreVersionError, UnboundParameterError, UnknownNodeError
+from tests.authoring import flows
+
+load: Any = flows.load
+total: Any = flows.total
+positive: Any = flows.is_positive
+plus: Any = flows.plus
+
+
+def steps(log: list[str] | None = None, **settings: Any) -> DAG:
+    """a -> b -> c and a -> d, which say when they run; settings by name."""
+
+    def make(name: str) -> Any:
+        def fn(**before: Any) -> str:
+            if log is not None:
+                log.append(name)
+            return f"{name}({','.join(before.values())})"
+
+        return fn
+
+    edges = {"a": [], "b": ["a"], "c": ["b"], "d": ["a"]}
+    return DAG([Node(name, make(name), before, **settings.get(name, {})) for name, before in edges.items()])
+
+
+# --- conditions -----------------------------------------------------------------------------------------------------------
+
+
+def test_if_and_else(place):
+    """What was skipped by its condition is None, and so is what takes its value; nothing is raised."""
+
+    def flow(value):
+        flags = {"plus": positive(value)}
+        yes = plus.with_options(name="yes", when=flags["plus"])(value)
+        no = plus.with_options(name="no", when=plus(value) < 1)(value, -1)
+        return yes, no, [plus(yes)], positive.with_options(when=load(1)[0])(value)
+
+    made = dag(backend=place, progress=False)(flow)
+    assert made(1) == (2, None, [3], True)
+    assert made(-3) == (None, -4, [None], False)
+    result = made.run(-3)
+    assert result.ok
+    assert result.node_results["yes"].reason == "its condition does not hold"
+
+
+def test_conditions_are_said_where_there_are_handles():
+    """In the decorator of a task that is written inside, by name, and never with a handle of another graph."""
+
+    @dag(backend="inline")
+    def flow(value):
+        flag = positive(value)
+
+        @task(when=flag)
+        def inside():
+            return "ran"
+
+        return inside(), plus.with_options(when="is_positive", priority=3)(1)
+
+    assert flow(1) == ("ran", 2)
+    assert flow(0) == (None, None)
+    assert flow.build(1).node("plus").priority == 3
+    kept: list[Any] = []
+    dag(lambda: kept.append(positive(1))).build()
+    for use in (
+        lambda: plus.with_options(when=kept[0])(1),
+        lambda: dag(lambda: plus.with_options(when=kept[0])).build(),
+    ):
+        with pytest.raises(HandleError):
+            use()
+    with pytest.raises(UnknownNodeError, match="'nothing'"):
+        dag(lambda: plus.with_options(when="nothing")(1)).build()
+
+
+def test_with_options_is_another_task_of_the_same_function(place):
+    """Other settings for one call; the function travels by its name as before, also with another unpack_to."""
+
+    def flow():
+        head, tail = flows.split.with_options(name="cut", unpack_to=2)(load(3))
+        a, b, c = load.with_options(unpack_to=3)(3)
+        return head, tail, [a, b, c], flows.guarded.with_options(priority=1, tags=["x"])() > 0
+
+    assert dag(backend=place, progress=False)(flow)() == ([1], [2, 3], [1, 2, 3], True)
+    assert load.with_options(name="other")(2) == [1, 2]
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------------
+
+
+def test_targets_roots_and_exclude(place):
+    """Only the part runs; the rest is skipped with a reason and no failure."""
+    graph = steps()
+    result = graph.run(backend=place, targets=["b"])
+    assert (result.ok, result["b"]) == (True, "b(a())")
+    assert result.node_results["c"].reason == "not needed for the targets"
+    assert graph.run(backend=place, exclude=["b"])["d"] == "d(a())"
+    assert graph.run(backend=place, roots=["b"], given={"a": "A"})["c"] == "c(b(A))"
+    run = graph.start(backend=place, exclude=["c"])
+    run.wait(20)
+    assert run.explain("c") == "'c' was passed over: excluded."
+
+
+def test_roots_without_their_values_are_refused():
+    """Before anything runs, with the names and the remedy."""
+    log: list[str] = []
+    with pytest.raises(PlanError, match=r"of 'a' \(for 'b'\).*given=.*from_run"):
+        steps(log).run(backend="inline", roots=["b"])
+    assert log == []
+
+
+def test_parts_of_a_flow_and_of_its_maps():
+    """A task means every node made of it; nodes that come late are chosen like others; what is left out is None."""
+    flow = dag(backend="inline")(flows.mapped.fn)
+    assert set(flow.run(2, targets=["times"])) >= {"plus[0]", "times[1]", "times"}
+    assert "total" not in flow.run(2, targets=["times"])
+    assert flow.run(2, targets=["total"])["total"] == 406
+    assert flow.run(2, exclude=["plus"]).node_results["load"].status == "completed"
+    assert flow.run(2, given={"plus": [5, 6]})["times"] == [10, 12]
+    assert flow.run(2, roots=["times"], given={"plus": [1]})["total"] == 2
+    with pytest.raises(PlanError, match="'plus'"):
+        flow.run(2, roots=["times"])
+    part = dag(backend="inline", targets=["plus"])(flows.mapped.fn)
+    assert part(1) == {"added": [101], "scaled": None, "sum": None, "known": None, "both": None}
+    by_task = dag(backend="inline", exclude=[flows.times])(flows.mapped.fn)
+    assert by_task(1) == {"added": [101], "scaled": None, "sum": None, "known": [2, 3], "both": 106}
+
+
+# --- values from before -----------------------------------------------------------------------------------------------------
+
+
+def test_values_from_an_earlier_run(place, tmp_path):
+    """What completed is taken over, by the result or by its file; what failed, and what follows, runs."""
+    log: list[str] = []
+    graph = steps(log)
+
+    def fails(b: str) -> None:
+        raise LookupError(b)
+
+    first = graph.run({"c": fails}, backend=place)
+    assert first.failed == 1
+    first.save(tmp_path / "values")
+    sources: list[dict[str, Any]] = [{"from_run": first}, {"from_file": tmp_path / "values"}]
+    again = first
+    for source in sources:
+        again = graph.run(backend=place, **source)
+        assert again["c"] == "c(b(a()))"
+        assert again["a"] == "a()"
+        states = {one.name: bool(one.attempts) for one in again.node_results.values()}
+        assert states == {"a": False, "b": False, "c": True, "d": False}
+    assert again.node_results["a"].reason.startswith("read from")
+    told = graph.start(backend=place, from_run=first)
+    told.wait(20)
+    assert told.explain("a") == "'a' completed: taken from an earlier run."
+    assert graph.run(backend=place, from_run=first, given={"b": "B"})["c"] == "c(B)"
+    renewed = graph.run(backend=place, from_run=first, roots=["b"])
+    assert [renewed.node_results[name].attempts for name in "abcd"] == [0, 1, 1, 0]
+
+
+def test_a_chosen_part_is_saved(tmp_path):
+    """A value that cannot be kept is named, and nothing is written; `nodes` leaves it out."""
+    graph = DAG([Node("lock", threading.Lock), Node("number", lambda: 3)])
+    result = graph.run(backend="inline")
+    path = tmp_path / "values"
+    with pytest.raises(StoreError, match=r"node 'lock', a _thread\.lock, cannot be saved"):
+        result.save(path)
+    assert list(tmp_path.iterdir()) == []
+    result.save(path, nodes=["number"])
+    assert graph.run(backend="inline", from_file=path, targets=["number"]).node_results["number"].attempts == 0
+    with pytest.raises(UnknownNodeError):
+        result.save(path, nodes=["nothing"])
+    partial = graph.run(backend="inline", targets=["number"])
+    with pytest.raises(StoreError, match="'lock' has no value"):
+        partial.save(path, nodes=["lock"])
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path):
+    """A stranger's file, one that was cut off, and one of a later format are three different things."""
+    graph = steps()
+    path = tmp_path / "values"
+    graph.run(backend="inline").save(path)
+    whole = path.read_bytes()
+    path.write_bytes(b"PK" + whole)
+    with pytest.raises(StoreError, match="not written by"):
+        graph.run(backend="inline", from_file=path)
+    for size in (len(whole) - 1, 40, 16):
+        path.write_bytes(whole[:size])
+        with pytest.raises(StoreError, match="damaged"):
+            graph.run(backend="inline", from_file=path)
+    path.write_bytes(whole.replace(b'"format":1', b'"format":9'))
+    with pytest.raises(StoreVersionError, match="format 9"):
+        graph.run(backend="inline", from_file=path)
+
+
+def test_given_values_make_up_for_what_cannot_run():
+    """A node without a task has a value after all; a wrong name is found."""
+    graph = DAG([Node("a"), Node("b", lambda a: a + 1, ["a"])])
+    with pytest.raises(UnboundParameterError):
+        graph.run(backend="inline")
+    assert graph.run(backend="inline", given={"a": 1})["b"] == 2
+    with pytest.raises(UnboundParameterError):
+        graph.run(backend="inline")
+    with pytest.raises(UnknownNodeError, match="Did you mean 'b'"):
+        DAG([Node("b", int)]).run(backend="inline", given={"bb": 1})
+    flow = dag(backend="inline")(lambda: total(load(2)))
+    assert flow.run(given={load: [7]})["total"] == 7
+
+
+# --- setup and debug ----------------------------------------------------------------------------------------------------------
+
+
+SETUP: Any = {"a": {"setup": True}, "b": {"setup": True}}
+
+
+def test_setup_runs_once_for_a_graph(place):
+    """The first run that needs it runs it; later ones take its value and say so."""
+    graph = steps(**SETUP)
+    assert graph.run(backend=place, targets=["d"]).node_results["a"].reason == "set up before"
+    again = graph.run(backend=place)
+    assert again["c"] == "c(b(a()))"
+    assert [again.node_results[name].attempts for name in "abcd"] == [0, 0, 1, 1]
+    assert graph.run({"a": lambda: "other"}, backend=place)["c"] == "c(b(other))"
+    assert graph.run(backend=place, given={"a": "A"})["d"] == "d(A)"
+
+
+def test_setup_runs_once_for_many_threads():
+    """First runs at the same time must not load a model twice."""
+    log: list[str] = []
+    graph = steps(log, **SETUP)
+    begin = threading.Barrier(6)
+
+    def run() -> None:
+        begin.wait(20)
+        graph.run(backend="inline")
+
+    threads = [threading.Thread(target=run) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (log.count("a"), log.count("b"), log.count("c")) == (1, 1, 6)
+
+
+def test_a_setup_that_fails_is_tried_again():
+    """Its own error comes from `start`; what it had done before is kept."""
+    broken = threading.Event()
+    broken.set()
+
+    def fragile() -> str:
+        if broken.is_set():
+            raise LookupError("not yet")
+        return "ready"
+
+    graph = DAG([Node("a", fragile, setup=True), Node("b", lambda a: a, ["a"])])
+    with pytest.raises(LookupError, match="not yet"):
+        graph.start(backend="inline")
+    broken.clear()
+    assert graph.run(backend="inline")["b"] == "ready"
+
+
+def test_a_setup_can_be_interrupted():
+    """Ctrl-C must not wait for a model that loads for minutes; the next run begins anew."""
+    gate = threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def slow() -> int:
+        if not gate.is_set():
+            signal.pthread_kill(main, signal.SIGINT)
+            gate.wait(30)
+        return 1
+
+    graph = DAG([Node("a", slow, setup=True), Node("b", lambda a: a, ["a"])])
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            graph.run(backend="thread?max_workers=1")
+        assert not gate.is_set()
+    finally:
+        gate.set()
+    assert graph.run(backend="thread?max_workers=1")["b"] == 1
+
+
+def test_setup_and_debug_in_a_flow():
+    """Tasks say it; a call sets up its own graph; debug nodes run where a run asks for them."""
+    log: list[str] = []
+
+    @task(setup=True)
+    def model():
+        log.append("model")
+        return 2
+
+    @task(debug=True)
+    def show(value):
+        log.append("show")
+        return value
+
+    @dag(backend="inline")
+    def flow(value):
+        found = plus(model(), value)
+        return found, show(found)
+
+    assert flow(1) == (3, None)
+    graph = flow.build(2)
+    assert [graph.run(backend="inline")["plus"] for _ in range(3)] == [4, 4, 4]
+    assert log == ["model"] * 2
+    assert flow.run(1, debug=True)["show"] == 3
+    assert graph.run(backend="inline", targets=["show"])["show"] == 4
+    with pytest.raises(PlanError, match="debug node 'show'"):
+        dag(lambda: plus(show(1))).run(backend="inline")
+
+
+# --- async ------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_async_task_is_one():
+    """Outside it gives its coroutine; in a graph its node is sent to the event loop, unpacked, mapped or changed."""
+
+    @task(unpack_to=2)
+    async def two(value):
+        return value, value
+
+    pair: Any = two
+    coroutine: Any = pair(1)
+    with pytest.raises(StopIteration) as stopped:
+        coroutine.send(None)
+    assert stopped.value.value == (1, 1)
+
+    @dag(backend="inline")
+    def flow():
+        a, b = pair(1)
+        return plus(a), pair.with_options(unpack_to=None)(b), pair.map([1]), load()
+
+    from dagrid.assemble import _compile
+    from dagrid.machine.plan import Settings
+
+    places = _compile(flow.build(), None, Settings()).bindings.places
+    names = flow.build().node_names()
+    assert {names[at]: where for at, where in places.items()} == dict.fromkeys(["two", "two_2", "two_3[0]"], "loop")
+
+
+# --- compose ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_piece_of_a_graph_is_a_function(place):
+    """Called with values, nested with handles, and cut at the inputs: what is before them does not run."""
+    graph = flows.five_nodes.build()
+    piece = graph.compose("piece", inputs=["five_2", "five_3"], outputs="five_4")
+    assert dag(backend=place, progress=False)(piece.fn)("x", "y") == "d(x,y)"
+    assert piece.build("x", "y").node_names() == ["five_4"]
+
+    def outer():
+        made = piece(flows.five("z"), five_3="y")
+        return made, graph.compose(inputs=["five"], outputs=["five_5", "five_2"])("root")
+
+    assert dag(backend=place, progress=False)(outer)() == ("d(z,y)", ["e(d(b(root),c(root)),root)", "b(root)"])
+
+
+def test_a_piece_of_a_built_graph_keeps_names_orders_and_conditions():
+    """Parameters found by name, `inputs`, orders without values, conditions and sources that no input is before."""
+    ran: list[str] = []
+    graph = DAG(
+        [
+            Node("x", int),
+            Node("constant", lambda: 5),
+            Node("first", lambda: ran.append("first"), ["x"]),
+            Node("named", lambda x, constant: x + constant, ["x", "constant", "first"]),
+            Node("renamed", lambda value, **rest: (value, rest), ["first"], inputs={"value": "named", "k": "x"}),
+            Node("maybe", lambda named: -named, ["named"], when="x"),
+        ]
+    )
+    piece = graph.compose(inputs=["x"], outputs=["renamed", "maybe"])
+    assert piece.run(1, backend="inline").ok
+    assert dag(backend="inline")(piece.fn)(2) == [(7, {"k": 2, "first": None}), -7]
+    assert dag(backend="inline")(piece.fn)(0) == [(5, {"k": 0, "first": None}), None]
+    assert ran == ["first"] * 3
+    nested = dag(backend="inline")(lambda: piece(plus(1)))
+    assert nested()[1] == -7
+
+
+def test_a_piece_with_maps_is_mapped_anew():
+    """A map in the piece is over a list where it is called with one, and over a handle where with that."""
+    piece = flows.mapped.build(2).compose(inputs=["load"], outputs=["times"])
+    assert dag(backend="inline")(piece.fn)([1, 2]) == [[202, 204]]
+    assert dag(backend="inline")(lambda: piece(load(1))[0])() == [202]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        (["a"], ["a"], "an input and an output"),
+        (["d"], ["c"], "No output needs the input 'd'"),
+        (["b"], ["c", "d"], "'d' depends on none"),
+        (["nothing"], ["c"], "'nothing'"),
+        (["a", "a"], ["c"], "twice"),
+    ],
+)
+def test_a_piece_that_cannot_be_cut(inputs, outputs, message):
+    """Each would be a function that ignores an argument, or computes nothing."""
+    with pytest.raises(ValueError, match=message):
+        steps().compose(inputs=inputs, outputs=outputs)
