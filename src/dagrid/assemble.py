@@ -6,6 +6,7 @@ Backends are found by entry point (group `dagrid.backends`), ours through the sa
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -324,7 +325,7 @@ def open_cache(cache: CacheLike | None) -> Callable[[], Artifacts | None] | None
     if cache is False:
         return None
     if cache is None or cache is True:
-        return once(lambda: _artifacts(DEFAULT_CACHE))
+        return _default_cache
     if isinstance(cache, (str, PathLike)):
         made = _artifacts(cache)
         return lambda: made
@@ -333,6 +334,15 @@ def open_cache(cache: CacheLike | None) -> Callable[[], Artifacts | None] | None
             f"A cache is a folder, a URL or an object with put and get; or False, to keep nothing. It is not {cache!r}."
         )
     return lambda: cache
+
+
+def _default_cache() -> Artifacts:
+    return _default_artifacts(os.path.abspath(DEFAULT_CACHE))
+
+
+@once
+def _default_artifacts(folder: str) -> Artifacts:
+    return _artifacts(folder)
 
 
 def _artifacts(place: str | PathLike[str]) -> Artifacts:
