@@ -22,6 +22,7 @@ from dagrid.errors import (
     CapabilityError,
     InvalidSettingError,
     UnknownBackendError,
+    UnknownNodeError,
     UnknownRunError,
     hint,
     nearest,
@@ -29,10 +30,11 @@ from dagrid.errors import (
 from dagrid.execution.binding import Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
+from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.recording import Checkpoint, Recorder, read
-from dagrid.execution.results import ExecutionResult, NodeResult
-from dagrid.execution.run import HeldInterrupts, Run
+from dagrid.execution.recording import Checkpoint, Recorder, pack_head, read, read_head
+from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
+from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
@@ -121,8 +123,15 @@ def start(
         max_concurrency = dag.max_concurrency
     settings = Settings(max_concurrency, on_failure, dict(resources or {}), node_timeout, max_nodes=max_nodes)
     compiled = _compile(dag, tasks, settings)
+    keep = _checked_keep(keep, compiled.plan, bool(rules))
+    head = None
+    if checkpoint is not None:
+        run_id = _checked_run_id(run_id) if run_id is not None else _run_id(dag.name)
+        head = pack_head(
+            {"dag": dag, "tasks": dict(tasks or {}), "rules": tuple(rules), "settings": settings, "keep": keep}
+        )
     if backend is None:
-        backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
+        backend = _usual_backend(max_concurrency)
     with ExitStack() as opened:
         place, owned = open_backend(backend)
         if owned:
@@ -130,13 +139,9 @@ def start(
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
         recorder = None
-        if checkpoint is not None:
-            run_id = run_id or _run_id(dag.name)
+        if checkpoint is not None and run_id is not None and head is not None:
             recorder = _record(opened, checkpoint, run_id, dag.name, clock)
-            recorder.begin(
-                {"dag": dag, "tasks": dict(tasks or {}), "rules": tuple(rules), "settings": settings, "keep": keep},
-                clock.now(),
-            )
+            recorder.begin(clock.now(), head)
         engine = Engine(
             compiled.plan,
             compiled.binder,
@@ -168,17 +173,20 @@ def restart(
     with ExitStack() as opened:
         place_of_record = _opened_checkpoint(opened, checkpoint)
         record = _chosen_run(place_of_record, run_id)
-        epoch = place_of_record.store.acquire(record.run)
-        recovered = read(place_of_record, record.run, clock.now())
-        head = recovered.head
+        head = read_head(place_of_record, record.run)
         settings: Settings = head["settings"]
         compiled = _compile(head["dag"], head["tasks"], settings)
         if backend is None:
-            limit = settings.max_concurrency
-            backend = DEFAULT_BACKEND if limit is None else f"{DEFAULT_BACKEND}?max_workers={limit}"
+            backend = _usual_backend(settings.max_concurrency)
         place, owned = open_backend(backend)
         if owned:
             opened.callback(place.close, wait=False)
+        if not place.capabilities.matches_selectors:
+            _refuse_selectors(compiled.plan, place)
+        # From here on the run is ours; whoever had it has lost it. One that has ended is only read.
+        store = place_of_record.store
+        epoch = store.acquire(record.run) if record.status == RunStatus.RUNNING else record.epoch
+        recovered = read(place_of_record, record.run, clock.now())
         recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
         engine = Engine(
             compiled.plan,
@@ -193,7 +201,7 @@ def restart(
         )
         engine.restore(recovered)
         if not engine.done.is_set():
-            recorder.begin(None, clock.now())
+            recorder.begin(clock.now())
             engine.start()
         readers = [*observers, *_progress(progress)]
         return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=record.run)
@@ -213,6 +221,7 @@ def resume(checkpoint: str | PathLike[str] | Checkpoint, run_id: str | None = No
 
     Raises:
         UnknownRunError: there is no such run, or none that has not ended.
+        TransferError: its graph cannot be rebuilt here; the run stays whose it is.
         StoreVersionError: a newer version of dagrid kept it.
     """
     with HeldInterrupts() as held:
@@ -366,13 +375,37 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
     return compiled
 
 
+def _checked_keep(keep: Keep, plan: Plan, grows: bool) -> Keep:
+    if isinstance(keep, str):
+        if keep not in ("all", "outputs"):
+            raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes such as {{{keep!r}}}; not {keep!r}.")
+        return keep
+    try:
+        kept = frozenset(keep)
+    except TypeError:
+        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of names of nodes; not {keep!r}.") from None
+    if not (grows or plan.adds):  # a node that comes later may have any name
+        for name in kept:
+            if name not in plan.index:
+                raise UnknownNodeError.of(name, plan.index, "keep names a node that is not in the graph:")
+    return kept
+
+
 def _keeping(keep: Keep, compiled: _Compiled, recorder: Recorder | None) -> Keeping | None:
     if keep == "all":
         return None
     kept = None if keep == "outputs" else frozenset(keep)
-    if isinstance(keep, str) and kept is not None:
-        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes such as {{{keep!r}}}; not {keep!r}.")
     return Keeping(kept, compiled.bindings.sources, None if recorder is None else recorder.value)
+
+
+def _usual_backend(max_concurrency: int | None) -> str:
+    return DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
+
+
+def _checked_run_id(run_id: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", run_id) or run_id in (".", ".."):
+        raise InvalidSettingError(f"run_id {run_id!r} cannot be: give letters a to z, digits, '-', '_' and '.'.")
+    return run_id
 
 
 def _run_id(name: str | None) -> str:
@@ -403,7 +436,8 @@ def _record(
 def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
     known = checkpoint.store.runs()
     for record in known:
-        if record.run == run_id or (run_id is None and record.status == "running"):
+        # One without facts ended before it had begun.
+        if record.run == run_id or (run_id is None and record.status == RunStatus.RUNNING and record.facts):
             return record
     if run_id is not None:
         suggestion = nearest(run_id, [record.run for record in known])

@@ -6,6 +6,7 @@ at the inbox again before it goes. User code (tasks, rules, pickling) never runs
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,14 +15,15 @@ from itertools import count
 from typing import Any
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, InternalError, SkipTask, TaskError, TransferError
+from dagrid.errors import DagridError, InternalError, RuleError, SkipTask, TaskError, TransferError
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.clock import REAL_CLOCK, let_others_run
 from dagrid.execution.growing import Growing, described
 from dagrid.execution.hosts import OpeningHost, PlaceHost
+from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.pickling import unpack
-from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of, read_error, rules_of
+from dagrid.execution.pickling import PROTOCOL, unpack
+from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of
 from dagrid.graph.rules import Rule
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import IDLE, SLOW, advance, decide
@@ -32,7 +34,6 @@ from dagrid.machine.events import (
     CancelRequested,
     Finished,
     Growth,
-    Kind,
     Outcome,
     RuleEvaluated,
     Stimulus,
@@ -127,8 +128,9 @@ class Engine:
     def start(self) -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once."""
         self.began = self.began or self.now()
-        first = self._beginning()
+        self._take_given()
         with self._lock:
+            first = self._beginning()
             self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
             for place in set(self._bindings.places.values()):
                 self._open_place(place)
@@ -138,13 +140,15 @@ class Engine:
             self.close()
             raise self.failure
 
-    def _beginning(self) -> list[Stimulus]:
-        """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
-        state, now = self.state, self.now()
+    def _take_given(self) -> None:
         for node, (value, _) in self._given.items():
             self.values[node] = value
             if self.recorder is not None:
                 self.recorder.keep(node, value)
+
+    def _beginning(self) -> list[Stimulus]:
+        """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
+        state, now = self.state, self.now()
         reasons = {node: reason for node, (_, reason) in self._given.items()}
         gone: list[Stimulus] = [WorkerGone(worker, now, "the process of the run ended") for worker in state.present]
         due: list[Stimulus] = [
@@ -166,8 +170,10 @@ class Engine:
         lost: dict[int, None] = {}
         while needed:
             for source in sources(needed.pop()):
-                value = self.values[source] if source < known else None
-                if source not in lost and isinstance(value, Kept) and value.absent:
+                if source in lost or source >= known or self.state.status[source] != COMPLETED:
+                    continue
+                value = self.values[source]
+                if isinstance(value, Kept) and value.absent:
                     lost[source] = None
                     needed.append(source)
         return list(lost)
@@ -181,33 +187,28 @@ class Engine:
         recorder = self.recorder
         assert recorder is not None
         self.began = recovered.began
-        data: dict[int, bytes] = {}
-        if recovered.picture is not None:
-            state, patches, data = recovered.picture
+        recorder.restored(recovered)
+        if recovered.picture is not None and recovered.state is not None:
             self._fork()
-            state.plan = self.state.plan
-            for patch in patches:
+            recovered.state.plan = self.state.plan
+            for patch in recovered.picture.patches:
                 self._regrow(*unpack(patch))
-            self.state = state
-            recorder.restored(patches, data)
-        for fact, kept in facts_of(recovered.entries):
+            self.state = recovered.state
+        for fact, data, rules in facts_of(recovered.entries):
             if fact.growth is not None:
                 if self._shared:
                     self._fork()
                 self.growing.bind(self.state, fact.growth)
-                self.growing.restore([rule[0] for rule in fact.growth.rules], rules_of(kept))
-                recorder.note_patch(kept)
+                self.growing.restore([rule[0] for rule in fact.growth.rules], rules)
             apply(self.state, fact)
             self.growing.taken(self.state)
-            if fact.kind in (Kind.COMPLETED, Kind.REUSED):
-                data[fact.node] = kept
-            elif fact.kind is Kind.FAILED and (error := read_error(kept)) is not None:
-                self.errors[fact.node] = error
-        recorder.refs = data
+            recorder.note(fact, data)
         recorder.committed = len(self.state.journal)
-        names = self.state.plan.names
-        for node, kept in data.items():
-            self.values[node] = Kept(kept, recorder.artifacts, names[node])
+        for node, kept in recorder.kept_values(self.state.plan.names):
+            self.values[node] = kept
+        self.errors.update(recorder.kept_errors())
+        if self.state.error:
+            self.growing.failure = RuleError(self.state.error)
         self._workers = count(max(self.state.workers, default=-1) + 1)
         self._point()
         self.state.ask_again()
@@ -221,6 +222,8 @@ class Engine:
         Returns:
             Whether the run has ended; False when `timeout` seconds are over before.
         """
+        if self.done.is_set():
+            return True
         if not self._lend():
             return self.done.wait(timeout)
         until = None if timeout is None else REAL_CLOCK.now() + timeout
@@ -378,7 +381,7 @@ class Engine:
         self._enter()
         try:
             self._asleep.discard(worker)
-            held = self._held.pop(worker, None)
+            held = None if self.done.is_set() else self._held.pop(worker, None)
             if held is None and sleep:
                 self._asleep.add(worker)
         finally:
@@ -448,11 +451,11 @@ class Engine:
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         reply: Call | None = None
         commands = self._decide(self._taken(events))
-        if self._keeping is not None:
-            self._keeping.drop(self.state, self.values)
         if self.recorder is not None:
             self._outbox.append((len(self.state.journal), commands))
             return None
+        if self._keeping is not None:
+            self._keeping.drop(self.state, self.values, len(self.state.journal))
         for command in commands:
             if type(command) is Perform and command.worker == worker:
                 reply = self._call(command.attempts[0])
@@ -468,6 +471,8 @@ class Engine:
         while self._inbox:
             came.append(self._inbox.popleft())
         for event in (*came, *events):
+            if type(event) is Finished and event.attempt & NODE_MASK in self.state.remade:
+                event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
                 event = self._bound(event)
                 lost = (
@@ -552,13 +557,25 @@ class Engine:
         recorder = self.recorder
         if recorder is None:
             return
-        while self._outbox:
+        while self._outbox and not self.done.is_set():
             if not self._committing.acquire(blocking=False):
                 return
-            try:
-                self._commit_once(recorder)
-            finally:
-                self._committing.release()
+            with HeldInterrupts() as held:  # one between the store's answer and its effects would tear them apart
+                try:
+                    self._commit_once(recorder)
+                finally:
+                    self._committing.release()
+            held.deliver()
+
+    def _give_up(self, error: Exception) -> None:
+        """What cannot be recorded must not have an effect: the run ends here."""
+        self._enter()
+        try:
+            if not self.done.is_set():
+                self.failure = error
+                self._end()
+        finally:
+            self._lock.release()
 
     def _commit_once(self, recorder: Recorder) -> None:
         picture = None
@@ -567,7 +584,7 @@ class Engine:
             decided = list(self._outbox)
             self._outbox.clear()
             if recorder.snapshot_due() and not self.state.finished:
-                picture = recorder.picture(self.state)
+                picture = pickle.dumps(self.state, PROTOCOL)
         finally:
             self._lock.release()
         if not decided:
@@ -576,12 +593,15 @@ class Engine:
             recorder.commit(self.state, decided[-1][0], self.growing.rules, self.errors)
             if picture is not None:
                 recorder.snapshot(picture)
-        except Exception as error:  # noqa: BLE001  # what cannot be recorded must not have an effect: the run ends here
-            self.failure = error
-            self._end()
+        except Exception as error:  # noqa: BLE001  # whatever the store or the user's rules raise
+            self._give_up(error)
             return
         self._enter()
         try:
+            if self._keeping is not None:
+                self._keeping.drop(self.state, self.values, recorder.committed)
+            if self.done.is_set():
+                return
             for _, commands in decided:
                 for command in commands:
                     self._release(command)
@@ -639,7 +659,10 @@ class Engine:
         if event.extra is not None and event.outcome == Outcome.COMPLETED:
             self._open_extra(event)
         if self.recorder is not None and event.outcome == Outcome.COMPLETED:
-            self.recorder.keep(event.attempt, event.value)
+            try:
+                self.recorder.keep(event.attempt, event.value)
+            except Exception as refusal:  # noqa: BLE001  # whatever the artifacts raise
+                self._give_up(refusal)
         if event.outcome != Outcome.FAILED:
             return
         error = event.value = _error_of(event, self._names[event.attempt & NODE_MASK])

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from dagrid.errors import RunError, UnknownNodeError
 from dagrid.execution.engine import INTERRUPTED, Engine
+from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
-
-
-class HeldInterrupts:
-    """Ctrl-C waits while a run begins: in the middle of a step it would leave a run that nobody can cancel."""
-
-    def __init__(self) -> None:
-        self._late: list[tuple[int, FrameType | None]] = []
-        self._handler: Any = None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._handler = signal.getsignal(signal.SIGINT)
-            if callable(self._handler):
-                signal.signal(signal.SIGINT, lambda *late: self._late.append(late))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if callable(self._handler):
-            signal.signal(signal.SIGINT, self._handler)
-
-    def deliver(self) -> None:
-        """Do now what was held."""
-        while self._late:
-            self._handler(*self._late.pop())
 
 
 class Run:
