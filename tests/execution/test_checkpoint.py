@@ -1,4 +1,4 @@
-"""Nothing is lost: whatever dies, fails or is taken over, a run goes on with what had not finished, and acts on no unwritten fact."""
+"""Nothing is lost: whatever dies, fails or is taken over, a run goes on with what was not done, and nothing runs unwritten."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ class Keeping:
         """Say what is kept.
 
         Args:
-            kept: the nodes whose values are kept; None keeps those that nobody takes.
+            kept: the nodes whose values are kept; None keeps those that nobody takes. Of the others, those that nobody takes wait
+                for as long as the graph may grow.
             sources: for a node, the nodes whose values it takes.
             substitute: for a node and its name, what to put in the place of its value, if it can be had from elsewhere.
         """
@@ -52,6 +53,7 @@ class Keeping:
         self._substitute = substitute
         self._readers: list[int] = []
         self._seen = 0
+        self._unread: list[int] = []  # a graph that may grow may get readers for them
 
     def drop(self, state: State, values: list[Any], until: int) -> None:
         """Look at what has ended since the last time, up to a place in the journal, and drop what it was the last to need."""
@@ -68,6 +70,11 @@ class Keeping:
             elif kind is Kind.VALUE_LOST:
                 self._wanted_again(node)
         self._seen = until
+        if self._unread and (state.finished or not (state.rules or any(state.adders.values()))):
+            for node in self._unread:
+                if not self._readers[node]:
+                    self._drop(node, state, values)
+            self._unread.clear()
 
     def check(self, nodes: Iterable[int], values: Sequence[Any]) -> None:
         """Check that new nodes take no value that was dropped.
@@ -95,7 +102,7 @@ class Keeping:
             if not self._readers[source]:
                 self._drop(source, state, values)
         if self._kept is not None and not self._readers[node]:
-            self._drop(node, state, values)
+            self._unread.append(node)
 
     def _wanted_again(self, node: int) -> None:
         """A node that had ended runs again, and reads again."""
