@@ -100,16 +100,17 @@ def crashes(seed: int, folder: Path) -> None:
     settings = [chance.choice(["1", "20", NO_SNAPSHOT]), chance.choice(["all", "outputs"])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
     command = [sys.executable, "-m", "tests.soak.test_crash", str(seed), log, str(folder / "kept"), backend, *settings]
-    killed = 0
+    killed, patience = 0, 0.3
     while killed < KILLS:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-        before = size(log)
+        before = written(folder / "kept")
         try:
-            _, told = process.communicate(timeout=0.2 + 0.3 * chance.random())
+            _, told = process.communicate(timeout=patience * (1 + chance.random()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            killed += size(log) > before
+            killed += written(folder / "kept") > before
+            patience *= 1.2  # on a busy day it takes longer until there is something to kill
             continue
         assert process.returncode == 0, told.decode()
         break
@@ -126,8 +127,15 @@ def crashes(seed: int, folder: Path) -> None:
         assert again <= events, "only what was under way runs again"
 
 
-def size(log: str) -> int:
-    return os.path.getsize(log) if os.path.exists(log) else 0
+def written(folder: Path) -> int:
+    """Return how many facts there are."""
+    if not (folder / "journal.db").exists():
+        return 0
+    store = open_store(folder / "journal.db")
+    try:
+        return sum(record.facts for record in store.runs())
+    finally:
+        store.close()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -108,8 +109,10 @@ class Engine:
         self._held: dict[int, Call] = {}
         self._asleep: set[int] = set()
         self._keeping = keeping
-        if recorder is not None or keeping is not None:
+        if recorder is not None:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
+        elif keeping is not None:
+            self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
         self._point()
         self._session: Session | None = None
         self._places: dict[str, PlaceHost] = {}
@@ -343,6 +346,27 @@ class Engine:
         event = Finished(worker, call.attempt, Outcome.COMPLETED, started, ended, value, extra=extra)
         self._prepare(event)
         return self._exchange(worker, (event,))
+
+    def _completed_and_dropped(
+        self,
+        keeping: Keeping,
+        worker: int,
+        call: Call,
+        value: Any,
+        started: float,
+        ended: float,
+        extra: Extra | None = None,
+    ) -> Call | None:
+        """As `completed`; then what nobody needs any more is dropped."""
+        reply = Engine.completed(self, worker, call, value, started, ended, extra)
+        self._enter()
+        try:
+            keeping.drop(self.state, self.values, len(self.state.journal))
+        finally:
+            self._lock.release()
+        if self._inbox:
+            self._after()
+        return reply
 
     def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
         """Take an exception from a worker that pulls, and give it its next call."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from dagrid.errors import TaskError
-from dagrid.machine.events import Kind
-from dagrid.machine.state import State, read_entry
+from dagrid.machine.events import NODE_MASK, Kind
+from dagrid.machine.state import State
 from dagrid.ports import Encoded
 
 
@@ -57,14 +57,16 @@ class Keeping:
 
     def drop(self, state: State, values: list[Any], until: int) -> None:
         """Look at what has ended since the last time, up to a place in the journal, and drop what it was the last to need."""
-        self._count(len(state.status))
+        if len(self._readers) < len(state.status):
+            self._count(len(state.status))
         journal = state.journal
         for position in range(self._seen, until):
             entry = journal[position]
             if isinstance(entry, int):
-                node, kind = read_entry(entry)
-            else:
-                node, kind = entry.node, entry.kind
+                if entry >= 0:  # otherwise it started
+                    self._ended(entry & NODE_MASK, state, values)
+                continue
+            node, kind = entry.node, entry.kind
             if kind in _ENDS:
                 self._ended(node, state, values)
             elif kind is Kind.VALUE_LOST:
@@ -97,11 +99,12 @@ class Keeping:
                 self._readers[source] += 1
 
     def _ended(self, node: int, state: State, values: list[Any]) -> None:
+        readers = self._readers
         for source in set(self.sources(node)):
-            self._readers[source] -= 1
-            if not self._readers[source]:
+            readers[source] = left = readers[source] - 1
+            if not left:
                 self._drop(source, state, values)
-        if self._kept is not None and not self._readers[node]:
+        if self._kept is not None and not readers[node]:
             self._unread.append(node)
 
     def _wanted_again(self, node: int) -> None:
