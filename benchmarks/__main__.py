@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks.balance import balance
 from benchmarks.bench_authoring import authoring, call
+from benchmarks.checkpoint import checkpoint
 from benchmarks.footprint import imports, leak
 from benchmarks.graph import build, memory, questions
 from benchmarks.growth import growth
@@ -38,6 +39,7 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "leak": leak,
     "import": imports,
     "store": store,
+    "checkpoint": checkpoint,
 }
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 

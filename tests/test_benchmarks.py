@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHEAP = ("inline", "balance", "growth", "build", "authoring", "call", "memory", "leak", "import", "store")
+CHEAP = ("inline", "balance", "growth", "build", "authoring", "call", "memory", "leak", "import", "store", "checkpoint")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -46,6 +46,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
         },
         "import": {"bare python", "python, import dagrid"},
         "store": {"SQLiteStore", "MemoryStore", "raw sqlite3"},
+        "checkpoint": {"dagrid", 'dagrid, keep="outputs"', "dagrid, checkpoint"},
     }
     for name, rows in expected.items():
         figure = figures[name]
