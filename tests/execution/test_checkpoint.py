@@ -705,3 +705,18 @@ def test_a_run_is_resumed_again_and_again(tmp_path: Path, folder: str) -> None:
     assert len(ran) == 20
     assert max(ran.values()) <= 3
     assert ran.total() <= 20 + len(ended)
+
+
+def test_who_writes_for_others_does_not_wait_for_them(folder: str) -> None:
+    """Several chains, each on a worker: whoever writes the record takes along what others left, and then its own next node."""
+    count, chains = 60, "abcdef"
+    nodes = [Node(f"{c}{n}", _seven, [f"{c}{n - 1}"] if n else []) for c in chains for n in range(count)]
+    result = DAG(nodes).run(checkpoint=folder, backend="thread?max_workers=6").node_results
+    first = min(result[f"{c}{count - 1}"].ended for c in chains)
+    reached = [sum(result[f"{c}{n}"].ended <= first for n in range(count)) for c in chains]
+    assert min(reached) >= count // 6, reached
+    assert max(reached) == count
+
+
+def _seven() -> int:
+    return 7

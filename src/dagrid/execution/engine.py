@@ -104,7 +104,8 @@ class Engine:
         self._given = given or {}
         self._omitted = omitted or {}
         self.recorder = recorder
-        self._outbox: deque[tuple[int, list[Command]]] = deque()
+        self._outbox: deque[tuple[int, list[Command], int]] = deque()
+        self._left = False
         self._committing = threading.Lock()
         self._held: dict[int, Call] = {}
         self._asleep: set[int] = set()
@@ -397,7 +398,7 @@ class Engine:
             reply = self._step([*events, Asked(worker, self.now())], worker)
         finally:
             self._lock.release()
-        self._after()
+        self._after(worker)
         return reply if self.recorder is None else self._take_held(worker, sleep=True)
 
     def _take_held(self, worker: int, sleep: bool = False) -> Call | None:
@@ -406,10 +407,16 @@ class Engine:
         try:
             self._asleep.discard(worker)
             held = None if self.done.is_set() else self._held.pop(worker, None)
-            if held is None and sleep:
+            left = self._left and held is None and sleep
+            if left:
+                self._left = False
+            elif held is None and sleep:
                 self._asleep.add(worker)
         finally:
             self._lock.release()
+        if left:
+            self._after(worker)
+            return self._take_held(worker, sleep)
         if self._inbox:
             self._after()
         return held
@@ -425,13 +432,13 @@ class Engine:
                 self._lock.release()
         return True
 
-    def _after(self) -> None:
+    def _after(self, worker: int = -1) -> None:
         """Take what came in, and ask the rules that the machine wants to know, outside of the lock, one at a time.
 
         Who asks also hands in the answer: the graph does not grow while a rule looks at it.
         """
         while self._drain():
-            self._commit()
+            self._commit(worker)
             if self._inbox:
                 continue
             if not self._questions or not self._asking.acquire(blocking=False):
@@ -476,7 +483,7 @@ class Engine:
         reply: Call | None = None
         commands = self._decide(self._taken(events))
         if self.recorder is not None:
-            self._outbox.append((len(self.state.journal), commands))
+            self._outbox.append((len(self.state.journal), commands, worker))
             return None
         if self._keeping is not None:
             self._keeping.drop(self.state, self.values, len(self.state.journal))
@@ -576,7 +583,7 @@ class Engine:
         """How many entries of the journal may be read: what is not recorded has not happened yet."""
         return len(self.state.journal) if self.recorder is None else self.recorder.committed
 
-    def _commit(self) -> None:
+    def _commit(self, worker: int) -> None:
         """Write what was decided, and then let it have its effects. Who finds another one at it leaves: that one looks again."""
         recorder = self.recorder
         if recorder is None:
@@ -590,6 +597,25 @@ class Engine:
                 finally:
                     self._committing.release()
             held.deliver()
+            if worker in self._held and self._left_to_another(worker):
+                return
+
+    def _left_to_another(self, worker: int) -> bool:
+        """A worker that has its call goes, and leaves what there is to write to one that waits for it."""
+        self._enter()
+        try:
+            waiting = [other for _, _, other in self._outbox if other not in (-1, worker)]
+            if not waiting:
+                return False
+            asleep = next((other for other in waiting if other in self._asleep), None)
+            if asleep is None:
+                self._left = True  # they are on their way to `_take_held`
+            else:
+                self._asleep.discard(asleep)
+                self._perform(Wake(asleep))
+            return True
+        finally:
+            self._lock.release()
 
     def _give_up(self, error: Exception) -> None:
         """What cannot be recorded must not have an effect: the run ends here."""
@@ -626,7 +652,7 @@ class Engine:
                 self._keeping.drop(self.state, self.values, recorder.committed)
             if self.done.is_set():
                 return
-            for _, commands in decided:
+            for _, commands, _ in decided:
                 for command in commands:
                     self._release(command)
         finally:
