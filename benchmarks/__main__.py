@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks.balance import balance
 from benchmarks.bench_authoring import authoring, call
 from benchmarks.caching import cached
+from benchmarks.checkpoint import checkpoint
 from benchmarks.footprint import imports, leak
 from benchmarks.graph import build, memory, questions
 from benchmarks.growth import growth
@@ -40,6 +41,7 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "import": imports,
     "store": store,
     "cached": cached,
+    "checkpoint": checkpoint,
 }
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 

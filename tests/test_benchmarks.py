@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHEAP = ("inline", "balance", "growth", "build", "authoring", "call", "memory", "leak", "import", "store", "cached")
+CHEAP = (
+    "inline",
+    "balance",
+    "growth",
+    "build",
+    "authoring",
+    "call",
+    "memory",
+    "leak",
+    "import",
+    "store",
+    "cached",
+    "checkpoint",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -47,6 +60,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
         "import": {"bare python", "python, import dagrid"},
         "store": {"SQLiteStore", "MemoryStore", "raw sqlite3"},
         "cached": {"dagrid, inline", "dagrid, threads", "dagrid, a chain", "dagrid, nothing kept", "joblib.Memory"},
+        "checkpoint": {"dagrid", 'dagrid, keep="outputs"', "dagrid, checkpoint"},
     }
     for name, rows in expected.items():
         figure = figures[name]

@@ -24,6 +24,7 @@ from dagrid.errors import (
     CapabilityError,
     InvalidSettingError,
     UnknownBackendError,
+    UnknownNodeError,
     UnknownRunError,
     hint,
     nearest,
@@ -31,11 +32,12 @@ from dagrid.errors import (
 from dagrid.execution.binding import LOOP, Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
+from dagrid.execution.interrupts import HeldInterrupts, interruptible
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.part import Before, Given, Part, kept_of, part_of, set_up
-from dagrid.execution.recording import Checkpoint, Recorder, read
+from dagrid.execution.recording import Checkpoint, Recorder, pack_head, read, read_head
 from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
-from dagrid.execution.run import HeldInterrupts, Run, interruptible
+from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef
 from dagrid.graph.parts import Choice
@@ -170,8 +172,16 @@ def start(
     part.check(compiled.bindings)
     if compiled.plan.empty:
         _check_sources(compiled, part)
+    all_rules = (*part.dag.rules, *rules)
+    keep = _checked_keep(keep, compiled.plan, bool(all_rules))
+    head = None
+    if checkpoint is not None:
+        run_id = _checked_run_id(run_id) if run_id is not None else _run_id(dag.name)
+        head = pack_head(
+            {"dag": part.dag, "tasks": dict(tasks or {}), "rules": all_rules, "settings": settings, "keep": keep}
+        )
     if backend is None:
-        backend = DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
+        backend = _usual_backend(max_concurrency)
     with ExitStack() as opened:
         place, owned = open_backend(backend)
         if owned:
@@ -184,13 +194,10 @@ def start(
         engine_of = _engines(compiled, place, clock, seed, opened_cache)
         if part.setup:
             set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
-        all_rules = (*part.dag.rules, *rules)
         recorder = None
-        if checkpoint is not None:
-            run_id = run_id or _run_id(dag.name)
+        if checkpoint is not None and run_id is not None and head is not None:
             recorder = _record(opened, checkpoint, run_id, dag.name, clock)
-            head = {"dag": part.dag, "tasks": dict(tasks or {}), "rules": all_rules, "settings": settings, "keep": keep}
-            recorder.begin(head, clock.now())
+            recorder.begin(clock.now(), head)
         engine = engine_of(
             all_rules,
             given=part.given,
@@ -219,24 +226,27 @@ def restart(
     with ExitStack() as opened:
         place_of_record = _opened_checkpoint(opened, checkpoint)
         record = _chosen_run(place_of_record, run_id)
-        epoch = place_of_record.store.acquire(record.run)
-        recovered = read(place_of_record, record.run, clock.now())
-        head = recovered.head
+        head = read_head(place_of_record, record.run)
         settings: Settings = head["settings"]
         compiled = _compile(head["dag"], head["tasks"], settings)
         if backend is None:
-            limit = settings.max_concurrency
-            backend = DEFAULT_BACKEND if limit is None else f"{DEFAULT_BACKEND}?max_workers={limit}"
+            backend = _usual_backend(settings.max_concurrency)
         place, owned = open_backend(backend)
         if owned:
             opened.callback(place.close, wait=False)
+        if not place.capabilities.matches_selectors:
+            _refuse_selectors(compiled.plan, place)
+        # From here on the run is ours; whoever had it has lost it. One that has ended is only read.
+        store = place_of_record.store
+        epoch = store.acquire(record.run) if record.status == RunStatus.RUNNING else record.epoch
+        recovered = read(place_of_record, record.run, clock.now())
         recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
         engine = _engines(compiled, place, clock, seed, open_cache(cache))(
             head["rules"], recorder=recorder, keeping=_keeping(head["keep"], compiled, recorder)
         )
         engine.restore(recovered)
         if not engine.done.is_set():
-            recorder.begin(None, clock.now())
+            recorder.begin(clock.now())
             engine.start()
         readers = [*observers, *_progress(progress)]
         return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=record.run)
@@ -256,6 +266,7 @@ def resume(checkpoint: str | PathLike[str] | Checkpoint, run_id: str | None = No
 
     Raises:
         UnknownRunError: there is no such run, or none that has not ended.
+        TransferError: its graph cannot be rebuilt here; the run stays whose it is.
         StoreVersionError: a newer version of dagrid kept it.
     """
     with HeldInterrupts() as held:
@@ -469,13 +480,37 @@ def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings:
     return compiled
 
 
+def _checked_keep(keep: Keep, plan: Plan, grows: bool) -> Keep:
+    if isinstance(keep, str):
+        if keep not in ("all", "outputs"):
+            raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes such as {{{keep!r}}}; not {keep!r}.")
+        return keep
+    try:
+        kept = frozenset(keep)
+    except TypeError:
+        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of names of nodes; not {keep!r}.") from None
+    if not (grows or plan.adds):  # a node that comes later may have any name
+        for name in kept:
+            if name not in plan.index:
+                raise UnknownNodeError.of(name, plan.index, "keep names a node that is not in the graph:")
+    return kept
+
+
 def _keeping(keep: Keep, compiled: _Compiled, recorder: Recorder | None) -> Keeping | None:
     if keep == "all":
         return None
     kept = None if keep == "outputs" else frozenset(keep)
-    if isinstance(keep, str) and kept is not None:
-        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes such as {{{keep!r}}}; not {keep!r}.")
     return Keeping(kept, compiled.bindings.sources, None if recorder is None else recorder.value)
+
+
+def _usual_backend(max_concurrency: int | None) -> str:
+    return DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
+
+
+def _checked_run_id(run_id: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", run_id) or run_id in (".", ".."):
+        raise InvalidSettingError(f"run_id {run_id!r} cannot be: give letters a to z, digits, '-', '_' and '.'.")
+    return run_id
 
 
 def _run_id(name: str | None) -> str:
@@ -506,7 +541,8 @@ def _record(
 def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
     known = checkpoint.store.runs()
     for record in known:
-        if record.run == run_id or (run_id is None and record.status == "running"):
+        # One without facts ended before it had begun.
+        if record.run == run_id or (run_id is None and record.status == RunStatus.RUNNING and record.facts):
             return record
     if run_id is not None:
         suggestion = nearest(run_id, [record.run for record in known])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 
 from hypothesis import given
@@ -56,6 +57,40 @@ def test_a_restarted_run_ends(case: Case, chance: random.Random, steps: int) -> 
     world.state = again
     world.tell()
     world.live(0)
+
+
+@given(case=cases(most=6), chance=chances, rules=st.lists(st.booleans(), max_size=1), steps=st.integers(0, 30))
+def test_a_run_goes_on_from_wherever_its_process_died(
+    case: Case, chance: random.Random, rules: list[bool], steps: int
+) -> None:
+    """A store has the facts up to the end of some step; all workers are gone, and some values that could not be kept."""
+    world = World(case.plan(), chance, rules=rules)
+    for _ in range(steps):
+        possible = world.possible()
+        if not possible or world.finished:
+            break
+        world.at += 0.001
+        chance.choice(possible)()
+    for until in sorted(set(world.boundaries)):
+        again = replayed(world.state, case.plan(), rules, until)
+        pickled: State = pickle.loads(pickle.dumps(again))
+        pickled.plan, pickled.journal = again.plan, list(again.journal)
+        assert picture(pickled) == picture(again)
+        if again.finished:
+            continue
+        lost = [node for node, status in enumerate(again.status) if status == COMPLETED and chance.random() < 0.3]
+        chance.shuffle(lost)
+        after = World(case.plan(), chance, rules=rules)
+        after.at = world.at
+        after.restart(pickled, lost)
+        for _ in range(chance.randrange(8)):
+            possible = after.possible()
+            if possible and not after.finished:
+                after.at += 0.001
+                chance.choice(possible)()
+        if not after.finished:
+            after.live(0)
+        assert picture(replayed(pickled, case.plan(), rules)) == picture(pickled)
 
 
 @given(nodes=plain_nodes(), workers=st.integers(1, 3), seed=st.integers(0, 1000), limit=st.sampled_from([None, 1, 2]))

@@ -16,6 +16,7 @@ from dagrid.machine.decide import IDLE, SLOW, advance, decide
 from dagrid.machine.events import (
     NODE_MASK,
     Asked,
+    Begun,
     CancelRequested,
     Fact,
     Finished,
@@ -27,8 +28,10 @@ from dagrid.machine.events import (
     Started,
     Stimulus,
     TimerDue,
+    TimerKind,
     WorkerGone,
     WorkerJoined,
+    attempt_id,
 )
 from dagrid.machine.plan import Plan, Settings
 from dagrid.machine.state import (
@@ -120,7 +123,8 @@ def check(state: State) -> None:
     for node, status in enumerate(state.status):
         before = plan.predecessors[node]
         if status in (READY, QUEUED, RUNNING, COMPLETED):
-            assert all(satisfied(state, each, node) for each in before)
+            again = state.remade if status == COMPLETED else ()  # what is made again for others was there in its time
+            assert all(each in again or satisfied(state, each, node) for each in before)
         if status == PENDING:
             assert state.waiting[node] == sum(not satisfied(state, each, node) for each in before) > 0
         assert (status in (QUEUED, RUNNING)) == (node in current)
@@ -129,6 +133,7 @@ def check(state: State) -> None:
         if status == READY:
             assert node in heaps[plan.groups[node]]
     ends = Counter(fact.node for fact in state.facts() if fact.kind in ENDS)
+    ends.subtract(fact.node for fact in state.facts() if fact.kind is Kind.VALUE_LOST)
     assert all(ends[node] == (status >= COMPLETED) for node, status in enumerate(state.status))
     if state.finished:
         assert not state.remaining
@@ -147,10 +152,10 @@ def rules_of(optional: Sequence[bool]) -> Growth:
     return Growth(rules=[(number, each, None, ()) for number, each in enumerate(optional)])
 
 
-def replayed(state: State, fresh: Plan, rules: Sequence[bool]) -> State:
-    """Return what the facts of a run make of a fresh state; `fresh` is the plan as it was at the start."""
+def replayed(state: State, fresh: Plan, rules: Sequence[bool], until: int | None = None) -> State:
+    """Return what the first facts of a run, or all, make of a fresh state; `fresh` is the plan as it was at the start."""
     again = State(fresh, rules_of(rules))
-    for fact in list(state.facts()):
+    for fact in list(state.facts(0, until)):
         apply(again, fact)
     return again
 
@@ -211,6 +216,7 @@ class World:
         self.order: list[int] = []
         self.finished = False
         self.steps = 0
+        self.boundaries: list[int] = []
         self.tell()
 
     # --- the machine ------------------------------------------------------------------------------------------------------
@@ -220,6 +226,7 @@ class World:
         before = bytes(self.state.status)
         self.obey(decide(self.state, stimuli, self.at))
         self.steps += 1
+        self.boundaries.append(len(self.state.journal))
         check_moves(before, bytes(self.state.status))
         check(self.state)
 
@@ -251,6 +258,20 @@ class World:
             place.running[command.attempts[0]] = self.at
         else:
             place.waiting.extend(command.attempts)
+
+    def restart(self, state: State, lost: Sequence[int] = ()) -> None:
+        """Go on from a state that was replayed, in a process without the workers, the timers and some values of the old one."""
+        self.state = state
+        state.ask_again()
+        self.places.clear()
+        self.timers.clear()
+        self.questions.clear()
+        self.old.clear()
+        self.joined = max(state.workers, default=-1) + 1
+        self.finished = state.finished
+        gone = [WorkerGone(number, self.at) for number in list(state.present)]
+        waiting = [TimerDue(TimerKind.RETRY, attempt_id(node, state.number_of(node)), self.at) for node in state.due]
+        self.tell(*gone, Begun(self.at, lost=lost), *waiting)
 
     # --- what can happen --------------------------------------------------------------------------------------------------
 

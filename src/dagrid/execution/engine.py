@@ -6,23 +6,26 @@ at the inbox again before it goes. User code (tasks, rules, pickling) never runs
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, InternalError, SkipTask, TaskError, TransferError
+from dagrid.errors import DagridError, InternalError, RuleError, SkipTask, TaskError, TransferError
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.clock import REAL_CLOCK, let_others_run
 from dagrid.execution.growing import Growing, described
 from dagrid.execution.hosts import OpeningHost, PlaceHost
+from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.pickling import unpack
-from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of, read_error, rules_of
+from dagrid.execution.pickling import PROTOCOL, unpack
+from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of
 from dagrid.graph.rules import Rule
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import IDLE, RULES, SLOW, advance, decide
@@ -33,7 +36,6 @@ from dagrid.machine.events import (
     CancelRequested,
     Finished,
     Growth,
-    Kind,
     Outcome,
     RuleEvaluated,
     Stimulus,
@@ -108,13 +110,16 @@ class Engine:
         self._given = given or {}
         self._omitted = omitted or {}
         self.recorder = recorder
-        self._outbox: deque[tuple[int, list[Command]]] = deque()
+        self._outbox: deque[tuple[int, list[Command], int]] = deque()
+        self._left = False
         self._committing = threading.Lock()
         self._held: dict[int, Call] = {}
         self._asleep: set[int] = set()
         self._keeping = keeping
-        if recorder is not None or keeping is not None:
+        if recorder is not None:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
+        elif keeping is not None:
+            self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
         self._cache = cache
         self._value_keys: dict[int, str] = {}
         self._point()
@@ -136,8 +141,9 @@ class Engine:
     def start(self) -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once."""
         self.began = self.began or self.now()
-        first = self._beginning()
+        self._take_given()
         with self._lock:
+            first = self._beginning()
             self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
             for place in set(self._bindings.places.values()):
                 self._open_place(place)
@@ -147,13 +153,15 @@ class Engine:
             self.close()
             raise self.failure
 
-    def _beginning(self) -> list[Stimulus]:
-        """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
-        state, now = self.state, self.now()
+    def _take_given(self) -> None:
         for node, (value, _) in self._given.items():
             self.values[node] = value
             if self.recorder is not None:
                 self.recorder.keep(node, value)
+
+    def _beginning(self) -> list[Stimulus]:
+        """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
+        state, now = self.state, self.now()
         reasons = {node: reason for node, (_, reason) in self._given.items()}
         gone: list[Stimulus] = [WorkerGone(worker, now, "the process of the run ended") for worker in state.present]
         due: list[Stimulus] = [
@@ -177,8 +185,10 @@ class Engine:
         lost: dict[int, None] = {}
         while needed:
             for source in sources(needed.pop()):
-                value = self.values[source] if source < known else None
-                if source not in lost and isinstance(value, Kept) and value.absent:
+                if source in lost or source >= known or self.state.status[source] != COMPLETED:
+                    continue
+                value = self.values[source]
+                if isinstance(value, Kept) and value.absent:
                     lost[source] = None
                     needed.append(source)
         return list(lost)
@@ -192,33 +202,28 @@ class Engine:
         recorder = self.recorder
         assert recorder is not None
         self.began = recovered.began
-        data: dict[int, bytes] = {}
-        if recovered.picture is not None:
-            state, patches, data = recovered.picture
+        recorder.restored(recovered)
+        if recovered.picture is not None and recovered.state is not None:
             self._fork()
-            state.plan = self.state.plan
-            for patch in patches:
+            recovered.state.plan = self.state.plan
+            for patch in recovered.picture.patches:
                 self._regrow(*unpack(patch))
-            self.state = state
-            recorder.restored(patches, data)
-        for fact, kept in facts_of(recovered.entries):
+            self.state = recovered.state
+        for fact, data, rules in facts_of(recovered.entries):
             if fact.growth is not None:
                 if self._shared:
                     self._fork()
                 self.growing.bind(self.state, fact.growth)
-                self.growing.restore([rule[0] for rule in fact.growth.rules], rules_of(kept))
-                recorder.note_patch(kept)
+                self.growing.restore([rule[0] for rule in fact.growth.rules], rules)
             apply(self.state, fact)
             self.growing.taken(self.state)
-            if fact.kind in (Kind.COMPLETED, Kind.REUSED):
-                data[fact.node] = kept
-            elif fact.kind is Kind.FAILED and (error := read_error(kept)) is not None:
-                self.errors[fact.node] = error
-        recorder.refs = data
+            recorder.note(fact, data)
         recorder.committed = len(self.state.journal)
-        names = self.state.plan.names
-        for node, kept in data.items():
-            self.values[node] = Kept(kept, recorder.artifacts, names[node])
+        for node, kept in recorder.kept_values(self.state.plan.names):
+            self.values[node] = kept
+        self.errors.update(recorder.kept_errors())
+        if self.state.error:
+            self.growing.failure = RuleError(self.state.error)
         self._workers = count(max(self.state.workers, default=-1) + 1)
         self._point()
         self.state.ask_again()
@@ -232,6 +237,8 @@ class Engine:
         Returns:
             Whether the run has ended; False when `timeout` seconds are over before.
         """
+        if self.done.is_set():
+            return True
         until = None if timeout is None else REAL_CLOCK.now() + timeout
         while True:
             self._stirred.clear()
@@ -337,6 +344,8 @@ class Engine:
                 self.values[attempt] = value
                 self._questions.extend(state.asks)
                 state.asks.clear()
+                if self._keeping is not None:
+                    self._keeping.drop(state, self.values, len(state.journal))
                 reply = NOT_ASKED
             elif following == SLOW:
                 done = Finished(worker, attempt, Outcome.COMPLETED, started, ended, value)
@@ -367,6 +376,27 @@ class Engine:
         self._prepare(event)
         return self._exchange(worker, (event,))
 
+    def _completed_and_dropped(
+        self,
+        keeping: Keeping,
+        worker: int,
+        call: Call,
+        value: Any,
+        started: float,
+        ended: float,
+        extra: Extra | None = None,
+    ) -> Call | None:
+        """As `completed`; then what nobody needs any more is dropped."""
+        reply = Engine.completed(self, worker, call, value, started, ended, extra)
+        self._enter()
+        try:
+            keeping.drop(self.state, self.values, len(self.state.journal))
+        finally:
+            self._lock.release()
+        if self._inbox:
+            self._after()
+        return reply
+
     def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
         """Take an exception from a worker that pulls, and give it its next call."""
         event = Finished(worker, call.attempt, Outcome.FAILED, started, ended, error)
@@ -396,7 +426,7 @@ class Engine:
             reply = self._step([*events, Asked(worker, self.now())], worker)
         finally:
             self._lock.release()
-        self._after()
+        self._after(committer=worker)
         return reply if self.recorder is None else self._take_held(worker, sleep=True)
 
     def _take_held(self, worker: int, sleep: bool = False) -> Call | None:
@@ -404,11 +434,17 @@ class Engine:
         self._enter()
         try:
             self._asleep.discard(worker)
-            held = self._held.pop(worker, None)
-            if held is None and sleep:
+            held = None if self.done.is_set() else self._held.pop(worker, None)
+            left = self._left and held is None and sleep
+            if left:
+                self._left = False
+            elif held is None and sleep:
                 self._asleep.add(worker)
         finally:
             self._lock.release()
+        if left:
+            self._after(committer=worker)
+            return self._take_held(worker, sleep)
         if self._inbox:
             self._after()
         return held
@@ -424,18 +460,21 @@ class Engine:
                 self._lock.release()
         return True
 
-    def _after(self, worker: int = NOBODY) -> Call | None:
+    def _after(self, worker: int = NOBODY, committer: int = NOBODY) -> Call | None:
         """Take what came in, and ask the rules that the machine wants to know, outside of the lock, one at a time.
 
-        Who asks also hands in the answer: the graph does not grow while a rule looks at it. A worker that pulls can ask for its
-        next call with the last answer.
+        Who asks also hands in the answer: the graph does not grow while a rule looks at it.
+
+        Args:
+            worker: one that pulls, and asks for its next call with the last answer.
+            committer: one that pulls, and writes the record while it waits for its next call.
 
         Returns:
             The call for the worker; NOT_ASKED when it has still to ask.
         """
         reply: Call | None = NOT_ASKED
         while self._drain():
-            self._commit()
+            self._commit(committer)
             if self._inbox:
                 continue
             if not self._questions or not self._asking.acquire(blocking=False):
@@ -484,11 +523,11 @@ class Engine:
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         reply: Call | None = None
         commands = self._decide(self._taken(events))
-        if self._keeping is not None:
-            self._keeping.drop(self.state, self.values)
         if self.recorder is not None:
-            self._outbox.append((len(self.state.journal), commands))
+            self._outbox.append((len(self.state.journal), commands, worker))
             return None
+        if self._keeping is not None:
+            self._keeping.drop(self.state, self.values, len(self.state.journal))
         for command in commands:
             if type(command) is Perform and command.worker == worker:
                 reply = self._call(command.attempts[0])
@@ -504,6 +543,8 @@ class Engine:
         while self._inbox:
             came.append(self._inbox.popleft())
         for event in (*came, *events):
+            if type(event) is Finished and event.attempt & NODE_MASK in self.state.remade:
+                event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
                 event = self._bound(event)
                 lost = (
@@ -585,18 +626,49 @@ class Engine:
         """How many entries of the journal may be read: what is not recorded has not happened yet."""
         return len(self.state.journal) if self.recorder is None else self.recorder.committed
 
-    def _commit(self) -> None:
+    def _commit(self, worker: int) -> None:
         """Write what was decided, and then let it have its effects. Who finds another one at it leaves: that one looks again."""
         recorder = self.recorder
         if recorder is None:
             return
-        while self._outbox:
+        while self._outbox and not self.done.is_set():
             if not self._committing.acquire(blocking=False):
                 return
-            try:
-                self._commit_once(recorder)
-            finally:
-                self._committing.release()
+            with HeldInterrupts() as held:  # one between the store's answer and its effects would tear them apart
+                try:
+                    self._commit_once(recorder)
+                finally:
+                    self._committing.release()
+            held.deliver()
+            if worker in self._held and self._left_to_another(worker):
+                return
+
+    def _left_to_another(self, worker: int) -> bool:
+        """A worker that has its call goes, and leaves what there is to write to one that waits for it."""
+        self._enter()
+        try:
+            waiting = [other for _, _, other in self._outbox if other not in (-1, worker)]
+            if not waiting:
+                return False
+            asleep = next((other for other in waiting if other in self._asleep), None)
+            if asleep is None:
+                self._left = True  # they are on their way to `_take_held`
+            else:
+                self._asleep.discard(asleep)
+                self._perform(Wake(asleep))
+            return True
+        finally:
+            self._lock.release()
+
+    def _give_up(self, error: Exception) -> None:
+        """What cannot be recorded must not have an effect: the run ends here."""
+        self._enter()
+        try:
+            if not self.done.is_set():
+                self.failure = error
+                self._end()
+        finally:
+            self._lock.release()
 
     def _commit_once(self, recorder: Recorder) -> None:
         picture = None
@@ -605,7 +677,7 @@ class Engine:
             decided = list(self._outbox)
             self._outbox.clear()
             if recorder.snapshot_due() and not self.state.finished:
-                picture = recorder.picture(self.state)
+                picture = pickle.dumps(self.state, PROTOCOL)
         finally:
             self._lock.release()
         if not decided:
@@ -614,13 +686,16 @@ class Engine:
             recorder.commit(self.state, decided[-1][0], self.growing.rules, self.errors)
             if picture is not None:
                 recorder.snapshot(picture)
-        except Exception as error:  # noqa: BLE001  # what cannot be recorded must not have an effect: the run ends here
-            self.failure = error
-            self._end()
+        except Exception as error:  # noqa: BLE001  # whatever the store or the user's rules raise
+            self._give_up(error)
             return
         self._enter()
         try:
-            for _, commands in decided:
+            if self._keeping is not None:
+                self._keeping.drop(self.state, self.values, recorder.committed)
+            if self.done.is_set():
+                return
+            for _, commands, _ in decided:
                 for command in commands:
                     self._release(command)
         finally:
@@ -688,7 +763,10 @@ class Engine:
         if event.extra is not None and event.outcome == Outcome.COMPLETED:
             self._open_extra(event)
         if self.recorder is not None and event.outcome == Outcome.COMPLETED:
-            self.recorder.keep(event.attempt, event.value)
+            try:
+                self.recorder.keep(event.attempt, event.value)
+            except Exception as refusal:  # noqa: BLE001  # whatever the artifacts raise
+                self._give_up(refusal)
         if event.outcome != Outcome.FAILED:
             return
         error = event.value = _error_of(event, self._names[event.attempt & NODE_MASK])

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from dagrid.errors import TaskError
-from dagrid.machine.events import Kind
-from dagrid.machine.state import COMPLETED, State, read_entry
+from dagrid.machine.events import NODE_MASK, Kind
+from dagrid.machine.state import State
 from dagrid.ports import Encoded
 
 
@@ -43,7 +43,8 @@ class Keeping:
         """Say what is kept.
 
         Args:
-            kept: the nodes whose values are kept; None keeps those that nobody takes.
+            kept: the nodes whose values are kept; None keeps those that nobody takes. Of the others, those that nobody takes wait
+                for as long as the graph may grow.
             sources: for a node, the nodes whose values it takes.
             substitute: for a node and its name, what to put in the place of its value, if it can be had from elsewhere.
         """
@@ -51,24 +52,31 @@ class Keeping:
         self.sources = sources
         self._substitute = substitute
         self._readers: list[int] = []
-        self._read: set[int] = set()
         self._seen = 0
+        self._unread: list[int] = []  # a graph that may grow may get readers for them
 
-    def drop(self, state: State, values: list[Any]) -> None:
-        """Look at what has ended since the last time, and drop what it was the last to need."""
-        self._count(len(state.status))
+    def drop(self, state: State, values: list[Any], until: int) -> None:
+        """Look at what has ended since the last time, up to a place in the journal, and drop what it was the last to need."""
+        if len(self._readers) < len(state.status):
+            self._count(len(state.status))
         journal = state.journal
-        for position in range(self._seen, len(journal)):
+        for position in range(self._seen, until):
             entry = journal[position]
             if isinstance(entry, int):
-                node, kind = read_entry(entry)
-                ended = kind is not Kind.STARTED
-            else:
-                node = entry.node
-                ended = node >= 0 and state.status[node] >= COMPLETED and entry.kind in _ENDS
-            if ended:
+                if entry >= 0:  # otherwise it started
+                    self._ended(entry & NODE_MASK, state, values)
+                continue
+            node, kind = entry.node, entry.kind
+            if kind in _ENDS:
                 self._ended(node, state, values)
-        self._seen = len(journal)
+            elif kind is Kind.VALUE_LOST:
+                self._wanted_again(node)
+        self._seen = until
+        if self._unread and (state.finished or not (state.rules or any(state.adders.values()))):
+            for node in self._unread:
+                if not self._readers[node]:
+                    self._drop(node, state, values)
+            self._unread.clear()
 
     def check(self, nodes: Iterable[int], values: Sequence[Any]) -> None:
         """Check that new nodes take no value that was dropped.
@@ -76,25 +84,33 @@ class Keeping:
         Raises:
             TaskError: one does.
         """
+        known = len(values)
         for node in nodes:
             for source in self.sources(node):
-                if isinstance(values[source], Dropped):
+                if source < known and isinstance(values[source], Dropped):
                     values[source].decode()
 
     def _count(self, nodes: int) -> None:
         """Count the readers of values, those of new nodes too."""
-        for node in range(len(self._readers), nodes):
-            self._readers.append(0)
+        known = len(self._readers)
+        self._readers.extend([0] * (nodes - known))
+        for node in range(known, nodes):
             for source in set(self.sources(node)):
                 self._readers[source] += 1
 
     def _ended(self, node: int, state: State, values: list[Any]) -> None:
+        readers = self._readers
         for source in set(self.sources(node)):
-            self._readers[source] -= 1
-            if not self._readers[source]:
+            readers[source] = left = readers[source] - 1
+            if not left:
                 self._drop(source, state, values)
-        if self._kept is not None and not self._readers[node]:
-            self._drop(node, state, values)
+        if self._kept is not None and not readers[node]:
+            self._unread.append(node)
+
+    def _wanted_again(self, node: int) -> None:
+        """A node that had ended runs again, and reads again."""
+        for source in set(self.sources(node)):
+            self._readers[source] += 1
 
     def _drop(self, node: int, state: State, values: list[Any]) -> None:
         name = state.plan.names[node]
@@ -106,6 +122,7 @@ class Keeping:
 
 _ENDS = frozenset(
     {
+        Kind.COMPLETED,
         Kind.FAILED,
         Kind.TIMED_OUT,
         Kind.CANCELLED,

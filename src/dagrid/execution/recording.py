@@ -11,12 +11,12 @@ import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from dagrid.errors import InvalidSettingError, StoreVersionError, TransferError
-from dagrid.execution.pickling import pack, unpack
+from dagrid.errors import InvalidSettingError, StoreVersionError, TransferError, UnknownRunError
+from dagrid.execution.pickling import PROTOCOL, pack, unpack
 from dagrid.execution.results import run_status
 from dagrid.graph.rules import Rule
 from dagrid.machine.events import UNSTARTED, Fact, Growth, Kind, attempt_id
@@ -31,10 +31,18 @@ _ABSENT, _HERE, _ELSEWHERE = b"-", b"i", b"a"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a run is kept while it goes on: its journal in a store, its large values as artifacts."""
+    """Where a run is kept while it goes on: its journal in a store, its large values as artifacts.
+
+    Args:
+        store: takes the facts.
+        artifacts: takes the values that are larger than 4 KiB.
+        first_snapshot: after so many facts a snapshot is made, and again whenever there are twice as many, so that who resumes
+            a long run does not read it all.
+    """
 
     store: Store
     artifacts: Artifacts
+    first_snapshot: int = FIRST_SNAPSHOT
 
 
 class Entry(msgspec.Struct, array_like=True, omit_defaults=True):
@@ -56,9 +64,8 @@ class Entry(msgspec.Struct, array_like=True, omit_defaults=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
-_OWNED = (
-    -1
-)  # the entry with which an owner of the run begins: `due` is what its clock lacks to the time of day, in seconds
+# The entry with which an owner of the run begins: `due` is what its clock lacks to the time of day, in seconds.
+_OWNED = -1
 
 
 class Kept(Encoded):
@@ -78,9 +85,18 @@ class Kept(Encoded):
 
     def decode(self) -> Any:
         """Return the value. Raises TransferError: it was not kept, or is not there any more."""
-        return unpack(self.packed())
+        data = self.packed()
+        try:
+            return unpack(data)
+        except Exception as error:
+            raise TransferError(
+                f"The value of node {self._node!r} was kept, but cannot be rebuilt here ({type(error).__name__}: {error}). "
+                f"Let its type be importable in this process too.",
+                self._node,
+            ) from error
 
     def packed(self) -> bytes:
+        """Return the value pickled."""
         if not self._data:
             return pack(None)
         tag, rest = self._data[:1], self._data[1:]
@@ -123,25 +139,20 @@ class Recorder:
         self._written = written
         self._kept: dict[int, bytes] = {}
         self._patches: list[bytes] = []
-        self._next_snapshot = FIRST_SNAPSHOT
+        self._errors: dict[int, bytes] = {}
+        self._first_snapshot = self._next_snapshot = checkpoint.first_snapshot
         self._offset = time.time() - now
 
-    @property
-    def offset(self) -> float:
-        """What the run's clock lacks to the time of day, in seconds."""
-        return self._offset
-
-    def begin(self, head: Mapping[str, Any] | None, now: float) -> None:
-        """Write who owns the run from now on; the first owner writes all that the run is made of, too.
-
-        Raises:
-            InvalidSettingError: something in it cannot be pickled.
-        """
-        data = b"" if head is None else _pack_head(head)
-        self._append([Entry(_OWNED, now, due=self._offset, number=FORMAT, data=data)])
+    def begin(self, now: float, head: bytes = b"") -> None:
+        """Write who owns the run from now on; the first owner writes all that the run is made of, too (`pack_head`)."""
+        self._append([_encode(Entry(_OWNED, now, due=self._offset, number=FORMAT, data=head))])
 
     def keep(self, attempt: int, value: Any) -> None:
-        """Make a value ready for the fact that it was made: large ones go to the artifacts. Called outside of any lock."""
+        """Make a value ready for the fact that it was made: large ones go to the artifacts. Called outside of any lock.
+
+        Raises:
+            StoreError: the artifacts cannot take it.
+        """
         if value is None:
             self._kept[attempt] = b""
             return
@@ -153,7 +164,7 @@ class Recorder:
         if len(data) <= INLINE:
             self._kept[attempt] = _HERE + data
             return
-        key = f"{self.run}/{attempt}"
+        key = f"{self.run}/{self._epoch}/{attempt}"  # an earlier owner may still perform an attempt of the same number
         self.artifacts.put(key, data)
         self._kept[attempt] = _ELSEWHERE + key.encode()
 
@@ -164,14 +175,11 @@ class Recorder:
             StoreError: the store cannot, or somebody else owns the run.
             TransferError: a patch cannot be pickled.
         """
-        status = None
-        entries = []
-        for fact in state.facts(self.committed, until):
-            entries.append(self._entry(fact, rules, errors))
-            if fact.kind is Kind.RUN_ENDED:
-                status = run_status(state).value
-        if entries:
-            self._append(entries, status)
+        facts = [_encoded(self._entry(fact, rules, errors)) for fact in state.facts(self.committed, until)]
+        if facts:
+            # The run's end is a fact like any other, and nothing follows it.
+            ended = state.finished and until == len(state.journal)
+            self._append(facts, run_status(state).value if ended else None)
         self.committed = until
 
     def value(self, node: int, name: str) -> Kept | None:
@@ -183,27 +191,45 @@ class Recorder:
         """Whether so many facts were written since the last snapshot that another one is worth its cost."""
         return self._written >= self._next_snapshot
 
-    def picture(self, state: State) -> bytes:
-        """Return all that a resumed run needs of the facts so far; the state must not change meanwhile."""
-        return pickle.dumps((state, self._patches, self.refs, self._offset), pickle.HIGHEST_PROTOCOL)
+    def snapshot(self, state: bytes) -> None:
+        """Keep what stands for the facts that are written. The next one is due when there are twice as many.
 
-    def snapshot(self, data: bytes) -> None:
-        """Keep a picture of the facts that are written. The next one is due when there are twice as many."""
-        self._store.snapshot(self.run, self._epoch, self._written, data)
+        Args:
+            state: that of the run after these facts, pickled.
+        """
+        picture = Picture(state, self._patches, self.refs, self._errors, self._offset)
+        self._store.snapshot(self.run, self._epoch, self._written, pickle.dumps(tuple(picture), PROTOCOL))
         self._next_snapshot = 2 * self._written
 
-    def restored(self, patches: list[bytes], refs: dict[int, bytes]) -> None:
+    def restored(self, recovered: Recovered) -> None:
         """Take over what an earlier owner knew."""
-        self._patches = patches
-        self.refs = refs
-        self._next_snapshot = max(FIRST_SNAPSHOT, 2 * self._written)
+        picture = recovered.picture
+        if picture is not None:
+            self._patches, self.refs, self._errors = picture.patches, picture.values, picture.errors
+            self._next_snapshot = max(self._first_snapshot, 2 * self._written)
 
-    def note_patch(self, data: bytes) -> None:
-        """Remember a patch for the next snapshot."""
-        self._patches.append(data)
+    def note(self, fact: Fact, data: bytes) -> None:
+        """Take over what an earlier owner wrote with a fact."""
+        if fact.kind in (Kind.COMPLETED, Kind.REUSED):
+            self.refs[fact.node] = data
+        elif fact.kind is Kind.PATCHED:
+            self._patches.append(data)
+        elif fact.kind is Kind.FAILED:
+            self._errors[fact.node] = data
 
-    def _append(self, entries: Sequence[Entry], status: str | None = None) -> None:
-        facts = [_encode(entry) for entry in entries]
+    def kept_values(self, names: Sequence[str]) -> Iterator[tuple[int, Kept]]:
+        """Yield the nodes whose values were kept, with these."""
+        for node, data in self.refs.items():
+            yield node, Kept(data, self.artifacts, names[node])
+
+    def kept_errors(self) -> Iterator[tuple[int, BaseException]]:
+        """Yield the nodes that failed, with what they raised, where that can be read."""
+        for node, data in self._errors.items():
+            error = _read_error(data)
+            if error is not None:
+                yield node, error
+
+    def _append(self, facts: Sequence[bytes], status: str | None = None) -> None:
         at = time.time() if status is not None else 0.0
         self._written = self._store.append(self.run, self._epoch, self._written, facts, status=status, at=at)
 
@@ -217,7 +243,7 @@ class Recorder:
         elif kind is Kind.PATCHED:
             data = self._patch(fact, rules)
         elif kind is Kind.FAILED and fact.node in errors:
-            data = _pack_error(errors[fact.node])
+            data = self._errors[fact.node] = _pack_error(errors[fact.node])
         return Entry(
             int(kind),
             fact.at,
@@ -248,17 +274,55 @@ class Recorder:
         return data
 
 
+class Picture(NamedTuple):
+    """A snapshot: the state after some facts, pickled, and what these stand for; `offset` is that of its times."""
+
+    state: bytes
+    patches: list[bytes]
+    values: dict[int, bytes]
+    errors: dict[int, bytes]
+    offset: float
+
+
 @dataclass(slots=True)
 class Recovered:
-    """What a journal holds of a run: what it is made of, when it began, how many facts there are, a snapshot (the state and the
-    patches and values that it stands for) if there is one, and the entries after it.
+    """What a journal holds of a run: when it began, how many facts there are, a snapshot if there is one, with its state, and the
+    entries after it.
     """
 
-    head: dict[str, Any]
     began: float
     written: int
-    picture: tuple[State, list[bytes], dict[int, bytes]] | None
+    picture: Picture | None
+    state: State | None
     entries: list[Entry]
+
+
+def read_head(checkpoint: Checkpoint, run: str) -> dict[str, Any]:
+    """Read what a run is made of.
+
+    Raises:
+        UnknownRunError: there is no such run, or its process ended before it had begun.
+        StoreVersionError: it was written by a newer version.
+        TransferError: a part of it cannot be rebuilt in this process.
+    """
+    first = _first(checkpoint, run)
+    try:
+        return unpack(first.data)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise TransferError(
+            f"The graph of run {run!r} cannot be rebuilt here ({type(error).__name__}: {error}). Let the modules of its "
+            f"functions be importable in this process too, as they were when it was started."
+        ) from error
+
+
+def _first(checkpoint: Checkpoint, run: str) -> Entry:
+    data = next(checkpoint.store.read(run), None)
+    if data is None:
+        raise UnknownRunError(f"The run {run!r} ended before it had begun. Start it again, by another name.", run)
+    first = _decode(data)
+    if first.number > FORMAT:
+        raise StoreVersionError(f"The run {run!r} was kept by a newer version of dagrid. Resume it with that one.")
+    return first
 
 
 def read(checkpoint: Checkpoint, run: str, now: float) -> Recovered:
@@ -270,21 +334,19 @@ def read(checkpoint: Checkpoint, run: str, now: float) -> Recovered:
         now: the time of the reader's clock.
 
     Raises:
-        UnknownRunError: there is no such run.
+        UnknownRunError: there is no such run, or its process ended before it had begun.
         StoreVersionError: it was written by a newer version.
     """
     offset = time.time() - now
-    first = _decode(next(iter(checkpoint.store.read(run))))
-    if first.number > FORMAT:
-        raise StoreVersionError(f"The run {run!r} was kept by a newer version of dagrid. Resume it with that one.")
+    first = _first(checkpoint, run)
     latest = checkpoint.store.latest(run)
     shift = first.due - offset
-    picture = None
+    picture = state = None
     if latest is not None:
-        state, patches, refs, then = unpack(latest[1])
-        shift = then - offset
+        picture = Picture(*unpack(latest[1]))
+        shift = picture.offset - offset
+        state = unpack(picture.state)
         state.shift(shift)
-        picture = state, patches, refs
     entries: list[Entry] = []
     written = since = 0 if latest is None else latest[0]
     for data in checkpoint.store.read(run, since):
@@ -294,15 +356,16 @@ def read(checkpoint: Checkpoint, run: str, now: float) -> Recovered:
             shift = entry.due - offset
         else:
             entries.append(_shifted(entry, shift))
-    return Recovered(unpack(first.data), first.at + first.due - offset, written, picture, entries)
+    return Recovered(first.at + first.due - offset, written, picture, state, entries)
 
 
-def facts_of(entries: Sequence[Entry]) -> Iterator[tuple[Fact, bytes]]:
-    """Yield the facts of entries, each with its data; a patch has its growth, and its rules are in the data."""
+def facts_of(entries: Sequence[Entry]) -> Iterator[tuple[Fact, bytes, list[Rule]]]:
+    """Yield the facts of entries, each with its data and, if it is a patch, its rules."""
     for entry in entries:
         growth: Growth | None = None
+        rules: list[Rule] = []
         if entry.kind == Kind.PATCHED:
-            growth = unpack(entry.data)[0]
+            growth, rules = unpack(entry.data)
         yield (
             Fact(
                 Kind(entry.kind),
@@ -319,15 +382,19 @@ def facts_of(entries: Sequence[Entry]) -> Iterator[tuple[Fact, bytes]]:
                 growth,
             ),
             entry.data,
+            rules,
         )
 
 
-def rules_of(data: bytes) -> list[Rule]:
-    """Return the rules of a patch."""
-    return unpack(data)[1]  # type: ignore[no-any-return]
+def _encoded(entry: Entry) -> bytes:
+    try:
+        return _encode(entry)
+    except UnicodeEncodeError:  # the user's message has half a character, such as a file name that is no text
+        entry.detail = entry.detail.encode("utf-8", "backslashreplace").decode()
+        return _encode(entry)
 
 
-def read_error(data: bytes) -> BaseException | None:
+def _read_error(data: bytes) -> BaseException | None:
     """Return the exception that a failed attempt raised, if it was kept."""
     try:
         error = unpack(data) if data else None
@@ -345,7 +412,12 @@ def _shifted(entry: Entry, shift: float) -> Entry:
     return entry
 
 
-def _pack_head(head: Mapping[str, Any]) -> bytes:
+def pack_head(head: Mapping[str, Any]) -> bytes:
+    """Return what a run is made of as bytes.
+
+    Raises:
+        InvalidSettingError: something in it cannot be pickled.
+    """
     try:
         return pack(dict(head))
     except Exception as error:

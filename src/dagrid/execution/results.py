@@ -23,6 +23,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.profile import Profile, measure
 from dagrid.execution.tracing import ExecutionTrace
+from dagrid.machine.events import UNSTARTED
 from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status
 from dagrid.ports import opened
@@ -299,7 +300,7 @@ class ExecutionResult:
         state = self._state
         name = state.plan.names[node]
         status = state.status[node]
-        ran = state.started[node] >= 0.0
+        ran = state.started[node] != UNSTARTED
         worker = state.workers.get(state.where[node])
         return NodeResult(
             name,

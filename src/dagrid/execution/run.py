@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from dagrid.errors import RunError, UnknownNodeError
 from dagrid.execution.engine import INTERRUPTED, Engine
+from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
-# The functions of `signal` make enums of numbers, which costs a short run a tenth of its time; those under them do not.
-_signals: Any = sys.modules.get("_signal", signal)
-_SIGINT = int(signal.SIGINT)
-
-
-class HeldInterrupts:
-    """Ctrl-C waits while a run begins: in the middle of a step it would leave a run that nobody can cancel."""
-
-    def __init__(self) -> None:
-        self._late: list[tuple[int, FrameType | None]] = []
-        self._handler: Any = None
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._handler = _signals.getsignal(_SIGINT)
-            if callable(self._handler):
-                _signals.signal(_SIGINT, lambda *late: self._late.append(late))
-                _holding.append(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if callable(self._handler):
-            _signals.signal(_SIGINT, self._handler)
-            _holding.remove(self)
-
-    @contextmanager
-    def released(self) -> Iterator[None]:
-        """Let Ctrl-C through for a while, also one that came before."""
-        hold = _signals.getsignal(_SIGINT)
-        _signals.signal(_SIGINT, self._handler)
-        try:
-            self.deliver()
-            yield
-        finally:
-            _signals.signal(_SIGINT, hold)
-
-    def deliver(self) -> None:
-        """Do now what was held."""
-        while self._late:
-            self._handler(*self._late.pop())
-
-
-_holding: list[HeldInterrupts] = []  # of the main thread, the only one that has signals
-
-
-def interruptible() -> AbstractContextManager[None]:
-    """Let Ctrl-C through while a run that is about to begin waits for something."""
-    if _holding and threading.current_thread() is threading.main_thread():
-        return _holding[-1].released()
-    return nullcontext()
 
 
 class Run:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, NamedTuple
 
-from dagrid.machine.events import Kind
+from dagrid.machine.events import UNSTARTED, Kind
 from dagrid.machine.state import COMPLETED, State
 
 
@@ -72,7 +72,7 @@ class ExecutionTrace:
         names = self._state.plan.names
         ended = (Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.RETRY, Kind.REQUEUED)
         for fact in self._state.facts():
-            if fact.kind in ended and fact.started >= 0:
+            if fact.kind in ended and fact.started != UNSTARTED:
                 outcome = fact.kind.name.lower()
                 yield Span(
                     names[fact.node],

@@ -237,3 +237,12 @@ class Fact(msgspec.Struct, frozen=True):
     numbers: tuple[int, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     growth: Growth | None = None
+
+    def shifted(self, seconds: float) -> Fact:
+        """Return the same fact with its times by another clock."""
+        return msgspec.structs.replace(
+            self,
+            at=self.at + seconds,
+            started=self.started if self.started == UNSTARTED else self.started + seconds,
+            due=self.due + seconds if self.due else 0.0,
+        )

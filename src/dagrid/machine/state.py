@@ -136,6 +136,7 @@ class State:
         "queues",
         "ready",
         "rebalance_at",
+        "remade",
         "remaining",
         "rules",
         "scanned",
@@ -182,6 +183,7 @@ class State:
         self.attempts_before: dict[int, list[Fact]] = {}
         self.rules: dict[int, RuleState] = {}
         self.adders: dict[str | None, int] = {}  # how many rules are left that may add a kind; None: that may add any
+        self.remade: set[int] = set()  # nodes whose value was lost: what they append is there already
         self.sealed: set[str] = set()  # the kinds that applied rules found closed
         self.dirty: list[int] = []  # rules to be asked
         self.asking = 0
@@ -226,6 +228,8 @@ class State:
         self.started = [at + seconds if at != UNSTARTED else at for at in self.started]
         self.ended = [at + seconds for at in self.ended]
         self.due = {node: at + seconds for node, at in self.due.items()}
+        for facts in self.attempts_before.values():
+            facts[:] = [fact.shifted(seconds) for fact in facts]
         self.rebalance_at = 0.0
 
     def add_rule(
@@ -269,7 +273,7 @@ class State:
     def release(self, node: int) -> None:
         """A node has ended: it adds no more."""
         kinds = self.plan.adds.get(node)
-        if kinds:
+        if kinds and node not in self.remade:
             self.may_add(kinds, -1)
 
     def closed(self, kind: str, asking: int = -1) -> bool:
@@ -300,15 +304,27 @@ class State:
             entry = self.journal[position]
             yield self._record(entry) if isinstance(entry, int) else entry
 
+    def settle_record(self, node: int) -> None:
+        """Make records of the integers that speak of a node, before what they stand for changes."""
+        for entry in (node, ~node):
+            try:
+                position = self.journal.index(entry)
+            except ValueError:
+                continue
+            self.journal[position] = self._record(entry)
+
     def _record(self, entry: int) -> Fact:
         node, kind = read_entry(entry)
         if kind is Kind.SKIPPED:
             cause = self.cause.get(node, NO_TASK)
             return Fact(kind, self.ended[node], node, cause=cause, detail="no task" if cause == NO_TASK else "")
+        started, worker = (
+            self.started[node],
+            self.where[node],
+        )  # before it is asked whether they are those of a later try
         before = self.attempts_before.get(node)
         if kind is Kind.STARTED and before:
             return Fact(kind, before[0].started, node, worker=before[0].worker)
-        started, worker = self.started[node], self.where[node]
         if kind is Kind.STARTED:
             return Fact(kind, started, node, worker=worker)
         return Fact(kind, self.ended[node], node, self.number_of(node), worker, started)
@@ -510,7 +526,9 @@ def _reused(state: State, fact: Fact) -> None:
 def _value_lost(state: State, fact: Fact) -> None:
     """A completed node has to run again, and who has not started waits for it again."""
     node = fact.node
+    state.settle_record(node)
     move(state, node, PENDING)
+    state.remade.add(node)
     state.remaining += 1
     state.started[node] = UNSTARTED
     state.numbers[node] = fact.number + 1
