@@ -6,26 +6,26 @@ at the inbox again before it goes. User code (tasks, rules, pickling) never runs
 
 from __future__ import annotations
 
-import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, InternalError, RuleError, SkipTask, TaskError, TransferError
+from dagrid.errors import DagridError, RuleError, SkipTask
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.clock import REAL_CLOCK, let_others_run
-from dagrid.execution.growing import Growing, described
+from dagrid.execution.committing import NOBODY, Committer
+from dagrid.execution.faults import described, error_of, fault
+from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost, PlaceHost
-from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.pickling import PROTOCOL, unpack
+from dagrid.execution.pickling import unpack
 from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of
+from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import IDLE, RULES, SLOW, advance, decide
@@ -52,7 +52,6 @@ OpenPlace = Callable[[str], Backend]
 Given = tuple[Any, str]
 OpenCache = Callable[[], Artifacts | None]
 PATIENCE = 1_000
-NOBODY = -1
 NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
 
@@ -110,11 +109,7 @@ class Engine:
         self._given = given or {}
         self._omitted = omitted or {}
         self.recorder = recorder
-        self._outbox: deque[tuple[int, list[Command], int]] = deque()
-        self._left = False
-        self._committing = threading.Lock()
-        self._held: dict[int, Call] = {}
-        self._asleep: set[int] = set()
+        self._committer = None if recorder is None else Committer(recorder, self)
         self._keeping = keeping
         if recorder is not None:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
@@ -131,8 +126,7 @@ class Engine:
         self._inbox: deque[Stimulus] = deque()
         self._questions: deque[int] = deque()
         self._asking = threading.Lock()
-        self._timers: list[tuple[float, int, int]] = []
-        self._armed: tuple[float, Callable[[], None]] | None = None
+        self._timers = Timers(clock, self._timers_due)
         self._watchers: list[threading.Event] = []
         self._workers = count()
         self._lent = False
@@ -171,7 +165,7 @@ class Engine:
         ]
         for node, at in state.due.items():
             if at > now:
-                self._set_timer(SetTimer(at, TimerKind.RETRY, attempt_id(node, state.number_of(node))))
+                self._timers.set(at, TimerKind.RETRY, attempt_id(node, state.number_of(node)))
         lost: list[int] = []
         if self.recorder is not None:
             lost = self._values_lost([node for node, status in enumerate(state.status) if status < COMPLETED])
@@ -315,8 +309,8 @@ class Engine:
 
     def next(self, worker: int) -> Call | None:
         """Give a worker that pulls its next call."""
-        if self.recorder is not None:
-            held = self._take_held(worker)
+        if self._committer is not None:
+            held, _ = self._committer.take(worker)
             if held is not None:
                 return held
         return self._exchange(worker, ())
@@ -332,7 +326,7 @@ class Engine:
             return self._exchange(worker, (event,))
         lock = self._lock
         if not lock.acquire(False):
-            self._enter()
+            self.enter()
         try:
             reply: Call | None
             state = self.state
@@ -356,7 +350,7 @@ class Engine:
                 if following >= 0:
                     reply = self._call(following)
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
-            self.failure = _fault(error)
+            self.failure = fault(error)
             self._end()
             reply = None
         finally:
@@ -388,7 +382,7 @@ class Engine:
     ) -> Call | None:
         """As `completed`; then what nobody needs any more is dropped."""
         reply = Engine.completed(self, worker, call, value, started, ended, extra)
-        self._enter()
+        self.enter()
         try:
             keeping.drop(self.state, self.values, len(self.state.journal))
         finally:
@@ -407,7 +401,7 @@ class Engine:
 
     # --- the loop -------------------------------------------------------------------------------------------------------
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
         """Take the lock without sleeping on it.
 
         Its holder may have lost the interpreter in the middle. Who sleeps on a lock is given it while another thread has the
@@ -421,33 +415,27 @@ class Engine:
         self._lock.acquire()
 
     def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
-        self._enter()
+        self.enter()
         try:
             reply = self._step([*events, Asked(worker, self.now())], worker)
         finally:
             self._lock.release()
         self._after(committer=worker)
-        return reply if self.recorder is None else self._take_held(worker, sleep=True)
+        return reply if self._committer is None else self._take_held(self._committer, worker)
 
-    def _take_held(self, worker: int, sleep: bool = False) -> Call | None:
-        """Return the call that was held for a worker until it was recorded; without one, `sleep` has it woken when there is."""
-        self._enter()
-        try:
-            self._asleep.discard(worker)
-            held = None if self.done.is_set() else self._held.pop(worker, None)
-            left = self._left and held is None and sleep
-            if left:
-                self._left = False
-            elif held is None and sleep:
-                self._asleep.add(worker)
-        finally:
-            self._lock.release()
-        if left:
+    def _take_held(self, committer: Committer, worker: int) -> Call | None:
+        """Return the call that was held for a worker until it was recorded; without one, it is woken when there is."""
+        held, left = committer.take(worker, sleep=True)
+        while left:
             self._after(committer=worker)
-            return self._take_held(worker, sleep)
+            held, left = committer.take(worker, sleep=True)
         if self._inbox:
             self._after()
         return held
+
+    def leave(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
 
     def _drain(self) -> bool:
         """Take what is in the inbox; False when somebody holds the lock, who will look there and at the questions."""
@@ -474,7 +462,8 @@ class Engine:
         """
         reply: Call | None = NOT_ASKED
         while self._drain():
-            self._commit(committer)
+            if self._committer is not None:
+                self._committer.commit(committer)
             if self._inbox:
                 continue
             if not self._questions or not self._asking.acquire(blocking=False):
@@ -483,7 +472,7 @@ class Engine:
                 while self._questions:
                     answer = self.growing.evaluate(self.state, self._questions.popleft(), self.now())
                     last = worker != NOBODY and reply is NOT_ASKED and not self._questions
-                    self._enter()
+                    self.enter()
                     try:
                         if last:
                             reply = self._step((answer, Asked(worker, self.now())), worker)
@@ -510,21 +499,20 @@ class Engine:
         except DagridError:
             raise
         except Exception as error:
-            raise _fault(error) from error
+            raise fault(error) from error
 
     def _end(self) -> None:
         self.ended = self.now()
-        self._disarm()
+        self._timers.stop()
         self.done.set()
         self._stirred.set()
-        for watcher in self._watchers:
-            watcher.set()
+        self.tell()
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         reply: Call | None = None
         commands = self._decide(self._taken(events))
-        if self.recorder is not None:
-            self._outbox.append((len(self.state.journal), commands, worker))
+        if self._committer is not None:
+            self._committer.hold(commands, worker)
             return None
         if self._keeping is not None:
             self._keeping.drop(self.state, self.values, len(self.state.journal))
@@ -532,9 +520,8 @@ class Engine:
             if type(command) is Perform and command.worker == worker:
                 reply = self._call(command.attempts[0])
             else:
-                self._perform(command)
-        for watcher in self._watchers:
-            watcher.set()
+                self.perform(command)
+        self.tell()
         return reply
 
     def _taken(self, events: Sequence[Stimulus]) -> Iterator[Stimulus]:
@@ -622,99 +609,40 @@ class Engine:
                     self._open_place(places[node])
 
     @property
-    def readable(self) -> int:
-        """How many entries of the journal may be read: what is not recorded has not happened yet."""
-        return len(self.state.journal) if self.recorder is None else self.recorder.committed
+    def rules(self) -> Sequence[Rule]:
+        """All rules that the run has had, by number."""
+        return self.growing.rules
 
-    def _commit(self, worker: int) -> None:
-        """Write what was decided, and then let it have its effects. Who finds another one at it leaves: that one looks again."""
-        recorder = self.recorder
-        if recorder is None:
-            return
-        while self._outbox and not self.done.is_set():
-            if not self._committing.acquire(blocking=False):
-                return
-            with HeldInterrupts() as held:  # one between the store's answer and its effects would tear them apart
-                try:
-                    self._commit_once(recorder)
-                finally:
-                    self._committing.release()
-            held.deliver()
-            if worker in self._held and self._left_to_another(worker):
-                return
+    def call_of(self, attempt: int) -> Call:
+        """Return the call of an attempt."""
+        return self._call(attempt)
 
-    def _left_to_another(self, worker: int) -> bool:
-        """A worker that has its call goes, and leaves what there is to write to one that waits for it."""
-        self._enter()
-        try:
-            waiting = [other for _, _, other in self._outbox if other not in (-1, worker)]
-            if not waiting:
-                return False
-            asleep = next((other for other in waiting if other in self._asleep), None)
-            if asleep is None:
-                self._left = True  # they are on their way to `_take_held`
-            else:
-                self._asleep.discard(asleep)
-                self._perform(Wake(asleep))
-            return True
-        finally:
-            self._lock.release()
+    def drop(self, until: int) -> None:
+        """Drop the values that nobody needs any more after what the journal says up to a place."""
+        if self._keeping is not None:
+            self._keeping.drop(self.state, self.values, until)
 
-    def _give_up(self, error: Exception) -> None:
-        """What cannot be recorded must not have an effect: the run ends here."""
-        self._enter()
+    def tell(self) -> None:
+        """Tell those who follow the run that there is something new."""
+        for watcher in self._watchers:
+            watcher.set()
+
+    def give_up(self, error: Exception) -> None:
+        """End the run here, with this error: what cannot be recorded must not have an effect."""
+        self.enter()
         try:
             if not self.done.is_set():
                 self.failure = error
                 self._end()
         finally:
-            self._lock.release()
+            self.leave()
 
-    def _commit_once(self, recorder: Recorder) -> None:
-        picture = None
-        self._enter()
-        try:
-            decided = list(self._outbox)
-            self._outbox.clear()
-            if recorder.snapshot_due() and not self.state.finished:
-                picture = pickle.dumps(self.state, PROTOCOL)
-        finally:
-            self._lock.release()
-        if not decided:
-            return
-        try:
-            recorder.commit(self.state, decided[-1][0], self.growing.rules, self.errors)
-            if picture is not None:
-                recorder.snapshot(picture)
-        except Exception as error:  # noqa: BLE001  # whatever the store or the user's rules raise
-            self._give_up(error)
-            return
-        self._enter()
-        try:
-            if self._keeping is not None:
-                self._keeping.drop(self.state, self.values, recorder.committed)
-            if self.done.is_set():
-                return
-            for _, commands, _ in decided:
-                for command in commands:
-                    self._release(command)
-        finally:
-            self._lock.release()
-        for watcher in self._watchers:
-            watcher.set()
+    @property
+    def readable(self) -> int:
+        """How many entries of the journal may be read: what is not recorded has not happened yet."""
+        return len(self.state.journal) if self.recorder is None else self.recorder.committed
 
-    def _release(self, command: Command) -> None:
-        """Perform a command that is recorded; a worker that pulls finds its call when it asks again."""
-        if not (isinstance(command, Perform) and self.state.workers[command.worker].pulls):
-            self._perform(command)
-            return
-        worker = command.worker
-        self._held[worker] = self._call(command.attempts[0])
-        if worker in self._asleep:
-            self._asleep.discard(worker)
-            self._perform(Wake(worker))
-
-    def _perform(self, command: Command) -> None:
+    def perform(self, command: Command) -> None:
         if isinstance(command, Perform):
             bundle = Bundle(command.worker, [self._call(attempt) for attempt in command.attempts])
             self._session_of(command.worker).perform(bundle)
@@ -723,7 +651,7 @@ class Engine:
             if self._lent:
                 self._stirred.set()
         elif isinstance(command, SetTimer):
-            self._set_timer(command)
+            self._timers.set(command.at, command.kind, command.subject)
         elif isinstance(command, Recall):
             self._session_of(command.worker).recall(command.worker, command.attempts)
         elif isinstance(command, Cancel):
@@ -766,10 +694,10 @@ class Engine:
             try:
                 self.recorder.keep(event.attempt, event.value)
             except Exception as refusal:  # noqa: BLE001  # whatever the artifacts raise
-                self._give_up(refusal)
+                self.give_up(refusal)
         if event.outcome != Outcome.FAILED:
             return
-        error = event.value = _error_of(event, self._names[event.attempt & NODE_MASK])
+        error = event.value = error_of(event, self._names[event.attempt & NODE_MASK])
         event.error = described(error)
         event.draw = self.draw()
         retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
@@ -799,51 +727,8 @@ class Engine:
         elif event.outcome == Outcome.FAILED:
             self.errors[node] = event.value
 
-    # --- timers: one heap for the run, one timer of the clock for its head -------------------------------------------------
-
-    def _set_timer(self, command: SetTimer) -> None:
-        heappush(self._timers, (command.at, command.kind, command.subject))
-        if self._armed is None or command.at < self._armed[0]:
-            self._arm()
-
-    def _arm(self) -> None:
-        self._disarm()
-        if self._timers:
-            when = self._timers[0][0]
-            self._armed = when, self.clock.call_at(when, self._timers_due)
-
-    def _disarm(self) -> None:
-        if self._armed is not None:
-            self._armed[1]()
-            self._armed = None
-
     def _timers_due(self) -> None:
         now = self.now()
         with self._lock:
-            self._armed = None
-            while self._timers and self._timers[0][0] <= now:
-                _, kind, subject = heappop(self._timers)
-                self._inbox.append(TimerDue(kind, subject, now))
-            if not self.done.is_set():
-                self._arm()
+            self._inbox.extend(self._timers.take(now))
         self._after()
-
-
-def _error_of(event: Finished, node: str) -> BaseException:
-    """Return the exception of a failed attempt, whatever the place made of it."""
-    try:
-        error = opened(event.value)
-    except Exception as unreadable:  # noqa: BLE001  # an exception class may refuse to be made again; the attempt failed all the same
-        return TransferError(f"Node {node!r} failed, and its error cannot be read: {described(unreadable)}.", node)
-    if isinstance(error, BaseException):
-        return error
-    return TaskError(event.error or f"Node {node!r} failed, and its worker did not say why.", node)
-
-
-def _fault(error: Exception) -> DagridError:
-    """Return what failed inside of the scheduler as the error that asks for a report."""
-    if isinstance(error, DagridError):
-        return error
-    fault = InternalError(f"The scheduler failed with {described(error)}.")
-    fault.__cause__ = error
-    return fault

@@ -12,6 +12,7 @@ from typing import Any
 from dagrid.attempt import Extra
 from dagrid.errors import GraphLimitError, InvalidPatchError, RuleError
 from dagrid.execution.binding import Binder, Bindings, check_sources
+from dagrid.execution.faults import described
 from dagrid.graph.rules import Patch, Rule, View, check_declared, check_patch, check_sealed
 from dagrid.machine.events import Growth, RuleEvaluated
 from dagrid.machine.state import State, Status
@@ -130,14 +131,6 @@ class Growing:
     @staticmethod
     def _numbered(first: int, rules: Sequence[Rule]) -> list[tuple[int, bool, Any, tuple[str, ...]]]:
         return [(first + offset, rule.optional, rule.adds, rule.waits) for offset, rule in enumerate(rules)]
-
-
-def described(error: BaseException) -> str:
-    """Return the class and the message of an exception, whose own `__str__` may fail."""
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001  # the user's code
-        return f"{type(error).__name__}, which cannot be shown as text"
 
 
 def _gone(_: View) -> Any:

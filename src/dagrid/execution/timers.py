@@ -1,0 +1,51 @@
+"""The timers of one run: a heap of what is to be reported when, and one timer of the clock for its head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from dagrid.machine.events import TimerDue
+from dagrid.ports import Clock
+
+
+class Timers:
+    """Calls `due` when there is something to `take`. All else is called under the lock of the run."""
+
+    def __init__(self, clock: Clock, due: Callable[[], None]) -> None:
+        self._clock = clock
+        self._due = due
+        self._waiting: list[tuple[float, int, int]] = []
+        self._armed: tuple[float, Callable[[], None]] | None = None
+
+    def set(self, at: float, kind: int, subject: int) -> None:
+        """Report `TimerDue(kind, subject)` at a time."""
+        heappush(self._waiting, (at, kind, subject))
+        if self._armed is None or at < self._armed[0]:
+            self._arm()
+
+    def take(self, now: float) -> list[TimerDue]:
+        """Return what is due, and arm for what is not."""
+        self._armed = None
+        due = []
+        while self._waiting and self._waiting[0][0] <= now:
+            _, kind, subject = heappop(self._waiting)
+            due.append(TimerDue(kind, subject, now))
+        self._arm()
+        return due
+
+    def stop(self) -> None:
+        """Report nothing any more."""
+        self._waiting.clear()
+        self._disarm()
+
+    def _arm(self) -> None:
+        self._disarm()
+        if self._waiting:
+            when = self._waiting[0][0]
+            self._armed = when, self._clock.call_at(when, self._due)
+
+    def _disarm(self) -> None:
+        if self._armed is not None:
+            self._armed[1]()
+            self._armed = None
