@@ -19,8 +19,11 @@ from itertools import accumulate, pairwise
 
 from dagrid.graph._refine import Refiner, Weighted, cut_weight, loads
 
-WORK = 1_200_000
-"""How many edges may be looked at, about: a second or two on the machines of the day."""
+WORK = 1_600_000
+"""How many edges may be looked at, about: a second or two on an ordinary machine."""
+_WORK_PER_SIZE = 600
+_LARGE = 4_000
+_FEW_PASSES = 3
 _COARSEST = 120
 _SHRINK = 0.93
 _WORST = (float("inf"), float("inf"))
@@ -366,29 +369,32 @@ class _Search:
 
     def refined(self, graph: Weighted, part: list[int]) -> list[int]:
         refiner = Refiner(graph, part, self.parts, self.caps)
-        refiner.run(self.passes)
-        self.spent += refiner.spent + graph.size()
+        refiner.run(min(self.passes, _FEW_PASSES) if len(graph) > _LARGE else self.passes)
+        self.spent += refiner.spent + 2 * graph.size()
         return part
 
     def offer(self, part: list[int]) -> bool:
         score = self.rate(self.graph, part)
-        if score < self.score:
+        better = score < self.score
+        if score <= self.score:
             self.best, self.score = part, score
-            return True
-        return False
+        return better
 
-    def starts(self, graph: Weighted, how_many: int) -> list[int]:
-        """Return the best refined cut of several orders of a graph."""
+    def starts(self, graph: Weighted, work: int) -> list[int]:
+        """Return the best refined cut of several orders of a graph, as many as the work allows but one at least."""
+        until = self.spent + work
         best: list[int] = []
         best_score = _WORST
         places = 16 if len(graph) < 3_000 else 6
-        for make in _ORDERS[:how_many]:
+        for make in _ORDERS:
             part = chunks(graph, make(graph, self.draw), self.caps, places)
             self.refined(graph, part)
             self.spent += 2 * graph.size()
             score = self.rate(graph, part)
             if score < best_score:
                 best, best_score = part, score
+            if self.spent >= until:
+                break
         return best
 
     def cycle(self, part: list[int] | None) -> list[int]:
@@ -408,17 +414,18 @@ class _Search:
                     smaller[new] = part[node]
                 part = smaller
             graph = made[0]
-        found = self.starts(graph, len(_ORDERS)) if part is None else self.refined(graph, part)
+        found = self.starts(graph, 20 * self.graph.size()) if part is None else self.refined(graph, part)
         while stack:
             graph, new = stack.pop()
             found = self.refined(graph, [found[one] for one in new])
         return found
 
-    def improve(self, work: int, starts: int) -> None:
+    def improve(self, work: int) -> None:
         """Spend so much on starts and cycles."""
         until = self.spent + work
-        self.offer(self.starts(self.graph, starts))
-        if self.score[1] > 0 or self.score[0] > 0:
+        if work > 12 * self.graph.size():
+            self.offer(self.starts(self.graph, work // 3))
+        if self.score > (0.0, 0.0):
             self.offer(self.cycle(None))
         while self.spent < until and self.score[1] > 0:
             self.offer(self.cycle(self.best if self.draw.below(3) else None))
@@ -446,24 +453,23 @@ class _Search:
         caps = [sum(self.caps[low:middle]), sum(self.caps[middle:high])]
         search = _Search(inner, caps, self.passes, self.draw)
         share = work * inner.size() // self.graph.size()
-        search.improve(share, len(_ORDERS) if inner.size() < 12_000 else 2)
+        search.improve(share)
         self.spent += search.spent
         for node, side in zip(nodes, search.best, strict=True):
             part[node] = middle if side else low
 
-    def recut(self, low: int, span: int, work: int) -> bool:
+    def recut(self, low: int, span: int) -> bool:
         """Cut some neighbouring parts anew, as a graph of their own; keep that if it is better."""
         nodes = [node for node in self.graph.order if low <= self.best[node] < low + span]
         inner = induced(self.graph, nodes)
         search = _Search(inner, self.caps[low : low + span], self.passes, self.draw)
         search.offer([self.best[node] - low for node in nodes])
         before = search.score
-        search.offer(search.starts(inner, 4))
+        search.offer(search.starts(inner, 20 * inner.size()))
         search.offer(search.cycle(None))
-        if work > 0:
-            search.offer(search.cycle(search.best))
+        search.offer(search.cycle(search.best))
         self.spent += search.spent
-        if search.score >= before:
+        if search.score > before:
             return False
         part = self.best.copy()
         for node, inside in zip(nodes, search.best, strict=True):
@@ -519,7 +525,7 @@ _FORWARD: list[Callable[[Weighted, Draw], list[int]]] = [
 _ORDERS = [order for make in _FORWARD for order in (make, _backwards(make))]
 
 
-def smallest_cut(graph: Weighted, parts: int, cap: float, passes: int, work: int = WORK) -> list[int]:
+def smallest_cut(graph: Weighted, parts: int, cap: float, passes: int, work: int | None = None) -> list[int]:
     """Return a part for each node such that no part is heavier than the cap, if that can be found, and the cut is small.
 
     Args:
@@ -527,24 +533,27 @@ def smallest_cut(graph: Weighted, parts: int, cap: float, passes: int, work: int
         parts: how many; parts are numbered such that edges lead to the same or a higher one. None is empty.
         cap: what a part should weigh at most.
         passes: of refinement on each graph.
-        work: how many edges may be looked at, about.
+        work: how many edges may be looked at, about; None is what a second or two allow, and less for small graphs.
     """
     if parts == 1:
         return [0] * len(graph)
+    if work is None:
+        work = min(WORK, _WORK_PER_SIZE * graph.size())
     search = _Search(graph, [cap] * parts, passes, Draw(len(graph) * 31 + parts))
     if parts == 2:
-        search.improve(work, len(_ORDERS) if graph.size() < 12_000 else 2)
+        search.improve(work)
         return search.best
-    search.offer(search.starts(graph, len(_ORDERS) if graph.size() < 12_000 else 2))
+    if work > 40 * graph.size():
+        search.offer(search.starts(graph, work // 6))
     search.offer(search.cycle(None))
     search.offer(search.refined(graph, search.bisect(work // 4)))
     while search.spent < work and search.score[1] > 0:
         turn = search.draw.below(4)
         if turn == 0:
             search.offer(search.cycle(search.best))
-        elif turn == 1 and graph.size() < 12_000:
+        elif turn == 1 and 40 * graph.size() < work:
             search.offer(search.refined(graph, search.bisect(work // 8)))
         else:
             span = min(2 + search.draw.below(2), parts)
-            search.recut(search.draw.below(parts - span + 1), span, 1)
+            search.recut(search.draw.below(parts - span + 1), span)
     return search.best

@@ -196,6 +196,7 @@ class Refiner:
                 serial -= 1
                 heap.append((-gain, serial, node, target, 0))
         heapify(heap)
+        self._spent += len(part) + len(heap)
         parked: list[list[tuple[float, int, int, int, int]]] = [[] for _ in range(self.parts)]
         moves: list[tuple[int, int]] = []
         excess = start = self.excess()
