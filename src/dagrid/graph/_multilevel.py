@@ -4,7 +4,7 @@ Orders of the nodes are cut at their best places; pairs of nodes that cannot clo
 cut of the small graph is refined on the way back. The amount of work is counted in edges, not in seconds, so that every
 machine finds the same. It knows weights and integers, and no names.
 
-Sources: C. M. Fiduccia and R. M. Mattheyses, A linear-time heuristic for improving network partitions, 1982 (moves with rollback).
+Sources: C. M. Fiduccia and R. M. Mattheyses, A linear-time heuristic for improving network partitions, 1982 (rollback).
 O. Moreira, M. Popp and C. Schulz, Graph partitioning with acyclicity constraints, 2017, and Evolutionary multi-level acyclic
 graph partitioning, 2018 (moves between numbered parts, repeated cycles that keep the best). J. Herrmann, M. Y. Ozkaya, B. Ucar,
 K. Kaya and U. V. Catalyurek, Multilevel algorithms for acyclic partitioning of directed acyclic graphs, 2019 (merging that keeps
@@ -260,14 +260,16 @@ def _along_edges(graph: Weighted, limit: float, draw: Draw, part: Sequence[int] 
         after, before = graph.after[node], graph.before[node]
         alone = len(after) == 1
         for one, weight in zip(after, graph.after_weights[node], strict=True):
-            if mate[one] < 0 and weight > best_weight and (alone or len(graph.before[one]) == 1):
-                if weights[node] + weights[one] <= limit and (part is None or part[node] == part[one]):
-                    best, best_weight = one, weight
+            if mate[one] >= 0 or weight <= best_weight or not (alone or len(graph.before[one]) == 1):
+                continue
+            if weights[node] + weights[one] <= limit and (part is None or part[node] == part[one]):
+                best, best_weight = one, weight
         alone = len(before) == 1
         for one, weight in zip(before, graph.before_weights[node], strict=True):
-            if mate[one] < 0 and weight > best_weight and (alone or len(graph.after[one]) == 1):
-                if weights[node] + weights[one] <= limit and (part is None or part[node] == part[one]):
-                    best, best_weight = one, weight
+            if mate[one] >= 0 or weight <= best_weight or not (alone or len(graph.after[one]) == 1):
+                continue
+            if weights[node] + weights[one] <= limit and (part is None or part[node] == part[one]):
+                best, best_weight = one, weight
         if best >= 0:
             mate[node], mate[best] = best, node
     return mate
@@ -305,9 +307,10 @@ def _within_levels(graph: Weighted, limit: float, draw: Draw, part: Sequence[int
                         common[other] = common.get(other, 0.0) + share
         best, best_share = -1, 0.0
         for other, share in common.items():
-            if share > best_share and weights[node] + weights[other] <= limit:
-                if part is None or part[node] == part[other]:
-                    best, best_share = other, share
+            if share <= best_share or weights[node] + weights[other] > limit:
+                continue
+            if part is None or part[node] == part[other]:
+                best, best_share = other, share
         if best >= 0:
             mate[node], mate[best] = best, node
     return mate
@@ -374,7 +377,10 @@ class _Search:
         return part
 
     def offer(self, part: list[int]) -> bool:
+        """Take a partition that is as good as the best, and return whether it is better. One with an empty part is neither."""
         score = self.rate(self.graph, part)
+        if len(set(part)) < self.parts:
+            return False
         better = score < self.score
         if score <= self.score:
             self.best, self.score = part, score
@@ -400,7 +406,8 @@ class _Search:
     def cycle(self, part: list[int] | None) -> list[int]:
         """Coarsen (within the parts of a partition, if given), cut what is left, and refine on the way back."""
         graph = self.graph
-        limit = max(sum(graph.weights) / (self.parts * 6), max(graph.weights))
+        heaviest = max(graph.weights)
+        limit = max(heaviest, sum(graph.weights) / (self.parts * 6))
         stack: list[tuple[Weighted, list[int]]] = []
         while len(graph) > max(_COARSEST, 8 * self.parts):
             self.spent += graph.size()
@@ -416,8 +423,8 @@ class _Search:
             graph = made[0]
         found = self.starts(graph, 20 * self.graph.size()) if part is None else self.refined(graph, part)
         while stack:
-            graph, new = stack.pop()
-            found = self.refined(graph, [found[one] for one in new])
+            graph, merged = stack.pop()
+            found = self.refined(graph, [found[one] for one in merged])
         return found
 
     def improve(self, work: int) -> None:
@@ -543,7 +550,7 @@ def smallest_cut(graph: Weighted, parts: int, cap: float, passes: int, work: int
     if parts == 2:
         search.improve(work)
         return search.best
-    if work > 40 * graph.size():
+    if work > 60 * graph.size():
         search.offer(search.starts(graph, work // 6))
     search.offer(search.cycle(None))
     search.offer(search.refined(graph, search.bisect(work // 4)))

@@ -20,7 +20,7 @@ class Weighted:
     Attributes:
         weights: of each node.
         after: the successors of each node.
-        after_weights: of the edges to them.
+        after_weights: of the edges to them; far above 1e-9, for a sum below that counts as no edge.
         before: the predecessors of each node.
         before_weights: of the edges from them.
         order: a topological order.
@@ -87,7 +87,8 @@ class Refiner:
         self._count = [0] * parts
         for one in part:
             self._count[one] += 1
-        self._slack = min(max(graph.weights, default=0.0), min(caps))
+        heaviest = max(graph.weights, default=0.0)
+        self._slack = min(heaviest, *caps)
         self._up = _sums(graph.before, graph.before_weights, part)
         self._down = _sums(graph.after, graph.after_weights, part)
         self._spent = 0

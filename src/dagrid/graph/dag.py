@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dagrid.execution.run import Run
     from dagrid.graph.analysis import CriticalPath, GraphStats
     from dagrid.graph.builder import DAGBuilder
+    from dagrid.graph.partition import Partition, PartitionSettings
 
 __all__ = ["DAG", "ExecNode", "Node", "NodeRef", "OnLost", "Structure"]
 
@@ -244,6 +245,13 @@ class DAG:
         """Return the graph with every edge turned round. Settings are kept, except `inputs` and
         `arguments`: values flow one way."""
         return analysis.reverse(self)
+
+    def partition(self, k: int, strategy: str = "balanced", **settings: Unpack[PartitionSettings]) -> Partition:
+        """Return the graph in parts for k workers that never wait for each other in a circle; see
+        `dagrid.graph.partition.partition`."""
+        from dagrid.graph.partition import partition
+
+        return partition(self, k, strategy, **settings)
 
     # --- texts --------------------------------------------------------------------------------------------------------
 
