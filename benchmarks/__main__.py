@@ -22,6 +22,7 @@ from benchmarks.graph import build, memory, questions
 from benchmarks.growth import growth
 from benchmarks.measure import CORES, Figure
 from benchmarks.overhead import inline, process, thread
+from benchmarks.partition import cuts, makespans
 from benchmarks.stores import store
 
 FIGURES: dict[str, Callable[[bool], Figure]] = {
@@ -38,6 +39,8 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "leak": leak,
     "import": imports,
     "store": store,
+    "partition": cuts,
+    "partition-makespan": makespans,
 }
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 

@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CHEAP = ("inline", "balance", "growth", "build", "authoring", "call", "memory", "leak", "import", "store")
+CHEAP = (
+    "inline",
+    "balance",
+    "growth",
+    "build",
+    "authoring",
+    "call",
+    "memory",
+    "leak",
+    "import",
+    "store",
+    "partition",
+    "partition-makespan",
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -46,6 +59,8 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
         },
         "import": {"bare python", "python, import dagrid"},
         "store": {"SQLiteStore", "MemoryStore", "raw sqlite3"},
+        "partition": {"dagrid", "chunks, depth first"},
+        "partition-makespan": {"level_based", "balanced", "communication_min"},
     }
     for name, rows in expected.items():
         figure = figures[name]

@@ -169,6 +169,32 @@ def stages(graph: Timed, worker: Sequence[int]) -> list[int]:
     return stage
 
 
+def joined(graph: Timed, worker: Sequence[int], stage: Sequence[int]) -> list[int]:
+    """Return fewer stages: where one pair of stage and worker needs one other only, and that is needed by it only, they join.
+
+    Nothing starts later by that, and no circle closes, for all ways between such two are the one edge.
+    """
+    needs: dict[tuple[int, int], set[tuple[int, int]]] = {
+        (at, own): set() for at, own in zip(stage, worker, strict=True)
+    }
+    needed: dict[tuple[int, int], set[tuple[int, int]]] = {key: set() for key in needs}
+    for node, ends in enumerate(graph.after):
+        source = stage[node], worker[node]
+        for one in ends:
+            target = stage[one], worker[one]
+            if target != source:
+                needs[target].add(source)
+                needed[source].add(target)
+    found: dict[tuple[int, int], int] = {}
+    for key in sorted(needs):
+        found[key] = key[0]
+        if len(needs[key]) == 1:
+            (source,) = needs[key]
+            if source[1] == key[1] and len(needed[source]) == 1:
+                found[key] = found[source]
+    return [found[at, own] for at, own in zip(stage, worker, strict=True)]
+
+
 def _delays_into(graph: Timed) -> list[list[float]]:
     """Return the delay of each edge of `before`."""
     found = [dict.fromkeys(ends, 0.0) for ends in graph.before]
