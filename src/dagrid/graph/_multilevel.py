@@ -24,6 +24,8 @@ WORK = 1_600_000
 _WORK_PER_SIZE = 600
 _LARGE = 4_000
 _FEW_PASSES = 3
+_PLACES = 16
+_FEW_PLACES = 6
 _COARSEST = 120
 _SHRINK = 0.93
 _WORST = (float("inf"), float("inf"))
@@ -391,7 +393,7 @@ class _Search:
         until = self.spent + work
         best: list[int] = []
         best_score = _WORST
-        places = 16 if len(graph) < 3_000 else 6
+        places = _PLACES if len(graph) < _LARGE else _FEW_PLACES
         for make in _ORDERS:
             part = chunks(graph, make(graph, self.draw), self.caps, places)
             self.refined(graph, part)
@@ -465,15 +467,16 @@ class _Search:
         for node, side in zip(nodes, search.best, strict=True):
             part[node] = middle if side else low
 
-    def recut(self, low: int, span: int) -> bool:
+    def recut(self, low: int, span: int, work: int) -> bool:
         """Cut some neighbouring parts anew, as a graph of their own; keep that if it is better."""
         nodes = [node for node in self.graph.order if low <= self.best[node] < low + span]
         inner = induced(self.graph, nodes)
         search = _Search(inner, self.caps[low : low + span], self.passes, self.draw)
         search.offer([self.best[node] - low for node in nodes])
         before = search.score
-        search.offer(search.starts(inner, 20 * inner.size()))
-        search.offer(search.cycle(None))
+        if work > 60 * inner.size():
+            search.offer(search.starts(inner, 20 * inner.size()))
+            search.offer(search.cycle(None))
         search.offer(search.cycle(search.best))
         self.spent += search.spent
         if search.score > before:
@@ -547,14 +550,18 @@ def smallest_cut(graph: Weighted, parts: int, cap: float, passes: int, work: int
     if work is None:
         work = min(WORK, _WORK_PER_SIZE * graph.size())
     search = _Search(graph, [cap] * parts, passes, Draw(len(graph) * 31 + parts))
+    search.offer(chunks(graph, depth_first(graph), search.caps, _FEW_PLACES))
     if parts == 2:
         search.improve(work)
         return search.best
-    if work > 60 * graph.size():
+    ample = work > 60 * graph.size()
+    if ample:
         search.offer(search.starts(graph, work // 6))
-    search.offer(search.cycle(None))
-    search.offer(search.refined(graph, search.bisect(work // 4)))
-    while search.spent < work and search.score[1] > 0:
+    if ample or parts <= 4:
+        search.offer(search.cycle(None))
+    if ample or parts > 4:
+        search.offer(search.refined(graph, search.bisect(work // 4)))
+    while search.spent + 8 * graph.size() < work and search.score[1] > 0:
         turn = search.draw.below(4)
         if turn == 0:
             search.offer(search.cycle(search.best))
@@ -562,5 +569,5 @@ def smallest_cut(graph: Weighted, parts: int, cap: float, passes: int, work: int
             search.offer(search.refined(graph, search.bisect(work // 8)))
         else:
             span = min(2 + search.draw.below(2), parts)
-            search.recut(search.draw.below(parts - span + 1), span)
+            search.recut(search.draw.below(parts - span + 1), span, work - search.spent)
     return search.best

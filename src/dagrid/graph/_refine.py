@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
 _EPSILON = 1e-9
+_RETURNED = 3  # how many nodes are tried again when a part has got room
 
 
 @dataclass(slots=True)
@@ -211,7 +212,7 @@ class Refiner:
                 continue
             source, weight = part[node], weights[node]
             if load[target] + weight > limits[target] and load[target] + weight > load[source]:
-                parked[target].append(entry)
+                heappush(parked[target], entry)
                 continue
             if self._count[source] == 1:
                 continue
@@ -229,10 +230,12 @@ class Refiner:
             for one in graph.before[node]:
                 if stamp[one] >= 0:
                     serial = self._offer(heap, one, stamp, serial)
-            if parked[source]:
-                for entry in parked[source]:
+            returned = 0
+            while parked[source] and returned < _RETURNED:
+                entry = heappop(parked[source])
+                if stamp[entry[2]] == entry[4]:
                     heappush(heap, entry)
-                parked[source] = []
+                    returned += 1
         for node, source in reversed(moves[best_at:]):
             self._move(node, source)
         return best_at > 0
