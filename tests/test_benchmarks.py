@@ -59,7 +59,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
         },
         "import": {"bare python", "python, import dagrid"},
         "store": {"SQLiteStore", "MemoryStore", "raw sqlite3"},
-        "partition": {f"montage 163 /{k}" for k in (2, 4, 8)},
+        "partition": {f"montage 238 /{k}" for k in (2, 4, 8)},
         "partition-makespan": {"level_based", "balanced", "communication_min"},
     }
     for name, rows in expected.items():

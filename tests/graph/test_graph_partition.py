@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,34 @@ def test_transfer_times_keep_the_parts_free_of_circles(
     if transfer == "by edge":
         transfer = {edge: float(at % 3) * 10.0 ** (at % 7) for at, edge in enumerate(sorted(set(pairs)))}
     check(partition(build(names, pairs), k=k, strategy=strategy, costs=costs, transfer=transfer), names, pairs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("k", [2, 12])
+def test_graphs_that_are_merged_on_the_way_keep_the_promise_too(seed: int, k: int) -> None:
+    """Small graphs are never coarsened; here nodes are merged, and a pair that closes a circle would show."""
+    draw = random.Random(seed)
+    names = [f"n{at}" for at in range(400)]
+    reach = (3, 12, 60, 399)[seed]
+    pairs = [
+        (names[before], names[after])
+        for after in range(1, 400)
+        for before in {draw.randrange(max(0, after - reach), after) for _ in range(draw.choice((0, 1, 1, 2, 4)))}
+    ]
+    dag = build(names, pairs)
+    costs = {name: draw.choice((0.0, 1.0, 1.0, 2.0, 5.0)) for name in names}
+    for strategy, given_costs, transfer in (
+        ("level_based", costs, None),
+        ("balanced", costs, 0.5),
+        ("communication_min", None, None),
+        ("communication_min", costs, None),
+        ("communication_min", costs, {pair: draw.choice((0.0, 1.0, 30.0)) for pair in pairs}),
+    ):
+        found = partition(dag, k=k, strategy=strategy, costs=given_costs, transfer=transfer, max_imbalance=0.05)
+        check(found, names, pairs)
+        mean = sum(costs.values()) / k if given_costs else len(names) / k
+        assert found.imbalance * mean <= max(0.05 * mean, max(costs.values()) if given_costs else 1.0) + 1e-6
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
