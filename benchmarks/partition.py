@@ -23,7 +23,7 @@ from dagrid.graph.partition import partition
 IMBALANCE = 0.03
 WAYS = (2, 4, 8)
 OURS, CHUNKS = "dagrid", "chunks, depth first"
-DAGP = "dagP, published"
+DAGP = "dagP, measured elsewhere"
 DAGP_ON_SOYKB = {2: 528, 4: 822, 8: 913}
 LANES = (70, 64, 81, 59, 76, 70)
 SECONDS = "seconds of dagrid"
