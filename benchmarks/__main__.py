@@ -24,6 +24,7 @@ from benchmarks.graph import build, memory, questions
 from benchmarks.growth import growth
 from benchmarks.measure import CORES, Figure
 from benchmarks.overhead import inline, process, thread
+from benchmarks.partition import cuts, makespans
 from benchmarks.stores import store
 
 FIGURES: dict[str, Callable[[bool], Figure]] = {
@@ -42,6 +43,8 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "store": store,
     "cached": cached,
     "checkpoint": checkpoint,
+    "partition": cuts,
+    "partition-makespan": makespans,
 }
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 

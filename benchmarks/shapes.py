@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -94,3 +94,67 @@ def layered(layers: int, width: int) -> Shape:
 def independent(count: int) -> Shape:
     """Return nodes that have nothing to do with each other."""
     return Shape("independent", [source] * count, [()] * count)
+
+
+def montage(rows: int, columns: int, bands: int = 3) -> Shape:
+    """Return a mosaic as Montage makes one: in each band a grid of images, their overlaps, one fit for all, and corrections."""
+    takes: list[tuple[int, ...]] = []
+    mosaics = []
+    for _ in range(bands):
+        images = [_add(takes) for _ in range(rows * columns)]
+        overlaps = [
+            _add(takes, images[row * columns + column], images[(row + down) * columns + column + right])
+            for row in range(rows)
+            for column in range(columns)
+            for down, right in ((0, 1), (1, 0), (1, 1), (1, -1))
+            if row + down < rows and 0 <= column + right < columns
+        ]
+        model = _add(takes, _add(takes, *overlaps))
+        corrected = [_add(takes, image, model) for image in images]
+        mosaics.append(_add(takes, _add(takes, *corrected), *corrected))
+        _add(takes, mosaics[-1])
+    _add(takes, *mosaics)
+    return _joining("montage", takes)
+
+
+def epigenomics(lanes: Sequence[int]) -> Shape:
+    """Return lanes of so many chains of four each that are split and merged, then merged all together, and two steps more."""
+    takes: list[tuple[int, ...]] = []
+    merged = []
+    for chains in lanes:
+        split = _add(takes)
+        ends = []
+        for _ in range(chains):
+            at = split
+            for _ in range(4):
+                at = _add(takes, at)
+            ends.append(at)
+        merged.append(_add(takes, *ends))
+    _add(takes, _add(takes, _add(takes, *merged)))
+    return _joining("epigenomics", takes)
+
+
+def soykb(samples: int, chromosomes: int) -> Shape:
+    """Return samples of six steps that fan out by chromosome; what each chromosome has in all samples joins, and all joins."""
+    takes: list[tuple[int, ...]] = []
+    calls = []
+    for _ in range(samples):
+        at = _add(takes)
+        for _ in range(5):
+            at = _add(takes, at)
+        calls.append([_add(takes, at) for _ in range(chromosomes)])
+    joint = [_add(takes, *(sample[which] for sample in calls)) for which in range(chromosomes)]
+    combined = _add(takes, *joint)
+    _add(takes, *(call for sample in calls for call in sample))
+    for _ in range(2):
+        _add(takes, _add(takes, combined))
+    return _joining("soykb", takes)
+
+
+def _add(takes: list[tuple[int, ...]], *before: int) -> int:
+    takes.append(before)
+    return len(takes) - 1
+
+
+def _joining(name: str, takes: list[tuple[int, ...]]) -> Shape:
+    return Shape(name, [join_all if before else source for before in takes], takes)

@@ -24,6 +24,8 @@ CHEAP = (
     "store",
     "cached",
     "checkpoint",
+    "partition",
+    "partition-makespan",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -61,6 +63,8 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
         "store": {"SQLiteStore", "MemoryStore", "raw sqlite3"},
         "cached": {"dagrid, inline", "dagrid, threads", "dagrid, a chain", "dagrid, nothing kept", "joblib.Memory"},
         "checkpoint": {"dagrid", 'dagrid, keep="outputs"', "dagrid, checkpoint"},
+        "partition": {f"montage 238 /{k}" for k in (2, 4, 8)},
+        "partition-makespan": {"level_based", "balanced", "communication_min"},
     }
     for name, rows in expected.items():
         figure = figures[name]

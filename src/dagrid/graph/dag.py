@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dagrid.graph.authoring import Flow
     from dagrid.graph.builder import DAGBuilder
     from dagrid.graph.late import Outline
+    from dagrid.graph.partition import Partition, PartitionSettings
     from dagrid.graph.rules import Rule
 
 __all__ = ["DAG", "ExecNode", "Node", "NodeRef", "OnLost", "Structure"]
@@ -288,6 +289,13 @@ class DAG:
         """Return the graph with every edge turned round. Settings are kept, except `inputs` and
         `arguments`: values flow one way. The rules of the graph are dropped."""
         return analysis.reverse(self)
+
+    def partition(self, k: int, strategy: str = "balanced", **settings: Unpack[PartitionSettings]) -> Partition:
+        """Return the graph in parts for k workers that never wait for each other in a circle; see
+        `dagrid.graph.partition.partition`."""
+        from dagrid.graph.partition import partition
+
+        return partition(self, k, strategy, **settings)
 
     # --- texts --------------------------------------------------------------------------------------------------------
 

@@ -126,8 +126,8 @@ def from_json(text: str | bytes) -> DAG:
 
 def to_dot(dag: DAG) -> str:
     """Return the graph in Graphviz's language; every name is quoted."""
-    lines = [f"digraph {_dot(dag.name or 'dag')} {{", "  rankdir=LR;"]
-    quoted = [_dot(name) for name in dag.structure.names]
+    lines = [f"digraph {dot_text(dag.name or 'dag')} {{", "  rankdir=LR;"]
+    quoted = [dot_text(name) for name in dag.structure.names]
     lines += [f"  {name};" for name in quoted]
     for at, before in enumerate(dag.structure.predecessors):
         lines += [f"  {quoted[one]} -> {quoted[at]};" for one in before]
@@ -138,7 +138,7 @@ def to_dot(dag: DAG) -> str:
 def to_mermaid(dag: DAG) -> str:
     """Return the graph as a Mermaid flowchart: nodes are n0, n1, ... and the names are their labels."""
     lines = ["flowchart LR"]
-    lines += [f'  n{at}["{_mermaid(name)}"]' for at, name in enumerate(dag.structure.names)]
+    lines += [f'  n{at}["{mermaid_text(name)}"]' for at, name in enumerate(dag.structure.names)]
     for at, before in enumerate(dag.structure.predecessors):
         lines += [f"  n{one} --> n{at}" for one in before]
     return "\n".join(lines) + "\n"
@@ -273,9 +273,11 @@ _DOT_SPECIAL = re.compile('["\\\\\n\r\0]')
 _MERMAID_SPECIAL = re.compile(r"[^\w .,:/+=@-]|^\s|\s$", re.UNICODE)
 
 
-def _dot(name: str) -> str:
+def dot_text(name: str) -> str:
+    """Return a name as Graphviz takes it, in quotes."""
     return '"' + _DOT_SPECIAL.sub(lambda found: _DOT_ESCAPES[found.group()], name) + '"'
 
 
-def _mermaid(name: str) -> str:
+def mermaid_text(name: str) -> str:
+    """Return a name as Mermaid takes it between quotes."""
     return _MERMAID_SPECIAL.sub(lambda found: "<br/>" if found.group() == "\n" else f"#{ord(found.group())};", name)
