@@ -256,3 +256,28 @@ def test_fifty_large_values_in_a_row_need_the_room_of_a_few(tmp_path: Path, back
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=50)
     assert ran.returncode == 0, ran.stderr
     assert int(ran.stdout) < 100
+
+
+def test_the_outputs_of_a_described_graph_are_what_it_returns(backend: str) -> None:
+    """Not every node that nobody takes is an output: a function says what it returns, in lists and by key too."""
+    from dagrid import dag, task
+
+    @task
+    def number(value: int) -> int:
+        return value
+
+    @task
+    def pair(value: int) -> dict[str, int]:
+        return {"left": value, "right": -value}
+
+    @dag(keep="outputs", backend=backend)
+    def flow() -> Any:
+        first = number(1)
+        number(first)
+        return [pair(first)["right"]]
+
+    assert flow() == [-1]
+    result = flow.run()
+    assert dropped(result, "number")
+    assert dropped(result, "number_2")
+    assert result["pair"] == {"left": 1, "right": -1}

@@ -15,7 +15,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, hint, nearest
-from dagrid.graph.arguments import Group, Ref
+from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.dag import DAG, check_run_settings
 from dagrid.graph.node import Node, NodeSettings, node_id
 from dagrid.graph.recording import Handle, Recording, recording
@@ -345,7 +345,7 @@ class Flow(Generic[P, R]):
             finally:
                 current.prefix = outside
         graph, template = self._describe(args, kwargs)
-        result = graph.run(**self._settings)
+        result = graph.run(**_kept(self._settings, template))
         if not result.ok and result.status != "partially_succeeded":
             result.raise_for_status()
         return _Values(result).of(template)  # type: ignore[no-any-return]
@@ -362,14 +362,14 @@ class Flow(Generic[P, R]):
                 of `@dag`. A name that the function has itself is the function's.
         """
         mine, settings = self._split(kwargs)
-        graph = self._describe(args, mine)[0]
-        return _outside(lambda: graph.run(**settings))
+        graph, template = self._describe(args, mine)
+        return _outside(lambda: graph.run(**_kept(settings, template)))
 
     def start(self, *args: Any, **kwargs: Any) -> Run:
         """Describe a graph, start it and return the handle of the run; takes what `run` takes."""
         mine, settings = self._split(kwargs)
-        graph = self._describe(args, mine)[0]
-        return _outside(lambda: graph.start(**settings))
+        graph, template = self._describe(args, mine)
+        return _outside(lambda: graph.start(**_kept(settings, template)))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else Flow(MethodType(self.fn, instance), self.name, self._settings)
@@ -428,6 +428,13 @@ class _Values:
         for key in ref.path:
             value = value[key]
         return value
+
+
+def _kept(settings: RunSettings, template: Any) -> RunSettings:
+    """Return settings in which the outputs of a graph are what its function returned."""
+    if settings.get("keep") != "outputs":
+        return settings
+    return {**settings, "keep": Arguments((template,)).sources or ()}
 
 
 def _outside(action: Callable[[], R]) -> R:
