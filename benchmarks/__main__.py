@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.balance import balance
-from benchmarks.bench_authoring import authoring, call
+from benchmarks.bench_authoring import authoring, call, described
 from benchmarks.caching import cached
 from benchmarks.checkpoint import checkpoint
 from benchmarks.footprint import imports, leak
@@ -36,6 +36,7 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "build": build,
     "authoring": authoring,
     "call": call,
+    "described": described,
     "memory": memory,
     "questions": questions,
     "leak": leak,

@@ -7,6 +7,9 @@ from functools import partial
 from typing import Any
 
 from benchmarks.measure import Figure, interleaved, per, placed, timed
+from benchmarks.peers import tawazi_dag
+from benchmarks.shapes import Shape, layered
+from dagrid import DAG
 
 DAGRID, TAWAZI = "dagrid", "tawazi"
 TAWAZI_BEARS = 1_000
@@ -59,6 +62,46 @@ def authoring(quick: bool) -> Figure:
                 figure.hold(column, figure.value(DAGRID, column), 10.0)
     figure.notes.append(f"tawazi builds no more than {TAWAZI_BEARS:,} nodes here, for its time grows with their square")
     return figure
+
+
+def described(quick: bool) -> Figure:
+    """Running a graph that functions wrote, beside the same graph made of nodes."""
+    rounds, layers = (3, 10) if quick else (7, 50)
+    figure = Figure("described", f"run a graph that functions wrote (medians of {rounds})", "us a node", DAGRID)
+    shape, small = layered(layers, 100), layered(4, 25)
+    column = f"layered {layers} x 100, 2 threads"
+    settings: Any = {"backend": "thread?max_workers=2", "progress": False}
+    by_functions, by_nodes = _described(shape), shape.dag()
+    contenders: dict[str, tuple[int, Callable[[], Any]]] = {
+        DAGRID: (len(shape), partial(by_functions.run, **settings)),
+        "dagrid, made of nodes": (len(shape), partial(by_nodes.run, **settings)),
+    }
+    if _tawazi(_chain, 1) is not None:
+        contenders[f"{TAWAZI}, {len(small)} nodes"] = (len(small), tawazi_dag(small, 2))
+    for _, run in contenders.values():
+        run()
+    with placed("pinned"):
+        timings = {who: partial(timed, run) for who, (_, run) in contenders.items()}
+        for who, samples in interleaved(timings, rounds).items():
+            figure.put(who, column, [per(contenders[who][0], seconds) for seconds in samples])
+    mine, theirs = figure.value(DAGRID, column), figure.value("dagrid, made of nodes", column)
+    ratio = mine / theirs if mine and theirs else None
+    figure.hold(f"{column}, part of the same graph made of nodes", ratio, 1.1, "of it")
+    return figure
+
+
+def _described(shape: Shape) -> DAG:
+    from dagrid import dag, task
+
+    tasks = {fn: task(fn) for fn in set(shape.fns)}
+
+    def flow() -> Any:
+        values: list[Any] = []
+        for fn, before in zip(shape.fns, shape.takes, strict=True):
+            values.append(tasks[fn](*[values[each] for each in before]))
+        return values[-1]
+
+    return dag(flow).build()
 
 
 def call(quick: bool) -> Figure:

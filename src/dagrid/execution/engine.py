@@ -493,7 +493,7 @@ class Engine:
             self._end()
             return None
 
-    def _decide(self, stimuli: Iterator[Stimulus]) -> list[Command]:
+    def _decide(self, stimuli: Iterable[Stimulus]) -> list[Command]:
         try:
             return decide(self.state, stimuli, self.now())
         except DagridError:
@@ -510,7 +510,8 @@ class Engine:
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         reply: Call | None = None
-        commands = self._decide(self._taken(events))
+        plain = not self._inbox and all(type(event) is Asked for event in events)
+        commands = self._decide(events if plain else self._taken(events))
         if self._committer is not None:
             self._committer.hold(commands, worker)
             return None

@@ -85,9 +85,11 @@ def decide(state: State, stimuli: Iterable[Stimulus], at: float) -> list[Command
         else:
             others += 1
     quiet = answers > 0 and not others
-    _skip_what_cannot_run(state, at)
-    _ask_rules(state, commands)
-    if not state.finished:
+    if state.doomed or state.passed:
+        _skip_what_cannot_run(state, at)
+    if state.rules:
+        _ask_rules(state, commands)
+    if not state.remaining or state.stopped:
         _end_if_done(state, at, commands)
     if not (quiet or state.finished or state.stopped):
         if state.pushed:
@@ -454,8 +456,7 @@ def _fail_run(state: State, at: float, error: str, commands: list[Command]) -> N
 
 def _ask_rules(state: State, commands: list[Command]) -> None:
     """Ask each rule again whose last answer depended on something that has changed since."""
-    if not state.rules or state.stopped:
-        state.scanned = len(state.journal)
+    if state.stopped:
         return
     if state.watchers or state.topics:
         _mark_watchers(state)
