@@ -415,7 +415,7 @@ def test_an_ended_run_gives_its_result_again(tmp_path: Path, backend: str, first
         assert (new.status, new.attempts, new.worker) == (old.status, old.attempts, old.worker)
         assert new.reason.encode("utf-8", "backslashreplace") == old.reason.encode("utf-8", "backslashreplace")
     assert again.status == result.status
-    assert again.total_duration_seconds == pytest.approx(result.total_duration_seconds, abs=0.05)
+    assert again.total_duration_seconds == pytest.approx(result.total_duration_seconds, abs=0.001)
     with pytest.raises(ValueError, match="bad"):
         again.raise_for_status()
     store.close()

@@ -222,7 +222,7 @@ class Engine:
         self._point()
         self.state.ask_again()
         if self.state.finished:
-            self.ended = max(self.state.ended, default=self.began)
+            self.ended = self.state.finished_at
             self.done.set()
 
     def attend(self, timeout: float | None = None) -> bool:
@@ -502,7 +502,7 @@ class Engine:
             raise fault(error) from error
 
     def _end(self) -> None:
-        self.ended = self.now()
+        self.ended = self.state.finished_at if self.state.finished else self.now()
         self._timers.stop()
         self.done.set()
         self._stirred.set()

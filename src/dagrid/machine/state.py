@@ -123,6 +123,7 @@ class State:
         "failures",
         "fast",
         "finished",
+        "finished_at",
         "heap",
         "idle",
         "journal",
@@ -204,6 +205,7 @@ class State:
         self.error = ""
         self.stopped = False
         self.finished = False
+        self.finished_at = 0.0
         self.rebalance_at = 0.0
         self.mean_duration = -1.0
         self.fast = False
@@ -663,6 +665,7 @@ def _dooms(state: State, before: int, node: int) -> bool:
 
 def _run_ended(state: State, fact: Fact) -> None:
     state.finished = True
+    state.finished_at = fact.at
     state.unapplied = fact.numbers
     refresh(state)
 
