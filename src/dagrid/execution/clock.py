@@ -52,6 +52,40 @@ class RealClock:
 REAL_CLOCK = RealClock()
 
 
+class Flag:
+    """An event that costs next to nothing as long as nobody waits for it."""
+
+    __slots__ = ("_event", "_set")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._event: threading.Event | None = None
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        if self._event is not None:
+            self._event.set()
+
+    def clear(self) -> None:
+        self._set = False
+        if self._event is not None:
+            self._event.clear()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the flag is set, for `timeout` seconds at most; return whether it is."""
+        if self._set:
+            return True
+        with _MAKING:
+            event = self._event = self._event or threading.Event()
+        return self._set or event.wait(timeout)
+
+
+_MAKING = threading.Lock()
+
+
 def let_others_run() -> None:
     """Give the interpreter to another thread that wants it, and come back when it is free again."""
     time.sleep(0)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from dagrid.execution.clock import Flag
 from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.pickling import PROTOCOL
 from dagrid.execution.recording import Recorder
@@ -27,7 +28,7 @@ class Recorded(Protocol):
     """What a committer needs of the engine; `perform`, `call_of` and `drop` are called under its lock."""
 
     state: State
-    done: threading.Event
+    done: Flag
     errors: dict[int, BaseException]
 
     @property

@@ -17,7 +17,7 @@ from typing import Any
 from dagrid.attempt import Extra
 from dagrid.errors import DagridError, RuleError, SkipTask
 from dagrid.execution.binding import Binder, Bindings
-from dagrid.execution.clock import REAL_CLOCK, let_others_run
+from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
 from dagrid.execution.committing import NOBODY, Committer
 from dagrid.execution.faults import described, error_of, fault
 from dagrid.execution.growing import Growing
@@ -98,7 +98,7 @@ class Engine:
         self.clock = clock
         self.now = clock.now
         self.draw = draw
-        self.done = threading.Event()
+        self.done = Flag()
         self.failure: BaseException | None = None
         self.began = 0.0
         self.ended = 0.0
@@ -130,7 +130,7 @@ class Engine:
         self._watchers: list[threading.Event] = []
         self._workers = count()
         self._lent = False
-        self._stirred = threading.Event()
+        self._stirred = Flag()
 
     def start(self) -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once."""
