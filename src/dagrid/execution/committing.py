@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dagrid.execution.clock import Flag
@@ -30,6 +30,7 @@ class Recorded(Protocol):
     state: State
     done: Flag
     errors: dict[int, BaseException]
+    call_of: Callable[[int], Call]
 
     @property
     def rules(self) -> Sequence[Rule]: ...
@@ -39,8 +40,6 @@ class Recorded(Protocol):
     def leave(self) -> None: ...
 
     def perform(self, command: Command) -> None: ...
-
-    def call_of(self, attempt: int) -> Call: ...
 
     def drop(self, until: int) -> None: ...
 

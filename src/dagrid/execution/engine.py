@@ -17,6 +17,7 @@ from typing import Any
 from dagrid.attempt import Extra
 from dagrid.errors import DagridError, RuleError, SkipTask
 from dagrid.execution.binding import Binder, Bindings
+from dagrid.execution.calls import Calls, OpenCache
 from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
 from dagrid.execution.committing import NOBODY, Committer
 from dagrid.execution.faults import described, error_of, fault
@@ -46,11 +47,10 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import COMPLETED, State, apply
-from dagrid.ports import Artifacts, Backend, Bundle, Call, Clock, Session, opened
+from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
 
 OpenPlace = Callable[[str], Backend]
 Given = tuple[Any, str]
-OpenCache = Callable[[], Artifacts | None]
 PATIENCE = 1_000
 NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
@@ -115,9 +115,8 @@ class Engine:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
         elif keeping is not None:
             self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
-        self._cache = cache
-        self._value_keys: dict[int, str] = {}
-        self._point()
+        self._calls = Calls(self.values, cache)
+        self.call_of = self._calls.made_of(plan, bindings)
         self._session: Session | None = None
         self._context = copy_context()
         self._places: dict[str, PlaceHost] = {}
@@ -333,7 +332,7 @@ class Engine:
             following = advance(state, attempt, worker, started, ended)
             if following >= 0 and not self._watchers and not (state.heap and state.idle):
                 self.values[attempt] = value
-                reply = self._call(following)
+                reply = self.call_of(following)
             elif following == RULES:
                 self.values[attempt] = value
                 self._questions.extend(state.asks)
@@ -348,7 +347,7 @@ class Engine:
                 self.values[attempt] = value
                 reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
                 if following >= 0:
-                    reply = self._call(following)
+                    reply = self.call_of(following)
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
             self.failure = fault(error)
             self._end()
@@ -519,7 +518,7 @@ class Engine:
             self._keeping.drop(self.state, self.values, len(self.state.journal))
         for command in commands:
             if type(command) is Perform and command.worker == worker:
-                reply = self._call(command.attempts[0])
+                reply = self.call_of(command.attempts[0])
             else:
                 self.perform(command)
         self.tell()
@@ -578,15 +577,8 @@ class Engine:
         self._point()
 
     def _point(self) -> None:
-        """Have at hand what a call is made of."""
-        bindings, plan = self._bindings, self.state.plan
-        self._fns = bindings.fns
-        self._single = bindings.single
-        self._gather = bindings.gather
-        self._kwargs = bindings.kwargs
-        self._names = plan.names
-        if plan.adds or bindings.lineages:
-            self._call = self._telling_call  # type: ignore[method-assign]
+        """The plan or the bindings are others: calls are made of them."""
+        self.call_of = self._calls.made_of(self.state.plan, self._bindings)
 
     def _regrow(self, growth: Growth, rules: list[Rule]) -> None:
         """Make the plan and the bindings again what they were after a patch, whose facts are in a snapshot."""
@@ -613,10 +605,6 @@ class Engine:
     def rules(self) -> Sequence[Rule]:
         """All rules that the run has had, by number."""
         return self.growing.rules
-
-    def call_of(self, attempt: int) -> Call:
-        """Return the call of an attempt."""
-        return self._call(attempt)
 
     def drop(self, until: int) -> None:
         """Drop the values that nobody needs any more after what the journal says up to a place."""
@@ -645,7 +633,7 @@ class Engine:
 
     def perform(self, command: Command) -> None:
         if isinstance(command, Perform):
-            bundle = Bundle(command.worker, [self._call(attempt) for attempt in command.attempts])
+            bundle = Bundle(command.worker, [self.call_of(attempt) for attempt in command.attempts])
             self._session_of(command.worker).perform(bundle)
         elif isinstance(command, Wake):
             self._session_of(command.worker).wake(command.worker)
@@ -662,31 +650,6 @@ class Engine:
         elif isinstance(command, Finish):
             self._end()
 
-    def _call(self, attempt: int) -> Call:
-        node = attempt & NODE_MASK
-        values = self.values
-        named = self._kwargs[node]
-        single = self._single[node]
-        return Call(
-            attempt,
-            self._names[node],
-            self._fns[node],  # type: ignore[arg-type]  # a node without a task is passed over and never gets here
-            (values[single],) if single >= 0 else self._gather[node](values),
-            dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
-        )
-
-    def _telling_call(self, attempt: int) -> Call:
-        """As `_call`, where there are nodes that may tell more than their value, or have to be told more than their arguments."""
-        call = Engine._call(self, attempt)
-        node = attempt & NODE_MASK
-        call.grows = node in self.state.plan.adds
-        lineage = self._bindings.lineages.get(node)
-        if lineage is not None:
-            known = lineage.known(None if self._cache is None else self._cache(), self._value_keys)
-            call.args = (*call.args[: lineage.place], known, *call.args[lineage.place :])
-            call.grows = call.grows or known.artifacts is not None
-        return call
-
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
         if event.extra is not None and event.outcome == Outcome.COMPLETED:
@@ -698,7 +661,7 @@ class Engine:
                 self.give_up(refusal)
         if event.outcome != Outcome.FAILED:
             return
-        error = event.value = error_of(event, self._names[event.attempt & NODE_MASK])
+        error = event.value = error_of(event, self.state.plan.names[event.attempt & NODE_MASK])
         event.error = described(error)
         event.draw = self.draw()
         retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
@@ -724,7 +687,7 @@ class Engine:
             self.values[node] = event.value
             self.errors.pop(node, None)
             if event.extra is not None and event.extra.key:
-                self._value_keys[node] = event.extra.key
+                self._calls.keys[node] = event.extra.key
         elif event.outcome == Outcome.FAILED:
             self.errors[node] = event.value
 
