@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +26,7 @@ def _by_value() -> Iterator[None]:
 
 
 def started(**settings: Any) -> LocalCluster:
-    return LocalCluster(dashboard_address=None, silence_logs=50, **settings)
+    return LocalCluster(dashboard_address="127.0.0.1:0", silence_logs=50, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A Dask cluster as a place: each of its workers is one of ours, and each call is a task that Dask runs there.
 
-Dask carries the calls and keeps the workers alive; which call goes to which worker the engine decides. What the tasks' graph looks
-like, Dask does not know. It knows the sockets and Dask's public client, and nothing of the engine.
+Dask carries the calls and keeps the workers alive; which call goes to which worker the engine decides.
+It knows the sockets and Dask's public client, and nothing of the engine.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from typing import Any, ClassVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary, finalize, ref
 
-from distributed import Client, LocalCluster, get_worker
+from distributed import Client, LocalCluster
 
 from dagrid.errors import BackendError, CapabilityError, InvalidSettingError
-from dagrid.execution.backends._remote import finished, order, perform
+from dagrid.execution.backends._dask_worker import die, ended_beside, greeting, perform_on_worker, refuse
+from dagrid.execution.backends._remote import finished, order
 from dagrid.execution.backends._worker import told
 from dagrid.execution.backends.base import BackendBase
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
@@ -37,7 +38,6 @@ LARGE = 2**20
 """Calls of more bytes than this travel as data, not within a graph of Dask's."""
 GRACE = 5.0
 """How many seconds the end of a session may take."""
-_MANY = 10_000
 
 
 class DaskBackend(BackendBase):
@@ -73,14 +73,16 @@ class DaskBackend(BackendBase):
     def __init__(
         self,
         address: str | None = None,
-        client: Client | None = None,
+        client: Any = None,
         max_workers: int | None = None,
         kill: bool | None = None,
         timeout: float = 5.0,
     ) -> None:
         super().__init__()
         if max_workers is not None and max_workers < 1:
-            raise InvalidSettingError(f"max_workers is {max_workers}. Give a positive number, or None for all there are.")
+            raise InvalidSettingError(
+                f"max_workers is {max_workers}. Give a positive number, or None for all there are."
+            )
         if address is not None and client is not None:
             raise InvalidSettingError("Give an address or a client, not both.")
         client = client if client is not None else _current() if address is None else None
@@ -89,6 +91,7 @@ class DaskBackend(BackendBase):
         self.max_workers = max_workers
         self._cluster: Any = None
         self._owned = client is None
+        self.client: Any
         if client is None and address is None:
             self._cluster = _start_cluster(max_workers or os.cpu_count() or 1)
             address = self._cluster.scheduler_address
@@ -166,18 +169,18 @@ class DaskBackend(BackendBase):
                 for other in list(self.flights.values())
                 if other.address == flight.address and other is not flight
             }
-            ended = await self.ask(flight.address, _ended_beside, flight.label, list(others))
+            ended = await self.ask(flight.address, ended_beside, flight.label, list(others))
             if ended is None:
                 return
             unfetched = [others[label].fetched.wait() for label in ended if not others[label].fetched.is_set()]
             if not unfetched:
-                await self.ask(flight.address, _die, flight.label)
+                await self.ask(flight.address, die, flight.label)
                 return
             await asyncio.wait([asyncio.ensure_future(one) for one in unfetched], timeout=GRACE)
 
     async def abandon(self, address: str, flights: Sequence[_Flight]) -> None:
         """Nobody waits for these any more: let those that have not started never start, and stop the others."""
-        states = await self.ask(address, _refuse, [flight.label for flight in flights]) or {}
+        states = await self.ask(address, refuse, [flight.label for flight in flights]) or {}
         for flight in flights:
             if states.get(flight.label) == "running":
                 await self.stop(flight)
@@ -194,7 +197,7 @@ class DaskBackend(BackendBase):
 
     def _greet(self) -> None:
         """Check that the workers that are there can perform calls."""
-        replies = self.client.run(_greeting, on_error="return")
+        replies = self.client.run(greeting, on_error="return")
         for address, reply in replies.items():
             if isinstance(reply, BaseException):
                 raise CapabilityError(
@@ -203,7 +206,7 @@ class DaskBackend(BackendBase):
 
 
 class _Flight:
-    """A call that is with a Dask worker. `label` is its number for good: an attempt that is given back and comes again gets another."""
+    """A call that is with a Dask worker. An attempt that was given back and comes again is another flight, of another `label`."""
 
     __slots__ = ("address", "call", "fetched", "future", "label", "sent", "session", "started", "worker")
 
@@ -397,7 +400,7 @@ class DaskSession:
     def _submit(self, place: _Place, flights: Sequence[_Flight], orders: Sequence[Any]) -> None:
         try:
             futures = self._backend.client.map(
-                _perform,
+                perform_on_worker,
                 [flight.label for flight in flights],
                 orders,
                 topic=self._backend.topic,
@@ -483,7 +486,7 @@ class DaskSession:
     # --- in the client's loop, or threads of Dask's ------------------------------------------------------------------------
 
     async def _hear(self, flights: Sequence[_Flight], answer: Callable[[_Flight, str], None]) -> None:
-        states = await self._backend.ask(flights[0].address, _refuse, [flight.label for flight in flights])
+        states = await self._backend.ask(flights[0].address, refuse, [flight.label for flight in flights])
         if states is None:
             return
         for flight in flights:
@@ -531,7 +534,7 @@ class DaskSession:
 class _Watch:
     """Who wants to know which workers a client's cluster has; one for each client, which takes only one listener itself."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = ref(client)
         self._listeners: set[Callable[[Mapping[str, int], Sequence[str]], None]] = set()
         self._gone: list[str] = []
@@ -559,11 +562,11 @@ class _Watch:
             listener(threads, gone)
 
 
-_watches: WeakKeyDictionary[Client, _Watch] = WeakKeyDictionary()
+_watches: WeakKeyDictionary[Any, _Watch] = WeakKeyDictionary()
 _watching = threading.Lock()
 
 
-def _watch(client: Client) -> _Watch:
+def _watch(client: Any) -> _Watch:
     with _watching:
         found = _watches.get(client)
         if found is None:
@@ -571,15 +574,14 @@ def _watch(client: Client) -> _Watch:
         return found
 
 
-def _current() -> Client | None:
+def _current() -> Any:
     try:
-        found: Client = Client.current(allow_global=True)
+        return Client.current(allow_global=True)
     except ValueError:
         return None
-    return found
 
 
-def _connect(address: str, timeout: float) -> Client:
+def _connect(address: str, timeout: float) -> Any:
     try:
         return Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
@@ -589,12 +591,12 @@ def _connect(address: str, timeout: float) -> Client:
         ) from error
 
 
-def _start_cluster(processes: int) -> LocalCluster:
+def _start_cluster(processes: int) -> Any:
     return LocalCluster(
         n_workers=processes,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
     )
 
@@ -610,63 +612,3 @@ def _unreachable(error: BaseException) -> BackendError:
     found = BackendError(f"Dask did not perform the call ({told(error)}). See whether its scheduler still runs.")
     found.__cause__ = error
     return found
-
-
-# --- on the workers: what one process remembers of its calls ---------------------------------------------------------------
-
-_desk = threading.Lock()
-_running: set[int] = set()
-_ended: dict[int, None] = {}
-_refused: dict[int, None] = {}
-_functions: dict[bytes, Callable[..., Any]] = {}
-
-
-def _perform(label: int, sent: bytes, topic: str) -> bytes:
-    """Perform a call, unless it was taken back before; then there is nothing to say."""
-    with _desk:
-        if label in _refused:
-            return b""
-        _running.add(label)
-    try:
-        get_worker().log_event(topic, (label, time()))
-        if len(_functions) > _MANY:
-            _functions.clear()
-        return perform(sent, _functions)
-    finally:
-        with _desk:
-            _running.discard(label)
-            _remember(_ended, label)
-
-
-def _remember(book: dict[int, None], label: int) -> None:
-    book[label] = None
-    if len(book) > _MANY:
-        del book[next(iter(book))]
-
-
-def _refuse(labels: Sequence[int]) -> dict[int, str]:
-    """Never start those that have not started; return what there is to say of each."""
-    states = {}
-    with _desk:
-        for label in labels:
-            states[label] = "running" if label in _running else "ended" if label in _ended else "refused"
-            if states[label] == "refused":
-                _remember(_refused, label)
-    return states
-
-
-def _ended_beside(label: int, others: Sequence[int]) -> list[int] | None:
-    """Return which of the others have ended; None if the call does not run."""
-    with _desk:
-        return [other for other in others if other in _ended] if label in _running else None
-
-
-def _die(label: int, dask_worker: Any = None) -> None:
-    """End this process if it runs this call and nothing else, and somebody is there to start it again."""
-    with _desk:
-        if _running == {label} and dask_worker is not None and dask_worker.nanny:
-            os._exit(1)
-
-
-def _greeting() -> bool:
-    return True
