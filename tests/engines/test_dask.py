@@ -96,7 +96,7 @@ class TestGraphs(EngineConformance):
 
 
 def address_of(client: Client) -> str:
-    return str(client.scheduler.address)
+    return str(client.scheduler_info()["address"])
 
 
 def test_a_url_names_the_scheduler(processes: Client) -> None:

@@ -151,10 +151,10 @@ class IPyParallelBackend(BackendBase):
         seat.busy = False
         try:
             answer = done.result()
-        except ipyparallel.error.EngineError as error:
-            self._lose(seat, error)
-            return
         except Exception as error:  # noqa: BLE001 - whatever ipyparallel says of the call
+            if isinstance(error, ipyparallel.error.EngineError) or getattr(error, "ename", "") == "EngineError":
+                self._lose(seat, error)
+                return
             session.fail(seat.number, call, error)
         else:
             session.finish(seat.number, call, bytes(answer))
