@@ -120,7 +120,8 @@ def start(
         dag: the graph.
         tasks: functions by node name, for nodes that have none of their own or shall have another one.
         backend: where it runs: a name or URL such as "thread", "inline" or "multiprocessing?max_workers=2", a backend object, or
-            any object with `name`, `submit`, `result` and `shutdown`. One made of a name is closed at the end of the run. By
+            any object with `name`, `submit`, `result` and `shutdown`; "dask://host:8786" gives an address. One made of a name is
+            closed at the end of the run. By
             default threads, as many as `max_concurrency` says.
         max_concurrency: how many nodes may run at once; by default what the graph says.
         resources: the capacity of each named resource that nodes ask for.
@@ -371,13 +372,16 @@ def known_backends() -> dict[str, EntryPoint]:
 
 
 def _made(url: str) -> Backend:
-    name, _, query = url.partition("?")
+    """Return the backend of a URL: `name`, `name?setting=value&...`, or `name://address`, with settings or without."""
+    place, _, query = url.partition("?")
+    name, _, address = place.partition("://")
     kind = _loaded(name)
-    if not query:
+    if not query and not address:
         return kind()
     from urllib.parse import parse_qsl
 
-    settings = {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    settings = {"address": address} if address else {}
+    settings |= {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
     try:
         return kind(**settings)
     except TypeError as error:

@@ -1,0 +1,241 @@
+"""Dask clusters pass what is asked of every backend, and what only they can do or suffer."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import cloudpickle
+import pytest
+from distributed import Client, LocalCluster
+
+import dagrid
+from dagrid import DAG, Node
+from dagrid.errors import BackendError, InvalidSettingError
+from dagrid.execution.backends.dask import DaskBackend
+from dagrid.graph.grow import map_reduce
+from dagrid.ports import Backend
+from dagrid.testing import BackendConformance, EngineConformance, Gate
+from dagrid.testing.gate import stand
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value() -> Iterator[None]:
+    """The workers do not find the tests."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def started(**settings: Any) -> LocalCluster:
+    return LocalCluster(dashboard_address="127.0.0.1:0", silence_logs=50, **settings)
+
+
+def connected(cluster: LocalCluster) -> Iterator[Client]:
+    """Connect without becoming the current client, which `with` would."""
+    with cluster:
+        client = Client(cluster, set_as_default=False)
+        yield client
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def processes(_by_value: None) -> Iterator[Client]:
+    """Two worker processes of one thread each, with nannies."""
+    yield from connected(started(n_workers=2, threads_per_worker=1))
+
+
+@pytest.fixture(scope="module")
+def threads(_by_value: None) -> Iterator[Client]:
+    """One worker process of two threads, in which nothing can be killed."""
+    yield from connected(started(n_workers=1, threads_per_worker=2))
+
+
+class TestProcesses(BackendConformance):
+    carries_surroundings = False
+    patience = 30.0
+
+    @pytest.fixture(autouse=True)
+    def _client(self, processes: Client) -> None:
+        self.client = processes
+
+    def make_backend(self, slots: int) -> Backend:
+        self.client.wait_for_workers(2, timeout=30)
+        return DaskBackend(client=self.client, max_workers=slots, kill=True)
+
+
+class TestThreads(BackendConformance):
+    carries_surroundings = False
+    frees_slots = False
+    patience = 30.0
+
+    @pytest.fixture(autouse=True)
+    def _client(self, threads: Client) -> None:
+        self.client = threads
+
+    def make_backend(self, slots: int) -> Backend:
+        return DaskBackend(client=self.client, max_workers=slots)
+
+
+class TestGraphs(EngineConformance):
+    patience = 30.0
+
+    @pytest.fixture(autouse=True)
+    def _client(self, processes: Client) -> None:
+        self.client = processes
+
+    def make_backend(self, slots: int) -> Backend:
+        self.client.wait_for_workers(2, timeout=30)
+        return DaskBackend(client=self.client, max_workers=slots, kill=True)
+
+
+def address_of(client: Client) -> str:
+    return str(client.scheduler_info()["address"])
+
+
+def test_a_url_names_the_scheduler(processes: Client) -> None:
+    """The place is one text; the connection made for it is closed with the run, the cluster is not."""
+    processes.wait_for_workers(2, timeout=30)
+    url = f"dask://{address_of(processes).removeprefix('tcp://')}?max_workers=1"
+    result = DAG([Node("one", os.getpid), Node("two", lambda one: (one, os.getpid()), inputs={"one": "one"})]).run(
+        backend=url
+    )
+    first, second = result["two"]
+    assert first == second != os.getpid()
+    assert processes.status == "running"
+    assert processes.submit(sum, [1, 2]).result(timeout=30) == 3
+
+
+def test_the_current_client_is_used_and_left_open(threads: Client) -> None:
+    """Who has a client does not name it again."""
+    with threads.as_current(), DaskBackend() as backend:
+        assert backend.client is threads
+        assert DAG([Node("one", os.getpid)]).run(backend=backend)["one"] in threads.run(os.getpid).values()
+    assert threads.status == "running"
+
+
+def test_without_an_address_processes_are_started_and_ended() -> None:
+    """They are ours: a late task is killed, and afterwards none of them is left."""
+    with DaskBackend(max_workers=2) as backend, Gate(30.0) as gate:
+        assert backend.capabilities.kills
+        address = gate.address
+        nodes = [Node("late", lambda: stand(address), timeout=0.5), Node("pid", os.getpid)]
+        result = DAG(nodes).run(backend=backend)
+        assert result.node_result("late").status == "timed_out"
+        gate.meet().wait_gone()
+        pids = set(backend.client.run(os.getpid).values())
+    for pid in {result["pid"], *pids}:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+EXAMPLE = """
+from dagrid.execution.distributed_executor import DistributedExecutor
+from dagrid.execution.backends.dask import DaskBackend
+
+dag = (
+    dagrid.DAG.builder()
+    .add_node("fetch_users")
+    .add_node("fetch_orders")
+    .add_node("join")
+    .add_edge("fetch_users", "join")
+    .add_edge("fetch_orders", "join")
+    .build()
+)
+
+backend = DaskBackend(address)
+
+with DistributedExecutor(dag, backend, enable_tracing=True, node_timeout=60.0) as executor:
+    result = executor.execute({
+        "fetch_users": lambda: "users",
+        "fetch_orders": lambda: "orders",
+        "join": lambda: "joined",
+    })
+"""
+
+
+def test_the_documented_example(processes: Client) -> None:
+    """What the reference shows for its engines, with this one's name."""
+    names: dict[str, Any] = {"dagrid": dagrid, "address": address_of(processes)}
+    exec(EXAMPLE, names)
+    result = names["result"]
+    assert (result.backend_name, result.execution_result.succeeded) == ("dask", 3)
+    assert result.dispatch_info["join"]["backend"] == "dask"
+    assert result.execution_result.trace is not None
+
+
+def test_a_graph_grows_on_it(processes: Client) -> None:
+    """What a task returned says how many nodes follow."""
+    rule = map_reduce("list", Node("up", lambda name: name.upper()), reduce=Node("join", "+".join))
+    result = DAG([Node("list", lambda: ["a", "b", "c"])]).run(rules=[rule], backend=f"dask://{address_of(processes)}")
+    assert result.raise_for_status()["join"] == "A+B+C"
+
+
+def test_a_task_whose_worker_dies_runs_again(processes: Client, tmp_path: Any) -> None:
+    """The loss is counted once, and the value comes from another process."""
+    processes.wait_for_workers(2, timeout=30)
+    mark = str(tmp_path / "died")
+
+    def dies_once() -> int:
+        if not os.path.exists(mark):
+            with open(mark, "w"):
+                os.kill(os.getpid(), 9)
+        return os.getpid()
+
+    nodes = [Node("dies", dies_once), Node("after", lambda dies: dies, inputs={"dies": "dies"})]
+    with DaskBackend(client=processes) as backend:
+        result = DAG(nodes).run(backend=backend)
+    assert result["after"] == result["dies"] != os.getpid()
+    assert result.node_result("dies").attempts == 2
+
+
+def test_many_runs_at_once(processes: Client) -> None:
+    """They share the workers, and nobody gets the value of another."""
+    dag = DAG([Node("one", os.getpid), Node("two", lambda one, number=0: number, inputs={"one": "one"})])
+    with DaskBackend(client=processes) as backend:
+        runs = [
+            dag.start({"two": lambda one, number=number: (bool(one), number)}, backend=backend) for number in range(12)
+        ]
+        assert [run.wait(60)["two"] for run in runs] == [(True, number) for number in range(12)]
+        assert not backend.flights
+
+
+def test_nobody_at_the_address() -> None:
+    """The error names the address, and comes within the timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(BackendError, match=rf"127\.0\.0\.1:{port}.*dask scheduler"):
+        DaskBackend(f"127.0.0.1:{port}", timeout=0.5)
+
+
+def test_settings_that_cannot_be(threads: Client) -> None:
+    """They are refused before anything is started."""
+    with pytest.raises(InvalidSettingError, match="positive"):
+        DaskBackend(max_workers=0)
+    with pytest.raises(InvalidSettingError, match="not both"):
+        DaskBackend("127.0.0.1:1", client=threads)
+
+
+def test_without_the_package() -> None:
+    """The error says what to install; the rest of dagrid works without."""
+    program = """
+import sys
+sys.modules["distributed"] = None
+import dagrid
+from dagrid.errors import BackendNotInstalledError
+dag = dagrid.DAG([dagrid.Node("one", lambda: 1)])
+assert dag.run()["one"] == 1
+try:
+    dag.run(backend="dask")
+except BackendNotInstalledError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "pip install 'dagrid[dask]'" in found.stdout
+    assert "distributed" in found.stdout
