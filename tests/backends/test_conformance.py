@@ -16,7 +16,13 @@ from dagrid.testing import BackendConformance
 DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
     "inline": {"slots_limit": 1, "frees_slots": False, "blocks_submit": True},
 }
-OURS = [entry for entry in entry_points(group="dagrid.backends") if entry.value.startswith("dagrid.")]
+# These need a package of their own; their suites are in tests/engines.
+ENGINES = {"ray"}
+OURS = [
+    entry
+    for entry in entry_points(group="dagrid.backends")
+    if entry.value.startswith("dagrid.") and entry.name not in ENGINES
+]
 
 
 def suite_for(entry: EntryPoint) -> type[BackendConformance]:

@@ -8,7 +8,13 @@ from typing import Any
 
 from dagrid.testing import EngineConformance
 
-OURS = [entry for entry in entry_points(group="dagrid.backends") if entry.value.startswith("dagrid.")]
+# These need a package of their own; their suites are in tests/engines.
+ENGINES = {"ray"}
+OURS = [
+    entry
+    for entry in entry_points(group="dagrid.backends")
+    if entry.value.startswith("dagrid.") and entry.name not in ENGINES
+]
 
 
 def suite_for(entry: EntryPoint) -> type[EngineConformance]:
