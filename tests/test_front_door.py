@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -107,4 +108,5 @@ def test_every_backend_comes_through_the_entry_point() -> None:
     entries = importlib.metadata.distribution("dagrid").entry_points.select(group="dagrid.backends")
     assert {"inline", "thread", "multiprocessing"} <= {entry.name for entry in entries}
     for entry in entries:
-        assert inspect.isclass(entry.load())
+        if entry.name != "ray" or importlib.util.find_spec("ray") is not None:  # it needs its package
+            assert inspect.isclass(entry.load())
