@@ -28,6 +28,7 @@
      +-- BackendError                           the place where work runs
      |    +-- UnknownBackendError               no such name: .name, .suggestion
      |    +-- BackendNotInstalledError (also ImportError)
+     |    +-- BackendUnreachableError           nobody answers at the address
      |    +-- BackendClosedError
      |    +-- CapabilityError                   asked for something that this place cannot do
      +-- StoreError                             the place where journals and values are kept
@@ -237,6 +238,10 @@ class UnknownBackendError(_UnknownNameError, BackendError):
 
 class BackendNotInstalledError(BackendError, ImportError):
     """The backend needs a package that is not installed."""
+
+
+class BackendUnreachableError(BackendError):
+    """The place where work runs does not answer at its address."""
 
 
 class BackendClosedError(BackendError):

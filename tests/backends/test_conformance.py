@@ -11,13 +11,12 @@ from typing import Any
 from dagrid.execution.backends.adapter import adapt
 from dagrid.ports import Backend
 from dagrid.testing import BackendConformance
+from tests.places import ENGINES
 
 # Where a backend differs from what the suite takes for granted.
 DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
     "inline": {"slots_limit": 1, "frees_slots": False, "blocks_submit": True},
 }
-# These need a server of their own, and pass the suite in tests/engines.
-ENGINES = {"ray", "dask", "celery", "ipyparallel"}
 OURS = [
     entry
     for entry in entry_points(group="dagrid.backends")

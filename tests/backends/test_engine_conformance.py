@@ -7,9 +7,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from dagrid.testing import EngineConformance
+from tests.places import ENGINES
 
-# These need a server of their own, and pass the suite in tests/engines.
-ENGINES = {"ray", "dask", "celery", "ipyparallel"}
 OURS = [
     entry
     for entry in entry_points(group="dagrid.backends")

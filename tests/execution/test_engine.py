@@ -30,6 +30,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.backends.thread import ThreadBackend
 from dagrid.execution.simulate import VirtualBackend
+from tests.places import ENGINES
 
 BACKENDS = ["thread", "inline"]
 PATIENCE = 10.0
@@ -475,7 +476,7 @@ print(result.status, result.node_results["after"].status, result.node_results["a
 """
 
 
-@pytest.mark.parametrize("place", sorted(known_backends()))
+@pytest.mark.parametrize("place", sorted(known_backends().keys() - ENGINES))
 def test_ctrl_c_cancels_the_run(place: str) -> None:
     """Within a second, although a task hangs; the result says so, and the program ends without a traceback."""
     done = subprocess.run(

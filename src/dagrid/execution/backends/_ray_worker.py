@@ -1,0 +1,114 @@
+"""What an actor of Ray does: it takes calls by the letter, performs them one after the other, and tells what became of them.
+
+Calls are performed in a thread of their own, while the actor's event loop takes letters and hands out records: whatever has
+gathered since the last time goes in one answer, so that short tasks cost a fraction of a message. It knows neither Ray nor runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import time
+from typing import Any
+
+from dagrid.execution.backends import _remote
+
+READY, STARTED, FINISHED, BACK, STOPPED = range(5)
+"""The kinds of a record: (kind, token, payload), where the payload is a name, a time of the clock of day, or a report."""
+
+REMEMBERED = 512
+"""How many functions are kept open."""
+
+Record = tuple[int, int, Any]
+
+
+class Performer:
+    """The class of the actors.
+
+    Args:
+        python: the version of the driver's Python.
+    """
+
+    def __init__(self, python: tuple[int, int]) -> None:
+        self._python = python
+        self._changed = threading.Condition()
+        self._calls: deque[tuple[int, bytes]] = deque()
+        self._records: list[Record] = [(READY, 0, _remote.worker_name())]
+        self._running = 0
+        self._stopped = False
+        self._letters: dict[int, tuple[Sequence[tuple[int, bytes]], Sequence[int], int]] = {}
+        self._next_letter = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: asyncio.Event | None = None
+        threading.Thread(target=self._perform_all, name="dagrid-tasks", daemon=True).start()
+
+    async def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+        """Take a letter, in its turn.
+
+        Args:
+            number: its number, from 0.
+            calls: tokens and calls to be performed.
+            back: tokens of calls to be given back, if they have not started.
+            stop: the token of one to be given back, or, if it runs, the last to be performed here; 0 for none.
+        """
+        self._letters[number] = (calls, back, stop)
+        while (letter := self._letters.pop(self._next_letter, None)) is not None:
+            self._next_letter += 1
+            self._read(*letter)
+
+    async def listen(self) -> list[Record]:
+        """Return what has happened since the last time, as soon as there is something."""
+        if self._news is None:
+            self._news = asyncio.Event()
+            self._loop = asyncio.get_running_loop()
+        while True:
+            with self._changed:
+                records, self._records = self._records, []
+                self._news.clear()
+            if records:
+                break
+            await self._news.wait()
+        ended = {token for kind, token, _ in records if kind == FINISHED}
+        return [record for record in records if record[0] != STARTED or record[1] not in ended]
+
+    def _read(self, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+        with self._changed:
+            self._calls.extend(calls)
+            for token in (*back, stop):
+                self._give_back(token)
+            if stop and stop == self._running:
+                self._stopped = True
+                self._record(STOPPED, stop)
+            self._changed.notify()
+
+    def _give_back(self, token: int) -> None:
+        for call in self._calls:
+            if call[0] == token:
+                self._calls.remove(call)
+                self._record(BACK, token)
+                return
+
+    def _record(self, kind: int, token: int, payload: Any = None) -> None:
+        """Note what happened, and wake who listens, if this is the first news; the caller holds the lock."""
+        self._records.append((kind, token, payload))
+        if len(self._records) == 1 and self._loop is not None and self._news is not None:
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    def _perform_all(self) -> None:
+        functions: dict[bytes, Callable[..., Any]] = {}
+        while True:
+            with self._changed:
+                while not self._calls or self._stopped:
+                    self._changed.wait()
+                token, data = self._calls.popleft()
+                self._running = token
+                self._record(STARTED, token, time())
+            report = _remote.perform(data, functions)
+            with self._changed:
+                self._running = 0
+                if not self._stopped:
+                    self._record(FINISHED, token, report)
+            if len(functions) > REMEMBERED:
+                functions.clear()

@@ -1,0 +1,165 @@
+"""Ray: attempts run in actors, which are the worker processes of a Ray cluster, and live from run to run.
+
+This is the face of the crew, and the Ray session that it works in; what a run decides, it does not know.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import ray
+
+from dagrid.errors import BackendUnreachableError, InvalidSettingError
+from dagrid.execution.backends import _ray_worker, _remote
+from dagrid.execution.backends._ray_crew import WINDOW, Crew, Session
+from dagrid.execution.backends._worker import told
+from dagrid.execution.backends.base import BackendBase
+from dagrid.ports import Capabilities, Host
+
+OBJECT_STORE = 200 * 2**20
+REACH = 3.0
+"""Seconds that an address has to answer."""
+
+
+class RayBackend(BackendBase):
+    """Run tasks in a Ray cluster: on this machine, or on many.
+
+    A Ray session that there is already (`ray.init` was called) is used, and left as it is when the backend is closed. Else one is
+    begun, and ended with the last backend that uses it. Each worker is an actor that holds one CPU of the cluster while it
+    lives; they start when there is work for them, serve one run after the other, and go when there has been no run for a while.
+    Cancels and timeouts kill the actor, and another takes its place.
+
+    dagrid must be installed where the workers run, and the Python be of the same minor version. Functions travel by reference if
+    they can be imported there, else by value. Tasks see the environment and the directory of their Ray worker; `runtime_env`
+    changes these. They run in a thread of the actor which is not its main one.
+
+    Args:
+        num_cpus: how many attempts run at once at most; None means all CPUs of the cluster. A session that is begun on this
+            machine gets so many CPUs, however many there are.
+        address: of a cluster: `"ray://host:10001"`, `"host:6379"`, `"auto"`; None begins a session on this machine, unless the
+            environment variable RAY_ADDRESS says otherwise.
+        max_in_flight: how many attempts may be with the workers, the waiting ones included; None means 256 for each.
+        object_store_memory: bytes of shared memory of a session that is begun on this machine; what does not fit goes to disk.
+        keep_workers: seconds for which workers without a run keep their CPUs.
+        actor_options: what else Ray is to know of a worker: `num_gpus`, `resources`, `memory`, `runtime_env`, ...
+
+    Raises:
+        InvalidSettingError: a number is not positive, or an option is unknown to Ray.
+        BackendUnreachableError: there is no cluster at the address.
+    """
+
+    name: ClassVar[str] = "ray"
+    capabilities: ClassVar[Capabilities] = Capabilities(kills=True, cancels=True)
+
+    def __init__(
+        self,
+        num_cpus: int | None = None,
+        address: str | None = None,
+        max_in_flight: int | None = None,
+        *,
+        object_store_memory: int = OBJECT_STORE,
+        keep_workers: float = 30.0,
+        **actor_options: Any,
+    ) -> None:
+        super().__init__()
+        for name, value in (("num_cpus", num_cpus), ("max_in_flight", max_in_flight)):
+            if value is not None and value < 1:
+                raise InvalidSettingError(f"{name} is {value}. Give a positive number, or None.")
+        make = _actor_class(actor_options)
+        _cluster.join(num_cpus, address, object_store_memory)
+        try:
+            count = num_cpus or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        except BaseException:
+            _cluster.leave()
+            raise
+        self.num_cpus = count
+        self._crew = Crew(make, count, max(1, (max_in_flight or WINDOW * count) // count), keep_workers)
+        # Also for a backend that is dropped without being closed, and at the end of the program.
+        self._finalizer = weakref.finalize(self, _end, self._crew)
+
+    def open(self, host: Host) -> Session:
+        """Begin to serve a run: announce its workers, which start when they get something to do."""
+        self.check_open()
+        return self._crew.open(host, self)
+
+    def release(self, wait: bool) -> None:
+        """End the workers, and the Ray session if it was begun here and nobody else uses it."""
+        self._finalizer.detach()
+        _end(self._crew)
+
+    def __repr__(self) -> str:
+        closed = " (closed)" if self._closed else ""
+        return f"<RayBackend of {self.num_cpus} workers{closed}>"
+
+
+def _end(crew: Crew) -> None:
+    crew.stop()
+    _cluster.leave()
+
+
+def _actor_class(options: dict[str, Any]) -> Callable[[], Any]:
+    """Return what starts an actor; Ray looks at the options at once."""
+    try:
+        kind = ray.remote(_ray_worker.Performer).options(**{"num_cpus": 1, **options, "max_restarts": 0})
+    except (TypeError, ValueError) as error:
+        raise InvalidSettingError(f"Ray cannot start workers with {options}: {error}") from error
+    return lambda: kind.remote(_remote.PYTHON)
+
+
+class _Cluster:
+    """The Ray session of this process: there is one at most, so backends share it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._users = 0
+        self._ours = False
+
+    def join(self, num_cpus: int | None, address: str | None, object_store_memory: int) -> None:
+        """Use the session that there is, or begin one."""
+        with self._guard:
+            if not ray.is_initialized():
+                self._begin(num_cpus, address or os.environ.get("RAY_ADDRESS") or None, object_store_memory)
+                self._users, self._ours = 0, True
+            self._users += 1
+
+    def leave(self) -> None:
+        """The last one ends the session, if it is ours."""
+        with self._guard:
+            self._users -= 1
+            if self._ours and self._users == 0:
+                self._ours = False
+                if ray.is_initialized():
+                    ray.shutdown()
+
+    @staticmethod
+    def _begin(num_cpus: int | None, address: str | None, object_store_memory: int) -> None:
+        quiet: dict[str, Any] = {"logging_level": "ERROR"}
+        if address in (None, "local"):
+            own = {"num_cpus": num_cpus, "object_store_memory": object_store_memory, "include_dashboard": False}
+            ray.init(address="local", **own, **quiet)
+            return
+        assert address is not None
+        try:
+            _knock(address)
+            ray.init(address=address, **quiet)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise BackendUnreachableError(
+                f"There is no Ray cluster at {address} ({told(error)}). Start one with `ray start --head`, or leave out "
+                "the address for one on this machine."
+            ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at an address; Ray itself would try for a long time."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), REACH).close()
+
+
+_cluster = _Cluster()

@@ -1,0 +1,140 @@
+"""Ray as a place: the suites that are shipped for every backend, and what is Ray's own, in a real session on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+import ray
+
+from dagrid import DAG, Node
+from dagrid.errors import BackendUnreachableError, InvalidSettingError, PoisonousTaskError
+from dagrid.execution.backends.ray import RayBackend
+from dagrid.graph.grow import map_reduce
+from dagrid.testing import BackendConformance, EngineConformance
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+
+EXAMPLE = """
+from dagrid.execution.distributed_executor import DistributedExecutor
+from dagrid.execution.backends.ray import RayBackend
+
+# Initialize Ray (or connect to an existing cluster)
+backend = RayBackend(num_cpus=16)
+
+with DistributedExecutor(dag, backend, node_timeout=300) as executor:
+    result = executor.execute(tasks)
+"""
+
+OWN_SESSION = f"""
+import dagrid, ray
+dag = dagrid.DAG.builder().add_node("a").add_node("b").add_edge("a", "b").build()
+tasks = {{"a": lambda: 1, "b": lambda: 2}}
+{EXAMPLE}
+print(result.backend_name, result.execution_result.succeeded, ray.is_initialized())
+"""
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    """A session of the user's, which backends find and leave as it is."""
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20, logging_level="ERROR"
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def backend(session: None) -> Iterator[RayBackend]:
+    with RayBackend(num_cpus=2) as backend:
+        yield backend
+
+
+@pytest.mark.usefixtures("session")
+class TestRay(BackendConformance):
+    carries_surroundings = False
+    patience = 30.0
+
+    def make_backend(self, slots: int) -> RayBackend:
+        return RayBackend(num_cpus=slots)
+
+
+@pytest.mark.usefixtures("session")
+class TestRayWithTheEngine(EngineConformance):
+    patience = 30.0
+
+    def make_backend(self, slots: int) -> RayBackend:
+        return RayBackend(num_cpus=slots)
+
+
+def test_a_session_of_the_users_is_reused_and_left_alone(session: None) -> None:
+    """Who called `ray.init` still has their cluster after the run; the page's example, word for word."""
+    dag = DAG([Node("a"), Node("b", depends_on=["a"])])
+    names = {"dag": dag, "tasks": {"a": lambda: 1, "b": lambda: 2}}
+    exec(EXAMPLE, names)
+    result = names["result"]
+    assert (result.backend_name, result.execution_result["b"]) == ("ray", 2)  # type: ignore[attr-defined]
+    assert ray.is_initialized()
+
+
+def test_a_session_that_the_backend_began_ends_with_it() -> None:
+    """The same example where there is no session; nothing but the program's own words is printed."""
+    done = subprocess.run([sys.executable, "-c", OWN_SESSION], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.stdout, done.returncode) == ("ray 2 False\n", 0), done.stderr
+
+
+def test_nobody_at_the_address() -> None:
+    """Within seconds, and with the address; Ray by itself would try for half a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    program = f"""
+from dagrid.execution.backends.ray import RayBackend
+from dagrid.errors import BackendUnreachableError
+for address in ("127.0.0.1:{port}", "ray://127.0.0.1:{port}"):
+    try:
+        RayBackend(address=address)
+    except BackendUnreachableError as error:
+        print(address in str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "True\nTrue\n", done.stderr
+    assert issubclass(BackendUnreachableError, Exception)
+
+
+def test_settings_that_make_no_sense(session: None) -> None:
+    """A mistake is told before anything starts."""
+    with pytest.raises(InvalidSettingError, match="num_cpus"):
+        RayBackend(num_cpus=0)
+    with pytest.raises(InvalidSettingError, match="no_such_option"):
+        RayBackend(no_such_option=1)
+
+
+def test_a_graph_grows(backend: RayBackend) -> None:
+    """A list found at run time is mapped over and reduced in the cluster."""
+    rule = map_reduce("list", Node("square", lambda n: n * n), reduce=Node("sum", sum))
+    result = DAG([Node("list", lambda: [1, 2, 3])]).run(rules=[rule], backend=backend)
+    assert result.raise_for_status()["sum"] == 14
+
+
+def test_many_runs_share_the_workers(backend: RayBackend) -> None:
+    """More runs than workers: each gets its turn, and its own values."""
+    runs = [DAG([Node("n", partial(int, number))]).start(backend=backend) for number in range(10)]
+    assert [run.wait(60)["n"] for run in runs] == list(range(10))
+
+
+def test_a_task_that_always_kills_its_worker_is_given_up(backend: RayBackend) -> None:
+    """It takes nobody along: neighbours complete, and the third loss ends it."""
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    result = DAG([Node("bad", die), *[Node(f"n{i}", partial(int, i)) for i in range(20)]]).run(backend=backend)
+    assert result.succeeded == 20
+    assert isinstance(result.node_results["bad"].error, PoisonousTaskError)
