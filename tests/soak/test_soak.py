@@ -56,7 +56,9 @@ def graph(chance: random.Random) -> DAG:
 @pytest.mark.timeout(SECONDS + 3 * PATIENCE)
 def test_every_run_ends_and_every_node_ends_once() -> None:
     """What no single scenario would think of: all features against each other, on backends that runs share."""
-    places = [open_backend(name)[0] for name in known_backends()]
+    places = [
+        open_backend(name)[0] for name in sorted(set(known_backends()) - {"celery", "dask", "ipyparallel", "ray"})
+    ]
     until = time.monotonic() + SECONDS
     seed = SEED
     try:

@@ -76,7 +76,7 @@ class Perform(Task):  # type: ignore[misc]
         return self._made[1]
 
 
-@shared_task(bind=True, base=Perform, name=TASK)
+@shared_task(bind=True, base=Perform, name=TASK)  # type: ignore[untyped-decorator]
 def perform(task: Any, body: str, mac: str | None = None) -> dict[str, str | None]:
     """Perform one call of dagrid's and return its report; both are bytes in base64, signed if there is a key."""
     request = task.request
@@ -161,7 +161,9 @@ def _refusal(key: bytes | None, task: str, sent: bytes, mac: str | None) -> str 
             return None
         return f"the call is signed, and this worker has no key. Start it with the driver's key in {KEY_VARIABLE}."
     if mac is None:
-        return "the call is not signed, and this worker takes signed ones only. Give the backend the worker's key: key=..."
+        return (
+            "the call is not signed, and this worker takes signed ones only. Give the backend the worker's key: key=..."
+        )
     if hmac.compare_digest(mac, _mac(key, b"order", task, sent) or ""):
         return None
     return "the signature of the call is wrong: it was altered, or the driver has another key than this worker."
@@ -225,7 +227,9 @@ class CeleryBackend(BackendBase):
     ) -> None:
         super().__init__()
         if broker is None and app is None:
-            raise InvalidSettingError('CeleryBackend needs a broker, as in CeleryBackend("redis://localhost:6379"), or app=.')
+            raise InvalidSettingError(
+                'CeleryBackend needs a broker, as in CeleryBackend("redis://localhost:6379"), or app=.'
+            )
         if broker is not None and app is not None:
             raise InvalidSettingError("CeleryBackend takes a broker or an app, not both: the app has its own broker.")
         if max_in_flight < 1:
@@ -306,7 +310,7 @@ class CelerySession:
                 self._line.take(self, call)
 
     def recall(self, worker: int, attempts: Sequence[int]) -> None:
-        given = self._line.drop(self, [attempt for attempt in attempts], unsent=True)
+        given = self._line.drop(self, attempts, unsent=True)
         if given:
             self.report(Recalled(self.worker, [flight.call.attempt for flight in given], self.host.now()))
 
@@ -335,9 +339,7 @@ class CelerySession:
         flight.started = min(max(at + self._shift, flight.submitted), self.host.now())
         self.report(Started(self.worker, flight.call.attempt, flight.started))
 
-    def end(
-        self, flight: Flight, outcome: Outcome, value: Any = None, text: str = "", retryable: bool = True
-    ) -> None:
+    def end(self, flight: Flight, outcome: Outcome, value: Any = None, text: str = "", retryable: bool = True) -> None:
         """An attempt has ended, otherwise than by a report of its own."""
         now = self.host.now()
         began = flight.submitted if flight.started is None else flight.started
@@ -474,7 +476,7 @@ class Line:
         while (errand := self._errands.get()) is not None:
             try:
                 errand()
-            except Exception:
+            except Exception:  # noqa: BLE001 - the thread must go on for the other calls
                 _log.exception("An errand to Celery failed.")
         self._connection.close()
 
@@ -582,7 +584,8 @@ class Line:
         """Make a result backend and listen to it; it tells each change of state of a task that was subscribed to."""
         results = _results_of(self._app, self._results_url)
         if hasattr(results, "_transport_options"):
-            results._transport_options = {**results._transport_options, "retry_policy": _CONNECTING}
+            options = {**results._transport_options, "retry_policy": _CONNECTING}  # noqa: SLF001 - one attach, not 20 s
+            results._transport_options = options  # noqa: SLF001
         consumer = results.result_consumer
         consumer.on_state_change = self._on_state
         self._reply_to = str(getattr(results, "oid", ""))
@@ -665,14 +668,18 @@ class Line:
                 ),
             )
         elif status == "REVOKED":
-            session.fail(flight, BackendError(f"The call of node {flight.call.node!r} was revoked in Celery by others."))
+            session.fail(
+                flight, BackendError(f"The call of node {flight.call.node!r} was revoked in Celery by others.")
+            )
         else:
             session.fail(flight, BackendError(f"Celery failed the call of node {flight.call.node!r}: {result!r}"))
 
     def _open(self, flight: Flight, result: Any) -> None:
         session = flight.session
         if "refused" in result:
-            session.fail(flight, BackendError(f"The worker refused the call of node {flight.call.node!r}: {result['refused']}"))
+            session.fail(
+                flight, BackendError(f"The worker refused the call of node {flight.call.node!r}: {result['refused']}")
+            )
             return
         if "again" in result:
             session.end(flight, Outcome.LOST, text=result["again"])
@@ -745,9 +752,7 @@ class Line:
         mine = [flight for flight in flights if self._take_out(flight.id) is not None]
         self._revoke([flight.id for flight in mine])
         for flight in mine:
-            flight.session.report(
-                Recalled(flight.session.worker, [flight.call.attempt], flight.session.host.now())
-            )
+            flight.session.report(Recalled(flight.session.worker, [flight.call.attempt], flight.session.host.now()))
 
     def _look_for_workers(self) -> None:
         """Warn of a queue that no worker consumes, and end what waits there too long."""
