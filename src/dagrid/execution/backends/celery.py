@@ -386,7 +386,8 @@ class Line:
         self._guard = threading.Lock()
         self._flights: dict[str, Flight] = {}
         self._ids: dict[tuple[CelerySession, int], str] = {}
-        self._names = (f"dagrid-{uuid.uuid4().hex}-{number}" for number in itertools.count())
+        self._prefix = f"dagrid-{uuid.uuid4().hex}"
+        self._numbers = itertools.count()
         self._errands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._closing = threading.Event()
         self._attached = threading.Event()
@@ -417,7 +418,7 @@ class Line:
 
     def take(self, session: CelerySession, call: Call) -> None:
         """Send a call when its turn comes."""
-        flight = Flight(session, call, next(self._names), session.host.now())
+        flight = Flight(session, call, self._new_name(), session.host.now())
         with self._guard:
             self._flights[flight.id] = flight
             self._ids[session, call.attempt] = flight.id
@@ -591,7 +592,7 @@ class Line:
         self._reply_to = str(getattr(results, "oid", ""))
         if not hasattr(consumer, "subscribed_to"):
             self._app.connection_for_read(transport_options=_CONNECTING).ensure_connection(max_retries=1, timeout=3)
-        consumer.start(next(self._names))
+        consumer.start(self._new_name())
         self._results = results
 
     def _attach_again(self, error: BaseException) -> None:
@@ -791,6 +792,9 @@ class Line:
         for flight in flights:
             if self._take_out(flight.id) is not None:
                 flight.session.fail(flight, error)
+
+    def _new_name(self) -> str:
+        return f"{self._prefix}-{next(self._numbers)}"
 
     def _take_out(self, name: str) -> Flight | None:
         with self._guard:
