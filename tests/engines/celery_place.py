@@ -1,0 +1,98 @@
+"""A Redis without persistence and Celery workers for tests, each stopped by its process id."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SERVER = shutil.which("redis-server") or "redis-server"
+MODULE = "dagrid.execution.backends.celery"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        return int(door.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    """Whether a Redis answers: a connection alone would say only that a port is open."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as line:
+            line.sendall(b"PING\r\n")
+            return line.recv(16).startswith(b"+PONG")
+    except OSError:
+        return False
+
+
+def stop(process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
+    """End a process that was started here, and its group, which is its own."""
+    if process.poll() is None:
+        process.send_signal(number)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait(10)
+
+
+def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    command = [SERVER, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    with open(folder / "redis.log", "ab") as log:
+        server = subprocess.Popen([*command, "--dir", str(folder)], stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 20
+    while not answers(port):
+        if server.poll() is not None or time.monotonic() > deadline:
+            stop(server)
+            raise RuntimeError((folder / "redis.log").read_text())
+    return server
+
+
+def start_worker(
+    folder: Path, broker: str, name: str, *, target: str = MODULE, options: tuple[str, ...] = (), key: str = ""
+) -> subprocess.Popen[bytes]:
+    """Start a worker with one process, which may not be ready yet when this returns."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])}
+    environment.pop("DAGRID_CELERY_KEY", None)
+    if key:
+        environment["DAGRID_CELERY_KEY"] = key
+    command = [sys.executable, "-m", "celery", "-A", target, "-b", broker, "worker", "-c", "1", "-P", "prefork"]
+    command += ["-n", f"{name}@test", "--loglevel", "INFO", *options]
+    with open(folder / f"{name}.log", "ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True)
+
+
+def wait_ready(folder: Path, *names: str) -> None:
+    """Wait until workers say that they are ready."""
+    deadline = time.monotonic() + 40
+    for name in names:
+        while " ready." not in (folder / f"{name}.log").read_text():
+            if time.monotonic() > deadline:
+                raise RuntimeError((folder / f"{name}.log").read_text())
+
+
+@contextmanager
+def installation(folder: Path, workers: int = 2, **settings: object) -> Iterator[str]:
+    """Run a Redis and workers, and return the address of the broker."""
+    port = free_port()
+    processes = [start_redis(folder, port)]
+    broker = f"redis://127.0.0.1:{port}/0"
+    try:
+        names = [f"worker{number}" for number in range(workers)]
+        processes += [start_worker(folder, broker, name, **settings) for name in names]  # type: ignore[arg-type]
+        wait_ready(folder, *names)
+        yield broker
+    finally:
+        for process in reversed(processes):
+            stop(process, signal.SIGTERM if process is processes[0] else signal.SIGQUIT)

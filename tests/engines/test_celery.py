@@ -1,0 +1,283 @@
+"""Graphs on real Celery workers over a real Redis: what the suites for every backend do not ask."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dagrid
+from dagrid import DAG, Node, current
+from dagrid.errors import BackendError, InvalidSettingError, PoisonousTaskError
+from dagrid.execution.backends.celery import CeleryBackend
+from dagrid.graph.grow import collect, map_over, map_reduce
+from dagrid.machine.events import Outcome
+from dagrid.testing import Gate, Probe
+from dagrid.testing.gate import stand
+from tests.engines.celery_place import free_port, installation, start_redis, start_worker, stop, wait_ready
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+
+EXAMPLE = """
+from celery import Celery
+from dagrid.execution.distributed_executor import DistributedExecutor
+from dagrid.execution.backends.celery import CeleryBackend
+
+app = Celery("dagrid_tasks", broker="redis://localhost:6379")
+
+backend = CeleryBackend(app=app, queue="dagrid")
+
+with DistributedExecutor(dag, backend) as executor:
+    result = executor.execute(tasks)
+"""
+PROJECT = """
+from celery import Celery
+
+app = Celery("proj", broker="redis://nowhere")
+app.conf.worker_prefetch_multiplier = 1
+"""
+
+
+def stand_once(address: tuple[str, int], mark: str) -> None:
+    """Wait at a gate, but not if this is tried again."""
+    if not os.path.exists(mark):
+        Path(mark).touch()
+        stand(address)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value() -> Iterator[None]:
+    import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not find the tests
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Workers of a project of the user's own, which names no result backend, with dagrid's module included."""
+    folder = tmp_path_factory.mktemp("celery")
+    (folder / "proj.py").write_text(textwrap.dedent(PROJECT))
+    options = ("--include", "dagrid.execution.backends.celery", "-Q", "dagrid")
+    with installation(folder, target="proj", options=options) as address:
+        yield address
+
+
+@pytest.fixture
+def backend(broker: str) -> Iterator[CeleryBackend]:
+    with CeleryBackend(broker) as backend:
+        yield backend
+
+
+def test_the_documented_example(broker: str) -> None:
+    """Word for word, but for the port of the broker."""
+    dag = DAG.builder().add_node("one").add_node("two").add_edge("one", "two").build()
+    names: dict[str, Any] = {"dag": dag, "tasks": {"one": lambda: 1, "two": os.getpid}}
+    exec(EXAMPLE.replace("redis://localhost:6379", broker), names)
+    result = names["result"]
+    assert (result.backend_name, result.execution_result.succeeded) == ("celery", 2)
+    assert result.execution_result["two"] != os.getpid()
+
+
+def test_both_workers_take_part_and_times_are_theirs(backend: CeleryBackend) -> None:
+    """Two nodes that wait for each other's arrival can only end if two workers run them."""
+    with Gate(20.0) as gate:
+        address = gate.address
+        nodes = [Node(name, partial(stand, address, name)) for name in "ab"]
+        run = DAG([*nodes, Node("pid", os.getpid, ["a", "b"])]).start(backend=backend)
+        visits = [gate.meet(), gate.meet()]
+        assert sorted(run.running()) == ["a", "b"]
+        for visit in visits:
+            visit.release()
+        result = run.wait(20)
+    assert result.ok
+    assert result.trace is not None
+    assert all(0 <= node.duration_seconds < 20 for node in result.node_results.values())
+
+
+def test_situations_of_growth(backend: CeleryBackend) -> None:
+    """A list found at run time is mapped over, and reduced; a task attaches a sub-graph to itself."""
+    rule = map_reduce("names", Node("upper", lambda name: name.upper()), reduce=Node("join", "+".join))
+    assert DAG([Node("names", lambda: ["a", "b", "c"])]).run(rules=[rule], backend=backend)["join"] == "A+B+C"
+
+    def survey() -> int:
+        me = current()
+        me.grow(Node("twice", lambda value: 2 * value, inputs={"value": me.node}))
+        return 21
+
+    assert DAG([Node("survey", survey, adds=set())]).run(backend=backend).raise_for_status()["twice"] == 42
+
+    def sorted_pages(pages):
+        return sorted(pages)
+
+    rules = [collect("pdf", Node("merge", sorted_pages, kind="book"))]
+    rules.append(map_over("names", Node("page", lambda name: f"{name}.pdf", kind="pdf")))
+    result = DAG([Node("names", lambda: ["x", "y"])]).run(rules=rules, backend=backend)
+    assert result.raise_for_status()["merge"] == ["x.pdf", "y.pdf"]
+
+
+def test_many_runs_at_once_on_one_backend(backend: CeleryBackend) -> None:
+    """Their attempts share queue and threads, and are not mixed up."""
+    results: dict[int, Any] = {}
+
+    def one(number: int) -> None:
+        nodes = [Node(f"n{index}", lambda index=index: (number, index)) for index in range(20)]
+        result = DAG(nodes).run(backend=backend)
+        results[number] = [result[name] for name in result]
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert results == {number: [(number, index) for index in range(20)] for number in range(4)}
+
+
+def test_a_task_that_kills_its_process_is_poisonous(backend: CeleryBackend) -> None:
+    """Each death is one lost attempt, never delivered again by Celery; after three the node fails and the rest is run."""
+    nodes = [Node("crash", lambda: os.kill(os.getpid(), signal.SIGKILL)), Node("other", lambda: 1)]
+    result = DAG(nodes).run(backend=backend)
+    assert (result.succeeded, result.failed) == (1, 1)
+    assert isinstance(result.node_results["crash"].error, PoisonousTaskError)
+
+
+def test_outcomes_by_the_broker_itself(tmp_path: Path) -> None:
+    """`rpc://` is what brokers get that are no Redis; its reports come over a queue."""
+    module = "from celery import Celery\napp = Celery('p')\napp.conf.result_backend = 'rpc://'\n"
+    (tmp_path / "by_rpc.py").write_text(module)
+    options = ("--include", "dagrid.execution.backends.celery", "-Q", "dagrid")
+    nodes = [Node("one", lambda: 1), Node("two", lambda one: one + 1, inputs={"one": "one"})]
+    with (
+        installation(tmp_path, 1, target="by_rpc", options=options) as address,
+        CeleryBackend(address, result_backend="rpc://") as backend,
+    ):
+        assert DAG(nodes).run(backend=backend)["two"] == 2
+
+
+def test_signed_calls_only(tmp_path: Path) -> None:
+    """Who has another key, or none, is refused by name; who has the key is served."""
+    with installation(tmp_path, 1, key="secret") as address:
+        for key, words in ((None, "not signed"), ("other", "signature of the call is wrong")):
+            with CeleryBackend(address, key=key) as backend:
+                error = DAG([Node("n", lambda: 1)]).run(backend=backend).node_results["n"].error
+                assert isinstance(error, BackendError)
+                assert words in str(error)
+        with CeleryBackend(address, key="secret") as backend:
+            assert DAG([Node("n", lambda: 1)]).run(backend=backend)["n"] == 1
+
+
+def test_a_whole_worker_that_dies_costs_what_it_ran(tmp_path: Path) -> None:
+    """Nobody tells of a killed worker: it is missed, and the attempt is tried on the other one."""
+    port = free_port()
+    broker = f"redis://127.0.0.1:{port}/0"
+    processes = [start_redis(tmp_path, port)]
+    try:
+        processes.append(start_worker(tmp_path, broker, "first"))
+        wait_ready(tmp_path, "first")
+        with CeleryBackend(broker) as backend, Gate(60.0) as gate:
+            run = DAG([Node("n", partial(stand, gate.address, "done"))]).start(backend=backend)
+            gate.meet()
+            os.killpg(processes[1].pid, signal.SIGKILL)
+            processes.append(start_worker(tmp_path, broker, "second"))
+            gate.meet().release()
+            result = run.wait(30)
+            assert result["n"] == "done"
+            assert result.node_results["n"].attempts == 2
+    finally:
+        for process in reversed(processes):
+            stop(process, signal.SIGTERM if process is processes[0] else signal.SIGQUIT)
+
+
+def test_a_broker_that_goes_away(tmp_path: Path) -> None:
+    """Back in time the run goes on, though it forgot everything; gone for good the run fails and says so, and ends."""
+    port = free_port()
+    broker = f"redis://127.0.0.1:{port}/0"
+    server = start_redis(tmp_path, port)
+    worker = start_worker(tmp_path, broker, "worker")
+    try:
+        wait_ready(tmp_path, "worker")
+        with CeleryBackend(broker, patience=15.0) as backend, Gate(60.0) as gate:
+            first = partial(stand_once, gate.address, str(tmp_path / "mark"))  # its outcome may be what is forgotten
+            nodes = [Node("first", first), *[Node(f"n{i}", lambda: 1) for i in range(5)]]
+            nodes.append(Node("last", lambda: 2, ["first"]))
+            run = DAG(nodes).start(backend=backend)
+            visit = gate.meet()
+            stop(server, signal.SIGKILL)
+            server = start_redis(tmp_path, port)
+            visit.release()
+            assert run.wait(60).succeeded == 7
+        with CeleryBackend(broker, patience=1.0) as backend, Gate(60.0) as gate:
+            run = DAG([Node("first", partial(stand, gate.address))]).start(backend=backend)
+            gate.meet()
+            stop(server, signal.SIGKILL)
+            error = run.wait(30).node_results["first"].error
+            assert isinstance(error, BackendError)
+            assert "out of reach" in str(error)
+    finally:
+        stop(worker, signal.SIGKILL)
+        stop(server)
+
+
+def test_a_queue_without_workers_ends_the_run(broker: str) -> None:
+    """A mistyped queue must not hang for ever."""
+    with CeleryBackend(broker, queue="nobody", patience=3.0) as backend:
+        error = DAG([Node("n", lambda: 1)]).run(backend=backend).node_results["n"].error
+        assert isinstance(error, BackendError)
+        assert "'nobody'" in str(error)
+
+
+def test_a_value_of_somebody_elses_task_is_no_outcome(broker: str) -> None:
+    """A call that others revoke in Celery fails and says so, instead of running or hanging."""
+    with CeleryBackend(broker) as backend, Probe(backend, 20.0) as probe, Gate(20.0) as gate:
+        attempt = probe.submit(stand, gate.address, "x")
+        gate.meet()
+        probe.wait_started(attempt)
+        (active,) = [task for tasks in backend.app.control.inspect().active(safe=True).values() for task in tasks]
+        backend.app.control.revoke(active["id"], terminate=True, signal="SIGKILL")
+        outcome = probe.outcome(attempt)
+        assert outcome.kind is Outcome.FAILED
+        assert "by others" in outcome.text
+
+
+def test_a_broker_out_of_reach_is_told_at_once() -> None:
+    """With its address, before anything runs."""
+    port = free_port()
+    with CeleryBackend(f"redis://127.0.0.1:{port}/0") as backend, pytest.raises(BackendError, match=str(port)):
+        DAG([Node("n", lambda: 1)]).run(backend=backend)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"broker": "redis://x", "max_in_flight": 0}, {"broker": "redis://x", "patience": 0}],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
+    """A mistake is told where it is made."""
+    with pytest.raises(InvalidSettingError):
+        CeleryBackend(**settings)
+
+
+def test_celery_is_loaded_only_when_it_is_used() -> None:
+    """`import dagrid` stays light, and without Celery the name says how to get it."""
+    code = """
+    import sys, dagrid
+    assert "celery" not in sys.modules
+    sys.modules["celery"] = None
+    try:
+        dagrid.DAG([dagrid.Node("n", int)]).run(backend="celery")
+    except dagrid.errors.BackendNotInstalledError as error:
+        assert "dagrid[celery]" in str(error), error
+    else:
+        raise SystemExit("no error")
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+    assert dagrid is not None
