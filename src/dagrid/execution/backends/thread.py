@@ -1,7 +1,7 @@
 """Threads of this process: tasks share memory with the caller and, but for free-threaded Pythons, one interpreter lock.
 
 A worker is a thread that asks its host for the next call as soon as it has finished one; it sleeps only when there is none. A
-thread cannot be killed: an attempt that is cancelled or times out is abandoned, and a fresh thread takes its place.
+thread cannot be killed: an attempt that is cancelled or times out is abandoned, and another thread takes its place.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cache
 from queue import SimpleQueue
 
 from dagrid.errors import InvalidSettingError
+from dagrid.execution.backends._carriers import carry
 from dagrid.execution.backends._pull import perform
 from dagrid.execution.backends.base import BackendBase
 from dagrid.machine.events import WorkerGone, WorkerJoined
@@ -149,12 +150,15 @@ class _Thread:
         self._context = context
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._stopped = False
-        self._thread: threading.Thread | None = None
+        self._begun = False
+        self._serving = threading.Lock()
+        self._ident: int | None = None
 
     def wake(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name=f"dagrid-thread-{self._number}", daemon=True)
-            self._thread.start()
+        if not self._begun:
+            self._begun = True
+            self._serving.acquire()
+            carry(self._serve, f"dagrid-thread-{self._number}")
         self._calls.put(None)
 
     def stop(self) -> None:
@@ -162,12 +166,18 @@ class _Thread:
         self._calls.put(None)
 
     def join(self) -> None:
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        """Wait until it has finished what it runs."""
+        if self._ident != threading.get_ident():
+            with self._serving:
+                pass
 
     def _serve(self) -> None:
-        while True:
+        self._ident = threading.get_ident()
+        try:
             self._calls.get()
-            if self._stopped:
-                return
-            perform(self._host, self._number, self._context)
+            while not self._stopped:
+                perform(self._host, self._number, self._context)
+                self._calls.get()
+        finally:
+            self._ident = None
+            self._serving.release()
