@@ -79,10 +79,11 @@ class Growing:
             GraphError, PlanError, RunError: the patch does not fit; nothing has changed.
         """
         plan, nodes = state.plan, growth.nodes
-        check_sealed(nodes, state.sealed | growth.relies)
+        if state.sealed or growth.relies:
+            check_sealed(nodes, state.sealed | growth.relies)
         check_patch(nodes, plan.index)
         plan.check_growth(nodes)
-        names = _Names(plan.names, [node.id for node in nodes])
+        names = plan.names if len(nodes) == 1 else _Names(plan.names, [node.id for node in nodes])
         first = len(plan)
         numbers = {node.id: first + offset for offset, node in enumerate(nodes)}
         try:

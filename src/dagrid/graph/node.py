@@ -217,6 +217,8 @@ class Node:
 
     def required(self) -> tuple[str, ...]:
         """Return the names of all nodes that this one waits for, those whose values it takes included, each once."""
+        if self.arguments is None and self.inputs is None and self.when is None:
+            return self.depends_on
         taken = self.taken()
         if not taken:
             return self.depends_on

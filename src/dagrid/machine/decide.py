@@ -358,9 +358,7 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
         return
     rule.asked = False
     state.asking -= 1
-    rule.dirty = any(_differs(seen, state.status[node]) for node, seen in event.reads.items()) or any(
-        _standing(state, topic, event.rule) != seen for topic, seen in event.looked.items()
-    )
+    rule.dirty = _outdated(state, event)
     if event.error:
         _fail_run(state, event.at, event.error, commands)
     elif rule.dirty:
@@ -375,6 +373,14 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
                 state.starts.add(node)
         for topic in event.looked:
             state.topics.setdefault(topic, set()).add(event.rule)
+
+
+def _outdated(state: State, event: RuleEvaluated) -> bool:
+    """Whether a rule would see something else if it looked again."""
+    for node, seen in event.reads.items():
+        if _differs(seen, state.status[node]):
+            return True
+    return any(_standing(state, topic, event.rule) != seen for topic, seen in event.looked.items())
 
 
 def _differs(seen: int, now: int) -> bool:

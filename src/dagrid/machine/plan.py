@@ -196,18 +196,19 @@ class Plan:
         """
         first = len(self.names)
         added = range(first, first + len(nodes))
-        for number, node in zip(added, nodes, strict=True):
+        index, successors, limit = self.index, self.successors, self.settings.node_timeout
+        for number, node in enumerate(nodes, first):
             self.names.append(node.id)
-            self.index[node.id] = number
-            self.successors.append([])
+            index[node.id] = number
+            successors.append([])
             self.groups.append(0)
-        for number, node in zip(added, nodes, strict=True):
-            before = [self.index[name] for name in node.required()]
+        for number, node in enumerate(nodes, first):
+            before = [index[name] for name in node.required()]
             self.predecessors.append(before)
             for predecessor in before:
-                self.successors[predecessor].append(number)
-            if self.settings.node_timeout is not None:
-                self.timeouts[number] = self.settings.node_timeout
+                successors[predecessor].append(number)
+            if limit is not None:
+                self.timeouts[number] = limit
             self._admit(number, node)
         self._order_grown(added, nodes)
         return added
