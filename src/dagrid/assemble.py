@@ -179,7 +179,15 @@ def start(
     if checkpoint is not None:
         run_id = _checked_run_id(run_id) if run_id is not None else _run_id(dag.name)
         head = pack_head(
-            {"dag": part.dag, "tasks": dict(tasks or {}), "rules": all_rules, "settings": settings, "keep": keep}
+            {
+                "dag": part.dag,
+                "tasks": dict(tasks or {}),
+                "rules": all_rules,
+                "settings": settings,
+                "keep": keep,
+                "given": dict(part.given),
+                "omitted": dict(part.omitted),
+            }
         )
     if backend is None:
         backend = _usual_backend(max_concurrency)
@@ -242,8 +250,13 @@ def restart(
         epoch = store.acquire(record.run) if record.status == RunStatus.RUNNING else record.epoch
         recovered = read(place_of_record, record.run, clock.now())
         recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
+        untold = recovered.picture is None and not recovered.entries  # it ended before it could say what is not to run
         engine = _engines(compiled, place, clock, seed, open_cache(cache))(
-            head["rules"], recorder=recorder, keeping=_keeping(head["keep"], compiled, recorder)
+            head["rules"],
+            given=head["given"] if untold else None,
+            omitted=head["omitted"] if untold else None,
+            recorder=recorder,
+            keeping=_keeping(head["keep"], compiled, recorder),
         )
         engine.restore(recovered)
         if not engine.done.is_set():

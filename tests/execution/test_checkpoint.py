@@ -289,6 +289,22 @@ def test_a_store_that_fails_ends_the_run_and_nothing_is_performed_after(
     assert len(noted(log)) - 12 == len(twice) <= 1
 
 
+@pytest.mark.parametrize("good", range(1, 5))
+def test_a_part_of_a_graph_stays_a_part(tmp_path: Path, backend: str, good: int) -> None:
+    """What is left out or has a value from before does not run after a restart either, however early the process ended."""
+    log = str(tmp_path / "log")
+    checkpoint = Checkpoint(store := FailingStore(good, StoreError("full")), FullArtifacts())
+    graph = DAG([*noting(log, 4), Node("aside", partial(note, log, "aside"))])
+    settings: dict[str, Any] = {"targets": ["n3"], "given": {"n0": 7}, "backend": backend}
+    with pytest.raises(StoreError, match="full"):
+        graph.start(checkpoint=checkpoint, run_id="r", **settings).wait(PATIENCE).raise_for_status()
+    store.good = 1_000
+    resumed = dagrid.resume(checkpoint, "r", backend=backend)
+    assert resumed.ok
+    assert resumed["n0"] == 7
+    assert set(noted(log)) == {"n1", "n2", "n3"}
+
+
 def test_artifacts_that_fail_end_the_run(backend: str) -> None:
     """A value that is not kept would be lost by a crash that nobody sees; the worker's thread must not die of it either."""
     checkpoint = Checkpoint(MemoryStore(), FullArtifacts())
