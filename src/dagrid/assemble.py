@@ -1,35 +1,26 @@
-"""Where graph, backend and engine are joined: names and URLs become objects, and a run begins.
-
-Backends are found by entry point (group `dagrid.backends`), ours through the same door as anyone's.
-"""
+"""Where graph, backend and engine are joined, and a run begins or goes on. What names and URLs mean is for `opening`."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache as once
 from functools import lru_cache, partial
 from os import PathLike
-from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from dagrid.errors import (
-    BackendNotInstalledError,
     CapabilityError,
     InvalidSettingError,
-    UnknownBackendError,
     UnknownNodeError,
     UnknownRunError,
     hint,
     nearest,
 )
-from dagrid.execution.binding import LOOP, Binder, Bindings, bind, check_sources
+from dagrid.execution.binding import Binder, Bindings, bind, check_sources
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import Engine
 from dagrid.execution.interrupts import HeldInterrupts, interruptible
@@ -43,19 +34,23 @@ from dagrid.graph.node import NodeRef
 from dagrid.graph.parts import Choice
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
-from dagrid.ports import Artifacts, Backend, Clock, FourMethods, Observer, Onlooker, RunRecord
+from dagrid.opening import (
+    BackendLike,
+    CacheLike,
+    CheckpointLike,
+    open_backend,
+    open_cache,
+    open_checkpoint,
+    open_place,
+)
+from dagrid.ports import Artifacts, Backend, Clock, Observer, Onlooker, RunRecord
 
 if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
     from os import PathLike
     from random import Random
 
-GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
-DEFAULT_CACHE = ".dagrid/cache"
-BackendLike = str | Backend | FourMethods
 Keep = Literal["all", "outputs"] | Collection[str]
-CacheLike = str | PathLike[str] | Artifacts | bool
 
 
 class RunSettings(TypedDict, total=False):
@@ -74,7 +69,7 @@ class RunSettings(TypedDict, total=False):
     seed: int | None
     clock: Clock
     keep: Keep
-    checkpoint: str | PathLike[str] | Checkpoint | None
+    checkpoint: CheckpointLike | None
     run_id: str | None
     cache: CacheLike | None
     targets: Iterable[NodeRef] | None
@@ -103,7 +98,7 @@ def start(
     seed: int | None = None,
     clock: Clock = REAL_CLOCK,
     keep: Keep = "all",
-    checkpoint: str | PathLike[str] | Checkpoint | None = None,
+    checkpoint: CheckpointLike | None = None,
     run_id: str | None = None,
     cache: CacheLike | None = None,
     targets: Iterable[NodeRef] | None = None,
@@ -203,10 +198,10 @@ def start(
         engine_of = _engines(compiled, place, clock, seed, opened_cache)
         if part.setup:
             set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
-        recorder = None
+        recorder, began = None, 0.0  # 0: when it starts
         if checkpoint is not None and run_id is not None and head is not None:
             recorder = _record(opened, checkpoint, run_id, dag.name, clock)
-            recorder.begin(clock.now(), head)
+            recorder.begin(began := clock.now(), head)
         engine = engine_of(
             all_rules,
             given=part.given,
@@ -214,13 +209,14 @@ def start(
             recorder=recorder,
             keeping=_keeping(keep, compiled, recorder),
         )
+        engine.began = began
         engine.start()
         readers = [*observers, *_progress(progress)]
         return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=run_id or "")
 
 
 def restart(
-    checkpoint: str | PathLike[str] | Checkpoint,
+    checkpoint: CheckpointLike,
     run_id: str | None = None,
     *,
     backend: BackendLike | None = None,
@@ -233,7 +229,7 @@ def restart(
 ) -> Run:
     """Go on with a run that a checkpoint keeps, and return its handle; takes what `resume` takes."""
     with ExitStack() as opened:
-        place_of_record = _opened_checkpoint(opened, checkpoint)
+        place_of_record = open_checkpoint(opened, checkpoint)
         record = _chosen_run(place_of_record, run_id)
         head = read_head(place_of_record, record.run)
         settings: Settings = head["settings"]
@@ -266,7 +262,7 @@ def restart(
         return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=record.run)
 
 
-def resume(checkpoint: str | PathLike[str] | Checkpoint, run_id: str | None = None, **settings: Any) -> ExecutionResult:
+def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: Any) -> ExecutionResult:
     """Go on with a run whose process ended before it, and wait for it: only what had not finished runs.
 
     What was running when the process ended counts as lost with its worker: it runs again, or fails where its node says
@@ -306,124 +302,6 @@ def execute(
         BaseException: what the first failed node raised.
     """
     return dict(run(dag, tasks, **settings).raise_for_status().node_results)
-
-
-def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
-    """Return the backend that a name, a URL or an object means, and whether it was made here and is to be closed here.
-
-    Raises:
-        UnknownBackendError: no backend has that name.
-        BackendNotInstalledError: its package is not installed.
-        InvalidSettingError: a setting in the URL that the backend does not take.
-    """
-    if isinstance(backend, str):
-        return _made(backend), True
-    if isinstance(backend, Backend):
-        return backend, False
-    if isinstance(backend, FourMethods):
-        from dagrid.execution.backends.adapter import adapt
-
-        return adapt(backend), False
-    raise InvalidSettingError(
-        f"A backend is a name such as 'thread', or an object with name, submit, result and shutdown; not {backend!r}."
-    )
-
-
-def _open_place(name: str) -> Backend:
-    """Return what performs the nodes of a place."""
-    if name == LOOP:
-        from dagrid.execution.backends.event_loop import EventLoopBackend
-
-        return EventLoopBackend()
-    from dagrid.execution.backends.inline import InlineBackend
-
-    return InlineBackend()
-
-
-def open_cache(cache: CacheLike | None) -> Callable[[], Artifacts | None] | None:
-    """Return what gives the place where a run keeps values; a place that is named is opened at once, and may be refused.
-
-    Raises:
-        StoreError: there is no such place, or what it needs is not installed.
-        InvalidSettingError: it is no place at all.
-    """
-    if cache is False:
-        return None
-    if cache is None or cache is True:
-        return _default_cache
-    if isinstance(cache, (str, PathLike)):
-        made = _artifacts(cache)
-        return lambda: made
-    if not (callable(getattr(cache, "get", None)) and callable(getattr(cache, "put", None))):
-        raise InvalidSettingError(
-            f"A cache is a folder, a URL or an object with put and get; or False, to keep nothing. It is not {cache!r}."
-        )
-    return lambda: cache
-
-
-def _default_cache() -> Artifacts:
-    return _default_artifacts(os.path.abspath(DEFAULT_CACHE))
-
-
-@once
-def _default_artifacts(folder: str) -> Artifacts:
-    return _artifacts(folder)
-
-
-def _artifacts(place: str | PathLike[str]) -> Artifacts:
-    from dagrid.stores import open_artifacts  # only a run that keeps values needs it
-
-    return open_artifacts(place)
-
-
-@once
-def known_backends() -> dict[str, EntryPoint]:
-    """Return the backends that are registered, by name."""
-    from importlib.metadata import entry_points  # reads mail headers: 15 ms that no description of a graph needs
-
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def _made(url: str) -> Backend:
-    """Return the backend of a URL: `name`, `name?setting=value&...`, or `name://address`, with settings or without."""
-    place, _, query = url.partition("?")
-    name, _, address = place.partition("://")
-    kind = _loaded(name)
-    if not query and not address:
-        return kind()
-    from urllib.parse import parse_qsl
-
-    settings = {"address": address} if address else {}
-    settings |= {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise InvalidSettingError(f"Backend {name!r} cannot be made with {settings}: {error}.") from error
-
-
-@once
-def _loaded(name: str) -> Callable[..., Backend]:
-    known = known_backends()
-    if name not in known:
-        suggestion = nearest(name, known)
-        listed = ", ".join(sorted(known))
-        raise UnknownBackendError(
-            f"There is no backend {name!r}.{hint(suggestion)} There are: {listed}.", name, suggestion
-        )
-    try:
-        kind: Callable[..., Backend] = known[name].load()
-    except ImportError as error:
-        raise BackendNotInstalledError(
-            f"Backend {name!r} needs {error.name or 'a package that is not there'}. Install it with: pip install 'dagrid[{name}]'"
-        ) from error
-    return kind
-
-
-def _read(text: str) -> Any:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _drawing(seed: int | None) -> Callable[[], float]:
@@ -537,20 +415,8 @@ def _run_id(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name or 'run')}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
 
 
-def _opened_checkpoint(opened: ExitStack, checkpoint: str | PathLike[str] | Checkpoint) -> Checkpoint:
-    if isinstance(checkpoint, Checkpoint):
-        return checkpoint
-    from dagrid.stores import open_artifacts, open_store
-
-    folder = Path(checkpoint)
-    store = opened.enter_context(closing(open_store(folder / "journal.db")))
-    return Checkpoint(store, open_artifacts(folder / "values"))
-
-
-def _record(
-    opened: ExitStack, checkpoint: str | PathLike[str] | Checkpoint, run_id: str, name: str | None, clock: Clock
-) -> Recorder:
-    kept = _opened_checkpoint(opened, checkpoint)
+def _record(opened: ExitStack, checkpoint: CheckpointLike, run_id: str, name: str | None, clock: Clock) -> Recorder:
+    kept = open_checkpoint(opened, checkpoint)
     epoch = kept.store.create(run_id, name=name or "", at=time())
     return Recorder(kept, run_id, epoch, 0, clock.now())
 
@@ -587,7 +453,7 @@ def _engines(
         place,
         clock,
         _drawing(seed),
-        place=getattr(place, "open_place", _open_place),
+        place=getattr(place, "open_place", open_place),
         cache=cache,
     )
 

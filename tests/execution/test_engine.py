@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
-from dagrid.assemble import known_backends
 from dagrid.errors import (
     InternalError,
     InvalidNodeError,
@@ -30,6 +29,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.backends.thread import ThreadBackend
 from dagrid.execution.simulate import VirtualBackend
+from dagrid.opening import known_backends
 from tests.places import ENGINES
 
 BACKENDS = ["thread", "inline"]

@@ -15,7 +15,7 @@ from functools import partial
 import pytest
 
 from dagrid import DAG, Node, Retry
-from dagrid.assemble import known_backends, open_backend
+from dagrid.opening import known_backends, open_backend
 from tests.places import ENGINES
 
 SECONDS = float(os.environ.get("DAGRID_SOAK_SECONDS", "4"))

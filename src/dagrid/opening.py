@@ -1,0 +1,165 @@
+"""Names, URLs and folders become objects: backends, the places beside them, caches and checkpoints.
+
+Backends are found by entry point (group `dagrid.backends`), ours through the same door as anyone's. What runs there is not known
+here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import cache as once
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagrid.errors import (
+    BackendNotInstalledError,
+    InvalidSettingError,
+    UnknownBackendError,
+    hint,
+    nearest,
+)
+from dagrid.execution.binding import LOOP
+from dagrid.execution.recording import Checkpoint
+from dagrid.ports import Artifacts, Backend, FourMethods
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP = "dagrid.backends"
+DEFAULT_CACHE = ".dagrid/cache"
+BackendLike = str | Backend | FourMethods
+CacheLike = str | PathLike[str] | Artifacts | bool
+CheckpointLike = str | PathLike[str] | Checkpoint
+
+
+def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
+    """Return the backend that a name, a URL or an object means, and whether it was made here and is to be closed here.
+
+    Raises:
+        UnknownBackendError: no backend has that name.
+        BackendNotInstalledError: its package is not installed.
+        InvalidSettingError: a setting in the URL that the backend does not take.
+    """
+    if isinstance(backend, str):
+        return _made(backend), True
+    if isinstance(backend, Backend):
+        return backend, False
+    if isinstance(backend, FourMethods):
+        from dagrid.execution.backends.adapter import adapt
+
+        return adapt(backend), False
+    raise InvalidSettingError(
+        f"A backend is a name such as 'thread', or an object with name, submit, result and shutdown; not {backend!r}."
+    )
+
+
+def open_place(name: str) -> Backend:
+    """Return what performs the nodes of a place."""
+    if name == LOOP:
+        from dagrid.execution.backends.event_loop import EventLoopBackend
+
+        return EventLoopBackend()
+    from dagrid.execution.backends.inline import InlineBackend
+
+    return InlineBackend()
+
+
+def open_cache(cache: CacheLike | None) -> Callable[[], Artifacts | None] | None:
+    """Return what gives the place where a run keeps values; a place that is named is opened at once, and may be refused.
+
+    Raises:
+        StoreError: there is no such place, or what it needs is not installed.
+        InvalidSettingError: it is no place at all.
+    """
+    if cache is False:
+        return None
+    if cache is None or cache is True:
+        return _default_cache
+    if isinstance(cache, (str, PathLike)):
+        made = _artifacts(cache)
+        return lambda: made
+    if not (callable(getattr(cache, "get", None)) and callable(getattr(cache, "put", None))):
+        raise InvalidSettingError(
+            f"A cache is a folder, a URL or an object with put and get; or False, to keep nothing. It is not {cache!r}."
+        )
+    return lambda: cache
+
+
+def _default_cache() -> Artifacts:
+    return _default_artifacts(os.path.abspath(DEFAULT_CACHE))
+
+
+@once
+def _default_artifacts(folder: str) -> Artifacts:
+    return _artifacts(folder)
+
+
+def _artifacts(place: str | PathLike[str]) -> Artifacts:
+    from dagrid.stores import open_artifacts  # only a run that keeps values needs it
+
+    return open_artifacts(place)
+
+
+@once
+def known_backends() -> dict[str, EntryPoint]:
+    """Return the backends that are registered, by name."""
+    from importlib.metadata import entry_points  # reads mail headers: 15 ms that no description of a graph needs
+
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _made(url: str) -> Backend:
+    """Return the backend of a URL: `name`, `name?setting=value&...`, or `name://address`, with settings or without."""
+    place, _, query = url.partition("?")
+    name, _, address = place.partition("://")
+    kind = _loaded(name)
+    if not query and not address:
+        return kind()
+    from urllib.parse import parse_qsl
+
+    settings = {"address": address} if address else {}
+    settings |= {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise InvalidSettingError(f"Backend {name!r} cannot be made with {settings}: {error}.") from error
+
+
+@once
+def _loaded(name: str) -> Callable[..., Backend]:
+    known = known_backends()
+    if name not in known:
+        suggestion = nearest(name, known)
+        listed = ", ".join(sorted(known))
+        raise UnknownBackendError(
+            f"There is no backend {name!r}.{hint(suggestion)} There are: {listed}.", name, suggestion
+        )
+    try:
+        kind: Callable[..., Backend] = known[name].load()
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            f"Backend {name!r} needs {error.name or 'a package that is not there'}. Install it with: pip install 'dagrid[{name}]'"
+        ) from error
+    return kind
+
+
+def _read(text: str) -> Any:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def open_checkpoint(opened: ExitStack, checkpoint: CheckpointLike) -> Checkpoint:
+    """Return what a folder means, open until the stack is left; a checkpoint that is made already is its maker's to close."""
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    from dagrid.stores import open_artifacts, open_store
+
+    folder = Path(checkpoint)
+    store = opened.enter_context(closing(open_store(folder / "journal.db")))
+    return Checkpoint(store, open_artifacts(folder / "values"))
