@@ -52,6 +52,9 @@ class RealClock:
 REAL_CLOCK = RealClock()
 
 
+SIGNALS_SEEN = 0.2
+
+
 class Flag:
     """An event that costs next to nothing as long as nobody waits for it."""
 
@@ -75,12 +78,21 @@ class Flag:
             self._event.clear()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the flag is set, for `timeout` seconds at most; return whether it is."""
+        """Wait until the flag is set, for `timeout` seconds at most; return whether it is.
+
+        A signal that comes just before the main thread falls asleep does not wake it, so there this looks up now and then.
+        """
         if self._set:
             return True
         with _MAKING:
             event = self._event = self._event or threading.Event()
-        return self._set or event.wait(timeout)
+        if self._set:
+            return True
+        if timeout is None and threading.current_thread() is threading.main_thread():
+            while not event.wait(SIGNALS_SEEN):
+                pass
+            return True
+        return event.wait(timeout)
 
 
 _MAKING = threading.Lock()

@@ -9,7 +9,7 @@ from typing import Any
 from dagrid.errors import RunError, UnknownNodeError
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.interrupts import HeldInterrupts
-from dagrid.execution.results import ExecutionResult, NodeStatus
+from dagrid.execution.results import ExecutionResult, NodeStatus, RunStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
@@ -87,13 +87,20 @@ class Run:
         return self.result()
 
     def wait_or_interrupt(self, held: HeldInterrupts) -> ExecutionResult:
-        """Wait for the end; Ctrl-C, also one that was held, cancels the run, and the result says so. A second one is raised."""
+        """Wait for the end; Ctrl-C, also one that was held, cancels the run, and the result says so.
+
+        Raises:
+            KeyboardInterrupt: a second one, or one that came too late to cancel anything.
+        """
         try:
             held.deliver()
             return self.wait()
         except KeyboardInterrupt:
             self.cancel(INTERRUPTED)
-            return self.wait(INTERRUPT_GRACE)
+            result = self.wait(INTERRUPT_GRACE)
+            if result.status is not RunStatus.ABORTED:
+                raise
+            return result
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Stop the run: nothing new starts, what runs is stopped where the backend can, the rest is cancelled."""
