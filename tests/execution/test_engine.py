@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from dagrid.errors import (
     UnsatisfiableError,
 )
 from dagrid.execution.backends.thread import ThreadBackend
+from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.simulate import VirtualBackend
 from dagrid.opening import known_backends
 from tests.places import ENGINES
@@ -453,6 +455,16 @@ def test_ten_runs_leave_no_threads() -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+def test_a_ctrl_c_that_comes_too_late_is_raised() -> None:
+    """It can cancel nothing any more, and who pressed it wants the program to stop."""
+    with HeldInterrupts() as held:
+        run = DAG([Node("a", int)]).start(backend="thread")
+        run.wait(PATIENCE)
+        signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run.wait_or_interrupt(held)
 
 
 INTERRUPTED = """
