@@ -25,7 +25,8 @@ class ThreadBackend(BackendBase):
     """Perform attempts in threads of this process.
 
     Good for work that waits (requests, files, databases) and for libraries that release the interpreter lock. Values are passed
-    as they are, contexts (`contextvars`) are those of the caller of the run.
+    as they are, contexts (`contextvars`) are those of the caller of the run. A thread serves one run after another, so what a
+    task leaves in a `threading.local` may be there for the next one.
 
     Args:
         max_workers: how many attempts run at once; by default four more than the machine has cores, at most 32.
