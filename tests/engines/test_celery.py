@@ -281,3 +281,17 @@ def test_celery_is_loaded_only_when_it_is_used() -> None:
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     assert dagrid is not None
+
+
+def test_an_app_is_given_the_task_by_its_own_module():
+    """Who starts workers of a project need not name dagrid's module on each command line."""
+    from celery import Celery
+
+    from dagrid.execution.backends.celery import install
+
+    app = Celery("proj", broker="memory://", set_as_current=False)
+    app.conf.include = ["json"]
+    assert install(app) is app
+    app.loader.import_default_modules()
+    assert "dagrid.perform" in app.tasks
+    assert "json" in app.conf.include, "what the project includes itself stays"

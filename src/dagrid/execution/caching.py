@@ -20,6 +20,7 @@ import msgspec
 
 from dagrid.attempt import Extra, holder
 from dagrid.errors import InvalidNodeError, NoCurrentTaskError
+from dagrid.execution.faults import described
 from dagrid.execution.hashing import CannotHashError, Hasher, combined, innermost
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.ports import Artifacts
@@ -116,11 +117,11 @@ class Cached:
         except CannotHashError as error:
             return Found("", f"computed: {error}")
         except Exception as error:  # noqa: BLE001  # the user's code: what an object says of how it is pickled
-            return Found("", f"computed: its key cannot be made ({_described(error)})")
+            return Found("", f"computed: its key cannot be made ({described(error)})")
         try:
             data = known.artifacts.get(place_of(key))
         except Exception as error:  # noqa: BLE001  # a place that is out of reach now must not fail the task
-            return _doubtful(key, f"the cache cannot be read ({_described(error)})")
+            return _doubtful(key, f"the cache cannot be read ({described(error)})")
         if data is None:
             return Found(key, f"computed: no value for this key yet (key {key[:_SHOWN]})")
         return _read(key, data)
@@ -233,7 +234,7 @@ def _read(key: str, data: bytes) -> Found:
     try:
         value = pickle.loads(body)
     except Exception as error:  # noqa: BLE001  # the user's code
-        return _doubtful(key, f"the stored value cannot be read here ({_described(error)})")
+        return _doubtful(key, f"the stored value cannot be read here ({described(error)})")
     return Found(key, f"from the cache (key {key[:_SHOWN]})", True, value)
 
 
@@ -259,13 +260,13 @@ def _kept(known: Known, found: Found, value: Any) -> str:
     except _StaysHereError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  # the user's code
-        return f"it cannot be pickled ({_described(error)})"
+        return f"it cannot be pickled ({described(error)})"
     head = _Head(FORMAT, _version(), found.key, len(body), sha256(body).hexdigest())
     try:
         known.artifacts.put(place_of(found.key), b"".join((_MAGIC, msgspec.json.encode(head), b"\n", body)))
     except Exception as error:  # noqa: BLE001  # a full disk must not fail the task
         _log.warning("A value is not kept: %s", error)
-        return _described(error)
+        return described(error)
     return ""
 
 
@@ -312,10 +313,3 @@ def _told(found: Found, value: Any, refused: str = "") -> Any:
     note = f"{found.note}; not kept: {refused}" if refused else found.note
     here.extra = replace(here.extra or Extra(), note=note, key=found.key)
     return value
-
-
-def _described(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001  # the user's code
-        return type(error).__name__

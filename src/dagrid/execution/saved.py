@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from dagrid.errors import StoreError, StoreVersionError
+from dagrid.execution.pickling import pack
 from dagrid.ports import Encoded, opened
 
 MAGIC = b"dagrid values\n"
@@ -107,10 +108,8 @@ def load(path: str | PathLike[str]) -> dict[str, Saved]:
 
 
 def _pickled(name: str, value: Any) -> bytes:
-    import cloudpickle
-
     try:
-        return bytes(cloudpickle.dumps(value, 5))
+        return pack(value)
     except Exception as error:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise StoreError(

@@ -14,6 +14,7 @@ from heapq import heappush
 from typing import Any
 
 from dagrid.errors import IllegalTransitionError, InternalError
+from dagrid.graph.rules import UNENDED
 from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, UNSTARTED, Fact, Growth, Kind, Stop, attempt_id
 from dagrid.machine.plan import Plan, shares
 
@@ -95,7 +96,6 @@ class RuleState:
 
 
 NO_GROWTH = Growth()
-UNENDED = -1
 
 
 class State:

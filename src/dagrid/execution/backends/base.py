@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from dagrid.errors import BackendClosedError
 from dagrid.ports import Capabilities, FourMethods, Host, Session
@@ -111,3 +111,27 @@ class BackendBase(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}{' (closed)' if self._closed else ''}>"
+
+
+S = TypeVar("S")
+
+
+class Sessions(Generic[S]):
+    """The sessions that a backend has open; all of it may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._open: set[S] = set()
+        self._guard = threading.Lock()
+
+    def add(self, session: S) -> None:
+        with self._guard:
+            self._open.add(session)
+
+    def discard(self, session: S) -> None:
+        with self._guard:
+            self._open.discard(session)
+
+    def __iter__(self) -> Iterator[S]:
+        """Iterate over those that are open now; they may be closed meanwhile."""
+        with self._guard:
+            return iter(list(self._open))

@@ -28,7 +28,7 @@ from dagrid.errors import BackendError, CapabilityError, InvalidSettingError
 from dagrid.execution.backends._dask_worker import die, ended_beside, greeting, perform_on_worker, refuse
 from dagrid.execution.backends._remote import finished, order
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
 
@@ -100,7 +100,7 @@ class DaskBackend(BackendBase):
         self.topic = f"dagrid-{uuid4().hex}"
         self.flights: dict[int, _Flight] = {}
         self.labels = count(uuid4().int >> 66)  # no other backend's calls on the same workers have these
-        self._sessions: set[DaskSession] = set()
+        self.sessions: Sessions[DaskSession] = Sessions()
         self._finalizer = finalize(self, _let_go, self.client if self._owned else None, self._cluster)
         try:
             self._greet()
@@ -120,16 +120,14 @@ class DaskBackend(BackendBase):
         """Begin to serve a run: announce the workers that there are."""
         self.check_open()
         session = DaskSession(self, host)
-        with self._guard:
-            self._sessions.add(session)
+        self.sessions.add(session)
         session.announce(self.client.nthreads())
         self._watch.add(session.workers_changed)
         return session
 
     def release(self, wait: bool) -> None:
         """End every session, and what was started or connected here."""
-        with self._guard:
-            sessions = list(self._sessions)
+        sessions = list(self.sessions)
         for session in sessions:
             session.close()
         if wait and not self._owned:
@@ -141,8 +139,7 @@ class DaskBackend(BackendBase):
     def forget(self, session: DaskSession) -> None:
         """A session has been closed."""
         self._watch.discard(session.workers_changed)
-        with self._guard:
-            self._sessions.discard(session)
+        self.sessions.discard(session)
 
     # --- in the client's loop ----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from dagrid.attempt import Extra, Here, performing
 from dagrid.errors import InvalidSettingError, TaskError
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host, opened
 
@@ -49,28 +49,20 @@ class EventLoopBackend(BackendBase):
         if max_tasks < 1:
             raise InvalidSettingError(f"max_tasks is a whole number from 1 up, not {max_tasks!r}.")
         self.max_tasks = max_tasks
-        self._sessions: set[EventLoopSession] = set()
+        self.sessions: Sessions[EventLoopSession] = Sessions()
 
     def open(self, host: Host) -> EventLoopSession:
         """Begin to serve a run, with a loop of its own that starts when there is work for it."""
         self.check_open()
         session = EventLoopSession(self, host)
-        with self._guard:
-            self._sessions.add(session)
+        self.sessions.add(session)
         session.announce(self.max_tasks)
         return session
 
     def release(self, wait: bool) -> None:
         """End every session and its loop."""
-        with self._guard:
-            sessions = list(self._sessions)
-        for session in sessions:
+        for session in self.sessions:
             session.close()
-
-    def forget(self, session: EventLoopSession) -> None:
-        """A session has been closed."""
-        with self._guard:
-            self._sessions.discard(session)
 
 
 class _Flight:
@@ -135,7 +127,7 @@ class EventLoopSession:
             if self._loop is not None and not again:
                 self._loop.call_soon_threadsafe(self._loop.stop)
             thread = self._thread
-        self._backend.forget(self)
+        self._backend.sessions.discard(self)
         if thread is not None and thread is not threading.current_thread():
             thread.join(2 * GRACE)
 

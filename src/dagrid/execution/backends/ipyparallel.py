@@ -23,7 +23,7 @@ import ipyparallel
 from dagrid.errors import BackendError, InvalidSettingError
 from dagrid.execution.backends._remote import finished, order, perform
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
 
@@ -73,7 +73,7 @@ class IPyParallelBackend(BackendBase):
             client = owned = cluster.start_and_connect_sync()
         self.client = client
         self._seats: dict[int, _Seat] = {}
-        self._sessions: set[IPyParallelSession] = set()
+        self.sessions: Sessions[IPyParallelSession] = Sessions()
         self.errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=_serve, args=(self.errands,), name="dagrid-ipyparallel", daemon=True)
         self._thread.start()
@@ -86,24 +86,17 @@ class IPyParallelBackend(BackendBase):
             for number in self.client.ids[: self.max_workers]:
                 self._seats.setdefault(number, _Seat(number))
             session = IPyParallelSession(self, host, list(self._seats))
-            self._sessions.add(session)
+            self.sessions.add(session)
         session.announce()
         return session
 
     def release(self, wait: bool) -> None:
         """End every session, and what was started or connected here."""
-        with self._guard:
-            sessions = list(self._sessions)
-        for session in sessions:
+        for session in self.sessions:
             session.close()
         self.errands.put(None)
         self._thread.join(5.0)
         self._finalizer()
-
-    def forget(self, session: IPyParallelSession) -> None:
-        """A session has been closed."""
-        with self._guard:
-            self._sessions.discard(session)
 
     # --- in the thread that speaks to the client, which is not for several ---------------------------------------------------
 
@@ -163,7 +156,7 @@ class IPyParallelBackend(BackendBase):
     def _lose(self, seat: _Seat, error: BaseException) -> None:
         with self._guard:
             self._seats.pop(seat.number, None)
-            sessions = list(self._sessions)
+            sessions = list(self.sessions)
         for session in sessions:
             session.lose(seat.number, error)
 
@@ -220,7 +213,7 @@ class IPyParallelSession:
         with self._quiet:
             self.closed = True
             self._quiet.wait_for(lambda: not self._telling or threading.current_thread().name == "dagrid-ipyparallel")
-        self._backend.forget(self)
+        self._backend.sessions.discard(self)
 
     # --- in the backend's thread ---------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from dagrid.errors import InvalidSettingError
 from dagrid.execution.backends._carriers import carry
 from dagrid.execution.backends._pull import perform
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Capabilities, Host
 
@@ -43,30 +43,22 @@ class ThreadBackend(BackendBase):
         if max_workers is not None and max_workers < 1:
             raise InvalidSettingError(f"max_workers is a whole number from 1 up, not {max_workers!r}.")
         self.max_workers = max_workers if max_workers is not None else _default_workers()
-        self._sessions: set[ThreadSession] = set()
+        self.sessions: Sessions[ThreadSession] = Sessions()
 
     def open(self, host: Host) -> ThreadSession:
         """Begin to serve a run; its threads start when there is work for them."""
         self.check_open()
         session = ThreadSession(self, host)
-        with self._guard:
-            self._sessions.add(session)
+        self.sessions.add(session)
         session.announce(self.max_workers)
         return session
 
     def release(self, wait: bool) -> None:
         """End every session; with `wait`, when the threads have finished what they run."""
-        with self._guard:
-            sessions = list(self._sessions)
-        for session in sessions:
+        for session in self.sessions:
             session.close()
             if wait:
                 session.join()
-
-    def forget(self, session: ThreadSession) -> None:
-        """A session has been closed."""
-        with self._guard:
-            self._sessions.discard(session)
 
 
 @cache
@@ -130,7 +122,7 @@ class ThreadSession:
         for thread in list(self._threads.values()):
             if thread is not None:
                 thread.stop()
-        self._backend.forget(self)
+        self._backend.sessions.discard(self)
 
     def join(self) -> None:
         """Wait until the threads have finished what they run."""
