@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -455,6 +457,26 @@ def test_ten_runs_leave_no_threads() -> None:
     for thread in set(threading.enumerate()) - before:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("settings", [{}, {"keep": "outputs"}, {"node_timeout": 60.0}], ids=str)
+def test_a_run_is_let_go_of_without_the_collector(settings: Any) -> None:
+    """Values may be large: they go when nobody holds the result any more, not when the collector comes by."""
+
+    class Large:
+        pass
+
+    dag = DAG([Node("make", Large)])
+    dag.run(backend="inline", **settings)
+    gc.collect()
+    gc.disable()
+    try:
+        result = dag.run(backend="inline", **settings)
+        value = weakref.ref(result["make"])
+        del result
+        assert value() is None
+    finally:
+        gc.enable()
 
 
 def test_a_ctrl_c_that_comes_too_late_is_raised() -> None:

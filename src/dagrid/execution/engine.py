@@ -125,7 +125,7 @@ class Engine:
         self._inbox: deque[Stimulus] = deque()
         self._questions: deque[int] = deque()
         self._asking = threading.Lock()
-        self._timers = Timers(clock, self._timers_due)
+        self._timers = Timers(clock)
         self._watchers: list[threading.Event] = []
         self._workers = count()
         self._lent = False
@@ -164,7 +164,7 @@ class Engine:
         ]
         for node, at in state.due.items():
             if at > now:
-                self._timers.set(at, TimerKind.RETRY, attempt_id(node, state.number_of(node)))
+                self._timers.set(at, TimerKind.RETRY, attempt_id(node, state.number_of(node)), self._timers_due)
         lost: list[int] = []
         if self.recorder is not None:
             lost = self._values_lost([node for node, status in enumerate(state.status) if status < COMPLETED])
@@ -255,6 +255,7 @@ class Engine:
         if self._session is not None:
             self._session.close()
             self._session = None  # it refers to this engine, and the two would wait for the collector
+        self.__dict__.pop("completed", None)  # and so does this, where there is more to a completion
         for place in self._places.values():
             place.close()
 
@@ -640,7 +641,7 @@ class Engine:
             if self._lent:
                 self._stirred.set()
         elif isinstance(command, SetTimer):
-            self._timers.set(command.at, command.kind, command.subject)
+            self._timers.set(command.at, command.kind, command.subject, self._timers_due)
         elif isinstance(command, Recall):
             self._session_of(command.worker).recall(command.worker, command.attempts)
         elif isinstance(command, Cancel):
@@ -694,5 +695,5 @@ class Engine:
     def _timers_due(self) -> None:
         now = self.now()
         with self._lock:
-            self._inbox.extend(self._timers.take(now))
+            self._inbox.extend(self._timers.take(now, self._timers_due))
         self._after()

@@ -10,40 +10,42 @@ from dagrid.ports import Clock
 
 
 class Timers:
-    """Calls `due` when there is something to `take`. All else is called under the lock of the run."""
+    """Calls `due` when there is something to `take`. All else is called under the lock of the run.
 
-    def __init__(self, clock: Clock, due: Callable[[], None]) -> None:
+    It keeps `due`, which is the run's, only as long as something waits, so that a run that is over is let go of at once.
+    """
+
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._due = due
         self._waiting: list[tuple[float, int, int]] = []
         self._armed: tuple[float, Callable[[], None]] | None = None
 
-    def set(self, at: float, kind: int, subject: int) -> None:
+    def set(self, at: float, kind: int, subject: int, due: Callable[[], None]) -> None:
         """Report `TimerDue(kind, subject)` at a time."""
         heappush(self._waiting, (at, kind, subject))
         if self._armed is None or at < self._armed[0]:
-            self._arm()
+            self._arm(due)
 
-    def take(self, now: float) -> list[TimerDue]:
+    def take(self, now: float, due: Callable[[], None]) -> list[TimerDue]:
         """Return what is due, and arm for what is not."""
         self._armed = None
-        due = []
+        found = []
         while self._waiting and self._waiting[0][0] <= now:
             _, kind, subject = heappop(self._waiting)
-            due.append(TimerDue(kind, subject, now))
-        self._arm()
-        return due
+            found.append(TimerDue(kind, subject, now))
+        self._arm(due)
+        return found
 
     def stop(self) -> None:
         """Report nothing any more."""
         self._waiting.clear()
         self._disarm()
 
-    def _arm(self) -> None:
+    def _arm(self, due: Callable[[], None]) -> None:
         self._disarm()
         if self._waiting:
             when = self._waiting[0][0]
-            self._armed = when, self._clock.call_at(when, self._due)
+            self._armed = when, self._clock.call_at(when, due)
 
     def _disarm(self) -> None:
         if self._armed is not None:
