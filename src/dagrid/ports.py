@@ -27,6 +27,7 @@ class Capabilities:
         cancels: an attempt that has not started can be taken back.
         matches_selectors: workers have labels, and the machine assigns by them.
         passes_references: a value can stay where it was made.
+        delegates: it finds by itself workers with the labels and the resources that a node asks for; calls say them (`Needs`).
     """
 
     shares_memory: bool = False
@@ -34,13 +35,21 @@ class Capabilities:
     cancels: bool = False
     matches_selectors: bool = False
     passes_references: bool = False
+    delegates: bool = False
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """What a node asks of the place where it runs: amounts of resources that the run does not count itself, and labels."""
+
+    resources: Mapping[str, float] = {}
+    selector: Mapping[str, str] = {}
 
 
 class Call(msgspec.Struct):
     """One attempt as a backend sees it: its identity, unique within the session, the function and what to call it with.
 
     `grows` says that the task may leave something beside its value, such as nodes that the graph grows by, so that it has to find
-    out where it runs (`dagrid.attempt.carried`).
+    out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates.
     """
 
     attempt: int
@@ -49,6 +58,7 @@ class Call(msgspec.Struct):
     args: Sequence[Any] = ()
     kwargs: Mapping[str, Any] | None = None
     grows: bool = False
+    needs: Needs | None = None
 
 
 class Encoded(ABC):

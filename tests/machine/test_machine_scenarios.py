@@ -410,6 +410,28 @@ def growing(nodes: Sequence[Node], rules: Sequence[bool] = (False,), settings: S
     return World(plan_of(nodes, settings), random.Random(0), rules=rules)
 
 
+def test_what_the_run_does_not_count_goes_to_a_worker_that_delegates() -> None:
+    """Resources of an engine and labels go to who finds a worker for them; everything else does not occupy that one."""
+    nodes = [Node("plain"), Node("gpu", resources={"gpu": 1}), Node("here", selector={"zone": "a"})]
+    here = world(nodes)
+    here.join(window=9)
+    assert "a worker with the resource 'gpu': none of the 1 has it" in explain(here.state, 1, 0.0)
+    here.join(slots=9, delegates=True)
+    given = [sorted(attempt for attempt in here.state.queues[worker]) for worker in (0, 1)]
+    assert given == [[0], [1, 2]]
+
+
+def test_a_worker_without_slots_is_only_named() -> None:
+    """An engine with workers of its own says which of them performed an attempt; the slot is that of who was given it."""
+    here = world([Node("a"), Node("b", None, ["a"])])
+    given, named = here.join(), here.join(slots=0, window=0)
+    attempt = begin(here, given)
+    here.tell(Finished(given, attempt, Outcome.COMPLETED, 0.0, 0.0, by=named))
+    assert here.state.performers == {0: named}
+    assert not here.state.queues[named]
+    assert list(here.state.queues[given]) == [1]
+
+
 def test_a_patch_may_hang_on_what_has_ended() -> None:
     """New nodes behind completed ones start at once, behind failed ones they are skipped."""
     here = growing([Node("good"), Node("bad")])
@@ -636,7 +658,5 @@ def test_settings_that_cannot_be_are_refused_with_our_own_error(wrong: dict[str,
 
 def test_a_node_that_could_never_start_is_refused() -> None:
     """Before anything runs, with the amounts in the message."""
-    with pytest.raises(UnsatisfiableError, match="asks for resource 'gpu', which this run does not have"):
-        plan_of([Node("a", resources={"gpu": 1})])
     with pytest.raises(UnsatisfiableError, match=r"asks for 2 of resource 'gpu', and the run has 1 in all"):
         plan_of([Node("a", resources={"gpu": 2})], Settings(resources={"gpu": 1}))

@@ -276,11 +276,16 @@ class World:
     # --- what can happen --------------------------------------------------------------------------------------------------
 
     def join(
-        self, slots: int = 1, window: int = 1, pulls: bool = False, labels: Mapping[str, str] | None = None
+        self,
+        slots: int = 1,
+        window: int = 1,
+        pulls: bool = False,
+        labels: Mapping[str, str] | None = None,
+        delegates: bool = False,
     ) -> int:
         number, self.joined = self.joined, self.joined + 1
         self.places[number] = Place(number, slots, pulls)
-        self.tell(WorkerJoined(number, f"w{number}", self.at, slots, window, pulls, labels or {}))
+        self.tell(WorkerJoined(number, f"w{number}", self.at, slots, window, pulls, labels or {}, delegates=delegates))
         return number
 
     def vanish(self, number: int) -> None:

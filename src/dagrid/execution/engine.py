@@ -574,6 +574,7 @@ class Engine:
         if self._keeping is not None:
             self._keeping.sources = bindings.sources
         self.state.plan = self.state.plan.copy(bindings.sources, bindings.places)
+        self.state.plan.delegates = self._backend.capabilities.delegates
         self.growing.bindings = bindings
         self._point()
 

@@ -160,7 +160,7 @@ def _begun(state: State, event: Begun, commands: list[Command]) -> None:
 
 
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
-    shape = (event.slots, max(event.window, event.slots), int(event.pulls))
+    shape = (event.slots, max(event.window, event.slots), int(event.pulls), int(event.delegates))
     labels = tuple(sorted(event.labels.items()))
     if event.place:
         labels = ((PLACE, event.place), *labels)
@@ -250,6 +250,8 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
         record(state, Fact(Kind.FREED, event.ended, node, number, event.worker))
     if not counts:
         return
+    if event.by >= 0:
+        record(state, Fact(Kind.PERFORMED, event.ended, node, number, event.by))
     if event.outcome == Outcome.COMPLETED:
         took = event.ended - event.started
         known = state.mean_duration
@@ -540,7 +542,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     workers = [
         worker
         for worker in state.present.values()
-        if not worker.pulls and worker.window > worker.slots and not worker.place
+        if not worker.pulls and worker.window > worker.slots and not worker.place and not worker.delegates
     ]
     if not workers:
         return
@@ -596,11 +598,12 @@ def _wake_idle(state: State, commands: list[Command]) -> None:
 
 def _take_back(state: State, at: float, commands: list[Command]) -> None:
     """When a worker has a free slot and another one sits on attempts that it has not started, ask for them."""
-    if all(len(worker.queue) >= worker.slots for worker in state.present.values() if not worker.pulls):
+    plain = [worker for worker in state.present.values() if not (worker.pulls or worker.delegates)]
+    if all(len(worker.queue) >= worker.slots for worker in plain):
         return
     earliest = 0.0
-    for worker in state.present.values():
-        if worker.pulls or worker.recalling:
+    for worker in plain:
+        if worker.recalling:
             continue
         held = [
             attempt

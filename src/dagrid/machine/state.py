@@ -74,6 +74,7 @@ class Worker:
     pulls: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
+    delegates: bool = False
     queue: dict[int, None] = field(default_factory=dict)
     heard: float = 0.0
     recalling: bool = False
@@ -131,6 +132,7 @@ class State:
         "mean_duration",
         "numbers",
         "passed",
+        "performers",
         "plan",
         "present",
         "pushed",
@@ -172,6 +174,9 @@ class State:
         self.available = {name: shares(capacity) for name, capacity in plan.settings.resources.items()}
         self.workers: dict[int, Worker] = {}  # all that ever joined, for those who read what was
         self.present: dict[int, Worker] = {}
+        self.performers: dict[
+            int, int
+        ] = {}  # who performed the last try of a node, if not the worker that it was given to
         self.pushed = 0  # how many of the present workers do not pull
         self.queues: dict[int, dict[int, None]] = {}
         self.idle: dict[int, None] = {}
@@ -546,6 +551,10 @@ def _value_lost(state: State, fact: Fact) -> None:
         make_ready(state, node)
 
 
+def _performed(state: State, fact: Fact) -> None:
+    state.performers[fact.node] = fact.worker
+
+
 def _noted(state: State, fact: Fact) -> None:
     state.detail[fact.node] = fact.detail
 
@@ -590,10 +599,10 @@ def _due(state: State, fact: Fact) -> None:
 
 
 def _worker_joined(state: State, fact: Fact) -> None:
-    slots, window, pulls = fact.numbers
+    slots, window, pulls, delegates = fact.numbers
     labels = dict(fact.labels)
     place = labels.pop(PLACE, "")
-    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), labels, place, heard=fact.at)
+    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), labels, place, bool(delegates), heard=fact.at)
     state.workers[fact.worker] = state.present[fact.worker] = worker
     state.queues[fact.worker] = worker.queue
     if worker.pulls:
@@ -689,6 +698,7 @@ _MOVES = {
     Kind.OMITTED: _set_aside,
     Kind.PASSED: _set_aside,
     Kind.NOTED: _noted,
+    Kind.PERFORMED: _performed,
     Kind.STOPPED: _stopped,
     Kind.VALUE_LOST: _value_lost,
 }
