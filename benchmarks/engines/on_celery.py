@@ -19,6 +19,7 @@ from tests.engines.celery_place import installation, start_worker, stop, wait_re
 
 APP = "benchmarks.engines.celery_app"
 ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+WORKERS = ("hand0", "hand1")
 CHANNELS = "celery-task-meta-*"
 
 
@@ -33,9 +34,10 @@ def place() -> Iterator[Place]:
             os.environ[BROKER] = broker
             mine = []
             try:
-                for worker in ("hand0", "hand1"):
-                    mine.append(start_worker(folder, broker, worker, target=APP, options=("-Q", QUEUE, *ALONE)))
-                wait_ready(folder, "hand0", "hand1")
+                for worker in WORKERS:
+                    process = start_worker(folder, broker, worker, target=APP, options=("-Q", QUEUE, *ALONE))
+                    mine.append(process)
+                wait_ready(folder, *WORKERS)
                 with CeleryBackend(broker) as backend:
                     yield _place(backend, broker)
             finally:
@@ -64,12 +66,12 @@ def _place(backend: Any, broker: str) -> Place:
         """Ready tasks are sent; Celery calls back when a result is there."""
         state = Countdown(shape)
 
-        def send(node: int) -> None:
-            result = TASKS[shape.fns[node]].apply_async(state.arguments(node), producer=producer)
-            result.then(lambda result: [send(ready) for ready in state.done(node, result.result)])
+        def send(nodes: Sequence[int]) -> None:
+            for node in nodes:
+                result = TASKS[shape.fns[node]].apply_async(state.arguments(node), producer=producer)
+                result.then(lambda result, node=node: send(state.done(node, result.result)))
 
-        for node in state.first():
-            send(node)
+        send(state.first())
         consumer = app.backend.result_consumer
         while state.left:
             consumer.drain_events(timeout=30)

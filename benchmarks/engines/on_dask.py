@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from itertools import count as counting
 from typing import Any
 
@@ -17,7 +18,7 @@ NEED = "slot"
 def place() -> Iterator[Place]:
     """Start a cluster, and stop it."""
     from dask.task_spec import Task, TaskRef
-    from distributed import Client, LocalCluster, __version__
+    from distributed import Client, LocalCluster
 
     from dagrid.execution.backends.dask import DaskBackend
 
@@ -51,7 +52,7 @@ def place() -> Iterator[Place]:
                 {"futures as arguments": futures, "the whole graph at once": graph},
                 {"client.map": batches},
                 needs={NEED: 1},
-                versions=f"Dask {__version__}",
+                versions=f"Dask {version('distributed')}",
             )
 
 

@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from os import PathLike
     from random import Random
 
-DEFAULT_BACKEND = "thread"
 Keep = Literal["all", "outputs"] | Collection[str]
 
 
@@ -116,9 +115,10 @@ def start(
         dag: the graph.
         tasks: functions by node name, for nodes that have none of their own or shall have another one.
         backend: where it runs: a name or URL such as "thread", "inline" or "multiprocessing?max_workers=2", a backend object, or
-            any object with `name`, `submit`, `result` and `shutdown`; "dask://host:8786" gives an address. One made of a name is
-            closed at the end of the run. By
-            default threads, as many as `max_concurrency` says.
+            any object with `name`, `submit`, `result` and `shutdown`; "dask://host:8786" gives an address. "auto" takes what
+            there is: what the environment variable DAGRID_BACKEND names, the Ray session or the Dask client of this process,
+            else threads. One made of a name is closed at the end of the run. By default threads, as many as
+            `max_concurrency` says.
         max_concurrency: how many nodes may run at once; by default what the graph says.
         resources: the capacity of each named resource that nodes ask for.
         on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
@@ -185,10 +185,8 @@ def start(
                 "omitted": dict(part.omitted),
             }
         )
-    if backend is None:
-        backend = _usual_backend(max_concurrency)
     with ExitStack() as opened:
-        place, owned = open_backend(backend)
+        place, owned = open_backend(backend, max_concurrency)
         if owned:
             opened.callback(place.close, wait=False)
         _check_needs(compiled.plan, place)
@@ -234,9 +232,7 @@ def restart(
         head = read_head(place_of_record, record.run)
         settings: Settings = head["settings"]
         compiled = _compile(head["dag"], head["tasks"], settings)
-        if backend is None:
-            backend = _usual_backend(settings.max_concurrency)
-        place, owned = open_backend(backend)
+        place, owned = open_backend(backend, settings.max_concurrency)
         if owned:
             opened.callback(place.close, wait=False)
         _check_needs(compiled.plan, place)
@@ -395,10 +391,6 @@ def _keeping(keep: Keep, compiled: _Compiled, recorder: Recorder | None) -> Keep
         return None
     kept = None if keep == "outputs" else frozenset(keep)
     return Keeping(kept, compiled.bindings.sources, None if recorder is None else recorder.value)
-
-
-def _usual_backend(max_concurrency: int | None) -> str:
-    return DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
 
 
 def _checked_run_id(run_id: str) -> str:

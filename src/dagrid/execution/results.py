@@ -90,7 +90,10 @@ class NodeResult:
 
 
 class ExecutionResult:
-    """The outcome of a run. `result["node"]` gives a node's value, or raises what the node raised."""
+    """The outcome of a run. `result["node"]` gives a node's value, or raises what the node raised.
+
+    `backend_name` says where it ran: with `backend="auto"`, what was chosen.
+    """
 
     def __init__(
         self,
@@ -102,6 +105,7 @@ class ExecutionResult:
         failure: BaseException | None,
         rules: Sequence[str],
         traced: bool,
+        backend_name: str,
     ) -> None:
         self._state = state
         self._values = values
@@ -111,6 +115,7 @@ class ExecutionResult:
         self._rules = rules
         self._traced = traced
         self._tracebacks: dict[int, TracebackType | None] = {}
+        self.backend_name = backend_name
         self.total_duration_seconds = ended - began
         self.unapplied_rules = [rules[number] for number in state.unapplied]
 
