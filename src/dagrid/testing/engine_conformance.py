@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from dagrid.errors import TaskTimeoutError
+from dagrid.attempt import current
+from dagrid.errors import NoCurrentTaskError, SkipTask, TaskTimeoutError
 from dagrid.graph import DAG, Node
 from dagrid.ports import Backend
 from dagrid.testing.conformance import raised
@@ -27,15 +28,33 @@ def _raw() -> bytes:
     return b"raw"
 
 
+def _grow() -> int:
+    me = current()
+    me.grow(Node("twice", lambda value: 2 * value, inputs={"value": me.node}))
+    return 21
+
+
+def _skip() -> None:
+    raise SkipTask("nothing to do")
+
+
 def _fail() -> None:
     raise LookupError("not here")
 
 
 class EngineConformance:
-    """Override `make_backend`, and `frees_slots` where a running call cannot be abandoned."""
+    """Override `make_backend`, and the attributes where the backend differs.
+
+    Attributes:
+        frees_slots: False where a running call cannot be abandoned.
+        leaves: a task may leave more beside its value than the value: what its graph grows by, and where a kept value came from.
+            A backend of your own sees to it with `dagrid.attempt.carried`, where a call `grows`.
+        patience: seconds after which a wait has failed.
+    """
 
     __test__: ClassVar[bool] = False
     frees_slots: ClassVar[bool] = True
+    leaves: ClassVar[bool] = True
     patience: ClassVar[float] = PATIENCE
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -102,6 +121,31 @@ class EngineConformance:
             result = DAG([Node("node", second_time_lucky, retries=2)]).run(backend=backend)
             assert result["node"] == "done"
             assert result.node_results["node"].attempts == 2
+
+    def test_a_task_grows_its_graph(self) -> None:
+        """The nodes that a task leaves beside its value run behind it; a place that cannot tell says so, and fails the node."""
+        with self.place() as backend:
+            result = DAG([Node("seed", _grow, adds=set())]).run(backend=backend)
+            if self.leaves:
+                assert result.raise_for_status()["twice"] == 42
+            else:
+                assert type(result.node_results["seed"].error) is NoCurrentTaskError
+
+    def test_a_task_skips_its_own_node(self) -> None:
+        """It says so by an exception, which travels as others do, and is no failure."""
+        with self.place() as backend:
+            result = DAG([Node("moot", _skip), Node("after", _one, ["moot"]), Node("other", _one)]).run(backend=backend)
+            assert (result.failed, result.skipped, result.succeeded) == (0, 2, 1)
+
+    def test_a_kept_value_is_found_again(self, tmp_path: Any) -> None:
+        """The second run takes the value from where the first one kept it, and remembers that it did."""
+        if not self.leaves:
+            return
+        dag = DAG([Node("kept", _one, cache=True)])
+        with self.place() as backend:
+            notes = [dag.run(backend=backend, cache=tmp_path).node_results["kept"].note for _ in range(2)]
+        assert notes[0] != notes[1]
+        assert all(notes)
 
     def test_a_timeout_ends_the_node(self) -> None:
         """The node times out and what depends on it is skipped, while a neighbour is untouched."""
