@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from dagrid.attempt import Left, carried
+from dagrid.errors import TransferError
 from dagrid.execution.backends.base import BackendBase
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host, opened
@@ -137,5 +138,7 @@ class FreshSession:
             return Outcome.COMPLETED, fork.run()
         except DiedError as error:
             return Outcome.LOST, error
+        except TransferError as error:
+            return Outcome.FAILED, TransferError(f"Node {call.node!r}: {error}")
         except BaseException as error:
             return Outcome.FAILED, error

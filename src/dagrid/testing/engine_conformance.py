@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 from dagrid.attempt import current
-from dagrid.errors import NoCurrentTaskError, SkipTask, TaskTimeoutError
+from dagrid.errors import NoCurrentTaskError, SkipTask, TaskTimeoutError, TransferError
 from dagrid.graph import DAG, Node
 from dagrid.ports import Backend
 from dagrid.testing.conformance import raised
@@ -32,6 +33,21 @@ def _grow() -> int:
     me = current()
     me.grow(Node("twice", lambda value: 2 * value, inputs={"value": me.node}))
     return 21
+
+
+class _Mute:
+    """A value that no pickler takes."""
+
+    def __reduce__(self) -> str:
+        raise TypeError("this value stays where it is")
+
+
+def _mute() -> Any:
+    return _Mute()
+
+
+def _hear(mute: Any) -> bool:
+    return isinstance(mute, _Mute)
 
 
 def _skip() -> None:
@@ -104,6 +120,22 @@ class EngineConformance:
             result = DAG(nodes).run(backend=backend)
             assert (result.failed, result.skipped, result.succeeded) == (1, 1, 1)
             assert type(result.node_results["bad"].error) is LookupError
+
+    def test_what_cannot_travel_is_named(self) -> None:
+        """Among a thousand nodes the message must say which one, and what of it; where memory is shared it simply arrives."""
+        nodes = [Node("mute", _mute), Node("hollow", _hear, inputs={"mute": "mute"}), Node("other", _one)]
+        nodes += [Node("given", partial(_hear, _Mute()))]
+        with self.place() as backend:
+            result = DAG(nodes).run(backend=backend)
+            if backend.capabilities.shares_memory:
+                assert result.succeeded == 4
+                return
+            assert (result.failed, result.skipped, result.succeeded) == (2, 1, 1)
+            for node, what in (("mute", "_Mute"), ("given", "given")):
+                error = result.node_results[node].error
+                assert isinstance(error, TransferError), error
+                assert repr(node) in str(error), error
+                assert what in str(error), error
 
     def test_a_retry_is_a_new_try(self, tmp_path: Any) -> None:
         """The second try succeeds: it is really performed again."""
