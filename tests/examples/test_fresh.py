@@ -39,6 +39,7 @@ class TestFresh(BackendConformance):
 
 
 class TestFreshWithTheEngine(EngineConformance):
+    names_workers = False  # a name for each attempt would say nothing
     patience = 30.0
 
     def make_backend(self, slots: int) -> Backend:
