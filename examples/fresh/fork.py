@@ -38,7 +38,9 @@ class Fork:
         try:
             self._call = cloudpickle.dumps((fn, tuple(args), dict(kwargs or {})))
         except Exception as error:
-            raise TransferError(f"The call of {fn!r} cannot be pickled ({error}). Change what cannot travel.") from error
+            raise TransferError(
+                f"The call of {fn!r} cannot be pickled ({error}). Change what cannot travel."
+            ) from error
         self._process: Any = None
         self._killed = False
 

@@ -20,5 +20,9 @@ def test_another_python_is_told_with_both_versions_and_the_node(monkeypatch: pyt
     assert event.outcome is Outcome.FAILED
     assert isinstance(event.value, TransferError)
     assert not event.retryable
-    for words in ("'resample'", f"The driver runs Python {here[0]}.{here[1]} and this worker Python 3.1", "Start the workers"):
+    for words in (
+        "'resample'",
+        f"The driver runs Python {here[0]}.{here[1]} and this worker Python 3.1",
+        "Start the workers",
+    ):
         assert words in str(event.value)

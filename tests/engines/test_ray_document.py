@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from dagrid import DAG, Node
+from dagrid import DAG
 from dagrid.execution.distributed_executor import DistributedExecutor
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
