@@ -140,5 +140,5 @@ class FreshSession:
             return Outcome.LOST, error
         except TransferError as error:
             return Outcome.FAILED, TransferError(f"Node {call.node!r}: {error}")
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - what a task raises is its outcome
             return Outcome.FAILED, error

@@ -87,12 +87,12 @@ def _serve(call: bytes, line: Connection) -> None:
     try:
         fn, args, kwargs = pickle.loads(call)
         value = fn(*args, **kwargs)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - what a task raises is its outcome
         line.send(("error", _packed(error)))
         return
     try:
         answer = "value", cloudpickle.dumps(value)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the user's pickling
         answer = "stuck", f"{type(value).__name__}: {error}"
     line.send(answer)
 
@@ -103,6 +103,6 @@ def _packed(error: BaseException) -> bytes:
     try:
         packed = cloudpickle.dumps((error, told))
         pickle.loads(packed)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the user's pickling
         packed = cloudpickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), told))
     return bytes(packed)
