@@ -24,6 +24,8 @@ NEEDS = {"ray": "ray", "dask": "distributed", "celery": "celery", "ipyparallel":
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 240.0
 """Seconds after which an engine is given up."""
+GRACE = 30.0
+"""Seconds that it has then to stop its servers."""
 
 
 def engines(quick: bool, only: Sequence[str] = ()) -> Figure:
@@ -62,12 +64,20 @@ def in_its_process(name: str, quick: bool) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.engines", name, *(["--quick"] if quick else [])]
     paths = [str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT
-    )
-    if done.returncode:
-        raise RuntimeError(f"{name}: the measurement failed\n{done.stderr[-3000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, told = process.communicate(timeout=LIMIT)
+        except BaseException:
+            process.terminate()  # it stops what it has started
+            try:
+                process.wait(GRACE)
+            finally:
+                process.kill()
+            raise
+    if process.returncode:
+        raise RuntimeError(f"{name}: the measurement failed\n{told[-3000:]}")
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 from dataclasses import asdict
 
@@ -15,6 +16,7 @@ from benchmarks.engines.place import figures
 
 def main() -> None:
     """Start the engine, measure, stop it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that servers are stopped with it
     name, quick = sys.argv[1], "--quick" in sys.argv[2:]
     with importlib.import_module(f"benchmarks.engines.on_{name}").place() as place:
         found = figures(place, quick)

@@ -80,8 +80,10 @@ def figures(place: Place, quick: bool) -> Measured:
     # What ours keeps while it is open must not be there when the engine is used by hand.
     apart = place.exclusive and not place.delegates
     groups = [by_hand, {EACH: ours}] if apart else [{**by_hand, EACH: ours}]
+    rest = {SMALL: as_used, **bare}
+    groups = [*groups, rest] if place.exclusive else [{**groups[0], **rest}]
     found: Samples = {}
-    for group in (*groups, {SMALL: as_used, **bare}):
+    for group in groups:
         found |= _in_turn(group, rounds)
     notes = [place.versions] if place.versions else []
     for row, ways in ((HAND, place.hand), (BARE, place.bare)):
