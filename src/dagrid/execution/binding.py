@@ -118,6 +118,24 @@ class Parameters:
 NO_PARAMETERS = Parameters()
 
 
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A task of ours that says itself what it is called with.
+
+    Args:
+        fn: what is called.
+        gather: makes the arguments of the values of all predecessors, in their order and unopened; None stands for one that did
+            not complete, which makes no difference to whether the task runs where a run goes on after failures. It is called
+            where the run is decided, so it must be quick, and neither block nor run code of the user's.
+    """
+
+    fn: Task
+    gather: Gather
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+
 class Binder:
     """Binds nodes to tasks; remembers what it found out of functions, so that each is looked at once."""
 
@@ -165,6 +183,9 @@ class Binder:
         """Return how a node's task is called; the arguments and errors are those of `sources_of`."""
         if fn is None:
             return Binding(None)
+        if type(fn) is Gathered:
+            gather, sources = fn.gather, tuple(before)
+            return Binding(fn.fn, gather=lambda values: gather([values[number] for number in sources]))
         if spec is None:
             binding = Binding(fn, *self.sources_of(name, fn, None, before, names))
         elif spec.arguments is not None:
