@@ -274,8 +274,10 @@ class Report:
 
 
 def _report(*told: Any) -> Report:
-    values = told[8]
-    return Report(*told[:8], [None] * values if type(values) is int else values, *told[9:])
+    fields = list(told)
+    if type(fields[8]) is int:
+        fields[8] = [None] * fields[8]
+    return Report(*fields)
 
 
 def _allowed(error: BaseException, name: str) -> BaseException:
