@@ -233,7 +233,8 @@ class _Execution:
         self._seed = seed
         self._live = Live()
         self._reports: dict[int, Report] = {}
-        self._without: dict[int, frozenset[int]] = {}
+        self._values: dict[int, list[Any]] = {}
+        self._fine: set[int] = set()  # parts all of whose nodes completed, with values that could travel
 
     def run(self, backend: Any, traced: bool, progress: bool | None, at_once: int | None) -> ExecutionResult:
         """Run the parts and return the result of the whole."""
@@ -260,32 +261,32 @@ class _Execution:
     def _inputs(self, number: int, values: Sequence[Any]) -> tuple[Any, Inputs]:
         """Return what a part is called with, of the reports of those that it needs; None is one that gave none."""
         part = self._divided.slices[number]
-        reports = {
-            at: None if value is None else self._report(at, value) for at, value in zip(part.needs, values, strict=True)
-        }
-        unwell: list[int] = []
-        if any(report is None or not report.well or self._without[at] for at, report in reports.items()):
-            unwell = [
-                at
-                for at, (source, local, _) in enumerate(part.picks)
-                if source != GIVEN and self._is_unwell(source, local, reports[source])
-            ]
-        kept = {at: report.values for at, report in reports.items() if report is not None}
-        if self._part.given or len(kept) < len(reports):
-            found = [self._value(part, at, kept) for at in range(len(part.picks))]
-        else:
+        reports, kept = self._reports, self._values
+        fine = not self._part.given
+        for at, value in zip(part.needs, values, strict=True):
+            if at not in reports and value is not None:
+                self._report(at, value)
+            fine = fine and at in self._fine
+        if fine:
             found = [kept[source][place] if place >= 0 else None for source, _, place in part.picks]
+            return part.piece, Inputs(number, found, [], self._seed, self._live)
+        found = [self._value(part, at) for at in range(len(part.picks))]
+        unwell = [
+            at
+            for at, (source, local, _) in enumerate(part.picks)
+            if source != GIVEN and source not in self._fine and self._is_unwell(source, local)
+        ]
         for at in unwell:
             found[at] = None
         return part.piece, Inputs(number, found, unwell, self._seed, self._live)
 
-    def _value(self, part: Slice, at: int, kept: Mapping[int, Sequence[Any]]) -> Any:
+    def _value(self, part: Slice, at: int) -> Any:
         """Return a value that a part needs, which may come from before the run, or not be there."""
         source, _, place = part.picks[at]
-        if place < 0 or (source != GIVEN and source not in kept):
+        if place < 0 or (source != GIVEN and source not in self._values):
             return None
         if source != GIVEN:
-            return kept[source][place]
+            return self._values[source][place]
         node = part.nodes[part.size + at]
         return Held(self._part.given[node][0], self._divided.compiled.plan.names[node])
 
@@ -293,18 +294,23 @@ class _Execution:
         found = self._reports.get(part)
         if found is None:
             found = self._reports[part] = opened(value)
-            sent = self._divided.slices[part].sent
-            self._without[part] = frozenset(
-                at if sent is None else sent[at] for at, one in enumerate(found.values) if type(one) is Unsent
-            )
+            self._values[part] = found.values
+            if found.well and not found.lacks:
+                self._fine.add(part)
         return found
 
-    def _is_unwell(self, part: int, local: int, report: Report | None) -> bool:
+    def _is_unwell(self, part: int, local: int) -> bool:
         """Whether a node ended in such a way that those that depend on it may not run."""
-        if report is None or local in self._without[part]:
+        report = self._reports.get(part)
+        if report is None:
             return True
         code = report.status[local]
-        return code > COMPLETED and not (code == SKIPPED and local not in report.told[3])
+        if code == COMPLETED:
+            sent = self._divided.slices[part].sent
+            if not report.lacks or (sent is not None and local not in sent):
+                return False
+            return type(report.values[local if sent is None else sent.index(local)]) is Unsent
+        return not (code == SKIPPED and local not in report.told[3])
 
     def _whole(self, outer: ExecutionResult, traced: bool) -> ExecutionResult:
         """Return the result of the whole, put together of what the parts told."""

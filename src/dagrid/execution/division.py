@@ -6,13 +6,16 @@ Nodes have two numbers: that of the whole graph, and one of their own part, in t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from dagrid.execution.binding import LOOP, Bindings
 from dagrid.execution.pieces import Draft, Piece
 from dagrid.graph.node import Node
 from dagrid.graph.structure import paused_gc
+from dagrid.machine.events import Fact
 from dagrid.machine.plan import Plan
+from dagrid.machine.state import SKIPPED_BIT
 
 GIVEN = -1
 """The part of a node that has a value from before, and the place of a value that does not leave its part."""
@@ -42,6 +45,14 @@ class Slice:
     crossing: frozenset[int]
     needs: list[int]
     piece: Piece
+    _table: list[Any] = field(default_factory=list)
+
+    def table(self) -> list[int | Fact]:
+        """Return what an integer in the journal of a part stands for in that of the whole; the negative ones from its end."""
+        if not self._table:
+            own = self.nodes[: self.size]
+            self._table = [*own, *(node | SKIPPED_BIT for node in own), *(~node for node in reversed(own))]
+        return self._table
 
 
 class Divider:

@@ -16,7 +16,7 @@ from dagrid.execution.division import Slice
 from dagrid.execution.keeping import Dropped
 from dagrid.execution.performing import Report
 from dagrid.execution.pieces import Unsent
-from dagrid.machine.events import UNSTARTED, Fact, Kind, Stop
+from dagrid.machine.events import NODE_MASK, UNSTARTED, Fact, Kind, Stop
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import (
     CANCELLED,
@@ -47,8 +47,8 @@ class Whole:
         self.values: list[Any] = [None] * len(plan)
         self.errors: dict[int, BaseException] = {}
         self._slices = slices
-        self._times: list[float] = []
         self._journal: list[int | Fact] = []
+        self._odd: dict[int, float] = {}  # by place in the journal, times that are not in the lists of the state
         self._workers: dict[str, int] = {}
         for node, why in omitted.items():
             apply(self.state, Fact(Kind.OMITTED, 0.0, node, detail=why))
@@ -68,31 +68,34 @@ class Whole:
             shift: what the run's clock is ahead of the worker's, in seconds.
         """
         part = self._slices[number]
-        own = part.nodes[: part.size]
         state = self.state
         workers = [self._worker(f"{worker}/{name}" if name else worker) for name in report.workers]
-        started = [at + shift for at in report.started]
-        ended = [at + shift for at in report.ended]
-        if not report.well:
-            started = [UNSTARTED if was == UNSTARTED else at for was, at in zip(report.started, started, strict=True)]
-        status = state.status
-        lists = zip(own, report.status, started, ended, strict=True)
-        for node, code, begun, over in lists:
-            status[node] = code
-            state.started[node] = begun
-            state.ended[node] = over
-        if report.where is not None:
-            for node, one in zip(own, report.where, strict=True):
-                state.where[node] = workers[one] if one >= 0 else -1
-        elif workers:
-            for node, begun in zip(own, started, strict=True):
-                if begun != UNSTARTED:
-                    state.where[node] = workers[0]
-        self._tell(part, report, workers, shift)
-        self._append(part, report, workers, started, ended, shift)
+        plain = report.well and report.where is None and not any(report.told)
+        started, ended, where, status = state.started, state.ended, state.where, state.status
+        if plain and workers:
+            own = workers[0]
+            for node, begun, over in zip(part.nodes, report.started, report.ended, strict=False):
+                started[node] = begun + shift
+                ended[node] = over + shift
+                where[node] = own
+                status[node] = COMPLETED
+        else:
+            self._take_times(part, report, workers, shift)
+            self._tell(part, report, workers, shift)
+        self._append(part, report, workers, shift)
         self._take_values(part, report)
         for local in report.errors:
             self.errors[part.nodes[local]] = report.error_of(local, state.plan.names[part.nodes[local]])
+
+    def _take_times(self, part: Slice, report: Report, workers: list[int], shift: float) -> None:
+        state = self.state
+        for local, node in enumerate(part.nodes[: part.size]):
+            state.status[node] = report.status[local]
+            if report.started[local] != UNSTARTED:
+                state.started[node] = report.started[local] + shift
+                one = 0 if report.where is None else report.where[local]
+                state.where[node] = workers[one] if 0 <= one < len(workers) else -1
+            state.ended[node] = report.ended[local] + shift
 
     def lose(self, number: int, status: int, at: float, why: str, error: BaseException | None, losses: int) -> None:
         """Take note that nothing is known of a part: its nodes ended with it, or are skipped where they need one without a value.
@@ -128,8 +131,8 @@ class Whole:
         state = self.state
         for name, number in self._workers.items():
             record(state, Fact(Kind.WORKER_JOINED, 0.0, worker=number, detail=name, numbers=(1, 1, 1)))
-        times = self._times
         journal = self._journal
+        times = self._times()
         order = sorted(range(len(times)), key=times.__getitem__)  # each part is in order, so this merges a few runs
         if len(order) > 1:
             state.journal.extend(itemgetter(*order)(journal))
@@ -158,8 +161,21 @@ class Whole:
     def _worker(self, name: str) -> int:
         return self._workers.setdefault(name, len(self._workers))
 
+    def _times(self) -> list[float]:
+        """Return the times of all that stands in the journal of the parts."""
+        started, ended, odd = self.state.started, self.state.ended, self._odd
+        if not odd:
+            return [started[~entry] if entry < 0 else ended[entry] for entry in self._journal]  # type: ignore[index,operator]
+        times = []
+        for place, entry in enumerate(self._journal):
+            if place in odd:
+                times.append(odd[place])
+            elif isinstance(entry, int):
+                times.append(started[~entry] if entry < 0 else ended[entry & NODE_MASK])
+        return times
+
     def _note(self, at: float, entry: int | Fact) -> None:
-        self._times.append(at)
+        self._odd[len(self._journal)] = at
         self._journal.append(entry)
 
     def _tell(self, part: Slice, report: Report, workers: list[int], shift: float) -> None:
@@ -180,43 +196,40 @@ class Whole:
         node = nodes[fact.node] if fact.node >= 0 else -1
         return replace(fact.shifted(shift), node=node, worker=worker)
 
-    def _append(
-        self,
-        part: Slice,
-        report: Report,
-        workers: list[int],
-        started: list[float],
-        ended: list[float],
-        shift: float,
-    ) -> None:
-        """Append the journal of a part: its integers are read as places in a table, the negative ones from its end."""
-        own = part.nodes[: part.size]
-        table: list[int | Fact] = [*own, *(node | SKIPPED_BIT for node in own), *(~node for node in reversed(own))]
-        when = [*ended, *ended, *reversed(started)]
-        journal = list(map(table.__getitem__, report.entries))
-        times = list(map(when.__getitem__, report.entries))
+    def _append(self, part: Slice, report: Report, workers: list[int], shift: float) -> None:
+        """Append the journal of a part: its integers are places in a table, the negative ones counted from its end."""
+        begin = len(self._journal)
+        self._journal += map(part.table().__getitem__, report.entries)
         for place, fact in report.facts:
-            journal[place] = here = self._fact(fact, part.nodes, workers, shift)
-            times[place] = here.at
-        if report.told[0]:
-            self._keep_first_starts(report, times, journal)
-        self._journal += journal
-        self._times += times
+            here = self._fact(fact, part.nodes, workers, shift)
+            self._journal[begin + place] = here
+            self._odd[begin + place] = here.at
+        if not report.well or report.told[0]:
+            self._note_odd_times(begin)
 
-    def _keep_first_starts(self, report: Report, times: list[float], journal: list[int | Fact]) -> None:
-        """The integer for the first start of a node that was tried again stands for a time that is no longer in the list."""
-        for place, entry in enumerate(report.entries):
-            if entry < 0:
-                node = ~journal[place]  # type: ignore[operator]
-                before = self.state.attempts_before.get(node)
-                if before:
-                    times[place] = before[0].started
+    def _note_odd_times(self, begin: int) -> None:
+        """The first start of a node that was tried again, and what was skipped, have times that the lists do not have so."""
+        state = self.state
+        for place in range(begin, len(self._journal)):
+            entry = self._journal[place]
+            if not isinstance(entry, int):
+                continue
+            if entry & SKIPPED_BIT and entry >= 0:
+                self._odd[place] = state.ended[entry & NODE_MASK]
+            elif entry < 0 and ~entry in state.attempts_before:
+                self._odd[place] = state.attempts_before[~entry][0].started
 
     def _take_values(self, part: Slice, report: Report) -> None:
         values, nodes, state = self.values, part.nodes, self.state
-        sent = range(part.size) if part.sent is None else part.sent
-        for local, value in zip(sent, report.values, strict=True):
-            values[nodes[local]] = value
+        if part.sent is None:
+            for node, value in zip(nodes, report.values, strict=False):
+                values[node] = value
+        else:
+            for local, value in zip(part.sent, report.values, strict=True):
+                values[nodes[local]] = value
+        if not report.lacks:
+            return
+        for local, value in zip(range(part.size) if part.sent is None else part.sent, report.values, strict=True):
             if type(value) is Unsent and local in part.crossing and state.status[nodes[local]] == COMPLETED:
                 self._unsent(nodes[local], value.error)
 

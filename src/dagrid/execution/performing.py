@@ -18,12 +18,10 @@ from msgspec.structs import replace
 from dagrid.errors import CapabilityError, GraphLimitError
 from dagrid.execution.backends._transfer import decode_error, stuck_error
 from dagrid.execution.backends._worker import STUCK, encode_error
-from dagrid.execution.backends.event_loop import EventLoopBackend
 from dagrid.execution.backends.inline import InlineBackend
-from dagrid.execution.backends.thread import ThreadBackend
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import INTERRUPTED, Engine
-from dagrid.execution.pieces import SIMPLE, Draft, Piece, Work, sendable
+from dagrid.execution.pieces import SIMPLE, Draft, Piece, Unsent, Work, sendable
 from dagrid.machine.events import NODE_MASK, Fact, Kind
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import COMPLETED, SKIPPED_BIT, State, apply
@@ -127,9 +125,9 @@ def perform_piece(piece: Piece, inputs: Inputs) -> Report:
         _inner_backend(draft, plan),
         REAL_CLOCK,
         _drawing(inputs),
-        place=lambda _: EventLoopBackend(),
+        place=_loop,
     )
-    engine.values[draft.size :] = [opened(value) for value in inputs.values]
+    engine.values[draft.size :] = [value if type(value) in SIMPLE else opened(value) for value in inputs.values]
     if inputs.unwell:
         _tell(engine.state, draft, set(inputs.unwell), origin)
     if inputs.live is not None:
@@ -163,7 +161,15 @@ def _inner_backend(draft: Draft, plan: Plan) -> Backend:
     """A node that is late holds the caller's thread, so where there are limits the nodes run in threads that can be left."""
     if not draft.slots and not plan.timeouts:
         return InlineBackend()
+    from dagrid.execution.backends.thread import ThreadBackend
+
     return ThreadBackend(draft.slots or 1)
+
+
+def _loop(_: str) -> Backend:
+    from dagrid.execution.backends.event_loop import EventLoopBackend  # asyncio, which few graphs need
+
+    return EventLoopBackend()
 
 
 def _drawing(inputs: Inputs) -> Callable[[], float]:
@@ -248,6 +254,11 @@ class Report:
     def well(self) -> bool:
         """Whether all nodes completed."""
         return self.status.count(COMPLETED) == len(self.status)
+
+    @property
+    def lacks(self) -> bool:
+        """Whether a value could not leave the worker."""
+        return Unsent in map(type, self.values)
 
     def error_of(self, node: int, name: str) -> BaseException:
         """Return what a node raised."""
