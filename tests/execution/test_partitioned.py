@@ -568,6 +568,14 @@ def test_the_graph_says_how_many_nodes_run_at_once() -> None:
     assert at_once[1] == 1
 
 
+def test_the_part_with_the_most_urgent_node_goes_first() -> None:
+    """Priorities hold across parts as far as these can be chosen among."""
+    order: list[str] = []
+    dag = DAG([Node(f"n{at}", partial(order.append, f"n{at}"), priority=at) for at in range(4)])
+    assert PartitionedDAGExecutor(dag, k=4, strategy="balanced", backend="inline").execute().ok
+    assert order == ["n3", "n2", "n1", "n0"]
+
+
 def test_tasks_are_given_at_each_run() -> None:
     """One executor serves runs with different tasks; what was compiled for one is not used for another."""
     dag = DAG.builder().add_nodes(["a", "b"]).add_edges([("a", "b")]).build()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from dagrid.errors import CapabilityError, InvalidSettingError, PoisonousTaskError, hint, nearest
 from dagrid.execution.binding import Gathered
@@ -197,18 +197,23 @@ class PartitionedDAGExecutor:
         slots = self._slots if limit is None else min(self._slots, limit)
         divider = Divider(plan, compiled.bindings, self.dag.specs, kept, part.given.keys(), part.omitted.keys(), slots)
         slices = divider.divide([[index[name] for name in names] for names in self.partition.parts])
-        fragile = {node for node, spec in self.dag.specs.items() if spec.on_lost == "fail"}
-        specs = {
-            at: Node(f"part {at}", on_lost="fail")
-            for at, one in enumerate(slices)
-            if fragile and not fragile.isdisjoint(one.order)
-        }
+        specs = {at: one for at, one in enumerate(map(self._spec, range(len(slices)), slices)) if one is not None}
         names = [f"part {at}" for at in range(len(slices))]
         outer = Structure.of_predecessors(
             names, {name: at for at, name in enumerate(names)}, [list(one.needs) for one in slices]
         )
         self._divided = _Divided(compiled, slices, outer, specs, kept, set(part.given), set(part.omitted))
         return self._divided
+
+    def _spec(self, number: int, part: Slice) -> Node | None:
+        """Return what is to be said of a part: it is as urgent and as fragile as the nodes in it."""
+        specs = self.dag.specs
+        said = [specs[node] for node in part.order if node in specs]
+        priority = max([spec.priority for spec in said], default=0)
+        on_lost: Literal["fail", "requeue"] = "fail" if any(spec.on_lost == "fail" for spec in said) else "requeue"
+        if not priority and on_lost == "requeue":
+            return None
+        return Node(f"part {number}", priority=priority, on_lost=on_lost)
 
 
 @dataclass(slots=True)
