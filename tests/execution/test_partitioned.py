@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+from array import array
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, TaskError
+from dagrid import DAG, Node, NodeResult, NodeStatus, Patch, Retry, Rule, RunStatus, TaskError
 from dagrid.errors import (
     CapabilityError,
     InvalidSettingError,
@@ -655,6 +656,21 @@ def test_a_part_that_kills_every_worker_fails_with_what_depends_on_it(processes:
     assert (
         PartitionedDAGExecutor(once, k=1, backend=processes).execute().node_results["deadly"].status is NodeStatus.LOST
     )
+
+
+def test_processes_that_share_the_name_of_a_worker_are_told_apart() -> None:
+    """An engine may call all its workers the same; a trace in which they are one would show nodes on top of each other."""
+    from dagrid.execution.distributed import _names
+    from dagrid.execution.performing import Report
+
+    def report(process: str) -> Report:
+        return Report(0.0, b"", array("d"), array("d"), array("i"), [], [], None, [], {}, (), process)
+
+    told = [
+        NodeResult(f"part {at}", NodeStatus.COMPLETED, worker=worker) for at, worker in enumerate(("ray", "ray", "x"))
+    ]
+    names = _names(told, [report("host:1"), report("host:2"), report("host:1")])
+    assert names == {("ray", "host:1"): "ray/host:1", ("ray", "host:2"): "ray/host:2", ("x", "host:1"): "x"}
 
 
 def test_reports_are_pickled_by_any_pickler() -> None:

@@ -326,13 +326,14 @@ class _Execution:
         values = outer.completed()
         results = [outer.node_result(name, value=False) for name in divided.outer.names]
         untold: list[int] = []
+        reports = [self._told(number, told, values, left) for number, told in enumerate(results)]
+        names = _names(results, reports)
         for number in sorted(range(len(results)), key=lambda at: (results[at].started, at)):
-            told = results[number]
-            report = self._told(number, told, values, left)
+            told, report = results[number], reports[number]
             if report is None:
                 untold.append(number)
             else:
-                whole.take(number, report, told.worker, told.started - report.origin)
+                whole.take(number, report, names[told.worker, report.process], told.started - report.origin)
         most = divided.compiled.settings.max_losses
         for number in sorted(untold):
             told = results[number]
@@ -360,6 +361,19 @@ class _Execution:
 
 STOPPED = "a node failed and on_failure is 'stop'"
 _STATUS = {NodeStatus.FAILED: FAILED, NodeStatus.LOST: LOST}
+
+
+def _names(results: Sequence[NodeResult], reports: Sequence[Report | None]) -> dict[tuple[str, str], str]:
+    """Return what the processes are called that parts come from: as their worker, and by themselves too if it is several."""
+    seen: dict[str, set[str]] = {}
+    for told, report in zip(results, reports, strict=True):
+        if report is not None:
+            seen.setdefault(told.worker, set()).add(report.process)
+    return {
+        (worker, process): worker if len(processes) == 1 else f"{worker}/{process}"
+        for worker, processes in seen.items()
+        for process in processes
+    }
 
 
 def _why(told: NodeResult) -> str:

@@ -208,6 +208,7 @@ class Report:
         values: those that leave the part, in the order of the draft's `sent`.
         errors: what nodes raised.
         told: sparse facts of nodes: numbers of tries, failures, losses, causes, details, attempts before the last.
+        process: the machine and the process that it comes from, empty where it has not travelled.
     """
 
     origin: float
@@ -221,6 +222,7 @@ class Report:
     values: list[Any]
     errors: dict[int, Any]
     told: tuple[dict[int, Any], ...]
+    process: str = ""
     names: Sequence[str] = field(default=(), repr=False)
     _reduced: tuple[Any, ...] | None = field(default=None, repr=False)
 
@@ -247,6 +249,7 @@ class Report:
             values,
             {node: _allowed(error, draft.names[node]) for node, error in engine.errors.items()},
             _told(state, size, number),
+            "",
             draft.names if draft.sent is None else [draft.names[node] for node in draft.sent],
         )
 
@@ -280,7 +283,10 @@ class Report:
                 values = []
             errors = {node: encode_error(error) for node, error in self.errors.items()}
             times = (self.origin, self.status, self.started, self.ended, self.entries, self.facts)
-            self._reduced = (*times, self.workers, self.where, values or len(self.values), errors, self.told)
+            from dagrid.execution.backends._remote import worker_name
+
+            where = self.process or worker_name()
+            self._reduced = (*times, self.workers, self.where, values or len(self.values), errors, self.told, where)
         return _report, self._reduced
 
 
