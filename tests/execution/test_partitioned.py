@@ -278,7 +278,10 @@ def test_a_value_that_cannot_travel_fails_its_node_where_another_part_needs_it()
     with pytest.raises(TransferError, match=r"value of node 'first', a .*Unsendable, cannot travel"):
         result.raise_for_status()
     assert result.trace is not None
-    assert [span.outcome for span in result.trace if span.node == "first"] == ["failed"]
+    spans = sorted((span.node, span.outcome) for span in result.trace)
+    assert spans == [("apart", "completed"), ("first", "failed")]
+    whole = PartitionedDAGExecutor(dag, k=2, on_failure="continue", backend=Courier()).execute()
+    assert whole.node_results["second"].status is NodeStatus.SKIPPED
 
 
 def test_a_value_that_nobody_else_needs_may_stay_where_it_is() -> None:
@@ -671,6 +674,17 @@ def test_processes_that_share_the_name_of_a_worker_are_told_apart() -> None:
     ]
     names = _names(told, [report("host:1"), report("host:2"), report("host:1")])
     assert names == {("ray", "host:1"): "ray/host:1", ("ray", "host:2"): "ray/host:2", ("x", "host:1"): "x"}
+
+
+def test_a_backend_that_loses_reports_is_told_so() -> None:
+    """A stranger that returns nothing must not look like a run of nothing."""
+
+    class Silent(Courier):
+        def result(self, future: Any, timeout: float | None = None) -> Any:
+            return None
+
+    with pytest.raises(TransferError, match="in place of the report of a part"):
+        PartitionedDAGExecutor(lanes(1, 2), k=2, backend=Silent()).execute()
 
 
 def test_reports_are_pickled_by_any_pickler() -> None:

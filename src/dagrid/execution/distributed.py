@@ -13,7 +13,8 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Literal, Self, TypedDict, Unpack
 
-from dagrid.errors import CapabilityError, InvalidSettingError, PoisonousTaskError, hint, nearest
+from dagrid.errors import CapabilityError, InvalidSettingError, PoisonousTaskError, TransferError, hint, nearest
+from dagrid.execution.backends._worker import type_name
 from dagrid.execution.binding import Gathered
 from dagrid.execution.compiling import Compiled, Keep, checked_keep, compiled_for
 from dagrid.execution.distributed_executor import DistributedExecutor
@@ -298,7 +299,12 @@ class _Execution:
     def _report(self, part: int, value: Any) -> Report:
         found = self._reports.get(part)
         if found is None:
-            found = self._reports[part] = opened(value)
+            found = opened(value)
+            if not isinstance(found, Report):
+                raise TransferError(
+                    f"The backend gave {type_name(found)} in place of the report of a part. Let it return what it is given."
+                )
+            self._reports[part] = found
             self._values[part] = found.values
             if found.well and not found.lacks:
                 self._fine.add(part)
@@ -346,7 +352,7 @@ class _Execution:
         state = whole.finish(total, cancelled, STOPPED if stopped else "")
         if divided.kept is not None:
             whole.drop(divided.kept)
-        return ExecutionResult(state, whole.values, whole.errors, 0.0, total, None, (), traced)
+        return ExecutionResult(state, whole.values, whole.errors, 0.0, total, outer.failure, (), traced)
 
     def _told(
         self, number: int, told: NodeResult, values: Mapping[str, Any], left: Mapping[int, Report]

@@ -241,6 +241,7 @@ class Whole:
         self.errors[node] = error
         self.values[node] = None
         place = len(self._journal) - 1 - self._journal[::-1].index(node)
+        self._odd[place] = state.ended[node]
         self._journal[place] = Fact(
             Kind.FAILED,
             state.ended[node],

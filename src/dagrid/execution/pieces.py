@@ -340,8 +340,9 @@ class Piece:
     def __reduce__(self) -> tuple[Any, ...]:
         if not self._data:
             assert self._draft is not None
-            self._data = self._draft.packed()
-            self._fingerprint = blake2b(self._data, digest_size=16).digest()
+            data = self._draft.packed()
+            self._fingerprint = blake2b(data, digest_size=16).digest()
+            self._data = data  # last, for another thread may look whether it is there
         return Piece, (None, self._fingerprint, self._data)
 
     def __repr__(self) -> str:

@@ -174,6 +174,11 @@ class ExecutionResult:
         return run_status(self._state)
 
     @property
+    def failure(self) -> BaseException | None:
+        """What ended the run as a whole, if it was no node: a rule, a store or a backend that failed."""
+        return self._failure
+
+    @property
     def ok(self) -> bool:
         """Whether nothing failed."""
         return self.status is RunStatus.SUCCEEDED
