@@ -88,6 +88,9 @@ def compare(whole: Any, parts: Any, dag: DAG) -> None:
                 assert any(mine.reason.startswith(repr(one.name)) for one in unwell)
         elif mine.error is not None:
             assert str(mine.error) == str(theirs.error)
+    last = {span.node: span for span in parts.trace}
+    for name, span in last.items():
+        assert all(last[one].ended <= span.started for one in dag.predecessors(name) if one in last)
     spans = sorted((one.node, one.number, one.outcome) for one in parts.trace)
     assert spans == sorted((one.node, one.number, one.outcome) for one in whole.trace)
 
