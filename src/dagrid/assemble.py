@@ -18,6 +18,7 @@ from dagrid.errors import (
     hint,
     nearest,
 )
+from dagrid.execution.calls import needs_of
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.compiling import Compiled, Keep, checked_keep, compiled_for
 from dagrid.execution.engine import Engine
@@ -41,7 +42,7 @@ from dagrid.opening import (
     open_checkpoint,
     open_place,
 )
-from dagrid.ports import Artifacts, Backend, Clock, Observer, Onlooker, RunRecord
+from dagrid.ports import Artifacts, Backend, Clock, Needs, Observer, Onlooker, RunRecord
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -187,8 +188,7 @@ def start(
         place, owned = open_backend(backend)
         if owned:
             opened.callback(place.close, wait=False)
-        if not place.capabilities.matches_selectors:
-            _refuse_selectors(compiled.plan, place)
+        _check_needs(compiled.plan, place)
         opened_cache = open_cache(cache)
         if opened_cache is not None and compiled.bindings.lineages:
             opened_cache()
@@ -236,8 +236,7 @@ def restart(
         place, owned = open_backend(backend)
         if owned:
             opened.callback(place.close, wait=False)
-        if not place.capabilities.matches_selectors:
-            _refuse_selectors(compiled.plan, place)
+        _check_needs(compiled.plan, place)
         # From here on the run is ours; whoever had it has lost it. One that has ended is only read.
         store = place_of_record.store
         epoch = store.acquire(record.run) if record.status == RunStatus.RUNNING else record.epoch
@@ -403,15 +402,34 @@ def _run_setup(
     return result
 
 
-def _refuse_selectors(plan: Plan, place: Backend) -> None:
-    if not any(request.selector for request in plan.requests):
+def _check_needs(plan: Plan, place: Backend) -> None:
+    """Refuse a graph whose nodes ask for labels or resources that the backend cannot find.
+
+    Raises:
+        CapabilityError: it matches no labels.
+        UnsatisfiableError: a resource that neither the run nor the backend knows, or nobody has what a node asks for.
+    """
+    if len(plan.requests) == 1:
         return
+    needs: dict[str, Needs] = {}
+    can = place.capabilities
     for node, group in enumerate(plan.groups):
-        if group and plan.requests[group].selector:
+        request = plan.requests[group]
+        found = needs_of(request)
+        if found is None:
+            continue
+        name = plan.names[node]
+        if request.foreign and (request.place or not can.delegates):
+            raise plan.unknown_resource(name, request)
+        if request.selector and not (can.matches_selectors or can.delegates):
             raise CapabilityError(
-                f"Node {plan.names[node]!r} selects workers by labels, and the backend {place.name!r} has none. "
+                f"Node {name!r} selects workers by labels, and the backend {place.name!r} has none. "
                 f"Remove its selector, or run where workers have labels."
             )
+        needs[name] = found
+    check = getattr(place, "check", None)  # a backend that was written against the five methods has none
+    if needs and check is not None:
+        check(needs)
 
 
 def _progress(wanted: bool | None) -> list[Onlooker]:

@@ -64,6 +64,21 @@ def check(backend: Any) -> None:
             assert 0 <= one.started <= one.ended <= result.total_duration_seconds
 
 
+def check_chain(backend: Any) -> None:
+    """Run a chain, each node a part: an engine that takes chains along must not be given a part before what it needs is there."""
+
+    def step(a: int = 0) -> int:
+        return a + 1
+
+    dag = DAG([Node(f"n{at}", step, inputs={"a": f"n{at - 1}"} if at else None) for at in range(8)])
+    executor = PartitionedDAGExecutor(dag, k=8, backend=backend)
+    assert len(executor.partition) == 8
+    for _ in range(3):
+        result = executor.execute()
+        result.raise_for_status()
+        assert result["n7"] == 8
+
+
 @pytest.fixture
 def client() -> Iterator[Client]:
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
@@ -74,7 +89,9 @@ def client() -> Iterator[Client]:
 
 def test_parts_on_a_dask_cluster(client: Client) -> None:
     """The parts are performed by the processes of the cluster, whose names and times are in the result."""
-    check(DaskBackend(client=client))
+    backend = DaskBackend(client=client)
+    check(backend)
+    check_chain(backend)
 
 
 @pytest.fixture
@@ -91,3 +108,4 @@ def test_parts_on_ray() -> None:
     """The same on Ray, in a session of the user's."""
     with RayBackend(num_cpus=2) as backend:
         check(backend)
+        check_chain(backend)

@@ -119,6 +119,7 @@ def test_a_node_without_a_task_is_passed_over(backend: str) -> None:
         ([], {}, {"resources": {"cpu": -1}}, InvalidSettingError, "capacity of resource 'cpu'"),
         ([], {}, {"on_failure": "shrug"}, InvalidSettingError, "on_failure"),
         ([Node("b", int, resources={"gpu": 2})], {}, {"resources": {"gpu": 1}}, UnsatisfiableError, "asks for 2"),
+        ([Node("b", int, resources={"gpu": 1})], {}, {}, UnsatisfiableError, "which this run does not have"),
         ([], {}, {"backend": "thraed"}, UnknownBackendError, "Did you mean 'thread'"),
     ],
 )

@@ -410,6 +410,66 @@ def growing(nodes: Sequence[Node], rules: Sequence[bool] = (False,), settings: S
     return World(plan_of(nodes, settings), random.Random(0), rules=rules)
 
 
+def riding() -> World:
+    """A chain of short nodes on a worker whose window is open; the first one runs, the others ride on each other."""
+    here = World(plan_of([*A_CHAIN, Node("d", None, ["c"])]), random.Random(0), chains=True)
+    here.join(slots=1, window=9)
+    here.finish(here.places[0], begin(here))
+    return here
+
+
+def test_a_chain_of_short_nodes_travels_together() -> None:
+    """What waits for one attempt alone is with its worker when that has completed; no word goes back and forth."""
+    here = riding()
+    assert list(here.places[0].waiting) == [1, 2, 3]
+    assert words(here.state) == "completed queued pending pending"
+    for _ in range(3):
+        here.finish(here.places[0], begin(here))
+    assert here.finished
+    assert here.order == [0, 1, 2, 3]
+
+
+def test_who_rides_on_a_failed_attempt_is_dropped() -> None:
+    """The worker starts none of them, and the machine skips them: neither has to tell the other."""
+    here = riding()
+    here.finish(here.places[0], begin(here), Outcome.FAILED)
+    assert not here.places[0].waiting
+    assert words(here.state) == "completed failed skipped skipped"
+
+
+def test_who_rides_on_a_lost_attempt_goes_elsewhere() -> None:
+    """The worker is gone with all of them; they come again, in order, on another one."""
+    here = riding()
+    begin(here)
+    other = here.join(slots=1, window=9)
+    here.vanish(0)
+    for _ in range(3):
+        here.finish(here.places[other], begin(here, other))
+    assert here.finished
+
+
+def test_what_the_run_does_not_count_goes_to_a_worker_that_delegates() -> None:
+    """Resources of an engine and labels go to who finds a worker for them; everything else does not occupy that one."""
+    nodes = [Node("plain"), Node("gpu", resources={"gpu": 1}), Node("here", selector={"zone": "a"})]
+    here = world(nodes)
+    here.join(window=9)
+    assert "a worker with the resource 'gpu': none of the 1 has it" in explain(here.state, 1, 0.0)
+    here.join(slots=9, delegates=True)
+    given = [sorted(attempt for attempt in here.state.queues[worker]) for worker in (0, 1)]
+    assert given == [[0], [1, 2]]
+
+
+def test_a_worker_without_slots_is_only_named() -> None:
+    """An engine with workers of its own says which of them performed an attempt; the slot is that of who was given it."""
+    here = world([Node("a"), Node("b", None, ["a"])])
+    given, named = here.join(), here.join(slots=0, window=0)
+    attempt = begin(here, given)
+    here.tell(Finished(given, attempt, Outcome.COMPLETED, 0.0, 0.0, by=named))
+    assert here.state.performers == {0: named}
+    assert not here.state.queues[named]
+    assert list(here.state.queues[given]) == [1]
+
+
 def test_a_patch_may_hang_on_what_has_ended() -> None:
     """New nodes behind completed ones start at once, behind failed ones they are skipped."""
     here = growing([Node("good"), Node("bad")])
@@ -636,7 +696,5 @@ def test_settings_that_cannot_be_are_refused_with_our_own_error(wrong: dict[str,
 
 def test_a_node_that_could_never_start_is_refused() -> None:
     """Before anything runs, with the amounts in the message."""
-    with pytest.raises(UnsatisfiableError, match="asks for resource 'gpu', which this run does not have"):
-        plan_of([Node("a", resources={"gpu": 1})])
     with pytest.raises(UnsatisfiableError, match=r"asks for 2 of resource 'gpu', and the run has 1 in all"):
         plan_of([Node("a", resources={"gpu": 2})], Settings(resources={"gpu": 1}))

@@ -7,10 +7,17 @@ from typing import Any
 
 from dagrid.execution.binding import Bindings
 from dagrid.machine.events import NODE_MASK
-from dagrid.machine.plan import Plan
-from dagrid.ports import Artifacts, Call
+from dagrid.machine.plan import Plan, Request
+from dagrid.ports import Artifacts, Call, Needs
 
 OpenCache = Callable[[], Artifacts | None]
+
+
+def needs_of(request: Request) -> Needs | None:
+    """Return what nodes with this request ask of the place where they run; None if that is nothing in particular."""
+    if not (request.foreign or request.selector):
+        return None
+    return Needs(dict(request.foreign), dict(request.selector))
 
 
 class Calls:
@@ -34,7 +41,8 @@ class Calls:
         self._single = bindings.single
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
-        return self._telling if plan.adds or bindings.lineages else self._plain
+        self._needs = [needs_of(request) for request in plan.requests]
+        return self._telling if plan.adds or bindings.lineages or any(self._needs) else self._plain
 
     def _plain(self, attempt: int) -> Call:
         node = attempt & NODE_MASK
@@ -54,6 +62,7 @@ class Calls:
         call = self._plain(attempt)
         node = attempt & NODE_MASK
         call.grows = node in self._plan.adds
+        call.needs = self._needs[self._plan.groups[node]]
         lineage = self._bindings.lineages.get(node)
         if lineage is not None:
             known = lineage.known(None if self._cache is None else self._cache(), self.keys)

@@ -62,6 +62,7 @@ def compiled_for(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, setti
         sources=bindings.sources,
         keys=keys,
         places=bindings.places,
+        alone=bindings.alone,
     )
     compiled = Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
     dag.compiled = compiled

@@ -306,6 +306,8 @@ class _Story:
             attempts[one.worker] += 1
         found = []
         for number, place in self.places.items():
+            if not place.slots:
+                continue  # it is only named
             present = max(place.left - place.joined, 0.0)
             idle = max(place.slots * present - busy[number], 0.0)
             found.append(WorkerUse(place.name, place.slots, attempts[number], present, busy[number], idle))

@@ -307,7 +307,7 @@ class ExecutionResult:
         name = state.plan.names[node]
         status = state.status[node]
         ran = state.started[node] != UNSTARTED
-        worker = state.workers.get(state.where[node])
+        worker = state.workers.get(state.performers.get(node, state.where[node]))
         return NodeResult(
             name,
             _STATUS[status],

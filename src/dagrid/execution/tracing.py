@@ -71,13 +71,16 @@ class ExecutionTrace:
         """Yield the attempts in the order in which they ended."""
         names = self._state.plan.names
         ended = (Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.RETRY, Kind.REQUEUED)
+        performer: dict[tuple[int, int], int] = {}
         for fact in self._state.facts():
-            if fact.kind in ended and fact.started != UNSTARTED:
+            if fact.kind is Kind.PERFORMED:
+                performer[fact.node, fact.number] = fact.worker
+            elif fact.kind in ended and fact.started != UNSTARTED:
                 outcome = fact.kind.name.lower()
                 yield Span(
                     names[fact.node],
                     fact.number,
-                    fact.worker,
+                    performer.pop((fact.node, fact.number), fact.worker) if performer else fact.worker,
                     fact.started - self._began,
                     fact.at - self._began,
                     outcome,

@@ -63,7 +63,9 @@ class WorkerJoined(msgspec.Struct, frozen=True):
 
     `slots` is how many attempts it performs at once, `window` how many may be with it, the waiting ones included. A worker that
     `pulls` is woken and asks for its work itself; others are sent bundles. A worker with a `place` gets the nodes that ask for
-    this place, and no others.
+    this place, and no others. One that `delegates` stands for an engine which finds by itself a worker with the labels and the
+    resources that a node asks for: it gets the nodes that ask for such, and no others. One without slots is given nothing; it is
+    only named, see `Finished.by`.
     """
 
     worker: int
@@ -74,6 +76,7 @@ class WorkerJoined(msgspec.Struct, frozen=True):
     pulls: bool = False
     labels: Mapping[str, str] = {}
     place: str = ""
+    delegates: bool = False
 
 
 class WorkerGone(msgspec.Struct, frozen=True):
@@ -96,7 +99,8 @@ class Finished(msgspec.Struct):
     """The one terminal report of an attempt; `value` is opaque here, `draw` is in [0, 1) for the jitter of a retry.
 
     `extra` is what else the task left (`dagrid.attempt.Extra`), opaque here; what of it the graph grows by is in `growth`, and
-    what is to be remembered of the attempt in `note`.
+    what is to be remembered of the attempt in `note`. `by` is the worker that performed it, if that is not the one that was given
+    it; a negative number means that it is.
     """
 
     worker: int
@@ -111,6 +115,7 @@ class Finished(msgspec.Struct):
     extra: Any = None
     growth: Growth | None = None
     note: str = ""
+    by: int = -1
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -185,8 +190,9 @@ class Kind(IntEnum):
     """What a fact says. The first three stand in the journal as bare integers, see `State.journal`.
 
     REUSED: a node has a value from before; OMITTED: it is not part of this run; PASSED: its task wanted it to be skipped; NOTED:
-    something worth remembering of how it got its value; VALUE_LOST: it runs again. An attempt holds its slot until it is
-    COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled may go on for a while.
+    something worth remembering of how it got its value; VALUE_LOST: it runs again; PERFORMED: by another worker than the one that
+    was given it. An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or
+    was cancelled may go on for a while.
     """
 
     STARTED = 0
@@ -212,6 +218,7 @@ class Kind(IntEnum):
     NOTED = 20
     STOPPED = 21
     VALUE_LOST = 22
+    PERFORMED = 23
 
 
 class Stop(IntEnum):

@@ -81,12 +81,15 @@ def _lacking(state: State, node: int) -> str:
         return "a sequential node to end, beside which nothing else runs"
     if request.sequential and state.active:
         return f"the {state.active} nodes under way to end, because it runs alone"
-    workers = [worker for worker in state.present.values() if worker.place == request.place]
+    workers = [worker for worker in state.present.values() if worker.slots and worker.place == request.place]
     if not workers:
         return "a worker: none has joined yet"
     if request.place:
         return PLACES.get(request.place, f"the place {request.place!r}")
-    if request.selector and not any(matches(worker.labels, request.selector) for worker in workers):
+    delegated = any(worker.delegates for worker in workers)
+    if request.foreign and not delegated:
+        return f"a worker with the resource {request.foreign[0][0]!r}: none of the {len(workers)} has it"
+    if request.selector and not delegated and not any(matches(worker.labels, request.selector) for worker in workers):
         wanted = ", ".join(f"{label}={value}" for label, value in request.selector)
         return f"a worker with the labels {wanted}: none of the {len(workers)} has them"
     return "a free slot"

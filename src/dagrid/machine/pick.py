@@ -61,7 +61,10 @@ def _best(state: State, worker: Worker) -> list[int] | None:
 def _fits(state: State, worker: Worker, request: Request) -> bool:
     if request.place != worker.place:
         return False
+    if worker.delegates:
+        if not (request.foreign or request.selector):
+            return False
+    elif request.foreign or (request.selector and not matches(worker.labels, request.selector)):
+        return False
     available = state.available
-    return all(available[name] >= amount for name, amount in request.resources) and (
-        not request.selector or matches(worker.labels, request.selector)
-    )
+    return all(available[name] >= amount for name, amount in request.resources)

@@ -77,17 +77,15 @@ class Settings:
 class Request:
     """What a group of nodes needs in order to start; nodes with equal requests share one ready queue.
 
-    Amounts of resources are whole numbers, see `shares`.
+    Amounts of resources are whole numbers, see `shares`. The `foreign` ones are not counted here: the run does not name them, and
+    only a worker that delegates may take the node, see `WorkerJoined`.
     """
 
     resources: tuple[tuple[str, int], ...] = ()
     selector: tuple[tuple[str, str], ...] = ()
     sequential: bool = False
     place: str = ""
-
-    @property
-    def plain(self) -> bool:
-        return not (self.resources or self.selector or self.sequential or self.place)
+    foreign: tuple[tuple[str, float], ...] = ()
 
 
 PLAIN = Request()
@@ -99,6 +97,8 @@ class Plan:
     __slots__ = (
         "_group_of_request",
         "adds",
+        "alone",
+        "delegates",
         "empty",
         "fail_when_lost",
         "groups",
@@ -126,6 +126,7 @@ class Plan:
         sources: Callable[[int], Sequence[int]] | None = None,
         keys: list[int] | None = None,
         places: Mapping[int, str] | None = None,
+        alone: Iterable[int] = (),
     ) -> None:
         """Compile a graph.
 
@@ -137,11 +138,14 @@ class Plan:
             sources: for a node, the predecessors whose values it takes; None means all of them.
             keys: `order_keys` of this graph, when they are known already.
             places: where nodes have to run that do not run with the others, see `WorkerJoined`; read again for added nodes.
+            alone: nodes whose calls can be made only when all that they wait for has ended; they ride on nobody, see `chains`.
 
         Raises:
-            UnsatisfiableError: a node asks for a resource that the run does not have, or for more than there is.
+            UnsatisfiableError: a node asks for more of a resource than the run has.
         """
         self.settings = settings
+        self.alone = set(alone)
+        self.delegates = False
         self.names = structure.names
         self.index = structure.index
         self.successors: list[list[int]] = structure.successors
@@ -218,7 +222,7 @@ class Plan:
 
         Raises:
             GraphLimitError: there would be more than `max_nodes`.
-            UnsatisfiableError: as when compiling.
+            UnsatisfiableError: as when compiling, or a node asks for a resource that nobody has.
         """
         if len(self.names) + len(nodes) > self.settings.max_nodes:
             raise GraphLimitError(
@@ -226,7 +230,17 @@ class Plan:
                 f"or allow more with max_nodes."
             )
         for node in nodes:
-            self._request_of(node, "")
+            request = self._request_of(node, "")
+            if request.foreign and not self.delegates:
+                raise self.unknown_resource(node.id, request)
+
+    def unknown_resource(self, name: str, request: Request) -> UnsatisfiableError:
+        """Return the error for a node that asks for a resource that nobody has."""
+        resource = request.foreign[0][0]
+        return UnsatisfiableError(
+            f"Node {name!r} asks for resource {resource!r}, which this run does not have. "
+            f"Say how much there is: resources={{{resource!r}: ...}}."
+        )
 
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
@@ -275,20 +289,20 @@ class Plan:
     def _request_of(self, node: Node, place: str) -> Request:
         if not (node.resources or node.selector or node.is_sequential or place):
             return PLAIN
-        for name, amount in node.resources.items():
+        own, foreign = [], []
+        for name, amount in sorted(node.resources.items()):
             capacity = self.settings.resources.get(name)
             if capacity is None:
-                raise UnsatisfiableError(
-                    f"Node {node.id!r} asks for resource {name!r}, which this run does not have. "
-                    f"Say how much there is: resources={{{name!r}: ...}}."
-                )
+                foreign.append((name, float(amount)))
+                continue
+            own.append((name, shares(amount)))
             if amount > capacity:
                 raise UnsatisfiableError(
                     f"Node {node.id!r} asks for {amount:g} of resource {name!r}, and the run has {capacity:g} in all: it could "
                     f"never start. Ask for less or raise the capacity."
                 )
-        amounts = tuple(sorted((name, shares(amount)) for name, amount in node.resources.items()))
-        return Request(amounts, tuple(sorted(node.selector.items())), node.is_sequential, place)
+        selector = tuple(sorted(node.selector.items()))
+        return Request(tuple(own), selector, node.is_sequential, place, tuple(foreign))
 
 
 def shares(amount: float) -> int:

@@ -74,6 +74,7 @@ class Worker:
     pulls: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
+    delegates: bool = False
     queue: dict[int, None] = field(default_factory=dict)
     heard: float = 0.0
     recalling: bool = False
@@ -114,6 +115,7 @@ class State:
         "available",
         "cancelled",
         "cause",
+        "chains",
         "detail",
         "dirty",
         "doomed",
@@ -131,6 +133,7 @@ class State:
         "mean_duration",
         "numbers",
         "passed",
+        "performers",
         "plan",
         "present",
         "pushed",
@@ -139,6 +142,8 @@ class State:
         "rebalance_at",
         "remade",
         "remaining",
+        "riders",
+        "rides",
         "rules",
         "scanned",
         "sealed",
@@ -172,6 +177,9 @@ class State:
         self.available = {name: shares(capacity) for name, capacity in plan.settings.resources.items()}
         self.workers: dict[int, Worker] = {}  # all that ever joined, for those who read what was
         self.present: dict[int, Worker] = {}
+        self.performers: dict[
+            int, int
+        ] = {}  # who performed the last try of a node, if not the worker that it was given to
         self.pushed = 0  # how many of the present workers do not pull
         self.queues: dict[int, dict[int, None]] = {}
         self.idle: dict[int, None] = {}
@@ -208,6 +216,9 @@ class State:
         self.finished_at = 0.0
         self.rebalance_at = 0.0
         self.mean_duration = -1.0
+        self.chains = False  # whether workers that are pushed to take nodes that ride on others, see `chains`
+        self.rides: dict[int, int] = {}  # by node, the attempt that it rode on
+        self.riders: dict[int, int] = {}  # by attempt that is with a worker, the node that rides on it
         self.fast = False
         for node, missing in enumerate(self.waiting):
             if not missing:
@@ -426,6 +437,9 @@ def vacate(state: State, attempt: int, worker: int) -> None:
         return
     del queue[attempt]
     state.active -= 1
+    rider = state.riders.pop(attempt, -1)
+    while rider >= 0:  # it is dropped, and so are those that ride on it
+        rider = state.riders.pop(rider, -1)
     request = state.plan.requests[state.plan.groups[attempt & NODE_MASK]]
     for name, amount in request.resources:
         state.available[name] += amount
@@ -546,6 +560,10 @@ def _value_lost(state: State, fact: Fact) -> None:
         make_ready(state, node)
 
 
+def _performed(state: State, fact: Fact) -> None:
+    state.performers[fact.node] = fact.worker
+
+
 def _noted(state: State, fact: Fact) -> None:
     state.detail[fact.node] = fact.detail
 
@@ -590,10 +608,10 @@ def _due(state: State, fact: Fact) -> None:
 
 
 def _worker_joined(state: State, fact: Fact) -> None:
-    slots, window, pulls = fact.numbers
+    slots, window, pulls, delegates = fact.numbers
     labels = dict(fact.labels)
     place = labels.pop(PLACE, "")
-    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), labels, place, heard=fact.at)
+    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), labels, place, bool(delegates), heard=fact.at)
     state.workers[fact.worker] = state.present[fact.worker] = worker
     state.queues[fact.worker] = worker.queue
     if worker.pulls:
@@ -689,6 +707,7 @@ _MOVES = {
     Kind.OMITTED: _set_aside,
     Kind.PASSED: _set_aside,
     Kind.NOTED: _noted,
+    Kind.PERFORMED: _performed,
     Kind.STOPPED: _stopped,
     Kind.VALUE_LOST: _value_lost,
 }

@@ -53,6 +53,11 @@ class _Worker:
     running: set[int] = field(default_factory=set)
     woken: int = 0
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether calls that ask for nothing in particular may go to it."""
+        return self.joined.slots > 0 and not self.joined.delegates
+
 
 class Probe:
     """A `dagrid.ports.Host` that opens a backend and plays the engine's part with nothing clever in it.
@@ -143,7 +148,7 @@ class Probe:
     def wait_slots(self, slots: int) -> None:
         """Wait until workers with so many slots in all are there."""
         self._until(
-            lambda: sum(worker.joined.slots for worker in self._workers.values()) >= slots,
+            lambda: sum(worker.joined.slots for worker in self._workers.values() if worker.takes_all) >= slots,
             f"{slots} slots to be announced",
         )
 
@@ -328,7 +333,9 @@ class Probe:
         return found
 
     def _bundles(self) -> list[Bundle]:
-        pushed = {number: worker for number, worker in self._workers.items() if not worker.joined.pulls}
+        pushed = {
+            number: worker for number, worker in self._workers.items() if worker.takes_all and not worker.joined.pulls
+        }
         found: dict[int, list[Call]] = {}
         while self._queue and pushed:
             number, worker = min(pushed.items(), key=lambda item: len(item[1].held))
@@ -384,8 +391,8 @@ class Probe:
     def _join(self, event: WorkerJoined) -> None:
         if event.worker in self._workers or event.worker in self._gone or not 0 <= event.worker < self._numbers:
             self.faults.append(f"a worker announced itself with a number that is not its own: {event!r}")
-        if event.slots < 1 or event.window < event.slots:
-            self.faults.append(f"a worker needs at least one slot, and a window no smaller than its slots: {event!r}")
+        if event.slots < 0 or event.window < event.slots:
+            self.faults.append(f"a worker needs a window no smaller than its slots: {event!r}")
         self._workers[event.worker] = _Worker(event)
 
     def _lose(self, event: WorkerGone) -> None:

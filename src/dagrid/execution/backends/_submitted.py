@@ -177,7 +177,8 @@ class Submissions:
                 if worker in self._places:
                     self._places[worker].started.add(attempt)
             case WorkerJoined(worker=worker):
-                self._places[worker] = Place(event.slots, event.pulls)
+                if not event.delegates:
+                    self._places[worker] = Place(event.slots, event.pulls)
             case Recalled(worker=worker, attempts=attempts):
                 for attempt in attempts:
                     self._places[worker].under_way.discard(attempt)

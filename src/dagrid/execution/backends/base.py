@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from dagrid.errors import BackendClosedError
-from dagrid.ports import Capabilities, FourMethods, Host, Session
+from dagrid.ports import Capabilities, FourMethods, Host, Needs, Session
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -43,6 +43,16 @@ class BackendBase(ABC):
     @abstractmethod
     def open(self, host: Host) -> Session:
         """Begin to serve a run: announce workers to its host. A backend serves several hosts at once."""
+
+    def check(self, needs: Mapping[str, Needs]) -> None:  # noqa: B027 - most have nothing to say to it
+        """Refuse a graph before it runs, of whose nodes some ask for what nobody here has.
+
+        Args:
+            needs: by name, what such nodes ask for; all of it is of a kind that the capabilities allow.
+
+        Raises:
+            UnsatisfiableError: no worker could take one of them.
+        """
 
     @abstractmethod
     def release(self, wait: bool) -> None:

@@ -39,7 +39,7 @@ def draw(story: Story) -> tuple[str, str]:
         if single:
             rows += _lanes(name, by_worker[worker], scale, frozenset(story.summary.critical_path))
         else:
-            rows.append(_curve(name, slots, by_worker[worker], scale))
+            rows.append(_curve(name, max(slots, 1), by_worker[worker], scale))
     if not single:
         notes.append(
             f"{markup.count(len(story.spans), 'attempt')} are too many to draw one by one: the curves show how busy each worker "
