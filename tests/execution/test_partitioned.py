@@ -679,6 +679,22 @@ def test_processes_that_share_the_name_of_a_worker_are_told_apart() -> None:
     assert names == {("ray", "host:1"): "ray/host:1", ("ray", "host:2"): "ray/host:2", ("x", "host:1"): "x"}
 
 
+def test_a_part_never_rides_on_the_one_that_it_needs() -> None:
+    """Its arguments are made of the other one's report; along with that one it would be sent before this is there."""
+    from dagrid.execution.binding import Gathered
+    from dagrid.execution.compiling import compiled_for
+    from dagrid.machine.chains import along
+    from dagrid.machine.plan import Settings
+    from dagrid.machine.state import State
+
+    dag = DAG.builder().add_nodes(["a", "b"]).add_edges([("a", "b")]).build()
+    gathered = Gathered(joined, lambda values: values)
+    riders = [
+        along(State(compiled_for(dag, {"a": number, "b": fn}, Settings()).plan), 0, 4) for fn in (joined, gathered)
+    ]
+    assert riders == [[1], []]
+
+
 def test_a_backend_that_loses_reports_is_told_so() -> None:
     """A stranger that returns nothing must not look like a run of nothing."""
 
