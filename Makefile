@@ -67,7 +67,7 @@ bench: $(VENV)/.dev ## measure dagrid and its neighbours
 .PHONY: bench-engines
 bench-engines: $(VENV)/.dev ## start Ray, Dask, Celery and ipyparallel, and measure dagrid on them beside code written by hand
 	@tools/redis || true
-	$(BIN)/python -m benchmarks engines partition partition-makespan
+	$(BIN)/python -m benchmarks engines parts partition partition-makespan
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its one format

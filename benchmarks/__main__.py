@@ -27,6 +27,7 @@ from benchmarks.growth import growth
 from benchmarks.measure import CORES, Figure
 from benchmarks.overhead import inline, process, thread
 from benchmarks.partition import cuts, makespans
+from benchmarks.parts import parts
 from benchmarks.stores import store
 
 FIGURES: dict[str, Callable[[bool], Figure]] = {
@@ -48,6 +49,7 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "checkpoint": checkpoint,
     "partition": cuts,
     "partition-makespan": makespans,
+    "parts": parts,
     "engines": engines,
 }
 ASKED = {"engines"}

@@ -27,6 +27,7 @@ CHEAP = (
     "checkpoint",
     "partition",
     "partition-makespan",
+    "parts",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -67,6 +68,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
         "checkpoint": {"dagrid", 'dagrid, keep="outputs"', "dagrid, checkpoint"},
         "partition": {f"montage 238 /{k}" for k in (2, 4, 8)},
         "partition-makespan": {"level_based", "balanced", "communication_min"},
+        "parts": {"node by node", "level_based /8", "communication_min /8", "balanced /8"},
     }
     for name, rows in expected.items():
         figure = figures[name]

@@ -179,6 +179,11 @@ class ExecutionResult:
         return run_status(self._state)
 
     @property
+    def failure(self) -> BaseException | None:
+        """What ended the run as a whole, if it was no node: a rule, a store or a backend that failed."""
+        return self._failure
+
+    @property
     def ok(self) -> bool:
         """Whether nothing failed."""
         return self.status is RunStatus.SUCCEEDED
@@ -263,14 +268,15 @@ class ExecutionResult:
             )
         raise RunError(f"The run was {self._state.cancelled or 'stopped'} before it had ended.")
 
-    def node_result(self, name: str) -> NodeResult:
-        """Return what became of one node.
+    def node_result(self, name: str, *, value: bool = True) -> NodeResult:
+        """Return what became of one node; without its value, if that is not to be opened.
 
         Raises:
             UnknownNodeError: there is no such node.
         """
         node = self._number(name)
-        return self._told(node, opened(self._values[node]) if self._state.status[node] == Status.COMPLETED else None)
+        has_value = value and self._state.status[node] == Status.COMPLETED
+        return self._told(node, opened(self._values[node]) if has_value else None)
 
     def to_html(self, path: str | PathLike[str] | None = None, *, title: str = "A run of dagrid") -> str:
         """Return the run as one HTML page, which needs nothing but a browser, and write it to a file.
