@@ -275,6 +275,7 @@ def _check_work(step: Step, problems: Problems) -> None:
     work = [field for field in _WORK if said(step, field)]
     if (
         not work
+        and not any(field.startswith("!") for field in step.places)
         and not step.executor.type
         and step.approval is None
         and step.container is None

@@ -27,6 +27,7 @@ class _Wrong:
 
 
 WRONG: Final[Any] = _Wrong()
+_MOST_LISTED = 12
 Schema = dict[str, Any]
 
 
@@ -352,7 +353,10 @@ class RecordOf(msgspec.Struct, dict=True):
         known = [spelling for row in rows for spelling in row if ("_" in spelling) <= ("_" in key.text)]
         question = problems.suggest(key.text, known)
         shown_key = key.text if len(key.text) <= 60 else key.text[:57] + "..."
-        tail = question or f" There are: {', '.join(sorted(row[0] for row in rows))}."
+        listed = ", ".join(sorted(row[0] for row in rows))
+        tail = question or (
+            f" There are: {listed}." if len(rows) <= _MOST_LISTED else " `dagrid schema` shows all keys."
+        )
         problems.add(key, f"unknown key {shown_key!r} in {label or self.name}.{tail}")
 
     def schema(self, known: Schema) -> Schema:

@@ -247,8 +247,10 @@ def _cron_fault(expression: str) -> str:
         return "it is too long"
     from datetime import datetime
 
-    from cronsim import CronSim, CronSimError
-
+    try:
+        from cronsim import CronSim, CronSimError
+    except ImportError:
+        return "reading one needs cronsim (pip install 'dagrid[workflow]')"
     try:
         CronSim(expression.replace("?", "*"), datetime(2000, 1, 1))
     except CronSimError as error:

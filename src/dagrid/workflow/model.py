@@ -1,7 +1,8 @@
 """What a workflow says, as plain records; how it is written, checked or run is not known here.
 
 A record's defaults are the defaults of the format. Text that may hold `$NAME` or backticks is kept as it was written. `places`
-says where each field stands, for errors that are found later: `place(step, "depends", 1)`.
+says where each field stands, for errors that are found later: `place(step, "depends", 1)`; a key that was refused stands there
+as `!key`.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ from dagrid.workflow.fields import (
     Field,
     Flag,
     Form,
-    Hint,
     Many,
     Number,
     RecordOf,
     Schema,
     Table,
     Text,
+    camel,
     wrong,
 )
 from dagrid.workflow.forms import (
@@ -516,9 +516,6 @@ WORKFLOW = RecordOf(
     hints=ROOT_HINTS,
 )
 
-TABLES: dict[str, RecordOf] = {"workflow": WORKFLOW, "step": STEP}
-__all__ = ["STEP", "TABLES", "WORKFLOW", "Hint", "json_schema"]
-
 
 def json_schema() -> Schema:
     """Return the JSON schema (draft 2020-12) of a document, for editors; the rules between fields are not in it."""
@@ -530,3 +527,16 @@ def json_schema() -> Schema:
         **reference,
         "$defs": dict(sorted(known.items())),
     }
+
+
+def described(table: RecordOf) -> str:
+    """Return a table of fields as Markdown, for the page that lists them."""
+    defaults = table.defaults()
+    lines = ["| field | default | meaning |", "| --- | --- | --- |"]
+    for row in table.fields:
+        first, *others = [camel(name) for name in (row.name, *row.aliases)]
+        names = f"`{first}`" + "".join(f", `{other}`" for other in others)
+        default = defaults.get(row.target)
+        shown = "" if default in (None, False) else f"`{default}`"
+        lines.append(f"| {names} | {shown} | {row.doc} |")
+    return "\n".join(lines) + "\n"

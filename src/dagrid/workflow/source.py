@@ -78,7 +78,11 @@ def read(text: str, problems: Problems) -> list[Node]:
     if len(text) > LONGEST:
         problems.add(Place(1, 1), f"the file has {len(text):,} characters; a workflow has at most {LONGEST:,}")
         return []
-    import yaml  # half of the time that a command takes to begin; only who reads YAML pays it
+    try:
+        import yaml  # a quarter of the time that a command takes to begin; only who reads YAML pays it
+    except ImportError:
+        problems.add(Place(), "reading YAML needs PyYAML; install it with: pip install 'dagrid[workflow]'")
+        return []
 
     builder = _Builder(problems)
     parser: Any = None
