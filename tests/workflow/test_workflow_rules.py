@@ -11,6 +11,7 @@ import pytest
 from dagrid.errors import WorkflowError, WorkflowNotFoundError
 from dagrid.workflow import dependencies, find, load, loads
 from dagrid.workflow.model import place
+from dagrid.workflow.references import names, step_references
 from tests.workflow.workflow_cases import BAD, GOOD
 
 
@@ -226,3 +227,37 @@ def test_all_mistakes_of_all_documents_at_once():
         (7, 7),
         (8, 16),
     ]
+
+
+def test_a_step_that_is_asked_has_run():
+    """`${id.stdout}` of a step that runs later, or of none, is empty in the middle of the night."""
+    text = """
+type: graph
+env: [CFG: '{}']
+steps:
+  - {name: build, id: b, command: x}
+  - {name: between, command: x, depends: build}
+  - {name: good, command: 'cat ${b.stdout} ${CFG.stdout}', depends: between}
+  - {name: early, script: 'cat ${b.stdout}'}
+  - {name: byname, command: '${build.exitCode}', depends: b}
+  - {name: nobody, command: ok, env: [A: '${bb.stderr:0:3}'], depends: b}
+"""
+    found = loads(text, name="f.yaml")
+    assert [str(one) for one in found.warnings] == [
+        "f.yaml:8:27: ${b.stdout} asks a step that may not have run yet; add 'build' to `depends`",
+        "f.yaml:9:29: ${build.exitCode} asks a step by its id; give step 'build' `id: build`",
+        "f.yaml:10:40: ${bb.stderr}: no step has the id 'bb'. Did you mean 'b'?",
+    ]
+    good = found.main.steps[2]
+    assert step_references(good, found.main) == (("build", "stdout"),)
+    assert names(good) == {"b", "CFG"}
+
+
+def test_a_step_says_which_names_it_uses():
+    """Wherever a text of a step is expanded, what it needs is known before the step is sent somewhere."""
+    step = (
+        "{call: $A, params: X=$B, parallel: {items: ['$C', {k: '${D.x}'}]}, env: [E: '`echo $F`'], dir: $G, stdout: $H,"
+        " preconditions: [{condition: $I, expected: $J}], executor: {type: dag, config: {deep: [{x: $K}]}},"
+        " retryPolicy: {limit: $L}, approval: {prompt: $M}, description: $N, name: n$O}"
+    )
+    assert names(loads(f"steps: [{step}]").main.steps[0]) == set("ABCDFGHIJKLM")

@@ -2,7 +2,8 @@
 
 source        text -> a tree with places           schema, fields, forms   the table of the format -> records (model)
 expressions   $NAME, ${...} and backticks          checks, order           rules between fields; chain and graph
-parameters    names, positions and values          loading                 files -> all of it, with all errors at once
+parameters    names, positions and values          references              which names a step uses
+loading       files -> all of it, with all errors at once
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 
+from dagrid.workflow.expressions import SPECIAL_VARIABLES
 from dagrid.workflow.forms import is_regex
 from dagrid.workflow.hints import STEP_TYPES, converted_command
 from dagrid.workflow.model import (
@@ -21,8 +22,9 @@ from dagrid.workflow.model import (
     place,
     said,
 )
-from dagrid.workflow.order import cycles, names_of
+from dagrid.workflow.order import cycles, dependencies, names_of
 from dagrid.workflow.problems import Problems
+from dagrid.workflow.references import asked, variables
 
 Exists = Callable[[str], bool]
 """Whether there is a workflow of that name outside of the file."""
@@ -95,6 +97,7 @@ def check(
     _check_conditions(workflow.defaults.preconditions, problems)
     for step in workflow.steps:
         _check_step(step, local, exists, types, problems)
+    _check_references(workflow, problems)
     for role, step in handlers(workflow):
         _check_step(step, local, exists, types, problems)
         if step.depends:
@@ -217,7 +220,7 @@ def _check_depends(workflow: Workflow, problems: Problems) -> None:
     for step in workflow.steps:
         for index, name in enumerate(step.depends or ()):
             if name not in known:
-                question = problems.suggest(name, known)
+                question = problems.suggest(name, known.keys() - {step.name, step.id})
                 problems.add(
                     place(step, "depends", index),
                     f"step {_short(step.name)} depends on {_short(name)}, and there is no such step.{question}",
@@ -238,6 +241,44 @@ def _check_depends(workflow: Workflow, problems: Problems) -> None:
             place(by_name[closing], "depends"),
             f"the steps wait for each other in a circle: {' -> '.join(shown)}{in_chain}; remove one of these dependencies",
         )
+
+
+def _check_references(workflow: Workflow, problems: Problems) -> None:
+    """Warn of `${id.stdout}` where no step has the id, or where the step may not have run yet."""
+    by_id = {step.id: step.name for step in workflow.steps if step.id}
+    waits: dict[str, tuple[str, ...]] | None = None
+    given: frozenset[str] = frozenset()
+    for step in workflow.steps:
+        for field, name, what in asked(step):
+            if waits is None:
+                waits, given = dependencies(workflow), variables(workflow)
+            if name in by_id:
+                if by_id[name] != step.name and not _is_behind(step.name, by_id[name], waits):
+                    problems.warn(
+                        place(step, field),
+                        f"${{{name}.{what}}} asks a step that may not have run yet; add {_short(by_id[name])} to `depends`",
+                    )
+            elif name in waits:
+                problems.warn(
+                    place(step, field), f"${{{name}.{what}}} asks a step by its id; give step {name!r} `id: {name}`"
+                )
+            elif name not in given and name not in SPECIAL_VARIABLES:
+                question = problems.suggest(name, by_id)
+                problems.warn(place(step, field), f"${{{name}.{what}}}: no step has the id {name!r}.{question}")
+
+
+def _is_behind(name: str, other: str, waits: dict[str, tuple[str, ...]]) -> bool:
+    """Return whether a step waits for another one, directly or not."""
+    seen = {name}
+    rest = [name]
+    while rest:
+        for before in waits[rest.pop()]:
+            if before == other:
+                return True
+            if before not in seen:
+                seen.add(before)
+                rest.append(before)
+    return False
 
 
 # One step -------------------------------------------------------------------------------------------------------------

@@ -379,7 +379,14 @@ class RecordOf(msgspec.Struct, dict=True):
                 if number:
                     described["description"] = f"The same as {row.spellings()[0]}."
                 properties[spelling] = described
-        return {"description": self.doc, "type": "object", "properties": properties, "additionalProperties": False}
+        made: Schema = {
+            "description": self.doc,
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+        }
+        required = [row.name for row in self.fields if row.target in self.required and len(row.spellings()) == 1]
+        return made | {"required": required} if required else made
 
     def defaults(self) -> dict[str, Any]:
         """Return the default of each field that has a plain one other than nothing."""

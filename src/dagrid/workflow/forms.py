@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 from dagrid.workflow import source
-from dagrid.workflow.fields import WRONG, Form, Schema, Text, wrong
+from dagrid.workflow.fields import WRONG, Flag, Form, Schema, Text, wrong
 from dagrid.workflow.model import Cron, Output, Parallel, Schedule, Variable
 from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.source import Mapping, Node, Scalar, Sequence, plain, shown
@@ -227,7 +227,7 @@ def _cron(node: Node, label: str, problems: Problems) -> Cron | None:
             problems.add(node, f"{label}: there is no time zone {zone[:60]!r}; write one such as CRON_TZ=Europe/Berlin")
             return None
     expression = " ".join(words)
-    expression = _MACROS.get(expression.lower(), expression)
+    expression = _MACROS.get(expression.lower(), expression.replace("?", "*"))
     why = _cron_fault(expression)
     if why:
         shown_text = node.text if len(node.text) <= 60 else node.text[:57] + "..."
@@ -252,7 +252,7 @@ def _cron_fault(expression: str) -> str:
     except ImportError:
         return "reading one needs cronsim (pip install 'dagrid[workflow]')"
     try:
-        CronSim(expression.replace("?", "*"), datetime(2000, 1, 1))
+        CronSim(expression, datetime(2000, 1, 1))
     except CronSimError as error:
         return str(error)[:1].lower() + str(error)[1:]
     except (ValueError, AssertionError, TypeError):
@@ -397,7 +397,7 @@ def _output(node: Node, label: str, name: str, problems: Problems) -> Output | N
         if key == "value":
             made.value = value_text(value)
         elif key == "omit":
-            made.omit = type(value) is Scalar and value.value is True
+            made.omit = Flag().read(value, f"{label}.omit", problems) is True
         elif key in _OUTPUT_CHOICES:
             words = _OUTPUT_CHOICES[key]
             if type(value) is not Scalar or value.text not in words:
