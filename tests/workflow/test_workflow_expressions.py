@@ -130,7 +130,7 @@ def test_a_text_without_names_is_one_part():
 def test_long_nonsense_is_read_in_one_pass(piece):
     """A step's script may be a megabyte of anything; a search for the end of each brace would take hours."""
     text = piece * (200_000 // len(piece)) + "}" * 50_000
-    began = time.perf_counter()
+    began = time.process_time()
     expression = parse(text)
-    assert time.perf_counter() - began < 20
+    assert time.process_time() - began < 20
     assert expression.written == text

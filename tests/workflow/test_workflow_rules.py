@@ -246,7 +246,7 @@ steps:
     assert [str(one) for one in found.warnings] == [
         "f.yaml:8:27: ${b.stdout} asks a step that may not have run yet; add 'build' to `depends`",
         "f.yaml:9:29: ${build.exitCode} asks a step by its id; give step 'build' `id: build`",
-        "f.yaml:10:40: ${bb.stderr}: no step has the id 'bb'. Did you mean 'b'?",
+        "f.yaml:10:38: ${bb.stderr}: no step has the id 'bb'. Did you mean 'b'?",
     ]
     good = found.main.steps[2]
     assert step_references(good, found.main) == (("build", "stdout"),)

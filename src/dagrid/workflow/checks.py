@@ -220,7 +220,8 @@ def _check_depends(workflow: Workflow, problems: Problems) -> None:
     for step in workflow.steps:
         for index, name in enumerate(step.depends or ()):
             if name not in known:
-                question = problems.suggest(name, known.keys() - {step.name, step.id})
+                own = (step.name, step.id)
+                question = problems.suggest(name, (one for one in known if one not in own))
                 problems.add(
                     place(step, "depends", index),
                     f"step {_short(step.name)} depends on {_short(name)}, and there is no such step.{question}",

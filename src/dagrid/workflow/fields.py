@@ -297,6 +297,16 @@ class RecordOf(msgspec.Struct, dict=True):
     def spelled(self) -> dict[str, Field]:
         return {spelling: row for row in self.fields for spelling in row.spellings()}
 
+    @cached_property
+    def documented(self) -> list[str]:
+        return [spelling for spelling in self.spelled if "_" not in spelling]
+
+    @cached_property
+    def listed(self) -> str:
+        if len(self.fields) > _MOST_LISTED:
+            return " `dagrid schema` shows all keys."
+        return f" There are: {', '.join(sorted(row.spellings()[0] for row in self.fields))}."
+
     def read(self, node: Node, label: str, problems: Problems) -> Any:
         if type(node) is not source.Mapping:
             if not self.shorthand or (type(node) is Scalar and node.value is None):
@@ -349,14 +359,9 @@ class RecordOf(msgspec.Struct, dict=True):
         if said is not None:
             problems.add(key, said(entry, around, problems))
             return
-        rows = [row.spellings() for row in self.fields]
-        known = [spelling for row in rows for spelling in row if ("_" in spelling) <= ("_" in key.text)]
-        question = problems.suggest(key.text, known)
+        question = problems.suggest(key.text, self.spelled if "_" in key.text else self.documented)
         shown_key = key.text if len(key.text) <= 60 else key.text[:57] + "..."
-        listed = ", ".join(sorted(row[0] for row in rows))
-        tail = question or (
-            f" There are: {listed}." if len(rows) <= _MOST_LISTED else " `dagrid schema` shows all keys."
-        )
+        tail = question or self.listed
         problems.add(key, f"unknown key {shown_key!r} in {label or self.name}.{tail}")
 
     def schema(self, known: Schema) -> Schema:
