@@ -97,6 +97,10 @@ GOOD: dict[str, tuple[str, dict[str, list[str]]]] = {
         "params: X=1 Y=2\nsteps: [s, t]\n",
         {"call": []},
     ),
+    "a circle of calls that a condition ends": (
+        "steps: [{name: s, call: a}]\n---\nname: a\nsteps: [{call: b}]\n---\nname: b\npreconditions: test -f more\nsteps: [{call: a}]\n",
+        {"s": []},
+    ),
     "a sub-workflow for each item": (
         "steps:\n  - name: fan\n    run: child\n    parallel:\n      items: [a, {NAME: x, NUM: 1}]\n"
         "      maxConcurrent: 2\n    params: IT=${ITEM}\n"
@@ -236,6 +240,11 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "3:10: there is no workflow 'make': no document of this file and no file has that name. "
             "To run a shell command write `command: make`",
         ],
+    ),
+    "documents do not call each other without end": (
+        "steps: [{call: a}]\n---\nname: a\nsteps: [x, {call: b}]\n---\nname: b\nsteps: [{call: c}, {call: a}]\n"
+        "---\nname: c\nsteps: [{call: a, preconditions: test -f more}]\n",
+        ["4:19: the workflows call each other without end: a -> b -> a; give one of them preconditions"],
     ),
     "the newest spelling is refused with the line converted": (
         "consts: {A: 1}\nsteps:\n  - run: echo hi | wc\n  - action: http.request\n    with: {url: u}\n"

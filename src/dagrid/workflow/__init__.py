@@ -3,7 +3,7 @@
 source        text -> a tree with places           schema, fields, forms   the table of the format -> records (model)
 expressions   $NAME, ${...} and backticks          checks, order           rules between fields; chain and graph
 parameters    names, positions and values          references              which names a step uses
-loading       files -> all of it, with all errors at once
+loading       files -> all of it, all errors at once  dotenv               .env files
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ Whether another workflow exists is asked through a function; nothing is opened h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
+from dagrid.graph.structure import find_cycle
 from dagrid.workflow.expressions import SPECIAL_VARIABLES
 from dagrid.workflow.forms import is_regex
 from dagrid.workflow.hints import STEP_TYPES, converted_command
@@ -105,6 +106,28 @@ def check(
                 place(step, "depends"),
                 f"the {role} handler waits for no step: when it runs follows from how the run ended; remove `depends`",
             )
+
+
+def check_calls(workflows: Mapping[str, Workflow], problems: Problems) -> None:
+    """Note documents of a file that call each other in a circle, with nothing on the way that could end it."""
+    names = list(workflows)
+    index = {name: number for number, name in enumerate(names)}
+    callers: list[list[int]] = [[] for _ in names]
+    calls: dict[tuple[int, int], Step] = {}
+    for name, workflow in workflows.items():
+        if workflow.preconditions:
+            continue
+        for step in workflow.steps:
+            if step.call in index and not step.preconditions:
+                callers[index[step.call]].append(index[name])
+                calls.setdefault((index[name], index[step.call]), step)
+    cycle = find_cycle(callers)
+    if cycle:
+        shown = " -> ".join(names[one] for one in cycle)
+        step = calls[cycle[0], cycle[1]]
+        problems.add(
+            place(step, "call"), f"the workflows call each other without end: {shown}; give one of them preconditions"
+        )
 
 
 def handlers(workflow: Workflow) -> Iterator[tuple[str, Step]]:

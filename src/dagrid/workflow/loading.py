@@ -139,6 +139,7 @@ def _file(
         checks.complete(workflow, problems)
     for workflow in made:
         checks.check(workflow, local.keys(), exists, types, problems)
+    checks.check_calls(local, problems)
     problems.refuse()
     return File(name=problems.file, folder=folder, main=made[0], locals=local, warnings=problems.sorted_warnings())
 
