@@ -38,6 +38,7 @@ SCALARS = st.one_of(
             "${A:-b}",
             "`x`",
             "re:(",
+            "re:[[a]",
             "0 1 * * *",
             "chain",
             "graph",

@@ -98,7 +98,8 @@ GOOD: dict[str, tuple[str, dict[str, list[str]]]] = {
         {"call": []},
     ),
     "a circle of calls that a condition ends": (
-        "steps: [{name: s, call: a}]\n---\nname: a\nsteps: [{call: b}]\n---\nname: b\npreconditions: test -f more\nsteps: [{call: a}]\n",
+        "steps: [{name: s, call: a}]\n---\nname: a\nsteps: [{call: b}]\n---\n"
+        "name: b\npreconditions: test -f more\nsteps: [{call: a}]\n",
         {"s": []},
     ),
     "a sub-workflow for each item": (

@@ -10,6 +10,7 @@ from typing import Any
 from dagrid.workflow import source
 from dagrid.workflow.fields import WRONG, Flag, Form, Schema, Text, wrong
 from dagrid.workflow.model import Cron, Output, Parallel, Schedule, Variable
+from dagrid.workflow.parameters import compiled
 from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.source import Mapping, Node, Scalar, Sequence, plain, shown
 
@@ -466,7 +467,7 @@ def items_without_mapping(node: Node, label: str, problems: Problems) -> Any:
 def is_regex(pattern: str, node: source.Scalar | Place | Node, label: str, problems: Problems) -> bool:
     """Return whether a text is a regular expression; if not, the problem is noted."""
     try:
-        re.compile(pattern)
+        compiled(pattern)
     except (re.error, RecursionError, OverflowError) as error:
         problems.add(node, f"{label}: {pattern[:60]!r} is no regular expression: {error}")
         return False

@@ -129,9 +129,22 @@ def check(param: Param, value: str) -> str | None:
         return f"{name!r} has at least {param.min_length} characters, not {len(value)}"
     if param.max_length is not None and len(value) > param.max_length:
         return f"{name!r} has at most {param.max_length} characters, not {len(value)}"
-    if param.pattern and not re.search(param.pattern, value):
+    if param.pattern and not compiled(param.pattern).search(value):
         return f"{name!r} matches {param.pattern}, which {value!r} does not"
     return None
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """Return a user's regular expression; what Python says of its style is nobody's concern.
+
+    Raises:
+        re.error: it is none. RecursionError and OverflowError: it is absurd.
+    """
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return re.compile(pattern)
 
 
 def _is_expandable(text: str) -> bool:

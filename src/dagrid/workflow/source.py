@@ -79,7 +79,7 @@ def read(text: str, problems: Problems) -> list[Node]:
         problems.add(Place(1, 1), f"the file has {len(text):,} characters; a workflow has at most {LONGEST:,}")
         return []
     try:
-        import yaml  # a quarter of the time that a command takes to begin; only who reads YAML pays it
+        import yaml  # 10 ms that only who reads YAML pays
     except ImportError:
         problems.add(Place(), "reading YAML needs PyYAML; install it with: pip install 'dagrid[workflow]'")
         return []
