@@ -27,11 +27,11 @@ class TestCelery(BackendConformance):
     patience = 20.0
 
     def make_backend(self, slots: int) -> Backend:
-        return CeleryBackend(address, max_in_flight=slots)
+        return CeleryBackend(address, max_workers=slots)
 
 
 class TestCeleryWithTheEngine(EngineConformance):
     patience = 20.0
 
     def make_backend(self, slots: int) -> Backend:
-        return CeleryBackend(address, max_in_flight=slots)
+        return CeleryBackend(address, max_workers=slots)
