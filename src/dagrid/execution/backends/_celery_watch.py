@@ -112,7 +112,11 @@ class Watch:
     def _waiting_in(self, queue: str) -> int:
         """Return how many messages a queue holds that no worker has taken."""
         with self._connection.channel() as channel:
-            return int(self._line.app.amqp.queues[queue].bind(channel).queue_declare(passive=True).message_count)
+            found = self._line.app.amqp.queues[queue].bind(channel)
+            try:
+                return int(found.queue_declare(passive=True).message_count)
+            except self._connection.channel_errors:
+                return 0  # Redis forgets a queue that is empty
 
     def _note_missing(self, messages: Sequence[Message], there: set[str]) -> None:
         gone = 0
