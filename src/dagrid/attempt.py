@@ -83,6 +83,14 @@ class Here:
 
 
 performing: ContextVar[Holder | None] = ContextVar("dagrid_performing", default=None)
+before: ContextVar[Callable[[], Any]] = ContextVar(
+    "dagrid_before"
+)  # gives the value of the call that the present one rides on
+
+
+def value_before() -> Any:
+    """Return the value of the call that the present one rides on; said where calls travel together."""
+    return before.get()()
 
 
 class Attempt:

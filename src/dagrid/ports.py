@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from dagrid.attempt import Extra
+from dagrid.attempt import Extra, value_before
 from dagrid.machine.events import Stimulus
 
 
@@ -27,6 +27,7 @@ class Capabilities:
         cancels: an attempt that has not started can be taken back.
         matches_selectors: workers have labels, and the machine assigns by them.
         passes_references: a value can stay where it was made.
+        chains: calls for a worker may take the values of those before them in their bundle (`Call.rides`).
         delegates: it finds by itself workers with the labels and the resources that a node asks for; calls say them (`Needs`).
     """
 
@@ -35,6 +36,7 @@ class Capabilities:
     cancels: bool = False
     matches_selectors: bool = False
     passes_references: bool = False
+    chains: bool = False
     delegates: bool = False
 
 
@@ -50,6 +52,10 @@ class Call(msgspec.Struct):
 
     `grows` says that the task may leave something beside its value, such as nodes that the graph grows by, so that it has to find
     out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates.
+
+    A call that `rides` on another attempt, which is before it in its bundle, is performed when that one has completed, with its
+    value in the place of the `Awaited` among the arguments. If that one ends otherwise, is given back or cancelled, the rider is
+    dropped without a word, and so are those that ride on it.
     """
 
     attempt: int
@@ -59,6 +65,7 @@ class Call(msgspec.Struct):
     kwargs: Mapping[str, Any] | None = None
     grows: bool = False
     needs: Needs | None = None
+    rides: int = -1
 
 
 class Encoded(ABC):
@@ -79,6 +86,21 @@ class Encoded(ABC):
         from pickle import dumps
 
         return dumps(self.decode(), 5)
+
+
+class Awaited(Encoded):
+    """The value of an attempt that has not completed, among the arguments of a call that rides on it."""
+
+    __slots__ = ()
+
+    def decode(self) -> Any:
+        return value_before()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return value_before, ()
+
+
+AWAITED = Awaited()
 
 
 def opened(value: Any) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dagrid.graph.node import Node
 from dagrid.machine.decide import decide
-from dagrid.machine.events import NODE_MASK, Asked, Finished, Outcome, WorkerJoined
+from dagrid.machine.events import NODE_MASK, Asked, Finished, Kind, Outcome, WorkerJoined
 from dagrid.machine.explain import explain
 from dagrid.machine.pick import matches
 from dagrid.machine.state import COMPLETED, READY, State
@@ -20,16 +20,32 @@ from tests.machine.world import World, picture, plan_of, replayed
 chances = st.integers(0, 2**32).map(random.Random)
 
 
-@given(case=cases(), chance=chances, rules=st.lists(st.booleans(), max_size=2), steps=st.integers(0, 60))
-def test_invariants_hold_and_every_run_ends(case: Case, chance: random.Random, rules: list[bool], steps: int) -> None:
+@given(
+    case=cases(),
+    chance=chances,
+    rules=st.lists(st.booleans(), max_size=2),
+    steps=st.integers(0, 60),
+    chains=st.booleans(),
+)
+def test_invariants_hold_and_every_run_ends(
+    case: Case, chance: random.Random, rules: list[bool], steps: int, chains: bool
+) -> None:
     """Workers come, go and lie late, attempts fail, time out and are taken back: `check` runs after every single step."""
-    World(case.plan(), chance, rules=rules).live(steps)
+    World(case.plan(), chance, rules=rules, chains=chains).live(steps)
 
 
-@given(case=cases(), chance=chances, rules=st.lists(st.booleans(), max_size=2), steps=st.integers(0, 60))
-def test_facts_alone_give_the_same_state(case: Case, chance: random.Random, rules: list[bool], steps: int) -> None:
+@given(
+    case=cases(),
+    chance=chances,
+    rules=st.lists(st.booleans(), max_size=2),
+    steps=st.integers(0, 60),
+    chains=st.booleans(),
+)
+def test_facts_alone_give_the_same_state(
+    case: Case, chance: random.Random, rules: list[bool], steps: int, chains: bool
+) -> None:
     """A restart applies the journal to a fresh state and decides nothing: it must know all that was known."""
-    world = World(case.plan(), chance, rules=rules)
+    world = World(case.plan(), chance, rules=rules, chains=chains)
     for _ in range(steps):
         possible = world.possible()
         if not possible or world.finished:
@@ -91,6 +107,27 @@ def test_a_run_goes_on_from_wherever_its_process_died(
         if not after.finished:
             after.live(0)
         assert picture(replayed(pickled, case.plan(), rules)) == picture(pickled)
+
+
+@given(nodes=plain_nodes(), workers=st.integers(1, 3), chance=chances, failing=st.booleans())
+def test_chains_that_travel_together_change_nothing_but_the_way(
+    nodes: list[Node], workers: int, chance: random.Random, failing: bool
+) -> None:
+    """No attempt starts twice or before what it needs, whoever rode on whom, and whatever failed or was taken back."""
+    world = World(plan_of(nodes), chance, chains=True)
+    for _ in range(workers):
+        world.join(slots=1, window=5)
+    started: list[int] = []
+    while not world.finished:
+        world.state.mean_duration = 0.00001
+        world.at += chance.choice([0.0, 0.003])
+        places = [place for place in world.places.values() if place.startable and not place.running]
+        chance.choice(world.possible(calm=not failing))()
+        for place in places:
+            started += place.running
+    began = [fact.node for fact in world.state.facts() if fact.kind is Kind.STARTED]
+    assert len(set(began)) == len(began) or failing
+    assert all(attempt & NODE_MASK in began for attempt in started)
 
 
 @given(nodes=plain_nodes(), workers=st.integers(1, 3), seed=st.integers(0, 1000), limit=st.sampled_from([None, 1, 2]))

@@ -410,6 +410,44 @@ def growing(nodes: Sequence[Node], rules: Sequence[bool] = (False,), settings: S
     return World(plan_of(nodes, settings), random.Random(0), rules=rules)
 
 
+def riding() -> World:
+    """A chain of short nodes on a worker whose window is open; the first one runs, the others ride on each other."""
+    here = World(plan_of([*A_CHAIN, Node("d", None, ["c"])]), random.Random(0), chains=True)
+    here.join(slots=1, window=9)
+    here.finish(here.places[0], begin(here))
+    return here
+
+
+def test_a_chain_of_short_nodes_travels_together() -> None:
+    """What waits for one attempt alone is with its worker when that has completed; no word goes back and forth."""
+    here = riding()
+    assert list(here.places[0].waiting) == [1, 2, 3]
+    assert words(here.state) == "completed queued pending pending"
+    for _ in range(3):
+        here.finish(here.places[0], begin(here))
+    assert here.finished
+    assert here.order == [0, 1, 2, 3]
+
+
+def test_who_rides_on_a_failed_attempt_is_dropped() -> None:
+    """The worker starts none of them, and the machine skips them: neither has to tell the other."""
+    here = riding()
+    here.finish(here.places[0], begin(here), Outcome.FAILED)
+    assert not here.places[0].waiting
+    assert words(here.state) == "completed failed skipped skipped"
+
+
+def test_who_rides_on_a_lost_attempt_goes_elsewhere() -> None:
+    """The worker is gone with all of them; they come again, in order, on another one."""
+    here = riding()
+    begin(here)
+    other = here.join(slots=1, window=9)
+    here.vanish(0)
+    for _ in range(3):
+        here.finish(here.places[other], begin(here, other))
+    assert here.finished
+
+
 def test_what_the_run_does_not_count_goes_to_a_worker_that_delegates() -> None:
     """Resources of an engine and labels go to who finds a worker for them; everything else does not occupy that one."""
     nodes = [Node("plain"), Node("gpu", resources={"gpu": 1}), Node("here", selector={"zone": "a"})]

@@ -195,14 +195,37 @@ class Place:
     pulls: bool
     waiting: list[int] = field(default_factory=list)
     running: dict[int, float] = field(default_factory=dict)
+    riding: dict[int, int] = field(default_factory=dict)
     woken: bool = False
+
+    @property
+    def startable(self) -> list[int]:
+        """What waits here and does not ride on something that has not completed."""
+        return [attempt for attempt in self.waiting if attempt not in self.riding]
+
+    def let_go(self, attempt: int, completed: bool = False) -> None:
+        """An attempt has left: who rode on it may start, or is dropped with all that ride on that."""
+        for rider in [rider for rider, on in self.riding.items() if on == attempt]:
+            del self.riding[rider]
+            if not completed:
+                self.waiting.remove(rider)
+                self.let_go(rider)
 
 
 class World:
     """The machine, its workers and its timers. One step is one thing that happens; `check` follows each."""
 
-    def __init__(self, plan: Plan, chance: random.Random, *, rules: Sequence[bool] = (), fast: bool = True) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        chance: random.Random,
+        *,
+        rules: Sequence[bool] = (),
+        fast: bool = True,
+        chains: bool = False,
+    ) -> None:
         self.state = State(plan, rules_of(rules))
+        self.state.chains = chains
         self.chance = chance
         self.fast = fast
         self.at = 0.0
@@ -258,6 +281,10 @@ class World:
             place.running[command.attempts[0]] = self.at
         else:
             place.waiting.extend(command.attempts)
+            for attempt in command.attempts:
+                on = self.state.rides.get(attempt & NODE_MASK)
+                if on in command.attempts and self.state.status[attempt & NODE_MASK] == PENDING:
+                    place.riding[attempt] = on
 
     def restart(self, state: State, lost: Sequence[int] = ()) -> None:
         """Go on from a state that was replayed, in a process without the workers, the timers and some values of the old one."""
@@ -297,7 +324,8 @@ class World:
         self.tell(WorkerGone(number, self.at))
 
     def start(self, place: Place) -> None:
-        attempt = place.waiting.pop(0)
+        attempt = place.startable[0]
+        place.waiting.remove(attempt)
         place.running[attempt] = self.at
         self.tell(Started(place.number, attempt, self.at))
 
@@ -307,6 +335,7 @@ class World:
         error = "" if outcome == Outcome.COMPLETED else f"{outcome.name.lower()} on purpose"
         done = Finished(place.number, attempt, outcome, started, self.at, error=error, retryable=retryable)
         self.old.append(done)
+        place.let_go(attempt, outcome == Outcome.COMPLETED)
         if not place.pulls:
             self.tell(done)
             return
@@ -337,6 +366,8 @@ class World:
         place = self.places[recall.worker]
         given = [attempt for attempt in place.waiting if attempt in recall.attempts]
         place.waiting = [attempt for attempt in place.waiting if attempt not in given]
+        for attempt in given:
+            place.let_go(attempt)
         if given:
             self.tell(Recalled(recall.worker, given, self.at))
 
@@ -346,6 +377,8 @@ class World:
         started = place.running.pop(cancel.attempt, self.at)
         if cancel.attempt in place.waiting:
             place.waiting.remove(cancel.attempt)
+        place.riding.pop(cancel.attempt, None)
+        place.let_go(cancel.attempt)
         done = Finished(cancel.worker, cancel.attempt, Outcome.CANCELLED, started, self.at)
         self.tell(done, Asked(cancel.worker, self.at)) if place.pulls else self.tell(done)
 
@@ -368,7 +401,7 @@ class World:
         """Return what may happen next; when `calm`, only what brings the run to its end."""
         found: list[Callable[[], object]] = []
         for place in self.places.values():
-            if place.waiting and len(place.running) < place.slots:
+            if place.startable and len(place.running) < place.slots:
                 found.append(partial(self.start, place))
             for attempt in place.running:
                 found.append(partial(self.finish, place, attempt))

@@ -47,7 +47,7 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import COMPLETED, State, apply
-from dagrid.ports import Backend, Bundle, Call, Clock, Session, opened
+from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, opened
 
 OpenPlace = Callable[[str], Backend]
 Given = tuple[Any, str]
@@ -138,6 +138,7 @@ class Engine:
         with self._lock:
             first = self._beginning()
             self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
+            self._allow_chains()
             for place in set(self._bindings.places.values()):
                 self._open_place(place)
             self._step(first)
@@ -581,6 +582,11 @@ class Engine:
     def _point(self) -> None:
         """The plan or the bindings are others: calls are made of them."""
         self.call_of = self._calls.made_of(self.state.plan, self._bindings)
+        self._allow_chains()
+
+    def _allow_chains(self) -> None:
+        """Let calls travel together, where the backend can, and nothing has to be known of one before the next may begin."""
+        self.state.chains = self._backend.capabilities.chains and self.recorder is None and not self._bindings.lineages
 
     def _regrow(self, growth: Growth, rules: list[Rule]) -> None:
         """Make the plan and the bindings again what they were after a patch, whose facts are in a snapshot."""
@@ -635,8 +641,8 @@ class Engine:
 
     def perform(self, command: Command) -> None:
         if isinstance(command, Perform):
-            bundle = Bundle(command.worker, [self.call_of(attempt) for attempt in command.attempts])
-            self._session_of(command.worker).perform(bundle)
+            made = self._riding if self.state.riders else self.call_of
+            self._session_of(command.worker).perform(Bundle(command.worker, list(map(made, command.attempts))))
         elif isinstance(command, Wake):
             self._session_of(command.worker).wake(command.worker)
             if self._lent:
@@ -651,6 +657,16 @@ class Engine:
             self._questions.append(command.rule)
         elif isinstance(command, Finish):
             self._end()
+
+    def _riding(self, attempt: int) -> Call:
+        """Return a call, which may take the value of an attempt that has not completed."""
+        on = self.state.rides.get(attempt & NODE_MASK, -1)
+        if self.state.riders.get(on) != attempt:
+            return self.call_of(attempt)
+        self.values[on & NODE_MASK] = AWAITED
+        call = self.call_of(attempt)
+        call.rides = on
+        return call
 
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""

@@ -12,6 +12,7 @@ from heapq import heappop
 from typing import Any
 
 from dagrid.errors import PlanError, RunError, TaskTimeoutError
+from dagrid.machine.chains import along, board, stop_riders
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.events import (
     NODE_MASK,
@@ -244,7 +245,9 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
     counts = state.current(event.attempt)
     if counts and state.status[node] == QUEUED and event.outcome != Outcome.CANCELLED:
         start(state, event.attempt, event.worker, event.started)
+    rider = -1
     if counts and event.outcome == Outcome.COMPLETED:
+        rider = state.riders.pop(event.attempt, -1)
         vacate(state, event.attempt, event.worker)
     else:
         record(state, Fact(Kind.FREED, event.ended, node, number, event.worker))
@@ -257,6 +260,8 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
         known = state.mean_duration
         state.mean_duration = took if known < 0 else _KNOWS_MEAN * known + (1 - _KNOWS_MEAN) * took
         complete(state, node, event.started, event.ended)
+        if rider >= 0:
+            board(state, rider, event.worker, event.ended)
         if event.note:
             record(state, Fact(Kind.NOTED, event.ended, node, number, event.worker, detail=event.note))
         if event.growth is not None:
@@ -341,6 +346,7 @@ def _cancel(state: State, event: CancelRequested, commands: list[Command]) -> No
 
 def _stop(state: State, at: float, reason: str, commands: list[Command]) -> None:
     """What runs is stopped; every node that has not ended is cancelled."""
+    stop_riders(state, commands)
     for worker in state.present.values():
         for attempt in list(worker.queue):
             if state.current(attempt):
@@ -523,7 +529,7 @@ def _assign_free_slots(state: State, at: float, commands: list[Command]) -> None
             node = pick(state, worker)
             if node < 0:
                 continue
-            given.setdefault(worker.number, []).append(_hand(state, node, worker, at))
+            given.setdefault(worker.number, []).extend(_handed(state, node, worker, at))
             if len(worker.queue) < worker.slots:
                 still_free.append(worker)
         free = still_free
@@ -536,8 +542,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     How many follows from the mean duration seen so far: never more than `batch` seconds of work, and none before it is known.
     """
     heap = state.heap
-    limit = state.plan.settings.max_concurrency
-    if not heap or limit is not None or state.sequential or not 0 <= state.mean_duration < state.plan.settings.batch:
+    if not heap or not _ahead(state):
         return
     workers = [
         worker
@@ -546,7 +551,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     ]
     if not workers:
         return
-    by_time = int(state.plan.settings.batch / max(state.mean_duration, 1e-6))
+    by_time = _ahead(state)
     share = len(heap) // len(workers) + 1
     requests = state.plan.requests
     alone = min(
@@ -561,9 +566,17 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
             node = _next_plain(state)
             if node < 0:
                 break
-            attempts.append(_hand(state, node, worker, at))
+            attempts += _handed(state, node, worker, at)
         if attempts:
             commands.append(Perform(worker.number, attempts))
+
+
+def _ahead(state: State) -> int:
+    """Return how many nodes may be with a worker that is not idle, by the time that they take; 0 when none may."""
+    limit = state.plan.settings.max_concurrency
+    if limit is not None or state.sequential or not 0 <= state.mean_duration < state.plan.settings.batch:
+        return 0
+    return int(state.plan.settings.batch / max(state.mean_duration, 1e-6))
 
 
 def _next_plain(state: State) -> int:
@@ -575,10 +588,14 @@ def _next_plain(state: State) -> int:
     return -1
 
 
-def _hand(state: State, node: int, worker: Worker, at: float) -> int:
+def _handed(state: State, node: int, worker: Worker, at: float) -> list[int]:
+    """Assign a node and return its attempt, with those that ride on it."""
     number = state.number_of(node)
     record(state, Fact(Kind.ASSIGNED, at, node, number, worker.number))
-    return attempt_id(node, number)
+    attempt = attempt_id(node, number)
+    if not state.chains or worker.window == worker.slots:
+        return [attempt]
+    return [attempt, *along(state, attempt, min(worker.window, _ahead(state)) - len(worker.queue))]
 
 
 def _wake_idle(state: State, commands: list[Command]) -> None:

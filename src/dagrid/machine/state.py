@@ -115,6 +115,7 @@ class State:
         "available",
         "cancelled",
         "cause",
+        "chains",
         "detail",
         "dirty",
         "doomed",
@@ -141,6 +142,8 @@ class State:
         "rebalance_at",
         "remade",
         "remaining",
+        "riders",
+        "rides",
         "rules",
         "scanned",
         "sealed",
@@ -213,6 +216,9 @@ class State:
         self.finished_at = 0.0
         self.rebalance_at = 0.0
         self.mean_duration = -1.0
+        self.chains = False  # whether workers that are pushed to take nodes that ride on others, see `chains`
+        self.rides: dict[int, int] = {}  # by node, the attempt that it rode on
+        self.riders: dict[int, int] = {}  # by attempt that is with a worker, the node that rides on it
         self.fast = False
         for node, missing in enumerate(self.waiting):
             if not missing:
@@ -431,6 +437,9 @@ def vacate(state: State, attempt: int, worker: int) -> None:
         return
     del queue[attempt]
     state.active -= 1
+    rider = state.riders.pop(attempt, -1)
+    while rider >= 0:  # it is dropped, and so are those that ride on it
+        rider = state.riders.pop(rider, -1)
     request = state.plan.requests[state.plan.groups[attempt & NODE_MASK]]
     for name, amount in request.resources:
         state.available[name] += amount

@@ -391,8 +391,8 @@ class Probe:
     def _join(self, event: WorkerJoined) -> None:
         if event.worker in self._workers or event.worker in self._gone or not 0 <= event.worker < self._numbers:
             self.faults.append(f"a worker announced itself with a number that is not its own: {event!r}")
-        if event.slots < 1 or event.window < event.slots:
-            self.faults.append(f"a worker needs at least one slot, and a window no smaller than its slots: {event!r}")
+        if event.slots < 0 or event.window < event.slots:
+            self.faults.append(f"a worker needs a window no smaller than its slots: {event!r}")
         self._workers[event.worker] = _Worker(event)
 
     def _lose(self, event: WorkerGone) -> None:

@@ -9,15 +9,17 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import ray
 
 from dagrid.errors import BackendUnreachableError, InvalidSettingError
-from dagrid.execution.backends import _ray_worker, _remote
-from dagrid.execution.backends._ray_crew import WINDOW, Crew, Session
+from dagrid.execution.backends import _performer
+from dagrid.execution.backends._crew import WINDOW, Crew, Session, Site
 from dagrid.execution.backends._worker import told
 from dagrid.execution.backends.base import BackendBase
 from dagrid.ports import Capabilities, Host
@@ -79,7 +81,8 @@ class RayBackend(BackendBase):
             _cluster.leave()
             raise
         self.num_cpus = count
-        self._crew = Crew(make, count, max(1, (max_in_flight or WINDOW * count) // count), keep_workers)
+        window = max(1, (max_in_flight or WINDOW * count) // count)
+        self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers)
         # Also for a backend that is dropped without being closed, and at the end of the program.
         self._finalizer = weakref.finalize(self, _end, self._crew)
 
@@ -103,13 +106,31 @@ def _end(crew: Crew) -> None:
     _cluster.leave()
 
 
-def _actor_class(options: dict[str, Any]) -> Callable[[], Any]:
+class _Channel:
+    """How Ray reaches an actor."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+        self._handle.tell.remote(number, list(calls), list(back), stop)
+
+    def listen(self) -> Future[list[_performer.Record]]:
+        found: Future[list[_performer.Record]] = self._handle.listen.remote().future()
+        return found
+
+    def kill(self) -> None:
+        with suppress(Exception):  # it is dead, or Ray is gone, and it with it
+            ray.kill(self._handle)
+
+
+def _actor_class(options: dict[str, Any]) -> Callable[[Site], _Channel]:
     """Return what starts an actor; Ray looks at the options at once."""
     try:
-        kind = ray.remote(_ray_worker.Performer).options(**{"num_cpus": 1, **options, "max_restarts": 0})
+        kind = ray.remote(_performer.Performer).options(**{"num_cpus": 1, **options, "max_restarts": 0})
     except (TypeError, ValueError) as error:
         raise InvalidSettingError(f"Ray cannot start workers with {options}: {error}") from error
-    return lambda: kind.remote(_remote.PYTHON)
+    return lambda _: _Channel(kind.remote())
 
 
 class _Cluster:

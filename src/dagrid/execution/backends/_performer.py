@@ -1,7 +1,8 @@
-"""What an actor of Ray does: it takes calls by the letter, performs them one after the other, and tells what became of them.
+"""A long-lived worker inside an engine: it takes calls by the letter, performs them in turn, and tells what became of them.
 
-Calls are performed in a thread of their own, while the actor's event loop takes letters and hands out records: whatever has
-gathered since the last time goes in one answer, so that short tasks cost a fraction of a message. It knows neither Ray nor runs.
+Calls are performed in a thread of their own, while an event loop of the engine takes letters and hands out records: whatever has
+gathered since the last time goes in one answer, so that short tasks cost a fraction of a message. It knows neither engines nor
+runs.
 """
 
 from __future__ import annotations
@@ -25,17 +26,16 @@ Record = tuple[int, int, Any]
 
 
 class Performer:
-    """The class of the actors.
+    """What an engine keeps alive in one of its processes, an actor.
 
     Args:
-        python: the version of the driver's Python.
+        name: what it is called; by default the machine and the number of the process.
     """
 
-    def __init__(self, python: tuple[int, int]) -> None:
-        self._python = python
+    def __init__(self, name: str = "") -> None:
         self._changed = threading.Condition()
         self._calls: deque[tuple[int, bytes]] = deque()
-        self._records: list[Record] = [(READY, 0, _remote.worker_name())]
+        self._records: list[Record] = [(READY, 0, name or _remote.worker_name())]
         self._running = 0
         self._stopped = False
         self._letters: dict[int, tuple[Sequence[tuple[int, bytes]], Sequence[int], int]] = {}

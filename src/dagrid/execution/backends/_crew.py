@@ -1,6 +1,7 @@
-"""The actors that the runs of one Ray backend share, and the one thread that talks to all of them.
+"""Long-lived workers inside an engine, which the runs of one backend share, and the one thread that talks to all of them.
 
-What an actor does with the calls that it gets is `_ray_worker`. It knows the port and Ray; what a run decides, it does not know.
+What such a worker does with the calls that it gets is `_performer`; how it is reached is a `Channel`, of which each engine has
+its own. It knows the port; neither the engines, nor what a run decides.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ import queue
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter, time
-from typing import Any
-
-import ray
+from typing import Any, Protocol
 
 from dagrid.errors import BackendClosedError, BackendUnreachableError
-from dagrid.execution.backends import _ray_worker, _remote
+from dagrid.execution.backends import _performer, _remote
 from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends._worker import told
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
@@ -29,6 +30,31 @@ STILLBORN_LIMIT = 3
 """How many workers in a row may die while they start before no more are tried."""
 PATIENCE = 0.5
 """Seconds that a worker has to hand in what it finished before it is killed; and that a close waits for a report being made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where performers of an engine stand: `slots` of them at most, each a worker of a run, with this name and these labels."""
+
+    name: str
+    slots: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Channel(Protocol):
+    """How an engine reaches one performer (`_performer.Performer`) that it has started."""
+
+    def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+        """Send a letter and return at once; whatever it raises counts as the death of the performer."""
+        ...
+
+    def listen(self) -> Future[list[_performer.Record]]:
+        """Return what will be the next records; its error counts as the death of the performer."""
+        ...
+
+    def kill(self) -> None:
+        """End the performer by force, if it can be; it may be dead."""
+        ...
 
 
 class Item:
@@ -44,20 +70,23 @@ class Item:
 
 
 class Lane:
-    """A worker as one run sees it: calls that wait, and the actor that serves it at present."""
+    """A worker as one run sees it: calls that wait, and the performer that serves it at present, which stands at its site."""
 
-    def __init__(self, session: Session, number: int) -> None:
+    def __init__(self, session: Session, number: int, site: Site) -> None:
         self.session = session
         self.number = number
+        self.site = site
         self.waiting: deque[Item] = deque()
-        self.actor: Actor | None = None
+        self.member: Member | None = None
 
 
-class Actor:
-    """A worker process: what is with it, what it runs, and what it is to be told."""
+class Member:
+    """A performer at a site: what is with it, what it runs, and what it is to be told."""
 
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
+    def __init__(self, channel: Channel, site: Site) -> None:
+        self.channel = channel
+        self.site = site
+        self.name = ""
         self.ready = False
         self.doomed = 0  # the token of what it is to be killed for
         self.kill_at = 0.0
@@ -68,12 +97,12 @@ class Actor:
         self.tokens = 0
 
     def tell(self, calls: Sequence[tuple[int, bytes]] = (), back: Sequence[int] = (), stop: int = 0) -> None:
-        """Send a letter; they are numbered, for Ray may deliver a large one late."""
-        self.handle.tell.remote(self.letters, list(calls), list(back), stop)
+        """Send a letter; they are numbered, for an engine may deliver a large one late."""
+        self.channel.tell(self.letters, calls, back, stop)
         self.letters += 1
 
     def token_of(self, lane: Lane, attempt: int) -> int:
-        """Return the token of an attempt that is with this actor, 0 if it is not."""
+        """Return the token of an attempt that is with this member, 0 if it is not."""
         found = (token for token, item in self.under_way.items() if item.lane is lane and item.call.attempt == attempt)
         return next(found, 0)
 
@@ -90,6 +119,7 @@ class Session:
         self.events: list[Stimulus] = []
         self.lanes: dict[int, Lane] = {}
         self.functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
+        self.named: dict[str, int] = {}
         self.shift = host.now() - time()
 
     def wake(self, worker: int) -> None:
@@ -127,11 +157,28 @@ class Session:
             found = self.functions[id(call.fn)] = (encode_function(call), call.fn)
         return _remote.order(call, found[0])
 
-    def join(self, name: str) -> None:
+    def join(self, site: Site) -> None:
         """Announce a worker."""
         number = self.host.new_worker()
-        self.lanes[number] = Lane(self, number)
-        self.events.append(WorkerJoined(number, name, self.host.now(), 1, self.crew.window))
+        self.lanes[number] = Lane(self, number, site)
+        now = self.host.now()
+        self.events.append(WorkerJoined(number, site.name, now, 1, self.crew.window, labels=site.labels))
+
+    def leave(self, lane: Lane, reason: str) -> None:
+        """Say that a worker is gone; what waits goes back with it."""
+        del self.lanes[lane.number]
+        lane.waiting.clear()
+        self.events.append(WorkerGone(lane.number, self.host.now(), reason))
+
+    def number_of(self, member: Member) -> int:
+        """Return the number under which a performer is named that is not known by its site; -1 for others."""
+        if member.name == member.site.name:
+            return -1
+        number = self.named.get(member.name, -1)
+        if number < 0:
+            number = self.named[member.name] = self.host.new_worker()
+            self.events.append(WorkerJoined(number, member.name, self.host.now(), slots=0, window=0))
+        return number
 
     def end(self, item: Item, outcome: Outcome, error: BaseException | None = None, retryable: bool = False) -> None:
         """Report the end of a call of which no report came."""
@@ -154,23 +201,33 @@ class Session:
 
 
 class Crew:
-    """The actors that the sessions of a backend share, and the thread that serves them.
+    """The performers that the sessions of a backend share, and the thread that serves them.
 
-    An actor serves one lane at a time, so that its death concerns one run; a lane that has nothing to do lets go of it. Lanes
-    that want an actor when all are taken stand in a queue, and are served in turn. What is below `_loop` runs in the thread.
+    One serves one lane at a time, so that its death concerns one run; a lane that has nothing to do lets go of it. Lanes that
+    want one when all are taken stand in a queue, and are served in turn. What is below `_loop` runs in the thread.
+
+    Args:
+        engine: the name of the backend.
+        make: starts a performer at a site.
+        sites: where.
+        window: how many attempts may be with a worker.
+        keep: seconds for which performers stay when there is no run.
     """
 
-    def __init__(self, make: Callable[[], Any], count: int, window: int, keep: float) -> None:
-        self.count = count
+    def __init__(
+        self, engine: str, make: Callable[[Site], Channel], sites: Sequence[Site], window: int, keep: float
+    ) -> None:
         self.window = window
+        self._engine = engine
         self._make = make
+        self._sites = list(sites)
         self._keep = keep
         self._guard = threading.Lock()
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._sessions: list[Session] = []
-        self._actors: list[Actor] = []
+        self._members: list[Member] = []
         self._wanting: deque[Lane] = deque()
         self._stillborn = 0
         self._broken: Exception | None = None
@@ -180,9 +237,9 @@ class Crew:
         session = Session(self, host, backend)
         with self._guard:
             if self._stopping:
-                raise BackendClosedError("The backend 'ray' is closed. Make a new one.")
+                raise BackendClosedError(f"The backend {self._engine!r} is closed. Make a new one.")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="dagrid-ray", daemon=True)
+                self._thread = threading.Thread(target=self._loop, name=f"dagrid-{self._engine}", daemon=True)
                 self._thread.start()
         self.command(self.enrol, session)
         return session
@@ -195,7 +252,7 @@ class Crew:
         return threading.current_thread() is self._thread
 
     def stop(self) -> None:
-        """End the actors and the thread."""
+        """End the performers and the thread."""
         with self._guard:
             self._stopping = True
             thread = self._thread
@@ -221,155 +278,162 @@ class Crew:
         self._sessions.clear()
 
     def _kill_all(self) -> None:
-        for actor in self._actors:
-            _kill(actor)
-        self._actors.clear()
+        for member in self._members:
+            member.channel.kill()
+        self._members.clear()
 
     def _patience(self) -> float | None:
         """Return for how long nothing needs to be looked at."""
-        due = [actor.kill_at for actor in self._actors if actor.doomed]
-        if self._actors and not self._sessions:
+        due = [member.kill_at for member in self._members if member.doomed]
+        if self._members and not self._sessions:
             due.append(self._idle_since + self._keep)
         return max(0.0, min(due) - perf_counter()) if due else None
 
     def _settle(self) -> None:
-        """Hand out actors, send and report what has gathered, and end what has had its time."""
+        """Hand out performers, send and report what has gathered, and end what has had its time."""
         now = perf_counter()
-        for actor in [actor for actor in self._actors if actor.doomed and actor.kill_at <= now]:
-            self._put_down(actor)
+        for member in [member for member in self._members if member.doomed and member.kill_at <= now]:
+            self._put_down(member)
         if not self._sessions and self._idle_since + self._keep <= now:
             self._kill_all()
         self._hand_out()
-        for actor in list(self._actors):
-            self._feed(actor)
+        for member in list(self._members):
+            self._feed(member)
         for session in list(self._sessions):
             if session.events:
                 session.deliver()
 
-    # Lanes and actors.
+    # Lanes and performers.
 
     def _want(self, lane: Lane) -> None:
-        if lane.waiting and lane.actor is None and lane not in self._wanting:
+        if lane.waiting and lane.member is None and lane not in self._wanting:
             self._wanting.append(lane)
 
     def _hand_out(self) -> None:
-        """Give actors to the lanes that want one, and start what is missing."""
+        """Give performers to the lanes that want one, and start what is missing."""
         self._wanting = deque(lane for lane in self._wanting if lane.waiting and not lane.session.closed)
         if not self._wanting:
             return
-        for actor in self._actors:
-            if actor.lane is not None and not actor.under_way and not actor.lane.waiting:
-                self._unbind(actor)
-        for actor in self._actors:
+        for member in self._members:
+            if member.lane is not None and not member.under_way and not member.lane.waiting:
+                self._unbind(member)
+        for member in self._members:
             if not self._wanting:
                 return
-            if actor.ready and not actor.under_way:
-                lane = self._wanting.popleft()
-                self._unbind(actor)  # a lane that has had its turn goes to the end of the queue
-                actor.lane, lane.actor = lane, actor
-        starting = sum(not actor.ready for actor in self._actors)
-        for _ in range(min(len(self._wanting) - starting, self.count - len(self._actors))):
-            self._start()
-        if self._broken is not None and not self._actors:
+            if member.ready and not member.under_way:
+                lane = next((lane for lane in self._wanting if lane.site.name == member.site.name), None)
+                if lane is None:
+                    continue
+                self._wanting.remove(lane)
+                self._unbind(member)  # a lane that has had its turn goes to the end of the queue
+                member.lane, lane.member = lane, member
+        for site in {lane.site.name: lane.site for lane in self._wanting}.values():
+            self._start_missing(site)
+        if self._broken is not None and not self._members:
             self._refuse_all(self._broken)
 
-    def _unbind(self, actor: Actor) -> None:
-        lane, actor.lane = actor.lane, None
+    def _start_missing(self, site: Site) -> None:
+        wanted = sum(lane.site.name == site.name for lane in self._wanting)
+        there = [member.ready for member in self._members if member.site.name == site.name]
+        for _ in range(min(wanted - there.count(False), site.slots - len(there))):
+            self._start(site)
+
+    def _unbind(self, member: Member) -> None:
+        lane, member.lane = member.lane, None
         if lane is not None:
-            lane.actor = None
+            lane.member = None
             self._want(lane)
 
-    def _start(self) -> None:
+    def _start(self, site: Site) -> None:
         if self._broken is not None:
             return
         try:
-            actor = Actor(self._make())
-            self._listen(actor)
-        except Exception as error:  # noqa: BLE001 - Ray raises all kinds, the session's end among them
+            member = Member(self._make(site), site)
+            self._listen(member)
+        except Exception as error:  # noqa: BLE001 - engines raise all kinds, the end of their session among them
             self._broken = BackendUnreachableError(
-                f"Ray cannot start a worker ({told(error)}). Put that right, then make a new backend."
+                f"The backend {self._engine!r} cannot start a worker ({told(error)}). Put that right, then make a new one."
             )
             return
-        self._actors.append(actor)
+        self._members.append(member)
 
-    def _listen(self, actor: Actor) -> None:
-        future = actor.handle.listen.remote().future()
-        future.add_done_callback(lambda done: self.command(self._hear, actor, done))
+    def _listen(self, member: Member) -> None:
+        member.channel.listen().add_done_callback(lambda done: self.command(self._hear, member, done))
 
-    def _feed(self, actor: Actor) -> None:
-        """Send what waits in the actor's lane; where other lanes wait for an actor, each gets its turn."""
-        lane = actor.lane
-        if lane is None or not lane.waiting or not actor.ready or actor.doomed:
+    def _feed(self, member: Member) -> None:
+        """Send what waits in a performer's lane; where other lanes wait for an member, each gets its turn."""
+        lane = member.lane
+        if lane is None or not lane.waiting or not member.ready or member.doomed:
             return
-        if actor.under_way and (self._wanting or next(iter(actor.under_way.values())).alone):
+        if member.under_way and (self._wanting or next(iter(member.under_way.values())).alone):
             return
         calls: list[tuple[int, bytes]] = []
         session = lane.session
-        while lane.waiting and not (lane.waiting[0].alone and actor.under_way):
+        while lane.waiting and not (lane.waiting[0].alone and member.under_way):
             item = lane.waiting.popleft()
             try:
                 data = session.order(item.call)
             except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
                 session.end(item, Outcome.FAILED, error)
                 continue
-            actor.tokens += 1
-            actor.under_way[actor.tokens] = item
+            member.tokens += 1
+            member.under_way[member.tokens] = item
             item.sent = session.host.now()
-            calls.append((actor.tokens, data))
+            calls.append((member.tokens, data))
             if item.alone:
                 break
         if calls:
-            self._tell(actor, calls)
+            self._tell(member, calls)
 
-    def _tell(self, actor: Actor, *args: Any) -> None:
+    def _tell(self, member: Member, *args: Any) -> None:
         try:
-            actor.tell(*args)
-        except Exception as error:  # noqa: BLE001 - Ray raises all kinds, the session's end among them
-            self._bury(actor, told(error))
+            member.tell(*args)
+        except Exception as error:  # noqa: BLE001 - engines raise all kinds, the end of their session among them
+            self._bury(member, told(error))
 
-    def _doom(self, actor: Actor, token: int) -> None:
-        """Have a call stopped: if it waits it comes back, if it runs the actor says what it had finished and is killed."""
-        self._tell(actor, (), (), token)
-        if token == actor.running:
-            actor.doomed, actor.kill_at = token, perf_counter() + PATIENCE
+    def _doom(self, member: Member, token: int) -> None:
+        """Have a call stopped: if it waits it comes back, if it runs the performer says what it had finished and is killed."""
+        self._tell(member, (), (), token)
+        if token == member.running:
+            member.doomed, member.kill_at = token, perf_counter() + PATIENCE
 
-    def _put_down(self, actor: Actor) -> None:
-        """Kill an actor for the sake of what it runs; what waited behind that goes on elsewhere."""
-        _kill(actor)
-        if actor not in self._actors:
+    def _put_down(self, member: Member) -> None:
+        """Kill a performer for the sake of what it runs; what waited behind that goes on elsewhere."""
+        member.channel.kill()
+        if member not in self._members:
             return
-        self._actors.remove(actor)
-        self._put_back(actor)
+        self._members.remove(member)
+        self._put_back(member)
 
-    def _put_back(self, actor: Actor) -> None:
-        """Let what a dead actor had not started wait for another."""
-        for item in reversed(actor.under_way.values()):
+    def _put_back(self, member: Member) -> None:
+        """Let what a dead performer had not started wait for another."""
+        for item in reversed(member.under_way.values()):
             if item.lane.session.closed:
                 continue
             if item.cancelled:
                 item.lane.session.end(item, Outcome.CANCELLED)
             else:
                 item.lane.waiting.appendleft(item)
-        actor.under_way.clear()
-        self._unbind(actor)
+        member.under_way.clear()
+        self._unbind(member)
 
-    def _bury(self, actor: Actor, reason: str) -> None:
-        """An actor has died by itself: what it ran is lost."""
-        if actor not in self._actors:
+    def _bury(self, member: Member, reason: str) -> None:
+        """A performer has died by itself: what it ran is lost."""
+        if member not in self._members:
             return
-        self._actors.remove(actor)
-        _kill(actor)
-        if not actor.ready:
+        self._members.remove(member)
+        member.channel.kill()
+        if not member.ready:
             self._note_stillborn(reason)
-        running = actor.running
-        if not running and len(actor.under_way) == 1:
-            running = next(iter(actor.under_way))
-        item = actor.under_way.pop(running, None)
+        running = member.running
+        if not running and len(member.under_way) == 1:
+            running = next(iter(member.under_way))
+        item = member.under_way.pop(running, None)
         if item is None:
             # Any of these may be what killed it. One by one it will be seen.
-            for suspect in actor.under_way.values():
+            for suspect in member.under_way.values():
                 suspect.alone = True
-        self._put_back(actor)
+        self._put_back(member)
         if item is not None and not item.lane.session.closed:
             self._lose(item, reason)
 
@@ -377,7 +441,8 @@ class Crew:
         self._stillborn += 1
         if self._stillborn >= STILLBORN_LIMIT:
             self._broken = BackendUnreachableError(
-                f"{STILLBORN_LIMIT} Ray workers in a row died while they started. Is dagrid installed where they run? "
+                f"{STILLBORN_LIMIT} workers of the backend {self._engine!r} in a row died while they started. "
+                f"Is dagrid installed where they run? "
                 f"The last one: {reason}"
             )
 
@@ -388,10 +453,9 @@ class Crew:
             return
         if item.started == UNSTARTED:
             session.events.append(Started(lane.number, item.call.attempt, session.host.now()))
-        session.events.append(WorkerGone(lane.number, session.host.now(), reason))
-        del session.lanes[lane.number]
-        lane.waiting.clear()  # it goes back with the worker
-        session.join("ray")
+        session.leave(lane, reason)
+        if lane.site in self._sites:
+            session.join(lane.site)
 
     def _refuse_all(self, error: Exception) -> None:
         while self._wanting:
@@ -405,8 +469,21 @@ class Crew:
         if session.closed:
             return
         self._sessions.append(session)
-        for _ in range(self.count):
-            session.join("ray")
+        for site in self._sites:
+            for _ in range(site.slots):
+                session.join(site)
+
+    def resite(self, sites: Sequence[Site], reason: str) -> None:
+        """Performers stand elsewhere from now on; those whose site is gone are gone, for this reason."""
+        before, self._sites = self._sites, list(sites)
+        for member in [member for member in self._members if member.site not in sites]:
+            self._bury(member, reason)
+        for session in self._sessions:
+            for lane in [lane for lane in session.lanes.values() if lane.site not in sites]:
+                session.leave(lane, reason)
+            for site in sites:
+                for _ in range(0 if site in before else site.slots):
+                    session.join(site)
 
     def perform(self, session: Session, bundle: Bundle) -> None:
         lane = session.lanes.get(bundle.worker)
@@ -424,11 +501,11 @@ class Crew:
         if given:
             lane.waiting = deque(item for item in lane.waiting if item.call.attempt not in wanted)
             session.events.append(Recalled(worker, given, session.host.now()))
-        actor = lane.actor
-        if actor is not None:
-            back = [token for token, item in actor.under_way.items() if item.call.attempt in wanted]
+        member = lane.member
+        if member is not None:
+            back = [token for token, item in member.under_way.items() if item.call.attempt in wanted]
             if back:
-                self._tell(actor, (), back)
+                self._tell(member, (), back)
 
     def cancel(self, session: Session, worker: int, attempt: int) -> None:
         lane = session.lanes.get(worker)
@@ -439,11 +516,11 @@ class Crew:
                 lane.waiting.remove(item)
                 session.end(item, Outcome.CANCELLED)
                 return
-        actor = lane.actor
-        token = actor.token_of(lane, attempt) if actor is not None else 0
-        if actor is not None and token:
-            actor.under_way[token].cancelled = True
-            self._doom(actor, token)
+        member = lane.member
+        token = member.token_of(lane, attempt) if member is not None else 0
+        if member is not None and token:
+            member.under_way[token].cancelled = True
+            self._doom(member, token)
 
     def drop(self, session: Session) -> None:
         """Forget a session: what it has running is killed, what waits is taken back."""
@@ -453,68 +530,69 @@ class Crew:
         self._idle_since = perf_counter()
         for lane in session.lanes.values():
             lane.waiting.clear()
-            actor = lane.actor
-            if actor is None:
+            member = lane.member
+            if member is None:
                 continue
-            if actor.under_way:
-                _kill(actor)
-                self._actors.remove(actor)
-                actor.under_way.clear()
-            self._unbind(actor)
+            if member.under_way:
+                member.channel.kill()
+                self._members.remove(member)
+                member.under_way.clear()
+            self._unbind(member)
         session.events.clear()
         session.functions.clear()
 
-    # What actors say.
+    # What performers say.
 
-    def _hear(self, actor: Actor, done: Any) -> None:
-        if actor not in self._actors:
+    def _hear(self, member: Member, done: Any) -> None:
+        if member not in self._members:
             return
         try:
             records = done.result()
-        except BaseException as error:  # noqa: BLE001 - Ray raises all kinds
-            self._bury(actor, _reason(error))
+        except BaseException as error:  # noqa: BLE001 - engines raise all kinds
+            self._bury(member, _reason(error))
             return
         try:
-            self._listen(actor)
-        except Exception as error:  # noqa: BLE001 - Ray raises all kinds, the session's end among them
-            self._bury(actor, told(error))
+            self._listen(member)
+        except Exception as error:  # noqa: BLE001 - engines raise all kinds, the end of their session among them
+            self._bury(member, told(error))
             return
         for kind, token, payload in records:
-            if kind == _ray_worker.READY:
-                actor.ready, self._stillborn = True, 0
-            elif kind == _ray_worker.STARTED:
-                self._take_start(actor, token, payload)
-            elif kind == _ray_worker.FINISHED:
-                self._take_end(actor, token, payload)
-            elif kind == _ray_worker.BACK:
-                self._take_back(actor, token)
+            if kind == _performer.READY:
+                member.ready, member.name, self._stillborn = True, payload, 0
+            elif kind == _performer.STARTED:
+                self._take_start(member, token, payload)
+            elif kind == _performer.FINISHED:
+                self._take_end(member, token, payload)
+            elif kind == _performer.BACK:
+                self._take_back(member, token)
             else:  # STOPPED: all that it had finished has been said
-                self._put_down(actor)
+                self._put_down(member)
                 return
 
-    def _take_start(self, actor: Actor, token: int, at: float) -> None:
-        item = actor.under_way[token]
+    def _take_start(self, member: Member, token: int, at: float) -> None:
+        item = member.under_way[token]
         session = item.lane.session
-        actor.running = token
+        member.running = token
         item.started = min(max(item.sent, at + session.shift), session.host.now())
         session.events.append(Started(item.lane.number, item.call.attempt, item.started))
         if item.cancelled:
-            actor.doomed, actor.kill_at = token, perf_counter() + PATIENCE
+            member.doomed, member.kill_at = token, perf_counter() + PATIENCE
 
-    def _take_end(self, actor: Actor, token: int, data: bytes) -> None:
-        item = actor.under_way.pop(token)
-        actor.running = 0
-        if actor.doomed == token:
-            actor.doomed = 0  # it was quicker
+    def _take_end(self, member: Member, token: int, data: bytes) -> None:
+        item = member.under_way.pop(token)
+        member.running = 0
+        if member.doomed == token:
+            member.doomed = 0  # it was quicker
         session = item.lane.session
         event = _remote.finished(data, item.call, item.lane.number, session.host.draw(), session.shift)
         # The clocks of two machines differ; nothing has begun before it was sent, or ended after it was heard of.
         event.started = min(max(item.sent, event.started), session.host.now())
         event.ended = min(max(event.started, event.ended), session.host.now())
+        event.by = session.number_of(member)
         session.events.append(event)
 
-    def _take_back(self, actor: Actor, token: int) -> None:
-        item = actor.under_way.pop(token)
+    def _take_back(self, member: Member, token: int) -> None:
+        item = member.under_way.pop(token)
         session = item.lane.session
         if item.cancelled:
             session.end(item, Outcome.CANCELLED)
@@ -522,13 +600,6 @@ class Crew:
             session.events.append(Recalled(item.lane.number, [item.call.attempt], session.host.now()))
 
 
-def _kill(actor: Actor) -> None:
-    try:
-        ray.kill(actor.handle)
-    except Exception:  # noqa: BLE001 - it is dead, or Ray is gone, and it with it
-        pass
-
-
 def _reason(error: BaseException) -> str:
-    """Return what Ray says of a death, in one line."""
+    """Return what an engine says of a death, in one line."""
     return " ".join(str(error).split()) or told(error)
