@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from celery import Celery
 from celery.app import backends as result_backends
-from celery.backends.base import DisabledBackend
+from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
 
 from dagrid.errors import InvalidSettingError
 
@@ -23,6 +23,8 @@ LARGEST = 256 * 2**20
 """How many bytes a call or a report may have: Redis takes no text above 512 MiB, and in base64 they are a third longer."""
 BATCH_BYTES = 2**20
 """How many bytes the calls of a batch, or their reports, may reach before no more are added."""
+LOUD = 4 * 2**20
+"""How many bytes are told to who listens. Redis drops a listener for whom more than 32 MB are waiting; he fetches the rest."""
 STARTED = "STARTED"
 HOUR = 3600
 
@@ -49,15 +51,27 @@ pack_orders = msgspec.msgpack.Encoder().encode
 unpack_orders = msgspec.msgpack.Decoder(list[bytes]).decode
 
 
-def seal(said: Said, key: bytes | None, task: str) -> dict[str, str | None]:
-    """Return what a worker says as JSON can carry it, signed if there is a key."""
+def seal(said: Said, key: bytes | None, task: str, results: Any) -> dict[str, str | None]:
+    """Return what a worker says as JSON can carry it, signed if there is a key; what is large is put beside it."""
     data = _encode_said(said)
-    return {"said": b64encode(data).decode(), "mac": mac_of(key, b"report", task, data)}
+    mac = mac_of(key, b"report", task, data)
+    if len(data) < LOUD or not isinstance(results, BaseKeyValueStoreBackend):
+        return {"said": b64encode(data).decode(), "mac": mac}
+    beside = f"{task}-{len(said.reports)}{'-' if said.since else ''}"
+    results.set(results.get_key_for_task(beside), b64encode(data))
+    return {"said": None, "beside": beside, "mac": mac}
 
 
-def unseal(sealed: dict[str, str | None], key: bytes | None, task: str) -> Said | str:
+def unseal(sealed: dict[str, str | None], key: bytes | None, task: str, results: Any) -> Said | str:
     """Return what a worker said, or why it is refused."""
-    data = b64decode(sealed["said"] or "")
+    body: str | bytes | None = sealed["said"]
+    if body is None:
+        beside = results.get_key_for_task(sealed["beside"])
+        body = results.get(beside)
+        results.delete(beside)
+    if body is None:
+        return "it is gone from the result backend"
+    data = b64decode(body)
     expected = mac_of(key, b"report", task, data)
     mac = sealed.get("mac")
     if expected is None or hmac.compare_digest(mac or "", expected):

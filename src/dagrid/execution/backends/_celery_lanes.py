@@ -65,7 +65,7 @@ class Message:
         items: the calls, in the order in which they are performed.
     """
 
-    __slots__ = ("cancelled", "host", "id", "items", "lane", "left", "misses", "running", "sent")
+    __slots__ = ("cancelled", "doubted", "host", "id", "items", "lane", "left", "misses", "running", "sent")
 
     def __init__(self, lane: Lane, name: str, items: list[Item]) -> None:
         self.lane = lane
@@ -80,6 +80,7 @@ class Message:
         """The last call that will be performed, known by then too."""
         self.cancelled = 0.0
         self.misses = 0
+        self.doubted = False
 
     def unload(self, items: Iterable[Item]) -> None:
         """Put calls that have not been sent back to the front of the lane."""

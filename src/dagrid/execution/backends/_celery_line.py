@@ -17,7 +17,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from celery.backends.base import KeyValueStoreBackend
+from celery.backends.base import BaseKeyValueStoreBackend
 from celery.states import READY_STATES
 
 from dagrid.errors import BackendError, BackendUnreachableError, CapabilityError
@@ -331,14 +331,14 @@ class Line:
                 return
 
     def _catch_up(self) -> None:
-        """After an absence: hear what was missed, and take back what has not started, for the broker may have lost it."""
+        """After an absence: hear what was missed, and soon see whether what has not started is still there."""
         messages = self.under_way()
         for message in messages:
             self._subscribe(message.id)
-        if isinstance(self.results, KeyValueStoreBackend):
+        if isinstance(self.results, BaseKeyValueStoreBackend):
             for message in messages:
                 self._on_state(self.results.get_task_meta(message.id), None)
-        self.take_back([message for message in messages if message.running is None])
+        self.watch.doubt([message for message in messages if message.running is None])
 
     def look_at(self, message: Message) -> None:
         """Have a message looked up whose outcome we may not have heard of."""
@@ -350,7 +350,7 @@ class Line:
                 message = self._to_look.get_nowait()
             except Empty:
                 return
-            if isinstance(self.results, KeyValueStoreBackend) and self._messages.get(message.id) is message:
+            if isinstance(self.results, BaseKeyValueStoreBackend) and self._messages.get(message.id) is message:
                 self._on_state(self.results.get_task_meta(message.id), None)
 
     def _subscribe(self, name: str) -> None:
@@ -383,7 +383,7 @@ class Line:
 
     def _hear(self, message: Message, result: Any) -> None:
         """A worker has cut a message short: what is finished counts, one call runs, the others go back."""
-        said = unseal(result, self._key, message.id)
+        said = unseal(result, self._key, message.id, self.results)
         if isinstance(said, str):
             _log.warning("What a Celery worker tells of node %r is ignored: %s.", message.items[0].call.node, said)
             return
@@ -408,7 +408,7 @@ class Line:
         """A message has come to its end, in one of the ways that Celery has."""
         session = message.lane.session
         if status == "SUCCESS" and "said" in result:
-            said = unseal(result, self._key, message.id)
+            said = unseal(result, self._key, message.id, self.results)
             if isinstance(said, str):
                 self._fail(message, f"The report of node {{}} is refused: {said}.")
                 return

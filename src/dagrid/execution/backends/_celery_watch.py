@@ -45,6 +45,13 @@ class Watch:
         """Count the workers before the next pulse, or see that the line is closed."""
         self._news.set()
 
+    def doubt(self, messages: Sequence[Message]) -> None:
+        """The broker may have lost these: see at the next two looks whether it has."""
+        for message in messages:
+            message.doubted = True
+            message.misses = max(message.misses, MISSES - 2)
+            message.sent -= 2 * PULSE
+
     def loop(self) -> None:
         """The thread: look, until the line is closed."""
         pulses = 0
@@ -98,7 +105,7 @@ class Watch:
         known = [message for message in messages if message.running is not None]
         if known:
             hosts = sorted({message.host for message in known})
-            running = _ids((self._ask(2.0, hosts).active(safe=True) or {}).values())
+            running = _ids((self._ask(1.0, hosts).active(safe=True) or {}).values())
             self._note_missing(known, running)
         unknown = [message for message in messages if message.running is None]
         queues = {message.lane.queue for message in unknown}
@@ -120,14 +127,18 @@ class Watch:
 
     def _note_missing(self, messages: Sequence[Message], there: set[str]) -> None:
         gone = 0
+        forgotten: list[Message] = []
         for message in messages:
             message.misses = 0 if message.id in there else message.misses + 1
             if message.misses == 1:
                 self._line.look_at(message)  # perhaps it is only that nobody heard of its end
-            if message.misses >= MISSES and self._line.take_out(message.id) is not None:
+            if message.misses >= MISSES and message.doubted and message.running is None:
+                forgotten.append(message)
+            elif message.misses >= MISSES and self._line.take_out(message.id) is not None:
                 gone += 1
                 self._line.revoke([message.id])
                 self._line.lose(message, f"the Celery worker {message.host} is gone".replace("  ", " "))
+        self._line.take_back(forgotten)
         if gone:
             self._line.take_back([message for message in self._line.under_way() if message.running is None])
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, Task, shared_task
-from celery.backends.base import KeyValueStoreBackend
+from celery.backends.base import BaseKeyValueStoreBackend
 from celery.exceptions import Ignore
 
 from dagrid.execution.backends import _remote
@@ -80,7 +80,7 @@ def perform(task: Any, body: str, mac: str | None = None) -> dict[str, str | Non
     if (reason := _refusal(key, request.id, sent, mac)) is not None:
         return {"refused": f"{request.hostname}: {reason}"}
     if (request.delivery_info or {}).get("redelivered"):
-        if not isinstance(results, KeyValueStoreBackend):
+        if not isinstance(results, BaseKeyValueStoreBackend):
             return {"again": "the broker delivered the call for a second time"}
         if results.get_state(request.id) != "PENDING":
             raise Ignore
@@ -90,12 +90,12 @@ def perform(task: Any, body: str, mac: str | None = None) -> dict[str, str | Non
     said = Said(request.hostname, os.getpid(), [], {})
 
     def tell(said: Said) -> None:
-        results.store_result(request.id, seal(said, key, request.id), STARTED, request=request)
+        results.store_result(request.id, seal(said, key, request.id, results), STARTED, request=request)
 
     batch = Batch(unpack_orders(sent), said, tell)
     with _watched(batch):
         batch.perform()
-    return seal(said, key, request.id)
+    return seal(said, key, request.id, results)
 
 
 class Batch:
