@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 SERVER = shutil.which("redis-server") or "redis-server"
@@ -119,23 +119,22 @@ def rabbitmq(folder: Path) -> Iterator[str]:
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
     }
     said = folder / "rabbitmq.log"
-    processes: list[subprocess.Popen[bytes]] = []
-    with open(said, "ab") as log:
-        try:
-            for command in ([EPMD, "-address", "127.0.0.1", "-port", str(names)], [RABBITMQ]):
-                processes.append(
-                    subprocess.Popen(
-                        command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
-                    )
-                )
-            deadline = time.monotonic() + 40
-            while "Server startup complete" not in said.read_text():
-                if processes[1].poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(said.read_text())
-            yield f"amqp://guest:guest@127.0.0.1:{port}//"
-        finally:
-            for process in reversed(processes):
-                stop(process)
+    with open(said, "ab") as log, ExitStack() as stack:
+
+        def start(*command: str) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
+            )
+            stack.callback(stop, process)
+            return process
+
+        start(EPMD, "-address", "127.0.0.1", "-port", str(names))
+        server = start(RABBITMQ)
+        deadline = time.monotonic() + 40
+        while "Server startup complete" not in said.read_text():
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(said.read_text())
+        yield f"amqp://guest:guest@127.0.0.1:{port}//"
 
 
 @contextmanager
@@ -147,14 +146,10 @@ def installation(
     **settings: object,
 ) -> Iterator[str]:
     """Run a broker and workers, and return the address of the broker."""
-    processes: list[subprocess.Popen[bytes]] = []
-    with server(folder) as broker:
-        try:
-            names = [f"worker{number}" for number in range(workers)]
-            for name in names:
-                processes.append(start_worker(folder, broker, name, **settings))  # type: ignore[arg-type]
-            wait_ready(folder, *names)
-            yield broker
-        finally:
-            for process in reversed(processes):
-                stop(process, signal.SIGQUIT)
+    with server(folder) as broker, ExitStack() as stack:
+        names = [f"worker{number}" for number in range(workers)]
+        for name in names:
+            process = start_worker(folder, broker, name, **settings)  # type: ignore[arg-type]
+            stack.callback(stop, process, signal.SIGQUIT)
+        wait_ready(folder, *names)
+        yield broker

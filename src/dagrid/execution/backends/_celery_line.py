@@ -311,7 +311,8 @@ class Line:
         consumer._reconnect = _raise_away  # noqa: SLF001 - it would look first, subscribe then, and miss what comes between
         self._reply_to = str(getattr(results, "oid", ""))
         if not hasattr(consumer, "subscribed_to"):
-            self.app.connection_for_read(transport_options=_CONNECTING).ensure_connection(max_retries=1, timeout=3)
+            with self.app.connection_for_read(transport_options=_CONNECTING) as trial:
+                trial.ensure_connection(max_retries=1, timeout=3)
         consumer.start(self._new_name())
         self.results = results
 
@@ -407,6 +408,8 @@ class Line:
     def _settle(self, message: Message, status: str, result: Any) -> None:
         """A message has come to its end, in one of the ways that Celery has."""
         session = message.lane.session
+        if status != "SUCCESS" and not isinstance(result, BaseException):
+            result = self.results.exception_to_python(result)  # as it came by a queue
         if status == "SUCCESS" and "said" in result:
             said = unseal(result, self._key, message.id, self.results)
             if isinstance(said, str):
