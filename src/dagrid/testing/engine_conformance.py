@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from dagrid.errors import TaskTimeoutError
@@ -31,11 +32,28 @@ def _fail() -> None:
     raise LookupError("not here")
 
 
+def _busy() -> tuple[int, float]:
+    import os
+    import time
+
+    began = time.perf_counter()
+    time.sleep(0.02)  # a task that takes time
+    return os.getpid(), time.perf_counter() - began
+
+
 class EngineConformance:
-    """Override `make_backend`, and `frees_slots` where a running call cannot be abandoned."""
+    """Override `make_backend`, and the attributes where the backend differs.
+
+    Attributes:
+        frees_slots: a running call can be abandoned.
+        names_workers: results and traces name the worker that performed an attempt, one at a time; False where only the engine
+            knows it.
+        patience: seconds that a run may take.
+    """
 
     __test__: ClassVar[bool] = False
     frees_slots: ClassVar[bool] = True
+    names_workers: ClassVar[bool] = True
     patience: ClassVar[float] = PATIENCE
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -121,6 +139,24 @@ class EngineConformance:
             if self.frees_slots:
                 assert result.timed_out == 1
                 assert isinstance(raised(result.__getitem__, "slow"), TaskTimeoutError)
+
+    def test_the_trace_says_who_performed_what_and_how_long(self) -> None:
+        """A worker's name never stands for two processes, and times are those of the tasks, not of their waiting."""
+        with self.place() as backend:
+            result = DAG([Node(f"n{number}", _busy) for number in range(6)]).run(backend=backend).raise_for_status()
+            processes: dict[str, set[int]] = {}
+            for name, node in result.node_results.items():
+                process, seconds = result[name]
+                processes.setdefault(node.worker, set()).add(process)
+                assert seconds <= node.ended - node.started + 0.005, f"{name} took longer than its times say"
+            assert "" not in processes
+            if not self.names_workers:
+                return
+            assert max(map(len, processes.values())) == 1, f"one name for several processes: {processes}"
+            assert result.trace is not None
+            spans = sorted(result.trace, key=lambda span: (span.worker, span.started))
+            for one, following in pairwise(spans):
+                assert one.worker != following.worker or one.ended <= following.started + 0.005
 
     def test_a_cancelled_run_ends(self) -> None:
         """What runs is stopped where that can be, and nothing starts any more."""
