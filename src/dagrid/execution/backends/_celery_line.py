@@ -372,7 +372,7 @@ class Line:
         name, status = meta.get("task_id", ""), meta["status"]
         if status == STARTED:
             message = self._messages.get(name)
-            if message is not None and message.running is None:
+            if message is not None:
                 self._hear(message, meta["result"])
         elif status in READY_STATES:
             message = self.take_out(name)
@@ -392,7 +392,7 @@ class Line:
     # --- what follows ------------------------------------------------------------------------------------------------------
 
     def _hear(self, message: Message, result: Any) -> None:
-        """A worker has cut a message short: what is finished counts, one call runs, the others go back."""
+        """A worker has cut a message short: what is finished counts, one call runs, and what does not ride on it goes back."""
         said = unseal(result, self._key, message.id, self.results)
         if isinstance(said, str):
             _log.warning("What a Celery worker tells of node %r is ignored: %s.", message.items[0].call.node, said)
@@ -402,7 +402,7 @@ class Line:
             return
         running = message.items[done]
         with self._guard:
-            if self._messages.get(message.id) is not message:
+            if self._messages.get(message.id) is not message or message.running is running:
                 return
             message.running, message.host = running, said.host
             doomed = running.call.attempt not in message.left
@@ -410,8 +410,8 @@ class Line:
                 message.cancelled = time.monotonic()
         ended = self._take(message, message.items[:done])
         behind = message.items[done + 1 :]
-        at_once = [item for item in behind if item.call.rides == running.call.attempt]  # as far as that one completes
-        back = self._back(message, [item for item in behind if item not in at_once], said.reports)
+        along = riders(behind, [running])  # they go on here, as far as it completes
+        back = self._back(message, [item for item in behind if item not in along], said.reports)
         if doomed:
             self.revoke([message.id])
         message.lane.session.tell(message, said, ended, None if doomed else running, back)

@@ -116,9 +116,15 @@ class Batch:
         self._tell = tell
         self._end = len(orders)
         self._begun = 0
+        self._told = 0
         self._since = 0.0
         self._bytes = 0
         self._step = threading.Lock()
+
+    @property
+    def told(self) -> bool:
+        """Whether it has been cut short."""
+        return self._told > 0
 
     def perform(self) -> None:
         """Perform the calls until the last one, or until the message is cut short."""
@@ -148,18 +154,26 @@ class Batch:
             before.reset(token)
 
     def cut_short(self) -> bool:
-        """Tell what there is, and perform no more than the call that runs; return False if none does at this moment."""
+        """Tell what there is, and perform no more than the call that runs and those that ride on it.
+
+        Returns:
+            Whether there is nothing more to tell before the end. It is False too if no call runs at this moment.
+        """
         with self._step:
             said = self._said
             done = len(said.reports)
             if done >= self._begun:
                 return done >= self._end
-            self._end = self._begun
-            try:
-                self._tell(Said(said.host, said.process, said.reports[:done], said.refused, self._since))
-            except Exception:  # noqa: BLE001 - every transport has its own, and the outcome says all of it again
-                _log.warning("What a message has come to could not be told.", exc_info=True)
-            return True
+            if self._told != self._begun:
+                self._told = self._begun
+                self._end = self._begun
+                while self._end < len(self._orders) and self._orders[self._end][1] >= done:
+                    self._end += 1
+                try:
+                    self._tell(Said(said.host, said.process, said.reports[:done], said.refused, self._since))
+                except Exception:  # noqa: BLE001 - every transport has its own, and the outcome says all of it again
+                    _log.warning("What a message has come to could not be told.", exc_info=True)
+            return self._end == self._begun
 
 
 class _Watcher:
@@ -191,7 +205,7 @@ class _Watcher:
                 with self._changed:
                     self._batches.discard(batch)
             else:
-                batch.look_at = time.monotonic() + AGAIN
+                batch.look_at = time.monotonic() + (CUT if batch.told else AGAIN)
 
     def _next(self) -> Batch:
         """Wait for the next batch that takes too long."""
