@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dagrid import DAG, Node
-from dagrid.errors import InvalidSettingError, UnsatisfiableError
+from dagrid.errors import BackendError, InvalidSettingError, UnsatisfiableError
 from dagrid.execution.backends.celery import CeleryBackend
 from dagrid.graph.grow import map_over
 from dagrid.machine.events import Outcome
@@ -83,6 +83,17 @@ def test_short_tasks_share_messages(broker: str) -> None:
     assert sent < 100
     for name in result:
         assert result.node_results[name].worker in {f"worker{number}@test:{result[name]}" for number in range(2)}
+
+
+def test_signed_calls_only(broker: str) -> None:
+    """Who has another key, or none, is refused by name; who has the key is served."""
+    for key, words in ((None, "not signed"), ("other", "signature of the call is wrong")):
+        with CeleryBackend(broker, key=key) as backend:
+            error = DAG([Node("n", lambda: 1)]).run(backend=backend).node_results["n"].error
+            assert isinstance(error, BackendError)
+            assert words in str(error)
+    with CeleryBackend(broker, key=KEY) as backend:
+        assert DAG([Node("n", lambda: 1)]).run(backend=backend)["n"] == 1
 
 
 def chain(length: int, **odd: Any) -> list[Node]:

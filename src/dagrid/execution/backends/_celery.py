@@ -36,7 +36,7 @@ class Said(msgspec.Struct, array_like=True):
     One that rode on a call which did not complete has an empty one.
 
     While it works (`since` is above 0), the call behind those has been running since then, in seconds of the worker's clock of
-    day. When it is done, `since` is 0. In both cases the calls behind are not performed and go back.
+    day; those behind it go back, but for those that ride on it. When it is done, `since` is 0, and all without a report go back.
     """
 
     host: str
