@@ -11,8 +11,9 @@ import pytest
 from dagrid.errors import GraphLimitError, IllegalTransitionError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.node import Node
 from dagrid.graph.policy import Retry
+from dagrid.machine.advance import IDLE, RULES, advance
 from dagrid.machine.commands import Cancel, Finish, Perform, Recall, SetTimer
-from dagrid.machine.decide import IDLE, RULES, advance, decide
+from dagrid.machine.decide import decide
 from dagrid.machine.events import (
     Asked,
     CancelRequested,

@@ -28,8 +28,9 @@ from dagrid.execution.pickling import unpack
 from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
+from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, grow, settled, take
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
-from dagrid.machine.decide import IDLE, RULES, SLOW, advance, decide
+from dagrid.machine.decide import decide
 from dagrid.machine.events import (
     NODE_MASK,
     Asked,
@@ -474,15 +475,41 @@ class Engine:
                     last = worker != NOBODY and reply is NOT_ASKED and not self._questions
                     self.enter()
                     try:
-                        if last:
-                            reply = self._step((answer, Asked(worker, self.now())), worker)
-                        else:
-                            self._step((answer,))
+                        given = self._answered(answer, worker if last else NOBODY)
                     finally:
                         self._lock.release()
+                    if last:
+                        reply = given
             finally:
                 self._asking.release()
         return reply
+
+    def _answered(self, answer: RuleEvaluated, worker: int) -> Call | None:
+        """Under the lock: take the answer of a rule, and give a worker that asks with it its next call."""
+        now = self.now()
+        asked = (Asked(worker, now),) if worker != NOBODY else ()
+        if self._inbox or self.recorder is not None or self._keeping is not None or not can_grow(self.state, answer):
+            return self._step((answer, *asked), worker)
+        try:
+            bound = self._bound(answer)
+            if bound is not answer:
+                return self._step((bound, *asked), worker)
+            grow(self.state, answer)
+            self._after_growth(answer)
+            state = self.state
+            following = take(state, worker, now) if asked else IDLE
+            if (
+                (following >= 0 or (not asked and settled(state)))
+                and not self._watchers
+                and not (state.heap and state.idle)
+            ):
+                return self.call_of(following) if asked else None
+        except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
+            self.failure = fault(error)
+            self._end()
+            return None
+        reply = self._step(() if following >= 0 else asked, worker)
+        return self.call_of(following) if following >= 0 else reply
 
     def _step(self, events: Sequence[Stimulus], worker: int = -1) -> Call | None:
         """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""
@@ -541,7 +568,7 @@ class Engine:
                 if lost:
                     yield Begun(self.now(), lost=lost)
                 yield event
-                self._after_growth()
+                self._after_growth(event)
             else:
                 if type(event) is Finished:
                     self._keep(event)
@@ -588,14 +615,17 @@ class Engine:
         self.state.plan.grow(growth.nodes)
         self.growing.taken(self.state)
 
-    def _after_growth(self) -> None:
+    def _after_growth(self, event: Stimulus) -> None:
         known = len(self.values)
         plan = self.state.plan
+        if isinstance(event, RuleEvaluated) and event.rule not in self.state.rules:
+            self.growing.applied(event.rule)
         if len(plan) == known:
             self.growing.forget(self.state)
             return
         self.growing.taken(self.state)
-        self._point()
+        if plan.adds or self._bindings.lineages:
+            self._point()
         places = self._bindings.places
         if places:
             for node in range(known, len(plan)):
@@ -603,8 +633,8 @@ class Engine:
                     self._open_place(places[node])
 
     @property
-    def rules(self) -> Sequence[Rule]:
-        """All rules that the run has had, by number."""
+    def rules(self) -> Mapping[int, Rule]:
+        """The rules that may still be asked, by number."""
         return self.growing.rules
 
     def drop(self, until: int) -> None:

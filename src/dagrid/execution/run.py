@@ -115,7 +115,7 @@ class Run:
         if not self.done:
             raise RunError("The run has not ended, so it has no result. Wait for it with wait(), or await it.")
         engine = self._engine
-        names = [rule.name for rule in engine.growing.rules]
+        names = engine.growing.names
         failure = engine.failure or engine.growing.failure
         return ExecutionResult(
             engine.state, engine.values, engine.errors, engine.began, engine.ended, failure, names, self._traced

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 from dagrid.errors import InvalidNodeError
@@ -84,8 +84,8 @@ class Node:
     depends_on: tuple[str, ...] = ()
     priority: int = 0
     is_sequential: bool = False
-    resources: Mapping[str, float]
-    selector: Mapping[str, str]
+    resources: Mapping[str, float] = field(default_factory=dict)
+    selector: Mapping[str, str] = field(default_factory=dict)
     retries: Retry | None = None
     timeout: float | None = None
     cost: float | None = None
@@ -272,7 +272,7 @@ def origin_of(fn: object) -> object:
     return getattr(fn, "origin", fn)
 
 
-FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Node))
+FIELDS: tuple[str, ...] = tuple(each.name for each in fields(Node))
 
 
 def node_id(given: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal
+from typing import Literal, cast
 
 from dagrid.errors import GraphLimitError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
@@ -145,7 +145,7 @@ class Plan:
         self.names = structure.names
         self.index = structure.index
         self.successors: list[list[int]] = structure.successors
-        self.predecessors: list[list[int]] = structure.predecessors
+        self.predecessors = cast("list[Sequence[int]]", structure.predecessors)
         self.keys = keys if keys is not None else order_keys(structure, specs)
         self.empty = set(empty)
         self.sources = sources
@@ -203,7 +203,7 @@ class Plan:
             successors.append([])
             self.groups.append(0)
         for number, node in enumerate(nodes, first):
-            before = [index[name] for name in node.required()]
+            before = tuple([index[name] for name in node.required()])
             self.predecessors.append(before)
             for predecessor in before:
                 successors[predecessor].append(number)
@@ -231,7 +231,9 @@ class Plan:
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
         if len(nodes) == 1:
-            self.keys.append(_key(nodes[0].priority, _cost(nodes[0]), added.start))
+            node = nodes[0]
+            plain = not node.priority and node.cost is None
+            self.keys.append((_PLAIN_KEY if plain else _key(node.priority, _cost(node), 0)) + added.start)
             return
         levels: dict[int, float] = {}
         for start in added:
@@ -328,3 +330,6 @@ def _key(priority: int, level: float, number: int) -> int:
 
 def _cost(node: Node) -> float:
     return 1.0 if node.cost is None else node.cost
+
+
+_PLAIN_KEY = _key(0, 1.0, 0)

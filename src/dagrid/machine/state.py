@@ -85,17 +85,18 @@ class RuleState:
     """A rule that has not been applied yet: what it may add, what its last evaluation saw, whether it must be asked again."""
 
     number: int
-    optional: bool = False
-    adds: AbstractSet[str] | None = None
+    optional: bool
+    adds: AbstractSet[str] | None
+    reads: Mapping[int, int]
     dirty: bool = False
     asked: bool = False
-    reads: Mapping[int, int] = field(default_factory=dict)
 
     def may_add(self, kind: str) -> bool:
         return self.adds is None or kind in self.adds
 
 
 NO_GROWTH = Growth()
+NOTHING_READ: Mapping[int, int] = {}
 
 
 class State:
@@ -238,8 +239,9 @@ class State:
         self, number: int, optional: bool, adds: AbstractSet[str] | None = None, waits: Sequence[str] = ()
     ) -> None:
         """Take a rule, which is to be asked when one of the nodes that it waits for has ended; at once if it waits for none."""
-        rule = self.rules[number] = RuleState(number, optional, adds)
-        self.may_add(adds, 1)
+        rule = self.rules[number] = RuleState(number, optional, adds, NOTHING_READ)
+        if adds is None or adds:
+            self.may_add(adds, 1)
         for name in waits:
             node = self.plan.index.get(name)
             if node is None:
@@ -258,13 +260,13 @@ class State:
         self.topics.clear()
         self.asking = 0
         for rule in self.rules.values():
-            rule.dirty, rule.asked, rule.reads = True, False, {}
+            rule.dirty, rule.asked, rule.reads = True, False, NOTHING_READ
         self.dirty = list(self.rules)
 
     def drop_rule(self, number: int) -> None:
         """Forget a rule that was applied."""
         rule = self.rules.pop(number, None)
-        if rule is not None:
+        if rule is not None and (rule.adds is None or rule.adds):
             self.may_add(rule.adds, -1)
 
     def may_add(self, kinds: AbstractSet[str] | None, change: int) -> None:
@@ -618,7 +620,8 @@ def _patched(state: State, fact: Fact) -> None:
     plan = state.plan
     plan.grow(growth.nodes)
     state.drop_rule(fact.cause)
-    state.sealed |= growth.relies
+    if growth.relies:
+        state.sealed |= growth.relies
     if len(state.ready) < len(plan.requests):
         state.ready.extend([] for _ in range(len(state.ready), len(plan.requests)))
     count = len(fact.numbers)

@@ -1,0 +1,111 @@
+"""The hot path: what `decide` does, for the commonest cases and without making a record of anything. Pure, as that one is.
+
+A worker that pulls completed a plain node and wants the next one (`advance`); a rule held, and its patch matters to nobody but
+the nodes in it (`grow`); a worker that just delivered gets a node (`take`). All use the moves that `decide` uses, so that the
+journal is the same. Whatever is not that simple is left to `decide`, and then nothing has been done.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop
+
+from dagrid.machine.decide import outdated, patched
+from dagrid.machine.events import NODE_MASK, RuleEvaluated
+from dagrid.machine.state import NOTHING_READ, READY, RUNNING, State, complete, record
+
+IDLE = -1
+SLOW = -2
+RULES = -3
+
+
+def advance(state: State, attempt: int, worker: int, started: float, ended: float) -> int:
+    """A pulling worker completed an attempt: in the commonest case apply that and give the worker its next node.
+
+    Returns:
+        The node, already started, when there is one and nothing else to think about; IDLE when the completion is applied and the
+        worker has to ask (`Asked`) what is next; RULES when it is applied and the rules in `state.asks` have to be asked before;
+        SLOW when nothing has been done and `decide` must take the event (`Finished`).
+    """
+    queue = state.queues.get(worker)
+    if (
+        not state.fast
+        or queue is None
+        or attempt not in queue
+        or attempt > NODE_MASK
+        or state.status[attempt] != RUNNING
+    ):
+        return SLOW
+    complete(state, attempt, started, ended)
+    del queue[attempt]
+    if state.watchers and attempt in state.watchers and _ask_watchers(state, attempt):
+        state.active -= 1
+        return RULES
+    following = _next_node(state, worker, queue, ended)
+    if following < 0:
+        state.active -= 1
+    return following
+
+
+def can_grow(state: State, answer: RuleEvaluated) -> bool:
+    """Return whether a rule held and its patch can be taken as `grow` does: nobody else looked at what it changes."""
+    growth = answer.growth
+    if growth is None or answer.error or not state.fast or state.topics or state.pushed:
+        return False
+    if answer.rule not in state.rules or outdated(state, answer):
+        return False
+    for node in growth.nodes:
+        if node.resources:
+            return False
+    return len(state.plan) + len(growth.nodes) <= state.plan.settings.max_nodes
+
+
+def grow(state: State, answer: RuleEvaluated) -> None:
+    """Take the patch of a rule for which `can_grow` holds. What becomes ready is not given to anybody yet, see `take`."""
+    assert answer.growth is not None
+    state.asking -= 1
+    record(state, patched(state, answer, answer.growth))
+
+
+def settled(state: State) -> bool:
+    """Return whether there is nothing to decide but who performs what is ready: no rule to ask, nothing to skip, no end."""
+    return state.fast and state.remaining > 0 and not (state.dirty or state.doomed or state.passed)
+
+
+def take(state: State, worker: int, at: float) -> int:
+    """Give a pulling worker that has just delivered its next node, if all is `settled`; IDLE when it has to ask (`Asked`)."""
+    queue = state.queues.get(worker)
+    limit = state.plan.settings.max_concurrency
+    if queue is None or queue or not settled(state) or (limit is not None and state.active >= limit):
+        return IDLE
+    following = _next_node(state, worker, queue, at)
+    if following >= 0:
+        state.active += 1
+    return following
+
+
+def _next_node(state: State, worker: int, queue: dict[int, None], at: float) -> int:
+    """Start the best ready node on a worker, unless a rule looks at such things; IDLE when there is none."""
+    heap = state.heap
+    if not heap:
+        return IDLE
+    following = heap[0] & NODE_MASK
+    if state.status[following] != READY or following in state.numbers or (state.watchers and following in state.starts):
+        return IDLE
+    heappop(heap)
+    state.status[following] = RUNNING
+    state.started[following] = at
+    state.where[following] = worker
+    queue[following] = None
+    state.journal.append(~following)
+    return following
+
+
+def _ask_watchers(state: State, node: int) -> bool:
+    """Have the rules asked that waited for the end of a node; return whether there are any."""
+    for number in state.watchers.pop(node):
+        rule = state.rules.get(number)
+        if rule is not None and not rule.asked and not rule.dirty and node in rule.reads:
+            rule.asked, rule.reads = True, NOTHING_READ
+            state.asking += 1
+            state.asks.append(number)
+    return bool(state.asks)
