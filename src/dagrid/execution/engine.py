@@ -462,7 +462,7 @@ class Engine:
             The call for the worker; NOT_ASKED when it has still to ask.
         """
         reply: Call | None = NOT_ASKED
-        while self._drain():
+        while not self._inbox or self._drain():
             if self._committer is not None:
                 self._committer.commit(committer)
             if self._inbox:
@@ -620,7 +620,7 @@ class Engine:
         plan = self.state.plan
         if isinstance(event, RuleEvaluated) and event.rule not in self.state.rules:
             self.growing.applied(event.rule)
-        if len(plan) == known:
+        if len(plan.names) == known:
             self.growing.forget(self.state)
             return
         self.growing.taken(self.state)

@@ -91,7 +91,7 @@ class Growing:
             check_sealed(nodes, state.sealed | growth.relies)
         check_patch(nodes, plan.index)
         plan.check_growth(nodes)
-        first = len(plan)
+        first = len(plan.names)
         old = plan.index
         names: Sequence[str] = plan.names
         index: Mapping[str, int] = old
@@ -120,7 +120,7 @@ class Growing:
 
     def taken(self, state: State) -> None:
         """The machine has taken what was bound: make room for the values."""
-        self._values.extend([None] * (len(state.plan) - len(self._values)))
+        self._values.extend([None] * (len(state.status) - len(self._values)))
 
     def applied(self, number: int) -> None:
         """A rule was applied, and is asked no more: let go of it, and of what it holds."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from dagrid.errors import DuplicateNodeError, InvalidPatchError, UnknownNodeError
 from dagrid.graph.node import Node
@@ -21,8 +22,7 @@ UNENDED = -1  # what a view notes of a node of which it only wanted to know whet
 _NOT_ENDED = frozenset({"pending", "ready", "queued", "running", "waiting"})
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(msgspec.Struct, frozen=True):
     """What a rule appends, whole or not at all.
 
     Args:
@@ -57,8 +57,7 @@ class Patch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Append to a running graph when there is enough known of it.
 
     Args:
@@ -84,7 +83,7 @@ class Rule:
         if not (callable(self.predicate) and callable(self.body)):
             part = "body" if callable(self.predicate) else "predicate"
             raise InvalidPatchError(f"The {part} of a rule is a function of one View, not {getattr(self, part)!r}.")
-        put = object.__setattr__
+        put = msgspec.structs.force_setattr
         if self.adds is not None:
             put(self, "adds", _kinds(self.adds) if self.adds or isinstance(self.adds, str) else NO_KINDS)
         if not self.waits:

@@ -56,7 +56,7 @@ def can_grow(state: State, answer: RuleEvaluated) -> bool:
     for node in growth.nodes:
         if node.resources:
             return False
-    return len(state.plan) + len(growth.nodes) <= state.plan.settings.max_nodes
+    return len(state.status) + len(growth.nodes) <= state.plan.settings.max_nodes
 
 
 def grow(state: State, answer: RuleEvaluated) -> None:

@@ -368,7 +368,7 @@ def patched(state: State, event: RuleEvaluated, growth: Growth) -> Fact:
 
 
 def _numbers(state: State, growth: Growth) -> tuple[int, ...]:
-    first = len(state.plan)
+    first = len(state.status)
     return tuple(range(first, first + len(growth.nodes)))
 
 

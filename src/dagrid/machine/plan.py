@@ -226,7 +226,8 @@ class Plan:
                 f"or allow more with max_nodes."
             )
         for node in nodes:
-            self._request_of(node, "")
+            if node.resources:
+                self._request_of(node, "")
 
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""

@@ -635,20 +635,17 @@ def _patched(state: State, fact: Fact) -> None:
             state.may_add(plan.adds.get(node, frozenset()), 1)
     for rule in growth.rules:
         state.add_rule(*rule)
-    unwell: list[tuple[int, int]] = []
     for node in fact.numbers:
         missing = 0
         for before in plan.predecessors[node]:
             if state.status[before] != COMPLETED:
                 missing += not _satisfies(state, before, node)
                 if _dooms(state, before, node):
-                    unwell.append((node, before))
+                    state.doomed.append((node, before))
                     break
         state.waiting.append(missing)
-    for node in fact.numbers:
-        if not state.waiting[node]:
+        if not missing:
             make_ready(state, node)
-    state.doomed += unwell
     refresh(state)
 
 
