@@ -120,7 +120,7 @@ class Growing:
 
     def taken(self, state: State) -> None:
         """The machine has taken what was bound: make room for the values."""
-        self._values.extend([None] * (len(state.status) - len(self._values)))
+        self._values.extend([None] * (len(state.plan.names) - len(self._values)))
 
     def applied(self, number: int) -> None:
         """A rule was applied, and is asked no more: let go of it, and of what it holds."""
