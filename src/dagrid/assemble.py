@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from os import PathLike
@@ -38,6 +37,7 @@ from dagrid.opening import (
     BackendLike,
     CacheLike,
     CheckpointLike,
+    Opened,
     open_backend,
     open_cache,
     open_checkpoint,
@@ -186,10 +186,10 @@ def start(
         )
     if backend is None:
         backend = _usual_backend(max_concurrency)
-    with ExitStack() as opened:
+    with Opened() as opened:
         place, owned = open_backend(backend)
         if owned:
-            opened.callback(place.close, wait=False)
+            opened.add(partial(place.close, wait=False))
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
         opened_cache = open_cache(cache)
@@ -212,7 +212,7 @@ def start(
         engine.began = began
         engine.start()
         readers = [*observers, *_progress(progress)]
-        return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=run_id or "")
+        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "")
 
 
 def restart(
@@ -228,7 +228,7 @@ def restart(
     cache: CacheLike | None = None,
 ) -> Run:
     """Go on with a run that a checkpoint keeps, and return its handle; takes what `resume` takes."""
-    with ExitStack() as opened:
+    with Opened() as opened:
         place_of_record = open_checkpoint(opened, checkpoint)
         record = _chosen_run(place_of_record, run_id)
         head = read_head(place_of_record, record.run)
@@ -238,7 +238,7 @@ def restart(
             backend = _usual_backend(settings.max_concurrency)
         place, owned = open_backend(backend)
         if owned:
-            opened.callback(place.close, wait=False)
+            opened.add(partial(place.close, wait=False))
         if not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
         # From here on the run is ours; whoever had it has lost it. One that has ended is only read.
@@ -259,7 +259,7 @@ def restart(
             recorder.begin(clock.now())
             engine.start()
         readers = [*observers, *_progress(progress)]
-        return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=record.run)
+        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=record.run)
 
 
 def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: Any) -> ExecutionResult:
@@ -415,7 +415,7 @@ def _run_id(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name or 'run')}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
 
 
-def _record(opened: ExitStack, checkpoint: CheckpointLike, run_id: str, name: str | None, clock: Clock) -> Recorder:
+def _record(opened: Opened, checkpoint: CheckpointLike, run_id: str, name: str | None, clock: Clock) -> Recorder:
     kept = open_checkpoint(opened, checkpoint)
     epoch = kept.store.create(run_id, name=name or "", at=time())
     return Recorder(kept, run_id, epoch, 0, clock.now())

@@ -28,7 +28,7 @@ from dagrid.execution.pickling import unpack
 from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
-from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, grow, settled, take
+from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import decide
 from dagrid.machine.events import (
@@ -59,6 +59,45 @@ INTERRUPTED = "interrupted by Ctrl-C"
 
 class Engine:
     """One run: a machine's state, the values of its nodes, and a session of the backend where attempts are performed."""
+
+    __slots__ = (
+        "__dict__",  # of `completed`, where more follows from a value
+        "_asking",
+        "_backend",
+        "_bindings",
+        "_calls",
+        "_committer",
+        "_context",
+        "_given",
+        "_inbox",
+        "_keeping",
+        "_lent",
+        "_lock",
+        "_omitted",
+        "_place",
+        "_place_of",
+        "_places",
+        "_questions",
+        "_session",
+        "_shared",
+        "_stirred",
+        "_timers",
+        "_watchers",
+        "_workers",
+        "began",
+        "call_of",
+        "clock",
+        "done",
+        "draw",
+        "ended",
+        "errors",
+        "failure",
+        "growing",
+        "now",
+        "recorder",
+        "state",
+        "values",
+    )
 
     def __init__(
         self,
@@ -139,7 +178,8 @@ class Engine:
         with self._lock:
             first = self._beginning()
             self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
-            for place in set(self._bindings.places.values()):
+            places = self._bindings.places
+            for place in set(places.values()) if places else ():
                 self._open_place(place)
             self._step(first)
         self._after()
@@ -156,6 +196,8 @@ class Engine:
     def _beginning(self) -> list[Stimulus]:
         """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
         state, now = self.state, self.now()
+        if not (self._given or self._omitted or self.recorder is not None):
+            return []
         reasons = {node: reason for node, (_, reason) in self._given.items()}
         gone: list[Stimulus] = [WorkerGone(worker, now, "the process of the run ended") for worker in state.present]
         due: list[Stimulus] = [
@@ -236,7 +278,7 @@ class Engine:
         until = None if timeout is None else REAL_CLOCK.now() + timeout
         while True:
             self._stirred.clear()
-            if self._lend() and not self._lent:
+            if self._lend() and not self._lent and not self.done.is_set():
                 self._lent = True
                 continue  # what was woken before this stirred nobody
             if self.done.is_set():
@@ -256,7 +298,8 @@ class Engine:
         if self._session is not None:
             self._session.close()
             self._session = None  # it refers to this engine, and the two would wait for the collector
-        self.__dict__.pop("completed", None)  # and so does this, where there is more to a completion
+        if self.recorder is not None or self._keeping is not None:
+            self.__dict__.clear()  # and so does `completed`, where there is more to a completion
         for place in self._places.values():
             place.close()
 
@@ -265,7 +308,7 @@ class Engine:
         if self._session is None:
             return False
         wanted = bool(self._session.attend())
-        for place in list(self._places.values()):
+        for place in list(self._places.values()) if self._places else ():
             wanted = bool(place.session.attend()) or wanted
         return wanted
 
@@ -347,9 +390,11 @@ class Engine:
                 reply = self._step((done, Asked(worker, ended)), worker)
             else:
                 self.values[attempt] = value
-                reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
-                if following >= 0:
-                    reply = self.call_of(following)
+                if state.remaining or self._inbox or not finish(state, self.now()):
+                    reply = self._handed(following, (Asked(worker, ended),), worker)
+                else:
+                    self._end()
+                    reply = None
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
             self.failure = fault(error)
             self._end()
@@ -418,7 +463,9 @@ class Engine:
     def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
         self.enter()
         try:
-            reply = self._step([*events, Asked(worker, self.now())], worker)
+            now = self.now()
+            following = IDLE if events or self._inbox or self.recorder is not None else take(self.state, worker, now)
+            reply = self._handed(following, (*events, Asked(worker, now)), worker)
         finally:
             self._lock.release()
         self._after(committer=worker)
@@ -496,20 +543,22 @@ class Engine:
                 return self._step((bound, *asked), worker)
             grow(self.state, answer)
             self._after_growth(answer)
-            state = self.state
-            following = take(state, worker, now) if asked else IDLE
-            if (
-                (following >= 0 or (not asked and settled(state)))
-                and not self._watchers
-                and not (state.heap and state.idle)
-            ):
-                return self.call_of(following) if asked else None
+            following = take(self.state, worker, now) if asked else IDLE
+            if asked or not settled(self.state) or self._watchers or (self.state.heap and self.state.idle):
+                return self._handed(following, asked, worker)
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
             self.failure = fault(error)
             self._end()
-            return None
-        reply = self._step(() if following >= 0 else asked, worker)
-        return self.call_of(following) if following >= 0 else reply
+        return None
+
+    def _handed(self, following: int, asked: Sequence[Stimulus], worker: int) -> Call | None:
+        """Under the lock: return the call of a node that a worker was given on the hot path; decide what is left to decide."""
+        state = self.state
+        if following < 0:
+            return self._step(asked, worker)
+        if self._watchers or (state.heap and state.idle):
+            self._step(())
+        return self.call_of(following)
 
     def _step(self, events: Sequence[Stimulus], worker: int = -1) -> Call | None:
         """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""
@@ -537,7 +586,7 @@ class Engine:
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         reply: Call | None = None
-        plain = not self._inbox and all(type(event) is Asked for event in events)
+        plain = not self._inbox and all([type(event) is Asked for event in events])
         commands = self._decide(events if plain else self._taken(events))
         if self._committer is not None:
             self._committer.hold(commands, worker)

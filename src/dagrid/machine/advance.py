@@ -1,7 +1,7 @@
 """The hot path: what `decide` does, for the commonest cases and without making a record of anything. Pure, as that one is.
 
 A worker that pulls completed a plain node and wants the next one (`advance`); a rule held, and its patch matters to nobody but
-the nodes in it (`grow`); a worker that just delivered gets a node (`take`). All use the moves that `decide` uses, so that the
+the nodes in it (`grow`); a worker asks for a node (`take`); the last node ended (`finish`). All use the moves that `decide` uses, so that the
 journal is the same. Whatever is not that simple is left to `decide`, and then nothing has been done.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 from heapq import heappop
 
 from dagrid.machine.decide import outdated, patched
-from dagrid.machine.events import NODE_MASK, RuleEvaluated
+from dagrid.machine.events import NODE_MASK, Fact, Kind, RuleEvaluated
+from dagrid.machine.pick import has_room
 from dagrid.machine.state import NOTHING_READ, READY, RUNNING, State, complete, record
 
 IDLE = -1
@@ -72,15 +73,24 @@ def settled(state: State) -> bool:
 
 
 def take(state: State, worker: int, at: float) -> int:
-    """Give a pulling worker that has just delivered its next node, if all is `settled`; IDLE when it has to ask (`Asked`)."""
-    queue = state.queues.get(worker)
-    limit = state.plan.settings.max_concurrency
-    if queue is None or queue or not settled(state) or (limit is not None and state.active >= limit):
+    """Give a pulling worker that asks its next node, if all is `settled`; IDLE when nothing was done (`Asked`)."""
+    known = state.present.get(worker)
+    if known is None or known.queue or known.place or not (settled(state) and has_room(state)):
         return IDLE
-    following = _next_node(state, worker, queue, at)
+    following = _next_node(state, worker, known.queue, at)
     if following >= 0:
         state.active += 1
+        state.idle.pop(worker, None)
+        known.woken = False
     return following
+
+
+def finish(state: State, at: float) -> bool:
+    """End the run if the last node of a graph has ended that does not grow any more; return whether it has ended."""
+    if state.remaining or state.rules or state.doomed or state.passed or not state.fast:
+        return False
+    record(state, Fact(Kind.RUN_ENDED, at))
+    return True
 
 
 def _next_node(state: State, worker: int, queue: dict[int, None], at: float) -> int:

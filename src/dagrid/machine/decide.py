@@ -110,7 +110,7 @@ def _begun(state: State, event: Begun, commands: list[Command]) -> None:
 
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
     shape = (event.slots, max(event.window, event.slots), int(event.pulls))
-    labels = tuple(sorted(event.labels.items()))
+    labels = tuple(sorted(event.labels.items())) if event.labels else ()
     if event.place:
         labels = ((PLACE, event.place), *labels)
     record(
@@ -538,15 +538,17 @@ def _hand(state: State, node: int, worker: Worker, at: float) -> int:
 
 def _wake_idle(state: State, commands: list[Command]) -> None:
     """Wake as many sleeping workers as there is work for; each asks for its node when it is awake."""
-    awake = sum(worker.woken for worker in state.present.values())
-    waiting = sum(map(len, state.ready)) - awake
+    waiting = sum(map(len, state.ready))
+    if waiting:
+        waiting -= sum([worker.woken for worker in state.present.values()])
     for number in list(state.idle):
         if waiting <= 0 or not has_room(state):
             return
-        if not fits_now(state, state.workers[number]):
+        worker = state.workers[number]
+        if not (state.fast and not worker.place) and not fits_now(state, worker):
             continue
         del state.idle[number]
-        state.workers[number].woken = True
+        worker.woken = True
         waiting -= 1
         commands.append(Wake(number))
 

@@ -150,7 +150,7 @@ class Plan:
         self.empty = set(empty)
         self.sources = sources
         self.requests: list[Request] = [PLAIN]
-        self._group_of_request = {PLAIN: 0}
+        self._group_of_request: dict[Request, int] = {}  # but for the plain ones, whose group is the first
         self.groups = [0] * len(structure.names)
         self.timeouts: dict[int, float] = {}
         self.retries: dict[int, Retry] = {}
@@ -160,7 +160,7 @@ class Plan:
         self.places = places or {}
         if settings.node_timeout is not None:
             self.timeouts = dict.fromkeys(range(len(structure.names)), settings.node_timeout)
-        for number in self.places.keys() - specs.keys():
+        for number in self.places.keys() - specs.keys() if self.places else ():
             self._group(number, Request(place=self.places[number]))
         for number, node in specs.items():
             self._admit(number, node)
@@ -305,7 +305,7 @@ def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
     The key holds, from the top: the explicit priority (larger first), the longest remaining path by cost (longer first), and the
     number of the node, which breaks ties by insertion and can be read back with `NODE_MASK`.
     """
-    known = any(node.cost is not None for node in specs.values())
+    known = any([node.cost is not None for node in specs.values()])
     costs = None
     if known:
         costs = [1.0] * len(structure.names)
