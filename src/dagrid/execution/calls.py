@@ -20,6 +20,8 @@ class Calls:
         keys: by node number, the key under which its value is kept between runs.
     """
 
+    __slots__ = ("_bindings", "_cache", "_fns", "_gather", "_kwargs", "_names", "_plan", "_single", "_values", "keys")
+
     def __init__(self, values: list[Any], cache: OpenCache | None) -> None:
         self.keys: dict[int, str] = {}
         self._values = values

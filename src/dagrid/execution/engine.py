@@ -375,7 +375,7 @@ class Engine:
             reply: Call | None
             state = self.state
             following = advance(state, attempt, worker, started, ended)
-            if following >= 0 and not self._watchers and not (state.heap and state.idle):
+            if following >= 0 and not self._watchers and not (state.idle and state.heap):
                 self.values[attempt] = value
                 reply = self.call_of(following)
             elif following == RULES:
@@ -388,13 +388,13 @@ class Engine:
             elif following == SLOW:
                 done = Finished(worker, attempt, Outcome.COMPLETED, started, ended, value)
                 reply = self._step((done, Asked(worker, ended)), worker)
+            elif not (state.remaining or self._inbox or self._keeping) and finish(state, self.now()):
+                self.values[attempt] = value
+                self._end()
+                reply = None
             else:
                 self.values[attempt] = value
-                if state.remaining or self._inbox or not finish(state, self.now()):
-                    reply = self._handed(following, (Asked(worker, ended),), worker)
-                else:
-                    self._end()
-                    reply = None
+                reply = self._handed(following, (Asked(worker, ended),), worker)
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
             self.failure = fault(error)
             self._end()
@@ -544,7 +544,7 @@ class Engine:
             grow(self.state, answer)
             self._after_growth(answer)
             following = take(self.state, worker, now) if asked else IDLE
-            if asked or not settled(self.state) or self._watchers or (self.state.heap and self.state.idle):
+            if asked or not settled(self.state) or self._watchers or (self.state.idle and self.state.heap):
                 return self._handed(following, asked, worker)
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
             self.failure = fault(error)
@@ -556,7 +556,7 @@ class Engine:
         state = self.state
         if following < 0:
             return self._step(asked, worker)
-        if self._watchers or (state.heap and state.idle):
+        if self._watchers or (state.idle and state.heap):
             self._step(())
         return self.call_of(following)
 
@@ -586,7 +586,7 @@ class Engine:
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
         reply: Call | None = None
-        plain = not self._inbox and all([type(event) is Asked for event in events])
+        plain = not self._inbox and all(type(event) is Asked for event in events)
         commands = self._decide(events if plain else self._taken(events))
         if self._committer is not None:
             self._committer.hold(commands, worker)

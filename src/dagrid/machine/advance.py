@@ -1,18 +1,18 @@
 """The hot path: what `decide` does, for the commonest cases and without making a record of anything. Pure, as that one is.
 
-A worker that pulls completed a plain node and wants the next one (`advance`); a rule held, and its patch matters to nobody but
-the nodes in it (`grow`); a worker asks for a node (`take`); the last node ended (`finish`). All use the moves that `decide` uses, so that the
-journal is the same. Whatever is not that simple is left to `decide`, and then nothing has been done.
+A worker that pulls completed a plain node and wants the next one (`advance`), or asks for its first one (`take`); a rule held,
+and its patch matters to nobody but the nodes in it (`grow`); the last node has ended (`finish`). All use the moves that `decide`
+uses, so that the journal is the same. Whatever is not that simple is left to `decide`, and then nothing has been done.
 """
 
 from __future__ import annotations
 
-from heapq import heappop
+from heapq import heappop, heappush
 
 from dagrid.machine.decide import outdated, patched
 from dagrid.machine.events import NODE_MASK, Fact, Kind, RuleEvaluated
 from dagrid.machine.pick import has_room
-from dagrid.machine.state import NOTHING_READ, READY, RUNNING, State, complete, record
+from dagrid.machine.state import COMPLETED, NOTHING_READ, READY, RUNNING, State, record
 
 IDLE = -1
 SLOW = -2
@@ -28,16 +28,21 @@ def advance(state: State, attempt: int, worker: int, started: float, ended: floa
         SLOW when nothing has been done and `decide` must take the event (`Finished`).
     """
     queue = state.queues.get(worker)
-    if (
-        not state.fast
-        or queue is None
-        or attempt not in queue
-        or attempt > NODE_MASK
-        or state.status[attempt] != RUNNING
-    ):
+    status = state.status
+    if not state.fast or queue is None or attempt not in queue or attempt > NODE_MASK or status[attempt] != RUNNING:
         return SLOW
-    complete(state, attempt, started, ended)
+    status[attempt] = COMPLETED
+    state.started[attempt] = started
+    state.ended[attempt] = ended
+    state.remaining -= 1
+    state.journal.append(attempt)
     del queue[attempt]
+    plan, waiting = state.plan, state.waiting
+    for after in plan.successors[attempt]:
+        waiting[after] = missing = waiting[after] - 1
+        if not (missing or status[after]):
+            status[after] = READY
+            heappush(state.heap, plan.keys[after])
     if state.watchers and attempt in state.watchers and _ask_watchers(state, attempt):
         state.active -= 1
         return RULES

@@ -305,7 +305,7 @@ def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
     The key holds, from the top: the explicit priority (larger first), the longest remaining path by cost (longer first), and the
     number of the node, which breaks ties by insertion and can be read back with `NODE_MASK`.
     """
-    known = any([node.cost is not None for node in specs.values()])
+    known = any(node.cost is not None for node in specs.values())
     costs = None
     if known:
         costs = [1.0] * len(structure.names)

@@ -342,7 +342,7 @@ def read_entry(entry: int) -> tuple[int, Kind]:
 
 
 def refresh(state: State) -> None:
-    """Recompute whether the completion of a node that no rule watches matters to its successors only, see `decide.advance`."""
+    """Recompute whether the completion of a node that no rule watches matters to its successors only, see `advance`."""
     state.fast = state.plan.uniform and not state.stopped and not state.finished and not state.plan.settings.resources
 
 
@@ -376,19 +376,11 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     state.ended[node] = ended
     state.remaining -= 1
     state.journal.append(node)
+    state.release(node)
     waiting = state.waiting
-    plan = state.plan
-    heap = state.heap if state.fast else None
-    if heap is None:
-        state.release(node)
-    for after in plan.successors[node]:
+    for after in state.plan.successors[node]:
         waiting[after] = missing = waiting[after] - 1
-        if missing or status[after]:
-            continue
-        if heap is not None:
-            status[after] = READY
-            heappush(heap, plan.keys[after])
-        else:
+        if not (missing or status[after]):
             make_ready(state, after)
 
 
