@@ -190,7 +190,7 @@ def start(
         place, owned = open_backend(backend)
         if owned:
             opened.add(partial(place.close, wait=False))
-        if not place.capabilities.matches_selectors:
+        if compiled.plan.requests[1:] and not place.capabilities.matches_selectors:
             _refuse_selectors(compiled.plan, place)
         opened_cache = open_cache(cache)
         if opened_cache is not None and compiled.bindings.lineages:

@@ -16,6 +16,7 @@ from typing import Any
 
 from dagrid.attempt import Extra
 from dagrid.errors import DagridError, RuleError, SkipTask
+from dagrid.execution.beginning import beginning, values_lost, waiting_retries
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
 from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
@@ -25,7 +26,7 @@ from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost, PlaceHost
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.pickling import unpack
-from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of
+from dagrid.execution.recording import Recorder, Recovered, facts_of
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
@@ -41,10 +42,7 @@ from dagrid.machine.events import (
     Outcome,
     RuleEvaluated,
     Stimulus,
-    TimerDue,
     TimerKind,
-    WorkerGone,
-    attempt_id,
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import COMPLETED, State, apply
@@ -57,47 +55,19 @@ NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
 
 
+# Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
+# from a value than usual.
+_MEMBERS = """
+_asking _backend _bindings _calls _committer _context _given _inbox _keeping _lent _lock _omitted _place _place_of
+_places _questions _session _shared _stirred _timers _watchers _workers began call_of clock done draw ended errors
+failure growing now recorder state values
+"""
+
+
 class Engine:
     """One run: a machine's state, the values of its nodes, and a session of the backend where attempts are performed."""
 
-    __slots__ = (
-        "__dict__",  # of `completed`, where more follows from a value
-        "_asking",
-        "_backend",
-        "_bindings",
-        "_calls",
-        "_committer",
-        "_context",
-        "_given",
-        "_inbox",
-        "_keeping",
-        "_lent",
-        "_lock",
-        "_omitted",
-        "_place",
-        "_place_of",
-        "_places",
-        "_questions",
-        "_session",
-        "_shared",
-        "_stirred",
-        "_timers",
-        "_watchers",
-        "_workers",
-        "began",
-        "call_of",
-        "clock",
-        "done",
-        "draw",
-        "ended",
-        "errors",
-        "failure",
-        "growing",
-        "now",
-        "recorder",
-        "state",
-        "values",
-    )
+    __slots__ = ("__dict__", *_MEMBERS.split())
 
     def __init__(
         self,
@@ -131,7 +101,7 @@ class Engine:
             keeping: drops values that nobody needs any more.
             cache: returns where the values of cached nodes are kept; None keeps none.
         """
-        self.values: list[Any] = [None] * len(plan)
+        self.values: list[Any] = [None] * len(plan.names)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
         self.state = State(plan, self.growing.begin())
         self.errors: dict[int, BaseException] = {}
@@ -174,7 +144,8 @@ class Engine:
     def start(self) -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once."""
         self.began = self.began or self.now()
-        self._take_given()
+        if self._given:
+            self._take_given()
         with self._lock:
             first = self._beginning()
             self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
@@ -195,39 +166,20 @@ class Engine:
 
     def _beginning(self) -> list[Stimulus]:
         """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
-        state, now = self.state, self.now()
-        if not (self._given or self._omitted or self.recorder is not None):
+        recorder, state = self.recorder, self.state
+        if not (self._given or self._omitted or recorder is not None):
             return []
-        reasons = {node: reason for node, (_, reason) in self._given.items()}
-        gone: list[Stimulus] = [WorkerGone(worker, now, "the process of the run ended") for worker in state.present]
-        due: list[Stimulus] = [
-            TimerDue(TimerKind.RETRY, attempt_id(node, state.number_of(node)), now)
-            for node, at in state.due.items()
-            if at <= now
-        ]
-        for node, at in state.due.items():
+        now = self.now()
+        for at, retry in waiting_retries(state):
             if at > now:
-                self._timers.set(at, TimerKind.RETRY, attempt_id(node, state.number_of(node)), self._timers_due)
-        lost: list[int] = []
-        if self.recorder is not None:
-            lost = self._values_lost([node for node, status in enumerate(state.status) if status < COMPLETED])
-        begun: list[Stimulus] = [Begun(now, reasons, self._omitted, lost)] if reasons or self._omitted or lost else []
-        return gone + begun + due
+                self._timers.set(at, TimerKind.RETRY, retry, self._timers_due)
+        unended = [node for node, status in enumerate(state.status) if status < COMPLETED]
+        reasons = {node: reason for node, (_, reason) in self._given.items()}
+        return beginning(state, now, reasons, self._omitted, self._values_lost(unended))
 
     def _values_lost(self, nodes: Iterable[int]) -> list[int]:
         """Return the nodes whose values these ones need, and an earlier process could not keep."""
-        sources, known = self._bindings.sources, len(self.values)
-        needed = list(nodes)
-        lost: dict[int, None] = {}
-        while needed:
-            for source in sources(needed.pop()):
-                if source in lost or source >= known or self.state.status[source] != COMPLETED:
-                    continue
-                value = self.values[source]
-                if isinstance(value, Kept) and value.absent:
-                    lost[source] = None
-                    needed.append(source)
-        return list(lost)
+        return [] if self.recorder is None else values_lost(self.state, self.values, self._bindings.sources, nodes)
 
     def restore(self, recovered: Recovered) -> None:
         """Take over a run from its journal, before it is started.
@@ -611,9 +563,7 @@ class Engine:
                 event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
                 event = self._bound(event)
-                lost = (
-                    () if self.recorder is None else self._values_lost(range(len(self.values), len(self._bindings.fns)))
-                )
+                lost = self._values_lost(range(len(self.values), len(self._bindings.fns)))
                 if lost:
                     yield Begun(self.now(), lost=lost)
                 yield event

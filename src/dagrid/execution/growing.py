@@ -36,7 +36,6 @@ class Growing:
         self.rules = dict(enumerate(rules))
         self.failure: BaseException | None = None
         self._most = len(self.rules) + most_nodes
-        self._numbering = threading.Lock()
         self._binder = binder
         self.bindings = bindings
         self._values = values
@@ -141,7 +140,7 @@ class Growing:
         rules = patch.rules
         if not rules:
             return Growth(nodes, (), relies)
-        with self._numbering:  # tasks that end at the same time may all bring rules
+        with _NUMBERING:  # tasks that end at the same time may all bring rules
             first = len(self.names)
             if first + len(rules) > self._most:
                 raise GraphLimitError(
@@ -152,6 +151,9 @@ class Growing:
             self.names += [rule.name for rule in rules]
             self.rules.update(enumerate(rules, first))
         return Growth(nodes, numbered, relies)
+
+
+_NUMBERING = threading.Lock()
 
 
 def _numbered(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal, cast
+from typing import Any, Literal
 
 from dagrid.errors import GraphLimitError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
@@ -145,7 +145,7 @@ class Plan:
         self.names = structure.names
         self.index = structure.index
         self.successors: list[list[int]] = structure.successors
-        self.predecessors = cast("list[Sequence[int]]", structure.predecessors)
+        self.predecessors: list[Any] = structure.predecessors  # of sequences of numbers
         self.keys = keys if keys is not None else order_keys(structure, specs)
         self.empty = set(empty)
         self.sources = sources
@@ -305,15 +305,14 @@ def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
     The key holds, from the top: the explicit priority (larger first), the longest remaining path by cost (longer first), and the
     number of the node, which breaks ties by insertion and can be read back with `NODE_MASK`.
     """
-    known = any(node.cost is not None for node in specs.values())
-    costs = None
-    if known:
-        costs = [1.0] * len(structure.names)
-        for number, node in specs.items():
-            costs[number] = _cost(node)
+    costs: list[float] | None = None
+    for number, node in specs.items():
+        if node.cost is not None:
+            costs = costs or [1.0] * len(structure.names)
+            costs[number] = node.cost
     levels = bottom_levels(structure, costs)
     keys = [number - (int(level * TICKS_PER_COST) << NUMBER_SHIFT) for number, level in enumerate(levels)]
-    if known:
+    if costs is not None:
         keys = [_key(0, level, number) for number, level in enumerate(levels)]
     for number, node in specs.items():
         if node.priority:

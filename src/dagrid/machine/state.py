@@ -158,7 +158,7 @@ class State:
 
     def __init__(self, plan: Plan, rules: Growth = NO_GROWTH) -> None:
         """Begin a run of a plan with rules, numbered from 0."""
-        count = len(plan)
+        count = len(plan.names)
         self.plan = plan
         self.status = bytearray(count)
         self.waiting = list(map(len, plan.predecessors))
@@ -659,7 +659,7 @@ def _run_ended(state: State, fact: Fact) -> None:
     state.finished = True
     state.finished_at = fact.at
     state.unapplied = fact.numbers
-    refresh(state)
+    state.fast = False
 
 
 _MOVES = {
