@@ -339,7 +339,11 @@ class World:
 
     def ask(self, place: Place) -> None:
         place.woken = place.asking = False
-        self.tell(Asked(place.number, self.at))
+        following = take(self.state, place.number, self.at) if self.fast else IDLE
+        if following == IDLE:
+            self.tell(Asked(place.number, self.at))
+        else:
+            self._given(place, following)
 
     def timer(self) -> None:
         timer = min(self.timers, key=lambda each: each.at)

@@ -168,7 +168,8 @@ class Binder:
         if spec is None:
             binding = Binding(fn, *self.sources_of(name, fn, None, before, names))
         elif spec.arguments is not None:
-            binding = self._called(name, fn, spec.arguments, {names[number]: number for number in before})
+            numbers = {names[number]: number for number in before} if before else {}
+            binding = self._called(name, fn, spec.arguments, numbers)
         else:
             given = before
             if spec.when is not None and spec.when.node not in spec.depends_on:
@@ -329,6 +330,8 @@ def call_filled(fn: Task, arguments: Arguments, *values: Any) -> Any:
 
 def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding | None:
     """Bind arguments that are constants and whole values, or return None: the task itself is then called with them."""
+    if not (arguments.sources or arguments.kwargs):
+        return Binding(fn, (), None, _with_constants(arguments.args, []) if arguments.args else None)
     kwargs: dict[str, int] = {}
     for name, one in (arguments.kwargs or {}).items():
         if type(one) is not Ref or one.path:
