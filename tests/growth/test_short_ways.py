@@ -75,7 +75,7 @@ def test_a_rule_that_was_applied_is_let_go_of() -> None:
     def rule() -> Rule:
         held = Held()
         alive.append(weakref.ref(held))
-        return Rule(done("first"), lambda view: Patch([Node("second", lambda: 2)] if held else []), "applied")
+        return Rule(done("first"), lambda view, held=held: Patch([Node("second", lambda: 2)]), "applied")
 
     def look(second: int) -> bool:
         gc.collect()
