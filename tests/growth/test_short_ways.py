@@ -67,6 +67,9 @@ def test_a_graph_grows_the_same_by_the_short_way(turns: list[Turn], backend: str
 class Held:
     """Something that a rule holds."""
 
+    def body(self, view: View) -> Patch:
+        return Patch([Node("second", lambda: 2)])
+
 
 def test_a_rule_that_was_applied_is_let_go_of() -> None:
     """A graph that grows by a rule for each node must not keep all of them until the end; who never applied is still named."""
@@ -75,7 +78,7 @@ def test_a_rule_that_was_applied_is_let_go_of() -> None:
     def rule() -> Rule:
         held = Held()
         alive.append(weakref.ref(held))
-        return Rule(done("first"), lambda view, held=held: Patch([Node("second", lambda: 2)]), "applied")
+        return Rule(done("first"), held.body, "applied")
 
     def look(second: int) -> bool:
         gc.collect()
