@@ -15,6 +15,8 @@ from operator import itemgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from dagrid.errors import InvalidNodeError, SkipTask, UnboundParameterError, UnknownTaskError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.authoring import Task as MarkedTask
@@ -30,8 +32,7 @@ LOOP = "loop"
 """The place of nodes whose task is an `async def` function."""
 
 
-@dataclass(slots=True)
-class Binding:
+class Binding(msgspec.Struct):
     """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
 
     `place` says where it has to run, if not with the others; `lineage` where the arguments of a cached node come from.
@@ -201,7 +202,7 @@ class Binder:
             given = (-1, *given)  # the template that is filled with the values behind it
         elif binding.gather is not None and spec.arguments is not None:
             given = tuple([numbers[one.node] if type(one) is Ref else -1 for one in spec.arguments.args])
-        return replace(binding, fn=known[1], lineage=Lineage(0, given, binding.kwargs or {}))
+        return msgspec.structs.replace(binding, fn=known[1], lineage=Lineage(0, given, binding.kwargs or {}))
 
     def _called(self, name: str, fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding:
         for source in arguments.sources or ():

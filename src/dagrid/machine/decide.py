@@ -369,6 +369,8 @@ def patched(state: State, event: RuleEvaluated, growth: Growth) -> Fact:
 
 def _numbers(state: State, growth: Growth) -> tuple[int, ...]:
     first = len(state.status)
+    if len(growth.nodes) == 1:
+        return (first,)
     return tuple(range(first, first + len(growth.nodes)))
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappush
 from typing import Any
+
+import msgspec
 
 from dagrid.errors import IllegalTransitionError, InternalError
 from dagrid.graph.rules import UNENDED
@@ -63,8 +64,7 @@ NO_TASK = -1
 PLACE = ""  # the name among a worker's labels, which no label can have, under which its place stands
 
 
-@dataclass(slots=True)
-class Worker:
+class Worker(msgspec.Struct):
     """A worker as announced, and the attempts that are with it, oldest first."""
 
     number: int
@@ -72,16 +72,15 @@ class Worker:
     slots: int = 1
     window: int = 1
     pulls: bool = False
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
     place: str = ""
-    queue: dict[int, None] = field(default_factory=dict)
+    queue: dict[int, None] = {}
     heard: float = 0.0
     recalling: bool = False
     woken: bool = False
 
 
-@dataclass(slots=True)
-class RuleState:
+class RuleState(msgspec.Struct):
     """A rule that has not been applied yet: what it may add, what its last evaluation saw, whether it must be asked again."""
 
     number: int
