@@ -150,6 +150,7 @@ class Whole:
         """Return the node for whose sake this one is skipped, if it is."""
         state = self.state
         tolerant = state.plan.settings.on_failure == "continue"
+        before: int
         for before in state.plan.predecessors[node]:
             code = state.status[before]
             if code < FAILED or code == CANCELLED or (code == SKIPPED and before not in state.cause):
