@@ -423,7 +423,7 @@ class Crew:
             return
         self._members.remove(member)
         member.channel.kill()
-        if not member.ready:
+        if not member.ready and member.site in self._sites:
             self._note_stillborn(reason)
         running = member.running
         if not running and len(member.under_way) == 1:
@@ -484,6 +484,12 @@ class Crew:
             for site in sites:
                 for _ in range(0 if site in before else site.slots):
                     session.join(site)
+
+    def refuse(self, error: Exception) -> None:
+        """There will be no performers any more: whatever is to be performed fails."""
+        self._broken = error
+        for member in list(self._members):
+            self._bury(member, told(error))
 
     def perform(self, session: Session, bundle: Bundle) -> None:
         lane = session.lanes.get(bundle.worker)

@@ -22,6 +22,9 @@ READY, STARTED, FINISHED, BACK, STOPPED = range(5)
 REMEMBERED = 512
 """How many functions are kept open."""
 
+_NOTHING, _AN_END, _REST = range(3)
+"""What a thread waits for."""
+
 Record = tuple[int, int, Any]
 
 
@@ -38,10 +41,12 @@ class Performer:
         self._records: list[Record] = [(READY, 0, name or _remote.worker_name())]
         self._running = 0
         self._stopped = False
+        self._over = False
         self._letters: dict[int, tuple[Sequence[tuple[int, bytes]], Sequence[int], int]] = {}
         self._next_letter = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
+        self._awaited = _NOTHING
         threading.Thread(target=self._perform_all, name="dagrid-tasks", daemon=True).start()
 
     async def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
@@ -73,6 +78,13 @@ class Performer:
         ended = {token for kind, token, _ in records if kind == FINISHED}
         return [record for record in records if record[0] != STARTED or record[1] not in ended]
 
+    def end(self) -> None:
+        """Perform nothing any more; what runs runs to its end, unheard. For engines that cannot end the process."""
+        with self._changed:
+            self._over = self._stopped = True
+            self._calls.clear()
+            self._changed.notify()
+
     def _read(self, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
         with self._changed:
             self._calls.extend(calls)
@@ -95,13 +107,51 @@ class Performer:
         self._records.append((kind, token, payload))
         if len(self._records) == 1 and self._loop is not None and self._news is not None:
             self._loop.call_soon_threadsafe(self._news.set)
+        if kind != STARTED and (self._awaited == _AN_END or (self._awaited == _REST and not self._calls)):
+            self._changed.notify_all()
+
+    # For engines without an event loop: one thread gives letters and waits.
+
+    def take(self, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+        """Take a letter as `tell` does; letters come in their order."""
+        self._read(calls, back, stop)
+
+    def await_end(self, limit: float) -> bool:
+        """Wait until a call has ended, for so many seconds at most; return whether one has that was not told."""
+        return self._await(_AN_END, lambda: any(record[0] != STARTED for record in self._records), limit)
+
+    def await_rest(self, limit: float) -> bool:
+        """Wait until there is nothing to do, for so many seconds at most; return whether that is so."""
+        return self._await(_REST, lambda: not self._running and not self._calls, limit)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something has happened that was not told, the start of a call too."""
+        return bool(self._records)
+
+    def gathered(self) -> list[Record]:
+        """Return what has happened since the last time."""
+        with self._changed:
+            records, self._records = self._records, []
+        ended = {token for kind, token, _ in records if kind == FINISHED}
+        return [record for record in records if record[0] != STARTED or record[1] not in ended]
+
+    def _await(self, what: int, there: Callable[[], bool], limit: float) -> bool:
+        with self._changed:
+            self._awaited = what
+            try:
+                return self._changed.wait_for(there, limit)
+            finally:
+                self._awaited = _NOTHING
 
     def _perform_all(self) -> None:
         functions: dict[bytes, Callable[..., Any]] = {}
         while True:
             with self._changed:
-                while not self._calls or self._stopped:
+                while not self._over and (not self._calls or self._stopped):
                     self._changed.wait()
+                if self._over:
+                    return
                 token, data = self._calls.popleft()
                 self._running = token
                 self._record(STARTED, token, time())
