@@ -37,7 +37,6 @@ def engines() -> Iterator[Any]:
 
 class TestEngines(BackendConformance):
     carries_surroundings = False
-    frees_slots = False
     patience = 30.0
 
     @pytest.fixture(autouse=True)
@@ -49,7 +48,6 @@ class TestEngines(BackendConformance):
 
 
 class TestGraphs(EngineConformance):
-    frees_slots = False
     patience = 30.0
 
     @pytest.fixture(autouse=True)

@@ -25,8 +25,11 @@ from dagrid.execution.backends._worker import told
 
 LOOK = 0.25
 """Seconds between two looks at which engines there are."""
-WAIT = 10.0
-"""Seconds for which an exchange waits for something to tell."""
+WAITS = (0.01, 2.0)
+"""Seconds for which an exchange waits for something to tell: while letters go to and fro, and at most when nothing happens. An
+engine gives up waiting for who comes later, but it may have taken in a request already that then waits behind this one."""
+LONGER = 5
+"""How much longer an exchange waits than the one before it in which nothing happened."""
 ABREAST = 2
 """How many exchanges with a performer may be under way, so that the next letter is there when one has been answered."""
 OVERDUE = 30.0
@@ -304,6 +307,7 @@ class Channel:
         self._abreast = 0
         self._open = 0  # calls that are there and have not ended
         self._over = False
+        self._wait = WAITS[0]
 
     def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
         """Send a letter, or let it wait while enough are on their way."""
@@ -341,7 +345,9 @@ class Channel:
         if not (self._letters and self._abreast < ABREAST) and not (self._open and not self._abreast):
             return
         letters, self._letters = list(self._letters), deque()
-        sent = Sent(self._sent.performer, self._sent.name, letters, WAIT)
+        if letters:
+            self._wait = WAITS[0]
+        sent = Sent(self._sent.performer, self._sent.name, letters, self._wait)
         try:
             self._fleet.ask(self._engine, exchange, encode_sent(sent), self._landed)
         except Exception as error:  # noqa: BLE001 - the engine has gone, or the client is closed
@@ -358,6 +364,7 @@ class Channel:
             return
         with self._guard:
             self._abreast -= 1
+            self._wait = WAITS[0] if records else min(self._wait * LONGER, WAITS[1])
             self._open -= sum(record[0] in (FINISHED, BACK) for record in records)
             self._heard += [record for record in records if record[0] != READY]
             self._hand_over()
