@@ -80,6 +80,7 @@ class Fleet:
         self._deserted_at = 0.0
         self._last: list[Site] = []
         self._farewells: list[Any] = []
+        self._watcher = threading.Thread(target=self._watch, name="dagrid-ipyparallel-watch", daemon=True)
 
     def join(self, timeout: float) -> None:
         """Ask all engines what they are, and wait for their answers.
@@ -115,11 +116,13 @@ class Fleet:
         """Tell a crew from now on where its sites are."""
         self._crew = crew
         self._told = self.sites
-        threading.Thread(target=self._watch, name="dagrid-ipyparallel-watch", daemon=True).start()
+        self._watcher.start()
 
     def retire(self) -> None:
         """Look no more, and start no engine any more."""
         self._ended.set()
+        if threading.current_thread() is not self._watcher:
+            self._watcher.join(PARTING)
 
     def end(self) -> None:
         """Let performers that were dismissed hear of it."""
