@@ -258,7 +258,7 @@ def test_a_broker_out_of_reach_is_told_at_once() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"broker": "redis://x", "max_in_flight": 0}, {"broker": "redis://x", "patience": 0}],
+    [{}, {"broker": "redis://x", "max_workers": 0}, {"broker": "redis://x", "patience": 0}],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
     """A mistake is told where it is made."""
