@@ -70,6 +70,7 @@ class Fleet:
         self._asked: set[int] = set()
         self._able: dict[int, Site] = {}
         self._unable: dict[int, str] = {}
+        self._proving: set[int] = set()
         self._crew: Crew | None = None
         self._under_way: dict[Any, float] = {}
         self._answered = monotonic()
@@ -97,6 +98,8 @@ class Fleet:
         self._greet(engines)
         with self._news:
             self._news.wait_for(lambda: len(self._able) + len(self._unable) >= len(engines), timeout)
+            if self._proving:  # they are there, and import what they need
+                self._news.wait_for(lambda: self._able or self._unable, COMING)
             if self._unable:
                 raise CapabilityError(next(iter(self._unable.values())))
             if not self._able:
@@ -237,6 +240,7 @@ class Fleet:
             self._refuse(engine, "it does not find dagrid. Install dagrid where it runs")
         else:
             site = Site(f"engine-{engine}", 1, {**labels_of(labels), "engine": str(engine), "host": host})
+            self._proving.add(engine)
             try:
                 self.ask(engine, exchange, b"", partial(self._proved, engine, site))
             except Exception as error:  # noqa: BLE001 - it has gone meanwhile
