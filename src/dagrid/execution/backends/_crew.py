@@ -423,7 +423,7 @@ class Crew:
             return
         self._members.remove(member)
         member.channel.kill()
-        if not member.ready:
+        if not member.ready and member.site in self._sites:
             self._note_stillborn(reason)
         running = member.running
         if not running and len(member.under_way) == 1:

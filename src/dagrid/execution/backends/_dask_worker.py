@@ -1,4 +1,4 @@
-"""What a process of a Dask worker remembers of its calls: which have begun, which have ended, which must never begin.
+"""What stands in a process of a Dask worker: the seat of a performer, which Dask keeps as an actor.
 
 Everything here runs on the worker; it knows neither the client nor the run.
 """
@@ -6,71 +6,49 @@ Everything here runs on the worker; it knows neither the client nor the run.
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Sequence
-from time import time
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-from distributed import get_worker
+from dagrid.execution.backends._performer import Performer, Record
 
-from dagrid.execution.backends._remote import perform
-
-_MANY = 10_000
-
-
-_desk = threading.Lock()
-_running: set[int] = set()
-_ended: dict[int, None] = {}
-_refused: dict[int, None] = {}
-_functions: dict[bytes, Callable[..., Any]] = {}
+LISTENED = 15.0
+"""Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats are cleared."""
 
 
-def perform_on_worker(label: int, sent: bytes, topic: str) -> bytes:
-    """Perform a call, unless it was taken back before; then there is nothing to say."""
-    with _desk:
-        if label in _refused:
-            return b""
-        _running.add(label)
-    try:
-        get_worker().log_event(topic, (label, time()))
-        if len(_functions) > _MANY:
-            _functions.clear()
-        return perform(sent, _functions)
-    finally:
-        with _desk:
-            _running.discard(label)
-            _remember(_ended, label)
+class Seat:
+    """A performer for as long as Dask keeps it.
 
+    Args:
+        name: what the performer is called.
+    """
 
-def _remember(book: dict[int, None], label: int) -> None:
-    book[label] = None
-    if len(book) > _MANY:
-        del book[next(iter(book))]
+    def __init__(self, name: str) -> None:
+        self._performer = Performer(name)
 
+    async def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+        await self._performer.tell(number, calls, back, stop)
 
-def refuse(labels: Sequence[int]) -> dict[int, str]:
-    """Never start those that have not started; return what there is to say of each."""
-    states = {}
-    with _desk:
-        for label in labels:
-            states[label] = "running" if label in _running else "ended" if label in _ended else "refused"
-            if states[label] == "refused":
-                _remember(_refused, label)
-    return states
+    async def listen(self) -> list[Record]:
+        return await self._performer.listen(LISTENED)
 
-
-def ended_beside(label: int, others: Sequence[int]) -> list[int] | None:
-    """Return which of the others have ended; None if the call does not run."""
-    with _desk:
-        return [other for other in others if other in _ended] if label in _running else None
-
-
-def die(label: int, dask_worker: Any = None) -> None:
-    """End this process if it runs this call and nothing else, and somebody is there to start it again."""
-    with _desk:
-        if _running == {label} and dask_worker is not None and dask_worker.nanny:
+    async def leave(self, by_force: bool) -> None:
+        """Perform nothing any more. What runs is stopped by force only, which ends the process."""
+        if by_force and self._performer.busy:
             os._exit(1)
+        self._performer.end()
+
+    def __del__(self) -> None:
+        self._performer.end()
 
 
-def greeting() -> bool:
-    return True
+def introduce(dask_worker: Any = None) -> dict[str, Any]:
+    """Return what a driver has to know of this worker."""
+    return {
+        "name": str(dask_worker.name),
+        "host": dask_worker.ip,
+        "threads": dask_worker.state.nthreads,
+        "nanny": bool(dask_worker.nanny),
+        "resources": dict(dask_worker.state.total_resources),
+        "python": sys.version_info[:2],
+    }

@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -28,6 +29,8 @@ Record = tuple[int, int, Any]
 class Performer:
     """What an engine keeps alive in one of its processes, an actor.
 
+    Tasks find the context variables that are set where it is made.
+
     Args:
         name: what it is called; by default the machine and the number of the process.
     """
@@ -38,11 +41,13 @@ class Performer:
         self._records: list[Record] = [(READY, 0, name or _remote.worker_name())]
         self._running = 0
         self._stopped = False
+        self._over = False
         self._letters: dict[int, tuple[Sequence[tuple[int, bytes]], Sequence[int], int]] = {}
         self._next_letter = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._news: asyncio.Event | None = None
-        threading.Thread(target=self._perform_all, name="dagrid-tasks", daemon=True).start()
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._perform_all,), name="dagrid-tasks", daemon=True).start()
 
     async def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
         """Take a letter, in its turn.
@@ -58,8 +63,8 @@ class Performer:
             self._next_letter += 1
             self._read(*letter)
 
-    async def listen(self) -> list[Record]:
-        """Return what has happened since the last time, as soon as there is something."""
+    async def listen(self, limit: float | None = None) -> list[Record]:
+        """Return what has happened since the last time, as soon as there is something, or nothing after `limit` seconds."""
         if self._news is None:
             self._news = asyncio.Event()
             self._loop = asyncio.get_running_loop()
@@ -69,9 +74,25 @@ class Performer:
                 self._news.clear()
             if records:
                 break
-            await self._news.wait()
+            try:
+                async with asyncio.timeout(limit):
+                    await self._news.wait()
+            except TimeoutError:
+                return []
         ended = {token for kind, token, _ in records if kind == FINISHED}
         return [record for record in records if record[0] != STARTED or record[1] not in ended]
+
+    @property
+    def busy(self) -> bool:
+        """Whether it performs a call."""
+        return self._running != 0
+
+    def end(self) -> None:
+        """Perform nothing any more; what runs runs to its end, unheard. For engines that cannot end the process."""
+        with self._changed:
+            self._over = self._stopped = True
+            self._calls.clear()
+            self._changed.notify()
 
     def _read(self, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
         with self._changed:
@@ -100,8 +121,10 @@ class Performer:
         functions: dict[bytes, Callable[..., Any]] = {}
         while True:
             with self._changed:
-                while not self._calls or self._stopped:
+                while not self._over and (not self._calls or self._stopped):
                     self._changed.wait()
+                if self._over:
+                    return
                 token, data = self._calls.popleft()
                 self._running = token
                 self._record(STARTED, token, time())
