@@ -58,15 +58,20 @@ class Channel(Protocol):
 
 
 class Item:
-    """A call with the lane that it is in; `alone` says that it may have killed a worker, and is to be tried by itself."""
+    """A call with the lane that it is in."""
 
-    __slots__ = ("alone", "call", "cancelled", "lane", "sent", "started")
+    __slots__ = ("call", "cancelled", "lane", "sent", "started")
 
     def __init__(self, lane: Lane, call: Call) -> None:
         self.lane = lane
         self.call = call
-        self.alone = self.cancelled = False
+        self.cancelled = False
         self.sent = self.started = UNSTARTED
+
+    @property
+    def alone(self) -> bool:
+        """Whether it may have killed a worker, and is to be tried by itself, also where it comes again after its site has gone."""
+        return self.call.node in self.lane.session.suspects
 
 
 class Lane:
@@ -120,6 +125,7 @@ class Session:
         self.lanes: dict[int, Lane] = {}
         self.functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self.named: dict[str, int] = {}
+        self.suspects: set[str] = set()
         self.shift = host.now() - time()
 
     def wake(self, worker: int) -> None:
@@ -163,6 +169,12 @@ class Session:
         self.lanes[number] = Lane(self, number, site)
         now = self.host.now()
         self.events.append(WorkerJoined(number, site.name, now, 1, self.crew.window, labels=site.labels))
+
+    def own_up(self, lane: Lane) -> None:
+        """Where nobody knows what ran when a performer died, say that the first did: calls run in order."""
+        first = lane.waiting[0] if lane.waiting else None
+        if first is not None and first.alone and first.sent != UNSTARTED:
+            self.events.append(Started(lane.number, first.call.attempt, self.host.now()))
 
     def leave(self, lane: Lane, reason: str) -> None:
         """Say that a worker is gone; what waits goes back with it."""
@@ -432,7 +444,7 @@ class Crew:
         if item is None:
             # Any of these may be what killed it. One by one it will be seen.
             for suspect in member.under_way.values():
-                suspect.alone = True
+                suspect.lane.session.suspects.add(suspect.call.node)
         self._put_back(member)
         if item is not None and not item.lane.session.closed:
             self._lose(item, reason)
@@ -480,6 +492,7 @@ class Crew:
             self._bury(member, reason)
         for session in self._sessions:
             for lane in [lane for lane in session.lanes.values() if lane.site not in sites]:
+                session.own_up(lane)
                 session.leave(lane, reason)
             for site in sites:
                 for _ in range(0 if site in before else site.slots):
@@ -584,6 +597,7 @@ class Crew:
         if member.doomed == token:
             member.doomed = 0  # it was quicker
         session = item.lane.session
+        session.suspects.discard(item.call.node)
         event = _remote.finished(data, item.call, item.lane.number, session.host.draw(), session.shift)
         # The clocks of two machines differ; nothing has begun before it was sent, or ended after it was heard of.
         event.started = min(max(item.sent, event.started), session.host.now())
