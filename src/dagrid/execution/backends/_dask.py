@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
+from pickle import dumps, loads
 from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary, ref
@@ -197,7 +198,8 @@ class Channel:
         self._line: Future[Any] = cluster.soon(self._connect())
 
     def tell(self, number: int, calls: Any, back: Any, stop: int) -> None:
-        self._cluster.soon(self._call("tell", number, list(calls), list(back), stop)).add_done_callback(self._fail)
+        letter = dumps((number, calls, back, stop), 5)
+        self._cluster.soon(self._call("tell", letter)).add_done_callback(self._fail)
 
     def listen(self) -> Future[list[Record]]:
         self._heard = heard = Future()
@@ -230,7 +232,7 @@ class Channel:
         return answer["result"]
 
     async def _listen(self, heard: Future[list[Record]]) -> None:
-        while not (records := await self._call("listen")):
+        while not (records := loads(await self._call("listen"))):
             pass
         if not heard.done():
             heard.set_result(records)

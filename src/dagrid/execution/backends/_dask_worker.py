@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from pickle import dumps, loads
 from typing import Any
 
-from dagrid.execution.backends._performer import Performer, Record
+from dagrid.execution.backends._performer import Performer
 
 LISTENED = 15.0
 """Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats are cleared."""
@@ -26,11 +26,12 @@ class Seat:
     def __init__(self, name: str) -> None:
         self._performer = Performer(name)
 
-    async def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
-        await self._performer.tell(number, calls, back, stop)
+    async def tell(self, letter: bytes) -> None:
+        await self._performer.tell(*loads(letter))
 
-    async def listen(self) -> list[Record]:
-        return await self._performer.listen(LISTENED)
+    async def listen(self) -> bytes:
+        """Return records pickled, for Dask would pickle them one by one."""
+        return dumps(await self._performer.listen(LISTENED), 5)
 
     async def leave(self, by_force: bool) -> None:
         """Perform nothing any more. What runs is stopped by force only, which ends the process."""
