@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary, ref
 
+from distributed import Future as AnyFuture
 from distributed.actor import ProxyRPC
 from distributed.protocol import to_serialize
 
 from dagrid.errors import CapabilityError
 from dagrid.execution.backends._crew import Crew, Site
 from dagrid.execution.backends._dask_worker import Seat, introduce
-from dagrid.execution.backends._performer import Record
+from dagrid.execution.backends._performer import Record, with_kept
 from dagrid.execution.backends._remote import PYTHON
 from dagrid.execution.backends._worker import told
 
@@ -71,6 +72,7 @@ class Cluster:
         self.ends_processes = False
         self._crew: Crew | None = None
         self._noting = asyncio.Lock()
+        self.mourners: list[Callable[[str], None]] = []
         self._limit = limit
         self._sites: dict[str, Site] = {}
         self._farewells: set[Future[None]] = set()
@@ -118,6 +120,21 @@ class Cluster:
         """Start a performer."""
         return Channel(self, site)
 
+    def held(self, key: str) -> Held:
+        """Take what Dask keeps for this client under a key."""
+        return Held(self.client, key)
+
+    def fetch(self, held: Held) -> bytes:
+        """Return what Dask keeps; not asked in the client's loop. Raises LookupError if it is lost."""
+        return self.soon(self._fetch(held.key)).result()
+
+    async def _fetch(self, key: str) -> bytes:
+        found = await self.client.scheduler.gather(keys=[key])
+        if found["status"] != "OK":
+            raise LookupError(f"no Dask worker has {key}")
+        value: bytes = found["data"][key]
+        return value
+
     def wait(self) -> None:
         """Wait until the performers that were told to leave have left."""
         wait_for(list(self._farewells), GRACE)
@@ -156,6 +173,8 @@ class Cluster:
         lost = [address for address in self.posts if address in gone or address not in here]
         for address in lost:
             del self.posts[address]
+            for mourn in self.mourners:
+                mourn(address)
         if lost:
             self._align()
             self._tell(f"the Dask worker {', '.join(lost)} ended")
@@ -175,6 +194,19 @@ class Cluster:
             self._crew.command(self._crew.resite, self.sites, reason)
 
 
+class Held:
+    """A value of ours that Dask keeps until this goes; to a worker it travels as its key."""
+
+    __slots__ = ("future", "key")
+
+    def __init__(self, client: Any, key: str) -> None:
+        self.key = key
+        self.future = AnyFuture(key, client)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (self.key,)
+
+
 class Channel:
     """How Dask reaches a performer: by calls of an actor, past the scheduler where its worker can be reached from here.
 
@@ -188,6 +220,7 @@ class Channel:
         self._seat = client.submit(
             Seat,
             site.name,
+            client.id,
             key=f"dagrid-{uuid4().hex}",
             actor=True,
             workers=[site.name],
@@ -232,10 +265,11 @@ class Channel:
         return answer["result"]
 
     async def _listen(self, heard: Future[list[Record]]) -> None:
-        while not (records := loads(await self._call("listen"))):
-            pass
+        records: list[Record] = []
+        while not records:
+            records, key = loads(await self._call("listen"))
         if not heard.done():
-            heard.set_result(records)
+            heard.set_result(records if key is None else with_kept(records, self._cluster.held(key)))
 
     def _fail(self, done: Future[Any]) -> None:
         if done.cancelled() or (error := done.exception()) is None:

@@ -1,19 +1,32 @@
-"""What stands in a process of a Dask worker: the seat of a performer, which Dask keeps as an actor.
+"""What runs in a process of a Dask worker: the seat of a performer, which Dask keeps as an actor, and calls as tasks of Dask's.
 
-Everything here runs on the worker; it knows neither the client nor the run.
+A large value becomes one of Dask's data where it was made, under a key. It knows neither the client nor the run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pickle import dumps, loads
 from typing import Any
+from uuid import uuid4
 
-from dagrid.execution.backends._performer import Performer
+from distributed import get_worker
+from distributed.utils_comm import gather_from_workers
+
+from dagrid.execution.backends import _remote
+from dagrid.execution.backends._herald import Herald
+from dagrid.execution.backends._performer import REMEMBERED, Performer
 
 LISTENED = 15.0
 """Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats are cleared."""
+
+_functions: dict[bytes, Callable[..., Any]] = {}
+_running: set[str] = set()
+_herald = Herald()
 
 
 class Seat:
@@ -21,17 +34,23 @@ class Seat:
 
     Args:
         name: what the performer is called.
+        client: for whom Dask keeps its large values.
     """
 
-    def __init__(self, name: str) -> None:
-        self._performer = Performer(name)
+    def __init__(self, name: str, client: str) -> None:
+        self._worker = get_worker()
+        self._client = client
+        self._performer = Performer(name, partial(fetch, self._worker))
 
     async def tell(self, letter: bytes) -> None:
+        """Take a letter, pickled as a whole."""
         await self._performer.tell(*loads(letter))
 
     async def listen(self) -> bytes:
-        """Return records pickled, for Dask would pickle them one by one."""
-        return dumps(await self._performer.listen(LISTENED), 5)
+        """Return records pickled, for Dask would pickle them one by one, and the key of a value that it keeps."""
+        records, kept = await self._performer.listen_apart(LISTENED)
+        key = None if kept is None else await _keep(self._worker, kept, self._client)
+        return dumps((records, key), 5)
 
     async def leave(self, by_force: bool) -> None:
         """Perform nothing any more. What runs is stopped by force only, which ends the process."""
@@ -41,6 +60,57 @@ class Seat:
 
     def __del__(self) -> None:
         self._performer.end()
+
+
+def perform_task(label: str, sent: bytes, topic: str, client: str, *values: bytes) -> bytes | tuple[bytes, str]:
+    """Be a task of Dask: perform a call, and return its report and the key of a large value, if it made one."""
+    worker = get_worker()
+    if len(_functions) > REMEMBERED:
+        _functions.clear()
+    _running.add(label)
+    try:
+        with _herald.over(partial(_say, worker, topic, label)):
+            report, kept = _remote.perform_apart(sent, _functions, (lambda: values) if values else None)
+    finally:
+        _running.discard(label)
+    if kept is None:
+        return report
+    keeping = _keep(worker, kept, client)
+    return report, asyncio.run_coroutine_threadsafe(keeping, worker.loop.asyncio_loop).result()
+
+
+def _say(worker: Any, topic: str, label: str, at: float) -> None:
+    worker.log_event(topic, (label, at, worker.address))
+
+
+def fetch(worker: Any, keys: Sequence[str]) -> Sequence[bytes]:
+    """Return the pickled values that Dask keeps under these keys; asked outside of the worker's loop.
+
+    Raises:
+        LookupError: one is not there any more.
+    """
+    return asyncio.run_coroutine_threadsafe(_fetch(worker, keys), worker.loop.asyncio_loop).result()
+
+
+async def _fetch(worker: Any, keys: Sequence[str]) -> list[bytes]:
+    found = {key: worker.data[key] for key in keys if key in worker.data}
+    absent = [key for key in keys if key not in found]
+    if absent:
+        holders = await worker.scheduler.who_has(keys=absent)
+        there, *_ = await gather_from_workers(holders, rpc=worker.rpc, who=worker.address)
+        found.update(there)
+    lost = [key for key in keys if key not in found]
+    if lost:
+        raise LookupError(f"no Dask worker has {', '.join(lost)}")
+    return [found[key] for key in keys]
+
+
+async def _keep(worker: Any, value: bytes, client: str) -> str:
+    """Let Dask keep a value here for a client, as if this had scattered it, and return its key."""
+    key = f"dagrid-value-{uuid4().hex}"
+    worker.update_data(data={key: value})
+    await worker.scheduler.update_data(who_has={key: [worker.address]}, nbytes={key: len(value)}, client=client)
+    return key
 
 
 def introduce(dask_worker: Any = None) -> dict[str, Any]:
@@ -53,3 +123,9 @@ def introduce(dask_worker: Any = None) -> dict[str, Any]:
         "resources": dict(dask_worker.state.total_resources),
         "python": sys.version_info[:2],
     }
+
+
+def end_process(label: str) -> None:
+    """End this process if this task runs in it."""
+    if label in _running:
+        os._exit(1)

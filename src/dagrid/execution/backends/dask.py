@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 from weakref import finalize
@@ -14,12 +15,17 @@ from weakref import finalize
 from distributed import Client, LocalCluster
 
 from dagrid.errors import BackendUnreachableError, InvalidSettingError
-from dagrid.execution.backends._crew import WINDOW, Crew, Session
+from dagrid.execution.backends._crew import WINDOW, Crew
 from dagrid.execution.backends._dask import Cluster
+from dagrid.execution.backends._dask_tasks import Tasks, check
+from dagrid.execution.backends._delegate import Delegation, Joined
+from dagrid.execution.backends._remote import Depot
 from dagrid.execution.backends._worker import told
 from dagrid.execution.backends.base import BackendBase
-from dagrid.ports import Capabilities, Host
+from dagrid.ports import Capabilities, Host, Needs
 
+IN_FLIGHT = 256
+"""How many tasks of Dask's may be under way for a run."""
 KEEP = 30.0
 """Seconds for which performers stay when there is no run."""
 
@@ -91,19 +97,28 @@ class DaskBackend(BackendBase):
         except BaseException:
             _close(ours)
             raise
-        self._crew = Crew(self.name, self._cluster.seat, self._cluster.sites, WINDOW, KEEP)
+        self._depot = Depot(self._cluster.fetch)
+        self._crew = Crew(self.name, self._cluster.seat, self._cluster.sites, WINDOW, KEEP, self._depot)
+        self._tasks = Tasks(self._cluster)
         self._cluster.follow(self._crew)
         # Also for a backend that is dropped without being closed, and at the end of the program.
-        self._finalizer = finalize(self, _end, self._crew, self._cluster, ours)
+        self._finalizer = finalize(self, _end, self._crew, self._tasks, self._cluster, self._depot, ours)
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
-        return Capabilities(kills=self._cluster.ends_processes, cancels=True)
+        kills = self._cluster.ends_processes
+        return Capabilities(kills=kills, cancels=True, passes_references=True, delegates=True)
 
-    def open(self, host: Host) -> Session:
+    def open(self, host: Host) -> Joined:
         """Begin to serve a run: announce the workers that there are."""
         self.check_open()
-        return self._crew.open(host, self)
+        delegation = Delegation(host, self._tasks, self._depot, self.name, IN_FLIGHT)
+        return Joined(self._crew.open(host, self), delegation)
+
+    def check(self, needs: Mapping[str, Needs]) -> None:
+        """Refuse a graph of whose nodes one asks for what no worker of the cluster has. Raises UnsatisfiableError."""
+        self.check_open()
+        check(self._cluster, needs)
 
     def release(self, wait: bool) -> None:
         """End the performers, and what was started or connected here."""
@@ -113,9 +128,12 @@ class DaskBackend(BackendBase):
         self._finalizer()
 
 
-def _end(crew: Crew, cluster: Cluster, ours: list[Any]) -> None:
+def _end(crew: Crew, tasks: Tasks, cluster: Cluster, depot: Depot, ours: list[Any]) -> None:
     crew.stop()
+    tasks.close()
     cluster.leave()
+    if ours and cluster.client.status == "running":
+        depot.bring_home()
     _close(ours)
 
 
