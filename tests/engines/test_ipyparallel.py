@@ -1,9 +1,10 @@
-"""Two real IPython engines pass the suites that are shipped, the situations of growth and the mosaic; and what is theirs alone."""
+"""Two real IPython engines pass the suites that are shipped, the situations of growth and the mosaic; and more."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -180,16 +181,8 @@ def test_a_selector_that_nobody_offers(engines: Any) -> None:
         DAG([Node("picky", os.getpid, selector={"gpu": "true"})]).run(backend=backend)
 
 
-def test_an_engine_joins_a_run_and_dies_in_a_batch(engines: Any, cluster: Any, tmp_path: Path) -> None:
-    """It serves the run that has begun, with the labels of its environment; when it dies, only what it ran is lost."""
-    mark = str(tmp_path / "died")
-
-    def dies_once(number: int) -> int:
-        if number == 10 and not os.path.exists(mark):
-            with open(mark, "w"):
-                os.kill(os.getpid(), 9)
-        return os.getpid()
-
+def test_an_engine_joins_a_run(engines: Any, cluster: Any) -> None:
+    """It serves the run that has begun, and has the labels of its environment; when it ends, the others go on."""
     with IPyParallelBackend(client=engines) as backend, Gate(60.0) as gate:
         place = gate.address
         run = DAG([Node(f"node {number}", lambda: stand(place)) for number in range(3)]).start(backend=backend)
@@ -199,35 +192,46 @@ def test_an_engine_joins_a_run_and_dies_in_a_batch(engines: Any, cluster: Any, t
         for visit in visits:
             visit.release()
         assert run.wait(30).ok
-        asks = {"gpu": "true", "memory": "64G", "spare": "true"}
         (third,) = {engine for engine in engines.ids if engine > 1}
+        asks = {"gpu": "true", "memory": "64G", "spare": "true"}
         picky = DAG([Node("picky", os.getpid, selector=asks)]).run(backend=backend)
         assert picky["picky"] == engines[third].apply_sync(os.getpid)
         assert picky.node_result("picky").worker == f"engine-{third}"
-        nodes = [Node(f"node {number}", lambda number=number: dies_once(number)) for number in range(60)]
-        result = DAG(nodes).run(backend=backend)
-        assert result.ok
-        assert [name for name in result if result.node_result(name).attempts > 1] == ["node 10"]
+        os.kill(picky["picky"], signal.SIGKILL)
+        assert DAG([Node(f"node {number}", os.getpid) for number in range(100)]).run(backend=backend).ok
 
 
-def test_engines_of_our_own_are_killed_and_replaced(tmp_path: Path) -> None:
-    """What runs too long is really stopped there, and others come for engines that are gone; none is left in the end."""
+def test_engines_of_our_own_are_killed_and_replaced() -> None:
+    """What runs too long is really stopped there; of a batch in an engine that dies only what it ran is lost; others come."""
     with IPyParallelBackend(max_workers=2) as backend, Gate(60.0) as gate:
         assert backend.capabilities.kills
         place = gate.address
-        nodes = [Node("slow", lambda: stand(place, "slow"), timeout=0.3), Node("other", os.getpid)]
-        run = DAG(nodes).start(backend=backend)
+        late = DAG([Node("slow", lambda: stand(place), timeout=0.3), Node("other", os.getpid)]).start(backend=backend)
         gate.meet().wait_gone()
-        result = run.wait(60)
+        result = late.wait(60)
         assert result.succeeded == 1
         with pytest.raises(TaskTimeoutError):
             result["slow"]
-        run = DAG([Node(f"node {number}", lambda: stand(place) and os.getpid()) for number in range(2)]).start(
-            backend=backend
-        )
+
+        nodes = [Node(f"node {number}", os.getpid) for number in range(60)]
+        nodes.insert(10, Node("dies", lambda: stand(place, str(os.getpid())) and os.getpid()))
+        run = DAG(nodes).start(backend=backend)
+        visit = gate.meet()
+        deadline = perf_counter() + 30
+        while run.running() != ["dies"]:
+            assert perf_counter() < deadline
+        os.kill(int(visit.label), signal.SIGKILL)
+        gate.meet().release()
+        result = run.wait(60)
+        assert result.ok
+        assert [name for name in result if result.node_result(name).attempts > 1] == ["dies"]
+
+        pair = [Node(f"node {number}", lambda: stand(place, "here") and os.getpid()) for number in range(2)]
+        run = DAG(pair).start(backend=backend)
         for visit in (gate.meet(), gate.meet()):
             visit.release()
-        pids = [run.wait(60)["node 0"], run.wait(60)["node 1"]]
+        pids = set(run.wait(60).values())
+    assert len(pids) == 2
     for pid in pids:
         _wait_gone(pid)
 

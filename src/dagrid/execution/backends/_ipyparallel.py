@@ -18,8 +18,8 @@ from uuid import uuid4
 
 from dagrid.errors import BackendUnreachableError, CapabilityError
 from dagrid.execution.backends._crew import Crew, Site
-from dagrid.execution.backends._ipyparallel_worker import FACTS, Letter, Sent, decode_records, encode_sent, exchange
-from dagrid.execution.backends._performer import BACK, FINISHED, READY, Record
+from dagrid.execution.backends._ipyparallel_worker import FACTS, Letter, Packet, decode_records, encode_packet, exchange
+from dagrid.execution.backends._performer import BACK, FINISHED, READY, Record, Sent
 from dagrid.execution.backends._remote import PYTHON
 from dagrid.execution.backends._worker import told
 
@@ -304,7 +304,7 @@ class Channel:
     def __init__(self, fleet: Fleet, site: Site) -> None:
         self._fleet = fleet
         self._engine = int(site.labels["engine"])
-        self._sent = Sent(uuid4().hex, site.name)
+        self._packet = Packet(uuid4().hex, site.name)
         self._guard = threading.RLock()
         self._letters: deque[Letter] = deque()
         # An engine among the sites has shown that it can perform; one that is being killed never will.
@@ -316,7 +316,7 @@ class Channel:
         self._over = False
         self._wait = WAITS[0]
 
-    def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+    def tell(self, number: int, calls: Sequence[Sent], back: Sequence[int], stop: int) -> None:
         """Send a letter, or let it wait while enough are on their way."""
         with self._guard:
             self._open += len(calls)
@@ -342,8 +342,8 @@ class Channel:
         if self._fleet.kills and not idle:
             self._fleet.kill(self._engine)
             return
-        sent = Sent(self._sent.performer, self._sent.name, ends=True)
-        self._fleet.dismiss(self._engine, encode_sent(sent))
+        packet = Packet(self._packet.performer, self._packet.name, ends=True)
+        self._fleet.dismiss(self._engine, encode_packet(packet))
 
     def _go_on(self) -> None:
         """Exchange, if there is a letter, or something to wait for; the caller holds the lock."""
@@ -354,9 +354,9 @@ class Channel:
         letters, self._letters = list(self._letters), deque()
         if letters:
             self._wait = WAITS[0]
-        sent = Sent(self._sent.performer, self._sent.name, letters, self._wait)
+        packet = Packet(self._packet.performer, self._packet.name, letters, self._wait)
         try:
-            self._fleet.ask(self._engine, exchange, encode_sent(sent), self._landed)
+            self._fleet.ask(self._engine, exchange, encode_packet(packet), self._landed)
         except Exception as error:  # noqa: BLE001 - the engine has gone, or the client is closed
             self._fail(error)
         else:

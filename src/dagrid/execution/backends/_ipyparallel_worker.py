@@ -35,7 +35,7 @@ Letter = tuple[list[tuple[int, bytes]], list[int], int]
 """Tokens and calls; the tokens that are wanted back; the token that is to be stopped, or 0."""
 
 
-class Sent(msgspec.Struct, array_like=True):
+class Packet(msgspec.Struct, array_like=True):
     """What goes to a performer: it is made by the first one and ended by the last.
 
     Args:
@@ -52,8 +52,8 @@ class Sent(msgspec.Struct, array_like=True):
     ends: bool = False
 
 
-encode_sent = msgspec.msgpack.Encoder().encode
-_decode_sent = msgspec.msgpack.Decoder(Sent).decode
+encode_packet = msgspec.msgpack.Encoder().encode
+_decode_packet = msgspec.msgpack.Decoder(Packet).decode
 _encode_records = msgspec.msgpack.Encoder().encode
 decode_records: Callable[[bytes], list[Record]] = msgspec.msgpack.Decoder(list[tuple[int, int, Any]]).decode
 
@@ -72,22 +72,22 @@ class _Exchange:
         """Give letters to a performer, and return what it has to tell.
 
         Args:
-            data: a `Sent`, encoded; none at all asks only whether this can be called.
+            data: a `Packet`, encoded; none at all asks only whether this can be called.
         """
         if not data:
             return b""
-        sent = _decode_sent(data)
-        if sent.ends:
-            gone = _performers.pop(sent.performer, None)
+        packet = _decode_packet(data)
+        if packet.ends:
+            gone = _performers.pop(packet.performer, None)
             if gone is not None:
                 gone.end()
             return b""
-        performer = _performers.get(sent.performer)
+        performer = _performers.get(packet.performer)
         if performer is None:
-            performer = _performers[sent.performer] = Performer(sent.name)
-        for letter in sent.letters:
+            performer = _performers[packet.performer] = Performer(packet.name)
+        for letter in packet.letters:
             performer.take(*letter)
-        _wait(performer, sent.wait)
+        _wait(performer, packet.wait)
         return _encode_records(performer.gathered())
 
 
