@@ -230,7 +230,8 @@ def test_engines_of_our_own_are_killed_and_replaced() -> None:
         run = DAG(pair).start(backend=backend)
         for visit in (gate.meet(), gate.meet()):
             visit.release()
-        pids = set(run.wait(60).values())
+        result = run.wait(60)
+        pids = {result[name] for name in result}
     assert len(pids) == 2
     for pid in pids:
         _wait_gone(pid)
@@ -268,9 +269,9 @@ def test_a_value_that_cannot_be_pickled(engines: Any) -> None:
 def test_an_engine_with_another_python(engines: Any) -> None:
     """Both versions stand in the error, before anything is sent."""
 
-    def pretend(version: tuple[int, ...]) -> tuple[int, ...]:
+    def pretend(version: tuple[Any, ...]) -> tuple[Any, ...]:
         before = tuple(sys.version_info)
-        sys.version_info = version
+        vars(sys)["version_info"] = version
         return before
 
     before = engines[1].apply_sync(pretend, (2, 7, 18))

@@ -32,7 +32,7 @@ LONGER = 5
 """How much longer an exchange waits than the one before it in which nothing happened."""
 ABREAST = 2
 """How many exchanges with a performer may be under way, so that the next letter is there when one has been answered."""
-OVERDUE = 30.0
+OVERDUE = 10.0
 """Seconds without any answer after which the controller is asked whether it is still there."""
 SILENT = 10.0
 """Seconds that it then has."""
@@ -197,7 +197,7 @@ class Fleet:
         if self._crew is None or self._silent:
             return
         self._silent = True
-        error = BackendUnreachableError(f"{why} Start engines again, and make a new backend.")
+        error = BackendUnreachableError(f"{why} Start the cluster again, and make a new backend.")
         self._crew.resite(self._told or self._last, why)  # what waits for a worker is to get one that refuses it
         self._crew.refuse(error)
 
