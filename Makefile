@@ -64,6 +64,11 @@ soak: $(VENV)/.dev ## random runs on every backend for ten minutes (DAGRID_SOAK_
 bench: $(VENV)/.dev ## measure dagrid and its neighbours
 	$(BIN)/python -m benchmarks
 
+.PHONY: bench-engines
+bench-engines: $(VENV)/.dev ## start Ray, Dask, Celery and ipyparallel, and measure dagrid on them beside code written by hand
+	@tools/redis || true
+	$(BIN)/python -m benchmarks engines parts partition partition-makespan
+
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its one format
 	$(BIN)/ruff check --fix-only .

@@ -1,6 +1,6 @@
 """Measure dagrid beside its neighbours and print a table for each figure; a target that is missed fails nothing.
 
-Usage: python -m benchmarks [--quick] [--json FILE] [names...]
+Usage: python -m benchmarks [--quick] [--json FILE] [--engine ENGINE]... [names...]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from time import perf_counter
 
 from rich.console import Console
@@ -19,12 +20,14 @@ from benchmarks.balance import balance
 from benchmarks.bench_authoring import authoring, call, described
 from benchmarks.caching import cached
 from benchmarks.checkpoint import checkpoint
+from benchmarks.engines import NEEDS, engines
 from benchmarks.footprint import imports, leak
 from benchmarks.graph import build, memory, questions
 from benchmarks.growth import growth
 from benchmarks.measure import CORES, Figure
 from benchmarks.overhead import inline, process, thread
 from benchmarks.partition import cuts, makespans
+from benchmarks.parts import parts
 from benchmarks.stores import store
 
 FIGURES: dict[str, Callable[[bool], Figure]] = {
@@ -46,7 +49,11 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "checkpoint": checkpoint,
     "partition": cuts,
     "partition-makespan": makespans,
+    "parts": parts,
+    "engines": engines,
 }
+ASKED = {"engines"}
+"""They start servers, and are measured only when they are named."""
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 
 
@@ -54,9 +61,12 @@ def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"what to measure: {', '.join(FIGURES)}; all by default"
+        "names", nargs="*", metavar="name", help=f"what to measure: {', '.join(FIGURES)}; by default all but engines"
     )
     parser.add_argument("--quick", action="store_true", help="smaller and fewer: a look, not a measurement")
+    parser.add_argument(
+        "--engine", action="append", choices=NEEDS, default=[], help="for `engines`: only this one; may be repeated"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there as well")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in FIGURES]
@@ -67,9 +77,10 @@ def main() -> None:
         console = Console(highlight=False, width=160)
     console.print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {len(CORES)} cores")
     figures = []
-    for name in arguments.names or FIGURES:
+    measures = FIGURES | {"engines": partial(engines, only=arguments.engine)}
+    for name in arguments.names or [name for name in FIGURES if name not in ASKED]:
         began = perf_counter()
-        figure = FIGURES[name](arguments.quick)
+        figure = measures[name](arguments.quick)
         show(console, figure, perf_counter() - began)
         figures.append(figure)
     if arguments.json:

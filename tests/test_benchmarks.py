@@ -27,6 +27,7 @@ CHEAP = (
     "checkpoint",
     "partition",
     "partition-makespan",
+    "parts",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -67,6 +68,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
         "checkpoint": {"dagrid", 'dagrid, keep="outputs"', "dagrid, checkpoint"},
         "partition": {f"montage 238 /{k}" for k in (2, 4, 8)},
         "partition-makespan": {"level_based", "balanced", "communication_min"},
+        "parts": {"node by node", "level_based /8", "communication_min /8", "balanced /8"},
     }
     for name, rows in expected.items():
         figure = figures[name]
@@ -77,6 +79,32 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
             assert row in ran.stdout
     assert ran.stdout.count("reach:") == sum(len(figure["goals"]) for figure in figures.values())
     assert ran.stdout.count(": met") + ran.stdout.count(": MISSED") == ran.stdout.count("reach:")
+
+
+def test_what_is_measured_on_an_engine_is_measured_without_one():
+    """The table of the engines comes from one place for all of them; the caller's own thread stands in for an engine."""
+    from benchmarks.engines.place import BARE, EACH, HAND, SMALL, Place, figures
+    from benchmarks.peers import bare_loop_alone
+    from dagrid.execution.backends.inline import InlineBackend
+
+    with InlineBackend() as backend:
+        calls: list[int] = []
+        ways = {"loop": bare_loop_alone, "loop, again": bare_loop_alone}
+        found = figures(Place(backend, ways, {"nothing": calls.append}, versions="none"), quick=True)
+    assert list(found.samples) == [EACH, HAND, SMALL, BARE]
+    assert all(len(samples) == 1 and samples[0] >= 0 for samples in found.samples.values())
+    assert calls == [200, 200]
+    assert [note.split(":")[0] for note in found.notes] == ["none", HAND, BARE]
+
+
+def test_an_engine_that_is_missing_is_named_and_left_out(monkeypatch):
+    """Who has one engine measures one; the table does not pretend."""
+    from benchmarks import engines
+
+    monkeypatch.setitem(engines.NEEDS, "ray", "no_such_package")
+    figure = engines.engines(True, only=["ray"])
+    assert figure.missing == "ray: left out, no_such_package is not installed (pip install 'dagrid[ray]')"
+    assert not figure.goals
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are():

@@ -27,6 +27,7 @@ PUBLIC: list[str] = [
     "Node",
     "NodeResult",
     "NodeStatus",
+    "PartitionedDAGExecutor",
     "Patch",
     "PlanError",
     "Retry",

@@ -196,6 +196,61 @@ print(f"Succeeded: {er.succeeded}/{er.succeeded + er.failed}")
 print(f"Total time: {er.total_duration_seconds:.0f}s")
 """
 
+PARTITIONED = """
+from dagrid.execution.distributed import PartitionedDAGExecutor
+
+executor = PartitionedDAGExecutor(
+    dag,
+    k=4, # target number of partitions
+    strategy="level_based", # partitioning strategy
+    max_workers=8, # workers per partition
+    fail_fast=True,
+)
+
+result = executor.execute(tasks)
+"""
+
+LEVEL_BASED = """
+executor = PartitionedDAGExecutor(dag, k=3, strategy="level_based")
+"""
+
+BALANCED = """
+costs = {
+    "extract": 5.0,
+    "heavy_transform": 120.0,
+    "light_transform": 2.0,
+    "load": 10.0,
+}
+
+executor = PartitionedDAGExecutor(
+    dag,
+    k=2,
+    strategy="balanced",
+    costs=costs,
+)
+"""
+
+COMMUNICATION_MIN = """
+executor = PartitionedDAGExecutor(
+    dag,
+    k=3,
+    strategy="communication_min",
+    max_iterations=20, # Kernighan-Lin iterations
+    max_imbalance=0.3, # allow 30% size imbalance
+)
+"""
+
+ESTIMATED = """
+costs = {node: estimate_cost(node) for node in dag.node_names()}
+
+executor = PartitionedDAGExecutor(
+    dag,
+    k=4,
+    strategy="balanced",
+    costs=costs,
+)
+"""
+
 # The article's listing; the bracket that it forgot to close is closed, and its address, lost on the way, is filled in.
 ARTICLE = """
 from time import time
@@ -353,6 +408,31 @@ def test_costs_by_node_name() -> None:
     exec(COSTS, where)
     assert where["costs"] == {name: len(name) for name in DIAMOND}
     assert where["dag"].critical_path(where["costs"]).nodes == ["fetch_orders", "join"]
+
+
+def test_partitioned_executor() -> None:
+    """The page's executor for large graphs, which gives an ordinary result."""
+    where = names()
+    exec(PARTITIONED, where)
+    assert where["result"].succeeded == 3
+    assert where["result"]["join"] == "JOIN"
+
+
+@pytest.mark.parametrize("listing", [LEVEL_BASED, BALANCED, COMMUNICATION_MIN, ESTIMATED])
+def test_ways_to_cut_a_graph(listing: str) -> None:
+    """Each of them is one argument, and each runs; the costs are those of the page's own pipeline."""
+    steps = ("extract", "heavy_transform", "light_transform", "load")
+    builder = dagrid.DAG.builder().add_nodes(steps)
+    for transform in steps[1:3]:
+        builder.add_edge("extract", transform).add_edge(transform, "load")
+    tasks = {name: name.upper for name in steps}
+    where = names(dag=builder.build(), tasks=tasks, estimate_cost=len)
+    exec(PARTITIONED, where)
+    exec(listing, where)
+    result = where["executor"].execute(tasks)
+    assert result.succeeded == 4
+    assert result["load"] == "LOAD"
+    assert len(where["executor"].partition) >= where["executor"].partition.k
 
 
 def test_complete_example(capsys: pytest.CaptureFixture[str]) -> None:

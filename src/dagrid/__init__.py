@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from dagrid.assemble import execute as _execute
 from dagrid.assemble import resume
 from dagrid.assemble import run as _run
@@ -15,6 +17,9 @@ from dagrid.execution.run import Run
 from dagrid.graph import DAG, DAGBuilder, ExecNode, Node, Retry
 from dagrid.graph.authoring import dag, task
 from dagrid.graph.rules import Patch, Rule, View
+
+if TYPE_CHECKING:
+    from dagrid.execution.distributed import PartitionedDAGExecutor
 
 for _name, _method in (("run", _run), ("start", _start), ("execute", _execute)):
     setattr(DAG, _name, _method)  # running is above the floor of graphs
@@ -34,6 +39,7 @@ __all__ = [
     "Node",
     "NodeResult",
     "NodeStatus",
+    "PartitionedDAGExecutor",
     "Patch",
     "PlanError",
     "Retry",
@@ -48,3 +54,12 @@ __all__ = [
     "resume",
     "task",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what few programs need when it is asked for."""
+    if name == "PartitionedDAGExecutor":
+        from dagrid.execution.distributed import PartitionedDAGExecutor
+
+        return PartitionedDAGExecutor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

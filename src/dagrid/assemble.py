@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from os import PathLike
 from time import time
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from dagrid.errors import (
     CapabilityError,
     InvalidSettingError,
-    UnknownNodeError,
     UnknownRunError,
     hint,
     nearest,
 )
-from dagrid.execution.binding import Binder, Bindings, bind, check_sources
 from dagrid.execution.calls import needs_of
 from dagrid.execution.clock import REAL_CLOCK
+from dagrid.execution.compiling import Compiled, Keep, checked_keep, compiled_for
 from dagrid.execution.engine import Engine
 from dagrid.execution.interrupts import HeldInterrupts, interruptible
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.part import Before, Given, Part, kept_of, part_of, set_up
+from dagrid.execution.part import Before, Given, kept_of, part_of, set_up
 from dagrid.execution.recording import Checkpoint, Recorder, pack_head, read, read_head
 from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
 from dagrid.execution.run import Run
@@ -34,7 +32,7 @@ from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef
 from dagrid.graph.parts import Choice
 from dagrid.graph.rules import Rule
-from dagrid.machine.plan import OnFailure, Plan, Settings, order_keys
+from dagrid.machine.plan import OnFailure, Plan, Settings
 from dagrid.opening import (
     BackendLike,
     CacheLike,
@@ -49,9 +47,6 @@ from dagrid.ports import Artifacts, Backend, Clock, Needs, Observer, Onlooker, R
 if TYPE_CHECKING:
     from os import PathLike
     from random import Random
-
-DEFAULT_BACKEND = "thread"
-Keep = Literal["all", "outputs"] | Collection[str]
 
 
 class RunSettings(TypedDict, total=False):
@@ -116,9 +111,10 @@ def start(
         dag: the graph.
         tasks: functions by node name, for nodes that have none of their own or shall have another one.
         backend: where it runs: a name or URL such as "thread", "inline" or "multiprocessing?max_workers=2", a backend object, or
-            any object with `name`, `submit`, `result` and `shutdown`; "dask://host:8786" gives an address. One made of a name is
-            closed at the end of the run. By
-            default threads, as many as `max_concurrency` says.
+            any object with `name`, `submit`, `result` and `shutdown`; "dask://host:8786" gives an address. "auto" takes what
+            there is: what the environment variable DAGRID_BACKEND names, the Ray session or the Dask client of this process,
+            else threads. One made of a name is closed at the end of the run. By default threads, as many as
+            `max_concurrency` says.
         max_concurrency: how many nodes may run at once; by default what the graph says.
         resources: the capacity of each named resource that nodes ask for.
         on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
@@ -165,12 +161,12 @@ def start(
     else:
         settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes)
     part = part_of(dag, Choice(targets, roots, exclude, debug), Before(given, from_run, from_file), tasks or ())
-    compiled = _compile(part.dag, tasks, settings)
+    compiled = compiled_for(part.dag, tasks, settings)
     part.check(compiled.bindings)
     if compiled.plan.empty:
-        _check_sources(compiled, part)
+        compiled.check_sources(part)
     all_rules = (*part.dag.rules, *rules)
-    keep = _checked_keep(keep, compiled.plan, bool(all_rules))
+    keep = checked_keep(keep, compiled.plan, bool(all_rules))
     head = None
     if checkpoint is not None:
         run_id = _checked_run_id(run_id) if run_id is not None else _run_id(dag.name)
@@ -185,10 +181,8 @@ def start(
                 "omitted": dict(part.omitted),
             }
         )
-    if backend is None:
-        backend = _usual_backend(max_concurrency)
     with ExitStack() as opened:
-        place, owned = open_backend(backend)
+        place, owned = open_backend(backend, max_concurrency)
         if owned:
             opened.callback(place.close, wait=False)
         _check_needs(compiled.plan, place)
@@ -233,10 +227,8 @@ def restart(
         record = _chosen_run(place_of_record, run_id)
         head = read_head(place_of_record, record.run)
         settings: Settings = head["settings"]
-        compiled = _compile(head["dag"], head["tasks"], settings)
-        if backend is None:
-            backend = _usual_backend(settings.max_concurrency)
-        place, owned = open_backend(backend)
+        compiled = compiled_for(head["dag"], head["tasks"], settings)
+        place, owned = open_backend(backend, settings.max_concurrency)
         if owned:
             opened.callback(place.close, wait=False)
         _check_needs(compiled.plan, place)
@@ -332,73 +324,11 @@ def _settings(
     return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes)
 
 
-@dataclass(slots=True)
-class _Compiled:
-    """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike.
-
-    `own` says that all tasks are the nodes' own, which cannot change.
-    """
-
-    fns: list[Any]
-    own: bool
-    settings: Settings
-    keys: list[int]
-    binder: Binder
-    bindings: Bindings
-    plan: Plan
-
-
-def _compile(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings) -> _Compiled:
-    structure, specs = dag.structure, dag.specs
-    known: _Compiled | None = dag.compiled
-    alike = known is not None and (known.settings is settings or known.settings == settings)
-    if alike and known is not None and known.own and not tasks:
-        return known
-    binder = Binder(tasks, structure.index, dag.outline.late(structure.index) if tasks and dag.outline else ())
-    fns = binder.tasks(structure.names, specs)
-    if alike and known is not None and known.fns == fns and dag.outline is None:
-        return known
-    keys = order_keys(structure, specs) if known is None else known.keys
-    bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
-    plan = Plan(
-        structure,
-        specs,
-        settings,
-        empty=bindings.empty,
-        sources=bindings.sources,
-        keys=keys,
-        places=bindings.places,
-    )
-    compiled = _Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
-    dag.compiled = compiled
-    return compiled
-
-
-def _checked_keep(keep: Keep, plan: Plan, grows: bool) -> Keep:
-    if isinstance(keep, str):
-        if keep not in ("all", "outputs"):
-            raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes such as {{{keep!r}}}; not {keep!r}.")
-        return keep
-    try:
-        kept = frozenset(keep)
-    except TypeError:
-        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of names of nodes; not {keep!r}.") from None
-    if not (grows or plan.adds):  # a node that comes later may have any name
-        for name in kept:
-            if name not in plan.index:
-                raise UnknownNodeError.of(name, plan.index, "keep names a node that is not in the graph:")
-    return kept
-
-
-def _keeping(keep: Keep, compiled: _Compiled, recorder: Recorder | None) -> Keeping | None:
+def _keeping(keep: Keep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:
     if keep == "all":
         return None
     kept = None if keep == "outputs" else frozenset(keep)
     return Keeping(kept, compiled.bindings.sources, None if recorder is None else recorder.value)
-
-
-def _usual_backend(max_concurrency: int | None) -> str:
-    return DEFAULT_BACKEND if max_concurrency is None else f"{DEFAULT_BACKEND}?max_workers={max_concurrency}"
 
 
 def _checked_run_id(run_id: str) -> str:
@@ -433,15 +363,8 @@ def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
     raise UnknownRunError(f"The checkpoint has no run that has not ended.{newest}")
 
 
-def _check_sources(compiled: _Compiled, part: Part) -> None:
-    """Check that no node that runs takes the value of one that has neither a task nor a value."""
-    names = compiled.plan.names
-    running = (at for at in range(len(names)) if at not in part.omitted and at not in part.given)
-    check_sources(compiled.bindings, running, names, part.given)
-
-
 def _engines(
-    compiled: _Compiled, place: Backend, clock: Clock, seed: int | None, cache: Callable[[], Artifacts | None] | None
+    compiled: Compiled, place: Backend, clock: Clock, seed: int | None, cache: Callable[[], Artifacts | None] | None
 ) -> Callable[..., Engine]:
     """Return what makes the engines of one run, that of its setup and its own, of what is left to be said of each."""
     return partial(

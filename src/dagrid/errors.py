@@ -14,6 +14,10 @@
      |    +-- UnboundParameterError             a parameter that names no predecessor: .node, .parameter
      |    +-- UnsatisfiableError                a resource request that can never fit: .node, .resource
      |    +-- InvalidSettingError               a setting of the run: a capacity or a limit that is not positive, ...
+     +-- WorkflowError (also ValueError)        the text of a workflow cannot be used: .problems, .warnings
+     |    +-- WorkflowNotFoundError             there is no such file
+     |    +-- ParameterError                    the values given to a workflow's parameters
+     |    +-- ExpressionError                   an expression that has no value here
      +-- TaskError                              what a run reports in place of a node's value: .node
      |    +-- TaskTimeoutError (also TimeoutError)
      |    +-- TaskCancelledError
@@ -47,6 +51,7 @@ A message names the remedy: what was wrong, where, and what to do. The docstring
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -167,6 +172,48 @@ class UnsatisfiableError(PlanError):
 
 class InvalidSettingError(PlanError):
     """A setting of the run cannot be."""
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a text, and where; lines and columns count from 1, and 0 means the text as a whole."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message}"
+
+
+class WorkflowError(DagridError, ValueError):
+    """The workflow cannot be used.
+
+    Args:
+        problems: all that is wrong, sorted by place; the message has a line for each.
+        warnings: what is not wrong, but surely not meant.
+    """
+
+    def __init__(self, problems: Iterable[Problem] = (), warnings: Iterable[Problem] = ()) -> None:
+        self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
+        super().__init__("\n".join(map(str, self.problems)) or "The workflow cannot be used.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.problems, self.warnings)
+
+
+class WorkflowNotFoundError(WorkflowError):
+    """There is no such workflow."""
+
+
+class ParameterError(WorkflowError):
+    """The values given to a workflow do not fit its parameters."""
+
+
+class ExpressionError(WorkflowError):
+    """An expression has no value here."""
 
 
 class TaskError(DagridError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import cache as once
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagrid.errors import (
+    BackendError,
     BackendNotInstalledError,
     InvalidSettingError,
     UnknownBackendError,
@@ -30,22 +32,31 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "dagrid.backends"
+DEFAULT_BACKEND = "thread"
+AUTO = "auto"
+VARIABLE = "DAGRID_BACKEND"
 DEFAULT_CACHE = ".dagrid/cache"
 BackendLike = str | Backend | FourMethods
 CacheLike = str | PathLike[str] | Artifacts | bool
 CheckpointLike = str | PathLike[str] | Checkpoint
 
 
-def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
+def open_backend(backend: BackendLike | None, max_concurrency: int | None = None) -> tuple[Backend, bool]:
     """Return the backend that a name, a URL or an object means, and whether it was made here and is to be closed here.
+
+    Args:
+        backend: a name, a URL or an object; "auto" takes what there is (see `chosen`), and None means threads.
+        max_concurrency: how many threads, where that was said of the run.
 
     Raises:
         UnknownBackendError: no backend has that name.
         BackendNotInstalledError: its package is not installed.
         InvalidSettingError: a setting in the URL that the backend does not take.
     """
+    if backend is None:
+        return _made(_threads(max_concurrency)), True
     if isinstance(backend, str):
-        return _made(backend), True
+        return (_chosen(max_concurrency) if backend == AUTO else _made(backend)), True
     if isinstance(backend, Backend):
         return backend, False
     if isinstance(backend, FourMethods):
@@ -55,6 +66,45 @@ def open_backend(backend: BackendLike) -> tuple[Backend, bool]:
     raise InvalidSettingError(
         f"A backend is a name such as 'thread', or an object with name, submit, result and shutdown; not {backend!r}."
     )
+
+
+def _chosen(max_concurrency: int | None) -> Backend:
+    try:
+        return _made(chosen() or _threads(max_concurrency))
+    except (BackendError, InvalidSettingError) as error:
+        if os.environ.get(VARIABLE):
+            error.add_note(f"The environment variable {VARIABLE} chose it.")
+        raise
+
+
+def _threads(count: int | None) -> str:
+    return DEFAULT_BACKEND if count is None else f"{DEFAULT_BACKEND}?max_workers={count}"
+
+
+def chosen() -> str | None:
+    """Return the name or URL of the backend that "auto" means here and now, None for threads.
+
+    That is the first of these that there is: what the environment variable DAGRID_BACKEND says; "ray", where this process is in a
+    Ray session (`ray.init` was called); "dask", where it has a current client (a `distributed.Client` was made, and is not
+    closed). Where there is none of them threads serve, as many as without a backend. No engine is imported to find out, and
+    none is begun.
+
+    Raises:
+        InvalidSettingError: the environment variable says "auto" too.
+    """
+    if named := os.environ.get(VARIABLE):
+        if named.partition("?")[0] == AUTO:
+            raise InvalidSettingError(
+                f"{VARIABLE} is {named!r}, which chooses nothing. Let it name a backend, or unset it."
+            )
+        return named
+    if getattr(sys.modules.get("ray"), "is_initialized", bool)():
+        return "ray"
+    client = getattr(sys.modules.get("distributed"), "Client", None)
+    with contextlib.suppress(ValueError):  # there is no current one
+        if client is not None and client.current().status == "running":
+            return "dask"
+    return None
 
 
 def open_place(name: str) -> Backend:
@@ -116,6 +166,10 @@ def _made(url: str) -> Backend:
     """Return the backend of a URL: `name`, `name?setting=value&...`, or `name://address`, with settings or without."""
     place, _, query = url.partition("?")
     name, _, address = place.partition("://")
+    if name == AUTO:
+        raise InvalidSettingError(
+            f"'auto' takes no settings and no address, as in {url!r}. Name the backend, or say 'auto'."
+        )
     kind = _loaded(name)
     if not query and not address:
         return kind()

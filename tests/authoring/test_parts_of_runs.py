@@ -338,10 +338,10 @@ def test_an_async_task_is_one():
         a, b = pair(1)
         return plus(a), pair.with_options(unpack_to=None)(b), pair.map([1]), load()
 
-    from dagrid.assemble import _compile
+    from dagrid.execution.compiling import compiled_for
     from dagrid.machine.plan import Settings
 
-    places = _compile(flow.build(), None, Settings()).bindings.places
+    places = compiled_for(flow.build(), None, Settings()).bindings.places
     names = flow.build().node_names()
     assert {names[at]: where for at, where in places.items()} == dict.fromkeys(["two", "two_2", "two_3[0]"], "loop")
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dagrid.attempt import Extra
+from dagrid.errors import NoCurrentTaskError
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
-from dagrid.testing import BackendConformance, Probe
+from dagrid.testing import BackendConformance, EngineConformance, Probe
 from dagrid.testing.conformance import most_at_once
 
 
@@ -182,6 +183,10 @@ class TriesToOpenValues(Threads):
         return super().open(host)
 
 
+class ClaimsReferences(Threads):
+    capabilities = Capabilities(shares_memory=True, passes_references=True)
+
+
 class TestRight(BackendConformance):
     """The small backend itself, but for what needs the public methods and several uses at once."""
 
@@ -207,6 +212,7 @@ class TestRight(BackendConformance):
         (GivesBackWhatRuns, "test_recall_gives_back_only_what_has_not_started"),
         (Oversleeps, "test_a_value_returns"),
         (TriesToOpenValues, "test_values_that_resemble_encoded_ones_are_left_alone"),
+        (ClaimsReferences, "test_a_value_goes_on_as_it_was_reported"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -221,6 +227,21 @@ def test_a_fault_is_found(wrong: type[Threads], test: str) -> None:
 
     with pytest.raises(AssertionError):
         getattr(Suite(), test)()
+
+
+def test_a_task_that_leaves_something_in_vain_is_found() -> None:
+    """Nobody would miss it until a graph does not grow; and who says that it cannot be left must not claim success."""
+
+    class Suite(EngineConformance):
+        patience = 5.0
+
+        def make_backend(self, slots: int) -> Any:
+            return Threads(slots)
+
+    with pytest.raises(NoCurrentTaskError):
+        Suite().test_a_task_grows_its_graph()
+    Suite.leaves = False
+    Suite().test_a_task_grows_its_graph()
 
 
 @pytest.mark.parametrize(

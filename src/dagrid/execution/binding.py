@@ -34,7 +34,8 @@ LOOP = "loop"
 class Binding:
     """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
 
-    `place` says where it has to run, if not with the others; `lineage` where the arguments of a cached node come from.
+    `place` says where it has to run, if not with the others; `lineage` where the arguments of a cached node come from; `alone`
+    that its arguments can be made only when all that it waits for has ended.
     """
 
     fn: Task | None
@@ -43,6 +44,7 @@ class Binding:
     gather: Gather | None = None
     place: str = ""
     lineage: Lineage | None = None
+    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Bindings:
     single: list[int] = field(default_factory=list)
     places: dict[int, str] = field(default_factory=dict)
     lineages: dict[int, Lineage] = field(default_factory=dict)
+    alone: list[int] = field(default_factory=list)
 
     def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
@@ -67,6 +70,8 @@ class Bindings:
             self.places[len(self.fns)] = binding.place
         if binding.lineage is not None:
             self.lineages[len(self.fns)] = binding.lineage
+        if binding.alone:
+            self.alone.append(len(self.fns))
         self.fns.append(binding.fn)
         self.args.append(binding.args)
         self.kwargs.append(binding.kwargs)
@@ -83,6 +88,7 @@ class Bindings:
             self.single.copy(),
             self.places.copy(),
             self.lineages.copy(),
+            self.alone.copy(),
         )
 
     def truncate(self, count: int) -> None:
@@ -92,6 +98,7 @@ class Bindings:
         for sparse in (self.places, self.lineages):
             for node in [node for node in sparse if node >= count]:
                 del sparse[node]
+        self.alone = [node for node in self.alone if node < count]
 
     def sources(self, node: int) -> tuple[int, ...]:
         """Return the nodes whose values a node takes."""
@@ -116,6 +123,24 @@ class Parameters:
 
 
 NO_PARAMETERS = Parameters()
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A task of ours that says itself what it is called with.
+
+    Args:
+        fn: what is called.
+        gather: makes the arguments of the values of all predecessors, in their order and unopened; None stands for one that did
+            not complete, which makes no difference to whether the task runs where a run goes on after failures. It is called
+            where the run is decided, so it must be quick, and neither block nor run code of the user's.
+    """
+
+    fn: Task
+    gather: Gather
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
 
 
 class Binder:
@@ -165,6 +190,9 @@ class Binder:
         """Return how a node's task is called; the arguments and errors are those of `sources_of`."""
         if fn is None:
             return Binding(None)
+        if type(fn) is Gathered:
+            gather, sources = fn.gather, tuple(before)
+            return Binding(fn.fn, gather=lambda values: gather([values[number] for number in sources]), alone=True)
         if spec is None:
             binding = Binding(fn, *self.sources_of(name, fn, None, before, names))
         elif spec.arguments is not None:

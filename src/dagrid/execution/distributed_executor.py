@@ -30,19 +30,19 @@ class DistributedExecutor:
 
     Args:
         dag: the graph.
-        backend: a backend of ours, or any object with `name`, `submit`, `result` and `shutdown`.
+        backend: a name or URL, a backend of ours, or any object with `name`, `submit`, `result` and `shutdown`.
         fail_fast: a failed node skips its descendants; with False, those that take no value from it run all the same.
         enable_tracing: whether the result has a trace.
         node_timeout: seconds for nodes without a timeout of their own.
         **settings: anything else that `DAG.start` takes.
 
-    As a context manager it shuts the backend down at the end.
+    As a context manager it shuts the backend down at the end; one that is named ends with each run.
     """
 
     def __init__(
         self,
         dag: DAG,
-        backend: Backend | FourMethods,
+        backend: str | Backend | FourMethods,
         fail_fast: bool = True,
         enable_tracing: bool = True,
         node_timeout: float | None = None,
@@ -60,7 +60,7 @@ class DistributedExecutor:
     def execute(self, tasks: Mapping[str, Callable[..., Any]] | None = None) -> DistributedExecutionResult:
         """Run the graph with these tasks, by node name, and wait for it."""
         result = self.dag.run(tasks, backend=self.backend, **self.settings)
-        name = self.backend.name
+        name = result.backend_name
         info = {
             node: {"backend": name, "worker": outcome.worker}
             for node, outcome in result.node_results.items()
@@ -76,5 +76,5 @@ class DistributedExecutor:
     ) -> None:
         if isinstance(self.backend, Backend):
             self.backend.close(wait=True)
-        else:
+        elif not isinstance(self.backend, str):
             self.backend.shutdown(wait=True)

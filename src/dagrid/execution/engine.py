@@ -635,6 +635,11 @@ class Engine:
             self.leave()
 
     @property
+    def backend_name(self) -> str:
+        """What the backend of the run is called."""
+        return self._backend.name
+
+    @property
     def readable(self) -> int:
         """How many entries of the journal may be read: what is not recorded has not happened yet."""
         return len(self.state.journal) if self.recorder is None else self.recorder.committed

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from dagrid.execution.results import ExecutionResult
 from dagrid.graph.dag import DAG
+from dagrid.machine.plan import OnFailure
 
 
 class DAGExecutor:
@@ -57,6 +58,6 @@ class DAGExecutor:
         return None
 
 
-def on_failure(fail_fast: bool) -> str:
+def on_failure(fail_fast: bool) -> OnFailure:
     """Return what `fail_fast` means for the nodes behind a failed one."""
     return "skip" if fail_fast else "continue"

@@ -90,7 +90,10 @@ class NodeResult:
 
 
 class ExecutionResult:
-    """The outcome of a run. `result["node"]` gives a node's value, or raises what the node raised."""
+    """The outcome of a run. `result["node"]` gives a node's value, or raises what the node raised.
+
+    `backend_name` says where it ran: with `backend="auto"`, what was chosen.
+    """
 
     def __init__(
         self,
@@ -102,6 +105,7 @@ class ExecutionResult:
         failure: BaseException | None,
         rules: Sequence[str],
         traced: bool,
+        backend_name: str,
     ) -> None:
         self._state = state
         self._values = values
@@ -111,6 +115,7 @@ class ExecutionResult:
         self._rules = rules
         self._traced = traced
         self._tracebacks: dict[int, TracebackType | None] = {}
+        self.backend_name = backend_name
         self.total_duration_seconds = ended - began
         self.unapplied_rules = [rules[number] for number in state.unapplied]
 
@@ -172,6 +177,11 @@ class ExecutionResult:
         if self._failure is not None and not self._state.cancelled:
             return RunStatus.FAILED
         return run_status(self._state)
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the run as a whole, if it was no node: a rule, a store or a backend that failed."""
+        return self._failure
 
     @property
     def ok(self) -> bool:
@@ -258,14 +268,15 @@ class ExecutionResult:
             )
         raise RunError(f"The run was {self._state.cancelled or 'stopped'} before it had ended.")
 
-    def node_result(self, name: str) -> NodeResult:
-        """Return what became of one node.
+    def node_result(self, name: str, *, value: bool = True) -> NodeResult:
+        """Return what became of one node; without its value, if that is not to be opened.
 
         Raises:
             UnknownNodeError: there is no such node.
         """
         node = self._number(name)
-        return self._told(node, opened(self._values[node]) if self._state.status[node] == Status.COMPLETED else None)
+        has_value = value and self._state.status[node] == Status.COMPLETED
+        return self._told(node, opened(self._values[node]) if has_value else None)
 
     def to_html(self, path: str | PathLike[str] | None = None, *, title: str = "A run of dagrid") -> str:
         """Return the run as one HTML page, which needs nothing but a browser, and write it to a file.

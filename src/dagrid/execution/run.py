@@ -118,7 +118,15 @@ class Run:
         names = [rule.name for rule in engine.growing.rules]
         failure = engine.failure or engine.growing.failure
         return ExecutionResult(
-            engine.state, engine.values, engine.errors, engine.began, engine.ended, failure, names, self._traced
+            engine.state,
+            engine.values,
+            engine.errors,
+            engine.began,
+            engine.ended,
+            failure,
+            names,
+            self._traced,
+            engine.backend_name,
         )
 
     @property

@@ -57,6 +57,7 @@ def _rider(state: State, node: int) -> int:
         and state.waiting[after] == 1
         and not plan.groups[after]
         and after not in plan.empty
+        and after not in plan.alone
         and after not in state.rides
         and after not in state.numbers
     )

@@ -97,6 +97,7 @@ class Plan:
     __slots__ = (
         "_group_of_request",
         "adds",
+        "alone",
         "delegates",
         "empty",
         "fail_when_lost",
@@ -125,6 +126,7 @@ class Plan:
         sources: Callable[[int], Sequence[int]] | None = None,
         keys: list[int] | None = None,
         places: Mapping[int, str] | None = None,
+        alone: Iterable[int] = (),
     ) -> None:
         """Compile a graph.
 
@@ -136,11 +138,13 @@ class Plan:
             sources: for a node, the predecessors whose values it takes; None means all of them.
             keys: `order_keys` of this graph, when they are known already.
             places: where nodes have to run that do not run with the others, see `WorkerJoined`; read again for added nodes.
+            alone: nodes whose calls can be made only when all that they wait for has ended; they ride on nobody, see `chains`.
 
         Raises:
             UnsatisfiableError: a node asks for more of a resource than the run has.
         """
         self.settings = settings
+        self.alone = set(alone)
         self.delegates = False
         self.names = structure.names
         self.index = structure.index

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from dagrid.errors import BackendClosedError, TransferError
 from dagrid.machine.events import Outcome
-from dagrid.ports import Backend, Bundle, Call, FourMethods
+from dagrid.ports import Backend, Bundle, Call, Encoded, FourMethods, opened
 from dagrid.testing.gate import Gate, stand
 from dagrid.testing.probe import PATIENCE, Probe, ProbeOutcome
 
@@ -126,7 +126,7 @@ class BackendConformance:
         blocks_submit: the public `submit` performs the call before it returns.
         carries_surroundings: tasks see the environment variables and the directory that the caller had when it made
             the backend.
-        patience: seconds after which a wait has failed.
+        patience: seconds after which a wait has failed; for an engine whose workers are slow to start, 30.
     """
 
     __test__: ClassVar[bool] = False
@@ -250,6 +250,21 @@ class BackendConformance:
         data = random.Random(1).randbytes(50 * 2**20)
         with self.serving() as probe:
             assert probe.value(probe.submit(_echo, data), timeout=3 * self.patience) == data
+
+    def test_a_value_goes_on_as_it_was_reported(self) -> None:
+        """What a backend reports it takes again among the arguments of other calls, and the task finds the value itself.
+
+        A backend that passes references must not report the value itself; the engine opens it when somebody reads it.
+        """
+        data = random.Random(2).randbytes(2**20)
+        with self.serving() as probe:
+            first = probe.outcome(probe.submit(_echo, data))
+            if probe.backend.capabilities.passes_references:
+                assert isinstance(first.reported, Encoded), first.reported
+            for _ in range(2):
+                assert probe.value(probe.submit(_echo, first.reported)) == data
+                assert probe.value(probe.submit(_echo, value=first.reported)) == data
+            assert opened(first.reported) == data
 
     def test_a_burst(self) -> None:
         """1,000 calls at once: each gets its own answer, once."""

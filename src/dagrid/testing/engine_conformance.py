@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from dagrid.errors import TaskTimeoutError
+from dagrid.attempt import current
+from dagrid.errors import NoCurrentTaskError, SkipTask, TaskTimeoutError, TransferError
 from dagrid.graph import DAG, Node
 from dagrid.ports import Backend
 from dagrid.testing.conformance import raised
@@ -26,6 +28,31 @@ def _one() -> int:
 
 def _raw() -> bytes:
     return b"raw"
+
+
+def _grow() -> int:
+    me = current()
+    me.grow(Node("twice", lambda value: 2 * value, inputs={"value": me.node}))
+    return 21
+
+
+class _Mute:
+    """A value that no pickler takes."""
+
+    def __reduce__(self) -> str:
+        raise TypeError("this value stays where it is")
+
+
+def _mute() -> Any:
+    return _Mute()
+
+
+def _hear(mute: Any) -> bool:
+    return isinstance(mute, _Mute)
+
+
+def _skip() -> None:
+    raise SkipTask("nothing to do")
 
 
 def _fail() -> None:
@@ -46,13 +73,16 @@ class EngineConformance:
 
     Attributes:
         frees_slots: a running call can be abandoned.
+        leaves: a task may leave more beside its value than the value: what its graph grows by, and where a kept value came from.
+            A backend of your own sees to it with `dagrid.attempt.carried`, where a call `grows`.
         names_workers: results and traces name the worker that performed an attempt, one at a time; False where only the engine
             knows it.
-        patience: seconds that a run may take.
+        patience: seconds that a run may take; for an engine whose workers are slow to start, 30.
     """
 
     __test__: ClassVar[bool] = False
     frees_slots: ClassVar[bool] = True
+    leaves: ClassVar[bool] = True
     names_workers: ClassVar[bool] = True
     patience: ClassVar[float] = PATIENCE
 
@@ -104,6 +134,22 @@ class EngineConformance:
             assert (result.failed, result.skipped, result.succeeded) == (1, 1, 1)
             assert type(result.node_results["bad"].error) is LookupError
 
+    def test_what_cannot_travel_is_named(self) -> None:
+        """Among a thousand nodes the message must say which one, and what of it; where memory is shared it simply arrives."""
+        nodes = [Node("mute", _mute), Node("hollow", _hear, inputs={"mute": "mute"}), Node("other", _one)]
+        nodes += [Node("given", partial(_hear, _Mute()))]
+        with self.place() as backend:
+            result = DAG(nodes).run(backend=backend)
+            if backend.capabilities.shares_memory:
+                assert result.succeeded == 4
+                return
+            assert (result.failed, result.skipped, result.succeeded) == (2, 1, 1)
+            for node, what in (("mute", "_Mute"), ("given", "given")):
+                error = result.node_results[node].error
+                assert isinstance(error, TransferError), error
+                assert repr(node) in str(error), error
+                assert what in str(error), error
+
     def test_a_retry_is_a_new_try(self, tmp_path: Any) -> None:
         """The second try succeeds: it is really performed again."""
         mark = str(tmp_path / "tried")
@@ -120,6 +166,31 @@ class EngineConformance:
             result = DAG([Node("node", second_time_lucky, retries=2)]).run(backend=backend)
             assert result["node"] == "done"
             assert result.node_results["node"].attempts == 2
+
+    def test_a_task_grows_its_graph(self) -> None:
+        """The nodes that a task leaves beside its value run behind it; a place that cannot tell says so, and fails the node."""
+        with self.place() as backend:
+            result = DAG([Node("seed", _grow, adds=set())]).run(backend=backend)
+            if self.leaves:
+                assert result.raise_for_status()["twice"] == 42
+            else:
+                assert type(result.node_results["seed"].error) is NoCurrentTaskError
+
+    def test_a_task_skips_its_own_node(self) -> None:
+        """It says so by an exception, which travels as others do, and is no failure."""
+        with self.place() as backend:
+            result = DAG([Node("moot", _skip), Node("after", _one, ["moot"]), Node("other", _one)]).run(backend=backend)
+            assert (result.failed, result.skipped, result.succeeded) == (0, 2, 1)
+
+    def test_a_kept_value_is_found_again(self, tmp_path: Any) -> None:
+        """The second run takes the value from where the first one kept it, and remembers that it did."""
+        if not self.leaves:
+            return
+        dag = DAG([Node("kept", _one, cache=True)])
+        with self.place() as backend:
+            notes = [dag.run(backend=backend, cache=tmp_path).node_results["kept"].note for _ in range(2)]
+        assert notes[0] != notes[1]
+        assert all(notes)
 
     def test_a_timeout_ends_the_node(self) -> None:
         """The node times out and what depends on it is skipped, while a neighbour is untouched."""

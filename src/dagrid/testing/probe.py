@@ -35,6 +35,7 @@ class ProbeOutcome:
         worker: the number of the worker that had it, -1 if none.
         started: seconds of the host's clock, as reported.
         ended: seconds of the host's clock, as reported.
+        reported: the value as the backend reported it, which may be an `Encoded`; it can be given to another call.
     """
 
     kind: Outcome
@@ -44,6 +45,7 @@ class ProbeOutcome:
     worker: int = -1
     started: float = 0.0
     ended: float = 0.0
+    reported: Any = None
 
 
 @dataclass(slots=True)
@@ -428,7 +430,8 @@ class Probe:
         error = found if failed and isinstance(found, BaseException) else None
         value = None if failed else found
         text = event.error or (str(error) if error else "")
-        self._end(event.attempt, ProbeOutcome(kind, value, error, text, event.worker, event.started, event.ended))
+        times = event.started, event.ended
+        self._end(event.attempt, ProbeOutcome(kind, value, error, text, event.worker, *times, event.value))
 
     def _take_back(self, event: Recalled) -> None:
         worker = self._workers.get(event.worker)

@@ -1,0 +1,90 @@
+"""A graph bound to the tasks of a run and compiled with its settings, once for runs that are alike. It starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dagrid.errors import InvalidSettingError, UnknownNodeError
+from dagrid.execution.binding import Binder, Bindings, bind, check_sources
+from dagrid.execution.part import Part
+from dagrid.graph.dag import DAG
+from dagrid.machine.plan import Plan, Settings, order_keys
+
+Keep = Literal["all", "outputs"] | Collection[str]
+
+
+@dataclass(slots=True)
+class Compiled:
+    """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike.
+
+    `own` says that all tasks are the nodes' own, which cannot change.
+    """
+
+    fns: list[Any]
+    own: bool
+    settings: Settings
+    keys: list[int]
+    binder: Binder
+    bindings: Bindings
+    plan: Plan
+
+    def check_sources(self, part: Part) -> None:
+        """Check that no node that runs takes the value of one that has neither a task nor a value."""
+        names = self.plan.names
+        running = (at for at in range(len(names)) if at not in part.omitted and at not in part.given)
+        check_sources(self.bindings, running, names, part.given)
+
+
+def compiled_for(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, settings: Settings) -> Compiled:
+    """Return a graph compiled with the functions and settings of a run; that of an earlier run where they are the same.
+
+    Raises:
+        PlanError, InvalidNodeError: they do not fit together.
+    """
+    structure, specs = dag.structure, dag.specs
+    known: Compiled | None = dag.compiled
+    alike = known is not None and (known.settings is settings or known.settings == settings)
+    if alike and known is not None and known.own and not tasks:
+        return known
+    binder = Binder(tasks, structure.index, dag.outline.late(structure.index) if tasks and dag.outline else ())
+    fns = binder.tasks(structure.names, specs)
+    if alike and known is not None and known.fns == fns and dag.outline is None:
+        return known
+    keys = order_keys(structure, specs) if known is None else known.keys
+    bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
+    plan = Plan(
+        structure,
+        specs,
+        settings,
+        empty=bindings.empty,
+        sources=bindings.sources,
+        keys=keys,
+        places=bindings.places,
+        alone=bindings.alone,
+    )
+    compiled = Compiled(fns, not tasks, settings, keys, binder, bindings, plan)
+    dag.compiled = compiled
+    return compiled
+
+
+def checked_keep(keep: Keep, plan: Plan, grows: bool) -> Keep:
+    """Return which values of a run are kept.
+
+    Raises:
+        InvalidSettingError, UnknownNodeError: it cannot be, or names what is not there.
+    """
+    if isinstance(keep, str):
+        if keep not in ("all", "outputs"):
+            raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes such as {{{keep!r}}}; not {keep!r}.")
+        return keep
+    try:
+        kept = frozenset(keep)
+    except TypeError:
+        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of names of nodes; not {keep!r}.") from None
+    if not (grows or plan.adds):  # a node that comes later may have any name
+        for name in kept:
+            if name not in plan.index:
+                raise UnknownNodeError.of(name, plan.index, "keep names a node that is not in the graph:")
+    return kept
