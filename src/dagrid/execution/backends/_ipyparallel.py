@@ -71,6 +71,7 @@ class Fleet:
         self._able: dict[int, Site] = {}
         self._unable: dict[int, str] = {}
         self._proving: set[int] = set()
+        self._views: dict[int, Any] = {}
         self._crew: Crew | None = None
         self._under_way: dict[Any, float] = {}
         self._answered = monotonic()
@@ -95,6 +96,7 @@ class Fleet:
             raise BackendUnreachableError(
                 "The ipyparallel cluster has no engines. Start some with `ipengine`, or the cluster with `ipcluster start -n 4`."
             )
+        self._asked = set(engines)
         self._greet(engines)
         with self._news:
             self._news.wait_for(lambda: len(self._able) + len(self._unable) >= len(engines), timeout)
@@ -145,7 +147,7 @@ class Fleet:
             Exception: whatever ipyparallel has to say; there may be no such engine any more.
         """
         with self._speaking:  # the numbers of messages are not made for several threads
-            result = self.client[engine].apply_async(fn, argument)
+            result = self._view(engine).apply_async(fn, argument)
         self._under_way[result] = monotonic()
         result.add_done_callback(partial(self._landed, landed))
 
@@ -157,7 +159,8 @@ class Fleet:
     def dismiss(self, engine: int, farewell: bytes) -> None:
         """Send the last words to a performer."""
         with suppress(Exception), self._speaking:  # the engine may be gone, or the client closed
-            self._farewells.append(self.client[engine].apply_async(exchange, farewell))
+            self._farewells = [each for each in self._farewells if not each.done()]
+            self._farewells.append(self._view(engine).apply_async(exchange, farewell))
 
     def kill(self, engine: int) -> None:
         """End an engine, whatever it does; another one is started."""
@@ -175,6 +178,7 @@ class Fleet:
             for engine in lost:
                 del self._able[engine]
             new = there - self._asked
+            self._asked = there
         self._greet(new)
         if self._crew is not None and self.sites != self._told:
             self._crew.command(self._align)
@@ -201,6 +205,13 @@ class Fleet:
         self._crew.resite(self._told or self._last, why)  # what waits for a worker is to get one that refuses it
         self._crew.refuse(error)
 
+    def _view(self, engine: int) -> Any:
+        """Return a view, which takes long to make; the caller holds the lock."""
+        view = self._views.get(engine)
+        if view is None:
+            view = self._views[engine] = self.client[engine]
+        return view
+
     def _landed(self, landed: Callable[[Any], None], result: Any) -> None:
         self._under_way.pop(result, None)
         self._answered = monotonic()
@@ -219,7 +230,6 @@ class Fleet:
 
     def _greet(self, engines: Sequence[int] | set[int]) -> None:
         for engine in engines:
-            self._asked.add(engine)
             with suppress(Exception):  # it has gone meanwhile
                 self.ask(engine, eval, FACTS, partial(self._introduced, engine))
 
