@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dagrid import DAG, Node
-from dagrid.errors import InvalidSettingError, UnsatisfiableError
+from dagrid.errors import BackendError, InvalidSettingError, UnsatisfiableError
 from dagrid.execution.backends.celery import CeleryBackend
 from dagrid.graph.grow import map_over
 from dagrid.machine.events import Outcome
@@ -83,6 +83,61 @@ def test_short_tasks_share_messages(broker: str) -> None:
     assert sent < 100
     for name in result:
         assert result.node_results[name].worker in {f"worker{number}@test:{result[name]}" for number in range(2)}
+
+
+def test_signed_calls_only(broker: str) -> None:
+    """Who has another key, or none, is refused by name; who has the key is served."""
+    for key, words in ((None, "not signed"), ("other", "signature of the call is wrong")):
+        with CeleryBackend(broker, key=key) as backend:
+            error = DAG([Node("n", lambda: 1)]).run(backend=backend).node_results["n"].error
+            assert isinstance(error, BackendError)
+            assert words in str(error)
+    with CeleryBackend(broker, key=KEY) as backend:
+        assert DAG([Node("n", lambda: 1)]).run(backend=backend)["n"] == 1
+
+
+def chain(length: int, **odd: Any) -> list[Node]:
+    """Nodes that each add one to what the last one gave, after some that let the machine know how short they are."""
+    nodes = [Node(f"warm{i}", os.getpid) for i in range(20)]
+    nodes.append(Node("n0", os.getpid, [f"warm{i}" for i in range(20)]))
+    for i in range(1, length):
+        fn = odd.get(f"n{i}", lambda value: value + 1)
+        nodes.append(Node(f"n{i}", fn, inputs={"value": f"n{i - 1}"}))
+    return nodes
+
+
+def test_chains_travel_together(broker: str) -> None:
+    """A node that waits for one alone goes with it, and takes its value there; so a chain is not a message a link."""
+    with CeleryBackend(broker, key=KEY, max_workers=1) as backend:
+        result = DAG(chain(100)).run(backend=backend).raise_for_status()
+        assert backend._line is not None
+        sent = next(backend._line._numbers)
+    assert result["n99"] - result["n0"] == 99
+    assert sent < 60
+
+
+def test_a_chain_breaks_where_a_link_does(broker: str, tmp_path: Path) -> None:
+    """What rides on a link that fails, takes long or kills its process is neither lost nor done twice; nor is a retry."""
+    with Gate(20.0) as gate, CeleryBackend(broker, key=KEY, max_workers=1) as backend:
+        result = DAG(chain(20, n10=lambda value: value / 0)).run(backend=backend)
+        assert (result.succeeded, result.failed, result.skipped) == (30, 1, 9)
+
+        address, done = gate.address, str(tmp_path / "done")
+        odd = {"n10": lambda value: stand(address, "x") and value, "n11": lambda value: mark(done, "once") and value}
+        run = DAG(chain(20, **odd)).start(backend=backend)
+        gate.meet().release()
+        result = run.wait(20).raise_for_status()
+        assert result["n19"] - result["n0"] == 17
+        assert Path(done).read_text().split() == ["once"]
+
+        def die_once(value: int) -> int:
+            if os.path.exists(done):
+                os.remove(done)
+                die()
+            return value + 1
+
+        result = DAG(chain(20, n10=die_once)).run(backend=backend).raise_for_status()
+        assert result["n19"] - result["n0"] == 19
 
 
 def test_a_batch_is_cut_short_by_a_long_call(probe: Probe) -> None:

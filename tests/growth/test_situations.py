@@ -37,7 +37,7 @@ class Dask:
 def cluster() -> Iterator[str]:
     from dask.distributed import LocalCluster
 
-    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    settings = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": "127.0.0.1:0"}
     with travelling_by_value(), LocalCluster(**settings) as cluster:
         yield cluster.scheduler_address
 

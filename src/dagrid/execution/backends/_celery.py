@@ -33,9 +33,10 @@ TOO_LARGE = f"and no more than {LARGEST:,} travel through Celery. Leave it in a 
 
 class Said(msgspec.Struct, array_like=True):
     """What a worker says of a message: the reports of its first calls, in their order, and by place why some have none.
+    One that rode on a call which did not complete has an empty one.
 
     While it works (`since` is above 0), the call behind those has been running since then, in seconds of the worker's clock of
-    day. When it is done, `since` is 0. In both cases the calls behind are not performed and go back.
+    day; those behind it go back, but for those that ride on it. When it is done, `since` is 0, and all without a report go back.
     """
 
     host: str
@@ -47,8 +48,10 @@ class Said(msgspec.Struct, array_like=True):
 
 _encode_said = msgspec.msgpack.Encoder().encode
 _decode_said = msgspec.msgpack.Decoder(Said).decode
+Orders = list[tuple[bytes, int]]
+"""Calls as bytes, each with the place of the one before it on which it rides, -1 for none."""
 pack_orders = msgspec.msgpack.Encoder().encode
-unpack_orders = msgspec.msgpack.Decoder(list[bytes]).decode
+unpack_orders = msgspec.msgpack.Decoder(Orders).decode
 
 
 def seal(said: Said, key: bytes | None, task: str, results: Any) -> dict[str, str | None]:

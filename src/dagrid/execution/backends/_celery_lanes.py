@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from dagrid.ports import Call
@@ -31,6 +31,11 @@ class Item:
         self.started: float | None = None
         self.alone = False
 
+    @property
+    def rides(self) -> bool:
+        """Whether it is performed only if one before it has completed, see `Call`."""
+        return self.call.rides >= 0
+
 
 class Lane:
     """One process of Celery's as a run sees it: calls that wait, and at most one message under way to a queue."""
@@ -44,15 +49,15 @@ class Lane:
         self.waiting: deque[Item] = deque()
         self.message: Message | None = None
 
-    def load(self, name: str) -> Message | None:
+    def load(self, new_name: Callable[[], str]) -> Message | None:
         """Put what waits into a new message, None if nothing does or one is under way."""
         waiting = self.waiting
         if self.message is not None or not waiting or self.session.closed:
             return None
         items = [waiting.popleft()]
-        while waiting and not (items[0].alone or waiting[0].alone) and len(items) < BATCH:
+        while waiting and (waiting[0].rides or (not (items[0].alone or waiting[0].alone) and len(items) < BATCH)):
             items.append(waiting.popleft())
-        self.message = Message(self, name, items)
+        self.message = Message(self, new_name(), items)
         return self.message
 
 
@@ -94,8 +99,31 @@ class Message:
         self.sent = time.monotonic() if self.items else 0.0
         return bool(self.items)
 
-    def suspect(self) -> None:
-        """Any of the calls may have killed the worker: one by one it will be seen which."""
-        for item in self.left.values():
+    def suspect(self) -> list[Item]:
+        """Any of the calls may have killed the worker: one by one it will be seen which.
+
+        Returns those on which others ride, to be given back: they will be sent again, and nothing will ride on them.
+        """
+        ridden = {item.call.rides for item in self.left.values()}
+        items = [item for item in self.left.values() if not item.rides]
+        for item in items:
             item.alone = True
-        self.unload(list(self.left.values()))
+        self.unload(item for item in items if item.call.attempt not in ridden)
+        return [item for item in items if item.call.attempt in ridden]
+
+
+def riders(items: Iterable[Item], ended: Iterable[Item]) -> list[Item]:
+    """Return those of these calls, which are in the order in which they are performed, that fall with others."""
+    fallen = {item.call.attempt for item in ended}
+    found: list[Item] = []
+    for item in items:
+        if item.call.rides in fallen:
+            fallen.add(item.call.attempt)
+            found.append(item)
+    return found
+
+
+def heads(items: Sequence[Item]) -> list[Item]:
+    """Return those of these calls that ride on no other one of them."""
+    there = {item.call.attempt for item in items}
+    return [item for item in items if item.call.rides not in there]

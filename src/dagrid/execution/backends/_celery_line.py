@@ -21,6 +21,7 @@ from celery.backends.base import BaseKeyValueStoreBackend
 from celery.states import READY_STATES
 
 from dagrid.errors import BackendError, BackendUnreachableError, CapabilityError
+from dagrid.execution.backends import _remote
 from dagrid.execution.backends._celery import (
     BATCH_BYTES,
     LARGEST,
@@ -33,7 +34,7 @@ from dagrid.execution.backends._celery import (
     results_of,
     unseal,
 )
-from dagrid.execution.backends._celery_lanes import Item, Lane, Message
+from dagrid.execution.backends._celery_lanes import Item, Lane, Message, heads, riders
 from dagrid.execution.backends._celery_watch import GRACE, Watch
 from dagrid.machine.events import Outcome
 from dagrid.ports import Call
@@ -117,7 +118,9 @@ class Line:
             if message.running is not None:
                 message.cancelled = time.monotonic()
             else:
-                del message.left[attempt], session.items[attempt]
+                for one in [item, *riders(message.items, [item])]:
+                    message.left.pop(one.call.attempt, None)
+                    session.items.pop(one.call.attempt, None)
                 if message.left:
                     return item
                 self._forget(message)
@@ -131,13 +134,16 @@ class Line:
         if item is None:
             return None
         message = item.lane.message
-        if message is None or attempt not in message.left:
-            item.lane.waiting.remove(item)
-        elif message.sent:
+        inside = message is not None and attempt in message.left
+        if inside and message is not None and message.sent:
             return None
-        else:
-            del message.left[attempt]
-        del session.items[attempt]
+        there = list(message.left.values()) if inside and message is not None else list(item.lane.waiting)
+        for one in [item, *riders(there, [item])]:
+            if inside and message is not None:
+                del message.left[one.call.attempt]
+            else:
+                item.lane.waiting.remove(one)
+            del session.items[one.call.attempt]
         return item
 
     def leave(self, session: CelerySession) -> None:
@@ -192,14 +198,16 @@ class Line:
     def _pump(self, lane: Lane) -> None:
         """Send what waits in a lane, if nothing of it is under way."""
         with self._guard:
-            message = lane.load(self._new_name())
+            message = lane.load(self._new_name)
             if message is None:
                 return
             self._messages[message.id] = message
         orders: dict[Item, bytes] = {}
         size = 0
         for place, item in enumerate(message.items):
-            if orders and size > BATCH_BYTES:
+            if item.call.attempt not in message.left:
+                continue  # it fell with what it rides on, or was taken back
+            if orders and size > BATCH_BYTES and not item.rides:
                 with self._guard:
                     message.unload(message.items[place:])
                 break
@@ -210,7 +218,7 @@ class Line:
                     node, taken = item.call.node, f"{len(order):,} bytes pickled"
                     raise CapabilityError(f"The call of node {node!r} has {taken}, {TOO_LARGE}")
             except Exception as error:  # noqa: BLE001 - the user's code, and its outcome
-                if self._take(message, [item]):
+                if self._take(message, [item, *riders(message.items, [item])]):
                     lane.session.fail(item, error)
             else:
                 size += len(order)
@@ -221,7 +229,8 @@ class Line:
                 self._forget(message)
                 self._errands.put(partial(self._pump, lane))
                 return
-        body = pack_orders([orders[item] for item in message.items])
+        places = {item.call.attempt: place for place, item in enumerate(message.items)}
+        body = pack_orders([(orders[item], places.get(item.call.rides, -1)) for item in message.items])
         self._persist(
             partial(self._publish, message, b64encode(body).decode(), mac_of(self._key, b"order", message.id, body))
         )
@@ -363,7 +372,7 @@ class Line:
         name, status = meta.get("task_id", ""), meta["status"]
         if status == STARTED:
             message = self._messages.get(name)
-            if message is not None and message.running is None:
+            if message is not None:
                 self._hear(message, meta["result"])
         elif status in READY_STATES:
             message = self.take_out(name)
@@ -383,7 +392,7 @@ class Line:
     # --- what follows ------------------------------------------------------------------------------------------------------
 
     def _hear(self, message: Message, result: Any) -> None:
-        """A worker has cut a message short: what is finished counts, one call runs, the others go back."""
+        """A worker has cut a message short: what is finished counts, one call runs, and what does not ride on it goes back."""
         said = unseal(result, self._key, message.id, self.results)
         if isinstance(said, str):
             _log.warning("What a Celery worker tells of node %r is ignored: %s.", message.items[0].call.node, said)
@@ -393,14 +402,16 @@ class Line:
             return
         running = message.items[done]
         with self._guard:
-            if self._messages.get(message.id) is not message:
+            if self._messages.get(message.id) is not message or message.running is running:
                 return
             message.running, message.host = running, said.host
             doomed = running.call.attempt not in message.left
             if doomed:
                 message.cancelled = time.monotonic()
         ended = self._take(message, message.items[:done])
-        back = self._take(message, message.items[done + 1 :])
+        behind = message.items[done + 1 :]
+        along = riders(behind, [running])  # they go on here, as far as it completes
+        back = self._back(message, [item for item in behind if item not in along], said.reports)
         if doomed:
             self.revoke([message.id])
         message.lane.session.tell(message, said, ended, None if doomed else running, back)
@@ -416,7 +427,7 @@ class Line:
                 self._fail(message, f"The report of node {{}} is refused: {said}.")
                 return
             ended = self._take(message, message.items[: len(said.reports)])
-            session.tell(message, said, ended, None, self._take(message, message.items))
+            session.tell(message, said, ended, None, self._back(message, message.items, said.reports))
         elif status == "SUCCESS" and "refused" in result:
             self._fail(message, "The worker refused the call of node {}: " + result["refused"])
         elif status == "SUCCESS":
@@ -432,8 +443,18 @@ class Line:
         else:
             self._fail(message, f"Celery failed the call of node {{}}: {result!r}")
 
+    def _back(self, message: Message, items: Sequence[Item], reports: Sequence[bytes]) -> list[Item]:
+        """Take out calls that are not performed and return those to be given back: not those that ride on others of them."""
+        left = self._take(message, items)
+        if not any(item.rides for item in left):
+            return left
+        ended = {
+            item.call.attempt for item, report in zip(message.items, reports, strict=False) if _remote.completed(report)
+        }
+        return [item for item in left if not item.rides or item.call.rides in ended]
+
     def _fail(self, message: Message, text: str) -> None:
-        for item in self._take(message, message.items):
+        for item in self._heads(message):
             item.lane.session.fail(item, BackendError(text.replace("{}", repr(item.call.node))))
 
     def lose(self, message: Message, text: str) -> None:
@@ -441,17 +462,18 @@ class Line:
         session = message.lane.session
         with self._guard:
             unclear = message.running is None and len(message.left) > 1 and not session.closed
-            if unclear:
-                message.suspect()
+            ridden = message.suspect() if unclear else []
         if unclear:
+            self._take(message, message.items)
+            session.give_back(ridden)
             self._errands.put(partial(self._pump, message.lane))
             return
-        for item in self._take(message, message.items):
+        for item in self._heads(message):
             session.end(item, Outcome.LOST, text=text)
 
     def stop(self, message: Message) -> None:
         """A message that has been taken out counts as stopped."""
-        for item in self._take(message, message.items):
+        for item in self._heads(message):
             message.lane.session.end(item, Outcome.CANCELLED)
         self._errands.put(partial(self._pump, message.lane))
 
@@ -460,7 +482,7 @@ class Line:
         mine = [message for message in messages if self.take_out(message.id) is not None]
         self.revoke([message.id for message in mine])
         for message in mine:
-            message.lane.session.give_back(self._take(message, message.items))
+            message.lane.session.give_back(self._heads(message))
             self._errands.put(partial(self._pump, message.lane))
 
     def give_up(self, error: BaseException) -> None:
@@ -484,7 +506,7 @@ class Line:
                 mine = [item for item in lane.session.items.values() if item.lane is lane]
                 for item in mine:
                     del lane.session.items[item.call.attempt]
-                failed += mine
+                failed += heads(mine)
         for item in failed:
             item.lane.session.fail(item, error)
 
@@ -510,6 +532,10 @@ class Line:
             for item in found:
                 item.lane.session.items.pop(item.call.attempt, None)
             return found
+
+    def _heads(self, message: Message) -> list[Item]:
+        """Take all out, and return those that do not fall with others."""
+        return heads(self._take(message, message.items))
 
     def _forget(self, message: Message) -> None:
         """The caller holds the guard."""

@@ -20,6 +20,7 @@ from celery import Celery, Task, shared_task
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.exceptions import Ignore
 
+from dagrid.attempt import before
 from dagrid.execution.backends import _remote
 from dagrid.execution.backends._celery import (
     BATCH_BYTES,
@@ -28,6 +29,7 @@ from dagrid.execution.backends._celery import (
     STARTED,
     TASK,
     TOO_LARGE,
+    Orders,
     Said,
     as_key,
     mac_of,
@@ -107,45 +109,71 @@ class Batch:
         tell: takes what there is to say while a call runs.
     """
 
-    def __init__(self, orders: list[bytes], said: Said, tell: Callable[[Said], None]) -> None:
+    def __init__(self, orders: Orders, said: Said, tell: Callable[[Said], None]) -> None:
         self.look_at = time.monotonic() + CUT
         self._orders = orders
         self._said = said
         self._tell = tell
         self._end = len(orders)
         self._begun = 0
+        self._told = 0
         self._since = 0.0
         self._bytes = 0
         self._step = threading.Lock()
 
+    @property
+    def told(self) -> bool:
+        """Whether it has been cut short."""
+        return self._told > 0
+
     def perform(self) -> None:
         """Perform the calls until the last one, or until the message is cut short."""
-        for place, order in enumerate(self._orders):
+        said = self._said
+        for place, (order, rides) in enumerate(self._orders):
             with self._step:
                 if place >= self._end or self._bytes > BATCH_BYTES:
                     return
                 self._begun, self._since = place + 1, time.time()
-            report = _remote.perform(order, _functions)
+            report = self._perform(order, rides)
             if len(report) > LARGEST:
-                said = self._said
                 said.refused[place] = f"{said.host}: the value has {len(report):,} bytes pickled, {TOO_LARGE}"
                 report = b""
             self._bytes += len(report)
-            self._said.reports.append(report)
+            said.reports.append(report)
+
+    def _perform(self, order: bytes, rides: int) -> bytes:
+        if rides < 0:
+            return _remote.perform(order, _functions)
+        base = self._said.reports[rides]
+        if not _remote.completed(base):
+            return b""
+        token = before.set(lambda: _remote.value_of(base))
+        try:
+            return _remote.perform(order, _functions)
+        finally:
+            before.reset(token)
 
     def cut_short(self) -> bool:
-        """Tell what there is, and perform no more than the call that runs; return False if none does at this moment."""
+        """Tell what there is, and perform no more than the call that runs and those that ride on it.
+
+        Returns:
+            Whether there is nothing more to tell before the end. It is False too if no call runs at this moment.
+        """
         with self._step:
             said = self._said
             done = len(said.reports)
             if done >= self._begun:
                 return done >= self._end
-            self._end = self._begun
-            try:
-                self._tell(Said(said.host, said.process, said.reports[:done], said.refused, self._since))
-            except Exception:  # noqa: BLE001 - every transport has its own, and the outcome says all of it again
-                _log.warning("What a message has come to could not be told.", exc_info=True)
-            return True
+            if self._told != self._begun:
+                self._told = self._begun
+                self._end = self._begun
+                while self._end < len(self._orders) and self._orders[self._end][1] >= done:
+                    self._end += 1
+                try:
+                    self._tell(Said(said.host, said.process, said.reports[:done], said.refused, self._since))
+                except Exception:  # noqa: BLE001 - every transport has its own, and the outcome says all of it again
+                    _log.warning("What a message has come to could not be told.", exc_info=True)
+            return self._end == self._begun
 
 
 class _Watcher:
@@ -177,7 +205,7 @@ class _Watcher:
                 with self._changed:
                     self._batches.discard(batch)
             else:
-                batch.look_at = time.monotonic() + AGAIN
+                batch.look_at = time.monotonic() + (CUT if batch.told else AGAIN)
 
     def _next(self) -> Batch:
         """Wait for the next batch that takes too long."""

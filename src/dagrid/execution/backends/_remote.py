@@ -288,6 +288,17 @@ def finished(
     return event
 
 
+def completed(sent_back: bytes) -> bool:
+    """Return whether a call has completed; an empty report is of one that was not performed."""
+    return bool(sent_back) and _decode_report(sent_back).failure is None
+
+
+def value_of(sent_back: bytes) -> Any:
+    """Return the value of a call that has completed, on the worker that performed it; a new object each time."""
+    value = _decode_report(sent_back).value
+    return None if value is None else loads(value)
+
+
 def where(sent_back: bytes) -> str:
     """Return the name of the worker that performed a call."""
     return _decode_report(sent_back).worker

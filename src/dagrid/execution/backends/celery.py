@@ -107,7 +107,7 @@ class CeleryBackend(BackendBase):
     """
 
     name = "celery"
-    capabilities = Capabilities(kills=True, cancels=True)
+    capabilities = Capabilities(kills=True, cancels=True, chains=True)
 
     def __init__(
         self,
@@ -317,6 +317,8 @@ class CelerySession:
                 text = f"The worker refused the call of node {item.call.node!r}: {said.refused[place]}"
                 events.append(self._ending(item, Outcome.FAILED, BackendError(text), text, False))
                 continue
+            if not report:
+                continue  # it rode on one that did not complete
             event = _remote.finished(report, item.call, item.lane.worker, self.host.draw(), self._shift)
             event.started = min(max(event.started, item.submitted), now)
             event.ended = min(max(event.ended, event.started), now)
