@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from distributed import Future as AnyFuture
 from distributed.actor import ProxyRPC
 from distributed.protocol import to_serialize
 
-from dagrid.errors import CapabilityError
+from dagrid.errors import BackendUnreachableError, CapabilityError
 from dagrid.execution.backends._crew import Crew, Site
 from dagrid.execution.backends._dask_worker import Seat, introduce
 from dagrid.execution.backends._performer import Record, with_kept
@@ -73,6 +73,7 @@ class Cluster:
         self._crew: Crew | None = None
         self._noting = asyncio.Lock()
         self.mourners: list[Callable[[str], None]] = []
+        self._address = client.scheduler.address
         self._limit = limit
         self._sites: dict[str, Site] = {}
         self._farewells: set[Future[None]] = set()
@@ -117,8 +118,16 @@ class Cluster:
         return list(self._sites.values())
 
     def seat(self, site: Site) -> Channel:
-        """Start a performer."""
+        """Start a performer. Raises BackendUnreachableError."""
+        self.check_connected()
         return Channel(self, site)
+
+    def check_connected(self) -> None:
+        """Raise BackendUnreachableError if the client has given up: what it is given then it keeps for ever."""
+        if self.client.status in ("closing", "closed"):
+            raise BackendUnreachableError(
+                f"Dask's scheduler at {self._address} does not answer any more, or its client was closed. See whether it runs"
+            )
 
     def held(self, key: str) -> Held:
         """Take what Dask keeps for this client under a key."""
@@ -272,10 +281,10 @@ class Channel:
             heard.set_result(records if key is None else with_kept(records, self._cluster.held(key)))
 
     def _fail(self, done: Future[Any]) -> None:
-        if done.cancelled() or (error := done.exception()) is None:
-            return
-        with suppress(Exception):  # it has been said
-            self._heard.set_exception(error)
+        error = BackendUnreachableError("Dask's client has been closed") if done.cancelled() else done.exception()
+        if error is not None:
+            with suppress(InvalidStateError):  # it has been said
+                self._heard.set_exception(error)
 
     async def _leave(self) -> None:
         with suppress(Exception):  # it is gone, or the cluster

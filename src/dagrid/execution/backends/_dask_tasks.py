@@ -19,7 +19,7 @@ from distributed import KilledWorker
 
 from dagrid.errors import BackendError, TransferError, UnsatisfiableError
 from dagrid.execution.backends._dask import Cluster, Post
-from dagrid.execution.backends._dask_worker import end_process, perform_task
+from dagrid.execution.backends._dask_worker import end_task, perform_task
 from dagrid.execution.backends._delegate import Flight
 from dagrid.execution.backends._worker import told
 from dagrid.machine.events import Outcome
@@ -104,6 +104,7 @@ class Tasks:
             task.allowed = allowed if needs.selector else None
             self._tasks[task.label] = task
         try:
+            self._cluster.check_connected()
             futures = self._client.map(
                 perform_task,
                 [task.label for task in tasks],
@@ -201,7 +202,7 @@ class Tasks:
         await self._forget(future)
         if self._cluster.ends_processes:
             with suppress(Exception):
-                await self._client.run(end_process, task.label, on_error="ignore")
+                await self._client.run(end_task, task.label, on_error="ignore")
         flight.failed(Outcome.CANCELLED, BackendError("cancelled"))
 
     async def _redirect(self, tasks: Sequence[Task]) -> None:

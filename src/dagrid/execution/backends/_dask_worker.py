@@ -14,7 +14,7 @@ from pickle import dumps, loads
 from typing import Any
 from uuid import uuid4
 
-from distributed import get_worker
+from distributed import Status, get_worker
 from distributed.utils_comm import gather_from_workers
 
 from dagrid.execution.backends import _remote
@@ -23,6 +23,8 @@ from dagrid.execution.backends._performer import REMEMBERED, Performer
 
 LISTENED = 15.0
 """Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats are cleared."""
+SOON = 0.05
+"""Seconds after which a nanny is asked again."""
 
 _functions: dict[bytes, Callable[..., Any]] = {}
 _running: set[str] = set()
@@ -54,8 +56,8 @@ class Seat:
 
     async def leave(self, by_force: bool) -> None:
         """Perform nothing any more. What runs is stopped by force only, which ends the process."""
-        if by_force and self._performer.busy:
-            os._exit(1)
+        if by_force:
+            await _end_process(self._worker, lambda: self._performer.busy)
         self._performer.end()
 
     def __del__(self) -> None:
@@ -125,7 +127,24 @@ def introduce(dask_worker: Any = None) -> dict[str, Any]:
     }
 
 
-def end_process(label: str) -> None:
+async def end_task(label: str, dask_worker: Any = None) -> None:
     """End this process if this task runs in it."""
-    if label in _running:
-        os._exit(1)
+    await _end_process(dask_worker, lambda: label in _running)
+
+
+async def _end_process(worker: Any, wanted: Callable[[], bool]) -> None:
+    """End this process as soon as its nanny would replace it, for one that still starts it would give it up."""
+    while wanted():
+        try:
+            answer = await worker.rpc(worker.nanny).run(function=dumps(watches))
+            ready = answer.get("result", True)
+        except OSError:
+            ready = True
+        if ready:
+            os._exit(1)
+        await asyncio.sleep(SOON)
+
+
+def watches(dask_worker: Any = None) -> bool:
+    """In a nanny: whether its worker is up, and it would start another one."""
+    return dask_worker.status == dask_worker.process.status == Status.running
