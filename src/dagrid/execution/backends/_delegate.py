@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any, Protocol
 
 from dagrid.errors import BackendError
@@ -27,6 +27,9 @@ IN_FLIGHT = 64
 """How many tasks may be under way in an engine, at least."""
 PATIENCE = 0.5
 """Seconds that a close waits for a report being made."""
+CROWD = 32
+"""When so many tasks are under way, results are gathered for a moment, for there is enough to do meanwhile."""
+MOMENT = 0.002
 PAUSE = 0.25
 """After so many seconds an engine in which tasks wait is told so, and again."""
 
@@ -172,6 +175,8 @@ class Delegation:
             except queue.Empty:
                 self._look()
                 continue
+            if len(self._flights) >= CROWD:
+                sleep(MOMENT)
             for _ in range(self._inbox.qsize()):
                 if self._closed:
                     break

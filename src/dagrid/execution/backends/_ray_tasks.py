@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import count
+from struct import Struct
 from typing import Any
 from uuid import uuid4
 
@@ -40,20 +41,31 @@ _LOST = (
 
 # In the worker process.
 
+_HEAD = Struct("<Q16s")
+"""Before a call: the number of its flight, and the name of the post."""
 _functions: dict[bytes, Callable[..., Any]] = {}
 _herald = Herald()
 
 
-def perform_task(sent: bytes, label: int, post: str, *values: bytes) -> tuple[bytes, bytes | None]:
-    """Be a task of Ray: perform a call, and return its report and, apart from it, a large value."""
+def perform_task(sent: bytes, *values: bytes) -> tuple[bytes, bytes | None]:
+    """Be a task of Ray: perform a call, and return its report and, apart from it, a large value.
+
+    Args:
+        sent: a `_HEAD`, and the call as bytes. Each argument of a task costs Ray more than its bytes.
+        values: what the references in the call stand for.
+    """
     if len(_functions) > REMEMBERED:
         _functions.clear()
-    with _herald.over(partial(_say, post, label)):
-        return _remote.perform_apart(sent, _functions, (lambda: values) if values else None)
+    label, post = _HEAD.unpack_from(sent)
+    number = _herald.enter(partial(_say, post, label))
+    try:
+        return _remote.perform_apart(sent[_HEAD.size :], _functions, (lambda: values) if values else None)
+    finally:
+        _herald.leave(number)
 
 
-def _say(post: str, label: int, at: float) -> None:
-    ray.get_actor(post).tell.remote(label, at)
+def _say(post: bytes, label: int, at: float) -> None:
+    ray.get_actor(post.hex()).tell.remote(label, at)
 
 
 class Post:
@@ -94,10 +106,17 @@ def options_of(needs: Needs) -> dict[str, Any]:
     return options
 
 
-def fetch(handle: Any) -> bytes:
-    """Return the pickled value that an object of Ray holds."""
+def fetch(address: str, handle: Any) -> bytes:
+    """Return the pickled value that an object holds of the Ray session with this address."""
+    if not ray.is_initialized() or where() != address:
+        raise BackendError("the Ray session in which it was made is over")
     found: bytes = ray.get(handle)
     return found
+
+
+def where() -> str:
+    """Return the address of the present session."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def fetch_all(handles: Sequence[Any]) -> Sequence[bytes]:
@@ -122,7 +141,7 @@ class Tasks:
         self._labels = count()
         self._flights: dict[int, Flight] = {}
         self._kinds: dict[Any, Any] = {}
-        self._post_name = f"dagrid-{uuid4().hex}"
+        self._post_name = uuid4().bytes
         self._post: Any = None
 
     def launch(self, flight: Flight) -> None:
@@ -131,7 +150,7 @@ class Tasks:
             self._open_post()
         label = next(self._labels)
         task = self._kind_of(flight.needs)
-        report, kept = task.remote(flight.sent, label, self._post_name, *flight.references)
+        report, kept = task.remote(_HEAD.pack(label, self._post_name) + flight.sent, *flight.references)
         flight.handle = report
         self._flights[label] = flight
         report.future().add_done_callback(partial(self._take, label, kept))
@@ -181,7 +200,7 @@ class Tasks:
     def _open_post(self) -> None:
         with self._guard:
             if self._post is None:
-                kind = ray.remote(Post).options(name=self._post_name, num_cpus=0, max_concurrency=1000)
+                kind = ray.remote(Post).options(name=self._post_name.hex(), num_cpus=0, max_concurrency=1000)
                 self._post = kind.remote()
                 self._listen(self._post)
 

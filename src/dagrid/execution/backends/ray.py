@@ -87,7 +87,7 @@ class RayBackend(BackendBase):
             raise
         self.num_cpus = count
         window = max(1, (max_in_flight or WINDOW * count) // count)
-        self._depot = Depot(_ray_tasks.fetch)
+        self._depot = Depot(partial(_ray_tasks.fetch, _ray_tasks.where()))
         self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers, self._depot)
         self._tasks = _ray_tasks.Tasks(self._crew, actor_options.get("runtime_env"))
         self._in_flight = max_in_flight or max(IN_FLIGHT, 4 * count)
