@@ -98,7 +98,8 @@ class RayBackend(BackendBase):
         """Begin to serve a run: announce its workers, which start when they get something to do."""
         self.check_open()
         return Joined(
-            self._crew.open(host, self), Delegation(host, self._tasks, self._depot, self.name, self._in_flight)
+            self._crew.open(host, self),
+            Delegation(host, self._tasks, self._depot, self.name, self._in_flight, self._tasks),
         )
 
     def check(self, needs: Mapping[str, Needs]) -> None:
