@@ -315,6 +315,7 @@ class Crew:
                 pass
             else:
                 action()
+                del action  # it may refer to a session, and so to a run, until the next one comes
                 while not self._inbox.empty():
                     self._inbox.get()()
             self._settle()

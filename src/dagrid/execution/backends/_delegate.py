@@ -11,8 +11,9 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any, Protocol
 
 from dagrid.errors import BackendError
@@ -27,6 +28,8 @@ IN_FLIGHT = 64
 """How many tasks may be under way in an engine, at least."""
 PATIENCE = 0.5
 """Seconds that a close waits for a report being made."""
+MOMENT = 0.002
+"""Seconds between two looks at a crowd of tasks."""
 PAUSE = 0.25
 """After so many seconds an engine in which tasks wait is told so, and again."""
 
@@ -40,6 +43,7 @@ class Flight:
         references: handles of values that the call takes, in the order in which it wants them.
         needs: what the node asks for.
         handle: the launcher's own.
+        watched: whether the launcher says by itself how it ends; else it is asked, see `Crowd`.
     """
 
     __slots__ = (
@@ -53,6 +57,7 @@ class Flight:
         "references",
         "sent",
         "told",
+        "watched",
     )
 
     def __init__(self, desk: Delegation, call: Call) -> None:
@@ -63,6 +68,7 @@ class Flight:
         self.references: Sequence[Any] = ()
         self.handle: Any = None
         self.cancelled = self.told = False
+        self.watched = True
         self.launched_at = self.begun_at = UNSTARTED
 
     @property
@@ -101,6 +107,18 @@ class Launcher(Protocol):
         ...
 
 
+class Crowd(Protocol):
+    """An engine in which looking at many tasks at once costs less than to be told of each one's end."""
+
+    def look(self, flights: Sequence[Flight]) -> None:
+        """Say how those have ended that have; at once."""
+        ...
+
+    def watch(self, flights: Sequence[Flight]) -> None:
+        """Say of each how it ends, when it does; there are few now, and nobody looks."""
+        ...
+
+
 class Delegation:
     """One run's use of an engine that finds places for tasks by itself: one worker of the run, which delegates.
 
@@ -110,13 +128,24 @@ class Delegation:
         depot: of the engine.
         name: of the worker.
         slots: how many tasks may be under way.
+        crowd: looks at the flights that are not `watched`, as long as there are so many that all workers have enough to do.
     """
 
-    def __init__(self, host: Host, launcher: Launcher, depot: _remote.Depot, name: str, slots: int = IN_FLIGHT) -> None:
+    def __init__(
+        self,
+        host: Host,
+        launcher: Launcher,
+        depot: _remote.Depot,
+        name: str,
+        slots: int = IN_FLIGHT,
+        crowd: Crowd | None = None,
+    ) -> None:
         self._host = host
         self._launcher = launcher
         self._depot = depot
         self._name = name
+        self._crowd = crowd
+        self._many = max(2, slots // 4)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -168,23 +197,39 @@ class Delegation:
     def _loop(self) -> None:
         while not self._closed:
             try:
-                self._inbox.get(timeout=PAUSE if self._flights else None)()
-            except queue.Empty:
-                self._look()
-                continue
-            for _ in range(self._inbox.qsize()):
-                if self._closed:
-                    break
-                self._inbox.get()()
+                self._await()
+                for _ in range(self._inbox.qsize()):
+                    if self._closed:
+                        break
+                    self._inbox.get()()
+                if self._look_at <= monotonic():
+                    self._look()
+            except Exception as error:  # noqa: BLE001 - the engine's, such as the end of its session
+                for flight in list(self._flights.values()):
+                    self.fail(flight, Outcome.FAILED, self._refusal(flight, error))
             if self._events:
                 self._deliver()
-            if self._look_at <= monotonic():
-                self._look()
         for flight in self._flights.values():
             self._stop(flight)
         self._flights.clear()
         self._functions.clear()
         self._events.clear()
+
+    def _await(self) -> None:
+        """Let something happen, or some time pass."""
+        if not self._inbox.empty():
+            return
+        unwatched = [flight for flight in self._flights.values() if not flight.watched]
+        if unwatched and self._crowd is not None:
+            if len(self._flights) >= self._many:
+                sleep(MOMENT)
+                self._crowd.look(unwatched)
+                return
+            for flight in unwatched:
+                flight.watched = True
+            self._crowd.watch(unwatched)
+        with suppress(queue.Empty):
+            self._inbox.get(timeout=PAUSE if self._flights else None)()
 
     def _look(self) -> None:
         """Tell the engine if tasks have been waiting in it since the last look."""
@@ -219,9 +264,12 @@ class Delegation:
         try:
             self._launcher.launch(flight)
         except Exception as error:  # noqa: BLE001 - engines raise all kinds, the end of their session among them
-            refused = BackendError(f"The backend {self._name!r} did not take node {call.node!r}: {told(error)}")
-            refused.__cause__ = error
-            self._end(flight, Outcome.FAILED, refused)
+            self._end(flight, Outcome.FAILED, self._refusal(flight, error))
+
+    def _refusal(self, flight: Flight, error: Exception) -> BackendError:
+        made = BackendError(f"The backend {self._name!r} could not perform node {flight.node!r}: {told(error)}")
+        made.__cause__ = error
+        return made
 
     def _function_of(self, call: Call) -> bytes:
         """Return its function, which is pickled once, and kept, so that its id is its own."""

@@ -7,64 +7,72 @@ call. It knows neither engines nor calls.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from time import monotonic, time
+from collections.abc import Callable
+from itertools import count
+from time import sleep, time
 
 AFTER = 0.02
-"""Seconds that a call lasts before its start is told."""
+"""Seconds that a call lasts at least before its start is told, and half of what it lasts at most."""
+ROUNDS = 50
+"""After so many looks at which there was nothing to tell, no more are taken until another call begins."""
+
+Say = Callable[[float], None]
 
 
 class Herald:
-    """Tells of calls that have begun, from a thread of its own.
+    """Tells of calls that have begun, from a thread of its own, which looks now and then: a short call costs next to nothing.
 
     Args:
-        after: how many seconds a call has to last.
+        after: how many seconds pass between two looks; a call that is there at both is told of.
     """
 
     def __init__(self, after: float = AFTER) -> None:
         self._after = after
-        self._changed = threading.Condition()
-        self._begun: deque[tuple[float, float, object, Callable[[float], None]]] = deque()
-        self._running: set[object] = set()
-        self._sleeping = False
+        self._numbers = count()
+        self._begun: dict[int, tuple[float, Say]] = {}
+        self._resting = True
+        self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def over(self, say: Callable[[float], None]) -> Iterator[None]:
-        """Surround a call with this; `say` is called once with the time of day when it began, if it lasts. It may fail."""
-        mark = object()
-        with self._changed:
-            self._running.add(mark)
-            self._begun.append((monotonic() + self._after, time(), mark, say))
+    def enter(self, say: Say) -> int:
+        """A call begins: if it lasts, `say` is called with the time of day. It may fail. Returns what `leave` wants."""
+        number = next(self._numbers)
+        self._begun[number] = (time(), say)
+        if self._resting:
+            self._resting = False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="dagrid-herald", daemon=True)
                 self._thread.start()
-            elif self._sleeping:
-                self._changed.notify()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running.discard(mark)
+            self._wanted.set()
+        return number
+
+    def leave(self, number: int) -> None:
+        """A call is over."""
+        self._begun.pop(number, None)
 
     def _watch(self) -> None:
+        before: set[int] = set()
+        quiet = 0
         while True:
-            with self._changed:
-                while not self._begun:
-                    self._sleeping = True
-                    self._changed.wait()
-                    self._sleeping = False
-                due, at, mark, say = self._begun[0]
-                wait = due - monotonic() if mark in self._running else 0.0
-                if wait > 0:
-                    self._changed.wait(wait)
-                    continue
-                self._begun.popleft()
-                lasts = mark in self._running
-            if lasts:
-                try:
-                    say(at)
-                except Exception:  # noqa: BLE001 - the engine's; without it the time is counted from the report
-                    continue
+            sleep(self._after)
+            now = set(self._begun.copy())
+            for number in now & before:
+                found = self._begun.pop(number, None)
+                if found is not None:
+                    self._tell(*found)
+            before = now
+            quiet = 0 if now else quiet + 1
+            if quiet > ROUNDS:
+                self._resting = True
+                if not self._begun:  # else it came while this thread made up its mind, and may have seen it awake
+                    self._wanted.wait()
+                self._wanted.clear()
+                self._resting = False
+                quiet = 0
+
+    @staticmethod
+    def _tell(at: float, say: Say) -> None:
+        try:
+            say(at)
+        except Exception:  # noqa: BLE001 - the engine's; without it the time is counted from the report
+            return

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import count
+from struct import Struct
 from typing import Any
 from uuid import uuid4
 
@@ -40,20 +41,31 @@ _LOST = (
 
 # In the worker process.
 
+_HEAD = Struct("<Q16s")
+"""Before a call: the number of its flight, and the name of the post."""
 _functions: dict[bytes, Callable[..., Any]] = {}
 _herald = Herald()
 
 
-def perform_task(sent: bytes, label: int, post: str, *values: bytes) -> tuple[bytes, bytes | None]:
-    """Be a task of Ray: perform a call, and return its report and, apart from it, a large value."""
+def perform_task(sent: bytes, *values: bytes) -> tuple[bytes, bytes | None]:
+    """Be a task of Ray: perform a call, and return its report and, apart from it, a large value.
+
+    Args:
+        sent: a `_HEAD`, and the call as bytes. Each argument of a task costs Ray more than its bytes.
+        values: what the references in the call stand for.
+    """
     if len(_functions) > REMEMBERED:
         _functions.clear()
-    with _herald.over(partial(_say, post, label)):
-        return _remote.perform_apart(sent, _functions, (lambda: values) if values else None)
+    label, post = _HEAD.unpack_from(sent)
+    number = _herald.enter(partial(_say, post, label))
+    try:
+        return _remote.perform_apart(sent[_HEAD.size :], _functions, (lambda: values) if values else None)
+    finally:
+        _herald.leave(number)
 
 
-def _say(post: str, label: int, at: float) -> None:
-    ray.get_actor(post).tell.remote(label, at)
+def _say(post: bytes, label: int, at: float) -> None:
+    ray.get_actor(post.hex()).tell.remote(label, at)
 
 
 class Post:
@@ -94,10 +106,17 @@ def options_of(needs: Needs) -> dict[str, Any]:
     return options
 
 
-def fetch(handle: Any) -> bytes:
-    """Return the pickled value that an object of Ray holds."""
+def fetch(address: str, handle: Any) -> bytes:
+    """Return the pickled value that an object holds of the Ray session with this address."""
+    if not ray.is_initialized() or where() != address:
+        raise BackendError("the Ray session in which it was made is over")
     found: bytes = ray.get(handle)
     return found
+
+
+def where() -> str:
+    """Return the address of the present session."""
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def fetch_all(handles: Sequence[Any]) -> Sequence[bytes]:
@@ -122,7 +141,7 @@ class Tasks:
         self._labels = count()
         self._flights: dict[int, Flight] = {}
         self._kinds: dict[Any, Any] = {}
-        self._post_name = f"dagrid-{uuid4().hex}"
+        self._post_name = uuid4().bytes
         self._post: Any = None
 
     def launch(self, flight: Flight) -> None:
@@ -131,15 +150,14 @@ class Tasks:
             self._open_post()
         label = next(self._labels)
         task = self._kind_of(flight.needs)
-        report, kept = task.remote(flight.sent, label, self._post_name, *flight.references)
-        flight.handle = report
+        flight.handle = (*task.remote(_HEAD.pack(label, self._post_name) + flight.sent, *flight.references), label)
+        flight.watched = False
         self._flights[label] = flight
-        report.future().add_done_callback(partial(self._take, label, kept))
 
     def cancel(self, flight: Flight) -> None:
         """Take back what waits, and kill the worker process of what runs."""
         if flight.handle is not None:
-            ray.cancel(flight.handle, force=True)
+            ray.cancel(flight.handle[0], force=True)
 
     def waiting(self, flights: Sequence[Flight], moving: bool) -> None:
         """Let workers of the crew go if they hold what these wait for."""
@@ -165,23 +183,44 @@ class Tasks:
             found = self._kinds[key] = ray.remote(perform_task).options(**self._always, **options_of(needs))
         return found
 
-    def _take(self, label: int, kept: Any, done: Future[bytes]) -> None:
-        flight = self._flights.pop(label, None)
-        if flight is None:
+    def look(self, flights: Sequence[Flight]) -> None:
+        """Say how those have ended that have: a fifteenth of what a future for each would cost."""
+        by_report = {flight.handle[0]: flight for flight in flights}
+        ready, _ = ray.wait(list(by_report), num_returns=len(by_report), timeout=0, fetch_local=False)
+        try:
+            reports = ray.get(ready)
+        except Exception:  # noqa: BLE001 - one of them at least; each is asked by itself
+            self.watch([by_report[report] for report in ready])
             return
-        flight.handle = None
+        for handle, report in zip(ready, reports, strict=True):
+            self._land(by_report[handle], report)
+
+    def watch(self, flights: Sequence[Flight]) -> None:
+        """Say of each how it ends, when it does."""
+        for flight in flights:
+            flight.watched = True
+            flight.handle[0].future().add_done_callback(partial(self._take, flight))
+
+    def _take(self, flight: Flight, done: Future[bytes]) -> None:
         try:
             report = done.result()
         except BaseException as error:  # noqa: BLE001 - Ray's, all kinds
+            _, kept, label = flight.handle
             kept.future()  # who drops a failed object that nobody has looked at is told so on the terminal
+            self._flights.pop(label, None)
             flight.failed(*_judged(flight, error))
         else:
-            flight.landed(report, kept)
+            self._land(flight, report)
+
+    def _land(self, flight: Flight, report: bytes) -> None:
+        _, kept, label = flight.handle
+        self._flights.pop(label, None)
+        flight.landed(report, kept)
 
     def _open_post(self) -> None:
         with self._guard:
             if self._post is None:
-                kind = ray.remote(Post).options(name=self._post_name, num_cpus=0, max_concurrency=1000)
+                kind = ray.remote(Post).options(name=self._post_name.hex(), num_cpus=0, max_concurrency=1000)
                 self._post = kind.remote()
                 self._listen(self._post)
 

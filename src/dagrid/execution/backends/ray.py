@@ -40,6 +40,11 @@ class RayBackend(BackendBase):
     lives; they start when there is work for them, serve one run after the other, and go when there has been no run for a while.
     Cancels and timeouts kill the actor, and another takes its place.
 
+    A node that asks for resources which the run does not count (`resources`: CPU or num_cpus, GPU or num_gpus, memory in bytes,
+    or a custom name) or for labels (`selector`, as Ray's `label_selector` has them) is a task of Ray, which finds a place for it;
+    it has one CPU if it does not ask for another number. Workers that have nothing to do give their CPUs to tasks that wait for
+    them. A cancel or a timeout kills the task. Large values stay in the cluster, and come here when they are read.
+
     dagrid must be installed where the workers run, and the Python be of the same minor version. Functions travel by reference if
     they can be imported there, else by value. Tasks see the environment and the directory of their Ray worker; `runtime_env`
     changes these. They run in a thread of the actor which is not its main one.
@@ -49,7 +54,8 @@ class RayBackend(BackendBase):
             machine gets so many CPUs, however many there are.
         address: of a cluster: `"ray://host:10001"`, `"host:6379"`, `"auto"`; None begins a session on this machine, unless the
             environment variable RAY_ADDRESS says otherwise.
-        max_in_flight: how many attempts may be with the workers, the waiting ones included; None means 256 for each.
+        max_in_flight: how many attempts may be with the workers, the waiting ones included; None means 256 for each. As many
+            nodes may be tasks of Ray at once; None means 64, or four for each CPU if that is more.
         object_store_memory: bytes of shared memory of a session that is begun on this machine; what does not fit goes to disk.
         keep_workers: seconds for which workers without a run keep their CPUs.
         actor_options: what else Ray is to know of a worker: `num_gpus`, `resources`, `memory`, `runtime_env`, ...
@@ -87,7 +93,7 @@ class RayBackend(BackendBase):
             raise
         self.num_cpus = count
         window = max(1, (max_in_flight or WINDOW * count) // count)
-        self._depot = Depot(_ray_tasks.fetch)
+        self._depot = Depot(partial(_ray_tasks.fetch, _ray_tasks.where()))
         self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers, self._depot)
         self._tasks = _ray_tasks.Tasks(self._crew, actor_options.get("runtime_env"))
         self._in_flight = max_in_flight or max(IN_FLIGHT, 4 * count)
@@ -98,7 +104,8 @@ class RayBackend(BackendBase):
         """Begin to serve a run: announce its workers, which start when they get something to do."""
         self.check_open()
         return Joined(
-            self._crew.open(host, self), Delegation(host, self._tasks, self._depot, self.name, self._in_flight)
+            self._crew.open(host, self),
+            Delegation(host, self._tasks, self._depot, self.name, self._in_flight, self._tasks),
         )
 
     def check(self, needs: Mapping[str, Needs]) -> None:
