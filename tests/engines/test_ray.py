@@ -35,9 +35,9 @@ with DistributedExecutor(dag, backend, node_timeout=300) as executor:
 OWN_SESSION = f"""
 import dagrid, ray
 dag = dagrid.DAG.builder().add_node("a").add_node("b").add_edge("a", "b").build()
-tasks = {{"a": lambda: 1, "b": lambda: 2}}
+tasks = {{"a": lambda: 1, "b": lambda: bytes(500_000)}}
 {EXAMPLE}
-print(result.backend_name, result.execution_result.succeeded, ray.is_initialized())
+print(result.backend_name, result.execution_result.succeeded, ray.is_initialized(), len(result.execution_result["b"]))
 """
 
 
@@ -85,9 +85,12 @@ def test_a_session_of_the_users_is_reused_and_left_alone(session: None) -> None:
 
 
 def test_a_session_that_the_backend_began_ends_with_it() -> None:
-    """The same example where there is no session; nothing but the program's own words is printed."""
+    """The same example where there is no session; nothing but the program's own words is printed.
+
+    A large value that had stayed in the session can still be read.
+    """
     done = subprocess.run([sys.executable, "-c", OWN_SESSION], capture_output=True, text=True, check=False, timeout=100)
-    assert (done.stdout, done.returncode) == ("ray 2 False\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("ray 2 False 500000\n", 0), done.stderr
 
 
 def test_nobody_at_the_address() -> None:

@@ -30,6 +30,8 @@ STILLBORN_LIMIT = 3
 """How many workers in a row may die while they start before no more are tried."""
 PATIENCE = 0.5
 """Seconds that a worker has to hand in what it finished before it is killed; and that a close waits for a report being made."""
+TRUCE = 1.0
+"""Seconds for which none is started after some had to make room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,15 @@ class Site:
 class Channel(Protocol):
     """How an engine reaches one performer (`_performer.Performer`) that it has started."""
 
-    def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+    def tell(self, number: int, calls: Sequence[_performer.Sent], back: Sequence[int], stop: int) -> None:
         """Send a letter and return at once; whatever it raises counts as the death of the performer."""
         ...
 
     def listen(self) -> Future[list[_performer.Record]]:
-        """Return what will be the next records; its error counts as the death of the performer."""
+        """Return what will be the next records; its error counts as the death of the performer.
+
+        Where values stay in the engine, it has put their handles in (`_performer.with_kept`).
+        """
         ...
 
     def kill(self) -> None:
@@ -58,15 +63,20 @@ class Channel(Protocol):
 
 
 class Item:
-    """A call with the lane that it is in; `alone` says that it may have killed a worker, and is to be tried by itself."""
+    """A call with the lane that it is in."""
 
-    __slots__ = ("alone", "call", "cancelled", "lane", "sent", "started")
+    __slots__ = ("call", "cancelled", "lane", "sent", "started")
 
     def __init__(self, lane: Lane, call: Call) -> None:
         self.lane = lane
         self.call = call
-        self.alone = self.cancelled = False
+        self.cancelled = False
         self.sent = self.started = UNSTARTED
+
+    @property
+    def alone(self) -> bool:
+        """Whether it may have killed a worker, and is to be tried by itself, also where it comes again after its site has gone."""
+        return self.call.node in self.lane.session.suspects
 
 
 class Lane:
@@ -87,7 +97,7 @@ class Member:
         self.channel = channel
         self.site = site
         self.name = ""
-        self.ready = False
+        self.ready = self.leaving = False
         self.doomed = 0  # the token of what it is to be killed for
         self.kill_at = 0.0
         self.lane: Lane | None = None
@@ -96,7 +106,7 @@ class Member:
         self.letters = 0
         self.tokens = 0
 
-    def tell(self, calls: Sequence[tuple[int, bytes]] = (), back: Sequence[int] = (), stop: int = 0) -> None:
+    def tell(self, calls: Sequence[_performer.Sent] = (), back: Sequence[int] = (), stop: int = 0) -> None:
         """Send a letter; they are numbered, for an engine may deliver a large one late."""
         self.channel.tell(self.letters, calls, back, stop)
         self.letters += 1
@@ -120,6 +130,7 @@ class Session:
         self.lanes: dict[int, Lane] = {}
         self.functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self.named: dict[str, int] = {}
+        self.suspects: set[str] = set()
         self.shift = host.now() - time()
 
     def wake(self, worker: int) -> None:
@@ -150,12 +161,19 @@ class Session:
 
     # For the crew's thread.
 
-    def order(self, call: Call) -> bytes:
-        """Return a call as bytes; its function is pickled once, and kept, so that its id is its own."""
+    def order(self, call: Call) -> tuple[bytes] | tuple[bytes, list[Any]]:
+        """Return a call as bytes, and the handles of the references in it, if there are any.
+
+        Its function is pickled once, and kept, so that its id is its own.
+        """
         found = self.functions.get(id(call.fn))
         if found is None:
             found = self.functions[id(call.fn)] = (encode_function(call), call.fn)
-        return _remote.order(call, found[0])
+        if self.crew.depot is None:
+            return (_remote.order(call, found[0]),)
+        references: list[_remote.Reference] = []
+        data = _remote.order(call, found[0], references)
+        return (data, [reference.handle for reference in references]) if references else (data,)
 
     def join(self, site: Site) -> None:
         """Announce a worker."""
@@ -163,6 +181,12 @@ class Session:
         self.lanes[number] = Lane(self, number, site)
         now = self.host.now()
         self.events.append(WorkerJoined(number, site.name, now, 1, self.crew.window, labels=site.labels))
+
+    def own_up(self, lane: Lane) -> None:
+        """Where nobody knows what ran when a performer died, say that the first did: calls run in order."""
+        first = lane.waiting[0] if lane.waiting else None
+        if first is not None and first.alone and first.sent != UNSTARTED:
+            self.events.append(Started(lane.number, first.call.attempt, self.host.now()))
 
     def leave(self, lane: Lane, reason: str) -> None:
         """Say that a worker is gone; what waits goes back with it."""
@@ -212,12 +236,20 @@ class Crew:
         sites: where.
         window: how many attempts may be with a worker.
         keep: seconds for which performers stay when there is no run.
+        depot: of the values that stay in the engine; None if all travel.
     """
 
     def __init__(
-        self, engine: str, make: Callable[[Site], Channel], sites: Sequence[Site], window: int, keep: float
+        self,
+        engine: str,
+        make: Callable[[Site], Channel],
+        sites: Sequence[Site],
+        window: int,
+        keep: float,
+        depot: _remote.Depot | None = None,
     ) -> None:
         self.window = window
+        self.depot = depot
         self._engine = engine
         self._make = make
         self._sites = list(sites)
@@ -232,6 +264,7 @@ class Crew:
         self._stillborn = 0
         self._broken: Exception | None = None
         self._idle_since = perf_counter()
+        self._truce = 0.0
 
     def open(self, host: Host, backend: object) -> Session:
         session = Session(self, host, backend)
@@ -247,6 +280,20 @@ class Crew:
     def command(self, action: Callable[..., None], *args: Any) -> None:
         """Let the thread do something; may be called from any thread and never blocks."""
         self._inbox.put(partial(action, *args))
+
+    @property
+    def present(self) -> bool:
+        """Whether there are performers."""
+        return bool(self._members)
+
+    def make_room(self, all_rest: bool) -> None:
+        """Somebody else waits for what performers hold: those that have nothing to do go.
+
+        Args:
+            all_rest: nothing else moves either: then one of those that are busy goes too, after what it has, and for a while
+                none is started.
+        """
+        self.command(self._make_room, all_rest)
 
     def is_own_thread(self) -> bool:
         return threading.current_thread() is self._thread
@@ -268,6 +315,7 @@ class Crew:
                 pass
             else:
                 action()
+                del action  # it may refer to a session, and so to a run, until the next one comes
                 while not self._inbox.empty():
                     self._inbox.get()()
             self._settle()
@@ -287,6 +335,8 @@ class Crew:
         due = [member.kill_at for member in self._members if member.doomed]
         if self._members and not self._sessions:
             due.append(self._idle_since + self._keep)
+        if self._wanting and self._truce:
+            due.append(self._truce)
         return max(0.0, min(due) - perf_counter()) if due else None
 
     def _settle(self) -> None:
@@ -296,6 +346,8 @@ class Crew:
             self._put_down(member)
         if not self._sessions and self._idle_since + self._keep <= now:
             self._kill_all()
+        for member in [member for member in self._members if member.leaving and not member.under_way]:
+            self._put_down(member)
         self._hand_out()
         for member in list(self._members):
             self._feed(member)
@@ -320,7 +372,7 @@ class Crew:
         for member in self._members:
             if not self._wanting:
                 return
-            if member.ready and not member.under_way:
+            if member.ready and not member.under_way and not member.leaving:
                 lane = next((lane for lane in self._wanting if lane.site.name == member.site.name), None)
                 if lane is None:
                     continue
@@ -332,7 +384,27 @@ class Crew:
         if self._broken is not None and not self._members:
             self._refuse_all(self._broken)
 
+    def _make_room(self, all_rest: bool) -> None:
+        """Let performers go that have nothing to do; if there are none, and all rests, one that has."""
+        resting = [
+            each
+            for each in self._members
+            if each.ready and not each.under_way and not (each.lane is not None and each.lane.waiting)
+        ]
+        for member in resting:
+            member.leaving = True
+        if not all_rest:
+            return
+        self._truce = perf_counter() + TRUCE
+        if not resting and not any(member.leaving for member in self._members):
+            busy = next((member for member in self._members if member.ready), None)
+            if busy is not None:
+                busy.leaving = True
+
     def _start_missing(self, site: Site) -> None:
+        if self._truce and self._truce > perf_counter():
+            return
+        self._truce = 0.0
         wanted = sum(lane.site.name == site.name for lane in self._wanting)
         there = [member.ready for member in self._members if member.site.name == site.name]
         for _ in range(min(wanted - there.count(False), site.slots - len(there))):
@@ -363,23 +435,23 @@ class Crew:
     def _feed(self, member: Member) -> None:
         """Send what waits in a performer's lane; where other lanes wait for an member, each gets its turn."""
         lane = member.lane
-        if lane is None or not lane.waiting or not member.ready or member.doomed:
+        if lane is None or not lane.waiting or not member.ready or member.doomed or member.leaving:
             return
         if member.under_way and (self._wanting or next(iter(member.under_way.values())).alone):
             return
-        calls: list[tuple[int, bytes]] = []
+        calls: list[_performer.Sent] = []
         session = lane.session
         while lane.waiting and not (lane.waiting[0].alone and member.under_way):
             item = lane.waiting.popleft()
             try:
-                data = session.order(item.call)
+                sent = session.order(item.call)
             except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
                 session.end(item, Outcome.FAILED, error)
                 continue
             member.tokens += 1
             member.under_way[member.tokens] = item
             item.sent = session.host.now()
-            calls.append((member.tokens, data))
+            calls.append((member.tokens, *sent))
             if item.alone:
                 break
         if calls:
@@ -423,7 +495,7 @@ class Crew:
             return
         self._members.remove(member)
         member.channel.kill()
-        if not member.ready:
+        if not member.ready and member.site in self._sites:
             self._note_stillborn(reason)
         running = member.running
         if not running and len(member.under_way) == 1:
@@ -432,7 +504,7 @@ class Crew:
         if item is None:
             # Any of these may be what killed it. One by one it will be seen.
             for suspect in member.under_way.values():
-                suspect.alone = True
+                suspect.lane.session.suspects.add(suspect.call.node)
         self._put_back(member)
         if item is not None and not item.lane.session.closed:
             self._lose(item, reason)
@@ -480,10 +552,17 @@ class Crew:
             self._bury(member, reason)
         for session in self._sessions:
             for lane in [lane for lane in session.lanes.values() if lane.site not in sites]:
+                session.own_up(lane)
                 session.leave(lane, reason)
             for site in sites:
                 for _ in range(0 if site in before else site.slots):
                     session.join(site)
+
+    def refuse(self, error: Exception) -> None:
+        """There will be no performers any more: whatever is to be performed fails."""
+        self._broken = error
+        for member in list(self._members):
+            self._bury(member, told(error))
 
     def perform(self, session: Session, bundle: Bundle) -> None:
         lane = session.lanes.get(bundle.worker)
@@ -562,7 +641,9 @@ class Crew:
             elif kind == _performer.STARTED:
                 self._take_start(member, token, payload)
             elif kind == _performer.FINISHED:
-                self._take_end(member, token, payload)
+                self._take_end(member, token, payload, None)
+            elif kind == _performer.KEPT:
+                self._take_end(member, token, *payload)
             elif kind == _performer.BACK:
                 self._take_back(member, token)
             else:  # STOPPED: all that it had finished has been said
@@ -578,13 +659,22 @@ class Crew:
         if item.cancelled:
             member.doomed, member.kill_at = token, perf_counter() + PATIENCE
 
-    def _take_end(self, member: Member, token: int, data: bytes) -> None:
+    def _take_end(self, member: Member, token: int, data: bytes, kept: Any) -> None:
         item = member.under_way.pop(token)
         member.running = 0
         if member.doomed == token:
             member.doomed = 0  # it was quicker
         session = item.lane.session
-        event = _remote.finished(data, item.call, item.lane.number, session.host.draw(), session.shift)
+        session.suspects.discard(item.call.node)
+        node, depot = item.call.node, self.depot
+        event = _remote.finished(
+            data,
+            item.call,
+            item.lane.number,
+            session.host.draw(),
+            session.shift,
+            None if depot is None else lambda size: depot.reference(kept, size, node),
+        )
         # The clocks of two machines differ; nothing has begun before it was sent, or ended after it was heard of.
         event.started = min(max(item.sent, event.started), session.host.now())
         event.ended = min(max(event.started, event.ended), session.host.now())
