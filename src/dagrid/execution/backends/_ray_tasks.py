@@ -45,6 +45,7 @@ _HEAD = Struct("<Q16s")
 """Before a call: the number of its flight, and the name of the post."""
 _functions: dict[bytes, Callable[..., Any]] = {}
 _herald = Herald()
+_posts: dict[bytes, Any] = {}
 
 
 def perform_task(sent: bytes, *values: bytes) -> tuple[bytes, bytes | None]:
@@ -65,7 +66,11 @@ def perform_task(sent: bytes, *values: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _say(post: bytes, label: int, at: float) -> None:
-    ray.get_actor(post.hex()).tell.remote(label, at)
+    found = _posts.get(post)
+    if found is None:
+        _posts.clear()
+        found = _posts[post] = ray.get_actor(post.hex())
+    found.tell.remote(label, at)
 
 
 class Post:
