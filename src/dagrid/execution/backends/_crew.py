@@ -63,15 +63,23 @@ class Channel(Protocol):
 
 
 class Item:
-    """A call with the lane that it is in."""
+    """A call with the lane that it is in, and the one that it rides on; `completed` is None until it has ended, or went back."""
 
-    __slots__ = ("call", "cancelled", "lane", "sent", "started")
+    __slots__ = ("call", "cancelled", "completed", "lane", "rides", "sent", "started", "token")
 
-    def __init__(self, lane: Lane, call: Call) -> None:
+    def __init__(self, lane: Lane, call: Call, rides: Item | None) -> None:
         self.lane = lane
         self.call = call
+        self.rides = rides
+        self.completed: bool | None = None
         self.cancelled = False
+        self.token = 0
         self.sent = self.started = UNSTARTED
+
+    @property
+    def stranded(self) -> bool:
+        """Whether the value that it was to find is not where it is going to be performed."""
+        return self.rides is not None and self.rides.completed is not None
 
     @property
     def alone(self) -> bool:
@@ -204,8 +212,20 @@ class Session:
             self.events.append(WorkerJoined(number, member.name, self.host.now(), slots=0, window=0))
         return number
 
+    def give_back(self, item: Item) -> None:
+        """Report that a call was not performed."""
+        item.completed = False
+        self.events.append(Recalled(item.lane.number, [item.call.attempt], self.host.now()))
+
+    def strand(self, item: Item) -> None:
+        """A call cannot be performed as it was sent: it goes back, if what it rides on has completed; else nobody waits for it."""
+        if item.rides is not None and item.rides.completed:
+            self.give_back(item)
+        item.completed = False
+
     def end(self, item: Item, outcome: Outcome, error: BaseException | None = None, retryable: bool = False) -> None:
         """Report the end of a call of which no report came."""
+        item.completed = False
         now = self.host.now()
         event = Finished(item.lane.number, item.call.attempt, outcome, now, now)
         if error is not None:
@@ -443,15 +463,18 @@ class Crew:
         session = lane.session
         while lane.waiting and not (lane.waiting[0].alone and member.under_way):
             item = lane.waiting.popleft()
+            if item.stranded:
+                session.strand(item)
+                continue
             try:
                 sent = session.order(item.call)
             except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
                 session.end(item, Outcome.FAILED, error)
                 continue
-            member.tokens += 1
-            member.under_way[member.tokens] = item
+            member.tokens = item.token = member.tokens + 1
+            member.under_way[item.token] = item
             item.sent = session.host.now()
-            calls.append((member.tokens, *sent))
+            calls.append((item.token, 0 if item.rides is None else item.rides.token, *sent))
             if item.alone:
                 break
         if calls:
@@ -479,13 +502,19 @@ class Crew:
 
     def _put_back(self, member: Member) -> None:
         """Let what a dead performer had not started wait for another."""
-        for item in reversed(member.under_way.values()):
-            if item.lane.session.closed:
+        back: list[Item] = []
+        for item in member.under_way.values():
+            session = item.lane.session
+            if session.closed:
                 continue
             if item.cancelled:
-                item.lane.session.end(item, Outcome.CANCELLED)
+                session.end(item, Outcome.CANCELLED)
+            elif item.stranded:
+                session.strand(item)
             else:
-                item.lane.waiting.appendleft(item)
+                back.append(item)
+        for item in reversed(back):
+            item.lane.waiting.appendleft(item)
         member.under_way.clear()
         self._unbind(member)
 
@@ -568,7 +597,10 @@ class Crew:
         lane = session.lanes.get(bundle.worker)
         if lane is None or session.closed:
             return
-        lane.waiting.extend(Item(lane, call) for call in bundle.calls)
+        items: dict[int, Item] = {}
+        for call in bundle.calls:
+            items[call.attempt] = item = Item(lane, call, items.get(call.rides))
+            lane.waiting.append(item)
         self._want(lane)
 
     def recall(self, session: Session, worker: int, attempts: Sequence[int]) -> None:
@@ -576,10 +608,11 @@ class Crew:
         if lane is None or session.closed:
             return
         wanted = set(attempts)
-        given = [item.call.attempt for item in lane.waiting if item.call.attempt in wanted]
+        given = [item for item in lane.waiting if item.call.attempt in wanted]
         if given:
             lane.waiting = deque(item for item in lane.waiting if item.call.attempt not in wanted)
-            session.events.append(Recalled(worker, given, session.host.now()))
+            for item in given:
+                session.give_back(item)
         member = lane.member
         if member is not None:
             back = [token for token, item in member.under_way.items() if item.call.attempt in wanted]
@@ -646,6 +679,8 @@ class Crew:
                 self._take_end(member, token, *payload)
             elif kind == _performer.BACK:
                 self._take_back(member, token)
+            elif kind == _performer.DROPPED:
+                member.under_way.pop(token).completed = False
             else:  # STOPPED: all that it had finished has been said
                 self._put_down(member)
                 return
@@ -679,6 +714,7 @@ class Crew:
         event.started = min(max(item.sent, event.started), session.host.now())
         event.ended = min(max(event.started, event.ended), session.host.now())
         event.by = session.number_of(member)
+        item.completed = event.outcome == Outcome.COMPLETED
         session.events.append(event)
 
     def _take_back(self, member: Member, token: int) -> None:
@@ -687,7 +723,7 @@ class Crew:
         if item.cancelled:
             session.end(item, Outcome.CANCELLED)
         else:
-            session.events.append(Recalled(item.lane.number, [item.call.attempt], session.host.now()))
+            session.give_back(item)
 
 
 def _reason(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from uuid import uuid4
 from dagrid.errors import BackendUnreachableError, CapabilityError
 from dagrid.execution.backends._crew import Crew, Site
 from dagrid.execution.backends._ipyparallel_worker import FACTS, Letter, Packet, decode_records, encode_packet, exchange
-from dagrid.execution.backends._performer import BACK, FINISHED, READY, Record, Sent
+from dagrid.execution.backends._performer import BACK, DROPPED, FINISHED, READY, Record, Sent
 from dagrid.execution.backends._remote import PYTHON
 from dagrid.execution.backends._worker import told
 
@@ -382,7 +382,7 @@ class Channel:
         with self._guard:
             self._abreast -= 1
             self._wait = WAITS[0] if records else min(self._wait * LONGER, WAITS[1])
-            self._open -= sum(record[0] in (FINISHED, BACK) for record in records)
+            self._open -= sum(record[0] in (FINISHED, BACK, DROPPED) for record in records)
             self._heard += [record for record in records if record[0] != READY]
             self._hand_over()
             self._go_on()

@@ -16,11 +16,14 @@ from functools import partial
 from time import time
 from typing import Any
 
+from dagrid.attempt import before
 from dagrid.execution.backends import _remote
+from dagrid.execution.backends._worker import loads
 
-READY, STARTED, FINISHED, BACK, STOPPED, KEPT = range(6)
+READY, STARTED, FINISHED, BACK, STOPPED, KEPT, DROPPED = range(7)
 """The kinds of a record: (kind, token, payload), where the payload is a name, a time of the clock of day, or a report. KEPT is a
-FINISHED whose value stays in the engine: its payload is the report and the engine's handle of the value (`with_kept`)."""
+FINISHED whose value stays in the engine: its payload is the report and the engine's handle of the value (`with_kept`). DROPPED is
+a call that will not be performed, for what it rides on has not completed."""
 
 REMEMBERED = 512
 """How many functions are kept open."""
@@ -30,7 +33,8 @@ _NOTHING, _AN_END, _REST = range(3)
 
 Record = tuple[int, int, Any]
 Sent = tuple[Any, ...]
-"""A call in a letter: its token and the order, and the handles of the references in it, if there are any."""
+"""A call in a letter: its token, that of the call that it rides on (0: none), the order, and the handles of the references in it,
+if there are any."""
 
 
 def with_kept(records: list[Record], handle: Any) -> list[Record]:
@@ -55,6 +59,8 @@ class Performer:
         self._changed = threading.Condition()
         self._calls: deque[Sent] = deque()
         self._records: list[Record] = [(READY, 0, name or _remote.worker_name())]
+        self._ridden: set[int] = set()  # the calls on which others ride that wait here
+        self._bases: dict[int, Callable[[], Any]] = {}  # of those that have completed, what gives their values
         self._running = 0
         self._stopped = False
         self._over = False
@@ -133,6 +139,7 @@ class Performer:
     def _read(self, calls: Sequence[Sent], back: Sequence[int], stop: int) -> None:
         with self._changed:
             self._calls.extend(calls)
+            self._ridden.update(call[1] for call in calls if call[1])
             for token in (*back, stop):
                 self._give_back(token)
             if stop and stop == self._running:
@@ -145,7 +152,18 @@ class Performer:
             if call[0] == token:
                 self._calls.remove(call)
                 self._record(BACK, token)
+                self._bases.pop(call[1], None)
+                self._drop_riders(token)
                 return
+
+    def _drop_riders(self, token: int) -> None:
+        """A call has not completed: who rides on it is dropped, and who rides on that; the caller holds the lock."""
+        while token in self._ridden:
+            self._ridden.discard(token)
+            rider = next(call for call in self._calls if call[1] == token)
+            self._calls.remove(rider)
+            token = rider[0]
+            self._record(DROPPED, token)
 
     def _record(self, kind: int, token: int, payload: Any = None) -> None:
         """Note what happened, and wake who listens, if this is the first news; the caller holds the lock."""
@@ -197,17 +215,31 @@ class Performer:
                     self._changed.wait()
                 if self._over:
                     return
-                token, data, *handles = self._calls.popleft()
+                token, rides, data, *handles = self._calls.popleft()
                 self._running = token
                 self._record(STARTED, token, time())
+            riding = before.set(self._bases.pop(rides)) if rides else None
             report, kept = self._perform(data, handles[0] if handles else None, functions)
+            if riding is not None:
+                before.reset(riding)
             with self._changed:
                 self._running = 0
                 if not self._stopped:
                     self._record(*((FINISHED, token, report) if kept is None else (KEPT, token, (report, kept))))
+                    self._seat_rider(token, report, kept)
             kept = None  # it is the engine's
             if len(functions) > REMEMBERED:
                 functions.clear()
+
+    def _seat_rider(self, token: int, report: bytes, kept: bytes | None) -> None:
+        """A call has ended: who rides on it may be performed, if it has completed; the caller holds the lock."""
+        if token not in self._ridden:
+            return
+        if not _remote.completed(report):
+            self._drop_riders(token)
+            return
+        self._ridden.discard(token)
+        self._bases[token] = partial(_remote.value_of, report) if kept is None else partial(loads, kept)
 
     def _perform(
         self, data: bytes, handles: Sequence[Any] | None, functions: dict[bytes, Callable[..., Any]]

@@ -107,7 +107,7 @@ class DaskBackend(BackendBase):
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
         kills = self._cluster.ends_processes
-        return Capabilities(kills=kills, cancels=True, passes_references=True, delegates=True)
+        return Capabilities(kills=kills, cancels=True, passes_references=True, chains=True, delegates=True)
 
     def open(self, host: Host) -> Joined:
         """Begin to serve a run: announce the workers that there are."""

@@ -56,7 +56,7 @@ class IPyParallelBackend(BackendBase):
     """
 
     name: ClassVar[str] = "ipyparallel"
-    capabilities: Capabilities = Capabilities(cancels=True, matches_selectors=True)  # type: ignore[misc]
+    capabilities: Capabilities = Capabilities(cancels=True, chains=True, matches_selectors=True)  # type: ignore[misc]
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class IPyParallelBackend(BackendBase):
             size = max_workers or os.cpu_count() or 1
             cluster, owned = _start(size)
             client = owned
-            self.capabilities = Capabilities(kills=True, cancels=True, matches_selectors=True)
+            self.capabilities = Capabilities(kills=True, cancels=True, chains=True, matches_selectors=True)
         self.client = client
         fleet = Fleet(client, max_workers, cluster, size)
         try:

@@ -67,7 +67,7 @@ class RayBackend(BackendBase):
 
     name: ClassVar[str] = "ray"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        kills=True, cancels=True, passes_references=True, delegates=True
+        kills=True, cancels=True, passes_references=True, chains=True, delegates=True
     )
 
     def __init__(
