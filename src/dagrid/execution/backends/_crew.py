@@ -315,6 +315,7 @@ class Crew:
                 pass
             else:
                 action()
+                del action  # else the last run would stay until the next one
                 while not self._inbox.empty():
                     self._inbox.get()()
             self._settle()

@@ -209,7 +209,11 @@ class Tasks:
         posts = self._cluster.posts
         for task in tasks:
             stranded = task.allowed is not None and not any(address in posts for address in task.allowed)
-            if task.future is None or not stranded or not any(_matches(post, task.flight.needs) for post in posts.values()):
+            if (
+                task.future is None
+                or not stranded
+                or not any(_matches(post, task.flight.needs) for post in posts.values())
+            ):
                 continue
             future, flight = task.future, task.flight
             self._drop(task)
@@ -229,7 +233,8 @@ def check(cluster: Cluster, needs: Mapping[str, Needs]) -> None:
             continue
         wanted = _shown({**need.resources, **need.selector})
         there = "; ".join(
-            f"{post.address} with {_shown(post.resources) or 'no resources'} and the labels {_shown(post.labels)}" for post in posts
+            f"{post.address} with {_shown(post.resources) or 'no resources'} and the labels {_shown(post.labels)}"
+            for post in posts
         )
         raise UnsatisfiableError(
             f"Node {name!r} asks for {wanted}, and no Dask worker has all of that. There are: {there or 'no workers'}. "
@@ -252,7 +257,9 @@ def _shown(pairs: Mapping[str, object]) -> str:
 
 
 def _unreachable(flight: Flight, error: BaseException) -> BackendError:
-    found = BackendError(f"Dask did not perform node {flight.node!r} ({told(error)}). See whether its scheduler still runs.")
+    found = BackendError(
+        f"Dask did not perform node {flight.node!r} ({told(error)}). See whether its scheduler still runs."
+    )
     found.__cause__ = error
     return found
 
