@@ -75,7 +75,7 @@ class Item:
 
     @property
     def alone(self) -> bool:
-        """Whether it may have killed a worker, and is to be tried by itself, also where it comes again after its site has gone."""
+        """Whether it may have killed a worker, and is to be tried by itself, also where it comes again after its site went."""
         return self.call.node in self.lane.session.suspects
 
 
