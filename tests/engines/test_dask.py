@@ -21,6 +21,7 @@ from dagrid.graph.grow import map_reduce
 from dagrid.ports import Backend
 from dagrid.testing import BackendConformance, EngineConformance, Gate
 from dagrid.testing.gate import stand
+from tests.engines.dask_place import settle
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
@@ -66,7 +67,7 @@ class TestProcesses(BackendConformance):
         self.client = processes
 
     def make_backend(self, slots: int) -> Backend:
-        self.client.wait_for_workers(2, timeout=30)
+        settle(self.client, 2)
         return DaskBackend(client=self.client, max_workers=slots, kill=True)
 
 
@@ -90,7 +91,7 @@ class TestGraphs(EngineConformance):
         self.client = processes
 
     def make_backend(self, slots: int) -> Backend:
-        self.client.wait_for_workers(2, timeout=30)
+        settle(self.client, 2)
         return DaskBackend(client=self.client, max_workers=slots, kill=True)
 
 
@@ -100,7 +101,7 @@ def address_of(client: Client) -> str:
 
 def test_a_url_names_the_scheduler(processes: Client) -> None:
     """The place is one text; the connection made for it is closed with the run, the cluster is not."""
-    processes.wait_for_workers(2, timeout=30)
+    settle(processes, 2)
     url = f"dask://{address_of(processes).removeprefix('tcp://')}?max_workers=1"
     result = DAG([Node("one", os.getpid), Node("two", lambda one: (one, os.getpid()), inputs={"one": "one"})]).run(
         backend=url
@@ -178,7 +179,7 @@ def test_a_graph_grows_on_it(processes: Client) -> None:
 
 def test_a_task_whose_worker_dies_runs_again(processes: Client, tmp_path: Any) -> None:
     """The loss is counted once, and the value comes from another process."""
-    processes.wait_for_workers(2, timeout=30)
+    settle(processes, 2)
     mark = str(tmp_path / "died")
 
     def dies_once() -> int:

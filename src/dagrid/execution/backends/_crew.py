@@ -83,7 +83,7 @@ class Item:
 
     @property
     def alone(self) -> bool:
-        """Whether it may have killed a worker, and is to be tried by itself, also where it comes again after its site has gone."""
+        """Whether it may have killed a worker, and is to be tried by itself, also where it comes again after its site went."""
         return self.call.node in self.lane.session.suspects
 
 
@@ -218,7 +218,7 @@ class Session:
         self.events.append(Recalled(item.lane.number, [item.call.attempt], self.host.now()))
 
     def strand(self, item: Item) -> None:
-        """A call cannot be performed as it was sent: it goes back, if what it rides on has completed; else nobody waits for it."""
+        """A call cannot be performed as it was sent: it goes back, if what it rides on has completed; else it is not wanted."""
         if item.rides is not None and item.rides.completed:
             self.give_back(item)
         item.completed = False

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary, ref
 
 from distributed import Future as AnyFuture
 from distributed.actor import ProxyRPC
-from distributed.protocol import to_serialize
+from distributed.protocol.serialize import to_serialize
 
 from dagrid.errors import BackendUnreachableError, CapabilityError
 from dagrid.execution.backends._crew import Crew, Site
@@ -210,7 +210,7 @@ class Held:
 
     def __init__(self, client: Any, key: str) -> None:
         self.key = key
-        self.future = AnyFuture(key, client)
+        self.future: Any = AnyFuture(key, client)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (self.key,)
@@ -244,7 +244,8 @@ class Channel:
         self._cluster.soon(self._call("tell", letter)).add_done_callback(self._fail)
 
     def listen(self) -> Future[list[Record]]:
-        self._heard = heard = Future()
+        heard: Future[list[Record]] = Future()
+        self._heard = heard
         self._cluster.soon(self._listen(heard)).add_done_callback(self._fail)
         return heard
 
@@ -275,6 +276,7 @@ class Channel:
 
     async def _listen(self, heard: Future[list[Record]]) -> None:
         records: list[Record] = []
+        key: str | None = None
         while not records:
             records, key = loads(await self._call("listen"))
         if not heard.done():

@@ -22,7 +22,7 @@ from dagrid.execution.backends._herald import Herald
 from dagrid.execution.backends._performer import REMEMBERED, Performer
 
 LISTENED = 15.0
-"""Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats are cleared."""
+"""Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats go."""
 SOON = 0.05
 """Seconds after which a nanny is asked again."""
 
@@ -66,14 +66,15 @@ class Seat:
 
 def perform_task(label: str, sent: bytes, topic: str, client: str, *values: bytes) -> bytes | tuple[bytes, str]:
     """Be a task of Dask: perform a call, and return its report and the key of a large value, if it made one."""
-    worker = get_worker()
+    worker: Any = get_worker()
     if len(_functions) > REMEMBERED:
         _functions.clear()
     _running.add(label)
+    told = _herald.enter(partial(_say, worker, topic, label))
     try:
-        with _herald.over(partial(_say, worker, topic, label)):
-            report, kept = _remote.perform_apart(sent, _functions, (lambda: values) if values else None)
+        report, kept = _remote.perform_apart(sent, _functions, (lambda: values) if values else None)
     finally:
+        _herald.leave(told)
         _running.discard(label)
     if kept is None:
         return report
@@ -95,7 +96,7 @@ def fetch(worker: Any, keys: Sequence[str]) -> Sequence[bytes]:
 
 
 async def _fetch(worker: Any, keys: Sequence[str]) -> list[bytes]:
-    found = {key: worker.data[key] for key in keys if key in worker.data}
+    found: dict[Any, Any] = {key: worker.data[key] for key in keys if key in worker.data}
     absent = [key for key in keys if key not in found]
     if absent:
         holders = await worker.scheduler.who_has(keys=absent)
@@ -147,4 +148,5 @@ async def _end_process(worker: Any, wanted: Callable[[], bool]) -> None:
 
 def watches(dask_worker: Any = None) -> bool:
     """In a nanny: whether its worker is up, and it would start another one."""
-    return dask_worker.status == dask_worker.process.status == Status.running
+    process = dask_worker.process
+    return process is not None and dask_worker.status == process.status == Status.running
