@@ -130,7 +130,7 @@ class Whole:
         """Return the state of the run, which took `total` seconds, with the reason why it was cancelled or stopped, if it was."""
         state = self.state
         for name, number in self._workers.items():
-            record(state, Fact(Kind.WORKER_JOINED, 0.0, worker=number, detail=name, numbers=(1, 1, 1, 0)))
+            record(state, Fact(Kind.WORKER_JOINED, 0.0, worker=number, detail=name, numbers=(1, 1, 1, 0, 0)))
         journal = self._journal
         times = self._times()
         order = sorted(range(len(times)), key=times.__getitem__)  # each part is in order, so this merges a few runs

@@ -39,6 +39,7 @@ from dagrid.machine.events import (
 from dagrid.machine.pick import fits_now, has_room, pick
 from dagrid.machine.state import (
     COMPLETED,
+    MICRO,
     NOTHING_READ,
     PENDING,
     PLACE,
@@ -110,7 +111,13 @@ def _begun(state: State, event: Begun, commands: list[Command]) -> None:
 
 
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
-    shape = (event.slots, max(event.window, event.slots), int(event.pulls), int(event.delegates))
+    shape = (
+        event.slots,
+        max(event.window, event.slots),
+        int(event.pulls),
+        int(event.delegates),
+        int(event.ahead * MICRO),
+    )
     labels = tuple(sorted(event.labels.items())) if event.labels else ()
     if event.place:
         labels = ((PLACE, event.place), *labels)
@@ -501,7 +508,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     How many follows from the mean duration seen so far: never more than `batch` seconds of work, and none before it is known.
     """
     heap = state.heap
-    if not heap or not _ahead(state):
+    if not heap or not _is_short(state):
         return
     workers = [
         worker
@@ -510,14 +517,13 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     ]
     if not workers:
         return
-    by_time = _ahead(state)
     share = len(heap) // len(workers) + 1
     requests = state.plan.requests
     alone = min(
         (other[0] for group, other in enumerate(state.ready) if other and requests[group].sequential), default=0
     )
     for worker in workers:
-        target = min(worker.window, by_time, len(worker.queue) + share)
+        target = min(worker.window, _ahead(state, worker), len(worker.queue) + share)
         if len(worker.queue) * 2 > target:
             continue
         attempts = []
@@ -530,12 +536,14 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
             commands.append(Perform(worker.number, attempts))
 
 
-def _ahead(state: State) -> int:
-    """Return how many nodes may be with a worker that is not idle, by the time that they take; 0 when none may."""
-    limit = state.plan.settings.max_concurrency
-    if limit is not None or state.sequential or not 0 <= state.mean_duration < state.plan.settings.batch:
-        return 0
-    return int(state.plan.settings.batch / max(state.mean_duration, 1e-6))
+def _is_short(state: State) -> bool:
+    """Whether nodes may be sent to workers that are not idle, as far as it is known by now how long they take."""
+    return state.plan.settings.max_concurrency is None and not state.sequential and state.mean_duration >= 0
+
+
+def _ahead(state: State, worker: Worker) -> int:
+    """Return how many nodes may be with a worker that is not idle, by the time that they take."""
+    return int((worker.ahead or state.plan.settings.batch) / max(state.mean_duration, 1e-6))
 
 
 def _next_plain(state: State) -> int:
@@ -552,9 +560,9 @@ def _handed(state: State, node: int, worker: Worker, at: float) -> list[int]:
     number = state.number_of(node)
     record(state, Fact(Kind.ASSIGNED, at, node, number, worker.number))
     attempt = attempt_id(node, number)
-    if not state.chains or worker.window == worker.slots:
+    if not (state.chains and worker.window > worker.slots and _is_short(state)):
         return [attempt]
-    return [attempt, *along(state, attempt, min(worker.window, _ahead(state)) - len(worker.queue))]
+    return [attempt, *along(state, attempt, min(worker.window, _ahead(state, worker)) - len(worker.queue))]
 
 
 def _wake_idle(state: State, commands: list[Command]) -> None:

@@ -61,6 +61,7 @@ LEGAL_MOVES: Mapping[int, frozenset[int]] = {
 ENDED_BY = {Kind.FAILED: FAILED, Kind.TIMED_OUT: TIMED_OUT, Kind.CANCELLED: CANCELLED, Kind.LOST: LOST}
 SKIPPED_BIT = 1 << NUMBER_SHIFT
 NO_TASK = -1
+MICRO = 1_000_000  # whole numbers in facts, of what is in seconds
 PLACE = ""  # the name among a worker's labels, which no label can have, under which its place stands
 
 
@@ -75,6 +76,7 @@ class Worker(msgspec.Struct):
     labels: Mapping[str, str] = {}
     place: str = ""
     delegates: bool = False
+    ahead: float = 0.0
     queue: dict[int, None] = {}
     heard: float = 0.0
     recalling: bool = False
@@ -601,10 +603,21 @@ def _due(state: State, fact: Fact) -> None:
 
 
 def _worker_joined(state: State, fact: Fact) -> None:
-    slots, window, pulls, delegates = fact.numbers
+    slots, window, pulls, delegates, ahead = fact.numbers
     labels = dict(fact.labels)
     place = labels.pop(PLACE, "")
-    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), labels, place, bool(delegates), heard=fact.at)
+    worker = Worker(
+        fact.worker,
+        fact.detail,
+        slots,
+        window,
+        bool(pulls),
+        labels,
+        place,
+        bool(delegates),
+        ahead / MICRO,
+        heard=fact.at,
+    )
     state.workers[fact.worker] = state.present[fact.worker] = worker
     state.queues[fact.worker] = worker.queue
     if worker.pulls:

@@ -26,6 +26,8 @@ from dagrid.ports import Bundle, Call, Host
 
 WINDOW = 256
 """How many attempts may be with a worker."""
+AHEAD = 0.005
+"""Seconds of work that may wait at a worker, for a word there and back takes a millisecond or two."""
 STILLBORN_LIMIT = 3
 """How many workers in a row may die while they start before no more are tried."""
 PATIENCE = 0.5
@@ -188,7 +190,8 @@ class Session:
         number = self.host.new_worker()
         self.lanes[number] = Lane(self, number, site)
         now = self.host.now()
-        self.events.append(WorkerJoined(number, site.name, now, 1, self.crew.window, labels=site.labels))
+        joined = WorkerJoined(number, site.name, now, 1, self.crew.window, labels=site.labels, ahead=AHEAD)
+        self.events.append(joined)
 
     def own_up(self, lane: Lane) -> None:
         """Where nobody knows what ran when a performer died, say that the first did: calls run in order."""
