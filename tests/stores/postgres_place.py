@@ -24,6 +24,7 @@ SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "fsync": "off",  # the machine does not fall in these tests, only processes do
+    "full_page_writes": "off",
     "max_connections": "60",
     "shared_buffers": "32MB",
 }

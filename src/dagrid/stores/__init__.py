@@ -24,8 +24,8 @@ def open_store(place: str | PathLike[str]) -> Store:
 
     Args:
         place: a path that ends in `.db`, `.sqlite` or `.sqlite3`, or any path behind `sqlite:///`, for a file of SQLite's (a
-            relative path has three slashes, as in `sqlite:///runs.db`, an absolute one four); `postgresql://user@host/database` for
-            a database of PostgreSQL's; or `memory://`, which is new and empty each time.
+            relative path has three slashes, as in `sqlite:///runs.db`, an absolute one four); `postgresql://user@host/database`
+            for a database of PostgreSQL's; or `memory://`, which is new and empty each time.
 
     Raises:
         StoreError: it is no such place, or cannot be opened, or what it needs is not installed.
@@ -37,7 +37,7 @@ def open_store(place: str | PathLike[str]) -> Store:
 
         return MemoryStore()
     if is_postgres(text):
-        return _postgres(text)[0](text)
+        return _kinds(text)[0](text)
     path = text.removeprefix("sqlite:///")
     if path == text and ("://" in text or not text.endswith(SUFFIXES)):
         raise StoreError(
@@ -64,7 +64,7 @@ def open_artifacts(place: str | PathLike[str]) -> Artifacts:
     if not isinstance(place, str) or "://" not in place:
         return FolderArtifacts(place)
     if is_postgres(place):
-        return _postgres(place)[1](place)
+        return _kinds(place)[1](place)
     if place.startswith("file://"):
         from urllib.parse import urlsplit
         from urllib.request import url2pathname
@@ -85,7 +85,7 @@ def open_postgres(url: str) -> tuple[PostgresStore, PostgresArtifacts]:
         StoreError: it cannot be reached, or psycopg is not installed, or the schema is that of another program.
         StoreVersionError: a newer dagrid has written it.
     """
-    store, artifacts = _postgres(url)
+    store, artifacts = _kinds(url)
     journal = store(url)
     try:
         return journal, artifacts(url)
@@ -94,7 +94,7 @@ def open_postgres(url: str) -> tuple[PostgresStore, PostgresArtifacts]:
         raise
 
 
-def _postgres(url: str) -> tuple[type[PostgresStore], type[PostgresArtifacts]]:
+def _kinds(url: str) -> tuple[type[PostgresStore], type[PostgresArtifacts]]:
     try:
         from dagrid.stores.postgres import PostgresArtifacts, PostgresStore
     except ImportError as error:

@@ -53,7 +53,7 @@ class Address:
 
 
 def address_of(url: str) -> Address:
-    """Read a URL as libpq does (https://www.postgresql.org/docs/current/libpq-connect.html), and our `schema` beside its settings.
+    """Read a URL as libpq does, and our `schema` among its settings: https://www.postgresql.org/docs/current/libpq-connect.html
 
     Raises:
         StoreError: it is no such URL. The message does not say what stands in it, for that may be a password.
@@ -63,7 +63,9 @@ def address_of(url: str) -> Address:
     schema = unquote(found[1]) if found else DEFAULT_SCHEMA
     rest = _SCHEMA.sub("", mark + query).rstrip("?&")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", schema) or schema.startswith("pg_"):
-        raise StoreError(f"{schema!r} is no name for a schema of our own. Give letters, digits and '_', as in ?schema=dagrid.")
+        raise StoreError(
+            f"{schema!r} is no name for a schema of our own. Give letters, digits and '_', as in ?schema=dagrid."
+        )
     try:
         parameters = conninfo_to_dict(head + rest)
     except psycopg.Error:
@@ -72,8 +74,8 @@ def address_of(url: str) -> Address:
     misread = "@" in f"{parameters.get('host', '')}{parameters.get('dbname', '')}"
     if misread or not all(port.isdigit() or not port for port in ports):
         raise StoreError(
-            f"{refusals.masked(url)} is no URL of PostgreSQL. Write postgresql://user@host:port/database, with %40, %2F and so on "
-            f"for special characters in a password."
+            f"{refusals.masked(url)} is no PostgreSQL URL. Write postgresql://user@host:port/database, with %40, %2F and so on "
+            "for special characters in a password."
         ) from None
     user, host, port, name = (str(parameters.get(key) or "") for key in ("user", "host", "port", "dbname"))
     shown = f"postgresql://{user}{'@' if user else ''}{host}{':' if port else ''}{port}/{name} (schema {schema})"
@@ -175,7 +177,7 @@ class Link:
     def _open(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._closed.is_set():
             raise refusals.closed(self._address.shown)
-        if self._process != os.getpid():  # the connection of the process that this one was forked off is not ours to use
+        if self._process != os.getpid():  # the connection of the process that this one was forked off stays open there
             self._connection, self._process = None, os.getpid()
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(autocommit=True, **self._address.parameters)
@@ -210,7 +212,9 @@ class Link:
     def _version(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int:
         """Return the version of the store in the schema, 0 when there is none."""
         schema = quoted(self._address.schema)
-        row = connection.execute(self._sql["whose"], {"schema": schema, "marker": f"{schema}.dagrid_version"}).fetchone()
+        row = connection.execute(
+            self._sql["whose"], {"schema": schema, "marker": f"{schema}.dagrid_version"}
+        ).fetchone()
         assert row is not None
         _, ours, tables = row
         if not ours and tables:
@@ -261,7 +265,7 @@ def quoted(name: str) -> str:
 
 def explained(shown: str, error: Exception) -> StoreError:
     """Return what PostgreSQL or its driver says, with the place and what to do."""
-    state = getattr(error, "sqlstate", None) or ""
+    state = "22" if isinstance(error, UnicodeEncodeError) else getattr(error, "sqlstate", None) or ""
     diagnosis = getattr(error, "diag", None)
     told = (diagnosis.message_primary if diagnosis else None) or " ".join(str(error).split())
     remedy = _REMEDIES.get(state) or _REMEDIES.get(state[:2]) or "Look at the server and its log."

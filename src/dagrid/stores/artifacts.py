@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from dagrid.errors import StoreError
-from dagrid.ports import Artifacts
 from dagrid.stores.refusals import check_key, masked
 
 # In these places what is written appears when it is whole; in all others it is written beside its place and moved there.
@@ -90,13 +89,17 @@ class FsspecArtifacts:
         try:
             import fsspec
         except ImportError as error:
-            raise StoreError(f"{masked(url)} needs fsspec, which is not installed: pip install 'dagrid[fsspec]'") from error
+            raise StoreError(
+                f"{masked(url)} needs fsspec, which is not installed: pip install 'dagrid[fsspec]'"
+            ) from error
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
             raise StoreError(f"{masked(url)} needs a package that is not installed: {error}") from error
         except ValueError as error:
-            raise StoreError(f"{masked(url)} is no place for artifacts: {error}. Give a folder or another URL.") from error
+            raise StoreError(
+                f"{masked(url)} is no place for artifacts: {error}. Give a folder or another URL."
+            ) from error
         kind = self._files.protocol
         self._whole = not _WHOLE.isdisjoint([kind] if isinstance(kind, str) else kind)
 

@@ -30,8 +30,8 @@ class PostgresStore:
     use it, and processes that are forked off. When the server restarts it connects again.
 
     Args:
-        url: as libpq takes it: `postgresql://user@host:port/database`, with settings behind `?`. One setting is ours: `schema`, by
-            default `dagrid`. A password may stand in it, and is never told; PGPASSWORD or a password file keeps it out.
+        url: as libpq takes it: `postgresql://user@host:port/database`, with settings behind `?`. One setting is ours: `schema`,
+            by default `dagrid`. A password may stand in it, and is never told; PGPASSWORD or a password file keeps it out.
         timeout: seconds to look for a server that has gone away, and to wait while another process makes the store.
 
     Raises:
@@ -52,7 +52,7 @@ class PostgresStore:
         answer = self._writer.ask("create", row)
         if answer.changed:
             return 1
-        # After a broken connection it may be ours, or that of another who has just created it alike: whoever takes it over has it.
+        # After a broken connection it may be ours, or that of another who has just created it alike: who takes it over has it.
         taken = self._writer.ask("acquire_new", row).rows if answer.doubtful else []
         if not taken:
             raise refusals.duplicate(run)
@@ -73,7 +73,15 @@ class PostgresStore:
         count = len(facts)
         data = pack(facts)
         check_size(data)
-        row = {"run": run, "epoch": epoch, "expected": expected, "count": count, "status": status, "at": at, "data": data}
+        row = {
+            "run": run,
+            "epoch": epoch,
+            "expected": expected,
+            "count": count,
+            "status": status,
+            "at": at,
+            "data": data,
+        }
         doubtful = False
         while True:
             answer = self._writer.ask("append", row)

@@ -1,8 +1,8 @@
 """The SQL of the stores, read from the files beside this module: `sql/statements.sql` holds what every database is asked alike,
 `sql/<dialect>/statements.sql` what only one of them is, and `sql/<dialect>/migrations/NNNN_name.sql` makes the tables.
 
-In `statements.sql` each statement follows a line `-- name: ...`; `:name` is a value and `{schema}` where the tables are. Migrations
-are numbered from 1 without a gap; the number of the last one is the version of the store. It knows no database.
+In `statements.sql` each statement follows a line `-- name: ...`; `:name` is a value and `{schema}` where the tables are.
+Migrations are numbered from 1 without a gap; the number of the last one is the version of the store. It knows no database.
 """
 
 from __future__ import annotations
