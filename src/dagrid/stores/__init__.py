@@ -53,8 +53,9 @@ def open_artifacts(place: str | PathLike[str]) -> Artifacts:
     """Return the artifacts that are kept in a place.
 
     Args:
-        place: a path or a `file://` URL for a folder, which is made when something is put there; `postgresql://user@host/database`
-            for a table in a database of PostgreSQL's; or the URL of any place that fsspec reaches, such as `s3://bucket/prefix`.
+        place: a path or a `file://` URL for a folder, which is made when something is put there;
+            `postgresql://user@host/database` for a table in a database of PostgreSQL's; or the URL of any place that fsspec
+            reaches, such as `s3://bucket/prefix`.
 
     Raises:
         StoreError: there is no such kind of URL, or what it needs is not installed, or the database cannot be reached.

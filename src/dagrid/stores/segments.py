@@ -40,7 +40,7 @@ def joined(
     Args:
         chunk: returns segments in order, each with the number of its first fact, the first of them with the fact of this number.
         since: the number of the first fact.
-        end: the number after the last one; there may be more in the segment that holds that one.
+        end: the number after the last one, where a segment ends.
         where: what an error calls the store.
         run: whose facts they are.
 

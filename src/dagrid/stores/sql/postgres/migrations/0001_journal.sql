@@ -4,7 +4,7 @@ CREATE TABLE {schema}.dagrid_version (
   since TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 
--- One row for each run, and one for each append to its journal: a segment holds `count` facts, the first of them numbered `first`.
+-- One row for each run, and one for each append to its journal: a segment holds `count` facts, of which `first` is the first one.
 -- `id` follows the order in which runs were created. A row of `runs` changes with every append: the room that is left in its page
 -- lets it do so without touching the indexes.
 CREATE TABLE {schema}.runs (
