@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from contextlib import closing
 from pathlib import Path
@@ -583,12 +584,10 @@ def test_connections_end_with_the_values(postgres, tmp_path):
     values.get("key")
     del values
     with postgres.connect() as connection:
-        deadline = 200
-        while connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'counted'"
-        ).fetchone() != (0,):
-            deadline -= 1
-            assert deadline, "the connections are still there"
+        deadline = time.monotonic() + 20
+        counted = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'counted'"
+        while connection.execute(counted).fetchone() != (0,):
+            assert time.monotonic() < deadline, "the connections are still there"
 
 
 def test_the_proxy_is_what_it_says(postgres, proxy):
