@@ -129,7 +129,7 @@ def start(
         keep: which values stay until the end: "all", "outputs" (those that no node takes), or the names of nodes; any other is
             dropped when the last node that takes it has ended.
         checkpoint: a folder in which the journal and the values of the run are kept, so that `resume` can go on after a crash;
-            or a `Checkpoint` of other stores.
+            `postgresql://user@host/database`, so that it can do so on another machine; or a `Checkpoint` of other stores.
         run_id: what the run is called there; by default the name of the graph with the time.
         cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
             or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.

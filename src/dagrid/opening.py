@@ -236,11 +236,28 @@ def _read(text: str) -> Any:
 
 
 def open_checkpoint(opened: Opened, checkpoint: CheckpointLike) -> Checkpoint:
-    """Return what a folder means, open until the rest is closed; a checkpoint that is made already is its maker's to close."""
+    """Return what a folder or the URL of a database means, open until the rest is closed.
+
+    A checkpoint that is made already is its maker's to close.
+
+    Raises:
+        StoreError: it cannot be opened.
+        InvalidSettingError: it is a URL, and none of PostgreSQL's.
+    """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
-    from dagrid.stores import open_artifacts, open_store
+    from dagrid.stores import is_postgres, masked, open_artifacts, open_postgres, open_store
 
+    if is_postgres(checkpoint):
+        journal, values = open_postgres(checkpoint)
+        opened.add(journal.close)
+        opened.add(values.disconnect)  # a result may still be asked for a value
+        return Checkpoint(journal, values)
+    if isinstance(checkpoint, str) and "://" in checkpoint:
+        raise InvalidSettingError(
+            f"A checkpoint is a folder, or postgresql://user@host/database; not {masked(checkpoint)!r}. Other stores go into a "
+            f"Checkpoint."
+        )
     folder = Path(checkpoint)
     store = open_store(folder / "journal.db")
     opened.add(store.close)
