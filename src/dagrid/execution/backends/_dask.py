@@ -22,8 +22,9 @@ from distributed.actor import ProxyRPC
 from distributed.protocol.serialize import to_serialize
 
 from dagrid.errors import BackendUnreachableError, CapabilityError
-from dagrid.execution.backends._crew import Crew, Site
+from dagrid.execution.backends._crew import Crew
 from dagrid.execution.backends._dask_worker import Seat, introduce
+from dagrid.execution.backends._lanes import Site
 from dagrid.execution.backends._performer import Record, with_kept
 from dagrid.execution.backends._remote import PYTHON
 from dagrid.execution.backends._worker import told

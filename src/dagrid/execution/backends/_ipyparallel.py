@@ -17,8 +17,9 @@ from typing import Any
 from uuid import uuid4
 
 from dagrid.errors import BackendUnreachableError, CapabilityError
-from dagrid.execution.backends._crew import Crew, Site
+from dagrid.execution.backends._crew import Crew
 from dagrid.execution.backends._ipyparallel_worker import FACTS, Letter, Packet, decode_records, encode_packet, exchange
+from dagrid.execution.backends._lanes import Site
 from dagrid.execution.backends._performer import BACK, DROPPED, FINISHED, READY, Record, Sent
 from dagrid.execution.backends._remote import PYTHON
 from dagrid.execution.backends._worker import told

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import ipyparallel
 
 from dagrid.errors import BackendError, BackendUnreachableError, InvalidSettingError, UnsatisfiableError
-from dagrid.execution.backends._crew import WINDOW, Crew, Session
+from dagrid.execution.backends._crew import WINDOW, Crew
 from dagrid.execution.backends._ipyparallel import Fleet
+from dagrid.execution.backends._lanes import Session
 from dagrid.execution.backends._worker import told
 from dagrid.execution.backends.base import BackendBase
 from dagrid.machine.pick import matches

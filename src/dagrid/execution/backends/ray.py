@@ -20,8 +20,9 @@ import ray
 
 from dagrid.errors import BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends import _performer, _ray_tasks
-from dagrid.execution.backends._crew import WINDOW, Crew, Site
+from dagrid.execution.backends._crew import WINDOW, Crew
 from dagrid.execution.backends._delegate import IN_FLIGHT, Delegation, Joined
+from dagrid.execution.backends._lanes import Site
 from dagrid.execution.backends._remote import Depot
 from dagrid.execution.backends._worker import told
 from dagrid.execution.backends.base import BackendBase
