@@ -22,6 +22,8 @@ from dagrid.ports import Backend
 from dagrid.testing import BackendConformance, EngineConformance, Gate
 from dagrid.testing.gate import stand
 from tests.engines.dask_place import settle
+from tests.engines.mosaic_on_engine import MosaicOnEngine
+from tests.growth.growth_situations import GrowthSituations, travelling_by_value
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
@@ -93,6 +95,24 @@ class TestGraphs(EngineConformance):
     def make_backend(self, slots: int) -> Backend:
         settle(self.client, 2)
         return DaskBackend(client=self.client, max_workers=slots, kill=True)
+
+
+class TestGrowth(GrowthSituations):
+    @pytest.fixture
+    def place(self, processes: Client) -> Iterator[DaskBackend]:
+        with travelling_by_value(), DaskBackend(client=processes) as backend:
+            yield backend
+
+
+@pytest.mark.example
+class TestMosaic(MosaicOnEngine):
+    @pytest.fixture(autouse=True)
+    def _client(self, processes: Client) -> None:
+        self.client = processes
+
+    def backend_argument(self) -> str:
+        settle(self.client, 2)
+        return address_of(self.client).replace("tcp", "dask")
 
 
 def address_of(client: Client) -> str:
