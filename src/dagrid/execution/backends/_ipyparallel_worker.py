@@ -31,8 +31,8 @@ FACTS = (
 """What any Python can evaluate, of whatever version and without dagrid: its version, its machine, its number, its labels, and
 whether dagrid is there."""
 
-Letter = tuple[list[tuple[int, bytes]], list[int], int]
-"""Tokens and calls; the tokens that are wanted back; the token that is to be stopped, or 0."""
+Letter = tuple[list[tuple[int, int, bytes]], list[int], int]
+"""Tokens, what they ride on, and calls; the tokens that are wanted back; the token that is to be stopped, or 0."""
 
 
 class Packet(msgspec.Struct, array_like=True):
