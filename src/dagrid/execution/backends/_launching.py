@@ -1,0 +1,272 @@
+"""A process and what belongs to it: it is started as a `Launch` says, with files, pipes and sinks for its output.
+
+Errors before the start become `CommandError`s that name the remedy. When it is started, stopped and read is for the backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+from typing import Any
+
+from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, SIGNALLED, Exit, Launch
+from dagrid.errors import CommandError
+from dagrid.execution.backends._output import Sink
+from dagrid.masking import masked
+
+UNKNOWN = 255
+KILL = int(signal.SIGKILL)
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+class Process:
+    """A process that was started, and its streams.
+
+    Attributes:
+        pid: its number, and that of its process group.
+        pipes: by descriptor, the streams that are still open, and where they end.
+        code: the exit code as a shell has it, once it was collected.
+        signal: what killed it, or 0.
+        ended: it was collected.
+    """
+
+    __slots__ = ("_files", "_from", "_launch", "_popen", "_stderr", "_stdout", "code", "ended", "pid", "pipes", "signal")
+
+    def __init__(self, launch: Launch, null: int) -> None:
+        """Start it. `null` is an open descriptor of the null device.
+
+        Raises:
+            CommandError: it cannot be started.
+        """
+        self._launch = launch
+        self._stdout = self._stderr = _NOTHING
+        self.pipes: dict[int, Sink] = {}
+        self.code = self.signal = 0
+        self.ended = False
+        self._from: tuple[str, int] | None = None
+        self._files: list[int] = []
+        self._popen: subprocess.Popen[bytes] | None = None
+        try:
+            self._start(launch, null)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for each in self._files:
+                os.close(each)
+            self._files.clear()
+
+    def _start(self, launch: Launch, null: int) -> None:
+        if not launch.argv or isinstance(launch.argv, (str, bytes)):
+            raise CommandError(
+                f"argv is a list of a program and its arguments, not {launch.argv!r}. For a text: ['/bin/sh', '-c', text].",
+                code=NOT_EXECUTABLE,
+            )
+        stdin = null if launch.stdin is None else self._input(launch.stdin)
+        tail = launch.errors
+        out, self._stdout = self._stream(launch, launch.stdout, launch.capture, tail if launch.merge else 0, null)
+        err = out
+        if not launch.merge:
+            err, self._stderr = self._stream(launch, launch.stderr, 0, tail, null)
+        try:
+            self._popen = subprocess.Popen(
+                launch.argv,
+                stdin=stdin,
+                stdout=out,
+                stderr=err,
+                cwd=launch.cwd,
+                env=launch.env,
+                start_new_session=True,
+            )
+        except (OSError, ValueError, TypeError) as error:
+            raise _cannot_start(launch, error) from None
+        self.pid = self._popen.pid
+
+    def _input(self, data: bytes) -> int:
+        """Return a descriptor from which these bytes are read; a file, so that nobody has to feed it."""
+        if hasattr(os, "memfd_create"):
+            file = os.memfd_create("dagrid-stdin")
+        else:
+            with tempfile.TemporaryFile() as temporary:
+                file = os.dup(temporary.fileno())
+        self._files.append(file)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file, view) :]
+        os.lseek(file, 0, os.SEEK_SET)
+        return file
+
+    def _stream(self, launch: Launch, path: Any, keep: int, tail: int, null: int) -> tuple[int, Sink]:
+        """Return what the process gets for a stream, and where the stream ends.
+
+        That is the file itself where nobody else has to see what is written; its end can be read later.
+        """
+        file = -1 if path is None else self._opened(launch, path)
+        if file >= 0 and not (keep or launch.mask or launch.max_output is not None):
+            self._files.append(file)
+            if tail:
+                found = os.fstat(file)
+                self._from = (os.fspath(path), found.st_size) if stat.S_ISREG(found.st_mode) else None
+            return file, _NOTHING
+        if file < 0 and not (keep or tail):
+            return null, _NOTHING
+        sink = Sink(file, launch.mask, keep, tail, launch.max_output)
+        reading, writing = os.pipe()
+        os.set_blocking(reading, False)
+        self.pipes[reading] = sink
+        self._files.append(writing)
+        return writing, sink
+
+    def _opened(self, launch: Launch, path: Any) -> int:
+        try:
+            file = os.open(path, _APPEND, 0o666)
+        except (OSError, ValueError, TypeError) as error:
+            raise _cannot_write(launch, path, error) from None
+        os.set_blocking(file, True)  # it was not, so that a pipe without a reader is an error
+        return file
+
+    def read(self, descriptor: int, size: int) -> bool:
+        """Read what a pipe has, and return whether there was something; at its end it is closed."""
+        try:
+            data = os.read(descriptor, size)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if data:
+            self.pipes[descriptor].take(data)
+            return True
+        self.pipes.pop(descriptor).close()
+        os.close(descriptor)
+        return False
+
+    def kill(self, number: int) -> bool:
+        """Send a signal to the whole group and return whether somebody is left there; 0 only asks."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass  # somebody with more rights is left there, and cannot be told
+        return True
+
+    def collect(self) -> bool:
+        """Take the exit code of the process, if it has ended."""
+        try:
+            number, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            number, status = self.pid, UNKNOWN << 8  # this program lets the system collect its children
+        if not number:
+            return False
+        self.code = os.waitstatus_to_exitcode(status)
+        if self.code < 0:
+            self.signal = -self.code
+            self.code = SIGNALLED + self.signal
+        self.disown()
+        return True
+
+    def disown(self) -> None:
+        """Nobody has to wait for it any more."""
+        self.ended = True
+        if self._popen is not None:
+            self._popen.returncode = self.code  # or its end would be warned of
+
+    def close(self) -> None:
+        """Read no more of it."""
+        for descriptor, sink in self.pipes.items():
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                sink.close()
+        self.pipes.clear()
+
+    def exit(self, seconds: float) -> Exit:
+        """Return what is known of its end."""
+        launch, out, err = self._launch, self._stdout, self._stderr
+        errors = out.tail if launch.merge else err.tail
+        if self._from is not None and self.code:
+            errors = _tail_of(*self._from, launch.errors)
+        trouble = "; ".join(
+            f"{os.fspath(path)!r} cannot be written: {sink.trouble}"
+            for sink, path in ((out, launch.stdout), (err, launch.stderr))
+            if sink.trouble and path is not None
+        )
+        return Exit(
+            launch.shown,
+            self.code,
+            self.signal,
+            out.kept,
+            errors,
+            seconds,
+            out.truncated,
+            out.cut or err.cut,
+            masked(trouble, launch.mask),
+        )
+
+
+_NOTHING = Sink()
+
+
+def _tail_of(path: str, start: int, size: int) -> bytes:
+    """Return the end of what was appended to a file from a place on."""
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(start, end - size))
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def _cannot_write(launch: Launch, path: Any, error: Exception) -> CommandError:
+    number = getattr(error, "errno", None)
+    remedy = {
+        errno.ENOENT: "Make its folder.",
+        errno.ENOTDIR: "Make its folder.",
+        errno.EACCES: "Choose a place that you may write to.",
+        errno.EROFS: "Choose a place that you may write to.",
+        errno.EISDIR: "Name a file, not a folder.",
+        errno.ENXIO: "It is a pipe that nobody reads.",
+        errno.ENOSPC: "Make room on the disk.",
+        errno.EMFILE: "Raise the limit of open files (ulimit -n), or let fewer commands run at once.",
+    }.get(number or 0, "Choose another place.")
+    text = f"The output of {launch.shown} cannot be written to {path!r}: {_why(error)}. {remedy}"
+    return CommandError(masked(text, launch.mask), code=NOT_EXECUTABLE)
+
+
+def _cannot_start(launch: Launch, error: Exception) -> CommandError:
+    number = getattr(error, "errno", None)
+    program, code = os.fsdecode(launch.argv[0]), NOT_EXECUTABLE
+    if launch.cwd is not None and not os.path.isdir(launch.cwd):
+        what = f"there is no folder {os.fspath(launch.cwd)!r} to run it in. Make it, or name another one"
+    elif launch.cwd is not None and not os.access(launch.cwd, os.X_OK):
+        what = f"its folder {os.fspath(launch.cwd)!r} may not be entered. Change its rights, or name another one"
+    elif number == errno.ENOENT:
+        code = NOT_FOUND
+        if os.path.exists(os.path.join(launch.cwd or "", program)):
+            what = f"the interpreter in the first line of {program!r} is not there. Install it, or change that line"
+        elif os.sep in program:
+            what = f"there is no {program!r}. Look at its path"
+        else:
+            what = f"there is no program {program!r} along the PATH. Install it, or say where it is"
+    elif number in (errno.EACCES, errno.EPERM):
+        what = f"{program!r} may not be executed. Make it executable (chmod +x), or let an interpreter run it"
+    elif number == errno.ENOEXEC:
+        what = f"{program!r} is no program. A script needs a first line such as #!/bin/sh"
+    elif number == errno.E2BIG:
+        what = "its arguments and variables are too long. Let it read them from its input or from a file"
+    elif number in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        what = f"{_why(error)}. Let fewer commands run at once (max_concurrency), or raise the limit (ulimit)"
+    elif isinstance(error, OSError):
+        what = f"{_why(error)}. Look at {program!r}"
+    else:
+        what = f"{_why(error)}. Arguments and variables are texts without NUL"
+    return CommandError(masked(f"{launch.shown} cannot be started: {what}.", launch.mask), code=code)
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
