@@ -22,7 +22,7 @@ GRACE = 5.0
 CAPTURE = 1 << 20
 ERRORS = 4096
 NOT_FOUND, NOT_EXECUTABLE, SIGNALLED = 127, 126, 128
-"""What shells give for a command that is not there, one that cannot be executed, and (with the signal added) one that was killed."""
+"""What shells give for a command that is not there, that cannot be executed, and (with the signal added) that was killed."""
 
 _SHOWN = 80
 _LAST_LINES = 5
@@ -68,9 +68,7 @@ class Exit:
             how = f"was killed by {signal_name(self.signal)}" if self.signal else f"exited with code {self.code}"
             last = self.last_words
             said = f": {last[-1]}" if last else "."
-            raise CommandError(
-                f"{self.shown} {how}{said}", code=self.code, signal=self.signal, stderr="\n".join(last)
-            )
+            raise CommandError(f"{self.shown} {how}{said}", code=self.code, signal=self.signal, stderr="\n".join(last))
         if self.trouble:
             raise CommandError(f"{self.shown} ended well, but its output is not complete: {self.trouble}", code=0)
 
@@ -138,7 +136,8 @@ def value_of(end: Exit) -> str:
     end.check()
     if end.truncated:
         raise CommandError(
-            f"{end.shown} wrote more than the {len(end.stdout)} bytes that are captured. Raise capture, or let it write to a file.",
+            f"{end.shown} wrote more than the {len(end.stdout)} bytes that are captured. Raise capture, or let it write to a "
+            f"file.",
             code=0,
         )
     return end.text
@@ -147,8 +146,8 @@ def value_of(end: Exit) -> str:
 class Command:
     """The mark of a task that starts a process: a function that is called with values and returns a `Launch`.
 
-    It may stand wherever a function stands as a task, and as a decorator. Such nodes run beside the backend of a run, in a place of
-    their own; the value of the node is what `Launch.done` makes of the end of the process.
+    It may stand wherever a function stands as a task, and as a decorator. Such nodes run beside the backend of a run, in a place
+    of their own; the value of the node is what `Launch.done` makes of the end of the process.
 
     Args:
         fn: called as any task is, in the thread that watches the processes of the run; it must be short.
@@ -165,7 +164,7 @@ class Command:
         found: Any = sys.modules.get(self.__module__)
         for part in getattr(self, "__qualname__", "").split("."):
             found = getattr(found, part, None)
-        return self.__qualname__ if found is self else (Command, (self.fn,))  # type: ignore[attr-defined]
+        return self.__qualname__ if found is self else (Command, (self.fn,))
 
     def __repr__(self) -> str:
         return f"Command({self.fn!r})"

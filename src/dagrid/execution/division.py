@@ -190,7 +190,11 @@ class Divider:
             [self._specs[node].fn if at in bound else fns[node] for at, node in enumerate(row)],
             numbers,
             named,
-            {own[node]: place for node in row if (place := bindings.places.get(node)) in (LOOP, COMMAND) and own[node] not in bound}
+            {
+                own[node]: place
+                for node in row
+                if (place := bindings.places.get(node)) in (LOOP, COMMAND) and own[node] not in bound
+            }
             if bindings.places
             else {},
             bound,

@@ -35,7 +35,19 @@ class Process:
         ended: it was collected.
     """
 
-    __slots__ = ("_files", "_from", "_launch", "_popen", "_stderr", "_stdout", "code", "ended", "pid", "pipes", "signal")
+    __slots__ = (
+        "_files",
+        "_from",
+        "_launch",
+        "_popen",
+        "_stderr",
+        "_stdout",
+        "code",
+        "ended",
+        "pid",
+        "pipes",
+        "signal",
+    )
 
     def __init__(self, launch: Launch, null: int) -> None:
         """Start it. `null` is an open descriptor of the null device.
@@ -52,39 +64,29 @@ class Process:
         self._files: list[int] = []
         self._popen: subprocess.Popen[bytes] | None = None
         try:
+            _check(launch)
             self._start(launch, null)
-        except BaseException:
+        except CommandError:
             self.close()
             raise
+        except (OSError, ValueError, TypeError) as error:
+            self.close()
+            raise _cannot_start(launch, error) from None
         finally:
             for each in self._files:
                 os.close(each)
             self._files.clear()
 
     def _start(self, launch: Launch, null: int) -> None:
-        if not launch.argv or isinstance(launch.argv, (str, bytes)):
-            raise CommandError(
-                f"argv is a list of a program and its arguments, not {launch.argv!r}. For a text: ['/bin/sh', '-c', text].",
-                code=NOT_EXECUTABLE,
-            )
         stdin = null if launch.stdin is None else self._input(launch.stdin)
         tail = launch.errors
         out, self._stdout = self._stream(launch, launch.stdout, launch.capture, tail if launch.merge else 0, null)
         err = out
         if not launch.merge:
             err, self._stderr = self._stream(launch, launch.stderr, 0, tail, null)
-        try:
-            self._popen = subprocess.Popen(
-                launch.argv,
-                stdin=stdin,
-                stdout=out,
-                stderr=err,
-                cwd=launch.cwd,
-                env=launch.env,
-                start_new_session=True,
-            )
-        except (OSError, ValueError, TypeError) as error:
-            raise _cannot_start(launch, error) from None
+        self._popen = subprocess.Popen(
+            launch.argv, stdin=stdin, stdout=out, stderr=err, cwd=launch.cwd, env=launch.env, start_new_session=True
+        )
         self.pid = self._popen.pid
 
     def _input(self, data: bytes) -> int:
@@ -116,7 +118,11 @@ class Process:
         if file < 0 and not (keep or tail):
             return null, _NOTHING
         sink = Sink(file, launch.mask, keep, tail, launch.max_output)
-        reading, writing = os.pipe()
+        try:
+            reading, writing = os.pipe()
+        except OSError:
+            sink.close()
+            raise
         os.set_blocking(reading, False)
         self.pipes[reading] = sink
         self._files.append(writing)
@@ -170,6 +176,12 @@ class Process:
         self.disown()
         return True
 
+    def wait(self, timeout: float) -> None:
+        """Wait for the end of a process that was killed; `timeout` in seconds."""
+        if self._popen is not None and not self.ended:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(timeout)
+
     def disown(self) -> None:
         """Nobody has to wait for it any more."""
         self.ended = True
@@ -209,6 +221,19 @@ class Process:
 
 
 _NOTHING = Sink()
+
+
+def _check(launch: Launch) -> None:
+    """Refuse what would be found out only when the process is there."""
+    refused = ""
+    if not launch.argv or isinstance(launch.argv, (str, bytes)):
+        refused = f"argv is a list of a program and its arguments, not {launch.argv!r}; for a text say ['/bin/sh', '-c', text]"
+    elif not (isinstance(launch.stop_signal, int) and 0 < launch.stop_signal < signal.NSIG):
+        refused = f"stop_signal is the number of a signal, such as signal.SIGTERM, not {launch.stop_signal!r}"
+    elif not (isinstance(launch.grace, (int, float)) and launch.grace >= 0):
+        refused = f"grace is seconds from 0 up, not {launch.grace!r}"
+    if refused:
+        raise CommandError(masked(f"The command cannot be started: {refused}.", launch.mask), code=NOT_EXECUTABLE)
 
 
 def _tail_of(path: str, start: int, size: int) -> bytes:

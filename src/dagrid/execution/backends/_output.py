@@ -27,7 +27,19 @@ class Sink:
         trouble: why the file could not be written.
     """
 
-    __slots__ = ("_file", "_keep", "_kept", "_limit", "_masker", "_room", "_tail", "_tail_size", "cut", "trouble", "truncated")
+    __slots__ = (
+        "_file",
+        "_keep",
+        "_kept",
+        "_limit",
+        "_masker",
+        "_room",
+        "_tail",
+        "_tail_size",
+        "cut",
+        "trouble",
+        "truncated",
+    )
 
     def __init__(
         self, file: int = -1, mask: Sequence[str] = (), keep: int = 0, tail: int = 0, limit: int | None = None
@@ -72,7 +84,9 @@ class Sink:
         if not data:
             return
         if self._tail_size:
-            self._tail = data[-self._tail_size :] if len(data) >= self._tail_size else (self._tail + data)[-self._tail_size :]
+            self._tail = (
+                data[-self._tail_size :] if len(data) >= self._tail_size else (self._tail + data)[-self._tail_size :]
+            )
         if self._keep:
             self._kept.append(data[: self._keep])
             self._keep -= len(self._kept[-1])

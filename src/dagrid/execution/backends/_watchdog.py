@@ -6,6 +6,7 @@ this process holds is closed, by whatever ends it. It knows process groups only.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import subprocess
@@ -46,16 +47,17 @@ class Watchdog:
             slot = self._taken[group] = self._free.pop()
             self._table[slot * SLOT : (slot + 1) * SLOT] = b"%-15d\n" % group
         if self._process is None:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", SCRIPT],
-                stdin=subprocess.PIPE,
-                stdout=self._file,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-                start_new_session=True,
-                bufsize=0,
-            )
+            with contextlib.suppress(OSError):  # a machine so full that it has no room for it has other troubles
+                self._process = subprocess.Popen(
+                    ["/bin/sh", "-c", SCRIPT],
+                    stdin=subprocess.PIPE,
+                    stdout=self._file,
+                    stderr=subprocess.DEVNULL,
+                    cwd="/",
+                    env={},
+                    start_new_session=True,
+                    bufsize=0,
+                )
 
     def remove(self, group: int) -> None:
         """Watch a group no longer; to be called before its number may be given to another."""

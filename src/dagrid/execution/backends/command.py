@@ -66,7 +66,9 @@ class CommandBackend(BackendBase):
         """
         self.check_open()
         if os.name != "posix":
-            raise BackendError("Commands need process groups and signals, which this system has not. Use Linux or macOS.")
+            raise BackendError(
+                "Commands need process groups and signals, which this system has not. Use Linux or macOS."
+            )
         session = CommandSession(self, host)
         self.sessions.add(session)
         session.announce(self.max_workers)
@@ -106,8 +108,8 @@ class CommandSession:
     """One run's processes, and the thread that has them.
 
     Any thread may leave errands; only the session's own touches flights, processes and events. It sleeps in one selector, on the
-    ends of processes, on their output and on a bell that is rung for errands. What happened is reported before it sleeps again, and
-    what the host asks for in answer is begun at once.
+    ends of processes, on their output and on a bell that is rung for errands. What happened is reported before it sleeps again,
+    and what the host asks for in answer is begun at once.
     """
 
     def __init__(self, backend: CommandBackend, host: Host) -> None:
@@ -170,8 +172,9 @@ class CommandSession:
                 self._ring()
 
     def _ring(self) -> None:
-        self._rung = True
-        os.write(self._bell, b"\0")
+        if self._bell >= 0:
+            self._rung = True
+            os.write(self._bell, b"\0")
 
     # --- in the session's thread ---------------------------------------------------------------------------------------------
 
@@ -180,7 +183,7 @@ class CommandSession:
         try:
             self._null = os.open(os.devnull, os.O_RDWR)
             self._selector = selectors.DefaultSelector()
-            self._selector.register(self._reading, selectors.EVENT_READ, self._answer_bell)
+            self._selector.register(self._reading, selectors.EVENT_READ)
             self._watchdog = Watchdog(self._slots)
             while not self._closed:
                 self._take_turn()
@@ -191,6 +194,7 @@ class CommandSession:
                 self._ident = 0
                 for descriptor in (self._reading, self._bell, self._null):
                     os.close(descriptor)
+                self._bell = -1
             self._selector.close()
             self._watchdog.close()
             self._over.set()
@@ -209,11 +213,21 @@ class CommandSession:
         now = self._host.now()
         timeout = max(0.0, min(flight.due for flight in self._due) - now) if self._due else None
         for key, _ in self._selector.select(0 if self._closed and not self._flights else timeout):
-            key.data()
+            if key.data is None:
+                self._answer_bell()
+            else:
+                self._guarded(key.data[0], *key.data[1:])
         if self._due:
             now = self._host.now()
             for flight in [flight for flight in self._due if flight.due <= now]:
-                self._look_at(flight, now)
+                self._guarded(flight, self._look_at, now)
+
+    def _guarded(self, flight: _Flight, action: Callable[..., object], *args: Any) -> None:
+        """Do something about a flight; what goes wrong with it, by a fault of ours or of the system, is no harm to others."""
+        try:
+            action(flight, *args)
+        except Exception as error:  # noqa: BLE001  # the thread serves the others
+            self._fail(flight, error)
 
     def _answer_bell(self) -> None:
         with self._guard:
@@ -227,7 +241,7 @@ class CommandSession:
             try:
                 self._start(flight)
             except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
-                self._settle(flight, Outcome.FAILED, error)
+                self._fail(flight, error)
             else:
                 self._tell(Started(self._worker, call.attempt, flight.started))
 
@@ -240,8 +254,8 @@ class CommandSession:
         launch = flight.context.run(call.fn, *args, **kwargs)
         if not isinstance(launch, Launch):
             raise TaskError(
-                f"The task of node {call.node!r} returned {type(launch).__name__}. A Command returns a Launch; for any other value "
-                f"use a plain function.",
+                f"The task of node {call.node!r} returned {type(launch).__name__}. A Command returns a Launch; for any other "
+                f"value use a plain function.",
                 call.node,
             )
         flight.launch = launch
@@ -249,7 +263,7 @@ class CommandSession:
         process = flight.process = Process(launch, self._null)
         self._watchdog.add(process.pid)
         for descriptor in process.pipes:
-            self._selector.register(descriptor, selectors.EVENT_READ, partial(self._read, flight, descriptor))
+            self._selector.register(descriptor, selectors.EVENT_READ, (flight, self._read, descriptor))
         self._await_end(flight, process)
 
     def _await_end(self, flight: _Flight, process: Process) -> None:
@@ -260,7 +274,7 @@ class CommandSession:
             wait = partial(self._wait_in_thread, flight, process.pid)
             threading.Thread(target=wait, name=f"dagrid-command-{process.pid}", daemon=True).start()
         else:
-            self._selector.register(flight.pidfd, selectors.EVENT_READ, partial(self._ended, flight))
+            self._selector.register(flight.pidfd, selectors.EVENT_READ, (flight, self._ended))
 
     def _wait_in_thread(self, flight: _Flight, pid: int) -> None:
         try:
@@ -268,9 +282,8 @@ class CommandSession:
         except ChildProcessError:
             pass
         with self._guard:
-            if not self._over.is_set():
-                self._errands.append(partial(self._ended, flight))
-                self._ring()
+            self._errands.append(partial(self._guarded, flight, self._ended))
+            self._ring()
 
     def _read(self, flight: _Flight, descriptor: int) -> bool:
         """Read once what a process wrote; its last bytes may be what was waited for."""
@@ -280,7 +293,7 @@ class CommandSession:
         more = process.read(descriptor, READ_SIZE)
         if descriptor not in process.pipes:
             self._selector.unregister(descriptor)
-            if flight.ended != UNSTARTED and not process.pipes:
+            if flight.ended != UNSTARTED and not process.pipes and not flight.cancelled:
                 self._conclude(flight)
         return more
 
@@ -296,13 +309,10 @@ class CommandSession:
             return
         flight.ended = self._host.now()
         self._unwatch(flight)
+        self._drain(flight, process)
         if flight.cancelled:
             self._look_at(flight, flight.ended)
             return
-        for descriptor in list(process.pipes):
-            for _ in range(16):  # as much as a large pipe holds; who writes on is not waited for
-                if not self._read(flight, descriptor):
-                    break
         if flight.process is None:
             return
         if process.pipes:
@@ -310,6 +320,13 @@ class CommandSession:
             self._due.add(flight)
         else:
             self._conclude(flight)
+
+    def _drain(self, flight: _Flight, process: Process) -> None:
+        """Read what is in the pipes: as much as a large one holds, for who writes on is not waited for."""
+        for descriptor in list(process.pipes):
+            for _ in range(16):
+                if not self._read(flight, descriptor):
+                    break
 
     def _unwatch(self, flight: _Flight) -> None:
         if flight.pidfd >= 0:
@@ -362,14 +379,9 @@ class CommandSession:
         process, launch = flight.process, flight.launch
         assert process is not None
         assert launch is not None
-        flight.process = None
-        self._unwatch(flight)
-        for descriptor in process.pipes:
-            self._selector.unregister(descriptor)
-        process.close()
-        if not process.ended:
-            process.disown()
-            self._watchdog.remove(process.pid)
+        if flight.cancelled:
+            self._drain(flight, process)
+        self._leave(flight, process)
         if flight.cancelled or self._closed:
             self._settle(flight, Outcome.CANCELLED, None)
             return
@@ -380,6 +392,28 @@ class CommandSession:
             self._settle(flight, Outcome.FAILED, error)
         else:
             self._settle(flight, Outcome.COMPLETED, value)
+
+    def _leave(self, flight: _Flight, process: Process) -> None:
+        """Read no more of a process."""
+        flight.process = None
+        self._unwatch(flight)
+        for descriptor in process.pipes:
+            if descriptor in self._selector.get_map():
+                self._selector.unregister(descriptor)
+        process.close()
+        self._watchdog.remove(process.pid)
+        if not process.ended:
+            process.disown()
+
+    def _fail(self, flight: _Flight, error: BaseException) -> None:
+        """An attempt cannot go on: what it has started is killed."""
+        process = flight.process
+        if process is not None:
+            process.kill(KILL)
+            process.wait(PARTING)
+            self._leave(flight, process)
+        if flight.call.attempt in self._flights:
+            self._settle(flight, Outcome.CANCELLED if flight.cancelled else Outcome.FAILED, error)
 
     def _settle(self, flight: _Flight, outcome: Outcome, value: Any) -> None:
         call = flight.call
