@@ -28,6 +28,7 @@ CHEAP = (
     "partition",
     "partition-makespan",
     "parts",
+    "commands",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

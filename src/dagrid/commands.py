@@ -79,7 +79,7 @@ class Exit:
         return [line.rstrip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Launch:
     """What a process is started with, and what becomes of its output. Plain data; it can be pickled if `done` can.
 
@@ -119,10 +119,13 @@ class Launch:
     grace: float = GRACE
     done: Callable[[Exit], Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"<Launch {self.shown}>"  # nothing of it that may be secret
+
     @property
     def shown(self) -> str:
         """The command as messages show it: one line, masked and shortened."""
-        words = [os.fsdecode(word) for word in self.argv]
+        words = [self.argv] if isinstance(self.argv, str) else [os.fsdecode(word) for word in self.argv]
         line = " ".join(masked(shlex.join(words), self.mask).split())
         return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
@@ -216,12 +219,15 @@ def _words_of(shell: str | Sequence[str]) -> list[str]:
     return [shell, "-c"] if isinstance(shell, str) else list(shell)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Fixed:
     """A function that returns the same launch, in the environment of its time."""
 
     launch: Launch
     env: dict[str, str]
+
+    def __repr__(self) -> str:
+        return repr(self.launch)
 
     def __call__(self) -> Launch:
         return replace(self.launch, env=os.environ | self.env) if self.env else self.launch

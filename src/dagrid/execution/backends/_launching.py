@@ -151,15 +151,20 @@ class Process:
         os.close(descriptor)
         return False
 
-    def kill(self, number: int) -> bool:
-        """Send a signal to the whole group and return whether somebody is left there; 0 only asks."""
-        try:
+    def kill(self, number: int) -> None:
+        """Send a signal to the whole group."""
+        with contextlib.suppress(OSError):  # nobody is left there, or somebody with more rights
             os.killpg(self.pid, number)
+
+    def deserted(self) -> bool:
+        """Return whether nobody is left in the group; for when the process itself has been collected."""
+        try:
+            os.killpg(self.pid, 0)
         except ProcessLookupError:
-            return False
+            return True
         except OSError:
-            pass  # somebody with more rights is left there, and cannot be told
-        return True
+            return False
+        return not _alive(self.pid)
 
     def collect(self) -> bool:
         """Take the exit code of the process, if it has ended."""
@@ -234,6 +239,20 @@ def _check(launch: Launch) -> None:
         refused = f"grace is seconds from 0 up, not {launch.grace!r}"
     if refused:
         raise CommandError(masked(f"The command cannot be started: {refused}.", launch.mask), code=NOT_EXECUTABLE)
+
+
+def _alive(group: int) -> bool:
+    """Return whether a group has more than dead members, which nobody collects where a container has no init."""
+    try:
+        numbers = [name for name in os.listdir("/proc") if name.isdecimal()]
+    except OSError:
+        return True
+    for number in numbers:
+        with contextlib.suppress(OSError), open(f"/proc/{number}/stat", "rb") as file:
+            state, _, its_group = file.read().rpartition(b") ")[2].split(maxsplit=3)[:3]
+            if int(its_group) == group and state not in b"ZX":
+                return True
+    return not numbers
 
 
 def _tail_of(path: str, start: int, size: int) -> bytes:

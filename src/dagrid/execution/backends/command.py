@@ -235,7 +235,7 @@ class CommandSession:
             os.read(self._reading, 64)
 
     def _begin(self, calls: Sequence[Call]) -> None:
-        for call in calls:
+        for call in () if self._closed else calls:
             flight = self._flights[call.attempt] = _Flight(call, self._context.copy())
             flight.started = self._host.now()
             try:
@@ -347,7 +347,7 @@ class CommandSession:
                 self._conclude(flight)
             else:
                 flight.due = flight.kill_at + PARTING
-        elif process.ended and not process.kill(0):
+        elif process.ended and process.deserted():
             self._conclude(flight)
         elif process.ended:
             flight.due = min(now + flight.look, flight.kill_at)
@@ -431,7 +431,6 @@ class CommandSession:
 
     def _wind_up(self) -> None:
         """Stop what runs, and wait until it has ended or was killed."""
-        self._errands.clear()
         for flight in list(self._flights.values()):
             self._stop(flight)
         while self._flights:
