@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,8 @@ NOT_FOUND, NOT_EXECUTABLE, SIGNALLED = 127, 126, 128
 
 _SHOWN = 80
 _LAST_LINES = 5
+
+_WORD = (str, bytes, os.PathLike)
 
 PathLike = str | os.PathLike[str]
 Environment = Mapping[str, str]
@@ -125,8 +126,11 @@ class Launch:
     @property
     def shown(self) -> str:
         """The command as messages show it: one line, masked and shortened."""
-        words = [self.argv] if isinstance(self.argv, str) else [os.fsdecode(word) for word in self.argv]
-        line = " ".join(masked(shlex.join(words), self.mask).split())
+        import shlex  # only for who reads it
+
+        words = [self.argv] if isinstance(self.argv, str) else self.argv
+        text = shlex.join([os.fsdecode(word) if isinstance(word, _WORD) else repr(word) for word in words])
+        line = " ".join(masked(text, self.mask).split())
         return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
 
 
@@ -205,7 +209,7 @@ def command(
     Raises:
         InvalidSettingError: there is no command, or a setting that cannot be.
     """
-    if not line or isinstance(line, bytes):
+    if not line or isinstance(line, bytes) or not all(isinstance(word, _WORD) for word in line):
         raise InvalidSettingError(f"A command is a text for the shell or a list of words, not {line!r}.")
     if capture < 0 or grace < 0:
         raise InvalidSettingError("capture and grace are numbers from 0 up.")

@@ -237,6 +237,10 @@ def _check(launch: Launch) -> None:
         refused = f"stop_signal is the number of a signal, such as signal.SIGTERM, not {launch.stop_signal!r}"
     elif not (isinstance(launch.grace, (int, float)) and launch.grace >= 0):
         refused = f"grace is seconds from 0 up, not {launch.grace!r}"
+    elif isinstance(launch.mask, (str, bytes)):
+        raise CommandError(
+            "The command cannot be started: mask is a list of secrets, not one text.", code=NOT_EXECUTABLE
+        )
     if refused:
         raise CommandError(masked(f"The command cannot be started: {refused}.", launch.mask), code=NOT_EXECUTABLE)
 
@@ -284,7 +288,8 @@ def _cannot_write(launch: Launch, path: Any, error: Exception) -> CommandError:
 
 def _cannot_start(launch: Launch, error: Exception) -> CommandError:
     number = getattr(error, "errno", None)
-    program, code = os.fsdecode(launch.argv[0]), NOT_EXECUTABLE
+    first, code = launch.argv[0], NOT_EXECUTABLE
+    program = os.fsdecode(first) if isinstance(first, (str, bytes, os.PathLike)) else repr(first)
     if launch.cwd is not None and not os.path.isdir(launch.cwd):
         what = f"there is no folder {os.fspath(launch.cwd)!r} to run it in. Make it, or name another one"
     elif launch.cwd is not None and not os.access(launch.cwd, os.X_OK):

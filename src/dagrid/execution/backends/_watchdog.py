@@ -1,7 +1,8 @@
 """A small process that outlives this one for a moment: if this one dies, it kills the process groups that it had started.
 
 That costs nothing for each group: their numbers stand in memory that both share, and the watchdog sleeps until the pipe that only
-this process holds is closed, by whatever ends it. It knows process groups only.
+this process holds is closed, by whatever ends it. A fork of this process that goes on without exec holds that pipe too, so that
+the watchdog waits for it as well. It knows process groups only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 import tempfile
 
 SLOT = 16
+MOST = 4096
 _BLANK = b" " * (SLOT - 1) + b"\n"
 # The table is its standard output, because a shell's redirection takes no descriptor of two digits.
 SCRIPT = """\
@@ -28,11 +30,11 @@ class Watchdog:
     """Process groups that end with this process.
 
     Args:
-        slots: how many there are at once; those beyond that are not watched.
+        slots: how many there are at once; those beyond that, or beyond 4,096, are not watched.
     """
 
     def __init__(self, slots: int) -> None:
-        self._slots = slots
+        slots = min(slots, MOST)
         self._free = list(range(slots - 1, -1, -1))
         self._taken: dict[int, int] = {}
         self._file = _anonymous_file()
