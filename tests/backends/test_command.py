@@ -392,9 +392,9 @@ def test_secrets_are_in_nothing_that_is_kept(tmp_path):
 # --- stopping ----------------------------------------------------------------------------------------------------------------
 
 
-def holding(gate, before="", after=""):
+def holding(gate, before=""):
     """Return a script that says to a gate that it is there, and waits."""
-    return f"{before}\nexec 9>{gate.path}.up; echo $$ >&9; read word <{gate.path}.down; {after}"
+    return f"exec 9>{gate.path}.up; {before} echo $$ >&9; read word <{gate.path}.down"
 
 
 def test_a_script_that_ignores_the_signal_is_killed_with_its_group(gate):
@@ -456,7 +456,7 @@ def test_a_late_command_frees_its_slot_when_it_is_gone(gate):
 def test_the_end_of_a_run_is_the_end_of_its_processes(gate):
     """Also of those in their time of grace, for whom nobody waits any more."""
     with CommandBackend(2) as backend:
-        future = backend.submit(sh(holding(gate, "trap '' TERM"), grace=0.1))
+        future = backend.submit(sh(holding(gate, "trap '' TERM;"), grace=0.1))
         pid = gate.meet()
         with watched(pid) as gone:
             backend.close(wait=False)
@@ -494,22 +494,28 @@ def test_a_daemon_neither_holds_its_step_nor_ends_with_it(gate):
             assert gone(0) is False or does == "yes"  # whose pipe broke
 
 
-def test_processes_do_not_outlive_a_program_that_is_killed(gate, tmp_path):
-    """Not by a handler of ours, for kill -9 asks nobody."""
+def test_processes_do_not_outlive_a_program_that_is_killed(gates, tmp_path):
+    """Not by a handler of ours, for kill -9 asks nobody. The second one begins when the first is known to the watchdog."""
+    first, second = gates(), gates()
+    scripts = [holding(first, "sh -c \"trap '' TERM HUP; sleep 1000\" &"), holding(second)]
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(f"""
         from dagrid import DAG, Node, command
-        script = '''sh -c "trap '' TERM HUP; sleep 1000" & exec 9>{gate.path}.up; echo $$ >&9; read x <{gate.path}.down'''
-        DAG([Node("node", command(script))]).run(progress=False)
+        scripts = {scripts!r}
+        DAG([Node(f"n{{at}}", command(scripts[at])) for at in (0, 1)]).run(max_concurrency=2, progress=False)
         """)
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    with subprocess.Popen([sys.executable, str(program)], env=environment) as parent, watched(gate.meet()) as gone:
+    with (
+        subprocess.Popen([sys.executable, str(program)], env=environment) as parent,
+        watched(first.meet()) as gone,
+        watched(second.meet()),
+    ):
         parent.kill()
         parent.wait()
         assert gone()
-        gate.wait_gone()
+        first.wait_gone()  # nor has its child
 
 
 # --- many --------------------------------------------------------------------------------------------------------------------
@@ -553,7 +559,7 @@ def test_a_machine_without_descriptors_for_processes_does_it_too(monkeypatch, ga
     """macOS and old kernels have none: then a thread waits for each."""
     monkeypatch.delattr(os, "pidfd_open")
     nodes = [Node(f"n{number}", command(f"echo {number}")) for number in range(20)]
-    nodes += [Node("late", sh(holding(gate, "trap '' TERM"), grace=0.1), timeout=0.8)]
+    nodes += [Node("late", sh(holding(gate, "trap '' TERM;"), grace=0.1), timeout=0.8)]
     started = DAG(nodes).start(max_concurrency=4)
     gate.meet()
     result = started.wait(PATIENCE)

@@ -42,24 +42,23 @@ class Watchdog:
         self._table = mmap.mmap(self._file, slots * SLOT)
         self._table[:] = _BLANK * slots
         self._process: subprocess.Popen[bytes] | None = None
+        with contextlib.suppress(OSError):  # a machine so full that it has no room for it has other troubles
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", SCRIPT],
+                stdin=subprocess.PIPE,
+                stdout=self._file,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={},
+                start_new_session=True,
+                bufsize=0,
+            )
 
     def add(self, group: int) -> None:
-        """Watch a group; the first one starts the watchdog."""
+        """Watch a group; one that was started in the moment before this process dies is not known yet, and goes on."""
         if self._free:
             slot = self._taken[group] = self._free.pop()
             self._table[slot * SLOT : (slot + 1) * SLOT] = b"%-15d\n" % group
-        if self._process is None:
-            with contextlib.suppress(OSError):  # a machine so full that it has no room for it has other troubles
-                self._process = subprocess.Popen(
-                    ["/bin/sh", "-c", SCRIPT],
-                    stdin=subprocess.PIPE,
-                    stdout=self._file,
-                    stderr=subprocess.DEVNULL,
-                    cwd="/",
-                    env={},
-                    start_new_session=True,
-                    bufsize=0,
-                )
 
     def remove(self, group: int) -> None:
         """Watch a group no longer; to be called before its number may be given to another."""
