@@ -38,7 +38,7 @@ check: $(VENV)/.dev ## formatting, lint, types, the floors between packages
 
 .PHONY: test-main
 test-main: $(VENV)/.dev ## all tests on the main Python
-	@tools/redis
+	@tools/servers
 	$(BIN)/python -m pytest -q
 
 .PHONY: test-newer
@@ -66,7 +66,7 @@ bench: $(VENV)/.dev ## measure dagrid and its neighbours
 
 .PHONY: bench-engines
 bench-engines: $(VENV)/.dev ## start Ray, Dask, Celery and ipyparallel, and measure dagrid on them beside code written by hand
-	@tools/redis || true
+	@tools/servers || true
 	$(BIN)/python -m benchmarks engines parts partition partition-makespan
 
 .PHONY: format
@@ -81,7 +81,7 @@ COMPILE = tools/uv $(VENV) pip compile pyproject.toml --quiet --upgrade --univer
 .PHONY: lock
 lock: ## choose the newest versions that fit together and write them to requirements/
 	@test -x $(BIN)/uv || { PYTHON="$$(tools/find_python --main)" && "$$PYTHON" -m venv $(VENV) && $(BIN)/pip install --quiet uv; }
-	$(COMPILE) --extra celery --extra dask --extra ipyparallel --extra mosaic --extra ray --extra search --group build --group test --group check --group bench -o requirements/dev.lock >/dev/null
+	$(COMPILE) --extra celery --extra dask --extra ipyparallel --extra mosaic --extra postgres --extra ray --extra search --extra workflow --group build --group test --group check --group bench -o requirements/dev.lock >/dev/null
 	$(COMPILE) -c requirements/dev.lock --extra mosaic --extra search --group build -o requirements/run.lock >/dev/null
 	$(COMPILE) -c requirements/dev.lock -o requirements/base.lock >/dev/null
 	$(subst pip compile pyproject.toml,pip compile,$(COMPILE)) --group installer -o requirements/installer.lock >/dev/null

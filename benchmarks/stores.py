@@ -1,12 +1,13 @@
-"""What it costs to keep a journal so that it survives: facts on the disk, one by one, in batches, and as they come."""
+"""What it costs to keep a journal so that it survives: facts on a disk or a server, one by one, in batches, as they come."""
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -18,6 +19,7 @@ from dagrid.stores.memory import MemoryStore
 from dagrid.stores.sqlite import SQLiteStore
 
 DAGRID = "SQLiteStore"
+POSTGRES = "PostgresStore"
 MEMORY = "MemoryStore"
 RAW = "raw sqlite3"
 COMING = "as they come"
@@ -27,20 +29,30 @@ SIZES = {1: 2_000, 10: 20_000, 100: 100_000}
 MANY = 200_000
 
 Append = Callable[[int, list[bytes]], object]
+Make = Callable[[], Store]
 
 
 def store(quick: bool) -> Figure:
-    """SQLite with every commit synced, beside the store in memory, and beside the plain way to use SQLite."""
+    """SQLite with every commit synced, beside PostgreSQL, the store in memory, and the plain way to use SQLite."""
     rounds = 3 if quick else 5
     figure = Figure("store", f"facts of 60 bytes, on the disk (medians of {rounds})", "us a fact", DAGRID)
     part = 20 if quick else 1
-    with tempfile.TemporaryDirectory(prefix="dagrid-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="dagrid-bench-") as folder, ExitStack() as opened:
         place = Path(folder)
+        makers: dict[str, Make] = {DAGRID: lambda: SQLiteStore(_new(place))}
+        if server := _server(opened):
+            makers[POSTGRES] = server
+            figure.notes.append(
+                "PostgresStore: a server on this machine, as it comes (fsync and synchronous_commit on)"
+            )
+        else:
+            figure.notes.append("PostgresStore is missing: there is no PostgreSQL, or no psycopg")
         for size, count in SIZES.items():
             action = partial(_batches, count=max(size, count // part), size=size)
-            _enter(figure, f"{size} at once", place, action, max(size, count // part), rounds)
-        _enter(figure, COMING, place, partial(_as_they_come, count=MANY // part), MANY // part, rounds)
-        _grown(figure, place, MANY // part, rounds)
+            _enter(figure, f"{size} at once", makers, place, action, max(size, count // part), rounds)
+        _enter(figure, COMING, makers, place, partial(_as_they_come, count=MANY // part), MANY // part, rounds)
+        for name, make in makers.items():
+            _grown(figure, name, make, MANY // part, rounds)
     figure.hold(f"{COMING}: 60,000 facts a second", figure.value(DAGRID, COMING), 1e6 / 60_000)
     first, last = (figure.value(DAGRID, f"{GROWN}{tenth}") for tenth in ("begin", "end"))
     grown = last / first if first and last else None
@@ -53,9 +65,30 @@ def store(quick: bool) -> Figure:
     return figure
 
 
-def _enter(figure: Figure, column: str, place: Path, action: Callable[[Append], None], count: int, rounds: int) -> None:
+def _server(opened: ExitStack) -> Make | None:
+    """Start a PostgreSQL if there is one, and return what makes a new store in it."""
+    try:
+        from dagrid.stores.postgres import PostgresStore
+        from tests.stores.postgres_place import cluster
+
+        server = opened.enter_context(cluster(fsync="on", full_page_writes="on", shared_buffers="128MB"))
+    except (ImportError, OSError):
+        return None
+    number = itertools.count()
+    return lambda: PostgresStore(server.url(next(number)))
+
+
+def _enter(
+    figure: Figure,
+    column: str,
+    makers: Mapping[str, Make],
+    place: Path,
+    action: Callable[[Append], None],
+    count: int,
+    rounds: int,
+) -> None:
     contenders: dict[str, Callable[[], float]] = {
-        DAGRID: partial(_with_store, lambda: SQLiteStore(_new(place)), action),
+        **{name: partial(_with_store, make, action) for name, make in makers.items()},
         MEMORY: partial(_with_store, MemoryStore, action),
         RAW: partial(_with_rows, place, action),
     }
@@ -63,13 +96,13 @@ def _enter(figure: Figure, column: str, place: Path, action: Callable[[Append], 
         figure.put(name, column, [per(count, seconds) for seconds in samples])
 
 
-def _grown(figure: Figure, place: Path, count: int, rounds: int) -> None:
+def _grown(figure: Figure, name: str, make: Make, count: int, rounds: int) -> None:
     """Enter what an append costs in the first tenth and in the last of a run of so many facts."""
     first: list[float] = []
     last: list[float] = []
     for _ in range(rounds):
         took: list[float] = []
-        with SQLiteStore(_new(place)) as kept:
+        with closing(make()) as kept:
             append = partial(kept.append, "run", kept.create("run"))
             for begin in range(0, count, 100):
                 facts = _facts(begin, begin + 100)
@@ -79,8 +112,8 @@ def _grown(figure: Figure, place: Path, count: int, rounds: int) -> None:
         tenth = max(1, len(took) // 10)
         first.append(per(100, median(took[:tenth])))
         last.append(per(100, median(took[-tenth:])))
-    figure.put(DAGRID, f"{GROWN}begin", first)
-    figure.put(DAGRID, f"{GROWN}end", last)
+    figure.put(name, f"{GROWN}begin", first)
+    figure.put(name, f"{GROWN}end", last)
 
 
 def _new(place: Path) -> Path:
@@ -88,7 +121,7 @@ def _new(place: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=place)) / "runs.db"
 
 
-def _with_store(make: Callable[[], Store], action: Callable[[Append], None]) -> float:
+def _with_store(make: Make, action: Callable[[Append], None]) -> float:
     with closing(make()) as kept:
         return timed(action, partial(kept.append, "run", kept.create("run")))
 

@@ -64,7 +64,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
             for graph in ("the same graph", "a new graph each time")
         },
         "import": {"bare python", "python, import dagrid"},
-        "store": {"SQLiteStore", "MemoryStore", "raw sqlite3"},
+        "store": {"SQLiteStore", "PostgresStore", "MemoryStore", "raw sqlite3"},
         "cached": {"dagrid, inline", "dagrid, threads", "dagrid, a chain", "dagrid, nothing kept", "joblib.Memory"},
         "checkpoint": {"dagrid", 'dagrid, keep="outputs"', "dagrid, checkpoint"},
         "partition": {f"montage 238 /{k}" for k in (2, 4, 8)},

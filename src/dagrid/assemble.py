@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import lru_cache, partial
 from os import PathLike
 from time import time
@@ -37,6 +36,7 @@ from dagrid.opening import (
     BackendLike,
     CacheLike,
     CheckpointLike,
+    Opened,
     open_backend,
     open_cache,
     open_checkpoint,
@@ -129,7 +129,7 @@ def start(
         keep: which values stay until the end: "all", "outputs" (those that no node takes), or the names of nodes; any other is
             dropped when the last node that takes it has ended.
         checkpoint: a folder in which the journal and the values of the run are kept, so that `resume` can go on after a crash;
-            or a `Checkpoint` of other stores.
+            `postgresql://user@host/database`, so that it can do so on another machine; or a `Checkpoint` of other stores.
         run_id: what the run is called there; by default the name of the graph with the time.
         cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
             or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.
@@ -181,10 +181,10 @@ def start(
                 "omitted": dict(part.omitted),
             }
         )
-    with ExitStack() as opened:
+    with Opened() as opened:
         place, owned = open_backend(backend, max_concurrency)
         if owned:
-            opened.callback(place.close, wait=False)
+            opened.add(partial(place.close, wait=False))
         _check_needs(compiled.plan, place)
         opened_cache = open_cache(cache)
         if opened_cache is not None and compiled.bindings.lineages:
@@ -206,7 +206,7 @@ def start(
         engine.began = began
         engine.start()
         readers = [*observers, *_progress(progress)]
-        return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=run_id or "")
+        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "")
 
 
 def restart(
@@ -222,7 +222,7 @@ def restart(
     cache: CacheLike | None = None,
 ) -> Run:
     """Go on with a run that a checkpoint keeps, and return its handle; takes what `resume` takes."""
-    with ExitStack() as opened:
+    with Opened() as opened:
         place_of_record = open_checkpoint(opened, checkpoint)
         record = _chosen_run(place_of_record, run_id)
         head = read_head(place_of_record, record.run)
@@ -230,7 +230,7 @@ def restart(
         compiled = compiled_for(head["dag"], head["tasks"], settings)
         place, owned = open_backend(backend, settings.max_concurrency)
         if owned:
-            opened.callback(place.close, wait=False)
+            opened.add(partial(place.close, wait=False))
         _check_needs(compiled.plan, place)
         # From here on the run is ours; whoever had it has lost it. One that has ended is only read.
         store = place_of_record.store
@@ -250,7 +250,7 @@ def restart(
             recorder.begin(clock.now())
             engine.start()
         readers = [*observers, *_progress(progress)]
-        return Run(engine, traced=tracing, observers=readers, release=opened.pop_all().close, run_id=record.run)
+        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=record.run)
 
 
 def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: Any) -> ExecutionResult:
@@ -344,7 +344,7 @@ def _run_id(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name or 'run')}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
 
 
-def _record(opened: ExitStack, checkpoint: CheckpointLike, run_id: str, name: str | None, clock: Clock) -> Recorder:
+def _record(opened: Opened, checkpoint: CheckpointLike, run_id: str, name: str | None, clock: Clock) -> Recorder:
     kept = open_checkpoint(opened, checkpoint)
     epoch = kept.store.create(run_id, name=name or "", at=time())
     return Recorder(kept, run_id, epoch, 0, clock.now())

@@ -10,11 +10,10 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from functools import cache as once
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from dagrid.errors import (
     BackendError,
@@ -39,6 +38,34 @@ DEFAULT_CACHE = ".dagrid/cache"
 BackendLike = str | Backend | FourMethods
 CacheLike = str | PathLike[str] | Artifacts | bool
 CheckpointLike = str | PathLike[str] | Checkpoint
+
+
+class Opened:
+    """What a run has opened: closed when it ends, or at once if it does not come about. An ExitStack costs a short run more."""
+
+    __slots__ = ("_closers",)
+
+    def __init__(self) -> None:
+        self._closers: list[Callable[[], object]] = []
+
+    def add(self, close: Callable[[], object]) -> None:
+        """Close something else with these."""
+        self._closers.append(close)
+
+    def close(self) -> None:
+        """Close all, the last one first, also when one of them raises."""
+        if self._closers:
+            try:
+                self._closers.pop()()
+            finally:
+                self.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.close()
 
 
 def open_backend(backend: BackendLike | None, max_concurrency: int | None = None) -> tuple[Backend, bool]:
@@ -212,12 +239,30 @@ def _read(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-def open_checkpoint(opened: ExitStack, checkpoint: CheckpointLike) -> Checkpoint:
-    """Return what a folder means, open until the stack is left; a checkpoint that is made already is its maker's to close."""
+def open_checkpoint(opened: Opened, checkpoint: CheckpointLike) -> Checkpoint:
+    """Return what a folder or the URL of a database means, open until the rest is closed.
+
+    A checkpoint that is made already is its maker's to close.
+
+    Raises:
+        StoreError: it cannot be opened.
+        InvalidSettingError: it is a URL, and none of PostgreSQL's.
+    """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
-    from dagrid.stores import open_artifacts, open_store
+    from dagrid.stores import is_postgres, masked, open_artifacts, open_postgres, open_store
 
+    if is_postgres(checkpoint):
+        journal, values = open_postgres(checkpoint)
+        opened.add(journal.close)
+        opened.add(values.disconnect)  # a result may still be asked for a value
+        return Checkpoint(journal, values)
+    if isinstance(checkpoint, str) and "://" in checkpoint:
+        raise InvalidSettingError(
+            f"A checkpoint is a folder, or postgresql://user@host/database; not {masked(checkpoint)!r}. Other stores go into a "
+            f"Checkpoint."
+        )
     folder = Path(checkpoint)
-    store = opened.enter_context(closing(open_store(folder / "journal.db")))
+    store = open_store(folder / "journal.db")
+    opened.add(store.close)
     return Checkpoint(store, open_artifacts(folder / "values"))

@@ -6,7 +6,6 @@ its workers to the host that opened it and pushes everything that happens to the
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -68,7 +67,7 @@ class Call(msgspec.Struct):
     rides: int = -1
 
 
-class Encoded(ABC):
+class Encoded:
     """A value that is still in the form in which it travelled; a backend derives its own from this.
 
     A backend may report such an object as the value of an attempt; it receives it again, unopened, among the arguments of a
@@ -77,9 +76,9 @@ class Encoded(ABC):
 
     __slots__ = ()
 
-    @abstractmethod
     def decode(self) -> Any:
-        """Return the value itself."""
+        """Return the value itself; each kind says how."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is opened. Give it a method decode().")
 
     def packed(self) -> bytes:
         """Return the value pickled, for who keeps it."""

@@ -109,7 +109,7 @@ def test_the_value_is_the_text_that_a_command_writes():
     assert found == ["ONE", "a b|$HOME|", "1", "äBC", "1000000", "0"]
 
 
-@pytest.mark.parametrize("backend", ["inline", "thread"])
+@pytest.mark.parametrize("backend", ["inline", "thread", "multiprocessing?max_workers=1"])
 def test_values_flow_to_commands_and_from_them(backend):
     """A command is a node like others: it stands between functions, wherever these run."""
 
@@ -288,6 +288,8 @@ def test_a_task_that_is_no_command_says_so():
     assert "returned int" in str(found.error)
     with pytest.raises(InvalidNodeError, match="Remove its cache"):
         DAG([Node("node", command("true"), cache=True)]).run(progress=False)
+    with pytest.raises(InvalidNodeError, match="Remove its place"):
+        DAG([Node("node", command("true"), place="caller")]).run(progress=False)
     with pytest.raises(InvalidNodeError, match="Remove unpack_to"):
         DAG([task(unpack_to=2, name="pair")(command("echo")).node]).run(progress=False)
     wrong: dict

@@ -1,4 +1,4 @@
-"""A Redis without persistence and Celery workers for tests, each stopped by its process id."""
+"""A Redis without persistence, a RabbitMQ and Celery workers for tests, each stopped by its process id."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 SERVER = shutil.which("redis-server") or "redis-server"
 MODULE = "dagrid.execution.backends.celery"
+# The script itself, if it is there: the one on the path of Debian asks to be root.
+RABBITMQ = shutil.which("/usr/lib/rabbitmq/bin/rabbitmq-server") or shutil.which("rabbitmq-server") or ""
+EPMD = shutil.which("epmd") or ""
 
 
 def free_port() -> int:
@@ -83,16 +86,70 @@ def wait_ready(folder: Path, *names: str) -> None:
 
 
 @contextmanager
-def installation(folder: Path, workers: int = 2, **settings: object) -> Iterator[str]:
-    """Run a Redis and workers, and return the address of the broker."""
+def redis(folder: Path) -> Iterator[str]:
+    """Run a Redis and return its address."""
     port = free_port()
-    processes = [start_redis(folder, port)]
-    broker = f"redis://127.0.0.1:{port}/0"
+    server = start_redis(folder, port)
     try:
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        stop(server)
+
+
+@contextmanager
+def rabbitmq(folder: Path) -> Iterator[str]:
+    """Run a RabbitMQ, with a directory of names of its own, and return its address."""
+    port, names = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "HOME": str(folder),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_PORT": str(names),
+        "RABBITMQ_NODENAME": "dagrid@localhost",
+        "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(free_port()),
+        "RABBITMQ_MNESIA_BASE": str(folder / "db"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_CONFIG_FILE": str(folder / "none"),
+        "RABBITMQ_CONF_ENV_FILE": os.devnull,
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+        "RABBITMQ_PID_FILE": str(folder / "pid"),
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+    }
+    said = folder / "rabbitmq.log"
+    with open(said, "ab") as log, ExitStack() as stack:
+
+        def start(*command: str) -> subprocess.Popen[bytes]:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True
+            )
+            stack.callback(stop, process)
+            return process
+
+        start(EPMD, "-address", "127.0.0.1", "-port", str(names))
+        server = start(RABBITMQ)
+        deadline = time.monotonic() + 40
+        while "Server startup complete" not in said.read_text():
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(said.read_text())
+        yield f"amqp://guest:guest@127.0.0.1:{port}//"
+
+
+@contextmanager
+def installation(
+    folder: Path,
+    workers: int = 2,
+    *,
+    server: Callable[[Path], AbstractContextManager[str]] = redis,
+    **settings: object,
+) -> Iterator[str]:
+    """Run a broker and workers, and return the address of the broker."""
+    with server(folder) as broker, ExitStack() as stack:
         names = [f"worker{number}" for number in range(workers)]
-        processes += [start_worker(folder, broker, name, **settings) for name in names]  # type: ignore[arg-type]
+        for name in names:
+            process = start_worker(folder, broker, name, **settings)  # type: ignore[arg-type]
+            stack.callback(stop, process, signal.SIGQUIT)
         wait_ready(folder, *names)
         yield broker
-    finally:
-        for process in reversed(processes):
-            stop(process, signal.SIGTERM if process is processes[0] else signal.SIGQUIT)

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 import dagrid
-from dagrid import DAG, Node, current
+from dagrid import DAG, Node
 from dagrid.errors import BackendError, InvalidSettingError, PoisonousTaskError
 from dagrid.execution.backends.celery import CeleryBackend
-from dagrid.graph.grow import collect, map_over, map_reduce
 from dagrid.machine.events import Outcome
 from dagrid.testing import Gate, Probe
 from dagrid.testing.gate import stand
@@ -74,6 +73,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the workers be asked more often than every other second."""
+    monkeypatch.setattr("dagrid.execution.backends._celery_watch.PULSE", 0.5)
+
+
+@pytest.fixture
 def backend(broker: str) -> Iterator[CeleryBackend]:
     with CeleryBackend(broker) as backend:
         yield backend
@@ -103,27 +108,6 @@ def test_both_workers_take_part_and_times_are_theirs(backend: CeleryBackend) -> 
     assert result.ok
     assert result.trace is not None
     assert all(0 <= node.duration_seconds < 20 for node in result.node_results.values())
-
-
-def test_situations_of_growth(backend: CeleryBackend) -> None:
-    """A list found at run time is mapped over, and reduced; a task attaches a sub-graph to itself."""
-    rule = map_reduce("names", Node("upper", lambda name: name.upper()), reduce=Node("join", "+".join))
-    assert DAG([Node("names", lambda: ["a", "b", "c"])]).run(rules=[rule], backend=backend)["join"] == "A+B+C"
-
-    def survey() -> int:
-        me = current()
-        me.grow(Node("twice", lambda value: 2 * value, inputs={"value": me.node}))
-        return 21
-
-    assert DAG([Node("survey", survey, adds=set())]).run(backend=backend).raise_for_status()["twice"] == 42
-
-    def sorted_pages(pages):
-        return sorted(pages)
-
-    rules = [collect("pdf", Node("merge", sorted_pages, kind="book"))]
-    rules.append(map_over("names", Node("page", lambda name: f"{name}.pdf", kind="pdf")))
-    result = DAG([Node("names", lambda: ["x", "y"])]).run(rules=rules, backend=backend)
-    assert result.raise_for_status()["merge"] == ["x.pdf", "y.pdf"]
 
 
 def test_many_runs_at_once_on_one_backend(backend: CeleryBackend) -> None:
@@ -164,19 +148,7 @@ def test_outcomes_by_the_broker_itself(tmp_path: Path) -> None:
         assert DAG(nodes).run(backend=backend)["two"] == 2
 
 
-def test_signed_calls_only(tmp_path: Path) -> None:
-    """Who has another key, or none, is refused by name; who has the key is served."""
-    with installation(tmp_path, 1, key="secret") as address:
-        for key, words in ((None, "not signed"), ("other", "signature of the call is wrong")):
-            with CeleryBackend(address, key=key) as backend:
-                error = DAG([Node("n", lambda: 1)]).run(backend=backend).node_results["n"].error
-                assert isinstance(error, BackendError)
-                assert words in str(error)
-        with CeleryBackend(address, key="secret") as backend:
-            assert DAG([Node("n", lambda: 1)]).run(backend=backend)["n"] == 1
-
-
-def test_a_whole_worker_that_dies_costs_what_it_ran(tmp_path: Path) -> None:
+def test_a_whole_worker_that_dies_costs_what_it_ran(tmp_path: Path, hurry: None) -> None:
     """Nobody tells of a killed worker: it is missed, and the attempt is tried on the other one."""
     port = free_port()
     broker = f"redis://127.0.0.1:{port}/0"
@@ -198,7 +170,7 @@ def test_a_whole_worker_that_dies_costs_what_it_ran(tmp_path: Path) -> None:
             stop(process, signal.SIGTERM if process is processes[0] else signal.SIGQUIT)
 
 
-def test_a_broker_that_goes_away(tmp_path: Path) -> None:
+def test_a_broker_that_goes_away(tmp_path: Path, hurry: None) -> None:
     """Back in time the run goes on, though it forgot everything; gone for good the run fails and says so, and ends."""
     port = free_port()
     broker = f"redis://127.0.0.1:{port}/0"
@@ -228,7 +200,7 @@ def test_a_broker_that_goes_away(tmp_path: Path) -> None:
         stop(server)
 
 
-def test_a_queue_without_workers_ends_the_run(broker: str) -> None:
+def test_a_queue_without_workers_ends_the_run(broker: str, hurry: None) -> None:
     """A mistyped queue must not hang for ever."""
     with CeleryBackend(broker, queue="nobody", patience=3.0) as backend:
         error = DAG([Node("n", lambda: 1)]).run(backend=backend).node_results["n"].error
@@ -258,7 +230,7 @@ def test_a_broker_out_of_reach_is_told_at_once() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"broker": "redis://x", "max_in_flight": 0}, {"broker": "redis://x", "patience": 0}],
+    [{}, {"broker": "redis://x", "max_workers": 0}, {"broker": "redis://x", "patience": 0}],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
     """A mistake is told where it is made."""

@@ -21,6 +21,9 @@ from dagrid.graph.grow import map_reduce
 from dagrid.ports import Backend
 from dagrid.testing import BackendConformance, EngineConformance, Gate
 from dagrid.testing.gate import stand
+from tests.engines.dask_place import settle
+from tests.engines.mosaic_on_engine import MosaicOnEngine
+from tests.growth.growth_situations import GrowthSituations, travelling_by_value
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
@@ -66,13 +69,12 @@ class TestProcesses(BackendConformance):
         self.client = processes
 
     def make_backend(self, slots: int) -> Backend:
-        self.client.wait_for_workers(2, timeout=30)
+        settle(self.client, 2)
         return DaskBackend(client=self.client, max_workers=slots, kill=True)
 
 
 class TestThreads(BackendConformance):
     carries_surroundings = False
-    frees_slots = False
     patience = 30.0
 
     @pytest.fixture(autouse=True)
@@ -91,8 +93,26 @@ class TestGraphs(EngineConformance):
         self.client = processes
 
     def make_backend(self, slots: int) -> Backend:
-        self.client.wait_for_workers(2, timeout=30)
+        settle(self.client, 2)
         return DaskBackend(client=self.client, max_workers=slots, kill=True)
+
+
+class TestGrowth(GrowthSituations):
+    @pytest.fixture
+    def place(self, processes: Client) -> Iterator[DaskBackend]:
+        with travelling_by_value(), DaskBackend(client=processes) as backend:
+            yield backend
+
+
+@pytest.mark.example
+class TestMosaic(MosaicOnEngine):
+    @pytest.fixture(autouse=True)
+    def _client(self, processes: Client) -> None:
+        self.client = processes
+
+    def backend_argument(self) -> str:
+        settle(self.client, 2)
+        return address_of(self.client).replace("tcp", "dask")
 
 
 def address_of(client: Client) -> str:
@@ -101,7 +121,7 @@ def address_of(client: Client) -> str:
 
 def test_a_url_names_the_scheduler(processes: Client) -> None:
     """The place is one text; the connection made for it is closed with the run, the cluster is not."""
-    processes.wait_for_workers(2, timeout=30)
+    settle(processes, 2)
     url = f"dask://{address_of(processes).removeprefix('tcp://')}?max_workers=1"
     result = DAG([Node("one", os.getpid), Node("two", lambda one: (one, os.getpid()), inputs={"one": "one"})]).run(
         backend=url
@@ -179,7 +199,7 @@ def test_a_graph_grows_on_it(processes: Client) -> None:
 
 def test_a_task_whose_worker_dies_runs_again(processes: Client, tmp_path: Any) -> None:
     """The loss is counted once, and the value comes from another process."""
-    processes.wait_for_workers(2, timeout=30)
+    settle(processes, 2)
     mark = str(tmp_path / "died")
 
     def dies_once() -> int:
@@ -203,7 +223,6 @@ def test_many_runs_at_once(processes: Client) -> None:
             dag.start({"two": lambda one, number=number: (bool(one), number)}, backend=backend) for number in range(12)
         ]
         assert [run.wait(60)["two"] for run in runs] == [(True, number) for number in range(12)]
-        assert not backend.flights
 
 
 def test_nobody_at_the_address() -> None:

@@ -16,8 +16,9 @@ import ray
 from dagrid import DAG, Node
 from dagrid.errors import BackendUnreachableError, InvalidSettingError, PoisonousTaskError
 from dagrid.execution.backends.ray import RayBackend
-from dagrid.graph.grow import map_reduce
 from dagrid.testing import BackendConformance, EngineConformance
+from tests.engines.mosaic_on_engine import MosaicOnEngine
+from tests.growth.growth_situations import GrowthSituations, travelling_by_value
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
@@ -35,9 +36,9 @@ with DistributedExecutor(dag, backend, node_timeout=300) as executor:
 OWN_SESSION = f"""
 import dagrid, ray
 dag = dagrid.DAG.builder().add_node("a").add_node("b").add_edge("a", "b").build()
-tasks = {{"a": lambda: 1, "b": lambda: 2}}
+tasks = {{"a": lambda: 1, "b": lambda: bytes(500_000)}}
 {EXAMPLE}
-print(result.backend_name, result.execution_result.succeeded, ray.is_initialized())
+print(result.backend_name, result.execution_result.succeeded, ray.is_initialized(), len(result.execution_result["b"]))
 """
 
 
@@ -74,6 +75,21 @@ class TestRayWithTheEngine(EngineConformance):
         return RayBackend(num_cpus=slots)
 
 
+@pytest.mark.usefixtures("session")
+class TestRayGrowth(GrowthSituations):
+    @pytest.fixture
+    def place(self, backend: RayBackend) -> Iterator[RayBackend]:
+        with travelling_by_value():
+            yield backend
+
+
+@pytest.mark.example
+@pytest.mark.usefixtures("session")
+class TestRayMosaic(MosaicOnEngine):
+    def backend_argument(self) -> str:
+        return "ray?num_cpus=2"
+
+
 def test_a_session_of_the_users_is_reused_and_left_alone(session: None) -> None:
     """Who called `ray.init` still has their cluster after the run; the page's example, word for word."""
     dag = DAG([Node("a"), Node("b", depends_on=["a"])])
@@ -85,9 +101,12 @@ def test_a_session_of_the_users_is_reused_and_left_alone(session: None) -> None:
 
 
 def test_a_session_that_the_backend_began_ends_with_it() -> None:
-    """The same example where there is no session; nothing but the program's own words is printed."""
+    """The same example where there is no session; nothing but the program's own words is printed.
+
+    A large value that had stayed in the session can still be read.
+    """
     done = subprocess.run([sys.executable, "-c", OWN_SESSION], capture_output=True, text=True, check=False, timeout=100)
-    assert (done.stdout, done.returncode) == ("ray 2 False\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == ("ray 2 False 500000\n", 0), done.stderr
 
 
 def test_nobody_at_the_address() -> None:
@@ -114,13 +133,6 @@ def test_settings_that_make_no_sense(session: None) -> None:
         RayBackend(num_cpus=0)
     with pytest.raises(InvalidSettingError, match="no_such_option"):
         RayBackend(no_such_option=1)
-
-
-def test_a_graph_grows(backend: RayBackend) -> None:
-    """A list found at run time is mapped over and reduced in the cluster."""
-    rule = map_reduce("list", Node("square", lambda n: n * n), reduce=Node("sum", sum))
-    result = DAG([Node("list", lambda: [1, 2, 3])]).run(rules=[rule], backend=backend)
-    assert result.raise_for_status()["sum"] == 14
 
 
 def test_many_runs_share_the_workers(backend: RayBackend) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dagrid import DAG, Node, Patch, Rule, View
+from dagrid.execution.recording import Checkpoint
+from dagrid.stores import is_postgres, open_artifacts, open_postgres, open_store
 
 
 def note(log: str, word: str) -> None:
@@ -98,14 +100,17 @@ def three(log: str) -> int:
     return 3
 
 
-def main() -> None:
-    """Start a run that will die: the graph, the log, the folder, the backend, and the facts before a snapshot."""
-    graph, log, folder, backend, first_snapshot = sys.argv[1:]
-    from dagrid.execution.recording import Checkpoint
-    from dagrid.stores import open_artifacts, open_store
+def checkpoint_of(place: str, first_snapshot: int) -> Checkpoint:
+    """Return what a folder or a URL means, with snapshots after so many facts; whoever asks closes its store."""
+    if is_postgres(place):
+        return Checkpoint(*open_postgres(place), first_snapshot)
+    return Checkpoint(open_store(f"{place}/journal.db"), open_artifacts(f"{place}/values"), first_snapshot)
 
-    store = open_store(f"{folder}/journal.db")
-    checkpoint = Checkpoint(store, open_artifacts(f"{folder}/values"), int(first_snapshot))
+
+def main() -> None:
+    """Start a run that will die: the graph, the log, the folder or URL, the backend, and the facts before a snapshot."""
+    graph, log, folder, backend, first_snapshot = sys.argv[1:]
+    checkpoint = checkpoint_of(folder, int(first_snapshot))
     settings: dict[str, Any] = {"checkpoint": checkpoint, "backend": backend, "run_id": "the-run"}
     if graph == "growing":
         dag, rules = growing(log)

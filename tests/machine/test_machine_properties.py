@@ -9,14 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagrid.graph.node import Node
+from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, grow, settled, take
+from dagrid.machine.commands import Evaluate, Perform
 from dagrid.machine.decide import decide
-from dagrid.machine.events import NODE_MASK, Asked, Finished, Kind, Outcome, WorkerJoined
+from dagrid.machine.events import NODE_MASK, Asked, Fact, Finished, Growth, Kind, Outcome, RuleEvaluated, WorkerJoined
 from dagrid.machine.explain import explain
 from dagrid.machine.pick import matches
+from dagrid.machine.plan import Settings
 from dagrid.machine.state import COMPLETED, READY, State
 from tests.machine.strategies import Case, cases, plain_nodes
 from tests.machine.world import World, picture, plan_of, replayed
 
+WAITS = ("n0",)
 chances = st.integers(0, 2**32).map(random.Random)
 
 
@@ -31,7 +35,24 @@ def test_invariants_hold_and_every_run_ends(
     case: Case, chance: random.Random, rules: list[bool], steps: int, chains: bool
 ) -> None:
     """Workers come, go and lie late, attempts fail, time out and are taken back: `check` runs after every single step."""
-    World(case.plan(), chance, rules=rules, chains=chains).live(steps)
+    World(case.plan(), chance, rules=rules, waits=WAITS, chains=chains).live(steps)
+
+
+@given(
+    nodes=plain_nodes(),
+    chance=chances,
+    rules=st.lists(st.booleans(), max_size=4),
+    steps=st.integers(0, 60),
+    limit=st.sampled_from([None, 1, 2]),
+)
+def test_invariants_hold_on_the_short_ways(
+    nodes: list[Node], chance: random.Random, rules: list[bool], steps: int, limit: int | None
+) -> None:
+    """Plain nodes in a run without resources: here workers are given nodes, and patches are taken, without `decide`."""
+    world = World(plan_of(nodes, Settings(max_concurrency=limit)), chance, rules=rules, waits=WAITS)
+    world.live(steps)
+    again = replayed(world.state, plan_of(nodes, Settings(max_concurrency=limit)), rules, None, WAITS)
+    assert picture(again) == picture(world.state)
 
 
 @given(
@@ -45,14 +66,14 @@ def test_facts_alone_give_the_same_state(
     case: Case, chance: random.Random, rules: list[bool], steps: int, chains: bool
 ) -> None:
     """A restart applies the journal to a fresh state and decides nothing: it must know all that was known."""
-    world = World(case.plan(), chance, rules=rules, chains=chains)
+    world = World(case.plan(), chance, rules=rules, waits=WAITS, chains=chains)
     for _ in range(steps):
         possible = world.possible()
         if not possible or world.finished:
             break
         world.at += 0.001
         chance.choice(possible)()
-    again = replayed(world.state, case.plan(), rules)
+    again = replayed(world.state, case.plan(), rules, None, WAITS)
     assert picture(again) == picture(world.state)
 
 
@@ -80,7 +101,7 @@ def test_a_run_goes_on_from_wherever_its_process_died(
     case: Case, chance: random.Random, rules: list[bool], steps: int
 ) -> None:
     """A store has the facts up to the end of some step; all workers are gone, and some values that could not be kept."""
-    world = World(case.plan(), chance, rules=rules)
+    world = World(case.plan(), chance, rules=rules, waits=WAITS)
     for _ in range(steps):
         possible = world.possible()
         if not possible or world.finished:
@@ -88,7 +109,7 @@ def test_a_run_goes_on_from_wherever_its_process_died(
         world.at += 0.001
         chance.choice(possible)()
     for until in sorted(set(world.boundaries)):
-        again = replayed(world.state, case.plan(), rules, until)
+        again = replayed(world.state, case.plan(), rules, until, WAITS)
         pickled: State = pickle.loads(pickle.dumps(again))
         pickled.plan, pickled.journal = again.plan, list(again.journal)
         assert picture(pickled) == picture(again)
@@ -96,7 +117,7 @@ def test_a_run_goes_on_from_wherever_its_process_died(
             continue
         lost = [node for node, status in enumerate(again.status) if status == COMPLETED and chance.random() < 0.3]
         chance.shuffle(lost)
-        after = World(case.plan(), chance, rules=rules)
+        after = World(case.plan(), chance, rules=rules, waits=WAITS)
         after.at = world.at
         after.restart(pickled, lost)
         for _ in range(chance.randrange(8)):
@@ -106,7 +127,7 @@ def test_a_run_goes_on_from_wherever_its_process_died(
                 chance.choice(possible)()
         if not after.finished:
             after.live(0)
-        assert picture(replayed(pickled, case.plan(), rules)) == picture(pickled)
+        assert picture(replayed(pickled, case.plan(), rules, None, WAITS)) == picture(pickled)
 
 
 @given(nodes=plain_nodes(), workers=st.integers(1, 3), chance=chances, failing=st.booleans())
@@ -143,6 +164,71 @@ def test_the_fast_path_is_only_fast(nodes: list[Node], workers: int, seed: int, 
             world.chance.choice(world.possible(calm=True))()
         journals.append(list(world.state.facts()))
     assert journals[0] == journals[1]
+
+
+@st.composite
+def patches(draw: st.DrawFn) -> list[tuple[list[Node], list[str]]]:
+    """Draw what a chain of rules appends: nodes that depend on earlier ones, and for what the rule after it waits, if it does."""
+    found = []
+    names = ["n0"]
+    for turn in range(draw(st.integers(1, 6))):
+        nodes = []
+        for number in range(draw(st.integers(0, 3))):
+            before = draw(st.lists(st.sampled_from(names), max_size=2, unique=True))
+            nodes.append(Node(f"r{turn}-{number}", None, before, draw(st.integers(-1, 1))))
+            names.append(nodes[-1].id)
+        found.append((nodes, draw(st.lists(st.sampled_from([*names, "late"]), max_size=2, unique=True))))
+    return found
+
+
+@given(patches=patches(), limit=st.sampled_from([None, 1]))
+def test_growing_the_short_way_writes_the_same_journal(
+    patches: list[tuple[list[Node], list[str]]], limit: int | None
+) -> None:
+    """A worker delivers, asks the rules that waited for it, and hands in their answers with its question for a next call."""
+    short, long = (grown(patches, limit, fast) for fast in (True, False))
+    assert short == long
+
+
+def grown(patches: list[tuple[list[Node], list[str]]], limit: int | None, fast: bool) -> list[Fact]:
+    """Run a graph of one node with one worker and a chain of rules, each of which appends the next one; return the facts."""
+    settings = Settings(max_concurrency=limit)
+    state = State(plan_of([Node("n0")], settings), Growth(rules=[(0, True, None, ("n0",))]))
+    commands = decide(state, [WorkerJoined(0, "w", 0.0, pulls=True)], 0.0)
+    commands += decide(state, [Asked(0, 0.0)], 0.0)
+    for at in range(200):
+        questions = [each.rule for each in commands if isinstance(each, Evaluate)]
+        given = [each.attempts[0] for each in commands if isinstance(each, Perform)]
+        commands = []
+        for place, rule in enumerate(questions):
+            nodes, waits = patches[rule]
+            more = [(rule + 1, True, None, tuple(waits))] if rule + 1 < len(patches) else []
+            answer = RuleEvaluated(rule, at, Growth(nodes, more))
+            asked = [Asked(0, at)] if place == len(questions) - 1 and not given and not state.queues[0] else []
+            if not (fast and can_grow(state, answer)):
+                commands += decide(state, [answer, *asked], at)
+                continue
+            grow(state, answer)
+            following = take(state, 0, at) if asked else IDLE
+            if following >= 0:
+                commands.append(Perform(0, [following]))
+            if (asked and following < 0) or not settled(state):
+                commands += decide(state, asked, at)
+        for attempt in given:
+            following = advance(state, attempt, 0, at, at) if fast else SLOW
+            if following == SLOW:
+                asks = decide(state, [Finished(0, attempt, Outcome.COMPLETED, at, at)], at)
+                commands += asks or decide(state, [Asked(0, at)], at)
+            elif following == RULES:
+                commands += [Evaluate(rule) for rule in state.asks]
+                state.asks.clear()
+            elif following == IDLE:
+                commands += decide(state, [Asked(0, at)], at)
+            else:
+                commands.append(Perform(0, [following]))
+        if state.finished:
+            return list(state.facts())
+    raise AssertionError("the run does not end")
 
 
 @given(case=cases(), chance=chances)

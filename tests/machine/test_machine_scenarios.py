@@ -11,8 +11,9 @@ import pytest
 from dagrid.errors import GraphLimitError, IllegalTransitionError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.node import Node
 from dagrid.graph.policy import Retry
-from dagrid.machine.commands import Cancel, Finish, Perform, Recall, SetTimer
-from dagrid.machine.decide import IDLE, RULES, advance, decide
+from dagrid.machine.advance import IDLE, RULES, advance, can_grow
+from dagrid.machine.commands import Cancel, Evaluate, Finish, Perform, Recall, SetTimer
+from dagrid.machine.decide import decide
 from dagrid.machine.events import (
     Asked,
     CancelRequested,
@@ -698,3 +699,14 @@ def test_a_node_that_could_never_start_is_refused() -> None:
     """Before anything runs, with the amounts in the message."""
     with pytest.raises(UnsatisfiableError, match=r"asks for 2 of resource 'gpu', and the run has 1 in all"):
         plan_of([Node("a", resources={"gpu": 2})], Settings(resources={"gpu": 1}))
+
+
+def test_an_answer_that_is_out_of_date_is_not_taken_the_short_way() -> None:
+    """A rule saw a node before it started; its patch would rest on what is no longer so, and the rule is asked again."""
+    state = State(plan_of([Node("a"), Node("b")]), Growth(rules=[(0, False, None, ())]))
+    decide(state, [WorkerJoined(0, "w", 0.0, pulls=True)], 0.0)
+    answer = RuleEvaluated(0, 0.0, Growth([Node("c")]), reads={0: READY})
+    assert can_grow(state, answer)
+    decide(state, [Asked(0, 0.0)], 0.0)
+    assert not can_grow(state, answer)
+    assert Evaluate(0) in decide(state, [answer], 0.0)

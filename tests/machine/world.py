@@ -11,8 +11,9 @@ from typing import Any
 
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node
+from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, grow, take
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
-from dagrid.machine.decide import IDLE, SLOW, advance, decide
+from dagrid.machine.decide import decide
 from dagrid.machine.events import (
     NODE_MASK,
     Asked,
@@ -147,14 +148,16 @@ def check_moves(before: bytes, after: bytes) -> None:
         assert new in REACH[old], f"{Status(old).name} -> {Status(new).name}"
 
 
-def rules_of(optional: Sequence[bool]) -> Growth:
-    """Return rules that say nothing of what they add, by whether they are optional."""
-    return Growth(rules=[(number, each, None, ()) for number, each in enumerate(optional)])
+def rules_of(optional: Sequence[bool], waits: tuple[str, ...] = ()) -> Growth:
+    """Return rules that say nothing of what they add, by whether they are optional; every second one waits for nodes."""
+    return Growth(rules=[(number, each, None, waits * (number % 2)) for number, each in enumerate(optional)])
 
 
-def replayed(state: State, fresh: Plan, rules: Sequence[bool], until: int | None = None) -> State:
+def replayed(
+    state: State, fresh: Plan, rules: Sequence[bool], until: int | None = None, waits: tuple[str, ...] = ()
+) -> State:
     """Return what the first facts of a run, or all, make of a fresh state; `fresh` is the plan as it was at the start."""
-    again = State(fresh, rules_of(rules))
+    again = State(fresh, rules_of(rules, waits))
     for fact in list(state.facts(0, until)):
         apply(again, fact)
     return again
@@ -197,6 +200,7 @@ class Place:
     running: dict[int, float] = field(default_factory=dict)
     riding: dict[int, int] = field(default_factory=dict)
     woken: bool = False
+    asking: bool = False  # it delivered, and will ask when the rules have been asked that waited for this
 
     @property
     def startable(self) -> list[int]:
@@ -221,10 +225,11 @@ class World:
         chance: random.Random,
         *,
         rules: Sequence[bool] = (),
+        waits: tuple[str, ...] = (),
         fast: bool = True,
         chains: bool = False,
     ) -> None:
-        self.state = State(plan, rules_of(rules))
+        self.state = State(plan, rules_of(rules, waits))
         self.state.chains = chains
         self.chance = chance
         self.fast = fast
@@ -346,14 +351,26 @@ class World:
             self.tell(done, Asked(place.number, self.at))
         elif following == IDLE:
             self.tell(Asked(place.number, self.at))
+        elif following == RULES:
+            self.questions.extend(self.state.asks)
+            self.state.asks.clear()
+            place.asking = True
+            check(self.state)
         else:
-            self.order.append(following)
-            place.running[following] = self.at
-            self.tell()
+            self._given(place, following)
+
+    def _given(self, place: Place, node: int) -> None:
+        self.order.append(node)
+        place.running[node] = self.at
+        self.tell()
 
     def ask(self, place: Place) -> None:
-        place.woken = False
-        self.tell(Asked(place.number, self.at))
+        place.woken = place.asking = False
+        following = take(self.state, place.number, self.at) if self.fast else IDLE
+        if following == IDLE:
+            self.tell(Asked(place.number, self.at))
+        else:
+            self._given(place, following)
 
     def timer(self) -> None:
         timer = min(self.timers, key=lambda each: each.at)
@@ -393,7 +410,20 @@ class World:
 
     def answer_rule(self, nodes: Sequence[Node] = (), applied: bool = False, error: str = "") -> None:
         rule = self.questions.pop(0)
-        self.tell(RuleEvaluated(rule, self.at, Growth(nodes) if applied else None, error=error))
+        answer = RuleEvaluated(rule, self.at, Growth(nodes) if applied else None, error=error)
+        if not (self.fast and can_grow(self.state, answer)):
+            self.tell(answer)
+            return
+        before = bytes(self.state.status)
+        grow(self.state, answer)
+        check_moves(before, bytes(self.state.status))
+        asking = [place for place in self.places.values() if place.asking]
+        following = take(self.state, asking[0].number, self.at) if asking else IDLE
+        if following == IDLE:
+            self.tell()
+            return
+        asking[0].asking = False
+        self._given(asking[0], following)
 
     # --- by chance --------------------------------------------------------------------------------------------------------
 
@@ -409,7 +439,7 @@ class World:
                     outcome = self.chance.choice([Outcome.FAILED, Outcome.LOST, Outcome.FAILED])
                     again = self.chance.random() < 0.7
                     found.append(partial(self.finish, place, attempt, outcome, again))
-            if place.pulls and place.woken:
+            if place.pulls and (place.woken or place.asking):
                 found.append(partial(self.ask, place))
         if self.timers:
             found.append(self.timer)

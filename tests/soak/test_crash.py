@@ -20,8 +20,8 @@ import pytest
 import dagrid
 from dagrid import DAG, Node, Patch, Retry, Rule, View
 from dagrid.assemble import restart
-from dagrid.execution.recording import Checkpoint
-from dagrid.stores import open_artifacts, open_store
+from dagrid.stores import is_postgres, open_store
+from tests.execution.durable_tasks import checkpoint_of
 
 ROOT = Path(__file__).parents[2]
 SECONDS = float(os.environ.get("DAGRID_SOAK_SECONDS", "6"))
@@ -80,11 +80,10 @@ def outcome(result: Any) -> dict[str, Any]:
     return {name: (told[name].status, told[name].value, type(told[name].error)) for name in sorted(told)}
 
 
-def child(seed: int, log: str, folder: str, backend: str, snapshot: int, keep: str) -> None:
+def child(seed: int, log: str, kept: str, backend: str, snapshot: int, keep: str) -> None:
     """Start the run, or go on with it."""
-    store = open_store(f"{folder}/journal.db")
-    checkpoint = Checkpoint(store, open_artifacts(f"{folder}/values"), snapshot)
-    if any(record.facts for record in store.runs()):
+    checkpoint = checkpoint_of(kept, snapshot)
+    if any(record.facts for record in checkpoint.store.runs()):
         dagrid.resume(checkpoint, "run", backend=backend)
         return
     dag, rules = graph(seed, log)
@@ -92,29 +91,35 @@ def child(seed: int, log: str, folder: str, backend: str, snapshot: int, keep: s
     dag.run(rules=rules, backend=backend, checkpoint=checkpoint, run_id="run", **names)  # type: ignore[arg-type]
 
 
-def crashes(seed: int, folder: Path) -> None:
-    """Kill and resume one run until it is done, and hold its end against that of a calm one."""
+def crashes(seed: int, folder: Path, kept: str) -> None:
+    """Kill and resume one run until it is done, and hold its end against that of a calm one.
+
+    Args:
+        seed: which run, and when it is killed.
+        folder: for what its tasks write.
+        kept: the folder or the URL of the checkpoint.
+    """
     chance = random.Random(seed)
     log = str(folder / "log")
     backend = chance.choice(["thread?max_workers=3", "inline", "thread", "multiprocessing?max_workers=2"])
     settings = [chance.choice(["1", "20", NO_SNAPSHOT]), chance.choice(["all", "outputs"])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    command = [sys.executable, "-m", "tests.soak.test_crash", str(seed), log, str(folder / "kept"), backend, *settings]
+    command = [sys.executable, "-m", "tests.soak.test_crash", str(seed), log, kept, backend, *settings]
     killed, patience = 0, 0.3
     while killed < KILLS:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-        before = written(folder / "kept")
+        before = written(kept)
         try:
             _, told = process.communicate(timeout=patience * (1 + chance.random()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            killed += written(folder / "kept") > before
+            killed += written(kept) > before
             patience *= 1.2  # on a busy day it takes longer until there is something to kill
             continue
         assert process.returncode == 0, told.decode()
         break
-    run = restart(folder / "kept", "run", backend=backend)
+    run = restart(kept, "run", backend=backend)
     result = run.wait(PATIENCE)
     dag, rules = graph(seed, str(folder / "calm"))
     assert outcome(result) == outcome(dag.run(rules=rules, backend="inline", progress=False))
@@ -127,11 +132,12 @@ def crashes(seed: int, folder: Path) -> None:
         assert again <= events, "only what was under way runs again"
 
 
-def written(folder: Path) -> int:
+def written(kept: str) -> int:
     """Return how many facts there are."""
-    if not (folder / "journal.db").exists():
+    file = Path(kept, "journal.db")
+    if not is_postgres(kept) and not file.exists():
         return 0
-    store = open_store(folder / "journal.db")
+    store = open_store(kept if is_postgres(kept) else file)
     try:
         return sum(record.facts for record in store.runs())
     finally:
@@ -149,7 +155,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_a_calm_one(tmp_path: Path)
             seed += 1
             folder = tmp_path / str(seed)
             folder.mkdir()
-            crashes(seed, folder)
+            crashes(seed, folder, str(folder / "kept"))
     except BaseException:
         print(f"DAGRID_SOAK_SEED={seed - 1}")
         raise

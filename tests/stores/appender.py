@@ -1,18 +1,18 @@
-"""A program that appends to a run for ever and says each number that was acknowledged: `python appender.py FILE RUN`."""
+"""A program that appends to a run for ever and says each number that was acknowledged: `python appender.py PLACE RUN`."""
 
 from __future__ import annotations
 
 import sys
 
-from dagrid.stores.sqlite import SQLiteStore
+from dagrid.stores import open_store
 
 SIZE = 3
 
 
 def main() -> None:
     """Append facts that are their own numbers, three at a time."""
-    file, run = sys.argv[1:]
-    store = SQLiteStore(file)
+    place, run = sys.argv[1:]
+    store = open_store(place)
     epoch = store.create(run)
     following = 0
     while True:

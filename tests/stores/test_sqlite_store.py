@@ -17,7 +17,7 @@ from dagrid.errors import StoreError, StoreVersionError, UnknownRunError
 from dagrid.stores import open_store
 from dagrid.stores.memory import MemoryStore
 from dagrid.stores.segments import unpack
-from dagrid.stores.sqlite import SQLiteStore
+from dagrid.stores.sqlite import SCHEMA, SQLiteStore
 from dagrid.stores.statements import migrations
 from tests.stores import appender
 
@@ -110,7 +110,7 @@ def test_a_writer_that_holds_the_file_too_long_is_named(tmp_path):
 def make_version(file, version):
     """Make a store as the dagrid of a version did, with a run of two facts, and return how it was made."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        for migration in migrations("sqlite")[:version]:
+        for migration in migrations("sqlite", SCHEMA)[:version]:
             for statement in migration.statements:
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {version}")
@@ -121,12 +121,12 @@ def make_version(file, version):
 
 def test_migrations_are_numbered_without_a_gap():
     """The number of the last one is the version of a file."""
-    found = migrations("sqlite")
+    found = migrations("sqlite", SCHEMA)
     assert [migration.version for migration in found] == list(range(1, len(found) + 1))
     assert all(migration.statements for migration in found)
 
 
-@pytest.mark.parametrize("version", range(len(migrations("sqlite")) + 1))
+@pytest.mark.parametrize("version", range(len(migrations("sqlite", SCHEMA)) + 1))
 def test_a_store_of_an_older_version(tmp_path, version):
     """It is brought up to date when it is opened, once, with all that it holds; an empty file is the oldest version."""
     file = tmp_path / "runs.db"
@@ -142,7 +142,7 @@ def test_a_store_of_an_older_version(tmp_path, version):
             store.snapshot("run", 3, 2, b"snapshot")
             assert store.latest("run") == (2, b"snapshot")
     with closing(sqlite3.connect(file)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations("sqlite")),)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations("sqlite", SCHEMA)),)
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path):
@@ -161,7 +161,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path):
 def test_a_store_of_a_newer_version(tmp_path):
     """It is refused with what to do, and left alone."""
     file = tmp_path / "runs.db"
-    make_version(file, len(migrations("sqlite")))
+    make_version(file, len(migrations("sqlite", SCHEMA)))
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA user_version = 999")
     with pytest.raises(StoreVersionError, match=r"runs\.db.*999.*pip install --upgrade dagrid"):
@@ -264,7 +264,7 @@ def test_open_store_in_memory():
         assert store.runs() == []
 
 
-@pytest.mark.parametrize("place", ["runs", "runs.txt", "postgres://host/runs.db", "", "sqlite:///"])
+@pytest.mark.parametrize("place", ["runs", "runs.txt", "mysql://host/runs.db", "", "sqlite:///"])
 def test_open_store_elsewhere(place):
     """What is no store says what is one."""
     with pytest.raises(StoreError):

@@ -15,6 +15,8 @@ from operator import itemgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from dagrid.commands import Command
 from dagrid.errors import InvalidNodeError, SkipTask, UnboundParameterError, UnknownTaskError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
@@ -33,8 +35,7 @@ COMMAND = "command"
 """The place of nodes whose task is a `Command`, which starts a process."""
 
 
-@dataclass(slots=True)
-class Binding:
+class Binding(msgspec.Struct):
     """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
 
     `place` says where it has to run, if not with the others; `lineage` where the arguments of a cached node come from; `alone`
@@ -199,7 +200,8 @@ class Binder:
         if spec is None:
             binding = Binding(fn, *self.sources_of(name, fn, None, before, names))
         elif spec.arguments is not None:
-            binding = self._called(name, fn, spec.arguments, {names[number]: number for number in before})
+            numbers = {names[number]: number for number in before} if before else {}
+            binding = self._called(name, fn, spec.arguments, numbers)
         else:
             given = before
             if spec.when is not None and spec.when.node not in spec.depends_on:
@@ -210,12 +212,13 @@ class Binder:
             binding = self._kept(name, fn, spec, binding, {names[number]: number for number in before})
         if spec is not None and spec.when is not None:
             binding = _guarded(binding, spec.when, next(one for one in before if names[one] == spec.when.node))
+        binding.place = self._own_place(fn)
         if spec is not None and spec.place is not None:
+            if binding.place == COMMAND:
+                raise InvalidNodeError(f"Node {name!r} is a command, which runs in no thread. Remove its place.")
             binding.place = spec.place
-        else:
-            binding.place = self._own_place(fn)
-            if binding.place == COMMAND and type(fn) is TaskBody and fn.args:
-                raise InvalidNodeError(f"Node {name!r} is a command, whose value is not unpacked. Remove unpack_to.")
+        if binding.place == COMMAND and type(fn) is TaskBody and fn.args:
+            raise InvalidNodeError(f"Node {name!r} is a command, whose value is not unpacked. Remove unpack_to.")
         return binding
 
     def _kept(self, name: str, fn: Task, spec: Node, binding: Binding, numbers: Mapping[str, int]) -> Binding:
@@ -235,7 +238,7 @@ class Binder:
             given = (-1, *given)  # the template that is filled with the values behind it
         elif binding.gather is not None and spec.arguments is not None:
             given = tuple([numbers[one.node] if type(one) is Ref else -1 for one in spec.arguments.args])
-        return replace(binding, fn=known[1], lineage=Lineage(0, given, binding.kwargs or {}))
+        return msgspec.structs.replace(binding, fn=known[1], lineage=Lineage(0, given, binding.kwargs or {}))
 
     def _called(self, name: str, fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding:
         for source in arguments.sources or ():
@@ -371,6 +374,8 @@ def call_filled(fn: Task, arguments: Arguments, *values: Any) -> Any:
 
 def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding | None:
     """Bind arguments that are constants and whole values, or return None: the task itself is then called with them."""
+    if not (arguments.sources or arguments.kwargs):
+        return Binding(fn, (), None, _with_constants(arguments.args, []) if arguments.args else None)
     kwargs: dict[str, int] = {}
     for name, one in (arguments.kwargs or {}).items():
         if type(one) is not Ref or one.path:

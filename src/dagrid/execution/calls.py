@@ -10,6 +10,7 @@ from dagrid.machine.events import NODE_MASK
 from dagrid.machine.plan import Plan, Request
 from dagrid.ports import Artifacts, Call, Needs
 
+NONE: list[Needs | None] = [None]
 OpenCache = Callable[[], Artifacts | None]
 
 
@@ -27,6 +28,20 @@ class Calls:
         keys: by node number, the key under which its value is kept between runs.
     """
 
+    __slots__ = (
+        "_bindings",
+        "_cache",
+        "_fns",
+        "_gather",
+        "_kwargs",
+        "_names",
+        "_needs",
+        "_plan",
+        "_single",
+        "_values",
+        "keys",
+    )
+
     def __init__(self, values: list[Any], cache: OpenCache | None) -> None:
         self.keys: dict[int, str] = {}
         self._values = values
@@ -41,7 +56,8 @@ class Calls:
         self._single = bindings.single
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
-        self._needs = [needs_of(request) for request in plan.requests]
+        requests = plan.requests
+        self._needs = [needs_of(request) for request in requests] if len(requests) > 1 else NONE
         return self._telling if plan.adds or bindings.lineages or any(self._needs) else self._plain
 
     def _plain(self, attempt: int) -> Call:

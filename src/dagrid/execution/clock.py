@@ -47,6 +47,7 @@ class RealClock:
             action, holder[0] = holder[0], None
             if action is not None:
                 action()
+            del action  # it may refer to a run, until the next timer is due
 
 
 REAL_CLOCK = RealClock()

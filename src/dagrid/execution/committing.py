@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from dagrid.execution.clock import Flag
@@ -33,7 +33,7 @@ class Recorded(Protocol):
     call_of: Callable[[int], Call]
 
     @property
-    def rules(self) -> Sequence[Rule]: ...
+    def rules(self) -> Mapping[int, Rule]: ...
 
     def enter(self) -> None: ...
 

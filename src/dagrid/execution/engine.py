@@ -16,6 +16,7 @@ from typing import Any
 
 from dagrid.attempt import Extra
 from dagrid.errors import DagridError, RuleError, SkipTask
+from dagrid.execution.beginning import beginning, values_lost, waiting_retries
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
 from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
@@ -25,11 +26,12 @@ from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost, PlaceHost
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.pickling import unpack
-from dagrid.execution.recording import Kept, Recorder, Recovered, facts_of
+from dagrid.execution.recording import Recorder, Recovered, facts_of
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
+from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
-from dagrid.machine.decide import IDLE, RULES, SLOW, advance, decide
+from dagrid.machine.decide import decide
 from dagrid.machine.events import (
     NODE_MASK,
     Asked,
@@ -40,10 +42,7 @@ from dagrid.machine.events import (
     Outcome,
     RuleEvaluated,
     Stimulus,
-    TimerDue,
     TimerKind,
-    WorkerGone,
-    attempt_id,
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import COMPLETED, State, apply
@@ -56,8 +55,19 @@ NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
 
 
+# Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
+# from a value than usual.
+_MEMBERS = """
+_asking _backend _bindings _calls _committer _context _given _inbox _keeping _lent _lock _omitted _place _place_of
+_places _questions _session _shared _stirred _timers _watchers _workers began call_of clock done draw ended errors
+failure growing now recorder state values
+"""
+
+
 class Engine:
     """One run: a machine's state, the values of its nodes, and a session of the backend where attempts are performed."""
+
+    __slots__ = ("__dict__", *_MEMBERS.split())
 
     def __init__(
         self,
@@ -91,7 +101,7 @@ class Engine:
             keeping: drops values that nobody needs any more.
             cache: returns where the values of cached nodes are kept; None keeps none.
         """
-        self.values: list[Any] = [None] * len(plan)
+        self.values: list[Any] = [None] * len(plan.names)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
         self.state = State(plan, self.growing.begin())
         self.errors: dict[int, BaseException] = {}
@@ -134,12 +144,14 @@ class Engine:
     def start(self) -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once."""
         self.began = self.began or self.now()
-        self._take_given()
+        if self._given:
+            self._take_given()
         with self._lock:
             first = self._beginning()
             self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
             self._allow_chains()
-            for place in set(self._bindings.places.values()):
+            places = self._bindings.places
+            for place in set(places.values()) if places else ():
                 self._open_place(place)
             self._step(first)
         self._after()
@@ -155,37 +167,20 @@ class Engine:
 
     def _beginning(self) -> list[Stimulus]:
         """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
-        state, now = self.state, self.now()
-        reasons = {node: reason for node, (_, reason) in self._given.items()}
-        gone: list[Stimulus] = [WorkerGone(worker, now, "the process of the run ended") for worker in state.present]
-        due: list[Stimulus] = [
-            TimerDue(TimerKind.RETRY, attempt_id(node, state.number_of(node)), now)
-            for node, at in state.due.items()
-            if at <= now
-        ]
-        for node, at in state.due.items():
+        recorder, state = self.recorder, self.state
+        if not (self._given or self._omitted or recorder is not None):
+            return []
+        now = self.now()
+        for at, retry in waiting_retries(state):
             if at > now:
-                self._timers.set(at, TimerKind.RETRY, attempt_id(node, state.number_of(node)), self._timers_due)
-        lost: list[int] = []
-        if self.recorder is not None:
-            lost = self._values_lost([node for node, status in enumerate(state.status) if status < COMPLETED])
-        begun: list[Stimulus] = [Begun(now, reasons, self._omitted, lost)] if reasons or self._omitted or lost else []
-        return gone + begun + due
+                self._timers.set(at, TimerKind.RETRY, retry, self._timers_due)
+        unended = [node for node, status in enumerate(state.status) if status < COMPLETED]
+        reasons = {node: reason for node, (_, reason) in self._given.items()}
+        return beginning(state, now, reasons, self._omitted, self._values_lost(unended))
 
     def _values_lost(self, nodes: Iterable[int]) -> list[int]:
         """Return the nodes whose values these ones need, and an earlier process could not keep."""
-        sources, known = self._bindings.sources, len(self.values)
-        needed = list(nodes)
-        lost: dict[int, None] = {}
-        while needed:
-            for source in sources(needed.pop()):
-                if source in lost or source >= known or self.state.status[source] != COMPLETED:
-                    continue
-                value = self.values[source]
-                if isinstance(value, Kept) and value.absent:
-                    lost[source] = None
-                    needed.append(source)
-        return list(lost)
+        return [] if self.recorder is None else values_lost(self.state, self.values, self._bindings.sources, nodes)
 
     def restore(self, recovered: Recovered) -> None:
         """Take over a run from its journal, before it is started.
@@ -236,7 +231,7 @@ class Engine:
         until = None if timeout is None else REAL_CLOCK.now() + timeout
         while True:
             self._stirred.clear()
-            if self._lend() and not self._lent:
+            if self._lend() and not self._lent and not self.done.is_set():
                 self._lent = True
                 continue  # what was woken before this stirred nobody
             if self.done.is_set():
@@ -256,7 +251,8 @@ class Engine:
         if self._session is not None:
             self._session.close()
             self._session = None  # it refers to this engine, and the two would wait for the collector
-        self.__dict__.pop("completed", None)  # and so does this, where there is more to a completion
+        if self.recorder is not None or self._keeping is not None:
+            self.__dict__.clear()  # and so does `completed`, where there is more to a completion
         for place in self._places.values():
             place.close()
 
@@ -265,7 +261,7 @@ class Engine:
         if self._session is None:
             return False
         wanted = bool(self._session.attend())
-        for place in list(self._places.values()):
+        for place in list(self._places.values()) if self._places else ():
             wanted = bool(place.session.attend()) or wanted
         return wanted
 
@@ -332,7 +328,7 @@ class Engine:
             reply: Call | None
             state = self.state
             following = advance(state, attempt, worker, started, ended)
-            if following >= 0 and not self._watchers and not (state.heap and state.idle):
+            if following >= 0 and not self._watchers and not (state.idle and state.heap):
                 self.values[attempt] = value
                 reply = self.call_of(following)
             elif following == RULES:
@@ -345,11 +341,13 @@ class Engine:
             elif following == SLOW:
                 done = Finished(worker, attempt, Outcome.COMPLETED, started, ended, value)
                 reply = self._step((done, Asked(worker, ended)), worker)
+            elif not (state.remaining or self._inbox or self._keeping) and finish(state, self.now()):
+                self.values[attempt] = value
+                self._end()
+                reply = None
             else:
                 self.values[attempt] = value
-                reply = self._step((Asked(worker, ended),) if following == IDLE else (), worker)
-                if following >= 0:
-                    reply = self.call_of(following)
+                reply = self._handed(following, (Asked(worker, ended),), worker)
         except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
             self.failure = fault(error)
             self._end()
@@ -418,7 +416,9 @@ class Engine:
     def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
         self.enter()
         try:
-            reply = self._step([*events, Asked(worker, self.now())], worker)
+            now = self.now()
+            following = IDLE if events or self._inbox or self.recorder is not None else take(self.state, worker, now)
+            reply = self._handed(following, (*events, Asked(worker, now)), worker)
         finally:
             self._lock.release()
         self._after(committer=worker)
@@ -462,7 +462,7 @@ class Engine:
             The call for the worker; NOT_ASKED when it has still to ask.
         """
         reply: Call | None = NOT_ASKED
-        while self._drain():
+        while not self._inbox or self._drain():
             if self._committer is not None:
                 self._committer.commit(committer)
             if self._inbox:
@@ -475,15 +475,43 @@ class Engine:
                     last = worker != NOBODY and reply is NOT_ASKED and not self._questions
                     self.enter()
                     try:
-                        if last:
-                            reply = self._step((answer, Asked(worker, self.now())), worker)
-                        else:
-                            self._step((answer,))
+                        given = self._answered(answer, worker if last else NOBODY)
                     finally:
                         self._lock.release()
+                    if last:
+                        reply = given
             finally:
                 self._asking.release()
         return reply
+
+    def _answered(self, answer: RuleEvaluated, worker: int) -> Call | None:
+        """Under the lock: take the answer of a rule, and give a worker that asks with it its next call."""
+        now = self.now()
+        asked = (Asked(worker, now),) if worker != NOBODY else ()
+        if self._inbox or self.recorder is not None or self._keeping is not None or not can_grow(self.state, answer):
+            return self._step((answer, *asked), worker)
+        try:
+            bound = self._bound(answer)
+            if bound is not answer:
+                return self._step((bound, *asked), worker)
+            grow(self.state, answer)
+            self._after_growth(answer)
+            following = take(self.state, worker, now) if asked else IDLE
+            if asked or not settled(self.state) or self._watchers or (self.state.idle and self.state.heap):
+                return self._handed(following, asked, worker)
+        except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
+            self.failure = fault(error)
+            self._end()
+        return None
+
+    def _handed(self, following: int, asked: Sequence[Stimulus], worker: int) -> Call | None:
+        """Under the lock: return the call of a node that a worker was given on the hot path; decide what is left to decide."""
+        state = self.state
+        if following < 0:
+            return self._step(asked, worker)
+        if self._watchers or (state.idle and state.heap):
+            self._step(())
+        return self.call_of(following)
 
     def _step(self, events: Sequence[Stimulus], worker: int = -1) -> Call | None:
         """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""
@@ -536,13 +564,11 @@ class Engine:
                 event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
                 event = self._bound(event)
-                lost = (
-                    () if self.recorder is None else self._values_lost(range(len(self.values), len(self._bindings.fns)))
-                )
+                lost = self._values_lost(range(len(self.values), len(self._bindings.fns)))
                 if lost:
                     yield Begun(self.now(), lost=lost)
                 yield event
-                self._after_growth()
+                self._after_growth(event)
             else:
                 if type(event) is Finished:
                     self._keep(event)
@@ -595,14 +621,17 @@ class Engine:
         self.state.plan.grow(growth.nodes)
         self.growing.taken(self.state)
 
-    def _after_growth(self) -> None:
+    def _after_growth(self, event: Stimulus) -> None:
         known = len(self.values)
         plan = self.state.plan
-        if len(plan) == known:
+        if isinstance(event, RuleEvaluated) and event.rule not in self.state.rules:
+            self.growing.applied(event.rule)
+        if len(plan.names) == known:
             self.growing.forget(self.state)
             return
         self.growing.taken(self.state)
-        self._point()
+        if plan.adds or self._bindings.lineages:
+            self._point()
         places = self._bindings.places
         if places:
             for node in range(known, len(plan)):
@@ -610,8 +639,8 @@ class Engine:
                     self._open_place(places[node])
 
     @property
-    def rules(self) -> Sequence[Rule]:
-        """All rules that the run has had, by number."""
+    def rules(self) -> Mapping[int, Rule]:
+        """The rules that may still be asked, by number."""
         return self.growing.rules
 
     def drop(self, until: int) -> None:

@@ -6,28 +6,34 @@ under which lock, is for the engine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from dagrid.attempt import Extra
-from dagrid.errors import GraphLimitError, InvalidPatchError, RuleError
+from dagrid.errors import GraphLimitError, RuleError
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.faults import described
-from dagrid.graph.rules import Patch, Rule, View, check_declared, check_patch, check_sealed
+from dagrid.graph.rules import NO_KINDS, Patch, Rule, View, check_declared, check_patch, check_sealed
 from dagrid.machine.events import Growth, RuleEvaluated
-from dagrid.machine.state import State, Status
+from dagrid.machine.state import NO_GROWTH, State, Status
 from dagrid.ports import opened
-
-TASKS_ADD_NOTHING: frozenset[str] = frozenset()
 
 
 class Growing:
-    """The rules of a run, and all that is needed to append to its graph."""
+    """The rules of a run, and all that is needed to append to its graph.
+
+    Attributes:
+        names: those of all rules that the run has had, by number.
+        rules: by number, those that may still be asked.
+    """
 
     def __init__(
         self, rules: Sequence[Rule], binder: Binder, bindings: Bindings, most_nodes: int, values: list[Any]
     ) -> None:
-        self.rules = list(rules)
+        self.names = [rule.name for rule in rules]
+        self.rules = dict(enumerate(rules))
         self.failure: BaseException | None = None
         self._most = len(self.rules) + most_nodes
         self._binder = binder
@@ -36,7 +42,7 @@ class Growing:
 
     def begin(self) -> Growth:
         """Return the rules that the run begins with."""
-        return Growth(rules=self._numbered(0, self.rules))
+        return NO_GROWTH if not self.rules else Growth(rules=_numbered(0, self.rules.values()))
 
     def evaluate(self, state: State, number: int, now: float) -> RuleEvaluated:
         """Ask a rule, and its body if it holds. This calls the user's code; the graph may not grow meanwhile."""
@@ -52,8 +58,9 @@ class Growing:
 
     def failed(self, number: int, now: float, error: Exception, reads: Mapping[int, int]) -> RuleEvaluated:
         """Return the answer of a rule that failed, and remember why."""
-        what = f"Rule {self.rules[number].name!r} failed: {described(error)}"
-        self.failure = error if isinstance(error, GraphLimitError) else RuleError(what, self.rules[number].name)
+        name = self.names[number]
+        what = f"Rule {name!r} failed: {described(error)}"
+        self.failure = error if isinstance(error, GraphLimitError) else RuleError(what, name)
         if self.failure is not error:
             self.failure.__cause__ = error
         return RuleEvaluated(number, now, reads=reads, error=what)
@@ -70,7 +77,7 @@ class Growing:
         """
         if extra.patch is None:
             return None
-        return self._growth(extra.patch, TASKS_ADD_NOTHING if adds is None else adds, "this node")
+        return self._growth(extra.patch, NO_KINDS if adds is None else adds, "this node")
 
     def bind(self, state: State, growth: Growth) -> None:
         """Check and bind the nodes of a patch; the machine then takes it, or `forget` is called.
@@ -83,18 +90,23 @@ class Growing:
             check_sealed(nodes, state.sealed | growth.relies)
         check_patch(nodes, plan.index)
         plan.check_growth(nodes)
-        names = plan.names if len(nodes) == 1 else _Names(plan.names, [node.id for node in nodes])
-        first = len(plan)
-        numbers = {node.id: first + offset for offset, node in enumerate(nodes)}
+        first = len(plan.names)
+        old = plan.index
+        names: Sequence[str] = plan.names
+        index: Mapping[str, int] = old
+        if len(nodes) > 1:
+            index = {node.id: number for number, node in enumerate(nodes, first)}
+            names = _Names(plan.names, [node.id for node in nodes])
+        binder = self._binder
         try:
-            for node in nodes:
-                fn = self._binder.task(node.id, node)
-                before = [numbers[name] if name in numbers else plan.index[name] for name in node.required()]
-                self.bindings.append(self._binder.bound(node.id, fn, node, before, names))
+            for number, node in enumerate(nodes, first):
+                fn = binder.task(node.id, node)
+                before = [index[name] if name in index else old[name] for name in node.required()]
+                self.bindings.append(binder.bound(node.id, fn, node, before, names))
                 if fn is None:
-                    plan.empty.add(numbers[node.id])
+                    plan.empty.add(number)
             if plan.empty:
-                check_sources(self.bindings, numbers.values(), names)
+                check_sources(self.bindings, range(first, first + len(nodes)), names)
         except BaseException:
             self.forget(state)
             raise
@@ -107,38 +119,47 @@ class Growing:
 
     def taken(self, state: State) -> None:
         """The machine has taken what was bound: make room for the values."""
-        self._values.extend([None] * (len(state.plan) - len(self._values)))
+        self._values.extend([None] * (len(state.plan.names) - len(self._values)))
+
+    def applied(self, number: int) -> None:
+        """A rule was applied, and is asked no more: let go of it, and of what it holds."""
+        self.rules.pop(number, None)
 
     def restore(self, numbers: Sequence[int], rules: Sequence[Rule]) -> None:
         """Put rules back where they were in a run that is resumed."""
         for number, rule in zip(numbers, rules, strict=True):
-            self.rules.extend([_GONE] * (number + 1 - len(self.rules)))
+            self.names.extend([""] * (number + 1 - len(self.names)))
+            self.names[number] = rule.name
             self.rules[number] = rule
 
-    def _growth(self, patch: Any, adds: Any, who: str, relies: set[str] | frozenset[str] = frozenset()) -> Growth:
+    def _growth(self, patch: Any, adds: Any, who: str, relies: frozenset[str] = NO_KINDS) -> Growth:
         if not isinstance(patch, Patch):
             raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
         nodes = patch.joined()
         check_declared(adds, nodes, patch.rules, who)
-        first = len(self.rules)
-        if first + len(patch.rules) > self._most:
-            raise GraphLimitError(
-                f"There would be more than {self._most} rules. Look for a rule that adds rules for ever, or allow more with "
-                f"max_nodes."
-            )
-        self.rules.extend(patch.rules)
-        return Growth(nodes, self._numbered(first, patch.rules), frozenset(relies))
-
-    @staticmethod
-    def _numbered(first: int, rules: Sequence[Rule]) -> list[tuple[int, bool, Any, tuple[str, ...]]]:
-        return [(first + offset, rule.optional, rule.adds, rule.waits) for offset, rule in enumerate(rules)]
-
-
-def _gone(_: View) -> Any:
-    raise InvalidPatchError("This rule was never part of the graph.")
+        rules = patch.rules
+        if not rules:
+            return Growth(nodes, (), relies)
+        with _NUMBERING:  # tasks that end at the same time may all bring rules
+            first = len(self.names)
+            if first + len(rules) > self._most:
+                raise GraphLimitError(
+                    f"There would be more than {self._most} rules. Look for a rule that adds rules for ever, or allow more "
+                    f"with max_nodes."
+                )
+            numbered = _numbered(first, rules)
+            self.names += [rule.name for rule in rules]
+            self.rules.update(enumerate(rules, first))
+        return Growth(nodes, numbered, relies)
 
 
-_GONE = Rule(_gone, _gone)
+_NUMBERING = threading.Lock()
+
+
+def _numbered(
+    first: int, rules: Iterable[Rule]
+) -> tuple[tuple[int, bool, AbstractSet[str] | None, tuple[str, ...]], ...]:
+    return tuple([(number, rule.optional, rule.adds, rule.waits) for number, rule in enumerate(rules, first)])
 
 
 class _Names(Sequence[str]):

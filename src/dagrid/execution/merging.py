@@ -130,7 +130,7 @@ class Whole:
         """Return the state of the run, which took `total` seconds, with the reason why it was cancelled or stopped, if it was."""
         state = self.state
         for name, number in self._workers.items():
-            record(state, Fact(Kind.WORKER_JOINED, 0.0, worker=number, detail=name, numbers=(1, 1, 1, 0)))
+            record(state, Fact(Kind.WORKER_JOINED, 0.0, worker=number, detail=name, numbers=(1, 1, 1, 0, 0)))
         journal = self._journal
         times = self._times()
         order = sorted(range(len(times)), key=times.__getitem__)  # each part is in order, so this merges a few runs
@@ -150,6 +150,7 @@ class Whole:
         """Return the node for whose sake this one is skipped, if it is."""
         state = self.state
         tolerant = state.plan.settings.on_failure == "continue"
+        before: int
         for before in state.plan.predecessors[node]:
             code = state.status[before]
             if code < FAILED or code == CANCELLED or (code == SKIPPED and before not in state.cause):

@@ -17,7 +17,7 @@ from dagrid.execution.binding import Bindings
 from dagrid.execution.results import ExecutionResult
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef
-from dagrid.graph.parts import Choice, Special, check_values, choose, reach, resolve, special
+from dagrid.graph.parts import Choice, check_values, choose, reach, resolve, special
 from dagrid.ports import opened
 
 Path = str | PathLike[str]
@@ -100,8 +100,7 @@ def part_of(dag: DAG, choice: Choice, before: Before, overridden: Iterable[str] 
         PlanError, UnknownNodeError, StoreError: what is asked for cannot be.
     """
     asked = not before.empty or choice.targets is not None or choice.roots is not None or choice.exclude is not None
-    kinds = _NONE if not any(spec.setup or spec.debug for spec in dag.specs.values()) else None
-    if kinds is not None and not asked and dag.outline is None:
+    if not asked and dag.outline is None and not any(spec.setup or spec.debug for spec in dag.specs.values()):
         return Part(dag)
     return _chosen(dag, choice, before, asked, set(overridden))
 
@@ -213,6 +212,3 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
             for at in resolve([one], structure, specs, setting="given", tags=False):
                 found[at] = value, "given"
     return found
-
-
-_NONE = Special()

@@ -168,7 +168,7 @@ class Recorder:
         self.artifacts.put(key, data)
         self._kept[attempt] = _ELSEWHERE + key.encode()
 
-    def commit(self, state: State, until: int, rules: Sequence[Rule], errors: Mapping[int, BaseException]) -> None:
+    def commit(self, state: State, until: int, rules: Mapping[int, Rule], errors: Mapping[int, BaseException]) -> None:
         """Write the facts up to a place in the journal; they are durable when this returns.
 
         Raises:
@@ -233,7 +233,7 @@ class Recorder:
         at = time.time() if status is not None else 0.0
         self._written = self._store.append(self.run, self._epoch, self._written, facts, status=status, at=at)
 
-    def _entry(self, fact: Fact, rules: Sequence[Rule], errors: Mapping[int, BaseException]) -> Entry:
+    def _entry(self, fact: Fact, rules: Mapping[int, Rule], errors: Mapping[int, BaseException]) -> Entry:
         data = b""
         kind = fact.kind
         if kind is Kind.COMPLETED or kind is Kind.REUSED:
@@ -259,7 +259,7 @@ class Recorder:
             data,
         )
 
-    def _patch(self, fact: Fact, rules: Sequence[Rule]) -> bytes:
+    def _patch(self, fact: Fact, rules: Mapping[int, Rule]) -> bytes:
         growth = fact.growth
         assert growth is not None
         own = [rules[rule[0]] for rule in growth.rules]

@@ -368,7 +368,7 @@ class ExecutionResult:
         return TaskCancelledError(f"Node {name!r} has no value: {reason or 'it did not run'}.", name)
 
 
-_UNWELL = (Status.FAILED, Status.LOST, Status.TIMED_OUT, Status.CANCELLED)
+_FAILED, _LOST, _TIMED_OUT, _CANCELLED = map(int, (Status.FAILED, Status.LOST, Status.TIMED_OUT, Status.CANCELLED))
 
 
 def run_status(state: State) -> RunStatus:
@@ -377,7 +377,8 @@ def run_status(state: State) -> RunStatus:
         return RunStatus.ABORTED
     if state.error:
         return RunStatus.FAILED
-    if not state.unapplied and not any(map(state.count, _UNWELL)):
+    count = state.status.count
+    if not (state.unapplied or count(_FAILED) or count(_LOST) or count(_TIMED_OUT) or count(_CANCELLED)):
         return RunStatus.SUCCEEDED
     if state.plan.settings.on_failure == "continue" and state.count(Status.COMPLETED):
         return RunStatus.PARTIALLY_SUCCEEDED

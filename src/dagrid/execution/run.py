@@ -15,6 +15,7 @@ from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
+_CLOSING = threading.Lock()
 
 
 class Run:
@@ -37,11 +38,14 @@ class Run:
         self._engine = engine
         self._traced = traced
         self._release = release
-        self._closing = threading.Lock()
         self._closed = False
-        readers = [observer for observer in observers if isinstance(observer, Observer)]
-        self._onlookers = [observer for observer in observers if not isinstance(observer, Observer)]
-        self._readers = [threading.Thread(target=self._read, args=(reader,), daemon=True) for reader in readers]
+        self._readers: list[threading.Thread] = []
+        self._onlookers: list[Onlooker] = []
+        for observer in observers:
+            if isinstance(observer, Observer):
+                self._readers.append(threading.Thread(target=self._read, args=(observer,), daemon=True))
+            else:
+                self._onlookers.append(observer)
         for thread in self._readers:
             thread.start()
         for onlooker in self._onlookers:
@@ -115,7 +119,7 @@ class Run:
         if not self.done:
             raise RunError("The run has not ended, so it has no result. Wait for it with wait(), or await it.")
         engine = self._engine
-        names = [rule.name for rule in engine.growing.rules]
+        names = engine.growing.names
         failure = engine.failure or engine.growing.failure
         return ExecutionResult(
             engine.state,
@@ -222,7 +226,7 @@ class Run:
             observer.end()
 
     def _close(self) -> None:
-        with self._closing:
+        with _CLOSING:
             if self._closed:
                 return
             self._closed = True

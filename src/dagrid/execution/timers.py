@@ -38,8 +38,10 @@ class Timers:
 
     def stop(self) -> None:
         """Report nothing any more."""
-        self._waiting.clear()
-        self._disarm()
+        if self._waiting:
+            self._waiting.clear()
+        if self._armed is not None:
+            self._disarm()
 
     def _arm(self, due: Callable[[], None]) -> None:
         self._disarm()

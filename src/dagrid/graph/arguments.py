@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
+
 
 class Ref(NamedTuple):
     """The place of a node's value among arguments, or of what is found in that value along a path of keys."""
@@ -26,8 +28,7 @@ class Group:
     keys: tuple[Any, ...] = ()
 
 
-@dataclass(slots=True)
-class Arguments:
+class Arguments(msgspec.Struct):
     """The arguments of one call. Whatever is neither a `Ref` nor a `Group` is a constant. Read-only by convention.
 
     Args:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import msgspec
+
 from dagrid.errors import InvalidPatchError
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node, NodeRef, node_id
@@ -217,8 +219,7 @@ def collect(kind: str, into: Step) -> Rule:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
+class _Done(msgspec.Struct, frozen=True):
     """Some nodes have completed; a rule need not be asked before they have ended."""
 
     waits: tuple[str, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 from dagrid.errors import InvalidNodeError
@@ -42,7 +42,7 @@ class NodeSettings(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
+@dataclass(frozen=True, init=False, repr=False)
 class Node:
     """A task of a graph. Wherever a name is asked for, a function is accepted and means its `__name__`.
 
@@ -78,29 +78,30 @@ class Node:
         InvalidNodeError: a setting that cannot be; the message names the node.
     """
 
+    # Without slots: what is not said stands in the class, and neither costs time nor room.
     id: str
-    fn: Callable[..., Any] | None
-    depends_on: tuple[str, ...]
-    priority: int
-    is_sequential: bool
-    resources: Mapping[str, float]
-    selector: Mapping[str, str]
-    retries: Retry | None
-    timeout: float | None
-    cost: float | None
-    inputs: Mapping[str, str] | None
-    kind: str | None
-    adds: frozenset[str] | None
-    tags: tuple[str, ...]
-    when: Ref | None
-    setup: bool
-    debug: bool
-    cache: bool | str
-    place: Place | None
-    on_lost: OnLost
-    payload: Any
-    metadata: Mapping[str, Any] | None
-    arguments: Arguments | None
+    fn: Callable[..., Any] | None = None
+    depends_on: tuple[str, ...] = ()
+    priority: int = 0
+    is_sequential: bool = False
+    resources: Mapping[str, float] = field(default_factory=dict)
+    selector: Mapping[str, str] = field(default_factory=dict)
+    retries: Retry | None = None
+    timeout: float | None = None
+    cost: float | None = None
+    inputs: Mapping[str, str] | None = None
+    kind: str | None = None
+    adds: frozenset[str] | None = None
+    tags: tuple[str, ...] = ()
+    when: Ref | None = None
+    setup: bool = False
+    debug: bool = False
+    cache: bool | str = False
+    place: Place | None = None
+    on_lost: OnLost = "requeue"
+    payload: Any = None
+    metadata: Mapping[str, Any] | None = None
+    arguments: Arguments | None = None
 
     def __init__(
         self,
@@ -129,43 +130,63 @@ class Node:
         metadata: Mapping[str, Any] | None = None,
         arguments: Arguments | None = None,
     ) -> None:
-        name = node_id(id)
-        if fn is None and not isinstance(id, str):
+        name = id if type(id) is str and id else node_id(id)
+        if fn is None and type(id) is not str and not isinstance(id, str):
             fn = id
         put = object.__setattr__
         put(self, "id", name)
-        put(self, "fn", fn if fn is None or callable(fn) else _refuse(name, f"fn is not callable: {fn!r}"))
-        put(self, "depends_on", _names(name, depends_on) if depends_on else ())
-        put(self, "priority", priority if type(priority) is int else _whole(name, priority))
-        put(self, "is_sequential", bool(is_sequential))
         put(self, "resources", _amounts(name, resources) if resources else {})
         put(self, "selector", _labels(name, selector) if selector else {})
-        put(self, "retries", None if retries is None else _retry(name, retries))
-        put(self, "timeout", None if timeout is None else _seconds(name, "timeout", timeout, zero=False))
-        put(self, "cost", None if cost is None else _seconds(name, "cost", cost, zero=True))
-        put(self, "inputs", _inputs(name, inputs) if inputs else None)
-        put(
-            self,
-            "kind",
-            kind if kind is None or isinstance(kind, str) else _refuse(name, f"kind is a word, not {kind!r}"),
-        )
-        put(self, "adds", None if adds is None else frozenset(_words(name, "adds", adds)))
-        put(self, "tags", _words(name, "tags", tags) if tags else ())
-        put(self, "when", None if when is None else _condition(name, when))
-        put(self, "setup", bool(setup))
-        put(self, "debug", bool(debug))
-        if not isinstance(cache, (bool, str)):
-            _refuse(name, f"cache is True, False or a text, not {cache!r}")
-        put(self, "cache", cache)
-        if place not in (None, "caller"):
-            _refuse(name, f"place is 'caller' or None, not {place!r}")
-        put(self, "place", place)
-        if on_lost not in ("requeue", "fail"):
-            _refuse(name, f"on_lost is 'requeue' or 'fail', not {on_lost!r}")
-        put(self, "on_lost", on_lost)
-        put(self, "payload", payload)
-        put(self, "metadata", None if metadata is None else dict(_mapping(name, "metadata", metadata)))
-        put(self, "arguments", None if arguments is None else _arguments(name, arguments, inputs))
+        if fn is not None:
+            put(self, "fn", fn if callable(fn) else _refuse(name, f"fn is not callable: {fn!r}"))
+        if depends_on:
+            put(self, "depends_on", _names(name, depends_on))
+        if priority != 0 or type(priority) is not int:
+            put(self, "priority", _whole(name, priority))
+        if is_sequential:
+            put(self, "is_sequential", True)
+        if retries is not None:
+            put(self, "retries", _retry(name, retries))
+        if timeout is not None:
+            put(self, "timeout", _seconds(name, "timeout", timeout, zero=False))
+        if cost is not None:
+            put(self, "cost", _seconds(name, "cost", cost, zero=True))
+        if inputs:
+            put(self, "inputs", _inputs(name, inputs))
+        if kind is not None:
+            put(self, "kind", kind if isinstance(kind, str) else _refuse(name, f"kind is a word, not {kind!r}"))
+        if adds is not None:
+            put(self, "adds", frozenset(_words(name, "adds", adds)))
+        if tags:
+            put(self, "tags", _words(name, "tags", tags))
+        if when is not None:
+            put(self, "when", _condition(name, when))
+        if setup:
+            put(self, "setup", True)
+        if debug:
+            put(self, "debug", True)
+        if cache is not False:
+            said = isinstance(cache, (bool, str))
+            put(self, "cache", cache if said else _refuse(name, f"cache is True, False or a text, not {cache!r}"))
+        if place is not None:
+            put(
+                self,
+                "place",
+                place if place == "caller" else _refuse(name, f"place is 'caller' or None, not {place!r}"),
+            )
+        if on_lost != "requeue":
+            known = on_lost == "fail"
+            put(
+                self,
+                "on_lost",
+                on_lost if known else _refuse(name, f"on_lost is 'requeue' or 'fail', not {on_lost!r}"),
+            )
+        if payload is not None:
+            put(self, "payload", payload)
+        if metadata is not None:
+            put(self, "metadata", dict(_mapping(name, "metadata", metadata)))
+        if arguments is not None:
+            put(self, "arguments", _arguments(name, arguments, inputs))
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -237,29 +258,12 @@ class Node:
         """Return a copy with another name and these arguments, without checking anything again."""
         made = object.__new__(Node)
         put = object.__setattr__
+        for setting, value in vars(self).items():
+            put(made, setting, value)
         put(made, "id", name)
-        put(made, "fn", self.fn)
-        put(made, "depends_on", self.depends_on)
-        put(made, "priority", self.priority)
-        put(made, "is_sequential", self.is_sequential)
-        put(made, "resources", self.resources)
-        put(made, "selector", self.selector)
-        put(made, "retries", self.retries)
-        put(made, "timeout", self.timeout)
-        put(made, "cost", self.cost)
-        put(made, "inputs", None)
-        put(made, "kind", self.kind)
-        put(made, "adds", self.adds)
-        put(made, "tags", self.tags)
-        put(made, "when", self.when)
-        put(made, "setup", self.setup)
-        put(made, "debug", self.debug)
-        put(made, "cache", self.cache)
-        put(made, "place", self.place)
-        put(made, "on_lost", self.on_lost)
-        put(made, "payload", self.payload)
-        put(made, "metadata", self.metadata)
         put(made, "arguments", arguments)
+        if self.inputs is not None:
+            put(made, "inputs", None)
         return made
 
 
@@ -268,7 +272,7 @@ def origin_of(fn: object) -> object:
     return getattr(fn, "origin", fn)
 
 
-FIELDS: tuple[str, ...] = tuple(field.name for field in fields(Node))
+FIELDS: tuple[str, ...] = tuple(each.name for each in fields(Node))
 
 
 def node_id(given: object) -> str:

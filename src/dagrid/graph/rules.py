@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from dagrid.errors import DuplicateNodeError, InvalidPatchError, UnknownNodeError
 from dagrid.graph.node import Node
@@ -21,8 +22,7 @@ UNENDED = -1  # what a view notes of a node of which it only wanted to know whet
 _NOT_ENDED = frozenset({"pending", "ready", "queued", "running", "waiting"})
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(msgspec.Struct, frozen=True):
     """What a rule appends, whole or not at all.
 
     Args:
@@ -57,8 +57,7 @@ class Patch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Append to a running graph when there is enough known of it.
 
     Args:
@@ -81,18 +80,26 @@ class Rule:
     waits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for part in ("predicate", "body"):
-            if not callable(getattr(self, part)):
-                raise InvalidPatchError(f"The {part} of a rule is a function of one View, not {getattr(self, part)!r}.")
+        if not (callable(self.predicate) and callable(self.body)):
+            part = "body" if callable(self.predicate) else "predicate"
+            raise InvalidPatchError(f"The {part} of a rule is a function of one View, not {getattr(self, part)!r}.")
+        put = msgspec.structs.force_setattr
         if self.adds is not None:
-            if isinstance(self.adds, str) or not all(isinstance(kind, str) for kind in self.adds):
-                raise InvalidPatchError(f"adds is a set of kinds such as {{'pdf'}}, not {self.adds!r}.")
-            object.__setattr__(self, "adds", frozenset(self.adds))
+            put(self, "adds", _kinds(self.adds) if self.adds or isinstance(self.adds, str) else NO_KINDS)
         if not self.waits:
-            object.__setattr__(self, "waits", getattr(self.predicate, "waits", ()))
+            put(self, "waits", getattr(self.predicate, "waits", ()))
         if not self.name:
             called = getattr(self.body, "__name__", "rule")
-            object.__setattr__(self, "name", "rule" if called == "<lambda>" else called)
+            put(self, "name", "rule" if called == "<lambda>" else called)
+
+
+NO_KINDS: frozenset[str] = frozenset()
+
+
+def _kinds(adds: Any) -> frozenset[str]:
+    if isinstance(adds, str) or not all(isinstance(kind, str) for kind in adds):
+        raise InvalidPatchError(f"adds is a set of kinds such as {{'pdf'}}, not {adds!r}.")
+    return frozenset(adds)
 
 
 class Snapshot(Protocol):
@@ -114,7 +121,6 @@ class Snapshot(Protocol):
     def closed(self, kind: str) -> bool: ...
 
 
-@dataclass(slots=True)
 class View:
     """What a rule may see: names, kinds, states and results. It remembers what was looked at and may still change.
 
@@ -124,10 +130,13 @@ class View:
         relies: the kinds that were found closed.
     """
 
-    snapshot: Snapshot
-    reads: dict[int, int] = field(default_factory=dict)
-    looked: dict[Topic, int] = field(default_factory=dict)
-    relies: set[str] = field(default_factory=set)
+    __slots__ = ("looked", "reads", "relies", "snapshot")
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.reads: dict[int, int] = {}
+        self.looked: dict[Topic, int] = {}
+        self.relies = NO_KINDS
 
     def __contains__(self, name: object) -> bool:
         if name in self.snapshot.index:
@@ -150,7 +159,7 @@ class View:
         The rule that asks does not count. What it relies on is kept: when it is applied, nothing adds a node of this kind again.
         """
         if self.snapshot.closed(kind):
-            self.relies.add(kind)
+            self.relies |= {kind}
             return True
         self.looked["closed", kind] = 0
         return False
@@ -171,15 +180,18 @@ class View:
 
     def succeeded(self, name: str) -> bool:
         """Return whether a node is there and has completed."""
-        return name in self and self._end(name) == "completed"
+        return self._end(name) == "completed"
 
     def ended(self, name: str) -> bool:
         """Return whether a node is there and has ended, however."""
-        return name in self and self._end(name) not in _NOT_ENDED
+        return self._end(name) not in _NOT_ENDED
 
     def _end(self, name: str) -> str:
-        """Return the state of a node for somebody who does not care what it does before it has ended."""
-        number = self.snapshot.index[name]
+        """Return the state of a node for somebody who does not care what it does before it has ended, or that it is there."""
+        number = self.snapshot.index.get(name)
+        if number is None:
+            self.looked["name", name] = 0
+            return "pending"
         word = self.snapshot.status(number)[1]
         if word in _NOT_ENDED:
             self.reads.setdefault(number, UNENDED)
@@ -192,10 +204,10 @@ class View:
             UnknownNodeError: there is no such node.
             InvalidPatchError: the node has not completed.
         """
-        status = self.status(name)
+        number, status = self._look(name)
         if status != "completed":
             raise InvalidPatchError(f"Node {name!r} is {status} and has no result yet. Ask succeeded({name!r}) first.")
-        return self.snapshot.value(self.snapshot.index[name])
+        return self.snapshot.value(number)
 
     def _look(self, name: str) -> tuple[int, str]:
         number = self.snapshot.index.get(name)
@@ -204,7 +216,7 @@ class View:
         code, word = self.snapshot.status(number)
         if word in _NOT_ENDED:
             self.reads[number] = code
-        return code, word
+        return number, word
 
 
 def check_declared(
@@ -217,19 +229,23 @@ def check_declared(
     """
     if adds is None:
         return
-    said = sorted(adds) or "nothing with a kind"
     for node in nodes:
         if isinstance(node, Node) and node.kind is not None and node.kind not in adds:
             raise InvalidPatchError(
-                f"Node {node.id!r} is of kind {node.kind!r}, and {who} said that it adds {said}. Add the kind to its adds."
+                f"Node {node.id!r} is of kind {node.kind!r}, and {who} said that it adds {_listed(adds)}. Add the "
+                f"kind to its adds."
             )
     for further in rules:
         if further.adds is None or not further.adds <= adds:
             kinds = "any kind" if further.adds is None else f"nodes of kind {sorted(further.adds - adds)}"
             raise InvalidPatchError(
-                f"The rule {further.name!r} may add {kinds}, and {who}, which appends it, said that it adds {said}. Let the "
-                f"rule say a smaller adds={{...}}, or {who} a larger one."
+                f"The rule {further.name!r} may add {kinds}, and {who}, which appends it, said that it adds {_listed(adds)}. Let "
+                f"the rule say a smaller adds={{...}}, or {who} a larger one."
             )
+
+
+def _listed(adds: AbstractSet[str]) -> Any:
+    return sorted(adds) or "nothing with a kind"
 
 
 def check_sealed(nodes: Iterable[Node], sealed: AbstractSet[str]) -> None:

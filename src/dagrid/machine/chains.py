@@ -43,7 +43,7 @@ def stop_riders(state: State, commands: list[Command]) -> None:
 
 
 def _rider(state: State, node: int) -> int:
-    """Return the first of the plain successors that wait for this node alone, and never rode before; -1 if there is none.
+    """Return the first of the plain successors that wait for this node alone and do not ride already; -1 if there is none.
 
     What may end without counting, by a timeout or by a patch that does not fit, carries nobody.
     """
@@ -58,7 +58,7 @@ def _rider(state: State, node: int) -> int:
         and not plan.groups[after]
         and after not in plan.empty
         and after not in plan.alone
-        and after not in state.rides
+        and state.riders.get(state.rides.get(after, -1)) != after
         and after not in state.numbers
     )
     return min(fitting, key=plan.keys.__getitem__, default=-1)

@@ -1,7 +1,6 @@
 """What follows from what happened: stimuli in, facts recorded, commands out. Pure: no clock, no thread, no user code.
 
-`decide` takes any stimuli. `advance` is the same step for the commonest case (a worker that pulls completed a plain node and
-wants the next one), taken without making a record of anything; both use the same moves.
+`decide` takes any stimuli. What happens most often has shorter ways, which use the same moves: see `advance`.
 """
 
 from __future__ import annotations
@@ -40,6 +39,8 @@ from dagrid.machine.events import (
 from dagrid.machine.pick import fits_now, has_room, pick
 from dagrid.machine.state import (
     COMPLETED,
+    MICRO,
+    NOTHING_READ,
     PENDING,
     PLACE,
     QUEUED,
@@ -56,9 +57,6 @@ from dagrid.machine.state import (
     vacate,
 )
 
-IDLE = -1
-SLOW = -2
-RULES = -3
 _KNOWS_MEAN = 0.8
 
 
@@ -103,54 +101,6 @@ def decide(state: State, stimuli: Iterable[Stimulus], at: float) -> list[Command
     return commands
 
 
-def advance(state: State, attempt: int, worker: int, started: float, ended: float) -> int:
-    """A pulling worker completed an attempt: in the commonest case apply that and give the worker its next node.
-
-    Returns:
-        The node, already started, when there is one and nothing else to think about; IDLE when the completion is applied and the
-        worker has to ask (`Asked`) what is next; RULES when it is applied and the rules in `state.asks` have to be asked before;
-        SLOW when nothing has been done and `decide` must take the event (`Finished`).
-    """
-    status = state.status
-    queue = state.queues.get(worker)
-    if not state.fast or queue is None or attempt not in queue or attempt > NODE_MASK or status[attempt] != RUNNING:
-        return SLOW
-    complete(state, attempt, started, ended)
-    del queue[attempt]
-    watchers = state.watchers
-    if watchers and attempt in watchers and _ask_watchers(state, attempt):
-        state.active -= 1
-        return RULES
-    heap = state.heap
-    if heap:
-        following = heap[0] & NODE_MASK
-        if (
-            status[following] == READY
-            and following not in state.numbers
-            and not (watchers and following in state.starts)
-        ):
-            heappop(heap)
-            status[following] = RUNNING
-            state.started[following] = ended
-            state.where[following] = worker
-            queue[following] = None
-            state.journal.append(~following)
-            return following
-    state.active -= 1
-    return IDLE
-
-
-def _ask_watchers(state: State, node: int) -> bool:
-    """Have the rules asked that waited for the end of a node; return whether there are any."""
-    for number in state.watchers.pop(node):
-        rule = state.rules.get(number)
-        if rule is not None and not rule.asked and not rule.dirty and node in rule.reads:
-            rule.asked, rule.reads = True, {}
-            state.asking += 1
-            state.asks.append(number)
-    return bool(state.asks)
-
-
 def _begun(state: State, event: Begun, commands: list[Command]) -> None:
     for node, reason in event.omitted.items():
         record(state, Fact(Kind.OMITTED, event.at, node, detail=reason))
@@ -161,8 +111,14 @@ def _begun(state: State, event: Begun, commands: list[Command]) -> None:
 
 
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
-    shape = (event.slots, max(event.window, event.slots), int(event.pulls), int(event.delegates))
-    labels = tuple(sorted(event.labels.items()))
+    shape = (
+        event.slots,
+        max(event.window, event.slots),
+        int(event.pulls),
+        int(event.delegates),
+        int(event.ahead * MICRO),
+    )
+    labels = tuple(sorted(event.labels.items())) if event.labels else ()
     if event.place:
         labels = ((PLACE, event.place), *labels)
     record(
@@ -366,7 +322,7 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
         return
     rule.asked = False
     state.asking -= 1
-    rule.dirty = _outdated(state, event)
+    rule.dirty = outdated(state, event)
     if event.error:
         _fail_run(state, event.at, event.error, commands)
     elif rule.dirty:
@@ -383,12 +339,15 @@ def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command])
             state.topics.setdefault(topic, set()).add(event.rule)
 
 
-def _outdated(state: State, event: RuleEvaluated) -> bool:
+def outdated(state: State, event: RuleEvaluated) -> bool:
     """Whether a rule would see something else if it looked again."""
     for node, seen in event.reads.items():
         if _differs(seen, state.status[node]):
             return True
-    return any(_standing(state, topic, event.rule) != seen for topic, seen in event.looked.items())
+    for topic, seen in event.looked.items():  # noqa: SIM110  # a generator costs more than all else here
+        if _standing(state, topic, event.rule) != seen:
+            return True
+    return False
 
 
 def _differs(seen: int, now: int) -> bool:
@@ -413,13 +372,20 @@ def _apply_rule(state: State, event: RuleEvaluated, growth: Growth, commands: li
         _fail_run(state, event.at, str(error), commands)
         return
     before = state.rules[event.rule]
-    _grow(state, Fact(Kind.PATCHED, event.at, cause=event.rule, numbers=_numbers(state, growth), growth=growth))
+    _grow(state, patched(state, event, growth))
     if state.topics:
         _touch_closed(state, before.adds, growth.relies)
 
 
+def patched(state: State, event: RuleEvaluated, growth: Growth) -> Fact:
+    """Return the fact that a rule was applied."""
+    return Fact(Kind.PATCHED, event.at, cause=event.rule, numbers=_numbers(state, growth), growth=growth)
+
+
 def _numbers(state: State, growth: Growth) -> tuple[int, ...]:
-    first = len(state.plan)
+    first = len(state.status)
+    if len(growth.nodes) == 1:
+        return (first,)
     return tuple(range(first, first + len(growth.nodes)))
 
 
@@ -478,7 +444,7 @@ def _ask_rules(state: State, commands: list[Command]) -> None:
     for number in state.dirty:
         rule = state.rules.get(number)
         if rule is not None and not rule.asked:
-            rule.dirty, rule.asked, rule.reads = False, True, {}
+            rule.dirty, rule.asked, rule.reads = False, True, NOTHING_READ
             state.asking += 1
             commands.append(Evaluate(number))
     state.dirty.clear()
@@ -542,7 +508,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     How many follows from the mean duration seen so far: never more than `batch` seconds of work, and none before it is known.
     """
     heap = state.heap
-    if not heap or not _ahead(state):
+    if not heap or not _is_short(state):
         return
     workers = [
         worker
@@ -551,14 +517,13 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     ]
     if not workers:
         return
-    by_time = _ahead(state)
     share = len(heap) // len(workers) + 1
     requests = state.plan.requests
     alone = min(
         (other[0] for group, other in enumerate(state.ready) if other and requests[group].sequential), default=0
     )
     for worker in workers:
-        target = min(worker.window, by_time, len(worker.queue) + share)
+        target = min(worker.window, _ahead(state, worker), len(worker.queue) + share)
         if len(worker.queue) * 2 > target:
             continue
         attempts = []
@@ -571,12 +536,14 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
             commands.append(Perform(worker.number, attempts))
 
 
-def _ahead(state: State) -> int:
-    """Return how many nodes may be with a worker that is not idle, by the time that they take; 0 when none may."""
-    limit = state.plan.settings.max_concurrency
-    if limit is not None or state.sequential or not 0 <= state.mean_duration < state.plan.settings.batch:
-        return 0
-    return int(state.plan.settings.batch / max(state.mean_duration, 1e-6))
+def _is_short(state: State) -> bool:
+    """Whether nodes may be sent to workers that are not idle, as far as it is known by now how long they take."""
+    return state.plan.settings.max_concurrency is None and not state.sequential and state.mean_duration >= 0
+
+
+def _ahead(state: State, worker: Worker) -> int:
+    """Return how many nodes may be with a worker that is not idle, by the time that they take."""
+    return int((worker.ahead or state.plan.settings.batch) / max(state.mean_duration, 1e-6))
 
 
 def _next_plain(state: State) -> int:
@@ -593,22 +560,24 @@ def _handed(state: State, node: int, worker: Worker, at: float) -> list[int]:
     number = state.number_of(node)
     record(state, Fact(Kind.ASSIGNED, at, node, number, worker.number))
     attempt = attempt_id(node, number)
-    if not state.chains or worker.window == worker.slots:
+    if not (state.chains and worker.window > worker.slots and _is_short(state)):
         return [attempt]
-    return [attempt, *along(state, attempt, min(worker.window, _ahead(state)) - len(worker.queue))]
+    return [attempt, *along(state, attempt, min(worker.window, _ahead(state, worker)) - len(worker.queue))]
 
 
 def _wake_idle(state: State, commands: list[Command]) -> None:
     """Wake as many sleeping workers as there is work for; each asks for its node when it is awake."""
-    awake = sum(worker.woken for worker in state.present.values())
-    waiting = sum(map(len, state.ready)) - awake
+    waiting = sum(map(len, state.ready))
+    if waiting:
+        waiting -= sum([worker.woken for worker in state.present.values()])
     for number in list(state.idle):
         if waiting <= 0 or not has_room(state):
             return
-        if not fits_now(state, state.workers[number]):
+        worker = state.workers[number]
+        if not (state.fast and not worker.place) and not fits_now(state, worker):
             continue
         del state.idle[number]
-        state.workers[number].woken = True
+        worker.woken = True
         waiting -= 1
         commands.append(Wake(number))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 from dagrid.errors import GraphLimitError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
@@ -149,12 +149,12 @@ class Plan:
         self.names = structure.names
         self.index = structure.index
         self.successors: list[list[int]] = structure.successors
-        self.predecessors: list[list[int]] = structure.predecessors
+        self.predecessors: list[Any] = structure.predecessors  # of sequences of numbers
         self.keys = keys if keys is not None else order_keys(structure, specs)
         self.empty = set(empty)
         self.sources = sources
         self.requests: list[Request] = [PLAIN]
-        self._group_of_request = {PLAIN: 0}
+        self._group_of_request: dict[Request, int] = {}  # but for the plain ones, whose group is the first
         self.groups = [0] * len(structure.names)
         self.timeouts: dict[int, float] = {}
         self.retries: dict[int, Retry] = {}
@@ -164,7 +164,7 @@ class Plan:
         self.places = places or {}
         if settings.node_timeout is not None:
             self.timeouts = dict.fromkeys(range(len(structure.names)), settings.node_timeout)
-        for number in self.places.keys() - specs.keys():
+        for number in self.places.keys() - specs.keys() if self.places else ():
             self._group(number, Request(place=self.places[number]))
         for number, node in specs.items():
             self._admit(number, node)
@@ -207,7 +207,7 @@ class Plan:
             successors.append([])
             self.groups.append(0)
         for number, node in enumerate(nodes, first):
-            before = [index[name] for name in node.required()]
+            before = tuple([index[name] for name in node.required()])
             self.predecessors.append(before)
             for predecessor in before:
                 successors[predecessor].append(number)
@@ -230,9 +230,10 @@ class Plan:
                 f"or allow more with max_nodes."
             )
         for node in nodes:
-            request = self._request_of(node, "")
-            if request.foreign and not self.delegates:
-                raise self.unknown_resource(node.id, request)
+            if node.resources:
+                request = self._request_of(node, "")
+                if request.foreign and not self.delegates:
+                    raise self.unknown_resource(node.id, request)
 
     def unknown_resource(self, name: str, request: Request) -> UnsatisfiableError:
         """Return the error for a node that asks for a resource that nobody has."""
@@ -245,7 +246,9 @@ class Plan:
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
         if len(nodes) == 1:
-            self.keys.append(_key(nodes[0].priority, _cost(nodes[0]), added.start))
+            node = nodes[0]
+            plain = not node.priority and node.cost is None
+            self.keys.append((_PLAIN_KEY if plain else _key(node.priority, _cost(node), 0)) + added.start)
             return
         levels: dict[int, float] = {}
         for start in added:
@@ -316,15 +319,14 @@ def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
     The key holds, from the top: the explicit priority (larger first), the longest remaining path by cost (longer first), and the
     number of the node, which breaks ties by insertion and can be read back with `NODE_MASK`.
     """
-    known = any(node.cost is not None for node in specs.values())
-    costs = None
-    if known:
-        costs = [1.0] * len(structure.names)
-        for number, node in specs.items():
-            costs[number] = _cost(node)
+    costs: list[float] | None = None
+    for number, node in specs.items():
+        if node.cost is not None:
+            costs = costs or [1.0] * len(structure.names)
+            costs[number] = node.cost
     levels = bottom_levels(structure, costs)
     keys = [number - (int(level * TICKS_PER_COST) << NUMBER_SHIFT) for number, level in enumerate(levels)]
-    if known:
+    if costs is not None:
         keys = [_key(0, level, number) for number, level in enumerate(levels)]
     for number, node in specs.items():
         if node.priority:
@@ -342,3 +344,6 @@ def _key(priority: int, level: float, number: int) -> int:
 
 def _cost(node: Node) -> float:
     return 1.0 if node.cost is None else node.cost
+
+
+_PLAIN_KEY = _key(0, 1.0, 0)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappush
 from typing import Any
+
+import msgspec
 
 from dagrid.errors import IllegalTransitionError, InternalError
 from dagrid.graph.rules import UNENDED
@@ -60,11 +61,11 @@ LEGAL_MOVES: Mapping[int, frozenset[int]] = {
 ENDED_BY = {Kind.FAILED: FAILED, Kind.TIMED_OUT: TIMED_OUT, Kind.CANCELLED: CANCELLED, Kind.LOST: LOST}
 SKIPPED_BIT = 1 << NUMBER_SHIFT
 NO_TASK = -1
+MICRO = 1_000_000  # whole numbers in facts, of what is in seconds
 PLACE = ""  # the name among a worker's labels, which no label can have, under which its place stands
 
 
-@dataclass(slots=True)
-class Worker:
+class Worker(msgspec.Struct):
     """A worker as announced, and the attempts that are with it, oldest first."""
 
     number: int
@@ -72,31 +73,32 @@ class Worker:
     slots: int = 1
     window: int = 1
     pulls: bool = False
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
     place: str = ""
     delegates: bool = False
-    queue: dict[int, None] = field(default_factory=dict)
+    ahead: float = 0.0
+    queue: dict[int, None] = {}
     heard: float = 0.0
     recalling: bool = False
     woken: bool = False
 
 
-@dataclass(slots=True)
-class RuleState:
+class RuleState(msgspec.Struct):
     """A rule that has not been applied yet: what it may add, what its last evaluation saw, whether it must be asked again."""
 
     number: int
-    optional: bool = False
-    adds: AbstractSet[str] | None = None
+    optional: bool
+    adds: AbstractSet[str] | None
+    reads: Mapping[int, int]
     dirty: bool = False
     asked: bool = False
-    reads: Mapping[int, int] = field(default_factory=dict)
 
     def may_add(self, kind: str) -> bool:
         return self.adds is None or kind in self.adds
 
 
 NO_GROWTH = Growth()
+NOTHING_READ: Mapping[int, int] = {}
 
 
 class State:
@@ -162,7 +164,7 @@ class State:
 
     def __init__(self, plan: Plan, rules: Growth = NO_GROWTH) -> None:
         """Begin a run of a plan with rules, numbered from 0."""
-        count = len(plan)
+        count = len(plan.names)
         self.plan = plan
         self.status = bytearray(count)
         self.waiting = list(map(len, plan.predecessors))
@@ -249,8 +251,9 @@ class State:
         self, number: int, optional: bool, adds: AbstractSet[str] | None = None, waits: Sequence[str] = ()
     ) -> None:
         """Take a rule, which is to be asked when one of the nodes that it waits for has ended; at once if it waits for none."""
-        rule = self.rules[number] = RuleState(number, optional, adds)
-        self.may_add(adds, 1)
+        rule = self.rules[number] = RuleState(number, optional, adds, NOTHING_READ)
+        if adds is None or adds:
+            self.may_add(adds, 1)
         for name in waits:
             node = self.plan.index.get(name)
             if node is None:
@@ -269,13 +272,13 @@ class State:
         self.topics.clear()
         self.asking = 0
         for rule in self.rules.values():
-            rule.dirty, rule.asked, rule.reads = True, False, {}
+            rule.dirty, rule.asked, rule.reads = True, False, NOTHING_READ
         self.dirty = list(self.rules)
 
     def drop_rule(self, number: int) -> None:
         """Forget a rule that was applied."""
         rule = self.rules.pop(number, None)
-        if rule is not None:
+        if rule is not None and (rule.adds is None or rule.adds):
             self.may_add(rule.adds, -1)
 
     def may_add(self, kinds: AbstractSet[str] | None, change: int) -> None:
@@ -351,7 +354,7 @@ def read_entry(entry: int) -> tuple[int, Kind]:
 
 
 def refresh(state: State) -> None:
-    """Recompute whether the completion of a node that no rule watches matters to its successors only, see `decide.advance`."""
+    """Recompute whether the completion of a node that no rule watches matters to its successors only, see `advance`."""
     state.fast = state.plan.uniform and not state.stopped and not state.finished and not state.plan.settings.resources
 
 
@@ -385,19 +388,11 @@ def complete(state: State, node: int, started: float, ended: float) -> None:
     state.ended[node] = ended
     state.remaining -= 1
     state.journal.append(node)
+    state.release(node)
     waiting = state.waiting
-    plan = state.plan
-    heap = state.heap if state.fast else None
-    if heap is None:
-        state.release(node)
-    for after in plan.successors[node]:
+    for after in state.plan.successors[node]:
         waiting[after] = missing = waiting[after] - 1
-        if missing or status[after]:
-            continue
-        if heap is not None:
-            status[after] = READY
-            heappush(heap, plan.keys[after])
-        else:
+        if not (missing or status[after]):
             make_ready(state, after)
 
 
@@ -608,10 +603,21 @@ def _due(state: State, fact: Fact) -> None:
 
 
 def _worker_joined(state: State, fact: Fact) -> None:
-    slots, window, pulls, delegates = fact.numbers
+    slots, window, pulls, delegates, ahead = fact.numbers
     labels = dict(fact.labels)
     place = labels.pop(PLACE, "")
-    worker = Worker(fact.worker, fact.detail, slots, window, bool(pulls), labels, place, bool(delegates), heard=fact.at)
+    worker = Worker(
+        fact.worker,
+        fact.detail,
+        slots,
+        window,
+        bool(pulls),
+        labels,
+        place,
+        bool(delegates),
+        ahead / MICRO,
+        heard=fact.at,
+    )
     state.workers[fact.worker] = state.present[fact.worker] = worker
     state.queues[fact.worker] = worker.queue
     if worker.pulls:
@@ -636,7 +642,8 @@ def _patched(state: State, fact: Fact) -> None:
     plan = state.plan
     plan.grow(growth.nodes)
     state.drop_rule(fact.cause)
-    state.sealed |= growth.relies
+    if growth.relies:
+        state.sealed |= growth.relies
     if len(state.ready) < len(plan.requests):
         state.ready.extend([] for _ in range(len(state.ready), len(plan.requests)))
     count = len(fact.numbers)
@@ -650,20 +657,17 @@ def _patched(state: State, fact: Fact) -> None:
             state.may_add(plan.adds.get(node, frozenset()), 1)
     for rule in growth.rules:
         state.add_rule(*rule)
-    unwell: list[tuple[int, int]] = []
     for node in fact.numbers:
         missing = 0
         for before in plan.predecessors[node]:
             if state.status[before] != COMPLETED:
                 missing += not _satisfies(state, before, node)
                 if _dooms(state, before, node):
-                    unwell.append((node, before))
+                    state.doomed.append((node, before))
                     break
         state.waiting.append(missing)
-    for node in fact.numbers:
-        if not state.waiting[node]:
+        if not missing:
             make_ready(state, node)
-    state.doomed += unwell
     refresh(state)
 
 
@@ -685,7 +689,7 @@ def _run_ended(state: State, fact: Fact) -> None:
     state.finished = True
     state.finished_at = fact.at
     state.unapplied = fact.numbers
-    refresh(state)
+    state.fast = False
 
 
 _MOVES = {

@@ -7,54 +7,20 @@ way of a key, and what others have put there is neither read nor replaced nor de
 from __future__ import annotations
 
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from dagrid.errors import StoreError
-from dagrid.ports import Artifacts
+from dagrid.stores.refusals import check_key, masked
 
-_KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
 # In these places what is written appears when it is whole; in all others it is written beside its place and moved there.
 _WHOLE = frozenset(
     {"abfs", "abfss", "adl", "az", "gcs", "gs", "hf", "memory", "oci", "ocilake", "oss", "r2", "s3", "s3a"}
 )
-
-
-def check_key(key: str) -> None:
-    """Refuse a key that could lead out of its place, or be another's name somewhere.
-
-    Raises:
-        StoreError: it has other characters than a key may have, an empty part, or a part that is `.` or `..`.
-    """
-    if not _KEY.fullmatch(key) or {".", ".."} & set(key.split("/")):
-        raise StoreError(
-            f"{key!r} is no key. A key is made of letters a to z, digits, '-', '_' and '.', in parts with '/' between them; "
-            f"no part is empty, '.' or '..'."
-        )
-
-
-def open_artifacts(place: str | PathLike[str]) -> Artifacts:
-    """Return the artifacts that are kept in a place.
-
-    Args:
-        place: a path or a `file://` URL for a folder, which is made when something is put there; or the URL of any place that
-            fsspec reaches, such as `s3://bucket/prefix`.
-
-    Raises:
-        StoreError: fsspec, or what it needs for this URL, is not installed, or there is no such kind of URL.
-    """
-    if not isinstance(place, str) or "://" not in place:
-        return FolderArtifacts(place)
-    if place.startswith("file://"):
-        return FolderArtifacts(url2pathname(urlsplit(place).path))
-    return FsspecArtifacts(place)
 
 
 class FolderArtifacts:
@@ -123,20 +89,24 @@ class FsspecArtifacts:
         try:
             import fsspec
         except ImportError as error:
-            raise StoreError(f"{url} needs fsspec, which is not installed: pip install 'dagrid[fsspec]'") from error
+            raise StoreError(
+                f"{masked(url)} needs fsspec, which is not installed: pip install 'dagrid[fsspec]'"
+            ) from error
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            raise StoreError(f"{url} needs a package that is not installed: {error}") from error
+            raise StoreError(f"{masked(url)} needs a package that is not installed: {error}") from error
         except ValueError as error:
-            raise StoreError(f"{url} is no place for artifacts: {error}. Give a folder or another URL.") from error
+            raise StoreError(
+                f"{masked(url)} is no place for artifacts: {error}. Give a folder or another URL."
+            ) from error
         kind = self._files.protocol
         self._whole = not _WHOLE.isdisjoint([kind] if isinstance(kind, str) else kind)
 
     def put(self, key: str, data: bytes) -> None:
         """Keep data under a key, whole or not at all; see `dagrid.ports.Artifacts`."""
         path = self._path(key)
-        with _told(key, self.url):
+        with _told(key, masked(self.url)):
             if self._whole:
                 self._files.pipe_file(path, data)
                 return
@@ -154,7 +124,7 @@ class FsspecArtifacts:
     def get(self, key: str) -> bytes | None:
         """Return what is kept under a key, or None."""
         path = self._path(key)
-        with _told(key, self.url):
+        with _told(key, masked(self.url)):
             try:
                 data: Any = self._files.cat_file(path)
             except FileNotFoundError:
@@ -164,7 +134,7 @@ class FsspecArtifacts:
     def delete(self, key: str) -> None:
         """Forget a key, if it is there."""
         path = self._path(key)
-        with _told(key, self.url):
+        with _told(key, masked(self.url)):
             try:
                 self._files.rm_file(path)
             except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from dagrid.errors import (
@@ -14,6 +15,9 @@ from dagrid.errors import (
     nearest,
 )
 
+_KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
+_PASSWORD = re.compile(r"(?<=://)([^:/?#@]*):.*@", re.DOTALL)
+_SECRET = re.compile(r"(?<=[?&]password=)[^&]*")
 # Among so many of the newest runs a name is looked for that resembles an unknown one.
 SEARCHED = 200
 
@@ -90,3 +94,21 @@ def check_facts(facts: Sequence[bytes]) -> None:
     if set(map(type, facts)) - {bytes}:
         other = next(fact for fact in facts if type(fact) is not bytes)
         raise StoreError(f"A fact is bytes, not {type(other).__name__}. Encode it before you append it.")
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that could lead out of its place, or be another's name somewhere.
+
+    Raises:
+        StoreError: it has other characters than a key may have, an empty part, or a part that is `.` or `..`.
+    """
+    if not _KEY.fullmatch(key) or {".", ".."} & set(key.split("/")):
+        raise StoreError(
+            f"{key!r} is no key. A key is made of letters a to z, digits, '-', '_' and '.', in parts with '/' between them; "
+            f"no part is empty, '.' or '..'."
+        )
+
+
+def masked(url: str) -> str:
+    """Return a URL as it may be shown: with `***` in place of a password."""
+    return _SECRET.sub("***", _PASSWORD.sub(r"\1:***@", url))

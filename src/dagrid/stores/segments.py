@@ -5,7 +5,7 @@ A segment is a MessagePack array of binaries (https://github.com/msgpack/msgpack
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -30,3 +30,30 @@ def unpack(data: bytes) -> list[bytes]:
         return _decoder.decode(data)
     except msgspec.DecodeError as error:
         raise StoreError(f"A part of the journal is damaged ({error}). Restore the store from a copy.") from error
+
+
+def joined(
+    chunk: Callable[[int], Sequence[tuple[int, bytes]]], since: int, end: int, where: str, run: str
+) -> Iterator[bytes]:
+    """Yield the facts of a run from one number to before another.
+
+    Args:
+        chunk: returns segments in order, each with the number of its first fact, the first of them with the fact of this number.
+        since: the number of the first fact.
+        end: the number after the last one, where a segment ends.
+        where: what an error calls the store.
+        run: whose facts they are.
+
+    Raises:
+        StoreError: a fact is missing, or a segment is damaged.
+    """
+    while since < end:
+        began = since
+        for first, data in chunk(since):
+            if first > since:
+                break
+            facts = unpack(data)
+            yield from facts[since - first :]
+            since = first + len(facts)
+        if since == began:
+            raise StoreError(f"{where} lacks fact {since} of run {run!r}. Restore it from a copy.")

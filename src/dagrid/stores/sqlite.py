@@ -21,11 +21,13 @@ from typing import Self
 from dagrid.errors import StoreError, StoreVersionError
 from dagrid.ports import RunRecord
 from dagrid.stores import refusals
-from dagrid.stores.segments import pack, unpack
+from dagrid.stores.segments import joined, pack
 from dagrid.stores.statements import Migration, migrations, statements
 
 # Marks a database as ours, in its header: "dgrd".
 APPLICATION_ID = 0x64677264
+# What SQLite calls the database of the file that was opened.
+SCHEMA = "main"
 # A reader lets go of the file after so many bytes or segments.
 CHUNK_BYTES = 1 << 20
 CHUNK_SEGMENTS = 256
@@ -105,7 +107,7 @@ class SQLiteStore:
         refusals.check_since(since)
         with self._reader.use() as connection:
             number, _, facts = self._standing(connection, run)
-        return self._facts(run, number, since, facts)
+        return joined(lambda first: self._chunk(number, first, facts), since, facts, str(self.path), run)
 
     def snapshot(self, run: str, epoch: int, facts: int, data: bytes) -> None:
         """Keep what stands for the first so many facts; see `dagrid.ports.Store`."""
@@ -148,18 +150,6 @@ class SQLiteStore:
             known = connection.execute(self._sql["names"], {"limit": refusals.SEARCHED})
             raise refusals.unknown(run, [name for (name,) in known])
         return row
-
-    def _facts(self, run: str, number: int, since: int, end: int) -> Iterator[bytes]:
-        while since < end:
-            began = since
-            for first, data in self._chunk(number, since, end):
-                if first > since:
-                    break
-                facts = unpack(data)
-                yield from facts[since - first :]
-                since = first + len(facts)
-            if since == began:
-                raise StoreError(f"{self.path} lacks fact {since} of run {run!r}. Restore the file from a copy.")
 
     def _chunk(self, number: int, since: int, end: int) -> list[tuple[int, bytes]]:
         """Return some segments of a run, the first of which holds the fact `since`; none after the fact `end`."""
@@ -292,9 +282,9 @@ _REMEDIES = {
 
 @cache
 def _statements() -> dict[str, str]:
-    return statements("sqlite")
+    return statements("sqlite", SCHEMA)
 
 
 @cache
 def _migrations() -> list[Migration]:
-    return migrations("sqlite")
+    return migrations("sqlite", SCHEMA)

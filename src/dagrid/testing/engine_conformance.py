@@ -115,6 +115,31 @@ class EngineConformance:
             assert result.succeeded == 22
             assert (result["n19"], result["raw"], result["last"]) == (20, b"raw", b"raw")
 
+    def test_a_long_chain_of_short_links(self, tmp_path: Any) -> None:
+        """Links that travel together are performed once each, in order; one that fails takes none of those behind it along."""
+        mark = str(tmp_path / "tried")
+
+        def link(value: int) -> int:
+            import os
+
+            if value == 50 and not os.path.exists(mark):
+                with open(mark, "w"):
+                    raise OSError("not yet")
+            if value == 150:
+                raise LookupError("here it breaks")
+            return value + 1
+
+        nodes = [Node("n1", _one)]
+        nodes += [
+            Node(f"n{number}", link, inputs={"value": f"n{number - 1}"}, retries=int(number == 51))
+            for number in range(2, 201)
+        ]
+        with self.place() as backend:
+            result = DAG(nodes).run(backend=backend)
+            assert [result[f"n{number}"] for number in range(1, 151)] == list(range(1, 151))
+            assert (result.succeeded, result.failed, result.skipped) == (150, 1, 49)
+            assert [result.node_results[name].attempts for name in ("n50", "n51", "n52")] == [1, 2, 1]
+
     def test_a_diamond(self) -> None:
         """Two branches of one value meet again."""
         nodes = [

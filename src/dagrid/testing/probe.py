@@ -201,9 +201,9 @@ class Probe:
             return self._where.get(attempt, -1)
 
     def workers(self) -> tuple[WorkerJoined, ...]:
-        """Return the announcements of the workers that are there now."""
+        """Return the announcements of the workers that are there now and take any call: neither named only, nor delegating."""
         with self._changed:
-            return tuple(worker.joined for worker in self._workers.values())
+            return tuple(worker.joined for worker in self._workers.values() if worker.takes_all)
 
     def lost_workers(self) -> int:
         """Return how many workers were reported gone."""

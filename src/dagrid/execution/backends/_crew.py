@@ -7,197 +7,26 @@ its own. It knows the port; neither the engines, nor what a run decides.
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter, time
-from typing import Any, Protocol
+from time import perf_counter
+from typing import Any
 
 from dagrid.errors import BackendClosedError, BackendUnreachableError
 from dagrid.execution.backends import _performer, _remote
-from dagrid.execution.backends._transfer import encode_function
+from dagrid.execution.backends._lanes import PATIENCE, Channel, Item, Lane, Member, Session, Site
 from dagrid.execution.backends._worker import told
-from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
-from dagrid.ports import Bundle, Call, Host
+from dagrid.machine.events import UNSTARTED, Outcome, Started, WorkerGone
+from dagrid.ports import Bundle, Host
 
 WINDOW = 256
 """How many attempts may be with a worker."""
 STILLBORN_LIMIT = 3
 """How many workers in a row may die while they start before no more are tried."""
-PATIENCE = 0.5
-"""Seconds that a worker has to hand in what it finished before it is killed; and that a close waits for a report being made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where performers of an engine stand: `slots` of them at most, each a worker of a run, with this name and these labels."""
-
-    name: str
-    slots: int
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-class Channel(Protocol):
-    """How an engine reaches one performer (`_performer.Performer`) that it has started."""
-
-    def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
-        """Send a letter and return at once; whatever it raises counts as the death of the performer."""
-        ...
-
-    def listen(self) -> Future[list[_performer.Record]]:
-        """Return what will be the next records; its error counts as the death of the performer."""
-        ...
-
-    def kill(self) -> None:
-        """End the performer by force, if it can be; it may be dead."""
-        ...
-
-
-class Item:
-    """A call with the lane that it is in; `alone` says that it may have killed a worker, and is to be tried by itself."""
-
-    __slots__ = ("alone", "call", "cancelled", "lane", "sent", "started")
-
-    def __init__(self, lane: Lane, call: Call) -> None:
-        self.lane = lane
-        self.call = call
-        self.alone = self.cancelled = False
-        self.sent = self.started = UNSTARTED
-
-
-class Lane:
-    """A worker as one run sees it: calls that wait, and the performer that serves it at present, which stands at its site."""
-
-    def __init__(self, session: Session, number: int, site: Site) -> None:
-        self.session = session
-        self.number = number
-        self.site = site
-        self.waiting: deque[Item] = deque()
-        self.member: Member | None = None
-
-
-class Member:
-    """A performer at a site: what is with it, what it runs, and what it is to be told."""
-
-    def __init__(self, channel: Channel, site: Site) -> None:
-        self.channel = channel
-        self.site = site
-        self.name = ""
-        self.ready = False
-        self.doomed = 0  # the token of what it is to be killed for
-        self.kill_at = 0.0
-        self.lane: Lane | None = None
-        self.under_way: dict[int, Item] = {}
-        self.running = 0
-        self.letters = 0
-        self.tokens = 0
-
-    def tell(self, calls: Sequence[tuple[int, bytes]] = (), back: Sequence[int] = (), stop: int = 0) -> None:
-        """Send a letter; they are numbered, for an engine may deliver a large one late."""
-        self.channel.tell(self.letters, calls, back, stop)
-        self.letters += 1
-
-    def token_of(self, lane: Lane, attempt: int) -> int:
-        """Return the token of an attempt that is with this member, 0 if it is not."""
-        found = (token for token, item in self.under_way.items() if item.lane is lane and item.call.attempt == attempt)
-        return next(found, 0)
-
-
-class Session:
-    """One run's use of the workers. What changes is touched by the crew's thread alone, but for `closed`."""
-
-    def __init__(self, crew: Crew, host: Host, backend: object) -> None:
-        self.crew = crew
-        self.host = host
-        self.backend: object | None = backend  # while it is open, the backend is in use
-        self.closed = False
-        self.delivering = threading.Lock()
-        self.events: list[Stimulus] = []
-        self.lanes: dict[int, Lane] = {}
-        self.functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
-        self.named: dict[str, int] = {}
-        self.shift = host.now() - time()
-
-    def wake(self, worker: int) -> None:
-        """Its workers do not pull."""
-
-    def attend(self) -> None:
-        """The crew has a thread of its own."""
-
-    def perform(self, bundle: Bundle) -> None:
-        self.crew.command(self.crew.perform, self, bundle)
-
-    def recall(self, worker: int, attempts: Sequence[int]) -> None:
-        self.crew.command(self.crew.recall, self, worker, attempts)
-
-    def cancel(self, worker: int, attempt: int) -> None:
-        self.crew.command(self.crew.cancel, self, worker, attempt)
-
-    def close(self) -> None:
-        """Take back what waits and stop what runs."""
-        if self.closed:
-            return
-        self.closed = True
-        self.crew.command(self.crew.drop, self)
-        # A report that is being made ends first, unless it is what called us, or waits for a lock that our caller holds.
-        if not self.crew.is_own_thread() and self.delivering.acquire(timeout=PATIENCE):
-            self.delivering.release()
-        self.backend = None
-
-    # For the crew's thread.
-
-    def order(self, call: Call) -> bytes:
-        """Return a call as bytes; its function is pickled once, and kept, so that its id is its own."""
-        found = self.functions.get(id(call.fn))
-        if found is None:
-            found = self.functions[id(call.fn)] = (encode_function(call), call.fn)
-        return _remote.order(call, found[0])
-
-    def join(self, site: Site) -> None:
-        """Announce a worker."""
-        number = self.host.new_worker()
-        self.lanes[number] = Lane(self, number, site)
-        now = self.host.now()
-        self.events.append(WorkerJoined(number, site.name, now, 1, self.crew.window, labels=site.labels))
-
-    def leave(self, lane: Lane, reason: str) -> None:
-        """Say that a worker is gone; what waits goes back with it."""
-        del self.lanes[lane.number]
-        lane.waiting.clear()
-        self.events.append(WorkerGone(lane.number, self.host.now(), reason))
-
-    def number_of(self, member: Member) -> int:
-        """Return the number under which a performer is named that is not known by its site; -1 for others."""
-        if member.name == member.site.name:
-            return -1
-        number = self.named.get(member.name, -1)
-        if number < 0:
-            number = self.named[member.name] = self.host.new_worker()
-            self.events.append(WorkerJoined(number, member.name, self.host.now(), slots=0, window=0))
-        return number
-
-    def end(self, item: Item, outcome: Outcome, error: BaseException | None = None, retryable: bool = False) -> None:
-        """Report the end of a call of which no report came."""
-        now = self.host.now()
-        event = Finished(item.lane.number, item.call.attempt, outcome, now, now)
-        if error is not None:
-            event.value, event.error, event.retryable, event.draw = error, told(error), retryable, self.host.draw()
-        self.events.append(event)
-
-    def deliver(self) -> None:
-        """Report what has gathered."""
-        events, self.events = self.events, []
-        with self.delivering:
-            if self.closed:
-                return
-            try:
-                self.host.report(events)
-            except BaseException:  # noqa: BLE001 - a fault of one host must not end the others' runs
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+TRUCE = 1.0
+"""Seconds for which none is started after some had to make room."""
 
 
 class Crew:
@@ -212,12 +41,20 @@ class Crew:
         sites: where.
         window: how many attempts may be with a worker.
         keep: seconds for which performers stay when there is no run.
+        depot: of the values that stay in the engine; None if all travel.
     """
 
     def __init__(
-        self, engine: str, make: Callable[[Site], Channel], sites: Sequence[Site], window: int, keep: float
+        self,
+        engine: str,
+        make: Callable[[Site], Channel],
+        sites: Sequence[Site],
+        window: int,
+        keep: float,
+        depot: _remote.Depot | None = None,
     ) -> None:
         self.window = window
+        self.depot = depot
         self._engine = engine
         self._make = make
         self._sites = list(sites)
@@ -232,6 +69,7 @@ class Crew:
         self._stillborn = 0
         self._broken: Exception | None = None
         self._idle_since = perf_counter()
+        self._truce = 0.0
 
     def open(self, host: Host, backend: object) -> Session:
         session = Session(self, host, backend)
@@ -247,6 +85,20 @@ class Crew:
     def command(self, action: Callable[..., None], *args: Any) -> None:
         """Let the thread do something; may be called from any thread and never blocks."""
         self._inbox.put(partial(action, *args))
+
+    @property
+    def present(self) -> bool:
+        """Whether there are performers."""
+        return bool(self._members)
+
+    def make_room(self, all_rest: bool) -> None:
+        """Somebody else waits for what performers hold: those that have nothing to do go.
+
+        Args:
+            all_rest: nothing else moves either: then one of those that are busy goes too, after what it has, and for a while
+                none is started.
+        """
+        self.command(self._make_room, all_rest)
 
     def is_own_thread(self) -> bool:
         return threading.current_thread() is self._thread
@@ -268,6 +120,7 @@ class Crew:
                 pass
             else:
                 action()
+                del action  # it may refer to a session, and so to a run, until the next one comes
                 while not self._inbox.empty():
                     self._inbox.get()()
             self._settle()
@@ -287,6 +140,8 @@ class Crew:
         due = [member.kill_at for member in self._members if member.doomed]
         if self._members and not self._sessions:
             due.append(self._idle_since + self._keep)
+        if self._wanting and self._truce:
+            due.append(self._truce)
         return max(0.0, min(due) - perf_counter()) if due else None
 
     def _settle(self) -> None:
@@ -296,6 +151,8 @@ class Crew:
             self._put_down(member)
         if not self._sessions and self._idle_since + self._keep <= now:
             self._kill_all()
+        for member in [member for member in self._members if member.leaving and not member.under_way]:
+            self._put_down(member)
         self._hand_out()
         for member in list(self._members):
             self._feed(member)
@@ -320,7 +177,7 @@ class Crew:
         for member in self._members:
             if not self._wanting:
                 return
-            if member.ready and not member.under_way:
+            if member.ready and not member.under_way and not member.leaving:
                 lane = next((lane for lane in self._wanting if lane.site.name == member.site.name), None)
                 if lane is None:
                     continue
@@ -332,7 +189,27 @@ class Crew:
         if self._broken is not None and not self._members:
             self._refuse_all(self._broken)
 
+    def _make_room(self, all_rest: bool) -> None:
+        """Let performers go that have nothing to do; if there are none, and all rests, one that has."""
+        resting = [
+            each
+            for each in self._members
+            if each.ready and not each.under_way and not (each.lane is not None and each.lane.waiting)
+        ]
+        for member in resting:
+            member.leaving = True
+        if not all_rest:
+            return
+        self._truce = perf_counter() + TRUCE
+        if not resting and not any(member.leaving for member in self._members):
+            busy = next((member for member in self._members if member.ready), None)
+            if busy is not None:
+                busy.leaving = True
+
     def _start_missing(self, site: Site) -> None:
+        if self._truce and self._truce > perf_counter():
+            return
+        self._truce = 0.0
         wanted = sum(lane.site.name == site.name for lane in self._wanting)
         there = [member.ready for member in self._members if member.site.name == site.name]
         for _ in range(min(wanted - there.count(False), site.slots - len(there))):
@@ -363,23 +240,26 @@ class Crew:
     def _feed(self, member: Member) -> None:
         """Send what waits in a performer's lane; where other lanes wait for an member, each gets its turn."""
         lane = member.lane
-        if lane is None or not lane.waiting or not member.ready or member.doomed:
+        if lane is None or not lane.waiting or not member.ready or member.doomed or member.leaving:
             return
         if member.under_way and (self._wanting or next(iter(member.under_way.values())).alone):
             return
-        calls: list[tuple[int, bytes]] = []
+        calls: list[_performer.Sent] = []
         session = lane.session
         while lane.waiting and not (lane.waiting[0].alone and member.under_way):
             item = lane.waiting.popleft()
+            if item.stranded:
+                session.strand(item)
+                continue
             try:
-                data = session.order(item.call)
+                sent = session.order(item.call)
             except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
                 session.end(item, Outcome.FAILED, error)
                 continue
-            member.tokens += 1
-            member.under_way[member.tokens] = item
+            member.tokens = item.token = member.tokens + 1
+            member.under_way[item.token] = item
             item.sent = session.host.now()
-            calls.append((member.tokens, data))
+            calls.append((item.token, 0 if item.rides is None else item.rides.token, *sent))
             if item.alone:
                 break
         if calls:
@@ -407,13 +287,19 @@ class Crew:
 
     def _put_back(self, member: Member) -> None:
         """Let what a dead performer had not started wait for another."""
-        for item in reversed(member.under_way.values()):
-            if item.lane.session.closed:
+        back: list[Item] = []
+        for item in member.under_way.values():
+            session = item.lane.session
+            if session.closed:
                 continue
             if item.cancelled:
-                item.lane.session.end(item, Outcome.CANCELLED)
+                session.end(item, Outcome.CANCELLED)
+            elif item.stranded:
+                session.strand(item)
             else:
-                item.lane.waiting.appendleft(item)
+                back.append(item)
+        for item in reversed(back):
+            item.lane.waiting.appendleft(item)
         member.under_way.clear()
         self._unbind(member)
 
@@ -423,7 +309,7 @@ class Crew:
             return
         self._members.remove(member)
         member.channel.kill()
-        if not member.ready:
+        if not member.ready and member.site in self._sites:
             self._note_stillborn(reason)
         running = member.running
         if not running and len(member.under_way) == 1:
@@ -432,7 +318,7 @@ class Crew:
         if item is None:
             # Any of these may be what killed it. One by one it will be seen.
             for suspect in member.under_way.values():
-                suspect.alone = True
+                suspect.lane.session.suspects.add(suspect.call.node)
         self._put_back(member)
         if item is not None and not item.lane.session.closed:
             self._lose(item, reason)
@@ -480,16 +366,26 @@ class Crew:
             self._bury(member, reason)
         for session in self._sessions:
             for lane in [lane for lane in session.lanes.values() if lane.site not in sites]:
+                session.own_up(lane)
                 session.leave(lane, reason)
             for site in sites:
                 for _ in range(0 if site in before else site.slots):
                     session.join(site)
 
+    def refuse(self, error: Exception) -> None:
+        """There will be no performers any more: whatever is to be performed fails."""
+        self._broken = error
+        for member in list(self._members):
+            self._bury(member, told(error))
+
     def perform(self, session: Session, bundle: Bundle) -> None:
         lane = session.lanes.get(bundle.worker)
         if lane is None or session.closed:
             return
-        lane.waiting.extend(Item(lane, call) for call in bundle.calls)
+        items: dict[int, Item] = {}
+        for call in bundle.calls:
+            items[call.attempt] = item = Item(lane, call, items.get(call.rides))
+            lane.waiting.append(item)
         self._want(lane)
 
     def recall(self, session: Session, worker: int, attempts: Sequence[int]) -> None:
@@ -497,10 +393,11 @@ class Crew:
         if lane is None or session.closed:
             return
         wanted = set(attempts)
-        given = [item.call.attempt for item in lane.waiting if item.call.attempt in wanted]
+        given = [item for item in lane.waiting if item.call.attempt in wanted]
         if given:
             lane.waiting = deque(item for item in lane.waiting if item.call.attempt not in wanted)
-            session.events.append(Recalled(worker, given, session.host.now()))
+            for item in given:
+                session.give_back(item)
         member = lane.member
         if member is not None:
             back = [token for token, item in member.under_way.items() if item.call.attempt in wanted]
@@ -562,9 +459,13 @@ class Crew:
             elif kind == _performer.STARTED:
                 self._take_start(member, token, payload)
             elif kind == _performer.FINISHED:
-                self._take_end(member, token, payload)
+                self._take_end(member, token, payload, None)
+            elif kind == _performer.KEPT:
+                self._take_end(member, token, *payload)
             elif kind == _performer.BACK:
                 self._take_back(member, token)
+            elif kind == _performer.DROPPED:
+                member.under_way.pop(token).completed = False
             else:  # STOPPED: all that it had finished has been said
                 self._put_down(member)
                 return
@@ -578,17 +479,27 @@ class Crew:
         if item.cancelled:
             member.doomed, member.kill_at = token, perf_counter() + PATIENCE
 
-    def _take_end(self, member: Member, token: int, data: bytes) -> None:
+    def _take_end(self, member: Member, token: int, data: bytes, kept: Any) -> None:
         item = member.under_way.pop(token)
         member.running = 0
         if member.doomed == token:
             member.doomed = 0  # it was quicker
         session = item.lane.session
-        event = _remote.finished(data, item.call, item.lane.number, session.host.draw(), session.shift)
+        session.suspects.discard(item.call.node)
+        node, depot = item.call.node, self.depot
+        event = _remote.finished(
+            data,
+            item.call,
+            item.lane.number,
+            session.host.draw(),
+            session.shift,
+            None if depot is None else lambda size: depot.reference(kept, size, node),
+        )
         # The clocks of two machines differ; nothing has begun before it was sent, or ended after it was heard of.
         event.started = min(max(item.sent, event.started), session.host.now())
         event.ended = min(max(event.started, event.ended), session.host.now())
         event.by = session.number_of(member)
+        item.completed = event.outcome == Outcome.COMPLETED
         session.events.append(event)
 
     def _take_back(self, member: Member, token: int) -> None:
@@ -597,7 +508,7 @@ class Crew:
         if item.cancelled:
             session.end(item, Outcome.CANCELLED)
         else:
-            session.events.append(Recalled(item.lane.number, [item.call.attempt], session.host.now()))
+            session.give_back(item)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,76 +1,152 @@
-"""What a process of a Dask worker remembers of its calls: which have begun, which have ended, which must never begin.
+"""What runs in a process of a Dask worker: the seat of a performer, which Dask keeps as an actor, and calls as tasks of Dask's.
 
-Everything here runs on the worker; it knows neither the client nor the run.
+A large value becomes one of Dask's data where it was made, under a key. It knows neither the client nor the run.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import threading
+import sys
 from collections.abc import Callable, Sequence
-from time import time
+from functools import partial
+from pickle import dumps, loads
 from typing import Any
+from uuid import uuid4
 
-from distributed import get_worker
+from distributed import Status, get_worker
+from distributed.utils_comm import gather_from_workers
 
-from dagrid.execution.backends._remote import perform
+from dagrid.execution.backends import _remote
+from dagrid.execution.backends._herald import Herald
+from dagrid.execution.backends._performer import REMEMBERED, Performer
 
-_MANY = 10_000
+LISTENED = 15.0
+"""Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats go."""
+SOON = 0.05
+"""Seconds after which a nanny is asked again."""
 
-
-_desk = threading.Lock()
-_running: set[int] = set()
-_ended: dict[int, None] = {}
-_refused: dict[int, None] = {}
 _functions: dict[bytes, Callable[..., Any]] = {}
+_running: set[str] = set()
+_herald = Herald()
 
 
-def perform_on_worker(label: int, sent: bytes, topic: str) -> bytes:
-    """Perform a call, unless it was taken back before; then there is nothing to say."""
-    with _desk:
-        if label in _refused:
-            return b""
-        _running.add(label)
+class Seat:
+    """A performer for as long as Dask keeps it.
+
+    Args:
+        name: what the performer is called.
+        client: for whom Dask keeps its large values.
+    """
+
+    def __init__(self, name: str, client: str) -> None:
+        self._worker = get_worker()
+        self._client = client
+        self._performer = Performer(name, partial(fetch, self._worker))
+
+    async def tell(self, letter: bytes) -> None:
+        """Take a letter, pickled as a whole."""
+        await self._performer.tell(*loads(letter))
+
+    async def listen(self) -> bytes:
+        """Return records pickled, for Dask would pickle them one by one, and the key of a value that it keeps."""
+        records, kept = await self._performer.listen_apart(LISTENED)
+        key = None if kept is None else await _keep(self._worker, kept, self._client)
+        return dumps((records, key), 5)
+
+    async def leave(self, by_force: bool) -> None:
+        """Perform nothing any more. What runs is stopped by force only, which ends the process."""
+        if by_force:
+            await _end_process(self._worker, lambda: self._performer.busy)
+        self._performer.end()
+
+    def __del__(self) -> None:
+        self._performer.end()
+
+
+def perform_task(label: str, sent: bytes, topic: str, client: str, *values: bytes) -> bytes | tuple[bytes, str]:
+    """Be a task of Dask: perform a call, and return its report and the key of a large value, if it made one."""
+    worker: Any = get_worker()
+    if len(_functions) > REMEMBERED:
+        _functions.clear()
+    _running.add(label)
+    told = _herald.enter(partial(_say, worker, topic, label))
     try:
-        get_worker().log_event(topic, (label, time()))
-        if len(_functions) > _MANY:
-            _functions.clear()
-        return perform(sent, _functions)
+        report, kept = _remote.perform_apart(sent, _functions, (lambda: values) if values else None)
     finally:
-        with _desk:
-            _running.discard(label)
-            _remember(_ended, label)
+        _herald.leave(told)
+        _running.discard(label)
+    if kept is None:
+        return report
+    keeping = _keep(worker, kept, client)
+    return report, asyncio.run_coroutine_threadsafe(keeping, worker.loop.asyncio_loop).result()
 
 
-def _remember(book: dict[int, None], label: int) -> None:
-    book[label] = None
-    if len(book) > _MANY:
-        del book[next(iter(book))]
+def _say(worker: Any, topic: str, label: str, at: float) -> None:
+    worker.log_event(topic, (label, at, worker.address))
 
 
-def refuse(labels: Sequence[int]) -> dict[int, str]:
-    """Never start those that have not started; return what there is to say of each."""
-    states = {}
-    with _desk:
-        for label in labels:
-            states[label] = "running" if label in _running else "ended" if label in _ended else "refused"
-            if states[label] == "refused":
-                _remember(_refused, label)
-    return states
+def fetch(worker: Any, keys: Sequence[str]) -> Sequence[bytes]:
+    """Return the pickled values that Dask keeps under these keys; asked outside of the worker's loop.
+
+    Raises:
+        LookupError: one is not there any more.
+    """
+    return asyncio.run_coroutine_threadsafe(_fetch(worker, keys), worker.loop.asyncio_loop).result()
 
 
-def ended_beside(label: int, others: Sequence[int]) -> list[int] | None:
-    """Return which of the others have ended; None if the call does not run."""
-    with _desk:
-        return [other for other in others if other in _ended] if label in _running else None
+async def _fetch(worker: Any, keys: Sequence[str]) -> list[bytes]:
+    found: dict[Any, Any] = {key: worker.data[key] for key in keys if key in worker.data}
+    absent = [key for key in keys if key not in found]
+    if absent:
+        holders = await worker.scheduler.who_has(keys=absent)
+        there, *_ = await gather_from_workers(holders, rpc=worker.rpc, who=worker.address)
+        found.update(there)
+    lost = [key for key in keys if key not in found]
+    if lost:
+        raise LookupError(f"no Dask worker has {', '.join(lost)}")
+    return [found[key] for key in keys]
 
 
-def die(label: int, dask_worker: Any = None) -> None:
-    """End this process if it runs this call and nothing else, and somebody is there to start it again."""
-    with _desk:
-        if _running == {label} and dask_worker is not None and dask_worker.nanny:
+async def _keep(worker: Any, value: bytes, client: str) -> str:
+    """Let Dask keep a value here for a client, as if this had scattered it, and return its key."""
+    key = f"dagrid-value-{uuid4().hex}"
+    worker.update_data(data={key: value})
+    await worker.scheduler.update_data(who_has={key: [worker.address]}, nbytes={key: len(value)}, client=client)
+    return key
+
+
+def introduce(dask_worker: Any = None) -> dict[str, Any]:
+    """Return what a driver has to know of this worker."""
+    return {
+        "name": str(dask_worker.name),
+        "host": dask_worker.ip,
+        "threads": dask_worker.state.nthreads,
+        "nanny": bool(dask_worker.nanny),
+        "resources": dict(dask_worker.state.total_resources),
+        "python": sys.version_info[:2],
+    }
+
+
+async def end_task(label: str, dask_worker: Any = None) -> None:
+    """End this process if this task runs in it."""
+    await _end_process(dask_worker, lambda: label in _running)
+
+
+async def _end_process(worker: Any, wanted: Callable[[], bool]) -> None:
+    """End this process as soon as its nanny would replace it, for one that still starts it would give it up."""
+    while wanted():
+        try:
+            answer = await worker.rpc(worker.nanny).run(function=dumps(watches))
+            ready = answer.get("result", True)
+        except OSError:
+            ready = True
+        if ready:
             os._exit(1)
+        await asyncio.sleep(SOON)
 
 
-def greeting() -> bool:
-    return True
+def watches(dask_worker: Any = None) -> bool:
+    """In a nanny: whether its worker is up, and it would start another one."""
+    process = dask_worker.process
+    return process is not None and dask_worker.status == process.status == Status.running

@@ -1,7 +1,8 @@
 """One call performed in an engine's own worker, and how it travels there and back: bytes out, bytes in.
 
 The engines (Ray, Dask, Celery, ipyparallel) carry these bytes each in their way; what is in them is the same for all. `perform`
-runs on the worker, everything else on the driver's side. It knows calls and outcomes, and no engine.
+runs on the worker, everything else on the driver's side. A large value may stay behind; then only what the engine refers to it by
+goes there and back. It knows calls and outcomes, and no engine.
 """
 
 from __future__ import annotations
@@ -9,20 +10,25 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from time import time
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 
 from dagrid.attempt import Here, performing
-from dagrid.errors import CapabilityError
+from dagrid.errors import CapabilityError, TransferError
 from dagrid.execution.backends._transfer import Pickled, decode_error, encode_arguments, encode_function, stuck_error
 from dagrid.execution.backends._worker import STUCK, encode, encode_error, loads, stuck, told, type_name
 from dagrid.machine.events import Finished, Outcome
-from dagrid.ports import Call
+from dagrid.ports import Call, Encoded
 
 PYTHON = sys.version_info[:2]
+KEPT_FROM = 100 * 2**10
+"""Values that are pickled in more bytes than this stay where they were made, in engines that can refer to them."""
 
 
 class Order(msgspec.Struct, array_like=True):
@@ -36,7 +42,10 @@ class Order(msgspec.Struct, array_like=True):
 
 
 class Report(msgspec.Struct, array_like=True):
-    """What became of a call: times in seconds of the worker's clock of day, and one of value or failure, pickled."""
+    """What became of a call: times in seconds of the worker's clock of day, and one of value or failure, pickled.
+
+    Of a value that was kept only the number of its bytes is said.
+    """
 
     attempt: int
     worker: str
@@ -46,6 +55,7 @@ class Report(msgspec.Struct, array_like=True):
     failure: bytes | None = None
     stuck: bool = False
     extra: bytes | None = None
+    kept: int = 0
 
 
 _encode_order = msgspec.msgpack.Encoder().encode
@@ -54,19 +64,134 @@ _encode_report = msgspec.msgpack.Encoder().encode
 _decode_report = msgspec.msgpack.Decoder(Report).decode
 
 
-def order(call: Call, function: bytes | None = None) -> bytes:
+class Reference(Encoded):
+    """A value that stays where it was made until somebody wants to have it here.
+
+    Among the arguments of a later call it travels as what its engine knows it by, if the engine takes that (`order`); else, and
+    anywhere else, as the value. When nobody refers to it any more its engine lets go of the value. All of it may be called from
+    any thread.
+
+    Args:
+        handle: what the engine knows the value by; its end is the value's.
+        size: of the pickled value in bytes.
+        node: whose value it is.
+        fetch: returns the pickled value.
+    """
+
+    __slots__ = ("__weakref__", "_data", "_fetch", "handle", "node", "size")
+
+    def __init__(self, handle: Any, size: int, node: str, fetch: Callable[[Any], bytes]) -> None:
+        self.handle: Any | None = handle
+        self.size = size
+        self.node = node
+        self._fetch = fetch
+        self._data: bytes | None = None
+
+    def decode(self) -> Any:
+        """Return the value; raise `TransferError` if it is lost, or cannot be rebuilt here."""
+        return Pickled(self.packed(), self.node).decode()
+
+    def packed(self) -> bytes:
+        """Return the value pickled; it is fetched once."""
+        data = self._data
+        if data is None:
+            try:
+                data = self._data = self._fetch(self.handle)
+            except Exception as error:
+                raise lost_error(self.node, self.size, error) from error
+        return data
+
+    def bring_home(self) -> None:
+        """Have the value here from now on, for its engine goes."""
+        self.packed()
+        self.handle = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        gathered: list[Reference] | None = getattr(_travelling, "gathered", None)
+        if gathered is None or self.handle is None:
+            return loads, (self.packed(),)
+        place = next((place for place, other in enumerate(gathered) if other is self), len(gathered))
+        if place == len(gathered):
+            gathered.append(self)
+        return _arrived, (place,)
+
+    def __repr__(self) -> str:
+        return f"<Reference to the value of {self.node!r}, {self.size} bytes>"
+
+
+class Depot:
+    """The values of an engine that stayed where they were made, as far as somebody here still refers to them.
+
+    Args:
+        fetch: returns the bytes for the engine's handle of a value, and raises what the engine raises.
+    """
+
+    def __init__(self, fetch: Callable[[Any], bytes]) -> None:
+        self._fetch = fetch
+        self._guard = threading.Lock()
+        self._known: WeakSet[Reference] = WeakSet()
+
+    def reference(self, handle: Any, size: int, node: str) -> Reference:
+        """Return a reference to the value of a node."""
+        made = Reference(handle, size, node, self._fetch)
+        with self._guard:
+            self._known.add(made)
+        return made
+
+    def bring_home(self) -> None:
+        """The engine is about to go: fetch what somebody may still want. What cannot be had says so when it is read."""
+        with self._guard:
+            left = list(self._known)
+        for each in left:
+            with suppress(TransferError):
+                each.bring_home()
+
+
+_travelling = threading.local()
+"""While arguments are pickled: the references that were met, `gathered`; while they are opened: what came for them, `arrived`."""
+
+
+@contextmanager
+def _set_aside(name: str, value: object) -> Iterator[None]:
+    setattr(_travelling, name, value)
+    try:
+        yield
+    finally:
+        setattr(_travelling, name, None)
+
+
+def _arrived(place: int) -> Any:
+    """Stands in pickled arguments for the value of a reference."""
+    return loads(_travelling.arrived[place])
+
+
+def lost_error(node: str, size: int, error: BaseException) -> TransferError:
+    """Return the error for a value that stayed where it was made, and is not there any more."""
+    why = " ".join(told(error).split())
+    return TransferError(
+        f"The value of node {node!r} ({size} bytes) stayed where it was made, and cannot be had from there any more ({why}). "
+        "Run the node again; a run with a checkpoint keeps a copy of every value.",
+        node,
+    )
+
+
+def order(call: Call, function: bytes | None = None, references: list[Reference] | None = None) -> bytes:
     """Return a call as bytes.
 
     Args:
         call: the call; values among its arguments that came from a worker travel on as they are.
         function: its function, if it is pickled already.
+        references: is given the references among the arguments, however deep, for an engine that passes them; `perform_apart`
+            then wants what they stand for, in this order. Without it the values themselves travel.
 
     Raises:
         TransferError: the function or an argument cannot travel; it names the node.
     """
-    return _encode_order(
-        Order(call.attempt, call.node, encode_function(call) if function is None else function, encode_arguments(call))
-    )
+    function = encode_function(call) if function is None else function
+    if references is None:
+        return _encode_order(Order(call.attempt, call.node, function, encode_arguments(call)))
+    with _set_aside("gathered", references):
+        return _encode_order(Order(call.attempt, call.node, function, encode_arguments(call)))
 
 
 def perform(sent: bytes, functions: dict[bytes, Callable[..., Any]] | None = None) -> bytes:
@@ -76,13 +201,33 @@ def perform(sent: bytes, functions: dict[bytes, Callable[..., Any]] | None = Non
         sent: what `order` made.
         functions: remembers functions that have been opened, for workers that live long.
     """
+    return perform_apart(sent, functions, None, sys.maxsize)[0]
+
+
+def perform_apart(
+    sent: bytes,
+    functions: dict[bytes, Callable[..., Any]] | None,
+    bring: Callable[[], Sequence[bytes]] | None,
+    limit: int = KEPT_FROM,
+) -> tuple[bytes, bytes | None]:
+    """On the worker: perform a call, and return its report and, apart from it, a large value.
+
+    Args:
+        sent: what `order` made.
+        functions: remembers functions that have been opened.
+        bring: returns what the references of the order stand for; None if it had none.
+        limit: a value that is pickled in more bytes is no part of the report.
+
+    Returns:
+        The report, and the pickled value that is to be kept, for which `finished` wants a reference.
+    """
     call = _decode_order(sent)
     here = Here(call)
     report = Report(call.attempt, worker_name(), time(), 0.0)
     try:
-        fn, args, kwargs = _opened(call, functions)
+        fn, args, kwargs = _opened(call, functions, bring)
     except BaseException as error:  # noqa: BLE001 - the user's code
-        what = "function" if isinstance(error, _FunctionError) else "argument"
+        what = error.what if isinstance(error, _ClosedError) else "argument"
         report.failure, report.stuck = stuck(what, what, error.__cause__ or error), True
     else:
         token = performing.set(here)
@@ -100,10 +245,21 @@ def perform(sent: bytes, functions: dict[bytes, Callable[..., Any]] | None = Non
             performing.reset(token)
             here.call = None
     report.ended = report.ended or time()
-    return _encode_report(report)
+    kept = report.value
+    if kept is None or len(kept) <= limit:
+        return _encode_report(report), None
+    report.value, report.kept = None, len(kept)
+    return _encode_report(report), kept
 
 
-def finished(sent_back: bytes, call: Call, worker: int, draw: float, shift: float) -> Finished:
+def finished(
+    sent_back: bytes,
+    call: Call,
+    worker: int,
+    draw: float,
+    shift: float,
+    refer: Callable[[int], Encoded] | None = None,
+) -> Finished:
     """Return the terminal event of a call.
 
     Args:
@@ -112,11 +268,14 @@ def finished(sent_back: bytes, call: Call, worker: int, draw: float, shift: floa
         worker: the number of the machine's worker that had it.
         draw: a random number for the jitter of a retry.
         shift: what the run's clock is ahead of the worker's clock of day, in seconds.
+        refer: returns the reference to a value that was kept, given the number of its bytes.
     """
     report = _decode_report(sent_back)
     event = Finished(worker, call.attempt, Outcome.COMPLETED, report.started + shift, report.ended + shift, draw=draw)
     if report.failure is None:
         event.value = None if report.value is None else Pickled(report.value, call.node)
+        if report.kept and refer is not None:
+            event.value = refer(report.kept)
         event.extra = None if report.extra is None else Pickled(report.extra, call.node)
         return event
     error: BaseException
@@ -129,6 +288,17 @@ def finished(sent_back: bytes, call: Call, worker: int, draw: float, shift: floa
     return event
 
 
+def completed(sent_back: bytes) -> bool:
+    """Return whether a call has completed; an empty report is of one that was not performed."""
+    return bool(sent_back) and _decode_report(sent_back).failure is None
+
+
+def value_of(sent_back: bytes) -> Any:
+    """Return the value of a call that has completed, on the worker that performed it; a new object each time."""
+    value = _decode_report(sent_back).value
+    return None if value is None else loads(value)
+
+
 def where(sent_back: bytes) -> str:
     """Return the name of the worker that performed a call."""
     return _decode_report(sent_back).worker
@@ -139,12 +309,16 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-class _FunctionError(Exception):
-    """The function of a call cannot be opened."""
+class _ClosedError(Exception):
+    """A part of a call cannot be opened: `what` says which."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
 
 
 def _opened(
-    call: Order, functions: dict[bytes, Callable[..., Any]] | None
+    call: Order, functions: dict[bytes, Callable[..., Any]] | None, bring: Callable[[], Sequence[bytes]] | None
 ) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
     if tuple(call.python) != PYTHON:
         theirs, ours = ".".join(map(str, call.python)), ".".join(map(str, PYTHON))
@@ -157,12 +331,20 @@ def _opened(
         try:
             fn = loads(call.function)
         except BaseException as error:
-            raise _FunctionError from error
+            raise _ClosedError("function") from error
         if functions is not None:
             functions[call.function] = fn
     if call.arguments is None:
         return fn, (), {}
-    args, kwargs = loads(call.arguments)
+    if bring is None:
+        args, kwargs = loads(call.arguments)
+        return fn, args, kwargs or {}
+    try:
+        values = bring()
+    except BaseException as error:
+        raise _ClosedError("reference") from error
+    with _set_aside("arrived", values):
+        args, kwargs = loads(call.arguments)
     return fn, args, kwargs or {}
 
 

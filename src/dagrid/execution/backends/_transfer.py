@@ -132,6 +132,11 @@ def stuck_error(data: bytes | bytearray, call: Call) -> tuple[TransferError, boo
             f"The function of node {node!r} cannot be rebuilt in the worker process ({why}). "
             "Let its module be importable there."
         )
+    elif what == "reference":
+        message = (
+            f"A value that node {node!r} takes stayed where it was made, and cannot be had from there any more ({why}). "
+            "Run the nodes before it again; a run with a checkpoint keeps a copy of every value."
+        )
     else:
         kinds = ", ".join(type_name(value) for value in [*call.args, *(call.kwargs or {}).values()])
         message = (

@@ -1,96 +1,45 @@
-"""Attempts as Celery tasks: what a Celery worker runs, and the backend that sends it there and hears what became of it.
+"""Attempts on the workers of a Celery installation: the backend, its settings, and what a run sees of it.
 
-The same module is loaded on both sides. It knows the port, `_remote` and Celery; nothing of the engine. Every attempt is one
-message for one generic task, `dagrid.perform`, with a task id that is never used twice, so that a report of an attempt that is
-over for us finds nobody. Publishing, draining and watching are three threads, which all runs of a backend share.
+Celery's workers load this module too; what they run is in `_celery_worker`. A message for the one generic task, `dagrid.perform`,
+carries the calls of one lane, as many as are worth one message by the machine's measure.
 """
 
 from __future__ import annotations
 
-import hmac
-import os
 import threading
 import time
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from celery import Celery, Task, shared_task
-from celery.backends.base import KeyValueStoreBackend
-from celery.exceptions import Ignore
+from celery import Celery
 
-from dagrid.errors import InvalidSettingError
+from dagrid.errors import BackendError, InvalidSettingError, UnsatisfiableError
 from dagrid.execution.backends import _remote
-from dagrid.execution.backends._celery import (
-    GRACE,
-    LARGEST,
-    STARTED,
-    TASK,
-    TOO_LARGE,
-    Flight,
-    Line,
-    mac_of,
-    results_of,
-    results_url,
-)
+from dagrid.execution.backends._celery import Said, as_key, results_url
+from dagrid.execution.backends._celery_lanes import Item, Lane, Message
+from dagrid.execution.backends._celery_line import Line
+from dagrid.execution.backends._celery_watch import GRACE
+from dagrid.execution.backends._celery_worker import KEY_VARIABLE, perform
+from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends.base import BackendBase
-from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
-from dagrid.ports import Bundle, Capabilities, Host
+from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerJoined
+from dagrid.ports import Bundle, Call, Capabilities, Host, Needs
+
+__all__ = ["KEY_VARIABLE", "CeleryBackend", "app", "install", "perform"]
 
 QUEUE = "dagrid"
-KEY_VARIABLE = "DAGRID_CELERY_KEY"
+UNKNOWN = 2
+"""How many processes there are taken to be until Celery's workers have been counted."""
+MOST = 256
+"""How many lanes a run has at most, if it is not told."""
+WINDOW = 256
+"""How many attempts may be in a lane."""
+ROUTED = 256
+"""How many attempts may be on their way to the queues of a map."""
 
-# --- what a worker runs ----------------------------------------------------------------------------------------------------
-
-
-class Perform(Task):  # type: ignore[misc]
-    """The generic task's settings, whatever the worker's app says.
-
-    A message is acknowledged when its outcome is stored, so that a worker takes no more than it can run; one whose process died
-    is not delivered again, for dagrid counts that attempt as lost and sends another one.
-    """
-
-    acks_late = True
-    acks_on_failure_or_timeout = True
-    reject_on_worker_lost = False
-    track_started = False
-    ignore_result = False
-    store_errors_even_if_ignored = True
-    max_retries = 0
-    serializer = "json"
-    _made: tuple[int, Any] | None = None
-
-    @property
-    def backend(self) -> Any:
-        """Return where outcomes are stored: what the app is set to, else what suits its broker."""
-        if self._made is None or self._made[0] != os.getpid():
-            self._made = os.getpid(), results_of(self.app, None)
-        return self._made[1]
-
-
-@shared_task(bind=True, base=Perform, name=TASK)  # type: ignore[untyped-decorator]
-def perform(task: Any, body: str, mac: str | None = None) -> dict[str, str | None]:
-    """Perform one call of dagrid's and return its report; both are bytes in base64, signed if there is a key."""
-    request = task.request
-    results, key = task.backend, _worker_key(task.app)
-    sent = b64decode(body)
-    if (reason := _refusal(key, request.id, sent, mac)) is not None:
-        return {"refused": f"{request.hostname}: {reason}"}
-    if (request.delivery_info or {}).get("redelivered"):
-        if not isinstance(results, KeyValueStoreBackend):
-            return {"again": "the broker delivered the call for a second time"}
-        if results.get_state(request.id) != "PENDING":
-            raise Ignore
-    results.store_result(request.id, {"at": time.time(), "host": request.hostname}, STARTED, request=request)
-    if len(_functions) > 1000:
-        _functions.clear()
-    report = _remote.perform(sent, _functions)
-    if len(report) > LARGEST:
-        return {"refused": f"{request.hostname}: the value has {len(report):,} bytes pickled, {TOO_LARGE}"}
-    return {"report": b64encode(report).decode(), "mac": mac_of(key, b"report", request.id, report)}
-
-
-_functions: dict[bytes, Callable[..., Any]] = {}
+Selector = str | Mapping[str, str] | Iterable[tuple[str, str]]
+Labels = frozenset[tuple[str, str]]
 
 
 def install(app: Celery) -> Celery:
@@ -118,32 +67,6 @@ app = _own_app(None)
 """What `celery -A dagrid.execution.backends.celery -b BROKER worker` finds."""
 
 
-def _refusal(key: bytes | None, task: str, sent: bytes, mac: str | None) -> str | None:
-    """Say why a worker does not open a call, None if it may."""
-    if key is None:
-        if mac is None:
-            return None
-        return f"the call is signed, and this worker has no key. Start it with the driver's key in {KEY_VARIABLE}."
-    if mac is None:
-        return (
-            "the call is not signed, and this worker takes signed ones only. Give the backend the worker's key: key=..."
-        )
-    if hmac.compare_digest(mac, mac_of(key, b"order", task, sent) or ""):
-        return None
-    return "the signature of the call is wrong: it was altered, or the driver has another key than this worker."
-
-
-def _worker_key(app: Celery) -> bytes | None:
-    return _as_key(os.environ.get(KEY_VARIABLE) or app.conf.get("dagrid_key"))
-
-
-def _as_key(key: str | bytes | None) -> bytes | None:
-    return (key.encode() if isinstance(key, str) else key) or None
-
-
-# --- the driver's side -----------------------------------------------------------------------------------------------------
-
-
 class CeleryBackend(BackendBase):
     """Perform attempts on the workers of a Celery installation.
 
@@ -152,31 +75,39 @@ class CeleryBackend(BackendBase):
     process that runs the task (with the prefork pool, which is Celery's default). With your own app set
     `worker_prefetch_multiplier = 1`, or a worker keeps short tasks behind a long one.
 
+    A run uses as many processes as take from the queue; more are used when they come. Short tasks share a message: about a
+    millisecond of work, by what tasks took so far. A message that takes longer after all is cut short after some milliseconds,
+    and what has not started goes elsewhere.
+
     Outcomes come by the result backend: by pub/sub of Redis, or a queue of the broker (`rpc://`). If neither `result_backend`
     nor the app's settings name one, it is the broker itself where that is Redis, else `rpc://`; workers find the same by the
     same rule. One that is named here must be in the workers' settings too. Values and functions travel as base64 in JSON;
     Celery's own pickle serializer is not used, yet what is in them is a pickle: give a `key` where others reach the broker.
 
     A worker that dies costs the attempts that it ran; they are lost, and not delivered again. What it had not started is sent
-    again. When the broker is away for longer than `patience`, the attempts that are with it fail, and say so.
+    again; so are the few milliseconds of short tasks that shared its last message and had not been reported yet. When the broker
+    is away for longer than `patience`, the attempts that are with it fail, and say so.
 
     Args:
         broker: its URL, such as "redis://localhost:6379"; not needed with an app.
         app: your Celery app. It is only read, never changed or closed.
         result_backend: the URL of the result backend.
         queue: where calls are sent; by default the app's default queue, and "dagrid" without an app.
+        queues: other queues for nodes with a selector, as in `{"gpu=true": "gpu-queue"}`. A key may name several labels,
+            "gpu=true,zone=a"; in place of a mapping, pairs of a dict of labels and a queue will do. A node goes to the queue of
+            exactly its selector; one that is not listed is refused before anything runs.
         key: signs what is sent and what comes back (HMAC-SHA256); workers have it in the environment variable
             DAGRID_CELERY_KEY, or in their app's setting `dagrid_key`, and refuse what is not signed with it.
-        max_in_flight: how many attempts of a run are with Celery at once, waiting ones included; how many of them run at once
-            is the workers' affair.
+        max_workers: how many attempts of a run are performed at once, at most; by default as many as there are processes. Give
+            it where the workers cannot be asked (`worker_enable_remote_control` is off).
         patience: seconds to wait for a broker that is away, and for the first worker.
 
     Raises:
-        InvalidSettingError: neither broker nor app, or a number that cannot be.
+        InvalidSettingError: neither broker nor app, a number that cannot be, or a selector that is none.
     """
 
     name = "celery"
-    capabilities = Capabilities(kills=True, cancels=True)
+    capabilities = Capabilities(kills=True, cancels=True, chains=True)
 
     def __init__(
         self,
@@ -185,8 +116,9 @@ class CeleryBackend(BackendBase):
         result_backend: str | None = None,
         queue: str | None = None,
         *,
+        queues: Mapping[Any, str] | Iterable[tuple[Selector, str]] | None = None,
         key: str | bytes | None = None,
-        max_in_flight: int = 64,
+        max_workers: int | None = None,
         patience: float = 30.0,
     ) -> None:
         super().__init__()
@@ -196,31 +128,64 @@ class CeleryBackend(BackendBase):
             )
         if broker is not None and app is not None:
             raise InvalidSettingError("CeleryBackend takes a broker or an app, not both: the app has its own broker.")
-        if max_in_flight < 1:
-            raise InvalidSettingError(f"max_in_flight is a whole number from 1 up, not {max_in_flight!r}.")
+        if max_workers is not None and max_workers < 1:
+            raise InvalidSettingError(f"max_workers is a whole number from 1 up, not {max_workers!r}.")
         if patience <= 0:
             raise InvalidSettingError(f"patience is a number of seconds above 0, not {patience!r}.")
         self.app = _own_app(broker) if app is None else app
         self.queue = queue or str(self.app.conf.task_default_queue)
-        self.key = _as_key(key)
-        self.max_in_flight = max_in_flight
+        self.queues = _read_queues(queues)
+        self.key = as_key(key)
+        self.max_workers = max_workers
         self.patience = patience
         self.result_backend = results_url(self.app, result_backend)
         self._line: Line | None = None
+        if self.queues:
+            self.capabilities = replace(self.capabilities, delegates=True)  # type: ignore[misc]
+
+    def check(self, needs: Mapping[str, Needs]) -> None:
+        """Refuse a graph before it runs, of whose nodes some ask for what no queue is for.
+
+        Raises:
+            UnsatisfiableError: a node's selector is not among `queues`, or it asks for a resource that the run does not count.
+        """
+        for node, need in needs.items():
+            self.route(node, need)
+
+    def route(self, node: str, needs: Needs) -> str:
+        """Return the queue for a node.
+
+        Raises:
+            UnsatisfiableError: there is none.
+        """
+        if needs.resources:
+            resource = min(needs.resources)
+            raise UnsatisfiableError(
+                f"Node {node!r} asks for resource {resource!r}, which this run does not have, and Celery's workers do not count "
+                f"resources. Say how much there is: resources={{{resource!r}: ...}}, or give the node a selector and a queue."
+            )
+        queue = self.queues.get(frozenset(needs.selector.items()))
+        if queue is None:
+            offered = ", ".join(f"{_told(labels)!r}" for labels in self.queues) or "none"
+            raise UnsatisfiableError(
+                f"No queue of Celery's is for {_told(needs.selector.items())!r}, the selector of node {node!r}. There is "
+                f"{offered}. Add it to queues=, or select something else."
+            )
+        return queue
 
     def open(self, host: Host) -> CelerySession:
         """Begin to serve a run.
 
         Raises:
-            BackendError: the broker or the result backend cannot be reached.
+            BackendUnreachableError: the broker or the result backend cannot be reached.
         """
         self.check_open()
         with self._guard:
             if self._line is None:
                 self._line = Line(self)
             line = self._line
-        session = CelerySession(line, host)
-        session.announce(self.max_in_flight)
+        session = CelerySession(self, line, host)
+        session.begin()
         return session
 
     def release(self, wait: bool) -> None:
@@ -234,36 +199,74 @@ class CeleryBackend(BackendBase):
 class CelerySession:
     """One run's use of the line."""
 
-    def __init__(self, line: Line, host: Host) -> None:
-        self._line = line
+    def __init__(self, backend: CeleryBackend, line: Line, host: Host) -> None:
         self.host = host
-        self.worker = host.new_worker()
+        self.items: dict[int, Item] = {}
+        """The calls of which we do not know the end, by attempt; the line's, under its guard."""
+        self.closed = False
+        self._backend = backend
+        self._line = line
         self._shift = host.now() - time.time()
+        self._lanes: dict[int, Lane] = {}
+        self._router = -1
+        self._performers: dict[tuple[str, int], int] = {}
+        self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self._quiet = threading.Condition()
         self._reporters: list[int] = []
-        self.closed = False
+        self._growing = threading.Lock()
 
-    def announce(self, slots: int) -> None:
-        """Announce the worker that stands for all of Celery's."""
+    def begin(self) -> None:
+        """Announce the first workers."""
         self._line.sessions.add(self)
-        self.report(WorkerJoined(self.worker, "celery", self.host.now(), slots, slots))
+        if self._backend.queues:
+            self._router = self.host.new_worker()
+            self.report([WorkerJoined(self._router, "celery", self.host.now(), ROUTED, ROUTED, delegates=True)])
+        if self._backend.max_workers is not None:
+            self._join(self._backend.max_workers)
+        else:
+            self.announce(self._line.watch.processes or UNKNOWN)
+            self._line.watch.count_soon()
+
+    def announce(self, processes: int) -> None:
+        """So many processes take from the queue."""
+        if self._backend.max_workers is None:
+            self._join(min(processes, MOST))
+
+    def _join(self, count: int) -> None:
+        with self._growing:
+            joined: list[Stimulus] = []
+            while len(self._lanes) < count:
+                number = self.host.new_worker()
+                self._lanes[number] = Lane(self, number, self._backend.queue)
+                joined.append(WorkerJoined(number, "celery", self.host.now(), 1, WINDOW))
+        if joined:
+            self.report(joined)
 
     def wake(self, worker: int) -> None:
-        """Its worker does not pull."""
+        """Its workers do not pull."""
 
     def perform(self, bundle: Bundle) -> None:
+        if self.closed:
+            return
+        if bundle.worker != self._router:
+            self._line.take(self._lanes[bundle.worker], bundle.calls)
+            return
         for call in bundle.calls:
-            if not self.closed:
-                self._line.take(self, call)
+            lane = Lane(self, bundle.worker, "")
+            try:
+                lane.queue = self._backend.route(call.node, call.needs or Needs())
+            except UnsatisfiableError as error:  # of a node that was not there when the graph was checked
+                self.fail(Item(lane, call, self.host.now()), error)
+            else:
+                self._line.take(lane, [call])
 
     def recall(self, worker: int, attempts: Sequence[int]) -> None:
-        given = self._line.drop(self, attempts, unsent=True)
-        if given:
-            self.report(Recalled(self.worker, [flight.call.attempt for flight in given], self.host.now()))
+        self.give_back(self._line.recall(self, attempts))
 
     def cancel(self, worker: int, attempt: int) -> None:
-        for flight in self._line.drop(self, [attempt], unsent=False):
-            self.end(flight, Outcome.CANCELLED)
+        item = self._line.cancel(self, attempt)
+        if item is not None:
+            self.end(item, Outcome.CANCELLED)
 
     def attend(self) -> None:
         """The line has threads."""
@@ -278,43 +281,130 @@ class CelerySession:
             # A report under way ends first; the host may be closing from within one.
             self._quiet.wait_for(lambda: all(reporter == me for reporter in self._reporters), GRACE)
         self._line.leave(self)
+        self._functions.clear()
 
-    # --- reports, from the threads of the line -----------------------------------------------------------------------------
+    # --- what the line asks for, from its threads --------------------------------------------------------------------------
 
-    def begin(self, flight: Flight, at: float) -> None:
-        """An attempt has started, at a time of the worker's clock of day."""
-        flight.started = min(max(at + self._shift, flight.submitted), self.host.now())
-        self.report(Started(self.worker, flight.call.attempt, flight.started))
+    def order(self, call: Call) -> bytes:
+        """Return a call as bytes; a function is pickled once. Only the line's publishing thread calls this."""
+        known = self._functions.get(id(call.fn))
+        if known is None:
+            if len(self._functions) >= WINDOW:
+                self._functions.clear()
+            known = self._functions[id(call.fn)] = encode_function(call), call.fn  # while it is kept, its id is its own
+        return _remote.order(call, known[0])
 
-    def end(self, flight: Flight, outcome: Outcome, value: Any = None, text: str = "", retryable: bool = True) -> None:
-        """An attempt has ended, otherwise than by a report of its own."""
+    def tell(
+        self, message: Message, said: Said, ended: Sequence[Item], running: Item | None, back: Sequence[Item]
+    ) -> None:
+        """A worker has told what became of a message.
+
+        Args:
+            message: which one.
+            said: what the worker says of it.
+            ended: the calls of it whose reports are taken.
+            running: the one that has started.
+            back: those that are not performed.
+        """
         now = self.host.now()
-        began = flight.submitted if flight.started is None else flight.started
+        events: list[Stimulus] = []
+        by = self._performer(said, events) if ended else -1
+        place_of = {item: place for place, item in enumerate(message.items)}
+        for item in ended:
+            place = place_of[item]
+            report = said.reports[place]
+            if place in said.refused:
+                text = f"The worker refused the call of node {item.call.node!r}: {said.refused[place]}"
+                events.append(self._ending(item, Outcome.FAILED, BackendError(text), text, False))
+                continue
+            if not report:
+                continue  # it rode on one that did not complete
+            event = _remote.finished(report, item.call, item.lane.worker, self.host.draw(), self._shift)
+            event.started = min(max(event.started, item.submitted), now)
+            event.ended = min(max(event.ended, event.started), now)
+            event.by = by
+            events.append(event)
+        if running is not None:
+            running.started = min(max(said.since + self._shift, running.submitted), now)
+            events.append(Started(running.lane.worker, running.call.attempt, running.started))
+        if back:
+            events.append(Recalled(message.lane.worker, [item.call.attempt for item in back], now))
+        if events:
+            self.report(events)
+
+    def _performer(self, said: Said, events: list[Stimulus]) -> int:
+        """Return the number under which a process of Celery's is named, and name it when it is new."""
+        who = said.host, said.process
+        number = self._performers.get(who)
+        if number is None:
+            number = self._performers[who] = self.host.new_worker()
+            events.append(WorkerJoined(number, f"{said.host}:{said.process}", self.host.now(), slots=0, window=0))
+        return number
+
+    def give_back(self, items: Sequence[Item]) -> None:
+        """Calls have not started and are not performed."""
+        by_worker: dict[int, list[int]] = {}
+        for item in items:
+            by_worker.setdefault(item.lane.worker, []).append(item.call.attempt)
+        if by_worker:
+            now = self.host.now()
+            self.report([Recalled(worker, attempts, now) for worker, attempts in by_worker.items()])
+
+    def end(self, item: Item, outcome: Outcome, value: Any = None, text: str = "", retryable: bool = True) -> None:
+        """An attempt has ended, otherwise than by a report of its own."""
+        self.report([self._ending(item, outcome, value, text, retryable)])
+
+    def _ending(self, item: Item, outcome: Outcome, value: Any, text: str, retryable: bool) -> Finished:
+        now = self.host.now()
+        began = item.submitted if item.started is None else item.started
         draw = self.host.draw() if outcome is Outcome.FAILED else 0.0
-        event = Finished(self.worker, flight.call.attempt, outcome, began, now, value, text, retryable, draw)
-        self.report(event)
+        return Finished(item.lane.worker, item.call.attempt, outcome, began, now, value, text, retryable, draw)
 
-    def fail(self, flight: Flight, error: BaseException, retryable: bool = False) -> None:
+    def fail(self, item: Item, error: BaseException, retryable: bool = False) -> None:
         """An attempt has failed for a reason that is not its own."""
-        self.end(flight, Outcome.FAILED, error, f"{type(error).__name__}: {error}", retryable)
+        self.end(item, Outcome.FAILED, error, f"{type(error).__name__}: {error}", retryable)
 
-    def deliver(self, flight: Flight, sent_back: bytes) -> None:
-        """The report of an attempt has come."""
-        event = _remote.finished(sent_back, flight.call, self.worker, self.host.draw(), self._shift)
-        event.started = max(event.started, flight.submitted)
-        event.ended = min(max(event.ended, event.started), self.host.now())
-        self.report(event)
-
-    def report(self, event: WorkerJoined | Started | Finished | Recalled) -> None:
-        """Push an event to the host, unless this session is over."""
+    def report(self, events: Sequence[Stimulus]) -> None:
+        """Push events to the host, unless this session is over."""
         me = threading.get_ident()
         with self._quiet:
             if self.closed:
                 return
             self._reporters.append(me)
         try:
-            self.host.report([event])
+            self.host.report(events)
         finally:
             with self._quiet:
                 self._reporters.remove(me)
                 self._quiet.notify_all()
+
+
+def _read_queues(queues: Mapping[Any, str] | Iterable[tuple[Selector, str]] | None) -> dict[Labels, str]:
+    pairs = queues.items() if isinstance(queues, Mapping) else queues or ()
+    found: dict[Labels, str] = {}
+    for selector, queue in pairs:
+        labels = _read_selector(selector)
+        if not isinstance(queue, str) or not queue:
+            raise InvalidSettingError(f"The queue for {_told(labels)!r} is a name, not {queue!r}.")
+        found[labels] = queue
+    return found
+
+
+def _read_selector(selector: Selector) -> Labels:
+    try:
+        if isinstance(selector, str):
+            labels = [tuple(part.strip().split("=", 1)) for part in selector.split(",")]
+        else:
+            labels = [tuple(pair) for pair in (selector.items() if isinstance(selector, Mapping) else selector)]
+        made = {str(name): str(value) for name, value in labels}
+    except (TypeError, ValueError):
+        made = {}
+    if not made or not all(made):
+        raise InvalidSettingError(
+            f'A selector in queues= is written "label=value,label=value" or as a dict, not {selector!r}.'
+        )
+    return frozenset(made.items())
+
+
+def _told(labels: Iterable[tuple[str, str]]) -> str:
+    return ",".join(f"{name}={value}" for name, value in sorted(labels))

@@ -9,20 +9,24 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import ray
 
 from dagrid.errors import BackendUnreachableError, InvalidSettingError
-from dagrid.execution.backends import _performer
-from dagrid.execution.backends._crew import WINDOW, Crew, Session, Site
+from dagrid.execution.backends import _performer, _ray_tasks
+from dagrid.execution.backends._crew import WINDOW, Crew
+from dagrid.execution.backends._delegate import IN_FLIGHT, Delegation, Joined
+from dagrid.execution.backends._lanes import Site
+from dagrid.execution.backends._remote import Depot
 from dagrid.execution.backends._worker import told
 from dagrid.execution.backends.base import BackendBase
-from dagrid.ports import Capabilities, Host
+from dagrid.ports import Capabilities, Host, Needs
 
 OBJECT_STORE = 200 * 2**20
 REACH = 3.0
@@ -37,6 +41,11 @@ class RayBackend(BackendBase):
     lives; they start when there is work for them, serve one run after the other, and go when there has been no run for a while.
     Cancels and timeouts kill the actor, and another takes its place.
 
+    A node that asks for resources which the run does not count (`resources`: CPU or num_cpus, GPU or num_gpus, memory in bytes,
+    or a custom name) or for labels (`selector`, as Ray's `label_selector` has them) is a task of Ray, which finds a place for it;
+    it has one CPU if it does not ask for another number. Workers that have nothing to do give their CPUs to tasks that wait for
+    them. A cancel or a timeout kills the task. Large values stay in the cluster, and come here when they are read.
+
     dagrid must be installed where the workers run, and the Python be of the same minor version. Functions travel by reference if
     they can be imported there, else by value. Tasks see the environment and the directory of their Ray worker; `runtime_env`
     changes these. They run in a thread of the actor which is not its main one.
@@ -46,7 +55,8 @@ class RayBackend(BackendBase):
             machine gets so many CPUs, however many there are.
         address: of a cluster: `"ray://host:10001"`, `"host:6379"`, `"auto"`; None begins a session on this machine, unless the
             environment variable RAY_ADDRESS says otherwise.
-        max_in_flight: how many attempts may be with the workers, the waiting ones included; None means 256 for each.
+        max_in_flight: how many attempts may be with the workers, the waiting ones included; None means 256 for each. As many
+            nodes may be tasks of Ray at once; None means 64, or four for each CPU if that is more.
         object_store_memory: bytes of shared memory of a session that is begun on this machine; what does not fit goes to disk.
         keep_workers: seconds for which workers without a run keep their CPUs.
         actor_options: what else Ray is to know of a worker: `num_gpus`, `resources`, `memory`, `runtime_env`, ...
@@ -57,7 +67,9 @@ class RayBackend(BackendBase):
     """
 
     name: ClassVar[str] = "ray"
-    capabilities: ClassVar[Capabilities] = Capabilities(kills=True, cancels=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        kills=True, cancels=True, passes_references=True, chains=True, delegates=True
+    )
 
     def __init__(
         self,
@@ -82,28 +94,40 @@ class RayBackend(BackendBase):
             raise
         self.num_cpus = count
         window = max(1, (max_in_flight or WINDOW * count) // count)
-        self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers)
+        self._depot = Depot(partial(_ray_tasks.fetch, _ray_tasks.where()))
+        self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers, self._depot)
+        self._tasks = _ray_tasks.Tasks(self._crew, actor_options.get("runtime_env"))
+        self._in_flight = max_in_flight or max(IN_FLIGHT, 4 * count)
         # Also for a backend that is dropped without being closed, and at the end of the program.
-        self._finalizer = weakref.finalize(self, _end, self._crew)
+        self._finalizer = weakref.finalize(self, _end, self._crew, self._tasks, self._depot)
 
-    def open(self, host: Host) -> Session:
+    def open(self, host: Host) -> Joined:
         """Begin to serve a run: announce its workers, which start when they get something to do."""
         self.check_open()
-        return self._crew.open(host, self)
+        return Joined(
+            self._crew.open(host, self),
+            Delegation(host, self._tasks, self._depot, self.name, self._in_flight, self._tasks),
+        )
+
+    def check(self, needs: Mapping[str, Needs]) -> None:
+        """Refuse a graph of whose nodes one asks for what no machine of the cluster has. Raises UnsatisfiableError."""
+        self.check_open()
+        _ray_tasks.check(needs)
 
     def release(self, wait: bool) -> None:
         """End the workers, and the Ray session if it was begun here and nobody else uses it."""
         self._finalizer.detach()
-        _end(self._crew)
+        _end(self._crew, self._tasks, self._depot)
 
     def __repr__(self) -> str:
         closed = " (closed)" if self._closed else ""
         return f"<RayBackend of {self.num_cpus} workers{closed}>"
 
 
-def _end(crew: Crew) -> None:
+def _end(crew: Crew, tasks: _ray_tasks.Tasks, depot: Depot) -> None:
     crew.stop()
-    _cluster.leave()
+    tasks.close()
+    _cluster.leave(depot)
 
 
 class _Channel:
@@ -116,12 +140,24 @@ class _Channel:
         self._handle.tell.remote(number, list(calls), list(back), stop)
 
     def listen(self) -> Future[list[_performer.Record]]:
-        found: Future[list[_performer.Record]] = self._handle.listen.remote().future()
+        records, kept = self._handle.listen_apart.options(num_returns=2).remote()
+        found: Future[list[_performer.Record]] = Future()
+        records.future().add_done_callback(partial(_pass_on, found, kept))
         return found
 
     def kill(self) -> None:
         with suppress(Exception):  # it is dead, or Ray is gone, and it with it
             ray.kill(self._handle)
+
+
+def _pass_on(found: Future[list[_performer.Record]], kept: Any, done: Future[list[_performer.Record]]) -> None:
+    """Put Ray's handle of the value that was kept, which is returned beside the records, into the record that speaks of it."""
+    try:
+        records = done.result()
+    except BaseException as error:  # noqa: BLE001 - Ray's, all kinds
+        found.set_exception(error)
+    else:
+        found.set_result(_performer.with_kept(records, kept))
 
 
 def _actor_class(options: dict[str, Any]) -> Callable[[Site], _Channel]:
@@ -130,7 +166,7 @@ def _actor_class(options: dict[str, Any]) -> Callable[[Site], _Channel]:
         kind = ray.remote(_performer.Performer).options(**{"num_cpus": 1, **options, "max_restarts": 0})
     except (TypeError, ValueError) as error:
         raise InvalidSettingError(f"Ray cannot start workers with {options}: {error}") from error
-    return lambda _: _Channel(kind.remote())
+    return lambda _: _Channel(kind.remote(fetch=_ray_tasks.fetch_all))
 
 
 class _Cluster:
@@ -149,10 +185,12 @@ class _Cluster:
                 self._users, self._ours = 0, True
             self._users += 1
 
-    def leave(self) -> None:
-        """The last one ends the session, if it is ours."""
+    def leave(self, depot: Depot | None = None) -> None:
+        """The last one ends the session, if it is ours; what values are still wanted are fetched before."""
         with self._guard:
             self._users -= 1
+            if self._ours and depot is not None and ray.is_initialized():
+                depot.bring_home()
             if self._ours and self._users == 0:
                 self._ours = False
                 if ray.is_initialized():

@@ -1,0 +1,171 @@
+"""What nobody tells of: workers that died with what they ran, queues that no worker takes from, and how many workers there are.
+
+A thread that asks Celery's workers every few seconds, by a connection of its own. It knows Celery and the line that it watches.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dagrid.errors import BackendError
+from dagrid.execution.backends._celery import MODULE
+
+if TYPE_CHECKING:
+    from dagrid.execution.backends._celery_lanes import Message
+    from dagrid.execution.backends._celery_line import Line
+
+PULSE = 2.0
+"""Seconds between two looks at the workers; an attempt that is missing at MISSES looks in a row is lost."""
+MISSES = 3
+GRACE = 5.0
+"""Seconds after which a cancelled attempt counts as stopped, whether its worker answers or not."""
+CENSUS = 3
+"""How many pulses there are from one census of the workers to the next."""
+_log = logging.getLogger(MODULE)
+
+
+class Watch:
+    """Looks after one line."""
+
+    def __init__(self, line: Line) -> None:
+        self.processes: int | None = None
+        """How many processes of Celery's take from the default queue; None until that is known."""
+        self._line = line
+        self._connection = line.connect()
+        self._away_since = 0.0
+        self._unmanned: dict[str, float] = {}
+        self._news = threading.Event()
+
+    def count_soon(self) -> None:
+        """Count the workers before the next pulse, or see that the line is closed."""
+        self._news.set()
+
+    def doubt(self, messages: Sequence[Message]) -> None:
+        """The broker may have lost these: see at the next two looks whether it has."""
+        for message in messages:
+            message.doubted = True
+            message.misses = max(message.misses, MISSES - 2)
+            message.sent -= 2 * PULSE
+
+    def loop(self) -> None:
+        """The thread: look, until the line is closed."""
+        pulses = 0
+        while True:
+            asked = self._news.wait(PULSE)
+            if self._line.closing.is_set():
+                break
+            self._news.clear()
+            pulses += 1
+            try:
+                if asked or (pulses % CENSUS == 0 and self._line.sessions):
+                    self._count()
+                if not asked:
+                    self._end_cancelled()
+                    self._look_for_lost()
+                    self._look_for_workers()
+                self._away_since = 0.0
+            except Exception as error:  # noqa: BLE001 - every transport has its own
+                self._away_since = self._away_since or time.monotonic()
+                if time.monotonic() - self._away_since > self._line.patience:
+                    self._line.give_up(error)
+                self._connection.collect()
+        self._connection.close()
+
+    def _ask(self, timeout: float, hosts: Sequence[str] | None = None) -> Any:
+        limit = None if hosts is None else len(hosts)
+        return self._line.app.control.inspect(hosts, timeout=timeout, connection=self._connection, limit=limit)
+
+    def _count(self) -> None:
+        """Count the processes that take from the default queue, and let the runs know if there are more."""
+        ask = self._ask(0.3)
+        queues = ask.active_queues() or {}
+        hosts = [host for host, found in queues.items() if any(queue["name"] == self._line.queue for queue in found)]
+        if not hosts:
+            return
+        answers = self._ask(1.0, hosts).stats() or {}
+        self.processes = sum(int(answer.get("pool", {}).get("max-concurrency") or 1) for answer in answers.values())
+        for session in list(self._line.sessions):
+            session.announce(self.processes)
+
+    def _end_cancelled(self) -> None:
+        limit = time.monotonic() - GRACE
+        for message in self._line.under_way():
+            if 0 < message.cancelled < limit and self._line.take_out(message.id) is not None:
+                self._line.stop(message)
+
+    def _look_for_lost(self) -> None:
+        """Ask the workers whether they still have what was sent to them."""
+        limit = time.monotonic() - 2 * PULSE
+        messages = [message for message in self._line.under_way() if message.sent < limit]
+        known = [message for message in messages if message.running is not None]
+        if known:
+            hosts = sorted({message.host for message in known})
+            running = _ids((self._ask(1.0, hosts).active(safe=True) or {}).values())
+            self._note_missing(known, running)
+        unknown = [message for message in messages if message.running is None]
+        queues = {message.lane.queue for message in unknown}
+        empty = {queue for queue in queues if not self._waiting_in(queue)}
+        unknown = [message for message in unknown if message.lane.queue in empty]
+        if unknown:
+            ask = self._ask(1.0)
+            held = _ids((ask.active(safe=True) or {}).values()) | _ids((ask.reserved(safe=True) or {}).values())
+            self._note_missing(unknown, held)
+
+    def _waiting_in(self, queue: str) -> int:
+        """Return how many messages a queue holds that no worker has taken."""
+        with self._connection.channel() as channel:
+            found = self._line.app.amqp.queues[queue].bind(channel)
+            try:
+                return int(found.queue_declare(passive=True).message_count)
+            except self._connection.channel_errors:
+                return 0  # Redis forgets a queue that is empty
+
+    def _note_missing(self, messages: Sequence[Message], there: set[str]) -> None:
+        gone = 0
+        forgotten: list[Message] = []
+        for message in messages:
+            message.misses = 0 if message.id in there else message.misses + 1
+            if message.misses == 1:
+                self._line.look_at(message)  # perhaps it is only that nobody heard of its end
+            if message.misses >= MISSES and message.doubted and message.running is None:
+                forgotten.append(message)
+            elif message.misses >= MISSES and self._line.take_out(message.id) is not None:
+                gone += 1
+                self._line.revoke([message.id])
+                self._line.lose(message, f"the Celery worker {message.host} is gone".replace("  ", " "))
+        self._line.take_back(forgotten)
+        if gone:
+            self._line.take_back([message for message in self._line.under_way() if message.running is None])
+
+    def _look_for_workers(self) -> None:
+        """Warn of a queue that no worker consumes, and end what waits there too long."""
+        limit = time.monotonic() - PULSE
+        messages = self._line.under_way()
+        alive = {message.lane.queue for message in messages if message.running is not None}
+        waiting = Counter(
+            message.lane.queue for message in messages if message.running is None and message.sent < limit
+        )
+        suspects = waiting.keys() - alive
+        if suspects:
+            found = (self._ask(1.0).active_queues() or {}).values()
+            suspects -= {queue["name"] for queues in found for queue in queues}
+        self._unmanned = {queue: since for queue, since in self._unmanned.items() if queue in suspects}
+        for queue in suspects:
+            text = (
+                f"No Celery worker takes from queue {queue!r} at {self._connection.as_uri()}. "
+                f"Start one: celery -A your_app worker --include {MODULE} -Q {queue}"
+            )
+            if queue not in self._unmanned:
+                self._unmanned[queue] = time.monotonic()
+                _log.warning(text)
+            elif time.monotonic() - self._unmanned[queue] > self._line.patience:
+                self._line.fail_all(BackendError(text), queue)
+
+
+def _ids(answers: Any) -> set[str]:
+    return {task["id"] for tasks in answers for task in tasks}

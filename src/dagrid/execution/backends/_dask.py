@@ -1,0 +1,346 @@
+"""A Dask cluster as a backend sees it: its workers as sites, as they come and go, and channels to performers on them.
+
+It knows Dask's client and the crew's words, and nothing of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import wait as wait_for
+from contextlib import suppress
+from dataclasses import dataclass
+from pickle import dumps, loads
+from typing import Any, TypeVar
+from uuid import uuid4
+from weakref import WeakKeyDictionary, ref
+
+from distributed import Future as AnyFuture
+from distributed.actor import ProxyRPC
+from distributed.protocol.serialize import to_serialize
+
+from dagrid.errors import BackendUnreachableError, CapabilityError
+from dagrid.execution.backends._crew import Crew
+from dagrid.execution.backends._dask_worker import Seat, introduce
+from dagrid.execution.backends._lanes import Site
+from dagrid.execution.backends._performer import Record, with_kept
+from dagrid.execution.backends._remote import PYTHON
+from dagrid.execution.backends._worker import told
+
+REACH = 2.0
+"""Seconds in which a worker must be reachable past the scheduler, or everything goes through that."""
+GRACE = 5.0
+"""How many seconds the end of a performer may take."""
+FIRST = 1000
+"""The priority with which Dask makes the seats of performers."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A Dask worker: its address, how much it runs at once, and what it offers."""
+
+    address: str
+    threads: int
+    nanny: bool
+    resources: Mapping[str, float]
+    labels: Mapping[str, str]
+
+    @classmethod
+    def of(cls, address: str, said: Mapping[str, Any]) -> Post:
+        """Return a worker as it introduced itself; a resource is a label too: `zone=a` as it says, any other is "true"."""
+        labels = {"name": said["name"], "host": said["host"]}
+        for resource in said["resources"]:
+            label, _, value = resource.partition("=")
+            labels[label] = value or "true"
+        return cls(address, said["threads"], said["nanny"], said["resources"], labels)
+
+
+class Cluster:
+    """The workers of a cluster that can perform calls.
+
+    Args:
+        client: of the cluster.
+        limit: how many slots are used at most; None means all.
+    """
+
+    def __init__(self, client: Any, limit: int | None) -> None:
+        self.client = client
+        self.posts: dict[str, Post] = {}
+        self.ends_processes = False
+        self._crew: Crew | None = None
+        self._noting = asyncio.Lock()
+        self.mourners: list[Callable[[str], None]] = []
+        self._address = client.scheduler.address
+        self._limit = limit
+        self._sites: dict[str, Site] = {}
+        self._farewells: set[Future[None]] = set()
+        self._watch = _watch(client)
+
+    def join(self, kill: bool) -> None:
+        """Look who is there.
+
+        Args:
+            kill: end processes in which calls run that are to be stopped, if each has one thread, and a nanny.
+
+        Raises:
+            CapabilityError: a worker cannot perform calls.
+        """
+        for address, said in self.client.run(introduce, on_error="return").items():
+            if isinstance(said, BaseException):
+                raise CapabilityError(
+                    f"The Dask worker {address} cannot perform calls of dagrid ({told(said)}). Install dagrid where it runs."
+                ) from said
+            theirs, ours = (".".join(map(str, version)) for version in (said["python"], PYTHON))
+            if theirs != ours:
+                raise CapabilityError(
+                    f"The Dask worker {address} runs Python {theirs} and this process Python {ours}: functions and values do not "
+                    f"travel between them. Start the workers with Python {ours}."
+                )
+            self.posts[address] = Post.of(address, said)
+        self.ends_processes = kill and all(post.threads == 1 and post.nanny for post in self.posts.values())
+        self._align()
+
+    def follow(self, crew: Crew) -> None:
+        """Tell a crew from now on where its sites are."""
+        self._crew = crew
+        self._watch.add(self._note)
+        self.soon(self._watch.look())
+
+    def leave(self) -> None:
+        """Look no more."""
+        self._watch.discard(self._note)
+
+    @property
+    def sites(self) -> list[Site]:
+        return list(self._sites.values())
+
+    def seat(self, site: Site) -> Channel:
+        """Start a performer. Raises BackendUnreachableError."""
+        self.check_connected()
+        return Channel(self, site)
+
+    def check_connected(self) -> None:
+        """Raise BackendUnreachableError if the client has given up: what it is given then it keeps for ever."""
+        if self.client.status in ("closing", "closed"):
+            raise BackendUnreachableError(
+                f"Dask's scheduler at {self._address} does not answer any more, or its client was closed. See whether it runs"
+            )
+
+    def held(self, key: str) -> Held:
+        """Take what Dask keeps for this client under a key."""
+        return Held(self.client, key)
+
+    def fetch(self, held: Held) -> bytes:
+        """Return what Dask keeps; not asked in the client's loop. Raises LookupError if it is lost."""
+        return self.soon(self._fetch(held.key)).result()
+
+    async def _fetch(self, key: str) -> bytes:
+        found = await self.client.scheduler.gather(keys=[key])
+        if found["status"] != "OK":
+            raise LookupError(f"no Dask worker has {key}")
+        value: bytes = found["data"][key]
+        return value
+
+    def wait(self) -> None:
+        """Wait until the performers that were told to leave have left."""
+        wait_for(list(self._farewells), GRACE)
+
+    def soon(self, errand: Coroutine[Any, Any, T]) -> Future[T]:
+        """Let the client's loop do something. Raises RuntimeError when it has ended."""
+        try:
+            return asyncio.run_coroutine_threadsafe(errand, self.client.loop.asyncio_loop)
+        except RuntimeError:
+            errand.close()
+            raise
+
+    def part(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Let the client's loop say goodbye, if it still runs."""
+        with suppress(RuntimeError):
+            farewell = self.soon(errand)
+            self._farewells.add(farewell)
+            farewell.add_done_callback(self._farewells.discard)
+
+    def _align(self) -> None:
+        """Keep the sites of who is still there, and let others have what is left of the limit."""
+        self._sites = {address: site for address, site in self._sites.items() if address in self.posts}
+        left = float("inf") if self._limit is None else self._limit - sum(site.slots for site in self._sites.values())
+        for address, post in self.posts.items():
+            slots = int(min(post.threads, left))
+            if address not in self._sites and slots > 0:
+                left -= slots
+                self._sites[address] = Site(address, slots, post.labels)
+
+    async def _note(self, present: Iterable[str], gone: Iterable[str]) -> None:
+        """Other workers are there than before."""
+        async with self._noting:
+            await self._compare(set(present), gone)
+
+    async def _compare(self, here: set[str], gone: Iterable[str]) -> None:
+        lost = [address for address in self.posts if address in gone or address not in here]
+        for address in lost:
+            del self.posts[address]
+            for mourn in self.mourners:
+                mourn(address)
+        if lost:
+            self._align()
+            self._tell(f"the Dask worker {', '.join(lost)} ended")
+        new = [address for address in here if address not in self.posts]
+        if not new:
+            return
+        with suppress(OSError):
+            found = await self.client.run(introduce, workers=new, on_error="return")
+            for address, said in found.items():
+                if not isinstance(said, BaseException) and tuple(said["python"]) == PYTHON:
+                    self.posts[address] = Post.of(address, said)
+        self._align()
+        self._tell("the Dask worker has other settings now")
+
+    def _tell(self, reason: str) -> None:
+        if self._crew is not None:
+            self._crew.command(self._crew.resite, self.sites, reason)
+
+
+class Held:
+    """A value of ours that Dask keeps until this goes; to a worker it travels as its key."""
+
+    __slots__ = ("future", "key")
+
+    def __init__(self, client: Any, key: str) -> None:
+        self.key = key
+        self.future: Any = AnyFuture(key, client)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (self.key,)
+
+
+class Channel:
+    """How Dask reaches a performer: by calls of an actor, past the scheduler where its worker can be reached from here.
+
+    What Dask says of an actor is awaited in the client's loop. A letter that does not arrive ends the listening.
+    """
+
+    def __init__(self, cluster: Cluster, site: Site) -> None:
+        self._cluster = cluster
+        self._address = site.name
+        client = cluster.client
+        self._seat = client.submit(
+            Seat,
+            site.name,
+            client.id,
+            key=f"dagrid-{uuid4().hex}",
+            actor=True,
+            workers=[site.name],
+            allow_other_workers=False,
+            priority=FIRST,
+        )
+        self._heard: Future[list[Record]] = Future()
+        self._line: Future[Any] = cluster.soon(self._connect())
+
+    def tell(self, number: int, calls: Any, back: Any, stop: int) -> None:
+        letter = dumps((number, calls, back, stop), 5)
+        self._cluster.soon(self._call("tell", letter)).add_done_callback(self._fail)
+
+    def listen(self) -> Future[list[Record]]:
+        heard: Future[list[Record]] = Future()
+        self._heard = heard
+        self._cluster.soon(self._listen(heard)).add_done_callback(self._fail)
+        return heard
+
+    def kill(self) -> None:
+        """Let it leave; by force only where that is allowed, and what Dask has not made yet it need not make."""
+        self._cluster.part(self._leave())
+
+    async def _connect(self) -> Any:
+        """Return how to call the actor, once it is there."""
+        client = self._cluster.client
+        await self._seat
+        if client.direct_to_workers is False:
+            return ProxyRPC(client.scheduler, self._address)
+        try:
+            client.rpc.reuse(self._address, await client.rpc.connect(self._address, timeout=REACH))
+        except OSError:
+            return ProxyRPC(client.scheduler, self._address)
+        return client.rpc(self._address)
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        line = await asyncio.wrap_future(self._line)
+        answer = await line.actor_execute(
+            function=method, actor=self._seat.key, args=[to_serialize(each) for each in args], kwargs={}
+        )
+        if answer["status"] != "OK":
+            raise answer["exception"]
+        return answer["result"]
+
+    async def _listen(self, heard: Future[list[Record]]) -> None:
+        records: list[Record] = []
+        key: str | None = None
+        while not records:
+            records, key = loads(await self._call("listen"))
+        if not heard.done():
+            heard.set_result(records if key is None else with_kept(records, self._cluster.held(key)))
+
+    def _fail(self, done: Future[Any]) -> None:
+        error = BackendUnreachableError("Dask's client has been closed") if done.cancelled() else done.exception()
+        if error is not None:
+            with suppress(InvalidStateError):  # it has been said
+                self._heard.set_exception(error)
+
+    async def _leave(self) -> None:
+        with suppress(Exception):  # it is gone, or the cluster
+            if self._line.done():
+                async with asyncio.timeout(GRACE):
+                    await self._call("leave", self._cluster.ends_processes)
+        self._line.cancel()
+        with suppress(Exception):
+            self._seat.release()
+
+
+class _Watch:
+    """Who wants to know which workers a client's cluster has; one for each client, which takes only one listener itself."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = ref(client)
+        self._listeners: set[Callable[[Iterable[str], Iterable[str]], Coroutine[Any, Any, None]]] = set()
+        self._gone: list[str] = []
+        client.subscribe_topic("all", self._hear)
+
+    def add(self, listener: Callable[[Iterable[str], Iterable[str]], Coroutine[Any, Any, None]]) -> None:
+        self._listeners.add(listener)
+
+    def discard(self, listener: Callable[[Iterable[str], Iterable[str]], Coroutine[Any, Any, None]]) -> None:
+        self._listeners.discard(listener)
+
+    async def _hear(self, event: tuple[float, Any]) -> None:
+        said = event[1]
+        action = said.get("action") if isinstance(said, dict) else None
+        if action not in ("add-worker", "remove-worker"):
+            return
+        if action == "remove-worker":
+            self._gone.append(said.get("worker", ""))
+        await self.look()
+
+    async def look(self) -> None:
+        """See who is there, and tell."""
+        client = self._client()
+        if client is None:
+            return
+        threads = dict(await client.scheduler.ncores())
+        gone, self._gone = self._gone, []
+        for listener in list(self._listeners):
+            await listener(threads, gone)
+
+
+_watches: WeakKeyDictionary[Any, _Watch] = WeakKeyDictionary()
+_watching = threading.Lock()
+
+
+def _watch(client: Any) -> _Watch:
+    with _watching:
+        found = _watches.get(client)
+        if found is None:
+            found = _watches[client] = _Watch(client)
+        return found

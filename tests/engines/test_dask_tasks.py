@@ -1,0 +1,286 @@
+"""What nodes ask for is found by Dask, large values stay on its workers, and workers come and go."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, get_client, get_worker
+
+from dagrid import DAG, Node
+from dagrid.errors import UnsatisfiableError
+from dagrid.execution.backends._dask import Cluster
+from dagrid.execution.backends.dask import DaskBackend
+from dagrid.testing import Gate
+from dagrid.testing.gate import stand
+from tests.engines.dask_place import settle
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(60)]
+LARGE = 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value() -> Iterator[None]:
+    """The workers do not find the tests."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def client(_by_value: None) -> Iterator[Client]:
+    """Two worker processes of one thread each that offer different things."""
+    left = {"nthreads": 1, "resources": {"gpu": 1, "zone=a": 1, "both": 1}}
+    right = {"nthreads": 1, "resources": {"slot": 1, "zone=b": 1, "both": 1}}
+    cluster = SpecCluster(
+        workers={"left": {"cls": Nanny, "options": left}, "right": {"cls": Nanny, "options": right}},
+        scheduler={"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}},
+        silence_logs=50,
+    )
+    with cluster:
+        found = Client(cluster, set_as_default=False)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def backend(client: Client) -> Iterator[DaskBackend]:
+    settle(client, 2)
+    with DaskBackend(client=client, kill=True) as found:
+        yield found
+
+
+def where() -> str:
+    return str(get_worker().name)
+
+
+def test_a_resource_leads_to_who_has_it(backend: DaskBackend) -> None:
+    """The run does not count it, Dask does; the trace names the process."""
+    nodes = [Node(f"gpu{number}", where, resources={"gpu": 1}) for number in range(5)]
+    nodes += [Node(f"slot{number}", where, resources={"slot": 0.5}) for number in range(5)]
+    result = DAG(nodes).run(backend=backend).raise_for_status()
+    assert {result[f"gpu{number}"] for number in range(5)} == {"left"}
+    assert {result[f"slot{number}"] for number in range(5)} == {"right"}
+
+
+@pytest.mark.parametrize(
+    ("selector", "found"), [({"zone": "a"}, "left"), ({"name": "right"}, "right"), ({"slot": "true"}, "right")]
+)
+def test_a_selector_leads_to_whose_labels_match(backend: DaskBackend, selector: dict[str, str], found: str) -> None:
+    """Names, resources with a value, and plain resources are labels."""
+    nodes = [Node(f"n{number}", where, selector=selector) for number in range(5)]
+    nodes.append(Node("with", where, selector=selector, resources={"both": 1}))
+    result = DAG(nodes).run(backend=backend).raise_for_status()
+    assert {result[node.id] for node in nodes} == {found}
+
+
+def test_what_is_asked_for_is_held_while_it_is_used(backend: DaskBackend) -> None:
+    """The resources of Dask are a limit; so two tasks that ask for all of one stand there one after the other."""
+    with Gate(30.0) as gate:
+        address = gate.address
+        nodes = [Node(f"n{number}", lambda: stand(address, "here"), resources={"gpu": 1}) for number in range(2)]
+        nodes += [Node("other", lambda: stand(address, "other"), resources={"slot": 1})]
+        run = DAG(nodes).start(backend=backend)
+        first, second = gate.meet(), gate.meet()
+        assert {first.label, second.label} == {"here", "other"}
+        first.release()
+        second.release()
+        gate.meet().release()
+        run.wait(30).raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("asks", "told"),
+    [
+        ({"resources": {"gpu": 2}}, r"'greedy' asks for gpu=2.*gpu=1, zone=a=1.*--resources"),
+        ({"selector": {"zone": "c"}}, r"'greedy' asks for zone=c.*name=left"),
+        ({"selector": {"zone": "a"}, "resources": {"slot": 1}}, r"'greedy' asks for slot=1, zone=a"),
+    ],
+)
+def test_what_nobody_has_is_refused(backend: DaskBackend, tmp_path: Path, asks: dict[str, Any], told: str) -> None:
+    """Before anything runs, with what there is."""
+    mark = tmp_path / "ran"
+    with pytest.raises(UnsatisfiableError, match=told):
+        DAG([Node("first", mark.touch), Node("greedy", where, **asks)]).run(backend=backend)
+    assert not mark.exists()
+
+
+def test_values_flow_through_tasks(backend: DaskBackend) -> None:
+    """Calls as tasks of Dask take and give what others do, and fail as others do."""
+    nodes = [
+        Node("one", lambda: 1),
+        Node("two", lambda one: one + 1, inputs={"one": "one"}, resources={"gpu": 1}),
+        Node("three", lambda two: two + 1, inputs={"two": "two"}, resources={"slot": 1}),
+        Node("four", lambda three: three + 1, inputs={"three": "three"}),
+        Node("bad", lambda four: {}[four], inputs={"four": "four"}, resources={"gpu": 1}),
+    ]
+    result = DAG(nodes).run(backend=backend)
+    assert (result["four"], result.node_result("bad").status) == (4, "failed")
+    assert isinstance(result.node_result("bad").error, KeyError)
+
+
+def test_a_late_task_is_stopped(backend: DaskBackend) -> None:
+    """The process ends, what it held is free again, and the node behind it runs."""
+    with Gate(30.0) as gate:
+        address = gate.address
+        nodes = [
+            Node("late", lambda: stand(address), timeout=0.5, priority=1, resources={"gpu": 1}),
+            Node("next", where, resources={"gpu": 1}),
+        ]
+        result = DAG(nodes).run(backend=backend)
+        gate.meet().wait_gone()
+    assert (result.node_result("late").status, result["next"]) == ("timed_out", "left")
+
+
+def test_a_task_that_ends_its_worker_runs_again(backend: DaskBackend, tmp_path: Path) -> None:
+    """It is lost once, and comes again when the worker is back."""
+    mark = str(tmp_path / "died")
+    with Gate(30.0) as gate:
+        address = gate.address
+
+        def dies_once() -> str:
+            if not os.path.exists(mark):
+                stand(address)
+                with open(mark, "w"):
+                    os.kill(os.getpid(), 9)
+            return where()
+
+        run = DAG([Node("dies", dies_once, selector={"zone": "a"}, resources={"gpu": 1})]).start(backend=backend)
+        visit = gate.meet()
+        next(event for event in run.events(follow=True) if event.kind == "started")
+        visit.release()
+        result = run.wait(60)
+    assert (result["dies"], result.node_result("dies").attempts) == ("left", 2)
+
+
+def values_of_dagrid(client: Client) -> dict[str, tuple[str, ...]]:
+    return {key: who for key, who in client.who_has().items() if who and str(key).startswith("dagrid-value")}
+
+
+@pytest.mark.parametrize("asks", [{"resources": {"both": 1}}, {}])
+def test_a_large_value_stays_on_the_cluster(
+    client: Client, backend: DaskBackend, monkeypatch: pytest.MonkeyPatch, asks: dict[str, Any]
+) -> None:
+    """It goes from worker to worker past this process, comes here when it is read, and is dropped when nobody refers to it."""
+    nodes = [Node("made", lambda: b"x" * LARGE, selector={"name": "left"}, **asks)]
+    nodes += [Node(f"left{n}", len, inputs={"obj": "made"}, selector={"name": "left"}, **asks) for n in range(3)]
+    nodes += [Node(f"right{n}", len, inputs={"obj": "made"}, selector={"name": "right"}, **asks) for n in range(3)]
+    fetched: list[str] = []
+    fetch = Cluster._fetch
+
+    async def noted(cluster: Cluster, key: str) -> bytes:
+        fetched.append(key)
+        return await fetch(cluster, key)
+
+    monkeypatch.setattr(Cluster, "_fetch", noted)
+    result = DAG(nodes).run(backend=backend)
+    assert [result[node.id] for node in nodes[1:]] == [LARGE] * 6
+    assert not fetched
+    assert len(values_of_dagrid(client)) == 1
+    assert len(result["made"]) == LARGE
+    assert len(fetched) == 1
+    del result
+    gc.collect()
+    fetched.clear()
+    while values_of_dagrid(client):
+        gc.collect()
+
+
+def test_a_value_that_is_lost_is_said_to_be(client: Client) -> None:
+    """Its worker has died with it: no hang, but an error that names the node."""
+    settle(client, 2)
+    with DaskBackend(client=client) as backend, Gate(30.0) as gate:
+        address = gate.address
+        nodes = [
+            Node("made", lambda: b"x" * LARGE, selector={"name": "left"}),
+            Node("wait", lambda: stand(address), selector={"name": "right"}),
+            Node("taken", lambda made, wait: len(made), inputs={"made": "made", "wait": "wait"}),
+        ]
+        run = DAG(nodes).start(backend=backend)
+        next(event for event in run.events(follow=True) if (event.kind, event.node) == ("completed", "made"))
+        visit = gate.meet()
+        ((left,),) = values_of_dagrid(client).values()
+        os.kill(client.run(os.getpid, workers=[left])[left], 9)
+        while values_of_dagrid(client):
+            pass
+        visit.release()
+        result = run.wait(60)
+    assert result.node_result("taken").status == "failed"
+    assert "stayed where it was made" in str(result.node_result("taken").error)
+    settle(client, 2)
+
+
+def test_tasks_find_the_worker_and_a_client(backend: DaskBackend) -> None:
+    """As tasks of Dask do, though they are none."""
+
+    def asks() -> tuple[str, int]:
+        return where(), get_client().submit(sum, [1, 2], pure=False).result(timeout=30)
+
+    result = DAG([Node("one", asks, selector={"name": "left"})]).run(backend=backend).raise_for_status()
+    assert result["one"] == ("left", 3)
+
+
+def test_workers_come_and_go() -> None:
+    """Who comes gets work of the run that goes on; what is with one that goes is performed again elsewhere."""
+    with ExitStack() as opened:
+        settings: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+        cluster = opened.enter_context(LocalCluster(n_workers=1, **settings))
+        client = Client(cluster, set_as_default=False)
+        opened.callback(client.close)
+        backend = opened.enter_context(DaskBackend(client=client))
+        gate = opened.enter_context(Gate(30.0))
+        address = gate.address
+        run = DAG([Node(f"n{number}", lambda: stand(address)) for number in range(3)]).start(backend=backend)
+        first = gate.meet()
+        cluster.scale(2)
+        second = gate.meet()
+        cluster.scale(1)
+        second.wait_gone()
+        first.release()
+        for _ in range(2):
+            gate.meet().release()
+        result = run.wait(60).raise_for_status()
+    assert sorted(result.node_result(f"n{number}").attempts for number in range(3)) == [1, 1, 2]
+
+
+CLUSTER = """
+import asyncio
+from distributed import Scheduler, Worker
+
+async def main():
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler, Worker(scheduler.address, nthreads=1):
+        print(scheduler.address, flush=True)
+        await scheduler.finished()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("asks", [{}, {"selector": {"host": "127.0.0.1"}, "resources": {"slot": 1}}])
+def test_a_scheduler_that_is_gone_ends_the_run(asks: dict[str, Any]) -> None:
+    """The run fails when the client has given up, and says why; nobody waits for ever."""
+    program = CLUSTER.replace("nthreads=1", 'nthreads=1, resources={"slot": 1}')
+    with ExitStack() as opened:
+        process = opened.enter_context(
+            subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        )
+        opened.callback(process.kill)
+        assert process.stdout is not None
+        backend = opened.enter_context(DaskBackend(process.stdout.readline().strip(), timeout=2.0))
+        gate = opened.enter_context(Gate(30.0))
+        address = gate.address
+        run = DAG([Node(f"n{number}", lambda: stand(address), **asks) for number in range(3)]).start(backend=backend)
+        visit = gate.meet()
+        process.kill()
+        visit.wait_gone()
+        result = run.wait(40)
+    assert result.status.value == "failed"
+    assert "scheduler" in str(result.node_result("n2").error)
