@@ -92,7 +92,7 @@ class Launch:
         env: its whole environment; None gives it that of this process.
         cwd: its working directory; None means that of this process.
         stdin: what it reads; None gives it an empty input.
-        stdout: a file that its standard output is appended to; None writes it nowhere.
+        stdout: a file that its standard output is appended to, or several; None writes it nowhere.
         stderr: the same for its standard error.
         merge: its standard error goes where its standard output goes, in the order in which it was written.
         capture: how many bytes of its standard output are kept, from the first one, for `Exit.stdout`.
@@ -109,8 +109,8 @@ class Launch:
     env: Environment | None = None
     cwd: PathLike | None = None
     stdin: bytes | None = None
-    stdout: PathLike | None = None
-    stderr: PathLike | None = None
+    stdout: PathLike | Sequence[PathLike] | None = None
+    stderr: PathLike | Sequence[PathLike] | None = None
     merge: bool = False
     capture: int = 0
     errors: int = ERRORS

@@ -250,6 +250,7 @@ def test_times_are_those_of_the_process():
         (Launch(["true"], cwd="{tmp}/plain"), 126, "there is no folder"),
         (Launch(["true"], stdout="{tmp}/no/log"), 126, "Make its folder"),
         (Launch(["true"], stderr="{tmp}"), 126, "Name a file, not a folder"),
+        (Launch(["true"], stdout=["{tmp}/log", "{tmp}/no/log"]), 126, "Make its folder"),
         (Launch(["true"], stdout="{tmp}/fifo"), 126, "a pipe that nobody reads"),
         (Launch(["true", "x" * 3_000_000]), 126, "Let it read them from its input"),
         (Launch(["true", "a\0b"]), 126, "without NUL"),
@@ -271,6 +272,8 @@ def test_what_cannot_be_started_says_what_to_do(launch, code, remedy, tmp_path):
         (tmp_path / name).chmod(0o755)
 
     def placed(path):
+        if isinstance(path, list):
+            return [placed(each) for each in path]
         return path.replace("{tmp}", str(tmp_path)) if isinstance(path, str) else path
 
     paths = {name: placed(getattr(launch, name)) for name in ("cwd", "stdout", "stderr")}
@@ -325,6 +328,9 @@ def test_output_goes_to_a_file_and_is_the_value_too(tmp_path):
     out, err = tmp_path / "out", tmp_path / "err"
     assert run(command("echo value; echo talk >&2", stdout=out, stderr=err)).result == "value"
     assert (out.read_text(), err.read_text()) == ("value\n", "talk\n")
+    more = tmp_path / "more"
+    assert run(sh("echo twice", stdout=[out, str(more)])).status is NodeStatus.COMPLETED
+    assert (out.read_text(), more.read_text()) == ("value\ntwice\n", "twice\n")
     assert run(sh("echo a; echo b >&2; echo c", merge=True, capture=100)).result == "a\nb\nc"
 
 
@@ -363,9 +369,11 @@ def test_a_value_that_is_too_long_is_an_error():
 
 def test_a_full_disk_is_told(tmp_path):
     """The command runs to its end, and then its output is known to be incomplete."""
-    error = error_of(sh("head -c 1000000 /dev/zero; echo on >&2", stdout="/dev/full", capture=10))
+    out = tmp_path / "out"
+    error = error_of(sh("head -c 1000000 /dev/zero; echo on >&2", stdout=["/dev/full", out], capture=10))
     assert error.code == 0
-    assert os.strerror(errno.ENOSPC) in str(error)
+    assert f"'/dev/full' cannot be written: {os.strerror(errno.ENOSPC)}" in str(error)
+    assert out.stat().st_size == 1_000_000
 
 
 def test_secrets_are_in_nothing_that_is_kept(tmp_path):

@@ -103,30 +103,39 @@ class Process:
         os.lseek(file, 0, os.SEEK_SET)
         return file
 
-    def _stream(self, launch: Launch, path: Any, keep: int, tail: int, null: int) -> tuple[int, Sink]:
+    def _stream(self, launch: Launch, paths: Any, keep: int, tail: int, null: int) -> tuple[int, Sink]:
         """Return what the process gets for a stream, and where the stream ends.
 
         That is the file itself where nobody else has to see what is written; its end can be read later.
         """
-        file = -1 if path is None else self._opened(launch, path)
-        if file >= 0 and not (keep or launch.mask or launch.max_output is not None):
-            self._files.append(file)
-            if tail:
-                found = os.fstat(file)
-                self._from = (os.fspath(path), found.st_size) if stat.S_ISREG(found.st_mode) else None
-            return file, _NOTHING
-        if file < 0 and not (keep or tail):
-            return null, _NOTHING
-        sink = Sink(file, launch.mask, keep, tail, launch.max_output)
+        paths = [] if paths is None else [paths] if isinstance(paths, (str, os.PathLike)) else paths
+        files: dict[int, str] = {}
+        sink = _NOTHING
         try:
+            for path in paths:
+                files[self._opened(launch, path)] = os.fspath(path)
+            if len(files) == 1 and not (keep or launch.mask or launch.max_output is not None):
+                return self._given(*files.popitem(), tail), sink
+            if not (files or keep or tail):
+                return null, sink
             reading, writing = os.pipe()
-        except OSError:
-            sink.close()
-            raise
+            sink = Sink(files, launch.mask, keep, tail, launch.max_output)
+            files = {}
+        finally:
+            for file in files:
+                os.close(file)
         os.set_blocking(reading, False)
         self.pipes[reading] = sink
         self._files.append(writing)
         return writing, sink
+
+    def _given(self, file: int, path: str, tail: int) -> int:
+        """Return a file that the process itself writes to; where its errors end, they are read from there."""
+        self._files.append(file)
+        if tail:
+            found = os.fstat(file)
+            self._from = (path, found.st_size) if stat.S_ISREG(found.st_mode) else None
+        return file
 
     def _opened(self, launch: Launch, path: Any) -> int:
         try:
@@ -197,8 +206,7 @@ class Process:
         """Read no more of it."""
         for descriptor, sink in self.pipes.items():
             os.close(descriptor)
-            with contextlib.suppress(OSError):
-                sink.close()
+            sink.close()
         self.pipes.clear()
 
     def exit(self, seconds: float) -> Exit:
@@ -207,11 +215,7 @@ class Process:
         errors = out.tail if launch.merge else err.tail
         if self._from is not None and self.code:
             errors = _tail_of(*self._from, launch.errors)
-        trouble = "; ".join(
-            f"{os.fspath(path)!r} cannot be written: {sink.trouble}"
-            for sink, path in ((out, launch.stdout), (err, launch.stderr))
-            if sink.trouble and path is not None
-        )
+        trouble = "; ".join(filter(None, (out.trouble, err.trouble)))
         return Exit(
             launch.shown,
             self.code,

@@ -6,7 +6,7 @@ It knows neither processes nor runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dagrid.masking import Masker
 
@@ -15,20 +15,20 @@ class Sink:
     """Where one stream of a process ends.
 
     Args:
-        file: the descriptor of the file that it is appended to, which the sink closes; -1 for none.
+        files: by descriptor, the names of the files that it is appended to; the sink closes them.
         mask: secrets to be replaced.
         keep: how many bytes are kept, from the first one.
         tail: how many bytes are kept, up to the last one.
-        limit: how many bytes go to the file at most; None for no limit.
+        limit: how many bytes go to each file at most; None for no limit.
 
     Attributes:
         cut: more than the limit came.
         truncated: more than was kept came.
-        trouble: why the file could not be written.
+        trouble: which file could not be written, and why.
     """
 
     __slots__ = (
-        "_file",
+        "_files",
         "_keep",
         "_kept",
         "_limit",
@@ -42,9 +42,14 @@ class Sink:
     )
 
     def __init__(
-        self, file: int = -1, mask: Sequence[str] = (), keep: int = 0, tail: int = 0, limit: int | None = None
+        self,
+        files: Mapping[int, str] | None = None,
+        mask: Sequence[str] = (),
+        keep: int = 0,
+        tail: int = 0,
+        limit: int | None = None,
     ) -> None:
-        self._file = file
+        self._files = dict(files or {})
         self._masker = Masker(mask) if mask else None
         self._keep = keep
         self._kept: list[bytes] = []
@@ -62,13 +67,12 @@ class Sink:
         self._put(data)
 
     def close(self) -> None:
-        """Nothing more comes: let go of the file."""
+        """Nothing more comes: let go of the files."""
         if self._masker is not None:
             self._put(self._masker.end())
             self._masker = None
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        for file in list(self._files):
+            self._leave(file)
 
     @property
     def kept(self) -> bytes:
@@ -93,7 +97,7 @@ class Sink:
             self.truncated = self.truncated or len(data) > len(self._kept[-1])
         elif self._kept:
             self.truncated = True
-        if self._file >= 0 and not self.cut and not self.trouble:
+        if self._files and not self.cut:
             self._write(data)
 
     def _write(self, data: bytes) -> None:
@@ -102,9 +106,20 @@ class Sink:
                 self.cut = True
                 data = data[: self._room] + f"\n[cut here: more than {self._limit} bytes of output]\n".encode()
             self._room -= len(data)
-        view = memoryview(data)
+        for file in list(self._files):
+            view = memoryview(data)
+            try:
+                while view:
+                    view = view[os.write(file, view) :]
+            except OSError as error:
+                self._leave(file, error)
+
+    def _leave(self, file: int, error: OSError | None = None) -> None:
+        """Write no more to a file, because it is enough or cannot be."""
+        name = self._files.pop(file)
         try:
-            while view:
-                view = view[os.write(self._file, view) :]
-        except OSError as error:
-            self.trouble = error.strerror or str(error)
+            os.close(file)
+        except OSError as late:
+            error = error or late
+        if error is not None and not self.trouble:
+            self.trouble = f"{name!r} cannot be written: {error.strerror or error}"
