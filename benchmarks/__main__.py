@@ -20,6 +20,7 @@ from benchmarks.balance import balance
 from benchmarks.bench_authoring import authoring, call, described
 from benchmarks.caching import cached
 from benchmarks.checkpoint import checkpoint
+from benchmarks.commands import commands
 from benchmarks.engines import NEEDS, engines
 from benchmarks.footprint import imports, leak
 from benchmarks.graph import build, memory, questions
@@ -50,6 +51,7 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "partition": cuts,
     "partition-makespan": makespans,
     "parts": parts,
+    "commands": commands,
     "engines": engines,
 }
 ASKED = {"engines"}

@@ -28,6 +28,7 @@ CHEAP = (
     "partition",
     "partition-makespan",
     "parts",
+    "commands",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -68,6 +69,12 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
         "checkpoint": {"dagrid", 'dagrid, keep="outputs"', "dagrid, checkpoint"},
         "partition": {f"montage 238 /{k}" for k in (2, 4, 8)},
         "partition-makespan": {"level_based", "balanced", "communication_min"},
+        "commands": {
+            "dagrid, output nowhere",
+            "dagrid, output to two files",
+            "dagrid, logs limited and masked",
+            "subprocess.run",
+        },
         "parts": {"node by node", "level_based /8", "communication_min /8", "balanced /8"},
     }
     for name, rows in expected.items():

@@ -37,6 +37,7 @@ PUBLIC: list[str] = [
     "SkipTask",
     "TaskError",
     "View",
+    "command",
     "current",
     "dag",
     "resume",

@@ -9,6 +9,7 @@ from dagrid.assemble import resume
 from dagrid.assemble import run as _run
 from dagrid.assemble import start as _start
 from dagrid.attempt import current
+from dagrid.commands import command
 from dagrid.errors import CycleError, DagridError, GraphError, PlanError, SkipTask, TaskError
 from dagrid.execution.distributed_executor import DistributedExecutor
 from dagrid.execution.executor import DAGExecutor
@@ -49,6 +50,7 @@ __all__ = [
     "SkipTask",
     "TaskError",
     "View",
+    "command",
     "current",
     "dag",
     "resume",

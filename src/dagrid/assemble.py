@@ -375,7 +375,8 @@ def _engines(
         place,
         clock,
         _drawing(seed),
-        place=getattr(place, "open_place", open_place),
+        place=getattr(place, "open_place", None)
+        or partial(open_place, max_concurrency=compiled.plan.settings.max_concurrency),
         cache=cache,
     )
 

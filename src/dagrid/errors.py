@@ -25,6 +25,7 @@
      |    +-- WorkerLostError                   the worker vanished while it ran the attempt
      |    +-- PoisonousTaskError                lost too often to be tried again
      |    +-- TransferError                     a function, a value or an error that cannot travel
+     |    +-- CommandError                      a command failed, or could not be started: .code, .signal, .stderr
      +-- RunError                               the run as a whole did not succeed
      |    +-- RuleError                         a rule's predicate or body failed: .rule
      |    +-- GraphLimitError                   a growing graph passed max_nodes
@@ -249,6 +250,29 @@ class PoisonousTaskError(TaskError):
 
 class TransferError(TaskError):
     """A function, a value or an error cannot travel between processes."""
+
+
+class CommandError(TaskError):
+    """A command failed.
+
+    Args:
+        message: what happened.
+        node: the node whose task it was.
+        code: its exit code; 127 where it was not found, 126 where it could not be started, 128 and more for a signal.
+        signal: the number of the signal that killed it, or 0.
+        stderr: the last lines of its standard error, with secrets masked.
+    """
+
+    def __init__(
+        self, message: str | None = None, node: str = "", code: int = 1, signal: int = 0, stderr: str = ""
+    ) -> None:
+        self.code = code
+        self.signal = signal
+        self.stderr = stderr
+        super().__init__(message or "A command failed.", node)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.node, self.code, self.signal, self.stderr)
 
 
 class RunError(DagridError):

@@ -23,7 +23,7 @@ from dagrid.errors import (
     hint,
     nearest,
 )
-from dagrid.execution.binding import LOOP
+from dagrid.execution.binding import COMMAND, LOOP
 from dagrid.execution.recording import Checkpoint
 from dagrid.ports import Artifacts, Backend, FourMethods
 
@@ -134,8 +134,12 @@ def chosen() -> str | None:
     return None
 
 
-def open_place(name: str) -> Backend:
-    """Return what performs the nodes of a place."""
+def open_place(name: str, max_concurrency: int | None = None) -> Backend:
+    """Return what performs the nodes of a place; `max_concurrency` is how many commands run at once, where the run says it."""
+    if name == COMMAND:
+        from dagrid.execution.backends.command import CommandBackend
+
+        return CommandBackend(max_concurrency)
     if name == LOOP:
         from dagrid.execution.backends.event_loop import EventLoopBackend
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dagrid.commands import Command
 from dagrid.errors import InvalidNodeError, SkipTask, UnboundParameterError, UnknownTaskError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.authoring import Task as MarkedTask
@@ -30,6 +31,8 @@ Task = Callable[..., Any]
 Gather = Callable[[Sequence[Any]], Sequence[Any]]
 LOOP = "loop"
 """The place of nodes whose task is an `async def` function."""
+COMMAND = "command"
+"""The place of nodes whose task is a `Command`, which starts a process."""
 
 
 class Binding(msgspec.Struct):
@@ -153,7 +156,7 @@ class Binder:
         self._index = index
         self._known: dict[int, tuple[object, Parameters]] = {}
         self._filling: dict[int, tuple[object, Task]] = {}
-        self._asynchronous: dict[int, tuple[object, bool]] = {}
+        self._own_places: dict[int, tuple[object, str]] = {}
         self._cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
         for name in self._tasks:
             if name not in index and name not in late:
@@ -209,21 +212,26 @@ class Binder:
             binding = self._kept(name, fn, spec, binding, {names[number]: number for number in before})
         if spec is not None and spec.when is not None:
             binding = _guarded(binding, spec.when, next(one for one in before if names[one] == spec.when.node))
+        binding.place = self._own_place(fn)
         if spec is not None and spec.place is not None:
+            if binding.place == COMMAND:
+                raise InvalidNodeError(f"Node {name!r} is a command, which runs in no thread. Remove its place.")
             binding.place = spec.place
-        elif self._is_async(fn):
-            binding.place = LOOP
+        if binding.place == COMMAND and type(fn) is TaskBody and fn.args:
+            raise InvalidNodeError(f"Node {name!r} is a command, whose value is not unpacked. Remove unpack_to.")
         return binding
 
     def _kept(self, name: str, fn: Task, spec: Node, binding: Binding, numbers: Mapping[str, int]) -> Binding:
         """Wrap the function of a cached node; nodes of one task share one, so that it travels once."""
+        if self._own_place(fn) == COMMAND:
+            raise InvalidNodeError(f"Node {name!r} is a command, whose value cannot be kept. Remove its cache.")
         from dagrid.execution.caching import Lineage, cached
 
         assert binding.fn is not None
         at = id(fn), id(binding.fn), spec.cache
         known = self._cached.get(at)
         if known is None:
-            made = cached(binding.fn, fn, name, spec.cache, self._is_async(fn))
+            made = cached(binding.fn, fn, name, spec.cache, self._own_place(fn) == LOOP)
             known = self._cached[at] = (fn, binding.fn), made
         given: tuple[int, ...] = binding.args
         if binding.fn is not fn:
@@ -243,19 +251,26 @@ class Binder:
                 )
         return _placed(fn, arguments, numbers) or self._filled(fn, arguments, numbers)
 
-    def _is_async(self, fn: Task) -> bool:
+    def _own_place(self, fn: Task) -> str:
+        """Return where a task has to run by its kind: an event loop, beside the processes, or (empty) with the others."""
         if type(fn) is FunctionType:
-            return fn.__code__.co_flags & inspect.CO_COROUTINE != 0
+            return LOOP if fn.__code__.co_flags & inspect.CO_COROUTINE else ""
         if type(fn) is TaskBody:
-            return fn.is_async
-        known = self._asynchronous.get(id(fn))
+            return LOOP if fn.is_async else COMMAND if isinstance(fn.origin.fn, Command) else ""
+        known = self._own_places.get(id(fn))
         if known is None:
             bare: Any = fn
             while isinstance(bare, (partial, MarkedTask)):
+                if isinstance(bare, TaskBody):
+                    bare = bare.origin
                 bare = bare.func if isinstance(bare, partial) else bare.fn
             called = getattr(bare, "__call__", None)  # noqa: B004  # an object whose __call__ is a coroutine function
-            found = inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(called)
-            known = self._asynchronous[id(fn)] = fn, found
+            found = ""
+            if isinstance(bare, Command):
+                found = COMMAND
+            elif inspect.iscoroutinefunction(bare) or inspect.iscoroutinefunction(called):
+                found = LOOP
+            known = self._own_places[id(fn)] = fn, found
         return known[1]
 
     def _filled(self, fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding:

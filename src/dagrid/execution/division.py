@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagrid.execution.binding import LOOP, Bindings
+from dagrid.execution.binding import COMMAND, LOOP, Bindings
 from dagrid.execution.pieces import Draft, Piece
 from dagrid.graph.node import Node
 from dagrid.graph.structure import paused_gc
@@ -190,7 +190,11 @@ class Divider:
             [self._specs[node].fn if at in bound else fns[node] for at, node in enumerate(row)],
             numbers,
             named,
-            {own[node]: LOOP for node in row if bindings.places.get(node) == LOOP and own[node] not in bound}
+            {
+                own[node]: place
+                for node in row
+                if (place := bindings.places.get(node)) in (LOOP, COMMAND) and own[node] not in bound
+            }
             if bindings.places
             else {},
             bound,

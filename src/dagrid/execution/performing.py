@@ -19,6 +19,7 @@ from dagrid.errors import CapabilityError, GraphLimitError
 from dagrid.execution.backends._transfer import decode_error, stuck_error
 from dagrid.execution.backends._worker import STUCK, encode_error
 from dagrid.execution.backends.inline import InlineBackend
+from dagrid.execution.binding import COMMAND
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.pieces import SIMPLE, Draft, Piece, Unsent, Work, sendable
@@ -125,7 +126,7 @@ def perform_piece(piece: Piece, inputs: Inputs) -> Report:
         _inner_backend(draft, plan),
         REAL_CLOCK,
         _drawing(inputs),
-        place=_loop,
+        place=_place,
     )
     engine.values[draft.size :] = [value if type(value) in SIMPLE else opened(value) for value in inputs.values]
     if inputs.unwell:
@@ -166,7 +167,11 @@ def _inner_backend(draft: Draft, plan: Plan) -> Backend:
     return ThreadBackend(draft.slots or 1)
 
 
-def _loop(_: str) -> Backend:
+def _place(name: str) -> Backend:
+    if name == COMMAND:
+        from dagrid.execution.backends.command import CommandBackend
+
+        return CommandBackend()
     from dagrid.execution.backends.event_loop import EventLoopBackend  # asyncio, which few graphs need
 
     return EventLoopBackend()

@@ -24,6 +24,7 @@ SHOWN = 5
 PLACES = {
     "caller": "the thread that waits for the run: somebody has to wait for it, and no other such node be running",
     "loop": "a free slot of the event loop",
+    "command": "a command to end, for as many run as may at once",
 }
 
 

@@ -1,0 +1,247 @@
+"""Commands as tasks: what a process is started with, what is known of it at its end, and the mark of a task that starts one.
+
+A task that is a `Command` is called as any other, with the values of its predecessors, and says with a `Launch` what is to be
+started; who starts it, and where, is not known here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dagrid.errors import CommandError, InvalidSettingError
+from dagrid.masking import masked
+
+SIGTERM = 15
+GRACE = 5.0
+CAPTURE = 1 << 20
+ERRORS = 4096
+NOT_FOUND, NOT_EXECUTABLE, SIGNALLED = 127, 126, 128
+"""What shells give for a command that is not there, that cannot be executed, and (with the signal added) that was killed."""
+
+_SHOWN = 80
+_LAST_LINES = 5
+
+_WORD = (str, bytes, os.PathLike)
+
+PathLike = str | os.PathLike[str]
+Environment = Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Exit:
+    """The end of a process; all texts and bytes are masked.
+
+    Args:
+        shown: the command, shortened, as messages show it.
+        code: its exit code, 128 and the signal for one that a signal killed, as shells have it.
+        signal: the number of the signal that killed it, or 0.
+        stdout: what was kept of its standard output, see `Launch.capture`.
+        stderr: the end of its standard error, see `Launch.errors`; with `merge` that of its standard output.
+        seconds: how long it ran.
+        truncated: it wrote more to its standard output than was kept.
+        cut: it wrote more than `Launch.max_output`.
+        trouble: why its output could not be written, empty where it was.
+    """
+
+    shown: str
+    code: int
+    signal: int = 0
+    stdout: bytes = b""
+    stderr: bytes = b""
+    seconds: float = 0.0
+    truncated: bool = False
+    cut: bool = False
+    trouble: str = ""
+
+    @property
+    def text(self) -> str:
+        """The standard output as text, without the white space around it; what is not UTF-8 is shown as U+FFFD."""
+        return self.stdout.decode("utf-8", "replace").strip()
+
+    def check(self) -> None:
+        """Raise `CommandError` if the command failed, or its output could not be written."""
+        if self.code:
+            how = f"was killed by {signal_name(self.signal)}" if self.signal else f"exited with code {self.code}"
+            last = self.last_words
+            said = f": {last[-1]}" if last else "."
+            raise CommandError(f"{self.shown} {how}{said}", code=self.code, signal=self.signal, stderr="\n".join(last))
+        if self.trouble:
+            raise CommandError(f"{self.shown} ended well, but its output is not complete: {self.trouble}", code=0)
+
+    @property
+    def last_words(self) -> list[str]:
+        """The last lines of its standard error that say something."""
+        text = self.stderr.decode("utf-8", "replace")
+        return [line.rstrip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+
+
+@dataclass(slots=True, repr=False)
+class Launch:
+    """What a process is started with, and what becomes of its output. Plain data; it can be pickled if `done` can.
+
+    The process has a session and a process group of its own. The attempt ends when it ends; what is then left of its group is
+    killed. Who left the group (a daemon, by `setsid`) lives on, and no more of its output is read after a fifth of a second.
+
+    Args:
+        argv: the program, found along the PATH of `env`, and its arguments.
+        env: its whole environment; None gives it that of this process.
+        cwd: its working directory; None means that of this process.
+        stdin: what it reads; None gives it an empty input.
+        stdout: a file that its standard output is appended to, or several; None writes it nowhere.
+        stderr: the same for its standard error.
+        merge: its standard error goes where its standard output goes, in the order in which it was written.
+        capture: how many bytes of its standard output are kept, from the first one, for `Exit.stdout`.
+        errors: how many bytes of its standard error are kept, up to the last one, for `Exit.stderr`.
+        max_output: how many bytes go to each file at most; a line then says that it was cut. The process goes on.
+        mask: secrets, replaced by `*******` in all that is written or kept, and in messages.
+        stop_signal: what its process group gets when the attempt is cancelled or late.
+        grace: how many seconds the group then has to end before it is killed.
+        done: makes the value of the node of the end of the process, or raises; called in the thread that watches all processes
+            of the run, so it must be short. By default `value_of`.
+    """
+
+    argv: Sequence[str | bytes | os.PathLike[str]]
+    env: Environment | None = None
+    cwd: PathLike | None = None
+    stdin: bytes | None = None
+    stdout: PathLike | Sequence[PathLike] | None = None
+    stderr: PathLike | Sequence[PathLike] | None = None
+    merge: bool = False
+    capture: int = 0
+    errors: int = ERRORS
+    max_output: int | None = None
+    mask: Sequence[str] = ()
+    stop_signal: int = SIGTERM
+    grace: float = GRACE
+    done: Callable[[Exit], Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Launch {self.shown}>"  # nothing of it that may be secret
+
+    @property
+    def shown(self) -> str:
+        """The command as messages show it: one line, masked and shortened."""
+        import shlex  # only for who reads it
+
+        words = [self.argv] if isinstance(self.argv, str) else self.argv
+        text = shlex.join([os.fsdecode(word) if isinstance(word, _WORD) else repr(word) for word in words])
+        line = " ".join(masked(text, self.mask).split())
+        return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
+
+
+def value_of(end: Exit) -> str:
+    """Return the text that a command wrote, as the value of its node.
+
+    Raises:
+        CommandError: it failed, its output is not complete, or more than was to be captured.
+    """
+    end.check()
+    if end.truncated:
+        raise CommandError(
+            f"{end.shown} wrote more than the {len(end.stdout)} bytes that are captured. Raise capture, or let it write to a "
+            f"file.",
+            code=0,
+        )
+    return end.text
+
+
+class Command:
+    """The mark of a task that starts a process: a function that is called with values and returns a `Launch`.
+
+    It may stand wherever a function stands as a task, and as a decorator. Such nodes run beside the backend of a run, in a place
+    of their own; the value of the node is what `Launch.done` makes of the end of the process.
+
+    Args:
+        fn: called as any task is, in the thread that watches the processes of the run; it must be short.
+    """
+
+    def __init__(self, fn: Callable[..., Launch]) -> None:
+        self.fn = fn
+        functools.update_wrapper(self, fn)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Launch:
+        return self.fn(*args, **kwargs)
+
+    def __reduce__(self) -> Any:
+        found: Any = sys.modules.get(self.__module__)
+        for part in getattr(self, "__qualname__", "").split("."):
+            found = getattr(found, part, None)
+        return self.__qualname__ if found is self else (Command, (self.fn,))
+
+    def __repr__(self) -> str:
+        return f"Command({self.fn!r})"
+
+
+def command(
+    line: str | Sequence[str],
+    *,
+    env: Environment | None = None,
+    cwd: PathLike | None = None,
+    stdin: str | bytes | None = None,
+    stdout: PathLike | None = None,
+    stderr: PathLike | None = None,
+    capture: int = CAPTURE,
+    shell: str | Sequence[str] = "/bin/sh",
+    mask: Sequence[str] = (),
+    grace: float = GRACE,
+) -> Command:
+    """Make a task of a command. The value of its node is the text that the command writes, without the white space around it.
+
+    A command takes no values of other nodes; one that shall is a function that returns a `Launch`, marked with `Command`.
+
+    Args:
+        line: a text for the shell; or a list of a program and its arguments, which no shell sees.
+        env: variables that the command has beside those of this process.
+        cwd: its working directory; by default that of this process when it starts.
+        stdin: what it reads.
+        stdout: a file that its output is appended to as well.
+        stderr: a file that its standard error is appended to; its last lines are in the error of a command that fails.
+        capture: how many bytes of output the value may have; one that writes more fails. 0 takes none, and the value is empty.
+        shell: what is called with `-c` and the text; or a list such as ["bash", "-euo", "pipefail", "-c"], to which it is added.
+        mask: secrets, replaced by `*******` in values, files and messages.
+        grace: how many seconds it has to end on its own when it is cancelled or late.
+
+    Raises:
+        InvalidSettingError: there is no command, or a setting that cannot be.
+    """
+    if not line or isinstance(line, bytes) or not all(isinstance(word, _WORD) for word in line):
+        raise InvalidSettingError(f"A command is a text for the shell or a list of words, not {line!r}.")
+    if capture < 0 or grace < 0:
+        raise InvalidSettingError("capture and grace are numbers from 0 up.")
+    words = [*_words_of(shell), line] if isinstance(line, str) else [os.fspath(word) for word in line]
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    launch = Launch(words, None, cwd, data, stdout, stderr, capture=capture, mask=tuple(mask), grace=grace)
+    return Command(_Fixed(launch, dict(env or {})))
+
+
+def _words_of(shell: str | Sequence[str]) -> list[str]:
+    return [shell, "-c"] if isinstance(shell, str) else list(shell)
+
+
+@dataclass(slots=True, repr=False)
+class _Fixed:
+    """A function that returns the same launch, in the environment of its time."""
+
+    launch: Launch
+    env: dict[str, str]
+
+    def __repr__(self) -> str:
+        return repr(self.launch)
+
+    def __call__(self) -> Launch:
+        return replace(self.launch, env=os.environ | self.env) if self.env else self.launch
+
+
+def signal_name(number: int) -> str:
+    """Return what a signal is called."""
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,630 @@
+"""Commands as tasks, on real processes: their values, output, ends, signals, groups, and what is left of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import resource
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, Retry, SkipTask, command, current, dag, task
+from dagrid.commands import Command, Exit, Launch, value_of
+from dagrid.errors import (
+    BackendClosedError,
+    CommandError,
+    InvalidNodeError,
+    InvalidSettingError,
+    TaskError,
+    TaskTimeoutError,
+)
+from dagrid.execution.backends.command import CommandBackend
+
+PATIENCE = 20
+ROOT = Path(__file__).parents[2]
+SECRET = "s3cret-t0ken"
+
+
+def sh(text, **settings):
+    """Return a task that runs a text in the shell."""
+    return Command(lambda: Launch(["/bin/sh", "-c", text], **settings))
+
+
+def run(fn, **settings):
+    """Run one node and return what became of it."""
+    return DAG([Node("node", fn)]).run(progress=False, **settings).node_results["node"]
+
+
+def error_of(fn, **settings):
+    found = run(fn, **settings)
+    assert found.status is NodeStatus.FAILED
+    assert isinstance(found.error, CommandError), found.error
+    return found.error
+
+
+@contextmanager
+def watched(pid):
+    """Give a function that waits for the end of any process, and kill it in any case."""
+    fd = os.pidfd_open(pid)
+
+    def gone(seconds=PATIENCE):
+        return bool(select.select([fd], [], [], seconds)[0])
+
+    try:
+        yield gone
+    finally:
+        if not gone(0):
+            os.kill(pid, signal.SIGKILL)
+        os.close(fd)
+
+
+def children():
+    """Return the processes that this one has, dead ones included."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(words[1]) == os.getpid():
+            found.add(int(stat.parent.name))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Whatever a test does, no process and no descriptor of its commands is there afterwards."""
+    before = children(), len(os.listdir("/proc/self/fd"))
+    yield
+    assert children() <= before[0]
+    assert len(os.listdir("/proc/self/fd")) <= before[1]
+
+
+# --- values ------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_value_is_the_text_that_a_command_writes():
+    """A text goes through the shell, a list does not; the white space around the output is of no interest."""
+    nodes = [
+        Node("text", command("printf '%s\\n' one | tr a-z A-Z; echo")),
+        Node("list", command(["printf", "%s|", "a b", "$HOME"])),
+        Node("bash", command("set -o pipefail; false | true; echo $?", shell=["bash", "-c"])),
+        Node("fed", command("tr a-z A-Z", stdin="äbc")),
+        Node("big", command("wc -c", stdin=bytes(1_000_000))),
+        Node("empty", command("wc -c")),
+    ]
+    result = DAG(nodes).run(progress=False).raise_for_status()
+    found = [result[node.id] for node in nodes]
+    assert found == ["ONE", "a b|$HOME|", "1", "äBC", "1000000", "0"]
+
+
+@pytest.mark.parametrize("backend", ["inline", "thread", "multiprocessing?max_workers=1"])
+def test_values_flow_to_commands_and_from_them(backend):
+    """A command is a node like others: it stands between functions, wherever these run."""
+
+    @Command
+    def upper(words, mark="!"):
+        return Launch(["tr", "a-z", "A-Z"], stdin=" ".join(words).encode() + mark.encode(), capture=100)
+
+    nodes = [
+        Node("words", lambda: ["b", "a"]),
+        Node("upper", upper, ["words"]),
+        Node("end", lambda upper: upper * 2, ["upper"]),
+    ]
+    result = DAG(nodes).run(backend=backend, progress=False).raise_for_status()
+    assert result["end"] == "B A!B A!"
+    assert result.node_results["upper"].worker == "command"
+
+
+def test_a_command_may_be_a_task_of_a_flow():
+    """With arguments that are filled with values, and mapped over a list that only the run makes."""
+
+    @task
+    @Command
+    def shout(words, *, end):
+        return Launch(["/bin/echo", *words, end], capture=100)
+
+    @task
+    def split(text):
+        return text.split()
+
+    @dag(progress=False)
+    def flow():
+        return shout.map([[one] for one in "ab"], end="?"), shout([split("x y")[1]], end="!")
+
+    assert flow() == (["a ?", "b ?"], "y !")
+
+
+def test_what_a_command_gets_from_its_surroundings(tmp_path, monkeypatch):
+    """Its folder, and its variables beside those of this process, or in place of them."""
+    monkeypatch.setenv("FROM_HERE", "here")
+    show = 'echo "$PWD $FROM_HERE $MINE"'
+    assert run(command(show, cwd=tmp_path, env={"MINE": "mine"})).result == f"{tmp_path} here mine"
+    assert run(sh(show, cwd=tmp_path, env={"MINE": "mine"}, capture=1000)).result == f"{tmp_path}  mine"
+
+
+def test_a_command_has_a_session_and_the_signals_of_its_own():
+    """Ctrl-C in the terminal is the run's to handle; and a broken pipe ends a command as it does in a shell."""
+    group, session = run(command("ps -o pgid=,sid= -p $$")).result.split()
+    assert group == session != str(os.getsid(0))
+    assert run(command("grep SigIgn /proc/$$/status")).result.split()[1].strip("0") == ""
+
+
+def test_done_makes_the_value():
+    """It sees the end of the process, may raise, skip its node or let the graph grow; current() says where it is."""
+    ends = []
+
+    def grow(end):
+        ends.append((end, current().node))
+        current().grow(Node("more", lambda: end.code))
+        return end.code
+
+    def skip(end):
+        raise SkipTask(f"code {end.code}")
+
+    nodes = [
+        Node("grow", sh("echo out; echo err >&2; exit 3", capture=10, done=grow), adds=set()),
+        Node("skip", sh("exit 4", done=skip)),
+    ]
+    result = DAG(nodes).run(progress=False)
+    assert (result["grow"], result["more"]) == (3, 3)
+    assert result.node_results["skip"].status is NodeStatus.SKIPPED
+    end, node = ends[0]
+    assert node == "grow"
+    assert (end.code, end.signal, end.stdout, end.stderr, end.text) == (3, 0, b"out\n", b"err\n", "out")
+    assert 0 < end.seconds < PATIENCE
+
+
+# --- ends --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_that_fails_says_how():
+    """The exit code, the signal, and its last words: what a person looks for first."""
+    error = error_of(command("echo first >&2; echo last >&2; exit 3"))
+    assert (error.code, error.signal, error.node, error.stderr) == (3, 0, "node", "first\nlast")
+    assert "exited with code 3: last" in str(error)
+    error = error_of(command("kill -KILL $$"))
+    assert (error.code, error.signal) == (137, 9)
+    assert "was killed by SIGKILL" in str(error)
+
+
+def test_the_last_words_are_found_wherever_they_went(tmp_path):
+    """In a file, with earlier ones of other commands in it, or merged with the output."""
+    log = tmp_path / "log"
+    log.write_text("of another\n")
+    assert error_of(sh("echo mine >&2; exit 1", stderr=log)).stderr == "mine"
+    assert error_of(sh("echo merged >&2; exit 1", merge=True)).stderr == "merged"
+    assert error_of(sh("echo too >&2; exit 1", stdout=log, merge=True)).stderr == "too"
+    assert log.read_text() == "of another\nmine\ntoo\n"
+
+
+def test_a_retry_is_a_new_process(tmp_path):
+    """Only for what its policy says, and with the launch made anew."""
+    mark = tmp_path / "mark"
+
+    class SevenError(Exception):
+        pass
+
+    def judge(end):
+        if end.code == 7:
+            raise SevenError
+        return value_of(end)
+
+    tried = sh(f"test -e {mark} && echo done && exit; touch {mark}; exit 7", capture=10, done=judge)
+    result = DAG([Node("node", tried, retries=Retry(2, on=(SevenError,)))]).run(progress=False)
+    assert result["node"] == "done"
+    assert result.node_results["node"].attempts == 2
+
+
+def test_times_are_those_of_the_process():
+    """Neither the wait for a slot nor the reading of its output counts."""
+    result = DAG([Node(f"n{number}", command("sleep 0.1")) for number in range(3)]).run(
+        max_concurrency=1, progress=False
+    )
+    for node in result.raise_for_status().node_results.values():
+        assert 0.1 <= node.ended - node.started < 5
+    spans = sorted((node.started, node.ended) for node in result.node_results.values())
+    assert all(one[1] <= following[0] for one, following in pairwise(spans))
+
+
+@pytest.mark.parametrize(
+    ("launch", "code", "remedy"),
+    [
+        (Launch(["no-such-program"]), 127, "there is no program 'no-such-program' along the PATH. Install it"),
+        (Launch(["/no/such/program"]), 127, "there is no '/no/such/program'"),
+        (Launch(["{tmp}/orphan"]), 127, "the interpreter in the first line"),
+        (Launch(["{tmp}/plain"]), 126, "chmod +x"),
+        (Launch(["{tmp}/junk"]), 126, "needs a first line such as #!/bin/sh"),
+        (Launch(["true"], cwd="{tmp}/nowhere"), 126, "there is no folder"),
+        (Launch(["true"], cwd="{tmp}/plain"), 126, "there is no folder"),
+        (Launch(["true"], stdout="{tmp}/no/log"), 126, "Make its folder"),
+        (Launch(["true"], stderr="{tmp}"), 126, "Name a file, not a folder"),
+        (Launch(["true"], stdout=["{tmp}/log", "{tmp}/no/log"]), 126, "Make its folder"),
+        (Launch(["true"], stdout="{tmp}/fifo"), 126, "a pipe that nobody reads"),
+        (Launch(["true", "x" * 3_000_000]), 126, "Let it read them from its input"),
+        (Launch(["true", "a\0b"]), 126, "without NUL"),
+        (Launch(["true"], env={"A": 1}), 126, "texts"),  # type: ignore[dict-item]
+        (Launch(["true", 3]), 126, "Arguments and variables are texts"),  # type: ignore[list-item]
+        (Launch(["true"], mask="abc"), 126, "mask is a list"),
+        (Launch("true"), 126, "argv is a list"),
+        (Launch([]), 126, "argv is a list"),
+        (Launch(["true"], stop_signal="SIGTERM"), 126, "stop_signal is the number"),  # type: ignore[arg-type]
+        (Launch(["true"], grace=-1), 126, "grace is seconds"),
+    ],
+)
+def test_what_cannot_be_started_says_what_to_do(launch, code, remedy, tmp_path):
+    """Before anything runs, in words, and without a descriptor or a process left behind."""
+    (tmp_path / "plain").write_text("#!/bin/sh\n")
+    os.mkfifo(tmp_path / "fifo")
+    for name, text in (("orphan", "#!/no/such/interpreter\n"), ("junk", "\0\1\2")):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+
+    def placed(path):
+        if isinstance(path, list):
+            return [placed(each) for each in path]
+        return path.replace("{tmp}", str(tmp_path)) if isinstance(path, str) else path
+
+    paths = {name: placed(getattr(launch, name)) for name in ("cwd", "stdout", "stderr")}
+    argv = launch.argv if isinstance(launch.argv, str) else [placed(word) for word in launch.argv]
+    error = error_of(Command(lambda: replace(launch, argv=argv, **paths)))
+    assert error.code == code
+    assert remedy in str(error)
+    assert len(str(error)) < 400
+
+
+def test_a_task_that_is_no_command_says_so():
+    """A place for processes performs nothing else; what cannot be with a command is refused before anything runs."""
+    found = run(Command(lambda: 3))  # type: ignore[arg-type,return-value]
+    assert type(found.error) is TaskError
+    assert "returned int" in str(found.error)
+    with pytest.raises(InvalidNodeError, match="Remove its cache"):
+        DAG([Node("node", command("true"), cache=True)]).run(progress=False)
+    with pytest.raises(InvalidNodeError, match="Remove its place"):
+        DAG([Node("node", command("true"), place="caller")]).run(progress=False)
+    with pytest.raises(InvalidNodeError, match="Remove unpack_to"):
+        DAG([task(unpack_to=2, name="pair")(command("echo")).node]).run(progress=False)
+    wrong: dict
+    for wrong in (
+        {"line": ""},
+        {"line": []},
+        {"line": [3]},
+        {"line": "true", "grace": -1},
+        {"line": "true", "capture": -1},
+    ):
+        with pytest.raises(InvalidSettingError):
+            command(**wrong)
+    with pytest.raises(InvalidSettingError):
+        CommandBackend(0)
+
+
+# --- output ------------------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_appended_to_and_given_to_the_process_itself(tmp_path):
+    """Where nobody else has to see what is written, it is not copied through this process."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    assert (
+        run(sh("readlink /proc/self/fd/1; readlink /proc/self/fd/2 >&2", stdout=log, stderr=log)).status
+        == NodeStatus.COMPLETED
+    )
+    assert log.read_text() == f"before\n{log}\n{log}\n"
+
+
+def test_output_goes_to_a_file_and_is_the_value_too(tmp_path):
+    """A log that can be read, and a value that flows."""
+    out, err = tmp_path / "out", tmp_path / "err"
+    assert run(command("echo value; echo talk >&2", stdout=out, stderr=err)).result == "value"
+    assert (out.read_text(), err.read_text()) == ("value\n", "talk\n")
+    more = tmp_path / "more"
+    assert run(sh("echo twice", stdout=[out, str(more)])).status is NodeStatus.COMPLETED
+    assert (out.read_text(), more.read_text()) == ("value\ntwice\n", "twice\n")
+    assert run(sh("echo a; echo b >&2; echo c", merge=True, capture=100)).result == "a\nb\nc"
+
+
+def test_output_that_is_no_text_stays_as_it_is(tmp_path):
+    """Bytes are bytes in files; as a value they are shown, not refused."""
+    out = tmp_path / "out"
+    assert run(command("printf 'a\\377\\000b'", stdout=out)).result == "a\ufffd\0b"
+    assert out.read_bytes() == b"a\xff\0b"
+
+
+def test_a_hundred_megabytes_on_one_line_take_no_memory(tmp_path):
+    """They are read as they come, and no more than the limit goes to the disk; the process is not disturbed by that."""
+    out = tmp_path / "out"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    ends: list[Exit] = []
+    flood = sh(
+        "head -c 100000000 /dev/zero; echo end >&2",
+        stdout=out,
+        max_output=1000,
+        capture=5,
+        mask=["x" * 50],
+        done=ends.append,
+    )
+    assert run(flood).status is NodeStatus.COMPLETED
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000  # kilobytes
+    assert (ends[0].code, ends[0].cut, ends[0].truncated, ends[0].stdout) == (0, True, True, bytes(5))
+    assert out.read_bytes() == bytes(1000) + b"\n[cut here: more than 1000 bytes of output]\n"
+    assert ends[0].stderr == b"end\n"
+
+
+def test_a_value_that_is_too_long_is_an_error():
+    """Half of an answer must not pass for the whole of it."""
+    assert run(command("printf 12345", capture=5)).result == "12345"
+    assert "Raise capture" in str(error_of(command("printf 123456", capture=5)))
+
+
+def test_a_full_disk_is_told(tmp_path):
+    """The command runs to its end, and then its output is known to be incomplete."""
+    out = tmp_path / "out"
+    error = error_of(sh("head -c 1000000 /dev/zero; echo on >&2", stdout=["/dev/full", out], capture=10))
+    assert error.code == 0
+    assert f"'/dev/full' cannot be written: {os.strerror(errno.ENOSPC)}" in str(error)
+    assert out.stat().st_size == 1_000_000
+
+
+def test_secrets_are_in_nothing_that_is_kept(tmp_path):
+    """Neither in files, values and last words, nor in the line of the command or in why it could not be started."""
+    out = tmp_path / "out"
+    half, rest = SECRET[:5], SECRET[5:]
+    split = f"printf '<{half}'; sleep 0.05; printf '{rest}>'"
+    assert run(command(split, stdout=out, mask=[SECRET])).result == "<*******>"
+    assert out.read_text() == "<*******>"
+    loud = command(f"echo {SECRET} >&2; exit 1", mask=[SECRET])
+    assert SECRET not in repr(loud)
+    error = error_of(loud)
+    assert error.stderr == "*******"
+    assert SECRET not in repr(error)
+    for launch in (
+        Launch(["no-such", SECRET]),
+        Launch([f"/{SECRET}"]),
+        Launch(["true"], cwd=f"/{SECRET}"),
+        Launch(["true"], stdout=f"/{SECRET}/x"),
+    ):
+        error = error_of(Command(lambda launch=launch: replace(launch, mask=[SECRET])))
+        assert "*******" in str(error)
+        assert SECRET not in repr(error)
+
+
+# --- stopping ----------------------------------------------------------------------------------------------------------------
+
+
+def holding(gate, before=""):
+    """Return a script that says to a gate that it is there, and waits."""
+    return f"exec 9>{gate.path}.up; {before} echo $$ >&9; read word <{gate.path}.down"
+
+
+def test_a_script_that_ignores_the_signal_is_killed_with_its_group(gate):
+    """After its time of grace, and before the run gives its slot to another."""
+    stubborn = sh(holding(gate, "trap '' TERM; sleep 1000 & "), grace=0.1)
+    nodes = [Node("node", stubborn, timeout=0.8), Node("after", command("true"), ["node"])]
+    started = DAG(nodes).start()
+    with watched(gate.meet()) as gone:
+        result = started.wait(PATIENCE)
+        assert gone()
+        gate.wait_gone()  # nor has its child
+    assert result.timed_out == 1
+    assert isinstance(result.node_results["node"].error, TaskTimeoutError)
+    assert result.skipped == 1
+
+
+PARTING = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.close(writing)
+    signal.sigwait([signal.SIGUSR1])
+    os.read(reading, 1)  # until the parent has gone
+    os.write(1, b"child\\n")
+    os._exit(0)
+with open(sys.argv[1], "w") as gate:
+    print(os.getpid(), file=gate, flush=True)
+    signal.sigwait([signal.SIGUSR1])
+os.write(1, b"parent\\n")
+os._exit(5)
+"""
+
+
+def test_what_is_cancelled_may_end_in_its_own_way(gate, tmp_path):
+    """It has its time of grace, also the rest of its group when the first process has gone; what it writes then is in the log."""
+    log = tmp_path / "log"
+    argv = [sys.executable, "-S", "-c", PARTING, f"{gate.path}.up"]
+    task = Command(lambda: Launch(argv, stdout=log, mask=["x"], stop_signal=signal.SIGUSR1, grace=PATIENCE))
+    started = DAG([Node("node", task)]).start()
+    gate.meet()
+    began = time.perf_counter()
+    started.cancel()
+    result = started.wait(PATIENCE)
+    assert time.perf_counter() - began < PATIENCE / 2
+    assert result.cancelled == 1
+    assert log.read_text().split() == ["parent", "child"]
+
+
+def test_a_late_command_frees_its_slot_when_it_is_gone(gate):
+    """With one slot the next one begins behind it, and is not held up for the whole time of grace."""
+    nodes = [Node("late", sh(holding(gate), grace=PATIENCE), timeout=0.8), Node("next", command("echo next"))]
+    started = DAG(nodes).start(max_concurrency=1)
+    gate.meet()
+    result = started.wait(PATIENCE / 2)
+    assert (result.timed_out, result["next"]) == (1, "next")
+
+
+def test_the_end_of_a_run_is_the_end_of_its_processes(gate):
+    """Also of those in their time of grace, for whom nobody waits any more."""
+    with CommandBackend(2) as backend:
+        future = backend.submit(sh(holding(gate, "trap '' TERM;"), grace=0.1))
+        pid = gate.meet()
+        with watched(pid) as gone:
+            backend.close(wait=False)
+            assert gone(0)
+    with pytest.raises(BackendClosedError):
+        future.result(0)
+
+
+def test_what_a_step_leaves_in_its_group_ends_with_it(gate):
+    """A forgotten background job does not hold the step, though it holds its output."""
+    child = f"sh -c 'exec 9>{gate.path}.up; echo $$ >&9; sleep 1000' & read x <{gate.path}.down; echo done"
+    started = DAG([Node("node", sh(child, capture=100))]).start()
+    with watched(gate.meet()) as gone:
+        gate.release("go\n")
+        assert started.wait(PATIENCE)["node"] == "done"
+        assert gone()
+
+
+def test_a_daemon_neither_holds_its_step_nor_ends_with_it(gate):
+    """Who has left the group is meant to stay; its output is read for a moment only, also if it writes all the time."""
+    for does in ("sleep 1000", "yes"):
+        daemon = f"setsid sh -c 'echo $$ >{gate.path}.up; exec {does}' & read x <{gate.path}.down; echo done"
+        began = time.perf_counter()
+        started = DAG([Node("node", sh(daemon, capture=5))]).start()
+        pid = gate.meet()
+        gate.close()
+        with watched(pid) as gone:
+            gate.release("go\n")
+            result = started.wait(PATIENCE)
+            assert result.node_results["node"].status in (
+                NodeStatus.COMPLETED,
+                NodeStatus.FAILED,
+            )  # of `yes` too much came
+            assert time.perf_counter() - began < PATIENCE / 2
+            assert gone(0) is False or does == "yes"  # whose pipe broke
+
+
+def test_processes_do_not_outlive_a_program_that_is_killed(gates, tmp_path):
+    """Not by a handler of ours, for kill -9 asks nobody. The second one begins when the first is known to the watchdog."""
+    first, second = gates(), gates()
+    scripts = [holding(first, "sh -c \"trap '' TERM HUP; sleep 1000\" &"), holding(second)]
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(f"""
+        from dagrid import DAG, Node, command
+        scripts = {scripts!r}
+        DAG([Node(f"n{{at}}", command(scripts[at])) for at in (0, 1)]).run(max_concurrency=2, progress=False)
+        """)
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    with (
+        subprocess.Popen([sys.executable, str(program)], env=environment) as parent,
+        watched(first.meet()) as gone,
+        watched(second.meet()),
+    ):
+        parent.kill()
+        parent.wait()
+        assert gone()
+        first.wait_gone()  # nor has its child
+
+
+# --- many --------------------------------------------------------------------------------------------------------------------
+
+
+def test_no_more_run_at_once_than_may(tmp_path):
+    """As many as the run says: two meet each other, and never three."""
+    for name in ("ab", "ba"):
+        os.mkfifo(tmp_path / name)
+    meeting = {
+        "a": f"echo x >{tmp_path}/ab; read x <{tmp_path}/ba",
+        "b": f"read x <{tmp_path}/ab; echo x >{tmp_path}/ba",
+    }
+    nodes = [Node(name, command(text)) for name, text in meeting.items()]
+    nodes += [Node(f"n{number}", command("sleep 0.01")) for number in range(10)]
+    result = DAG(nodes).run(max_concurrency=2, progress=False).raise_for_status()
+    spans = [(node.started, node.ended) for node in result.node_results.values()]
+    assert max(sum(start <= at < end for start, end in spans) for at, _ in spans) == 2
+
+
+def test_many_at_once_with_output():
+    """Each gets its own output, whole, though one thread reads them all."""
+    nodes = [Node(f"n{number}", command(f"seq {number} {number + 2000}; echo x >&2")) for number in range(120)]
+    result = DAG(nodes).run(max_concurrency=40, progress=False).raise_for_status()
+    for number in range(120):
+        assert result[f"n{number}"].split() == [str(one) for one in range(number, number + 2001)]
+
+
+def test_several_runs_share_a_backend_and_the_backend_of_a_run_may_be_one():
+    """It takes commands like any backend takes calls, from several threads."""
+    with CommandBackend(2) as backend:
+        futures = [backend.submit(command(f"echo {number}")) for number in range(20)]
+        assert run(command("echo run"), backend=backend).result == "run"
+        assert [backend.result(future, PATIENCE) for future in futures] == [str(number) for number in range(20)]
+        assert "a Launch" in str(backend.submit(len, "abc").exception(PATIENCE))
+    with pytest.raises(BackendClosedError):
+        backend.submit(command("true"))
+
+
+def test_a_machine_without_descriptors_for_processes_does_it_too(monkeypatch, gate):
+    """macOS and old kernels have none: then a thread waits for each."""
+    monkeypatch.delattr(os, "pidfd_open")
+    nodes = [Node(f"n{number}", command(f"echo {number}")) for number in range(20)]
+    nodes += [Node("late", sh(holding(gate, "trap '' TERM;"), grace=0.1), timeout=0.8)]
+    started = DAG(nodes).start(max_concurrency=4)
+    gate.meet()
+    result = started.wait(PATIENCE)
+    assert (result.succeeded, result.timed_out) == (20, 1)
+
+
+def test_a_fault_in_one_command_is_no_harm_to_the_others(monkeypatch):
+    """One thread serves them all: what goes wrong with one must not end it, or the run would hang."""
+    plain = os.waitstatus_to_exitcode
+
+    def broken(status):
+        if status == 9 << 8:
+            raise RuntimeError("broken")
+        return plain(status)
+
+    monkeypatch.setattr(os, "waitstatus_to_exitcode", broken)
+    nodes = [Node("bad", sh("exit 9")), Node("good", command("sleep 0.05; echo good"))]
+    result = DAG(nodes).run(progress=False, max_concurrency=2)
+    assert result["good"] == "good"
+    assert str(result.node_results["bad"].error) == "broken"
+
+
+# --- elsewhere ---------------------------------------------------------------------------------------------------------------
+
+
+@Command
+def listed():
+    """Return what lists nothing."""
+    return Launch(["echo", "listed"], capture=100)
+
+
+def test_commands_travel(tmp_path):
+    """A checkpoint and a part on a worker need the graph in bytes, with its commands."""
+    assert pickle.loads(pickle.dumps(listed)) is listed
+    error = pickle.loads(pickle.dumps(CommandError("gone", "node", 3, 9, "last")))
+    assert (str(error), error.node, error.code, error.signal, error.stderr) == ("gone", "node", 3, 9, "last")
+    launch = Launch(["a"], mask=("b",), done=value_of)
+    assert pickle.loads(pickle.dumps(launch)) == launch
+    graph = DAG(
+        [
+            Node("one", command("echo one")),
+            Node("two", listed, ["one"]),
+            Node("end", lambda one, two: one + two, ["one", "two"]),
+        ]
+    )
+    assert graph.run(checkpoint=tmp_path, progress=False)["end"] == "onelisted"
+    assert PartitionedDAGExecutor(graph, 2).execute()["end"] == "onelisted"
+
+
+def test_explain_says_what_a_command_waits_for(gate, monkeypatch):
+    """Without a limit of the run there are as many at once as cores; a person wants to know whether it hangs."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    nodes = [Node("first", sh(holding(gate)), priority=1), Node("second", command("true"))]
+    started = DAG(nodes).start()
+    gate.meet()
+    assert "a command to end" in started.explain("second")
+    gate.release("go\n")
+    assert started.wait(PATIENCE).succeeded == 2
