@@ -258,3 +258,18 @@ except BackendNotInstalledError as error:
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'dagrid[dask]'" in found.stdout
     assert "distributed" in found.stdout
+
+
+OWN_CLUSTER = """
+import dagrid
+if __name__ == "__main__":
+    print(dagrid.DAG([dagrid.Node("one", int)]).run(backend="dask?max_workers=1")["one"])
+"""
+
+
+def test_a_program_with_a_cluster_of_its_own_prints_what_it_prints(tmp_path: Any) -> None:
+    """The cluster goes without a word of Dask's in the user's terminal."""
+    program = tmp_path / "program.py"
+    program.write_text(OWN_CLUSTER)
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
