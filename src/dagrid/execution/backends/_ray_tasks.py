@@ -5,10 +5,12 @@ It knows Ray and the flights of a delegation, and nothing of a run.
 
 from __future__ import annotations
 
+import queue
 import threading
 from asyncio import Event
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from struct import Struct
@@ -111,17 +113,24 @@ def options_of(needs: Needs) -> dict[str, Any]:
     return options
 
 
-def fetch(address: str, handle: Any) -> bytes:
-    """Return the pickled value that an object holds of the Ray session with this address."""
-    if not ray.is_initialized() or where() != address:
+def fetch(session: str, handle: Any) -> bytes:
+    """Return the pickled value that an object holds of the Ray session that is called so (`where`)."""
+    if not ray.is_initialized() or where() != session:
         raise BackendError("the Ray session in which it was made is over")
     found: bytes = ray.get(handle)
     return found
 
 
 def where() -> str:
-    """Return the address of the present session."""
-    return str(ray.get_runtime_context().gcs_address)
+    """Return what the present session is called: the address of its cluster and, as sessions follow each other, its job."""
+    here = ray.get_runtime_context()
+    return f"{here.gcs_address} {here.get_job_id()}"
+
+
+def expect_session() -> None:
+    """Raise BackendError if there is no session: Ray would begin one by itself where it is asked for anything."""
+    if not ray.is_initialized():
+        raise BackendError("the Ray session is over; make a new backend")
 
 
 def fetch_all(handles: Sequence[Any]) -> Sequence[bytes]:
@@ -148,9 +157,11 @@ class Tasks:
         self._kinds: dict[Any, Any] = {}
         self._post_name = uuid4().bytes
         self._post: Any = None
+        self._heard: queue.SimpleQueue[Future[list[tuple[int, float]]] | None] = queue.SimpleQueue()
 
     def launch(self, flight: Flight) -> None:
         """Begin a task with the needs of a flight."""
+        expect_session()
         if self._post is None:
             self._open_post()
         label = next(self._labels)
@@ -177,8 +188,10 @@ class Tasks:
         with self._guard:
             post, self._post = self._post, None
         self._flights.clear()
-        if post is not None and ray.is_initialized():
-            ray.kill(post)
+        if post is not None:
+            self._heard.put(None)
+            if ray.is_initialized():
+                ray.kill(post)
 
     def _kind_of(self, needs: Needs) -> Any:
         """Return what launches tasks with these needs; making it costs more than using it."""
@@ -211,9 +224,9 @@ class Tasks:
             report = done.result()
         except BaseException as error:  # noqa: BLE001 - Ray's, all kinds
             _, kept, label = flight.handle
-            kept.future()  # who drops a failed object that nobody has looked at is told so on the terminal
             self._flights.pop(label, None)
             flight.failed(*_judged(flight, error))
+            kept.future()  # who drops a failed object that nobody has looked at is told so on the terminal
         else:
             self._land(flight, report)
 
@@ -227,24 +240,23 @@ class Tasks:
             if self._post is None:
                 kind = ray.remote(Post).options(name=self._post_name.hex(), num_cpus=0, max_concurrency=1000)
                 self._post = kind.remote()
-                self._listen(self._post)
+                threading.Thread(target=self._listen, args=(self._post,), name="dagrid-ray-post", daemon=True).start()
 
     def _listen(self, post: Any) -> None:
-        post.listen.remote().future().add_done_callback(partial(self._hear, post))
-
-    def _hear(self, post: Any, done: Future[list[tuple[int, float]]]) -> None:
-        try:
-            news = done.result()
-            self._listen(post)
-        except Exception:  # noqa: BLE001 - it has gone: what begins is known from its report
-            with self._guard:
-                if self._post is post:
-                    self._post = None
-            return
-        for label, at in news:
-            flight = self._flights.get(label)
-            if flight is not None:
-                flight.begun(at)
+        """Hear what the post hears, in a thread of its own: what Ray Client calls back may not ask it for anything."""
+        with suppress(Exception):  # it has gone: what begins is known from its report
+            while True:
+                post.listen.remote().future().add_done_callback(self._heard.put)
+                done = self._heard.get()
+                if done is None:
+                    return
+                for label, at in done.result():
+                    flight = self._flights.get(label)
+                    if flight is not None:
+                        flight.begun(at)
+        with self._guard:
+            if self._post is post:
+                self._post = None
 
 
 def _judged(flight: Flight, error: BaseException) -> tuple[Outcome, BaseException]:
@@ -278,7 +290,11 @@ def check(needs: Mapping[str, Needs]) -> None:
     Raises:
         UnsatisfiableError: it names the node, what it asks for, and what there is.
         CapabilityError: this version of Ray knows no labels.
+        BackendError: the session is over.
     """
+    if not needs:
+        return
+    expect_session()
     seen: set[Any] = set()
     machines: list[dict[str, Any]] = []
     for name, need in needs.items():

@@ -5,6 +5,7 @@ This is the face of the crew, and the Ray session that it works in; what a run d
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import threading
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 import ray
 
-from dagrid.errors import BackendUnreachableError, InvalidSettingError
+from dagrid.errors import BackendNotInstalledError, BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends import _performer, _ray_tasks
 from dagrid.execution.backends._crew import WINDOW, Crew
 from dagrid.execution.backends._delegate import IN_FLIGHT, Delegation, Joined
@@ -28,6 +29,8 @@ from dagrid.execution.backends._worker import told
 from dagrid.execution.backends.base import BackendBase
 from dagrid.ports import Capabilities, Host, Needs
 
+CLIENT = "ray://"
+"""How the addresses of Ray Client begin: the program is no part of the cluster, and a server there acts for it."""
 OBJECT_STORE = 200 * 2**20
 REACH = 3.0
 """Seconds that an address has to answer."""
@@ -45,6 +48,10 @@ class RayBackend(BackendBase):
     or a custom name) or for labels (`selector`, as Ray's `label_selector` has them) is a task of Ray, which finds a place for it;
     it has one CPU if it does not ask for another number. Workers that have nothing to do give their CPUs to tasks that wait for
     them. A cancel or a timeout kills the task. Large values stay in the cluster, and come here when they are read.
+
+    Through Ray Client (`ray://`) all of this is the same, and large values stay in the cluster too; what is begun there ends with
+    the session. It needs `ray[client]` on both sides. Where the process that the head starts for a client dies at once, the head
+    is to have GRPC_ENABLE_FORK_SUPPORT=0 in its environment (github.com/ray-project/ray/issues/63202).
 
     dagrid must be installed where the workers run, and the Python be of the same minor version. Functions travel by reference if
     they can be imported there, else by value. Tasks see the environment and the directory of their Ray worker; `runtime_env`
@@ -64,6 +71,7 @@ class RayBackend(BackendBase):
     Raises:
         InvalidSettingError: a number is not positive, or an option is unknown to Ray.
         BackendUnreachableError: there is no cluster at the address.
+        BackendNotInstalledError: the address is one of Ray Client, and its packages are missing.
     """
 
     name: ClassVar[str] = "ray"
@@ -147,7 +155,8 @@ class _Channel:
 
     def kill(self) -> None:
         with suppress(Exception):  # it is dead, or Ray is gone, and it with it
-            ray.kill(self._handle)
+            if ray.is_initialized():  # else Ray would begin a session
+                ray.kill(self._handle)
 
 
 def _pass_on(found: Future[list[_performer.Record]], kept: Any, done: Future[list[_performer.Record]]) -> None:
@@ -166,7 +175,12 @@ def _actor_class(options: dict[str, Any]) -> Callable[[Site], _Channel]:
         kind = ray.remote(_performer.Performer).options(**{"num_cpus": 1, **options, "max_restarts": 0})
     except (TypeError, ValueError) as error:
         raise InvalidSettingError(f"Ray cannot start workers with {options}: {error}") from error
-    return lambda _: _Channel(kind.remote(fetch=_ray_tasks.fetch_all))
+
+    def make(_: Site) -> _Channel:
+        _ray_tasks.expect_session()
+        return _Channel(kind.remote(fetch=_ray_tasks.fetch_all))
+
+    return make
 
 
 class _Cluster:
@@ -204,14 +218,36 @@ class _Cluster:
             ray.init(address="local", **own, **quiet)
             return
         assert address is not None
+        if address.startswith(CLIENT):
+            _check_client(address)
         try:
             _knock(address)
             ray.init(address=address, **quiet)
+        except ConnectionAbortedError as error:
+            raise BackendUnreachableError(
+                f"The Ray Client server at {address} could not begin a session ({_last_line(error)}). The logs of the "
+                "head say why. If they are empty, start the head with GRPC_ENABLE_FORK_SUPPORT=0 in its environment."
+            ) from error
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise BackendUnreachableError(
                 f"There is no Ray cluster at {address} ({told(error)}). Start one with `ray start --head`, or leave out "
                 "the address for one on this machine."
             ) from error
+
+
+def _check_client(address: str) -> None:
+    """Refuse an address of Ray Client where Ray was installed without it."""
+    try:
+        importlib.import_module("grpc")
+    except ImportError as error:
+        raise BackendNotInstalledError(
+            f"The address {address} is of Ray Client, which needs {error.name or 'grpc'}. "
+            "Install it with: pip install 'ray[client]'"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), told(error))
 
 
 def _knock(address: str) -> None:
