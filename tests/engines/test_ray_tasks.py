@@ -254,8 +254,9 @@ def test_a_value_that_is_lost_says_so(backend: RayBackend) -> None:
     (lost,) = ray.get(owner.put.remote())
     with Gate(PATIENCE) as gate:
         address = gate.address
-        nodes = [Node("make", large), Node("wait", lambda made: stand(address), inputs={"made": "make"})]
-        nodes += [Node("plain", same, ["wait"], inputs={"value": "make"})]
+        # What has a timeout carries nobody along: the others are sent when the value is lost.
+        wait = Node("wait", lambda made: stand(address), inputs={"made": "make"}, timeout=PATIENCE)
+        nodes = [Node("make", large), wait, Node("plain", same, ["wait"], inputs={"value": "make"})]
         nodes += [Node("task", same, ["wait"], inputs={"value": "make"}, resources=ONE)]
         run = DAG(nodes).start(backend=backend)
         visit = gate.meet()
