@@ -71,7 +71,8 @@ def graph(seed: int, log: str) -> tuple[DAG, list[Rule]]:
         before = [f"n{each}" for each in chance.sample(range(number), min(number, chance.randint(0, 3)))]
         task = partial(work, log, seed, name, chance.choice([0, 0.001, 0.01]))
         nodes.append(Node(name, task, before, retries=chance.choice([None, Retry(1, delay=0.01)])))
-    return DAG(nodes), [rule(log, seed, f"n{chance.randrange(count)}") for _ in range(chance.randint(0, 2))]
+    # Two rules behind one node would append the same names, and fail the run at a moment of their own.
+    return DAG(nodes), [rule(log, seed, f"n{each}") for each in chance.sample(range(count), chance.randint(0, 2))]
 
 
 def outcome(result: Any) -> dict[str, Any]:
