@@ -238,7 +238,7 @@ class Crew:
         member.channel.listen().add_done_callback(lambda done: self.command(self._hear, member, done))
 
     def _feed(self, member: Member) -> None:
-        """Send what waits in a performer's lane; where other lanes wait for an member, each gets its turn."""
+        """Send what waits in a performer's lane; where other lanes wait for one, each gets its turn."""
         lane = member.lane
         if lane is None or not lane.waiting or not member.ready or member.doomed or member.leaving:
             return

@@ -144,7 +144,7 @@ class _Channel:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
-    def tell(self, number: int, calls: Sequence[tuple[int, bytes]], back: Sequence[int], stop: int) -> None:
+    def tell(self, number: int, calls: Sequence[_performer.Sent], back: Sequence[int], stop: int) -> None:
         self._handle.tell.remote(number, list(calls), list(back), stop)
 
     def listen(self) -> Future[list[_performer.Record]]:
