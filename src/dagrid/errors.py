@@ -68,11 +68,23 @@ def hint(suggestion: str | None) -> str:
     return f" Did you mean {suggestion!r}?" if suggestion else ""
 
 
+def _first_line(error: Exception) -> str:
+    return (error.__doc__ or "").strip().partition("\n\n")[0]
+
+
 class DagridError(Exception):
-    """Something went wrong in dagrid."""
+    """Something went wrong in dagrid.
+
+    Attributes:
+        tolerated: where a task raises it: what waits for its node runs all the same, see `Node.continue_on`.
+        retryable: where a task raises it: the node may be tried again, if it has retries. The engine reads both of any exception.
+    """
+
+    tolerated: bool = False
+    retryable: bool = True
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip())
+        super().__init__(message or _first_line(self))
 
     @property
     def message(self) -> str:
@@ -95,7 +107,7 @@ class CycleError(GraphError):
         super().__init__(f"The graph has a cycle: {' -> '.join(shown)}. Remove one of these edges.")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.cycle,)
+        return type(self), (self.cycle,), self.__dict__
 
 
 class _UnknownNameError(DagridError):
@@ -107,7 +119,7 @@ class _UnknownNameError(DagridError):
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message, self.name, self.suggestion)
+        return type(self), (self.message, self.name, self.suggestion), self.__dict__
 
 
 class UnknownNodeError(_UnknownNameError, GraphError, KeyError):
@@ -128,7 +140,7 @@ class DuplicateNodeError(GraphError):
         super().__init__(f"The graph has a node {name!r} already. Give the second one another name.")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.name,)
+        return type(self), (self.name,), self.__dict__
 
 
 class InvalidNodeError(GraphError):
@@ -164,7 +176,7 @@ class UnboundParameterError(PlanError):
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message, self.node, self.parameter)
+        return type(self), (self.message, self.node, self.parameter), self.__dict__
 
 
 class UnsatisfiableError(PlanError):
@@ -202,7 +214,7 @@ class WorkflowError(DagridError, ValueError):
         super().__init__("\n".join(map(str, self.problems)) or "The workflow cannot be used.")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.problems, self.warnings)
+        return type(self), (self.problems, self.warnings), self.__dict__
 
 
 class WorkflowNotFoundError(WorkflowError):
@@ -225,7 +237,7 @@ class TaskError(DagridError):
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message, self.node)
+        return type(self), (self.message, self.node), self.__dict__
 
 
 class TaskTimeoutError(TaskError, TimeoutError):
@@ -272,7 +284,7 @@ class CommandError(TaskError):
         super().__init__(message or "A command failed.", node)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message, self.node, self.code, self.signal, self.stderr)
+        return type(self), (self.message, self.node, self.code, self.signal, self.stderr), self.__dict__
 
 
 class RunError(DagridError):
@@ -287,7 +299,7 @@ class RuleError(RunError):
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message, self.rule)
+        return type(self), (self.message, self.rule), self.__dict__
 
 
 class GraphLimitError(RunError):

@@ -8,12 +8,13 @@ from functools import partial
 
 from hypothesis import strategies as st
 
-from dagrid.graph.node import Node
+from dagrid.graph.node import ContinueOn, Node
 from dagrid.graph.policy import Retry
 from dagrid.machine.plan import Plan, Settings
 from tests.machine.world import plan_of
 
 RETRIES = [None, None, Retry(1), Retry(2, delay=0.5), Retry(1, delay=0.1, jitter=0.5)]
+CONTINUE_ON: list[list[ContinueOn]] = [[], [], ["failure"], ["skipped"], ["success"], ["failure", "skipped"]]
 AMOUNTS = [0.1, 0.2, 0.3, 1]
 
 
@@ -71,6 +72,7 @@ def cases(draw: st.DrawFn, most: int = 12) -> Case:
                 retries=draw(st.sampled_from(RETRIES)),
                 timeout=draw(st.sampled_from([None, None, 0.4])),
                 on_lost=draw(st.sampled_from(["requeue", "requeue", "fail"])),
+                continue_on=draw(st.sampled_from(CONTINUE_ON)),
             )
         )
     settings = Settings(

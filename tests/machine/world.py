@@ -81,6 +81,11 @@ def satisfied(state: State, before: int, node: int) -> bool:
     status = state.status[before]
     if status == COMPLETED or (status == SKIPPED and before not in state.cause):
         return True
+    after = state.plan.goes_on.get(before, frozenset())
+    if status in (Status.FAILED, Status.TIMED_OUT, Status.LOST) and ("failure" in after or before in state.tolerated):
+        return True
+    if status == SKIPPED and "skipped" in after:
+        return True
     tolerant = state.plan.settings.on_failure == "continue"
     return status > COMPLETED and tolerant and not state.plan.takes_value(node, before)
 
@@ -175,6 +180,7 @@ def picture(state: State) -> dict[str, Any]:
         "due": state.due,
         "cause": state.cause,
         "detail": state.detail,
+        "tolerated": state.tolerated,
         "available": state.available,
         "active": state.active,
         "sequential": state.sequential,
@@ -338,7 +344,10 @@ class World:
         started = place.running.pop(attempt)
         self.cancels = [cancel for cancel in self.cancels if cancel.attempt != attempt or cancel.worker != place.number]
         error = "" if outcome == Outcome.COMPLETED else f"{outcome.name.lower()} on purpose"
-        done = Finished(place.number, attempt, outcome, started, self.at, error=error, retryable=retryable)
+        tolerated = outcome == Outcome.FAILED and self.chance.random() < 0.2
+        done = Finished(
+            place.number, attempt, outcome, started, self.at, error=error, retryable=retryable, tolerated=tolerated
+        )
         self.old.append(done)
         place.let_go(attempt, outcome == Outcome.COMPLETED)
         if not place.pulls:

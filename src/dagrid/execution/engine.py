@@ -21,7 +21,7 @@ from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
 from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
 from dagrid.execution.committing import NOBODY, Committer
-from dagrid.execution.faults import described, error_of, fault
+from dagrid.execution.faults import described, error_of, fault, said
 from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost, PlaceHost
 from dagrid.execution.keeping import Keeping
@@ -59,7 +59,7 @@ INTERRUPTED = "interrupted by Ctrl-C"
 # from a value than usual.
 _MEMBERS = """
 _asking _backend _bindings _calls _committer _context _given _inbox _keeping _lent _lock _omitted _place _place_of
-_places _questions _session _shared _stirred _timers _watchers _workers began call_of clock done draw ended errors
+_places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock done draw ended errors
 failure growing now recorder state values
 """
 
@@ -110,6 +110,7 @@ class Engine:
         self.draw = draw
         self.done = Flag()
         self.failure: BaseException | None = None
+        self.apart = False  # whether this is a part of a graph, whose nodes can say nothing to those of others
         self.began = 0.0
         self.ended = 0.0
         self._backend = backend
@@ -718,6 +719,8 @@ class Engine:
         event.draw = self.draw()
         retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
         event.retryable = event.retryable and retry is not None and isinstance(error, retry.on)
+        event.retryable = event.retryable and said(error, "retryable", True)
+        event.tolerated = not self.apart and said(error, "tolerated", False)
         if isinstance(error, SkipTask):
             event.outcome, event.error = Outcome.SKIPPED, str(error)
 
@@ -740,7 +743,10 @@ class Engine:
             self.errors.pop(node, None)
             if event.extra is not None and event.extra.key:
                 self._calls.keys[node] = event.extra.key
-        elif event.outcome == Outcome.FAILED:
+            return
+        if self.values[node] is AWAITED:  # who was to ride on it may run without its value
+            self.values[node] = None
+        if event.outcome == Outcome.FAILED:
             self.errors[node] = event.value
 
     def _timers_due(self) -> None:

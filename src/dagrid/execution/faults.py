@@ -26,6 +26,14 @@ def error_of(event: Finished, node: str) -> BaseException:
     return TaskError(event.error or f"Node {node!r} failed, and its worker did not say why.", node)
 
 
+def said(error: BaseException, what: str, otherwise: bool) -> bool:
+    """Return what an exception says of itself by an attribute, such as `retryable`."""
+    try:
+        return bool(getattr(error, what, otherwise))
+    except Exception:  # noqa: BLE001  # the user's code
+        return otherwise
+
+
 def fault(error: Exception) -> DagridError:
     """Return what failed inside of the scheduler as the error that asks for a report."""
     if isinstance(error, DagridError):

@@ -128,6 +128,7 @@ def perform_piece(piece: Piece, inputs: Inputs) -> Report:
         _drawing(inputs),
         place=_place,
     )
+    engine.apart = True
     engine.values[draft.size :] = [value if type(value) in SIMPLE else opened(value) for value in inputs.values]
     if inputs.unwell:
         _tell(engine.state, draft, set(inputs.unwell), origin)

@@ -23,9 +23,10 @@ from dagrid.errors import (
 )
 from dagrid.execution.profile import Profile, measure
 from dagrid.execution.tracing import ExecutionTrace
+from dagrid.machine.closing import failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED
 from dagrid.machine.explain import ended_word
-from dagrid.machine.state import NO_TASK, State, Status
+from dagrid.machine.state import NO_TASK, State, Status, goes_on
 from dagrid.ports import opened
 
 
@@ -257,9 +258,9 @@ class ExecutionResult:
             return self
         if self._failure is not None:
             raise self._failure
-        for node, status in enumerate(self._state.status):
-            if status in (Status.FAILED, Status.TIMED_OUT, Status.LOST):
-                raise self._raised(node)
+        failed = failed_nodes(self._state)
+        for node in sorted(failed, key=lambda node: goes_on(self._state, node)):
+            raise self._raised(node)
         if self.unapplied_rules:
             names = ", ".join(map(repr, self.unapplied_rules))
             raise RunError(
@@ -368,21 +369,9 @@ class ExecutionResult:
         return TaskCancelledError(f"Node {name!r} has no value: {reason or 'it did not run'}.", name)
 
 
-_FAILED, _LOST, _TIMED_OUT, _CANCELLED = map(int, (Status.FAILED, Status.LOST, Status.TIMED_OUT, Status.CANCELLED))
-
-
 def run_status(state: State) -> RunStatus:
     """Return how a run ended, as its state says."""
-    if state.cancelled:
-        return RunStatus.ABORTED
-    if state.error:
-        return RunStatus.FAILED
-    count = state.status.count
-    if not (state.unapplied or count(_FAILED) or count(_LOST) or count(_TIMED_OUT) or count(_CANCELLED)):
-        return RunStatus.SUCCEEDED
-    if state.plan.settings.on_failure == "continue" and state.count(Status.COMPLETED):
-        return RunStatus.PARTIALLY_SUCCEEDED
-    return RunStatus.FAILED
+    return RunStatus(verdict(state).name.lower())
 
 
 class _NodeResults(Mapping[str, NodeResult]):

@@ -11,11 +11,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
-from dagrid.errors import InvalidNodeError
+from dagrid.errors import InvalidNodeError, hint, nearest
 from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.policy import Retry, as_retry
 
 OnLost = Literal["requeue", "fail"]
+ContinueOn = Literal["failure", "skipped", "success"]
 Place = Literal["caller"]
 NodeRef = str | Callable[..., Any]
 
@@ -39,6 +40,7 @@ class NodeSettings(TypedDict, total=False):
     cache: bool | str
     place: Place | None
     on_lost: OnLost
+    continue_on: Iterable[ContinueOn]
     reads: Iterable[NodeRef]
     metadata: Mapping[str, Any] | None
 
@@ -70,6 +72,9 @@ class Node:
             stands for the code of `fn`: say another one to have it computed anew.
         place: "caller" runs it in the thread that waits for the run, wherever the others run.
         on_lost: whether an attempt whose worker vanished is sent again ("requeue") or fails ("fail").
+        continue_on: after what end of this node the nodes that wait for it run all the same, with None for its value. "failure":
+            it failed, timed out or was lost; a run with such failures alone has partially succeeded. "success" means that too,
+            and the failure does not count for the run. "skipped": it was skipped.
         reads: nodes whose values the task may look at: those that have one when it starts, and None for the others. No edges, and
             nobody waits or is skipped for their sake. They stand in `inputs`, in `arguments` and for parameters as predecessors
             do; a predecessor that is among them too is waited for, and its value is not needed.
@@ -103,6 +108,7 @@ class Node:
     cache: bool | str = False
     place: Place | None = None
     on_lost: OnLost = "requeue"
+    continue_on: tuple[ContinueOn, ...] = ()
     reads: tuple[str, ...] = ()
     payload: Any = None
     metadata: Mapping[str, Any] | None = None
@@ -131,6 +137,7 @@ class Node:
         cache: bool | str = False,
         place: Place | None = None,
         on_lost: OnLost = "requeue",
+        continue_on: Iterable[ContinueOn] = (),
         reads: Iterable[NodeRef] = (),
         payload: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -187,6 +194,8 @@ class Node:
                 "on_lost",
                 on_lost if known else _refuse(name, f"on_lost is 'requeue' or 'fail', not {on_lost!r}"),
             )
+        if continue_on:
+            put(self, "continue_on", _ends(name, continue_on))
         if reads:
             put(self, "reads", tuple(dict.fromkeys(_names(name, reads, "reads"))))
         if payload is not None:
@@ -237,6 +246,7 @@ class Node:
             and not self.resources
             and not self.selector
             and not self.reads
+            and not self.continue_on
             and self.on_lost == "requeue"
         )
 
@@ -389,6 +399,17 @@ def _words(name: str, setting: str, given: object) -> tuple[str, ...]:
         if not isinstance(word, str) or not word:
             _refuse(name, f"{setting} is a list of words, and {word!r} is none")
     return tuple(dict.fromkeys(words))
+
+
+def _ends(name: str, given: object) -> tuple[ContinueOn, ...]:
+    for word in (words := _words(name, "continue_on", given)):
+        if word not in _ENDS:
+            known = ", ".join(map(repr, _ENDS))
+            _refuse(name, f"continue_on is a list of {known}; there is no {word!r}{hint(nearest(word, _ENDS))}")
+    return tuple([one for one in _ENDS if one in words])
+
+
+_ENDS: tuple[ContinueOn, ...] = ("failure", "skipped", "success")
 
 
 def _condition(name: str, given: object) -> Ref:

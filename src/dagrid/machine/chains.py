@@ -45,10 +45,11 @@ def stop_riders(state: State, commands: list[Command]) -> None:
 def _rider(state: State, node: int) -> int:
     """Return the first of the plain successors that wait for this node alone and do not ride already; -1 if there is none.
 
-    What may end without counting, by a timeout or by a patch that does not fit, carries nobody.
+    What may end without counting, by a timeout or by a patch that does not fit, carries nobody, nor does what others go on after
+    however it ends.
     """
     plan = state.plan
-    if node in plan.timeouts or node in plan.adds:
+    if node in plan.timeouts or node in plan.adds or node in plan.goes_on:
         return -1
     fitting = (
         after

@@ -51,6 +51,7 @@ from dagrid.machine.state import (
     Worker,
     assign,
     complete,
+    goes_on,
     record,
     skip,
     start,
@@ -154,7 +155,7 @@ def _lost(state: State, node: int, event: WorkerGone) -> None:
         state, Fact(kind, event.at, node, number, event.worker, state.started[node], detail=detail, numbers=(losses,))
     )
     if kind is not Kind.REQUEUED:
-        _stop_on_failure(state, event.at)
+        _stop_on_failure(state, event.at, node)
 
 
 def _asked(state: State, event: Asked, commands: list[Command]) -> None:
@@ -253,12 +254,14 @@ def _failed(
         if due > event.ended:
             commands.append(SetTimer(due, TimerKind.RETRY, attempt_id(node, number + 1)))
         return
+    if event.tolerated:
+        record(state, Fact(Kind.TOLERATED, event.ended, node, number, event.worker))
     record(state, Fact(kind, event.ended, node, number, event.worker, event.started, detail=event.error))
-    _stop_on_failure(state, event.ended)
+    _stop_on_failure(state, event.ended, node)
 
 
-def _stop_on_failure(state: State, at: float) -> None:
-    if state.plan.settings.on_failure == "stop" and not state.stopped:
+def _stop_on_failure(state: State, at: float, node: int) -> None:
+    if state.plan.settings.on_failure == "stop" and not (state.stopped or goes_on(state, node)):
         reason = "a node failed and on_failure is 'stop'"
         record(state, Fact(Kind.STOPPED, at, number=Stop.FAILURE, detail=reason))
 

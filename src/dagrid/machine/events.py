@@ -102,7 +102,7 @@ class Finished(msgspec.Struct):
 
     `extra` is what else the task left (`dagrid.attempt.Extra`), opaque here; what of it the graph grows by is in `growth`, and
     what is to be remembered of the attempt in `note`. `by` is the worker that performed it, if that is not the one that was given
-    it; a negative number means that it is.
+    it; a negative number means that it is. A failure that is `tolerated` keeps nobody from running.
     """
 
     worker: int
@@ -118,6 +118,7 @@ class Finished(msgspec.Struct):
     growth: Growth | None = None
     note: str = ""
     by: int = -1
+    tolerated: bool = False
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -193,8 +194,10 @@ class Kind(IntEnum):
 
     REUSED: a node has a value from before; OMITTED: it is not part of this run; PASSED: its task wanted it to be skipped; NOTED:
     something worth remembering of how it got its value; VALUE_LOST: it runs again; PERFORMED: by another worker than the one that
-    was given it. An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or
-    was cancelled may go on for a while.
+    was given it; TOLERATED: what waits for it runs though it is going to fail.
+
+    An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled
+    may go on for a while.
     """
 
     STARTED = 0
@@ -221,6 +224,7 @@ class Kind(IntEnum):
     STOPPED = 21
     VALUE_LOST = 22
     PERFORMED = 23
+    TOLERATED = 24
 
 
 class Stop(IntEnum):

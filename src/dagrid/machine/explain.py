@@ -18,6 +18,7 @@ from dagrid.machine.state import (
     WAITING,
     State,
     Status,
+    goes_on,
 )
 
 SHOWN = 5
@@ -60,7 +61,8 @@ def explain(state: State, node: int, at: float) -> str:
     ran = status == COMPLETED and state.started[node] != UNSTARTED
     took = f" after {state.ended[node] - state.started[node]:.3f} s" if ran else ""
     detail = state.detail.get(node, "")
-    return f"{name!r} {ended_word(status)}{took}{f': {detail}' if detail else ''}."
+    after = "; what waits for it runs all the same" if status != COMPLETED and goes_on(state, node) else ""
+    return f"{name!r} {ended_word(status)}{took}{f': {detail}' if detail else ''}{after}."
 
 
 def _unfinished(state: State, node: int) -> str:

@@ -101,6 +101,7 @@ class Plan:
         "delegates",
         "empty",
         "fail_when_lost",
+        "goes_on",
         "groups",
         "index",
         "keys",
@@ -159,6 +160,7 @@ class Plan:
         self.timeouts: dict[int, float] = {}
         self.retries: dict[int, Retry] = {}
         self.fail_when_lost: set[int] = set()
+        self.goes_on: dict[int, frozenset[str]] = {}  # after which ends of a node the others run all the same
         self.kinds: dict[str, list[int]] = {}
         self.adds: dict[int, frozenset[str]] = {}
         self.places = places or {}
@@ -278,6 +280,10 @@ class Plan:
             self.retries[number] = node.retries
         if node.on_lost == "fail":
             self.fail_when_lost.add(number)
+        if node.continue_on:
+            self.goes_on[number] = frozenset(node.continue_on).union(
+                ("failure",) if "success" in node.continue_on else ()
+            )
         if node.kind is not None:
             self.kinds.setdefault(node.kind, []).append(number)
         if node.adds is not None:

@@ -59,6 +59,7 @@ LEGAL_MOVES: Mapping[int, frozenset[int]] = {
 }
 
 ENDED_BY = {Kind.FAILED: FAILED, Kind.TIMED_OUT: TIMED_OUT, Kind.CANCELLED: CANCELLED, Kind.LOST: LOST}
+FAILURES = frozenset((FAILED, TIMED_OUT, LOST))
 SKIPPED_BIT = 1 << NUMBER_SHIFT
 NO_TASK = -1
 MICRO = 1_000_000  # whole numbers in facts, of what is in seconds
@@ -154,6 +155,7 @@ class State:
         "starts",
         "status",
         "stopped",
+        "tolerated",
         "topics",
         "unapplied",
         "waiting",
@@ -191,6 +193,7 @@ class State:
         self.due: dict[int, float] = {}
         self.cause: dict[int, int] = {}
         self.detail: dict[int, str] = {}
+        self.tolerated: set[int] = set()  # nodes whose task said that nobody shall mind its failure
         self.attempts_before: dict[int, list[Fact]] = {}
         self.rules: dict[int, RuleState] = {}
         self.adders: dict[str | None, int] = {}  # how many rules are left that may add a kind; None: that may add any
@@ -409,6 +412,7 @@ def settle(state: State, node: int, satisfied: bool) -> None:
     """A node ended without a value: each successor goes on without it, or is doomed."""
     plan = state.plan
     tolerant = plan.settings.on_failure == "continue"
+    satisfied = satisfied or goes_on(state, node)
     for after in plan.successors[node]:
         if state.status[after] != PENDING:
             continue
@@ -418,6 +422,14 @@ def settle(state: State, node: int, satisfied: bool) -> None:
                 make_ready(state, after)
         else:
             state.doomed.append((after, node))
+
+
+def goes_on(state: State, node: int) -> bool:
+    """Return whether what waits for a node that ended without a value runs all the same, by what the node said of itself."""
+    status, after = state.status[node], state.plan.goes_on.get(node, ())
+    if status == SKIPPED:
+        return "skipped" in after
+    return status in FAILURES and ("failure" in after or node in state.tolerated)
 
 
 def assign(state: State, attempt: int, worker: int) -> None:
@@ -568,6 +580,10 @@ def _performed(state: State, fact: Fact) -> None:
     state.performers[fact.node] = fact.worker
 
 
+def _tolerated(state: State, fact: Fact) -> None:
+    state.tolerated.add(fact.node)
+
+
 def _noted(state: State, fact: Fact) -> None:
     state.detail[fact.node] = fact.detail
 
@@ -689,7 +705,7 @@ def _dooms(state: State, before: int, node: int) -> bool:
     status = state.status[before]
     if status < FAILED:
         return False
-    if status == SKIPPED and before not in state.cause:
+    if (status == SKIPPED and before not in state.cause) or goes_on(state, before):
         return False
     return not (state.plan.settings.on_failure == "continue" and not state.plan.takes_value(node, before))
 
@@ -721,6 +737,7 @@ _MOVES = {
     Kind.PASSED: _set_aside,
     Kind.NOTED: _noted,
     Kind.PERFORMED: _performed,
+    Kind.TOLERATED: _tolerated,
     Kind.STOPPED: _stopped,
     Kind.VALUE_LOST: _value_lost,
 }
