@@ -26,6 +26,7 @@
      |    +-- PoisonousTaskError                lost too often to be tried again
      |    +-- TransferError                     a function, a value or an error that cannot travel
      |    +-- CommandError                      a command failed, or could not be started: .code, .signal, .stderr
+     |    +-- StepError                         a step of a workflow failed: .code, .left
      +-- RunError                               the run as a whole did not succeed
      |    +-- RuleError                         a rule's predicate or body failed: .rule
      |    +-- GraphLimitError                   a growing graph passed max_nodes
@@ -273,6 +274,37 @@ class CommandError(TaskError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.node, self.code, self.signal, self.stderr)
+
+
+class StepError(TaskError):
+    """A step of a workflow failed.
+
+    Args:
+        message: what happened, and the remedy.
+        node: the step.
+        code: its exit code.
+        left: what it left all the same, for steps that go on after its failure.
+        tolerated: whether they do.
+        retryable: whether it is worth another try.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        node: str = "",
+        code: int = 1,
+        left: object = None,
+        tolerated: bool = False,
+        retryable: bool = True,
+    ) -> None:
+        self.code = code
+        self.left = left
+        self.tolerated = tolerated
+        self.retryable = retryable
+        super().__init__(message or "A step failed.", node)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.node, self.code, self.left, self.tolerated, self.retryable)
 
 
 class RunError(DagridError):
