@@ -37,6 +37,7 @@ from dagrid.opening import (
     CacheLike,
     CheckpointLike,
     Opened,
+    lent_places,
     open_backend,
     open_cache,
     open_checkpoint,
@@ -53,6 +54,7 @@ class RunSettings(TypedDict, total=False):
     """What `start` takes by name, for the functions that pass it on."""
 
     backend: BackendLike | None
+    places: Mapping[str, Backend] | None
     max_concurrency: int | None
     resources: Mapping[str, float] | None
     on_failure: OnFailure
@@ -82,6 +84,7 @@ def start(
     tasks: Mapping[str, Callable[..., Any]] | None = None,
     *,
     backend: BackendLike | None = None,
+    places: Mapping[str, Backend] | None = None,
     max_concurrency: int | None = None,
     resources: Mapping[str, float] | None = None,
     on_failure: OnFailure = "skip",
@@ -115,6 +118,9 @@ def start(
             there is: what the environment variable DAGRID_BACKEND names, the Ray session or the Dask client of this process,
             else threads. One made of a name is closed at the end of the run. By default threads, as many as
             `max_concurrency` says.
+        places: what performs the nodes that run beside that backend, by the name of their place: "command" (`Command`), "loop"
+            (`async def`), "caller" (`place="caller"`); such as {"command": CommandBackend(1000, processes=4)}. The run does not
+            close them. For a place that is not named there is one of its own.
         max_concurrency: how many nodes may run at once; by default what the graph says.
         resources: the capacity of each named resource that nodes ask for.
         on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
@@ -189,7 +195,7 @@ def start(
         opened_cache = open_cache(cache)
         if opened_cache is not None and compiled.bindings.lineages:
             opened_cache()
-        engine_of = _engines(compiled, place, clock, seed, opened_cache)
+        engine_of = _engines(compiled, place, places, clock, seed, opened_cache)
         if part.setup:
             set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
         recorder, began = None, 0.0  # 0: when it starts
@@ -214,6 +220,7 @@ def restart(
     run_id: str | None = None,
     *,
     backend: BackendLike | None = None,
+    places: Mapping[str, Backend] | None = None,
     progress: bool | None = None,
     observers: Sequence[Observer | Onlooker] = (),
     tracing: bool = True,
@@ -238,7 +245,7 @@ def restart(
         recovered = read(place_of_record, record.run, clock.now())
         recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
         untold = recovered.picture is None and not recovered.entries  # it ended before it could say what is not to run
-        engine = _engines(compiled, place, clock, seed, open_cache(cache))(
+        engine = _engines(compiled, place, places, clock, seed, open_cache(cache))(
             head["rules"],
             given=head["given"] if untold else None,
             omitted=head["omitted"] if untold else None,
@@ -262,8 +269,8 @@ def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: An
     Args:
         checkpoint: what `start` was given.
         run_id: which run; by default the newest one that has not ended. One that has ended gives its result.
-        settings: `backend`, `progress`, `observers`, `tracing`, `seed`, `clock` and `cache`, as for `start`; all others are as
-            the run was started with.
+        settings: `backend`, `places`, `progress`, `observers`, `tracing`, `seed`, `clock` and `cache`, as for `start`; all others
+            are as the run was started with.
 
     Raises:
         UnknownRunError: there is no such run, or none that has not ended.
@@ -364,9 +371,17 @@ def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
 
 
 def _engines(
-    compiled: Compiled, place: Backend, clock: Clock, seed: int | None, cache: Callable[[], Artifacts | None] | None
+    compiled: Compiled,
+    place: Backend,
+    places: Mapping[str, Backend] | None,
+    clock: Clock,
+    seed: int | None,
+    cache: Callable[[], Artifacts | None] | None,
 ) -> Callable[..., Engine]:
     """Return what makes the engines of one run, that of its setup and its own, of what is left to be said of each."""
+    beside = getattr(place, "open_place", None) or partial(
+        open_place, max_concurrency=compiled.plan.settings.max_concurrency
+    )
     return partial(
         Engine,
         compiled.plan,
@@ -375,8 +390,7 @@ def _engines(
         place,
         clock,
         _drawing(seed),
-        place=getattr(place, "open_place", None)
-        or partial(open_place, max_concurrency=compiled.plan.settings.max_concurrency),
+        place=beside if not places else lent_places(places, beside),
         cache=cache,
     )
 
