@@ -26,12 +26,17 @@ REFUSED = 2
 DIFFERENCES = {
     "07_json_path": "a path that the JSON does not have is empty, not the text <nil>, which no program expects",
     "50_snake": "snake_case keys are accepted, as later spellings of the format have them",
-    "51_step_selector": "a selector on a plain command is honoured: refused only where this machine lacks the label, and run where "
-    "it has it",
+    "51_step_selector": "a selector on a plain command is honoured: refused where this machine lacks the label, run where it has it",
 }
 """Where what the reference did is a fault or a narrower format, and what dagrid does instead."""
 
-STATUS = {"completed": "succeeded", "cancelled": "aborted", "timed_out": "failed", "skipped": "skipped", "failed": "failed"}
+STATUS = {
+    "completed": "succeeded",
+    "cancelled": "aborted",
+    "timed_out": "failed",
+    "skipped": "skipped",
+    "failed": "failed",
+}
 ROLES = {"onInit", "onSuccess", "onFailure", "onCancel", "onExit"}
 
 
@@ -66,7 +71,9 @@ def perform(path, home, **settings):
         logs = started.place
         told = {
             name: {
-                "status": "not_started" if found.started == found.ended == 0.0 and found.status == "cancelled" else STATUS[found.status],
+                "status": "not_started"
+                if found.started == found.ended == 0.0 and found.status == "cancelled"
+                else STATUS[found.status],
                 "attempts": found.attempts,
                 "stdout": logs.stdout(name).read_text() if logs.stdout(name).exists() else "",
             }
@@ -111,7 +118,9 @@ def assert_node(case, wanted, found, folder):
         if case == "32_parallel":
             document = json.loads(found["stdout"])
             assert document["summary"] == {"total": 3, "succeeded": 3, "failed": 0}
-            assert [one["outputs"] for one in document["results"]] == [{"OUTV": f"got {item}"} for item in ("a", "b", "c d")]
+            assert [one["outputs"] for one in document["results"]] == [
+                {"OUTV": f"got {item}"} for item in ("a", "b", "c d")
+            ]
         else:
             assert without_ids(found["stdout"]) == without_ids(wanted["stdout"])
     else:

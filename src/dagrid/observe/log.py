@@ -48,7 +48,7 @@ class RunLog:
 
     def begin(self, run: Any) -> None:
         """Open the file."""
-        self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace", buffering=1 << 16)
+        self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # closed in `end`
         self._offset = time() - run.seconds
 
     def observe(self, events: Sequence[RunEvent]) -> None:

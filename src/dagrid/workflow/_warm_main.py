@@ -1,7 +1,7 @@
 """The program of a warm Python process: it calls one importable function after the other, as it is asked to.
 
-It runs by itself, without the rest of dagrid, so that it starts quickly; what it needs of dagrid is loaded by its file. Whatever is
-written to standard output and standard error while a function runs, by Python or not, goes to the logs of the step.
+It runs by itself, without the rest of dagrid, so that it starts quickly; what it needs of dagrid is loaded by its file. Whatever
+is written to standard output and standard error while a function runs, by Python or not, goes to the logs of the step.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ PROTOCOL = 5
 def loaded(name: str) -> Any:
     """Return a module of dagrid that needs no other one, without importing the package around it."""
     spec = importlib.util.spec_from_file_location(f"dagrid_warm_{name}", FILES / f"{name}.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -137,7 +138,9 @@ def parameters(name: str) -> frozenset[str]:
         known = inspect.signature(found(name)).parameters.values()
     except (ValueError, TypeError):
         return frozenset()
-    return frozenset(one.name for one in known if one.kind not in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL, one.VAR_KEYWORD))
+    return frozenset(
+        one.name for one in known if one.kind not in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    )
 
 
 def text_of(value: Any) -> str | None:
@@ -154,7 +157,7 @@ def packed(value: Any) -> bytes:
     """Return a value pickled, by cloudpickle where pickle cannot."""
     try:
         return pickle.dumps(value, PROTOCOL)
-    except Exception:
+    except Exception:  # noqa: BLE001  # whatever the user's type raises
         import cloudpickle
 
         return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
@@ -190,7 +193,7 @@ class Performer:
         try:
             self._move(asked)
             function = found(name)
-        except Exception as error:  # whatever the user's module raises when it is imported
+        except Exception as error:  # noqa: BLE001  # whatever the user's module raises when it is imported
             traceback.print_exc(limit=-1)
             return "error", f"{name} cannot be called: {type(error).__name__}: {error}", 1, False
         try:
@@ -206,13 +209,13 @@ class Performer:
             if not code:
                 return "value", None, None
             return "error", f"{name} ended with sys.exit({end.code!r})", code, True
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # it is the outcome of the step
             step_error = getattr(sys.modules.get("dagrid.errors"), "StepError", None)
             if step_error is not None and isinstance(error, step_error):
                 return "error", error.message, error.code, error.retryable
             shown = traceback.TracebackException.from_exception(error)
             del shown.stack[0]
-            print("".join(shown.format()), end="", file=sys.stderr)
+            sys.stderr.write("".join(shown.format()))
             return "error", f"{name} raised {type(error).__name__}: {error}", 1, True
 
     def _move(self, asked: dict[str, Any]) -> None:

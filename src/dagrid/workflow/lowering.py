@@ -1,6 +1,6 @@
 """A checked workflow and its context become a graph: a node for each step, and nodes for its handlers.
 
-It decides nothing about when steps run: order, retries, repetitions, tolerance and handlers are settings of nodes, and the machine's.
+It decides nothing about when steps run: order, retries, repetitions and handlers are settings of nodes, and the machine's.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _Lowering:
         self, step: Step, name: str, waits: tuple[str, ...], readable: tuple[str, ...], handler: str | None = None
     ) -> Node:
         self._check_selector(step)
-        named = {self.by_id[id]: id for _, id, _ in asked(step) if id in self.by_id}
+        named = [self.by_id[one] for _, one, _ in asked(step) if one in self.by_id]
         values = tuple(one for one in waits if one in self.taken) if step.kind == "python" else ()
         reads = tuple(dict.fromkeys((*readable, *(one for one in named if one != step.name), *values)))
         retry, made = self._retry(step.retry_policy)
@@ -123,7 +123,9 @@ class _Lowering:
         )
         task: Command = HANDLER if handler is not None else STEP
         on = step.continue_on
-        tolerance = ("failure",) * on.failure + ("skipped",) * on.skipped + ("success",) * (on.failure and on.mark_success)
+        tolerance = (
+            ("failure",) * on.failure + ("skipped",) * on.skipped + ("success",) * (on.failure and on.mark_success)
+        )
         settings: dict[str, Any] = {"handler": handler} if handler is not None else {}
         return Node(
             name,

@@ -127,12 +127,13 @@ def _decoded(work: Work, output: Output, text: str) -> str:
         if output.decode == "yaml":
             import yaml
 
-            found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # it is a safe one
+            found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # it is a safe one
         else:
             found = json.loads(text)
     except Exception as error:  # noqa: BLE001  # of either parser
         raise StepError(
-            f"The output {output.name!r} is no {output.decode.upper()}: {error}. Let the step print nothing else.", work.step.name
+            f"The output {output.name!r} is no {output.decode.upper()}: {error}. Let the step print nothing else.",
+            work.step.name,
         ) from None
     for key in filter(None, output.select.replace("[", ".").replace("]", "").strip(".").split(".")):
         try:
@@ -182,7 +183,9 @@ def _said(work: Work, patterns: Sequence[str]) -> bool:
         return False
     lines = (work.written("stdout") + "\n" + work.written("stderr")).splitlines()
     return any(
-        matches(line, pattern) if pattern.startswith("re:") else pattern in line for line in lines for pattern in patterns
+        matches(line, pattern) if pattern.startswith("re:") else pattern in line
+        for line in lines
+        for pattern in patterns
     )
 
 

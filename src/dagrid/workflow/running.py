@@ -1,42 +1,45 @@
-"""Workflows run: a file and a history become a run, or a run that is there goes on; what belongs to one is opened and closed here.
+"""Workflows run: a file and a history become a run, or a run that is there goes on, with all that belongs to it.
 
 It joins what the other rooms make: the context, the graph, the place in the history, the engine. It decides nothing about steps.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
 from dagrid.assemble import restart
 from dagrid.assemble import start as start_graph
-from dagrid.errors import DagridError, RunHeldError, UnknownRunError, WorkflowNotFoundError
+from dagrid.errors import UnknownRunError, WorkflowNotFoundError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.execution.results import ExecutionResult
 from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
-from dagrid.history import About, History, Place
+from dagrid.history import About, History
+from dagrid.history import Place as Held
 from dagrid.masking import masked
 from dagrid.observe.log import RunLog
 from dagrid.ports import Observer, Onlooker
 from dagrid.workflow import steps
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, StepEnd
 from dagrid.workflow.loading import File, find, load, loads
-from dagrid.workflow.lowering import HANDLER_KIND, lower
+from dagrid.workflow.lowering import lower
 from dagrid.workflow.mailing import send_mails
 from dagrid.workflow.model import Workflow
+from dagrid.workflow.problems import Place
 from dagrid.workflow.surroundings import surround, unmet
 
 MOST_ATTEMPTS = 100_000
 PROCESSES = 256
 """How many processes of a run are there at once, where the workflow does not say."""
-UNMET = "a precondition does not hold"
 
 Readers = Sequence[Observer | Onlooker]
 
@@ -49,13 +52,11 @@ class Started:
         run: the handle on it.
         place: where it is kept.
         context: what its steps share.
-        file: where the workflow stands.
     """
 
     run: Run
-    place: Place
+    place: Held
     context: Context
-    file: File
     _closing: ExitStack = field(default_factory=ExitStack)
     _ended: bool = False
 
@@ -84,10 +85,6 @@ class Started:
         """Let go of the run; one that has not ended goes on with `go_on`. May be called twice."""
         self._closing.close()
 
-    def outputs(self) -> dict[str, str]:
-        """Return the output variables of the steps that have completed."""
-        return outputs_of(self.context.workflow, self.run.result())
-
     def __enter__(self) -> Self:
         return self
 
@@ -97,13 +94,12 @@ class Started:
 
 def start(
     file: File,
-    params: Sequence[str] | str = (),
+    params: Sequence[str] = (),
     *,
     history: History,
     run_id: str | None = None,
     name: str | None = None,
     workflow: Workflow | None = None,
-    spec: str = "",
     labels: Mapping[str, str] | None = None,
     resources: Mapping[str, float] | None = None,
     observers: Readers = (),
@@ -117,10 +113,9 @@ def start(
         file: what was loaded.
         params: `NAME=value`, or values by position.
         history: where it is kept.
-        run_id: what it is called; by default a new id.
+        run_id: what it is called; by default a new id. One that waits in a queue is taken out of it.
         name: what the workflow is called in the history; by default its own name.
         workflow: another document of the file than the first.
-        spec: the text of the file, kept with the run so that it can go on whatever becomes of the file; by default it is read.
         labels: those of this machine, which selectors must match.
         resources: the capacity of what steps ask for with `resources`; `cpu` is the number of cores if nothing is said.
         observers: readers of the run.
@@ -132,41 +127,43 @@ def start(
         DuplicateRunError: there is a run of that id.
     """
     chosen = workflow or file.main
+    document = chosen.name if workflow is not None else ""
     if name is not None:
         chosen = msgspec.structs.replace(chosen, name=name)
     about = About(
         name=chosen.name,
-        source=file.name if file.folder else "",
-        spec=spec or _text(file),
-        params=(params,) if isinstance(params, str) else tuple(params),
-        document=chosen.name if workflow is not None else "",
-        folder_of_file=file.folder,
+        source=file.name,
+        spec=file.text,
+        params=tuple(params),
         parent=parent,
         root=root,
         trigger=trigger,
-        labels=dict(labels or {}),
+        more={"document": document, "folder": file.folder, "labels": dict(labels or {})},
     )
     with ExitStack() as closing:
         place = closing.enter_context(history.begin(chosen.name, about, run_id))
-        context = surround(file, chosen, place, params, labels=labels, start_child=_Children(history, file, place, labels).start)
-        history.note_values(place.run_id, _kept_values(context))
-        reason = unmet(context)
-        dag = lower(context)
-        run = _in(
-            context,
-            start_graph,
-            dag,
-            **_settings(context, dag),
-            resources=_capacities(dag, resources),
-            timeout=chosen.timeout_sec or None,
-            checkpoint=history.checkpoint,
-            run_id=place.run_id,
-            epoch=place.epoch,
-            observers=[RunLog(place.log, context.secrets), *observers],
-        )
+        try:
+            context = _context(history, place, file, chosen, params)
+            _keep_values(history, context)
+            reason = unmet(context)
+            dag = lower(context)
+            run = _in(
+                context,
+                start_graph,
+                dag,
+                resources=_capacities(dag, resources),
+                timeout=chosen.timeout_sec or None,
+                run_id=place.run_id,
+                epoch=place.epoch,
+                checkpoint=history.checkpoint,
+                **_settings(context, observers),
+            )
+        except BaseException:
+            history.forget(place)  # nothing has run
+            raise
         if reason:
-            run.cancel(f"{UNMET}: {reason}")
-        return Started(run, place, context, file, closing.pop_all())
+            run.cancel(f"a precondition does not hold: {reason}")
+        return Started(run, place, context, closing.pop_all())
 
 
 def go_on(
@@ -199,20 +196,11 @@ def go_on(
         place = closing.enter_context(history.reopen(run_id))
         about = place.about
         if about.kind != "workflow":
-            raise UnknownRunError(f"The run {run_id!r} is one of a Python graph: go on with it in Python, by dagrid.resume.", run_id)
-        file, workflow = _again(about)
-        labels = about.labels
-        context = surround(
-            file,
-            workflow,
-            place,
-            about.params,
-            fixed=history.values_of(run_id),
-            labels=labels,
-            start_child=_Children(history, file, place, labels).start,
-        )
-        settings = _settings(context, None)
-        settings.pop("max_concurrency")
+            raise UnknownRunError(
+                f"The run {run_id!r} is one of a Python graph: go on with it in Python, by dagrid.resume.", run_id
+            )
+        file, workflow = _file_of(about)
+        context = _context(history, place, file, workflow, about.params, _kept_values(history, run_id))
         run = _in(
             context,
             restart,
@@ -220,19 +208,14 @@ def go_on(
             run_id,
             again=again,
             roots=roots,
-            observers=[RunLog(place.log, context.secrets), *observers],
-            **settings,
+            **_settings(context, observers),
         )
-        started = Started(run, place, context, file, closing.pop_all())
-        try:
-            _tell(run, signals or {}, rejects or {})
-        except BaseException:
-            started.close()
-            raise
-        return started
+        closing.callback(_leave, run)
+        _tell(run, signals or {}, rejects or {})
+        return Started(run, place, context, closing.pop_all())
 
 
-def dry(file: File, params: Sequence[str] | str = (), *, labels: Mapping[str, str] | None = None) -> tuple[Context, DAG]:
+def dry(file: File, params: Sequence[str] = (), *, labels: Mapping[str, str] | None = None) -> tuple[Context, DAG]:
     """Return the context and the graph that a run would have; nothing is kept, and no step runs.
 
     Raises:
@@ -253,6 +236,19 @@ def outputs_of(workflow: Workflow, result: ExecutionResult) -> dict[str, str]:
     return found
 
 
+def _context(
+    history: History,
+    place: Held,
+    file: File,
+    workflow: Workflow,
+    params: Sequence[str],
+    fixed: Mapping[str, str] | None = None,
+) -> Context:
+    labels = place.about.more.get("labels", {})
+    children = _Children(history, file, place)
+    return surround(file, workflow, place, params, fixed=fixed, labels=labels, start_child=children.start)
+
+
 def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
     """Start a run whose steps find their context."""
     surroundings = copy_context()
@@ -261,21 +257,22 @@ def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
     return run
 
 
-def _settings(context: Context, dag: DAG | None) -> dict[str, Any]:
-    at_once = context.workflow.max_active_steps or None
+def _settings(context: Context, observers: Readers) -> dict[str, Any]:
     return {
         "backend": "inline",
-        "places": {"command": CommandBackend(MOST_ATTEMPTS, at_once or PROCESSES)},
-        "max_concurrency": dag.max_concurrency if dag is not None else None,
+        "places": {"command": CommandBackend(MOST_ATTEMPTS, context.workflow.max_active_steps or PROCESSES)},
         "progress": False,
         "cache": False,
+        "observers": [RunLog(context.logs.log, context.secrets), *observers],
     }
 
 
 def _capacities(dag: DAG, said: Mapping[str, float] | None) -> dict[str, float]:
-    asked = {name for node in dag.nodes for name in node.resources}
-    own = {name: float(os.cpu_count() or 1) for name in ("cpu", "cpus", "cores")}
-    return {name: amount for name, amount in (own | dict(said or {})).items() if name in asked or name in (said or {})}
+    """Return the capacity of what steps ask for."""
+    asked = {resource for name in dag for resource in dag.node(name).resources}
+    cores = float(os.cpu_count() or 1)
+    known = {**dict.fromkeys(("cpu", "cpus", "cores"), cores), **(said or {})}
+    return {resource: amount for resource, amount in known.items() if resource in asked}
 
 
 def _tell(run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[str, str]) -> None:
@@ -288,41 +285,46 @@ def _tell(run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[s
         run.reject(step, reason)
 
 
-def _text(file: File) -> str:
-    """Return the text of a file, so that a run of it can go on without it."""
-    try:
-        with open(file.name, encoding="utf-8-sig") as opened:
-            return opened.read()
-    except OSError:
-        return ""
+def _leave(run: Run) -> None:
+    """Let go of a run that has not ended."""
+    if not run.done:
+        run.detach()
 
 
-def _again(about: About) -> tuple[File, Workflow]:
+def _file_of(about: About) -> tuple[File, Workflow]:
     """Return the file of a run as it was when it was started, and the document that runs."""
     file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS)
-    file.folder = about.folder_of_file
-    workflow = file.locals.get(about.document, file.main) if about.document else file.main
+    file.folder = about.more["folder"]
+    document = about.more["document"]
+    workflow = file.locals[document] if document else file.main
     return file, msgspec.structs.replace(workflow, name=about.name)
 
 
-def _kept_values(context: Context) -> dict[str, str]:
-    """Return the parameters of a run with their values, for whoever goes on with it; those that hold a secret are found anew."""
-    names = {one.name or str(number) for number, one in enumerate(context.workflow.params.items, 1)} | set(context.given)
-    values = {name: context.variables[name] for name in names if name in context.variables}
-    return {name: value for name, value in values.items() if masked(value, context.secrets) == value}
+def _keep_values(history: History, context: Context) -> None:
+    """Keep the values of parameters that may be others later, such as a date; one that holds a secret is found anew."""
+    values = {}
+    for number, param in enumerate(context.workflow.params.items, 1):
+        name = param.name or str(number)
+        if param.eval and param.value is not None and ("$" in param.value or "`" in param.value):
+            value = context.variables[name]
+            if masked(value, context.secrets) == value:
+                values[name] = value
+    if values:
+        history.checkpoint.artifacts.put(f"{context.logs.run_id}/values", json.dumps(values).encode())
+
+
+def _kept_values(history: History, run_id: str) -> dict[str, str]:
+    data = history.checkpoint.artifacts.get(f"{run_id}/values")
+    return json.loads(data) if data is not None else {}
 
 
 class _Nowhere:
     """The folder of a run that is not run."""
 
     run_id = "dry"
+    log = Path(os.devnull)
 
-    def __init__(self) -> None:
-        from pathlib import Path
-
-        self.log = Path(os.devnull)
-
-    def stdout(self, step: str) -> Any:  # noqa: ARG002
+    def stdout(self, step: str) -> Path:  # noqa: ARG002
         return self.log
 
     stderr = stdout
@@ -331,53 +333,43 @@ class _Nowhere:
 class _Children:
     """Starts the workflows that the steps of a run call, and goes on with those that an earlier process had begun."""
 
-    def __init__(self, history: History, file: File, place: Place, labels: Mapping[str, str] | None) -> None:
+    def __init__(self, history: History, file: File, place: Held) -> None:
         self._history = history
         self._file = file
         self._place = place
-        self._labels = labels
 
     def start(self, child: Child) -> _Running:
         """Start one, see `dagrid.workflow.context.StartChild`."""
         try:
-            return _Running(child, self._begun(child))
-        except (UnknownRunError, KeyError):
-            pass
-        local = self._file.locals.get(child.call)
-        file = self._file if local is not None else self._loaded(child.call)
-        about = self._place.about
-        return _Running(
-            child,
-            start(
-                file,
-                child.params,
-                history=self._history,
-                run_id=child.run_id,
-                workflow=local,
-                spec=about.spec if local is not None else "",
-                labels=self._labels,
-                trigger="call",
-                parent=self._place.run_id,
-                root=about.root or self._place.run_id,
-            ),
-        )
+            info = self._history.info(child.run_id)
+        except UnknownRunError:
+            return _Running(child, self._new(child))
+        # One that has succeeded gives its result; any other is taken up again.
+        has_failed = info.ended > 0 and info.status != "succeeded"
+        return _Running(child, go_on(self._history, child.run_id, again=has_failed))
 
-    def _begun(self, child: Child) -> Started:
-        """Return a run that was begun before. Raises UnknownRunError: there is none."""
-        info = self._history.info(child.run_id)
-        return go_on(self._history, child.run_id, again=info.ended > 0 and info.status != "succeeded")
+    def _new(self, child: Child) -> Started:
+        about = self._place.about
+        local = self._file.locals.get(child.call)
+        return start(
+            self._file if local is not None else self._loaded(child.call),
+            child.params,
+            history=self._history,
+            run_id=child.run_id,
+            workflow=local,
+            labels=about.more["labels"],
+            trigger="call",
+            parent=self._place.run_id,
+            root=about.root or self._place.run_id,
+        )
 
     def _loaded(self, name: str) -> File:
         found = find(name, self._file.folder)
         if found is None:
-            raise WorkflowNotFoundError([self._file.problem(msgspec_place(), f"there is no workflow {name!r} beside this file")])
+            raise WorkflowNotFoundError(
+                [self._file.problem(Place(), f"there is no workflow {name!r}, neither in this file nor beside it")]
+            )
         return load(found, types=steps.KINDS)
-
-
-def msgspec_place() -> Any:
-    from dagrid.workflow.problems import Place as Where
-
-    return Where()
 
 
 class _Running:
@@ -389,16 +381,14 @@ class _Running:
 
     def wait(self) -> ChildEnd:
         """Wait for its end."""
-        started = self._started
-        result = started.finish()
-        context = started.context
-        values = started.place.about.params
-        failed = next((node for node in result.node_results.values() if node.error is not None and node.status == "failed"), None)
+        context = self._started.context
+        result = self._started.finish()
+        failed = next((found for found in result.node_results.values() if found.status == "failed"), None)
         return ChildEnd(
             context.name,
             self._child.run_id,
             result.status.value,
-            " ".join(values),
+            " ".join(self._child.params),
             outputs_of(context.workflow, result),
             str(failed.error) if failed is not None else "",
         )
@@ -406,6 +396,3 @@ class _Running:
     def cancel(self) -> None:
         """Stop it."""
         self._started.run.cancel("the step that called it was stopped")
-
-
-__all__ = ["HANDLER_KIND", "DagridError", "RunHeldError", "Started", "dry", "go_on", "outputs_of", "start"]

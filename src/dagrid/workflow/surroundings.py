@@ -54,7 +54,7 @@ def surround(
         workflow: the document that runs.
         logs: the folder of the run.
         given: values of parameters, as `dagrid.workflow.parameters.apply` takes them.
-        fixed: the values of all parameters as an earlier process of the same run found them.
+        fixed: the values of parameters as an earlier process of the same run found them; they are not found anew.
         labels: those of this machine.
         start_child: starts sub-workflows.
 
@@ -69,20 +69,12 @@ def surround(
     maker.mask = hidden
     system = os.environ
     dotenv = maker.dotenv([special, secrets, system])
-    if fixed is None:
-        arguments = parameters.apply(workflow.params, given)
-        literal = {one.name: one.value for one in arguments if one.is_literal}
-        known = literal | {one.name: one.value for one in arguments if "$" not in one.value and "`" not in one.value}
-        variables = maker.env(workflow.env, [known, special, secrets, dotenv, system])
-        values = maker.parameters(arguments, [special, secrets, variables, dotenv, system])
-    else:
-        values = dict(fixed)
-        literal = {
-            one.name: values[one.name]
-            for one in parameters.apply(workflow.params, given)
-            if one.is_literal and one.name in values
-        }
-        variables = maker.env(workflow.env, [values, special, secrets, dotenv, system])
+    arguments = parameters.apply(workflow.params, given)
+    literal = {one.name: one.value for one in arguments if one.is_literal}
+    plain = {one.name: one.value for one in arguments if "$" not in one.value and "`" not in one.value}
+    known = {**plain, **literal, **(fixed or {})}
+    variables = maker.env(workflow.env, [known, special, secrets, dotenv, system])
+    values = maker.parameters(arguments, [special, secrets, variables, dotenv, system], fixed or {})
     everything = {**dotenv, **variables, **secrets, **values}
     folder = maker.folder(Names([special, everything, system]))
     return Context(
@@ -200,7 +192,7 @@ def run_now(launch: Launch) -> Exit:
     except subprocess.TimeoutExpired:
         raise StepError(f"{launch.shown} has not ended after {PATIENCE:g} s. Let a step do what takes long.") from None
     except FileNotFoundError:
-        return Exit(launch.shown, NOT_FOUND, stderr=f"there is no {os.fspath(launch.argv[0])}".encode())
+        return Exit(launch.shown, NOT_FOUND, stderr=f"there is no {os.fsdecode(launch.argv[0])}".encode())
     except OSError as error:
         return Exit(launch.shown, NOT_EXECUTABLE, stderr=str(error).encode())
     code = done.returncode if done.returncode >= 0 else 128 - done.returncode
@@ -229,7 +221,10 @@ class _Maker:
         if secret.provider == "env":
             found = os.environ.get(secret.key)
             if found is None:
-                raise self.refuse(where, f"the secret {secret.name!r} is to come from ${secret.key}, which is not set; set it")
+                raise self.refuse(
+                    where,
+                    f"the secret {secret.name!r} is to come from the variable {secret.key}, which is not set; set it",
+                )
             return found
         if secret.provider == "file":
             path = Path(self.base, os.path.expanduser(secret.key))
@@ -237,7 +232,9 @@ class _Maker:
                 return path.read_text("utf-8").rstrip("\n")
             except (OSError, UnicodeDecodeError) as error:
                 why = getattr(error, "strerror", None) or str(error)
-                raise self.refuse(where, f"the secret {secret.name!r} cannot be read from {str(path)!r}: {why}") from None
+                raise self.refuse(
+                    where, f"the secret {secret.name!r} cannot be read from {str(path)!r}: {why}"
+                ) from None
         raise self.refuse(
             place(secret, "provider"), f"there is no provider of secrets {secret.provider!r}; there are: env, file"
         )
@@ -270,12 +267,17 @@ class _Maker:
             found[one.name] = self._value(one.value, names, place(one, "value"))
         return found
 
-    def parameters(self, arguments: Sequence[Argument], layers: list[Mapping[str, str]]) -> dict[str, str]:
+    def parameters(
+        self, arguments: Sequence[Argument], layers: list[Mapping[str, str]], fixed: Mapping[str, str]
+    ) -> dict[str, str]:
         """Return the values of all parameters, those that stand in others filled in, and hold them against what they must be."""
         found: dict[str, str] = {}
         names = Names([found, *layers])
         problems = []
         for one in arguments:
+            if one.name in fixed:
+                found[one.name] = fixed[one.name]
+                continue
             is_fixed = one.is_literal or (one.param is not None and not one.param.eval)
             where = place(one.param, "value") if one.param is not None else Place()
             value = one.value if is_fixed else self._value(one.value, names, where)
@@ -293,7 +295,9 @@ class _Maker:
         return os.path.normpath(os.path.join(self.base, os.path.expanduser(said))) if said else self.base
 
     def _value(self, text: str, names: Names, where: Place) -> str:
-        launch = _launcher(environment(*names.layers[:-1], passed(os.environ)), self.base, default_shell(os.environ), self.mask)
+        launch = _launcher(
+            environment(*names.layers[:-1], passed(os.environ)), self.base, default_shell(os.environ), self.mask
+        )
         try:
             return driven(expanded(text, names, launch))
         except StepError as error:

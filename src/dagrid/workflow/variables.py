@@ -2,8 +2,9 @@
 
 What needs a process (backticks) is a generator that yields a `Launch` and is sent its `Exit`, as in `dagrid.commands.Command`.
 
-A shell expands variables by itself, from the environment, which is safe whatever they hold. Only what it cannot expand (paths into
-JSON, fields of steps, slices, numbered parameters) is given to it under a name of ours, or put into its text between single quotes.
+A shell expands variables by itself, from the environment, which is safe whatever they hold. Only what it cannot expand (paths
+into JSON, fields of steps, slices, numbered parameters) is given to it under a name of ours, or, between single quotes, put into
+its text.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def expanded(text: str, names: Names, launch: Callable[[str], Launch]) -> Expand
     return evaluate(expression, names)
 
 
-def _run_commands(expression: Expression, names: Names, launch: Callable[[str], Launch]) -> Generator[Launch, Exit, None]:
+def _run_commands(
+    expression: Expression, names: Names, launch: Callable[[str], Launch]
+) -> Generator[Launch, Exit, None]:
     """Run the commands in backticks, those inside of others first."""
     for part in expression.parts:
         inner = part.word if type(part) is Reference else part.command if type(part) is Command else None
@@ -96,7 +99,9 @@ def _run_commands(expression: Expression, names: Names, launch: Callable[[str], 
                 if end.code:
                     said = end.last_words
                     shown = masked(part.written, made.mask)
-                    raise StepError(f"{shown} exited with code {end.code}{f': {said[-1]}' if said else '.'}", code=end.code)
+                    raise StepError(
+                        f"{shown} exited with code {end.code}{f': {said[-1]}' if said else '.'}", code=end.code
+                    )
                 names.printed[command] = end.stdout.decode("utf-8", "replace")
 
 

@@ -40,7 +40,7 @@ class Returned:
     @property
     def value(self) -> Any:
         """The value itself."""
-        return None if self.data is None else pickle.loads(self.data)  # noqa: S301  # our own process made it
+        return None if self.data is None else pickle.loads(self.data)  # our own process made it
 
 
 class _Pickler(pickle.Pickler):
@@ -84,7 +84,7 @@ def call(
     data = io.BytesIO()
     _Pickler(data, 5).dump(asked)
     server = Server((sys.executable, "-E", "-s", PROGRAM), env=context.environment, cwd=context.folder)
-    answer = pickle.loads((yield Request(server, data.getvalue())))  # noqa: S301  # our own process wrote it
+    answer = pickle.loads((yield Request(server, data.getvalue())))  # our own process wrote it
     if answer[0] == "value":
         return Returned(answer[1], answer[2])
     _, message, code, retryable = answer

@@ -78,7 +78,7 @@ class Work:
             **extra,
         }
         self.own: dict[str, str] = {}
-        steps = {id: self.ends[name] for id, name in spec.ids.items() if name in self.ends}
+        steps = {one: self.ends[name] for one, name in spec.ids.items() if name in self.ends}
         self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)
         self.env: dict[str, str] = environment(special, context.given, self.outputs, context.environment)
         self.shell = shell_words(self.step.shell) or context.shell
@@ -124,7 +124,8 @@ class Work:
 
     def config(self) -> Generator[Launch, Exit, dict[str, Any]]:
         """Return the settings of the step's type, with all that their texts say."""
-        return (yield from self.plain(self.step.executor.config))
+        found: dict[str, Any] = yield from self.plain(self.step.executor.config)
+        return found
 
     def file(self, path: str) -> str:
         """Return the path of a file that the step names, from its folder."""

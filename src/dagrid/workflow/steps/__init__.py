@@ -1,4 +1,4 @@
-"""The types of steps: what a step does, by the name of its type. Ours stand in a table; others come by entry point (`dagrid.steps`).
+"""The types of steps: what a step does, by its type. Ours stand in a table; others come by entry point (`dagrid.steps`).
 
 A type gets the step with all that belongs to it (`dagrid.workflow.work.Work`) and yields what is to be done; conditions, outputs,
 retries and repetitions are the same for all types and not known here.
@@ -12,8 +12,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagrid.errors import StepError
-from dagrid.workflow.model import Step
-from dagrid.workflow.problems import Place
 
 if TYPE_CHECKING:
     from dagrid.commands import Await, Launch, Request
@@ -30,11 +28,10 @@ OURS = {
 
 
 class StepType(Protocol):
-    """A type of steps. One object serves all steps of its type; it keeps nothing between them."""
+    """A type of steps. One object serves all steps of its type; it keeps nothing between them.
 
-    def check(self, step: Step) -> Iterator[tuple[Place, str]]:
-        """Yield what is wrong with a step of this type, as (place, message), when its file is loaded."""
-        ...
+    It may have a method `check(step)` too, which yields what is wrong with a step, as (place, message), when its file is loaded.
+    """
 
     def perform(self, work: Work) -> Generator[Launch | Await | Request, Any, Any]:
         """Perform a step: yield what is to be done, be sent what came of it, and return the `Returned` of a call, or None.

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
-from dagrid.workflow.model import Step
-from dagrid.workflow.problems import Place
 from dagrid.workflow.work import Work
 
 
 class Approval:
     """A step with `approval` and nothing else."""
 
-    def check(self, step: Step) -> Iterator[tuple[Place, str]]:
-        """There is nothing to check beside what holds for all steps."""
-        yield from ()
-
-    def perform(self, work: Work) -> Generator[Any, Any, None]:
+    def perform(self, work: Work) -> Generator[Any, Any, None]:  # noqa: ARG002
         """Do nothing: that the step waits follows behind."""
         yield from ()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -18,8 +18,7 @@ from typing import Any
 from dagrid.commands import Await, Exit, Launch
 from dagrid.errors import StepError
 from dagrid.workflow.context import Child, ChildEnd, Running, StartChild
-from dagrid.workflow.model import Params, Step
-from dagrid.workflow.problems import Place
+from dagrid.workflow.model import Params
 from dagrid.workflow.variables import text_of
 from dagrid.workflow.work import Work
 
@@ -28,10 +27,6 @@ GOOD = ("succeeded", "partially_succeeded")
 
 class Call:
     """A step with `call`, with or without `parallel`."""
-
-    def check(self, step: Step) -> Iterator[tuple[Place, str]]:
-        """There is nothing to check beside what holds for all steps."""
-        yield from ()
 
     def perform(self, work: Work) -> Generator[Launch | Await, Exit | Any, None]:
         """Run the workflow, wait for its end, and write what became of it to the standard output."""
@@ -109,12 +104,11 @@ def _run(work: Work, children: list[Child], at_once: int) -> Generator[Await, An
         raise StepError("No other workflow can be run from here.", work.step.name)
     if not children:
         return []
-    return (yield Await(partial(_begin, start, children, max(1, min(at_once, len(children))))))
+    ends: list[ChildEnd] = yield Await(partial(_begin, start, children, max(1, min(at_once, len(children)))))
+    return ends
 
 
-def _begin(
-    start: StartChild, children: list[Child], at_once: int, notify: Callable[..., None]
-) -> Callable[[], None]:
+def _begin(start: StartChild, children: list[Child], at_once: int, notify: Callable[..., None]) -> Callable[[], None]:
     family = _Family(start, children, at_once, notify)
     threading.Thread(target=family.run, name="dagrid-children", daemon=True).start()
     return family.cancel
@@ -123,9 +117,7 @@ def _begin(
 class _Family:
     """The workflows that one step runs; `cancel` stops those that run, and begins no other."""
 
-    def __init__(
-        self, start: StartChild, children: list[Child], at_once: int, notify: Callable[..., None]
-    ) -> None:
+    def __init__(self, start: StartChild, children: list[Child], at_once: int, notify: Callable[..., None]) -> None:
         self._start = start
         self._children = children
         self._at_once = at_once

@@ -1,14 +1,12 @@
-"""Python functions: `python: package.module:function`, with `args`, in a warm process; values flow between such steps as they are."""
+"""Python functions: `python: package.module:function`, in a warm process; values flow between such steps as they are."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from dagrid.commands import Exit, Launch, Request
-from dagrid.workflow.model import Step
-from dagrid.workflow.problems import Place
 from dagrid.workflow.warm import Held, Returned, call
 from dagrid.workflow.work import Work
 
@@ -22,10 +20,6 @@ class Python:
     `${id.output}`; within other text it is the text of the value. A parameter named after a step that comes directly before gets
     its value, if `args` do not say otherwise.
     """
-
-    def check(self, step: Step) -> Iterator[tuple[Place, str]]:
-        """There is nothing to check beside what holds for all steps."""
-        yield from ()
 
     def perform(self, work: Work) -> Generator[Launch | Request, Exit | bytes, Returned]:
         """Call the function."""

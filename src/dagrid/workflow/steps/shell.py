@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from dagrid.commands import Exit, Launch
 from dagrid.errors import CommandError
-from dagrid.workflow.model import Step
-from dagrid.workflow.problems import Place
 from dagrid.workflow.surroundings import SHELLS
 from dagrid.workflow.variables import for_shell
 from dagrid.workflow.work import Work
@@ -21,10 +19,6 @@ Performing = Generator[Launch, Exit, Any]
 
 class Shell:
     """`command`, `script` or `exec` of a step."""
-
-    def check(self, step: Step) -> Iterator[tuple[Place, str]]:
-        """There is nothing to check beside what holds for all steps."""
-        yield from ()
 
     def perform(self, work: Work) -> Performing:
         """Run the commands in order until one fails; or the script, or the program."""
