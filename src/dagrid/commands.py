@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from dagrid.errors import CommandError, InvalidSettingError
 from dagrid.masking import masked
@@ -150,7 +150,30 @@ def value_of(end: Exit) -> str:
     return end.text
 
 
-Steps = Generator[Launch, Any, Any]
+class Notify(Protocol):
+    """Says what came of something that was waited for. The first call counts, from any thread; all later ones do nothing.
+
+    It may be called before `Await.begin` returns, and when nobody waits any more, which does nothing either.
+    """
+
+    def __call__(self, value: Any = None, *, error: BaseException | None = None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Something that happens elsewhere, and is waited for; meanwhile the attempt has no process and holds up no other.
+
+    Args:
+        begin: begins it, with a function that is to be told what came of it (`Notify`), and returns a function that cancels it,
+            or None where there is nothing to cancel. Both run in the thread that watches the processes of the run and must be
+            short. What is cancelled need not notify.
+    """
+
+    begin: Callable[[Notify], Callable[[], object] | None]
+
+
+Thing = Launch | Await
+Steps = Generator[Thing, Any, Any]
 
 
 class Command:
@@ -161,7 +184,8 @@ class Command:
 
     The function may return a generator instead: a sequence of things to be done, one after the other. It yields
 
-    - a `Launch`, and is sent the `Exit`, whatever its code; where the launch has a `done`, what that returns.
+    - a `Launch`, and is sent the `Exit`, whatever its code; where the launch has a `done`, what that returns;
+    - an `Await`, and is sent the value that comes of it; an error is thrown in.
 
     What cannot be done (a program that is not there), and what `done` raises, is thrown in where it was yielded. What the
     generator returns is the value of the node, and what it raises the failure of the attempt. If the attempt is cancelled or

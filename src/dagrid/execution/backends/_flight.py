@@ -6,17 +6,15 @@ Whatever a task says is said in its own context, where `current()` works. What i
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from dagrid.attempt import Here, performing
-from dagrid.commands import Launch
+from dagrid.commands import Launch, Thing
 from dagrid.errors import TaskError
 from dagrid.execution.backends._running import Running
 from dagrid.machine.events import UNSTARTED
 from dagrid.ports import Call, opened
-
-Thing = Launch
 
 
 class Value:
@@ -28,19 +26,64 @@ class Value:
         self.value = value
 
 
+class Waiting:
+    """What is told when something that an attempt waits for has come.
+
+    Args:
+        tell: called with this, and with the value or the error; from any thread, and perhaps more than once.
+
+    Attributes:
+        cancel: cancels what is waited for.
+    """
+
+    __slots__ = ("_tell", "cancel")
+
+    def __init__(self, tell: Callable[[Waiting, Any, BaseException | None], None]) -> None:
+        self._tell: Callable[[Waiting, Any, BaseException | None], None] | None = tell
+        self.cancel: Callable[[], object] | None = None
+
+    def notify(self, value: Any = None, *, error: BaseException | None = None) -> None:
+        """Say what came, see `dagrid.commands.Notify`."""
+        tell, self._tell = self._tell, None
+        if tell is None:
+            return
+        if error is not None and not isinstance(error, BaseException):
+            error = TaskError(
+                f"What went wrong is said with an exception, not with {error!r}. Call notify(error=exception)."
+            )
+        tell(self, value, error)
+
+    def forget(self) -> None:
+        """Nobody waits any more; who still notifies holds nothing of the run."""
+        self._tell = self.cancel = None
+
+
 class Flight:
     """An attempt that is here, from its call to its end.
 
     Attributes:
         steps: the generator of a task that is a sequence.
         running: the process that it has now.
+        waiting: what it waits for now, without a process.
         next: what it wants done, while it waits for a process to end.
         started: when its first thing was begun, and before that, when it came; `told` says which of them.
         ended: when its process ended, where that is the end of the attempt.
         cancelled: nobody waits for it any more.
     """
 
-    __slots__ = ("call", "cancelled", "context", "ended", "here", "next", "running", "started", "steps", "told")
+    __slots__ = (
+        "call",
+        "cancelled",
+        "context",
+        "ended",
+        "here",
+        "next",
+        "running",
+        "started",
+        "steps",
+        "told",
+        "waiting",
+    )
 
     def __init__(self, call: Call, context: contextvars.Context, came: float) -> None:
         self.call = call
@@ -48,7 +91,8 @@ class Flight:
         self.here = Here(call)
         self.steps: Generator[Thing, Any, Any] | None = None
         self.running: Running | None = None
-        self.next: Thing | None = None
+        self.waiting: Waiting | None = None
+        self.next: Launch | None = None
         self.started = came
         self.ended = UNSTARTED
         self.told = self.cancelled = False
@@ -94,8 +138,8 @@ class Flight:
             return thing
         self.close()
         raise TaskError(
-            f"The task of node {self.call.node!r} yielded {type(thing).__name__}. A sequence yields what is to be done, which is "
-            f"a Launch; its value is what it returns.",
+            f"The task of node {self.call.node!r} yielded {type(thing).__name__}. A sequence yields what is to be done: a "
+            f"Launch or an Await. Its value is what it returns.",
             self.call.node,
         )
 

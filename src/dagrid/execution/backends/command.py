@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from dagrid.commands import Launch, value_of
-from dagrid.errors import BackendError, CommandError, InvalidSettingError
+from dagrid.commands import Await, Launch, Thing, value_of
+from dagrid.errors import BackendError, CommandError, InvalidSettingError, TaskError
 from dagrid.execution.backends._carriers import carry
-from dagrid.execution.backends._flight import Flight, Thing, Value
+from dagrid.execution.backends._flight import Flight, Value, Waiting
 from dagrid.execution.backends._running import Ground, Running
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
@@ -92,7 +92,7 @@ class CommandSession:
         self._guard = threading.Lock()
         self._errands: deque[Callable[[], None]] = deque()
         self._flights: dict[int, Flight] = {}
-        self._waiting: deque[Flight] = deque()
+        self._queue: deque[Flight] = deque()
         self._free = backend.processes
         self._events: list[Started | Finished | Recalled] = []
         self._closed = self._begun = self._rung = False
@@ -173,7 +173,7 @@ class CommandSession:
 
     def _take_turn(self) -> None:
         """Report what happened, do what was asked for, and sleep until there is more."""
-        while (self._errands or self._events or (self._waiting and self._free > 0)) and not self._closed:
+        while (self._errands or self._events or (self._queue and self._free > 0)) and not self._closed:
             while self._errands:
                 self._errands.popleft()()
             self._fill()
@@ -210,24 +210,55 @@ class CommandSession:
             if isinstance(thing, Value):
                 self._settle(flight, Outcome.COMPLETED, thing.value)
                 return
-            if self._waiting or self._free < 1:
+            if isinstance(thing, Await):
+                refused = self._wait_for(flight, thing)
+            elif self._queue or self._free < 1:
                 flight.next = thing
-                self._waiting.append(flight)
+                self._queue.append(flight)
                 return
-            refused = self._start(flight, thing)
+            else:
+                refused = self._start(flight, thing)
             if refused is None:
                 return
             step, args = flight.go_on, (None, refused)
 
     def _fill(self) -> None:
         """Begin what waited for a process to end."""
-        while self._waiting and self._free > 0:
-            flight = self._waiting.popleft()
+        while self._queue and self._free > 0:
+            flight = self._queue.popleft()
             thing, flight.next = flight.next, None
             assert thing is not None
             refused = self._start(flight, thing)
             if refused is not None:
                 self._go_on(flight, flight.go_on, None, refused)
+
+    def _wait_for(self, flight: Flight, thing: Await) -> BaseException | None:
+        """Begin what an attempt waits for, or return why it cannot be."""
+        waiting = flight.waiting = Waiting(partial(self._notified, flight))
+        at = self._host.now()
+        try:
+            cancel = waiting.cancel = flight.context.run(thing.begin, waiting.notify)
+            if cancel is not None and not callable(cancel):
+                raise TaskError(
+                    f"What begins an Await returns a function that cancels it, or None, not {type(cancel).__name__}.",
+                    flight.call.node,
+                )
+        except BaseException as error:  # noqa: BLE001  # the task is told
+            flight.waiting = None
+            waiting.forget()
+            return error
+        self._has_begun(flight, at)
+        return None
+
+    def _notified(self, flight: Flight, waiting: Waiting, value: Any, error: BaseException | None) -> None:
+        self._post(partial(self._come, flight, waiting, value, error))
+
+    def _come(self, flight: Flight, waiting: Waiting, value: Any, error: BaseException | None) -> None:
+        """What was waited for has come, unless nobody waits for it any more."""
+        if flight.waiting is waiting:
+            flight.waiting = None
+            waiting.forget()
+            self._go_on(flight, flight.go_on, value, error)
 
     def _start(self, flight: Flight, launch: Launch) -> Exception | None:
         """Start a process of an attempt, or return why it cannot be."""
@@ -237,11 +268,15 @@ class CommandSession:
             return error
         self._free -= 1
         flight.running = running
+        self._has_begun(flight, running.started)
+        return None
+
+    def _has_begun(self, flight: Flight, at: float) -> None:
+        """An attempt has begun when its first thing has."""
         if not flight.told:
             flight.told = True
-            flight.started = running.started
-            self._tell(Started(self._worker, flight.call.attempt, flight.started))
-        return None
+            flight.started = at
+            self._tell(Started(self._worker, flight.call.attempt, at))
 
     def _ended(self, flight: Flight) -> None:
         """A process has ended and nothing more is read of it: what is known of it goes to the task."""
@@ -279,15 +314,27 @@ class CommandSession:
 
     def _stop(self, flight: Flight) -> None:
         """Stop what an attempt does now; a single process that has ended already is not cancelled any more."""
-        running = flight.running
+        running, waiting = flight.running, flight.waiting
         if running is None:
-            self._waiting.remove(flight)
             flight.cancelled = True
-            self._abandon(flight)
+            if waiting is None:
+                self._queue.remove(flight)
+            self._abandon(flight, None if waiting is None else self._call_off(flight, waiting))
         elif flight.steps is not None or running.ended == UNSTARTED:
             flight.cancelled = True
             if running.ended == UNSTARTED:
                 running.stop(running.launch.stop_signal, running.launch.grace)
+
+    def _call_off(self, flight: Flight, waiting: Waiting) -> BaseException | None:
+        """Cancel what an attempt waits for, and return what that raises."""
+        cancel, flight.waiting = waiting.cancel, None
+        waiting.forget()
+        try:
+            if cancel is not None:
+                flight.context.run(cancel)
+        except BaseException as error:  # noqa: BLE001  # a fault of the task's, whose end is told as cancelled
+            return error
+        return None
 
     def _give_back(self, attempts: Sequence[int]) -> None:
         """Nothing is given back: a task has been called when it is here."""
