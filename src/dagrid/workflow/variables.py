@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from dagrid.commands import Exit, Launch
 from dagrid.errors import StepError
 from dagrid.masking import masked
@@ -142,7 +144,11 @@ def for_program(text: str, names: Names) -> str:
     """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in, all else stays."""
     if "${" not in text:
         return text
-    return evaluate(parse(text, backticks=False), names, only=_is_braced)
+    parts = [
+        msgspec.structs.replace(part, quote="") if type(part) is Reference else part  # its quotes are none of a shell's
+        for part in parse(text, backticks=False).parts
+    ]
+    return evaluate(Expression(tuple(parts)), names, only=_is_braced)
 
 
 def environment(*layers: Mapping[str, str]) -> dict[str, str]:
