@@ -73,6 +73,9 @@ class FullArtifacts:
     def delete(self, key: str) -> None:
         """There is nothing."""
 
+    def clear(self, key: str) -> None:
+        """There is nothing."""
+
 
 @pytest.fixture(params=["thread", "inline"])
 def backend(request: pytest.FixtureRequest) -> str:
