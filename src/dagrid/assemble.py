@@ -99,6 +99,7 @@ def start(
     keep: Keep = "all",
     checkpoint: CheckpointLike | None = None,
     run_id: str | None = None,
+    epoch: int | None = None,
     cache: CacheLike | None = None,
     targets: Iterable[NodeRef] | None = None,
     roots: Iterable[NodeRef] | None = None,
@@ -137,6 +138,7 @@ def start(
         checkpoint: a folder in which the journal and the values of the run are kept, so that `resume` can go on after a crash;
             `postgresql://user@host/database`, so that it can do so on another machine; or a `Checkpoint` of other stores.
         run_id: what the run is called there; by default the name of the graph with the time.
+        epoch: of a run of that id that is there already and has not begun, such as one that waited in a queue.
         cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
             or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.
 
@@ -200,7 +202,7 @@ def start(
             set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
         recorder, began = None, 0.0  # 0: when it starts
         if checkpoint is not None and run_id is not None and head is not None:
-            recorder = _record(opened, checkpoint, run_id, dag.name, clock)
+            recorder = _record(opened, checkpoint, run_id, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
         engine = engine_of(
             all_rules,
@@ -351,9 +353,12 @@ def _run_id(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name or 'run')}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
 
 
-def _record(opened: Opened, checkpoint: CheckpointLike, run_id: str, name: str | None, clock: Clock) -> Recorder:
+def _record(
+    opened: Opened, checkpoint: CheckpointLike, run_id: str, epoch: int | None, name: str | None, clock: Clock
+) -> Recorder:
     kept = open_checkpoint(opened, checkpoint)
-    epoch = kept.store.create(run_id, name=name or "", at=time())
+    if epoch is None:
+        epoch = kept.store.create(run_id, name=name or "", at=time())
     return Recorder(kept, run_id, epoch, 0, clock.now())
 
 

@@ -43,6 +43,8 @@
      |    +-- StaleEpochError                   somebody else has taken the run over
      |    +-- JournalConflictError              facts that do not follow on what is there
      |    +-- StoreVersionError                 written by another version of dagrid
+     |    +-- RunHeldError                      a process performs the run: .pid, .host
+     |    +-- RunStateError                     the run is not in a state in which that can be done: .status
      +-- SkipTask                               raised by a task that wants its node to be skipped
      +-- InternalError                          a fault of dagrid itself, to be reported
           +-- IllegalTransitionError            a move that is not in the table of legal moves
@@ -377,6 +379,35 @@ class JournalConflictError(StoreError):
 
 class StoreVersionError(StoreError):
     """The store was written by a newer version of dagrid. Upgrade this one."""
+
+
+class RunHeldError(StoreError):
+    """Another process performs this run.
+
+    Args:
+        message: what happened.
+        pid: the number of that process, 0 where it is not known.
+        host: the machine on which it runs.
+    """
+
+    def __init__(self, message: str | None = None, pid: int = 0, host: str = "") -> None:
+        self.pid = pid
+        self.host = host
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.pid, self.host)
+
+
+class RunStateError(StoreError):
+    """The run is not in a state in which this can be done."""
+
+    def __init__(self, message: str | None = None, status: str = "") -> None:
+        self.status = status
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.status)
 
 
 class SkipTask(DagridError):  # noqa: N818  # no error: what a task raises to say so
