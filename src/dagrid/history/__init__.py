@@ -44,7 +44,8 @@ RUNNING = "running"
 WAITING = "waiting"
 INTERRUPTED = "interrupted"
 ABORTED = "aborted"
-STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, "succeeded", "failed", ABORTED, "partially_succeeded")
+FAILED = "failed"
+STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, "succeeded", FAILED, ABORTED, "partially_succeeded")
 # These have not ended, so they are kept.
 _ACTIVE = frozenset({QUEUED, RUNNING, WAITING})
 _DAY = 86400.0
@@ -198,6 +199,15 @@ class History:
             now = self._info(self._record(run_id))
             raise RunStateError(f"Run {run_id!r} is not running: it is {now.status}.", now.status)
         return info
+
+    def discard(self, place: Place) -> None:
+        """Let go of a run that could not begin: it is forgotten, or has failed if it waited in a queue."""
+        record = self._record(place.run_id)
+        place.close()
+        if place.epoch > 1:
+            self.checkpoint.store.append(place.run_id, place.epoch, record.facts, [], status=FAILED, at=time.time())
+        else:
+            self._forget(record, place.about)
 
     # Queues.
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -40,6 +40,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
         created: when it was begun there, in seconds since 1970.
         trigger: what began it, such as "manual" or "schedule".
         queue, priority: where it waited, and before which others.
+        more: what whoever runs such things needs to go on with it.
     """
 
     kind: Literal["workflow", "graph"] = "workflow"
@@ -56,6 +57,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     trigger: str = ""
     queue: str = ""
     priority: int = 0
+    more: dict[str, Any] = {}
 
 
 class Place:

@@ -159,7 +159,7 @@ def start(
                 **_settings(context, observers),
             )
         except BaseException:
-            history.forget(place)  # nothing has run
+            history.discard(place)  # nothing has run
             raise
         if reason:
             run.cancel(f"a precondition does not hold: {reason}")
