@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dagrid.commands import Command
-from dagrid.errors import InvalidNodeError, SkipTask, UnboundParameterError, UnknownTaskError, hint, nearest
+from dagrid.errors import (
+    InvalidNodeError,
+    SkipTask,
+    UnboundParameterError,
+    UnknownNodeError,
+    UnknownTaskError,
+    hint,
+    nearest,
+)
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.authoring import Task as MarkedTask
 from dagrid.graph.authoring import TaskBody
@@ -39,7 +47,7 @@ class Binding(msgspec.Struct):
     """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
 
     `place` says where it has to run, if not with the others; `lineage` where the arguments of a cached node come from; `alone`
-    that its arguments can be made only when all that it waits for has ended.
+    that its arguments can be made only when all that it waits for has ended; `reads` which of the values it may do without.
     """
 
     fn: Task | None
@@ -49,6 +57,7 @@ class Binding(msgspec.Struct):
     place: str = ""
     lineage: Lineage | None = None
     alone: bool = False
+    reads: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -56,7 +65,7 @@ class Bindings:
     """By node number: the function, the nodes whose values are its positional arguments, and those passed by name.
 
     `gather` takes the positional arguments out of the list of all values; where they are the value of one node, as so often,
-    `single` is its number, and otherwise -1.
+    `single` is its number, and otherwise -1. `reads` has for few nodes those whose values they may do without.
     """
 
     fns: list[Task | None] = field(default_factory=list)
@@ -67,6 +76,7 @@ class Bindings:
     places: dict[int, str] = field(default_factory=dict)
     lineages: dict[int, Lineage] = field(default_factory=dict)
     alone: list[int] = field(default_factory=list)
+    reads: dict[int, frozenset[int]] = field(default_factory=dict)
 
     def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
@@ -76,6 +86,8 @@ class Bindings:
             self.lineages[len(self.fns)] = binding.lineage
         if binding.alone:
             self.alone.append(len(self.fns))
+        if binding.reads:
+            self.reads[len(self.fns)] = binding.reads
         self.fns.append(binding.fn)
         self.args.append(binding.args)
         self.kwargs.append(binding.kwargs)
@@ -93,21 +105,28 @@ class Bindings:
             self.places.copy(),
             self.lineages.copy(),
             self.alone.copy(),
+            self.reads.copy(),
         )
 
     def truncate(self, count: int) -> None:
         """Forget the bindings of all nodes from a number on."""
         for each in (self.fns, self.args, self.kwargs, self.gather, self.single):
             del each[count:]
-        for sparse in (self.places, self.lineages):
+        for sparse in (self.places, self.lineages, self.reads):
             for node in [node for node in sparse if node >= count]:
                 del sparse[node]
         self.alone = [node for node in self.alone if node < count]
 
     def sources(self, node: int) -> tuple[int, ...]:
-        """Return the nodes whose values a node takes."""
+        """Return the nodes whose values a node takes or may look at."""
         named = self.kwargs[node]
         return (*self.args[node], *named.values()) if named else self.args[node]
+
+    def takes(self, node: int) -> tuple[int, ...]:
+        """Return the nodes whose values a node cannot do without."""
+        sources = self.sources(node)
+        reads = self.reads.get(node) if self.reads else None
+        return sources if reads is None else tuple([one for one in sources if one not in reads])
 
     @property
     def empty(self) -> list[int]:
@@ -189,9 +208,47 @@ class Binder:
         return fn
 
     def bound(
+        self,
+        name: str,
+        fn: Task | None,
+        spec: Node | None,
+        before: Sequence[int],
+        names: Sequence[str],
+        index: Mapping[str, int] | None = None,
+    ) -> Binding:
+        """Return how a node's task is called; the arguments and errors are those of `sources_of`.
+
+        Args:
+            index: the numbers of all nodes by name, for a graph that has grown; without it, those of the graph at the start.
+        """
+        if spec is not None and spec.reads:
+            return self._reading(name, fn, spec, before, names, self._index if index is None else index)
+        return self._bound(name, fn, spec, before, names)
+
+    def _reading(
+        self,
+        name: str,
+        fn: Task | None,
+        spec: Node,
+        before: Sequence[int],
+        names: Sequence[str],
+        index: Mapping[str, int],
+    ) -> Binding:
+        """Bind a node that may look at the values of others, as if they stood before it."""
+        for one in spec.reads:
+            if one not in index:
+                raise UnknownNodeError.of(one, index, f"Node {name!r} reads a node that is not in the graph:")
+            if one == name:
+                raise InvalidNodeError(
+                    f"Node {name!r} reads its own value, which it has not made yet. Read another one."
+                )
+        reads = [index[one] for one in spec.reads]
+        binding = self._bound(name, fn, spec, tuple(dict.fromkeys((*before, *reads))), names)
+        return msgspec.structs.replace(binding, reads=frozenset(reads), alone=True)
+
+    def _bound(
         self, name: str, fn: Task | None, spec: Node | None, before: Sequence[int], names: Sequence[str]
     ) -> Binding:
-        """Return how a node's task is called; the arguments and errors are those of `sources_of`."""
         if fn is None:
             return Binding(None)
         if type(fn) is Gathered:
@@ -225,6 +282,10 @@ class Binder:
         """Wrap the function of a cached node; nodes of one task share one, so that it travels once."""
         if self._own_place(fn) == COMMAND:
             raise InvalidNodeError(f"Node {name!r} is a command, whose value cannot be kept. Remove its cache.")
+        if spec.reads:
+            raise InvalidNodeError(
+                f"Node {name!r} reads what others have by then, so its value holds for one run. Remove its cache, or its reads."
+            )
         from dagrid.execution.caching import Lineage, cached
 
         assert binding.fn is not None
@@ -437,7 +498,7 @@ def check_sources(bindings: Bindings, nodes: Iterable[int], names: Sequence[str]
         UnboundParameterError: one does.
     """
     for node in nodes:
-        for source in bindings.sources(node):
+        for source in bindings.takes(node):
             if bindings.fns[source] is None and source not in given:
                 raise UnboundParameterError(
                     f"Node {names[node]!r} asks for the result of {names[source]!r}, which has no task and so no result. "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from dagrid.execution.binding import Bindings
+from dagrid.execution.recording import Kept, Recorder
 from dagrid.machine.events import NODE_MASK
-from dagrid.machine.plan import Plan, Request
+from dagrid.machine.plan import Request
+from dagrid.machine.state import COMPLETED, State
 from dagrid.ports import Artifacts, Call, Needs
 
 NONE: list[Needs | None] = [None]
@@ -37,19 +39,23 @@ class Calls:
         "_names",
         "_needs",
         "_plan",
+        "_recorder",
         "_single",
+        "_state",
         "_values",
         "keys",
     )
 
-    def __init__(self, values: list[Any], cache: OpenCache | None) -> None:
+    def __init__(self, values: list[Any], cache: OpenCache | None, recorder: Recorder | None = None) -> None:
         self.keys: dict[int, str] = {}
+        self._recorder = recorder
         self._values = values
         self._cache = cache
 
-    def made_of(self, plan: Plan, bindings: Bindings) -> Callable[[int], Call]:
-        """Return what makes calls from now on, as long as this plan and these bindings count."""
-        self._plan = plan
+    def made_of(self, state: State, bindings: Bindings) -> Callable[[int], Call]:
+        """Return what makes calls from now on, as long as this state has the same plan, and these bindings count."""
+        plan = self._plan = state.plan
+        self._state = state
         self._bindings = bindings
         self._names = plan.names
         self._fns = bindings.fns
@@ -58,7 +64,7 @@ class Calls:
         self._kwargs = bindings.kwargs
         requests = plan.requests
         self._needs = [needs_of(request) for request in requests] if len(requests) > 1 else NONE
-        return self._telling if plan.adds or bindings.lineages or any(self._needs) else self._plain
+        return self._telling if plan.adds or bindings.lineages or bindings.reads or any(self._needs) else self._plain
 
     def _plain(self, attempt: int) -> Call:
         node = attempt & NODE_MASK
@@ -75,8 +81,8 @@ class Calls:
 
     def _telling(self, attempt: int) -> Call:
         """Where there are nodes that may tell more than their value, or have to be told more than their arguments."""
-        call = self._plain(attempt)
         node = attempt & NODE_MASK
+        call = self._reading(attempt) if node in self._bindings.reads else self._plain(attempt)
         call.grows = node in self._plan.adds
         call.needs = self._needs[self._plan.groups[node]]
         lineage = self._bindings.lineages.get(node)
@@ -85,3 +91,41 @@ class Calls:
             call.args = (*call.args[: lineage.place], known, *call.args[lineage.place :])
             call.grows = call.grows or known.artifacts is not None
         return call
+
+    def _reading(self, attempt: int) -> Call:
+        """Return the call of a node that may look at values which are not there."""
+        node = attempt & NODE_MASK
+        values = _Seen(self._values, self._bindings.reads[node], self._is_there)
+        fn, named = self._fns[node], self._kwargs[node] or {}
+        assert fn is not None
+        kwargs = {name: values[source] for name, source in named.items()}
+        return Call(attempt, self._names[node], fn, tuple(self._gather[node](values)), kwargs or None)
+
+    def _is_there(self, node: int) -> bool:
+        """Return whether a node has a value by now; one that is not recorded yet is none."""
+        if self._state.status[node] != COMPLETED:
+            return False
+        value = self._values[node]
+        if isinstance(value, Kept) and value.absent:
+            return False
+        recorder = self._recorder
+        return recorder is None or node not in self._state.completed_since(recorder.committed)
+
+
+class _Seen(Sequence[Any]):
+    """The values of a run, with None in the place of those that a reader finds missing."""
+
+    __slots__ = ("_is_there", "_reads", "_values")
+
+    def __init__(self, values: Sequence[Any], reads: Set[int], is_there: Callable[[int], bool]) -> None:
+        self._values = values
+        self._reads = reads
+        self._is_there = is_there
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self._values)))]
+        return None if place in self._reads and not self._is_there(place) else self._values[place]

@@ -59,7 +59,7 @@ def compiled_for(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, setti
         specs,
         settings,
         empty=bindings.empty,
-        sources=bindings.sources,
+        sources=bindings.takes,
         keys=keys,
         places=bindings.places,
         alone=bindings.alone,

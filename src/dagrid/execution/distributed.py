@@ -440,6 +440,8 @@ def _refused(spec: Node, cached: bool) -> str:
         return "has to run alone, and other parts run beside its own. Remove is_sequential"
     if spec.place is not None:
         return "has to run in the caller's thread, and its part runs elsewhere. Remove its place"
+    if spec.reads:
+        return "reads values that other parts may have by then, of which its own part is not told. Remove its reads"
     if spec.cache and cached:
         return "keeps its value between runs, which parts do not. Give cache=False, which keeps none and uses none"
     return ""

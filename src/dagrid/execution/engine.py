@@ -125,8 +125,8 @@ class Engine:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
         elif keeping is not None:
             self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
-        self._calls = Calls(self.values, cache)
-        self.call_of = self._calls.made_of(plan, bindings)
+        self._calls = Calls(self.values, cache, recorder)
+        self.call_of = self._calls.made_of(self.state, bindings)
         self._session: Session | None = None
         self._context = copy_context()
         self._places: dict[str, PlaceHost] = {}
@@ -180,7 +180,7 @@ class Engine:
 
     def _values_lost(self, nodes: Iterable[int]) -> list[int]:
         """Return the nodes whose values these ones need, and an earlier process could not keep."""
-        return [] if self.recorder is None else values_lost(self.state, self.values, self._bindings.sources, nodes)
+        return [] if self.recorder is None else values_lost(self.state, self.values, self._bindings.takes, nodes)
 
     def restore(self, recovered: Recovered) -> None:
         """Take over a run from its journal, before it is started.
@@ -600,14 +600,14 @@ class Engine:
         bindings = self._bindings = self._bindings.copy()
         if self._keeping is not None:
             self._keeping.sources = bindings.sources
-        self.state.plan = self.state.plan.copy(bindings.sources, bindings.places)
+        self.state.plan = self.state.plan.copy(bindings.takes, bindings.places)
         self.state.plan.delegates = self._backend.capabilities.delegates
         self.growing.bindings = bindings
         self._point()
 
     def _point(self) -> None:
         """The plan or the bindings are others: calls are made of them."""
-        self.call_of = self._calls.made_of(self.state.plan, self._bindings)
+        self.call_of = self._calls.made_of(self.state, self._bindings)
         self._allow_chains()
 
     def _allow_chains(self) -> None:
@@ -630,7 +630,7 @@ class Engine:
             self.growing.forget(self.state)
             return
         self.growing.taken(self.state)
-        if plan.adds or self._bindings.lineages:
+        if plan.adds or self._bindings.lineages or self._bindings.reads:
             self._point()
         places = self._bindings.places
         if places:

@@ -7,6 +7,7 @@ under which lock, is for the engine.
 from __future__ import annotations
 
 import threading
+from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
@@ -102,7 +103,8 @@ class Growing:
             for number, node in enumerate(nodes, first):
                 fn = binder.task(node.id, node)
                 before = [index[name] if name in index else old[name] for name in node.required()]
-                self.bindings.append(binder.bound(node.id, fn, node, before, names))
+                every = ChainMap(index, old) if node.reads else None  # type: ignore[arg-type]  # nothing is written there
+                self.bindings.append(binder.bound(node.id, fn, node, before, names, every))
                 if fn is None:
                     plan.empty.add(number)
             if plan.empty:

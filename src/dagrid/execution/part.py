@@ -55,7 +55,7 @@ class Part:
             PlanError: one is missing.
         """
         if self.omitted:
-            check_values(self.dag.structure, self.omitted, bindings.sources, self.given)
+            check_values(self.dag.structure, self.omitted, bindings.takes, self.given)
         if not self.given:
             return
         taken = set(self.given)

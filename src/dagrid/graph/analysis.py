@@ -197,6 +197,8 @@ def subgraph(dag: DAG, keep: Collection[int]) -> DAG:
             spec = spec.changed(inputs={key: source for key, source in spec.inputs.items() if source in index})
         if spec.when is not None and spec.when.node not in index:
             spec = spec.changed(when=None)
+        if not all(one in index for one in spec.reads):
+            spec = spec.changed(reads=[one for one in spec.reads if one in index])
         if not all(one in index for one in spec.depends_on):
             spec = spec.changed(depends_on=[one for one in spec.depends_on if one in index])
         if not spec.is_bare:
@@ -218,6 +220,7 @@ def reverse(dag: DAG) -> DAG:
             when=None,
             setup=False,
             debug=False,
+            reads=(),
             depends_on=[structure.names[one] for one in predecessors[at]],
         )
         if not turned.is_bare:

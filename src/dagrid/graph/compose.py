@@ -97,6 +97,10 @@ def _parameters(names: Sequence[str]) -> list[inspect.Parameter]:
 
 def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, Any]) -> Any:
     """Describe a node once more, with the handles and values that stand in place of what it needed."""
+    if node.reads:
+        raise GraphError(
+            f"Node {node.id!r} reads nodes that may not be in the piece. Remove its reads, or run the graph as it is."
+        )
     args, kwargs = _arguments(node, values)
     waits = [
         one.ref.node for name in node.depends_on if name not in node.taken() and type(one := values[name]) is Handle

@@ -39,6 +39,7 @@ class NodeSettings(TypedDict, total=False):
     cache: bool | str
     place: Place | None
     on_lost: OnLost
+    reads: Iterable[NodeRef]
     metadata: Mapping[str, Any] | None
 
 
@@ -69,6 +70,9 @@ class Node:
             stands for the code of `fn`: say another one to have it computed anew.
         place: "caller" runs it in the thread that waits for the run, wherever the others run.
         on_lost: whether an attempt whose worker vanished is sent again ("requeue") or fails ("fail").
+        reads: nodes whose values the task may look at: those that have one when it starts, and None for the others. No edges, and
+            nobody waits or is skipped for their sake. They stand in `inputs`, in `arguments` and for parameters as predecessors
+            do; a predecessor that is among them too is waited for, and its value is not needed.
         payload: anything; dagrid carries it and does not look.
         metadata: more to carry, by name.
         arguments: all that `fn` is called with, in place of `inputs` and of parameters named after predecessors. The nodes whose
@@ -99,6 +103,7 @@ class Node:
     cache: bool | str = False
     place: Place | None = None
     on_lost: OnLost = "requeue"
+    reads: tuple[str, ...] = ()
     payload: Any = None
     metadata: Mapping[str, Any] | None = None
     arguments: Arguments | None = None
@@ -126,6 +131,7 @@ class Node:
         cache: bool | str = False,
         place: Place | None = None,
         on_lost: OnLost = "requeue",
+        reads: Iterable[NodeRef] = (),
         payload: Any = None,
         metadata: Mapping[str, Any] | None = None,
         arguments: Arguments | None = None,
@@ -181,6 +187,8 @@ class Node:
                 "on_lost",
                 on_lost if known else _refuse(name, f"on_lost is 'requeue' or 'fail', not {on_lost!r}"),
             )
+        if reads:
+            put(self, "reads", tuple(dict.fromkeys(_names(name, reads, "reads"))))
         if payload is not None:
             put(self, "payload", payload)
         if metadata is not None:
@@ -228,6 +236,7 @@ class Node:
             and not self.is_sequential
             and not self.resources
             and not self.selector
+            and not self.reads
             and self.on_lost == "requeue"
         )
 
@@ -241,6 +250,9 @@ class Node:
         if self.arguments is None and self.inputs is None and self.when is None:
             return self.depends_on
         taken = self.taken()
+        if self.reads:
+            condition = None if self.when is None else self.when.node
+            taken = tuple([one for one in taken if one not in self.reads or one == condition])
         if not taken:
             return self.depends_on
         return tuple(dict.fromkeys((*self.depends_on, *taken)))
@@ -297,13 +309,13 @@ def _refuse(name: str, why: str) -> Any:
     raise InvalidNodeError(f"Node {name!r}: {why}.")
 
 
-def _names(name: str, given: object) -> tuple[str, ...]:
+def _names(name: str, given: object, setting: str = "depends_on") -> tuple[str, ...]:
     if type(given) is tuple or type(given) is list:
         return tuple([one if type(one) is str and one else _reference(name, one) for one in given])
     if isinstance(given, str):
-        _refuse(name, f"depends_on is a list of names, not one string; write depends_on=[{given!r}]")
+        _refuse(name, f"{setting} is a list of names, not one string; write {setting}=[{given!r}]")
     if not isinstance(given, Iterable):
-        _refuse(name, f"depends_on is a list of names, not {given!r}")
+        _refuse(name, f"{setting} is a list of names, not {given!r}")
     found = [_reference(name, one) for one in given]  # type: ignore[attr-defined]
     return tuple(sorted(found) if isinstance(given, (set, frozenset)) else found)
 

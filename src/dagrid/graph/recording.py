@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from dagrid.errors import HandleError, UnknownNodeError
+from dagrid.errors import HandleError, InvalidNodeError, UnknownNodeError
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node
@@ -66,6 +66,9 @@ class Recording:
         self._specs[at] = pattern.called(name, Arguments(given, named, tuple(taken.values())))
         if pattern.when is not None or pattern.depends_on:
             self._wait(pattern, taken)
+        if pattern.reads:
+            needed = {*taken.values()}.difference(pattern.reads).union(pattern.changed(reads=()).required())
+            taken = {before: of for before, of in taken.items() if of in needed}
         self._predecessors.append(list(taken))
         return Handle(self, at, Ref(name), length)
 
@@ -114,6 +117,12 @@ class Recording:
         """Return what was recorded; this ends it."""
         structure = Structure.in_order(self._names, self._index, self._predecessors)
         if self._maps:
+            for spec in self._specs.values():
+                if spec.reads:
+                    raise InvalidNodeError(
+                        f"Node {spec.id!r} reads others, and @dag {self.name!r} maps over a value to come: what is read may "
+                        f"not be there yet. Remove its reads, or map over a list."
+                    )
             from dagrid.graph.late import Outline, split
 
             outline = Outline(structure, self._specs, frozenset(self._maps))

@@ -320,6 +320,15 @@ class State:
             entry = self.journal[position]
             yield self._record(entry) if isinstance(entry, int) else entry
 
+    def completed_since(self, position: int) -> Iterator[int]:
+        """Yield the nodes that got their values after a position of the journal."""
+        for entry in self.journal[position:]:
+            if isinstance(entry, int):
+                if 0 <= entry < SKIPPED_BIT:
+                    yield entry
+            elif entry.kind is Kind.REUSED:
+                yield entry.node
+
     def settle_record(self, node: int) -> None:
         """Make records of the integers that speak of a node, before what they stand for changes."""
         for entry in (node, ~node):
