@@ -37,6 +37,7 @@ from dagrid.opening import (
     CacheLike,
     CheckpointLike,
     Opened,
+    lent_places,
     open_backend,
     open_cache,
     open_checkpoint,
@@ -53,6 +54,7 @@ class RunSettings(TypedDict, total=False):
     """What `start` takes by name, for the functions that pass it on."""
 
     backend: BackendLike | None
+    places: Mapping[str, Backend] | None
     max_concurrency: int | None
     resources: Mapping[str, float] | None
     on_failure: OnFailure
@@ -82,6 +84,7 @@ def start(
     tasks: Mapping[str, Callable[..., Any]] | None = None,
     *,
     backend: BackendLike | None = None,
+    places: Mapping[str, Backend] | None = None,
     max_concurrency: int | None = None,
     resources: Mapping[str, float] | None = None,
     on_failure: OnFailure = "skip",
@@ -96,6 +99,7 @@ def start(
     keep: Keep = "all",
     checkpoint: CheckpointLike | None = None,
     run_id: str | None = None,
+    epoch: int | None = None,
     cache: CacheLike | None = None,
     targets: Iterable[NodeRef] | None = None,
     roots: Iterable[NodeRef] | None = None,
@@ -115,6 +119,9 @@ def start(
             there is: what the environment variable DAGRID_BACKEND names, the Ray session or the Dask client of this process,
             else threads. One made of a name is closed at the end of the run. By default threads, as many as
             `max_concurrency` says.
+        places: what performs the nodes that run beside that backend, by the name of their place: "command" (`Command`), "loop"
+            (`async def`), "caller" (`place="caller"`); such as {"command": CommandBackend(1000, processes=4)}. The run does not
+            close them. For a place that is not named there is one of its own.
         max_concurrency: how many nodes may run at once; by default what the graph says.
         resources: the capacity of each named resource that nodes ask for.
         on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
@@ -131,6 +138,7 @@ def start(
         checkpoint: a folder in which the journal and the values of the run are kept, so that `resume` can go on after a crash;
             `postgresql://user@host/database`, so that it can do so on another machine; or a `Checkpoint` of other stores.
         run_id: what the run is called there; by default the name of the graph with the time.
+        epoch: of a run of that id that is there already and has not begun, such as one that waited in a queue.
         cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
             or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.
 
@@ -189,12 +197,12 @@ def start(
         opened_cache = open_cache(cache)
         if opened_cache is not None and compiled.bindings.lineages:
             opened_cache()
-        engine_of = _engines(compiled, place, clock, seed, opened_cache)
+        engine_of = _engines(compiled, place, places, clock, seed, opened_cache)
         if part.setup:
             set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
         recorder, began = None, 0.0  # 0: when it starts
         if checkpoint is not None and run_id is not None and head is not None:
-            recorder = _record(opened, checkpoint, run_id, dag.name, clock)
+            recorder = _record(opened, checkpoint, run_id, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
         engine = engine_of(
             all_rules,
@@ -214,6 +222,7 @@ def restart(
     run_id: str | None = None,
     *,
     backend: BackendLike | None = None,
+    places: Mapping[str, Backend] | None = None,
     progress: bool | None = None,
     observers: Sequence[Observer | Onlooker] = (),
     tracing: bool = True,
@@ -238,7 +247,7 @@ def restart(
         recovered = read(place_of_record, record.run, clock.now())
         recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
         untold = recovered.picture is None and not recovered.entries  # it ended before it could say what is not to run
-        engine = _engines(compiled, place, clock, seed, open_cache(cache))(
+        engine = _engines(compiled, place, places, clock, seed, open_cache(cache))(
             head["rules"],
             given=head["given"] if untold else None,
             omitted=head["omitted"] if untold else None,
@@ -262,8 +271,8 @@ def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: An
     Args:
         checkpoint: what `start` was given.
         run_id: which run; by default the newest one that has not ended. One that has ended gives its result.
-        settings: `backend`, `progress`, `observers`, `tracing`, `seed`, `clock` and `cache`, as for `start`; all others are as
-            the run was started with.
+        settings: `backend`, `places`, `progress`, `observers`, `tracing`, `seed`, `clock` and `cache`, as for `start`; all others
+            are as the run was started with.
 
     Raises:
         UnknownRunError: there is no such run, or none that has not ended.
@@ -344,9 +353,12 @@ def _run_id(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name or 'run')}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
 
 
-def _record(opened: Opened, checkpoint: CheckpointLike, run_id: str, name: str | None, clock: Clock) -> Recorder:
+def _record(
+    opened: Opened, checkpoint: CheckpointLike, run_id: str, epoch: int | None, name: str | None, clock: Clock
+) -> Recorder:
     kept = open_checkpoint(opened, checkpoint)
-    epoch = kept.store.create(run_id, name=name or "", at=time())
+    if epoch is None:
+        epoch = kept.store.create(run_id, name=name or "", at=time())
     return Recorder(kept, run_id, epoch, 0, clock.now())
 
 
@@ -364,9 +376,17 @@ def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
 
 
 def _engines(
-    compiled: Compiled, place: Backend, clock: Clock, seed: int | None, cache: Callable[[], Artifacts | None] | None
+    compiled: Compiled,
+    place: Backend,
+    places: Mapping[str, Backend] | None,
+    clock: Clock,
+    seed: int | None,
+    cache: Callable[[], Artifacts | None] | None,
 ) -> Callable[..., Engine]:
     """Return what makes the engines of one run, that of its setup and its own, of what is left to be said of each."""
+    beside = getattr(place, "open_place", None) or partial(
+        open_place, max_concurrency=compiled.plan.settings.max_concurrency
+    )
     return partial(
         Engine,
         compiled.plan,
@@ -375,8 +395,7 @@ def _engines(
         place,
         clock,
         _drawing(seed),
-        place=getattr(place, "open_place", None)
-        or partial(open_place, max_concurrency=compiled.plan.settings.max_concurrency),
+        place=beside if not places else lent_places(places, beside),
         cache=cache,
     )
 

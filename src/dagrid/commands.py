@@ -1,7 +1,7 @@
 """Commands as tasks: what a process is started with, what is known of it at its end, and the mark of a task that starts one.
 
 A task that is a `Command` is called as any other, with the values of its predecessors, and says with a `Launch` what is to be
-started; who starts it, and where, is not known here.
+started; or it is a sequence, a generator that yields one thing after another. Who does all that, and where, is not known here.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from dagrid.errors import CommandError, InvalidSettingError
 from dagrid.masking import masked
@@ -150,21 +150,57 @@ def value_of(end: Exit) -> str:
     return end.text
 
 
+class Notify(Protocol):
+    """Says what came of something that was waited for. The first call counts, from any thread; all later ones do nothing.
+
+    It may be called before `Await.begin` returns, and when nobody waits any more, which does nothing either.
+    """
+
+    def __call__(self, value: Any = None, *, error: BaseException | None = None) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Await:
+    """Something that happens elsewhere, and is waited for; meanwhile the attempt has no process and holds up no other.
+
+    Args:
+        begin: begins it, with a function that is to be told what came of it (`Notify`), and returns a function that cancels it,
+            or None where there is nothing to cancel. Both run in the thread that watches the processes of the run and must be
+            short. What is cancelled need not notify.
+    """
+
+    begin: Callable[[Notify], Callable[[], object] | None]
+
+
+Thing = Launch | Await
+Steps = Generator[Thing, Any, Any]
+
+
 class Command:
     """The mark of a task that starts a process: a function that is called with values and returns a `Launch`.
 
     It may stand wherever a function stands as a task, and as a decorator. Such nodes run beside the backend of a run, in a place
     of their own; the value of the node is what `Launch.done` makes of the end of the process.
 
+    The function may return a generator instead: a sequence of things to be done, one after the other. It yields
+
+    - a `Launch`, and is sent the `Exit`, whatever its code; where the launch has a `done`, what that returns;
+    - an `Await`, and is sent the value that comes of it; an error is thrown in.
+
+    What cannot be done (a program that is not there), and what `done` raises, is thrown in where it was yielded. What the
+    generator returns is the value of the node, and what it raises the failure of the attempt. If the attempt is cancelled or
+    late, what is being done for it is stopped, and the generator is closed when that is gone.
+
     Args:
-        fn: called as any task is, in the thread that watches the processes of the run; it must be short.
+        fn: called as any task is, in the thread that watches the processes of the run; it must be short, and so must a generator
+            be from one yield to the next.
     """
 
-    def __init__(self, fn: Callable[..., Launch]) -> None:
+    def __init__(self, fn: Callable[..., Launch | Steps]) -> None:
         self.fn = fn
         functools.update_wrapper(self, fn)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Launch:
+    def __call__(self, *args: Any, **kwargs: Any) -> Launch | Steps:
         return self.fn(*args, **kwargs)
 
     def __reduce__(self) -> Any:

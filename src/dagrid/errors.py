@@ -26,6 +26,7 @@
      |    +-- PoisonousTaskError                lost too often to be tried again
      |    +-- TransferError                     a function, a value or an error that cannot travel
      |    +-- CommandError                      a command failed, or could not be started: .code, .signal, .stderr
+     |    +-- StepError                         a step of a workflow failed: .code, .left
      +-- RunError                               the run as a whole did not succeed
      |    +-- RuleError                         a rule's predicate or body failed: .rule
      |    +-- GraphLimitError                   a growing graph passed max_nodes
@@ -42,6 +43,8 @@
      |    +-- StaleEpochError                   somebody else has taken the run over
      |    +-- JournalConflictError              facts that do not follow on what is there
      |    +-- StoreVersionError                 written by another version of dagrid
+     |    +-- RunHeldError                      a process performs the run: .pid, .host
+     |    +-- RunStateError                     the run is not in a state in which that can be done: .status
      +-- SkipTask                               raised by a task that wants its node to be skipped
      +-- InternalError                          a fault of dagrid itself, to be reported
           +-- IllegalTransitionError            a move that is not in the table of legal moves
@@ -287,6 +290,37 @@ class CommandError(TaskError):
         return type(self), (self.message, self.node, self.code, self.signal, self.stderr), self.__dict__
 
 
+class StepError(TaskError):
+    """A step of a workflow failed.
+
+    Args:
+        message: what happened, and the remedy.
+        node: the step.
+        code: its exit code.
+        left: what it left all the same, for steps that go on after its failure.
+        tolerated: whether they do.
+        retryable: whether it is worth another try.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        node: str = "",
+        code: int = 1,
+        left: object = None,
+        tolerated: bool = False,
+        retryable: bool = True,
+    ) -> None:
+        self.code = code
+        self.left = left
+        self.tolerated = tolerated
+        self.retryable = retryable
+        super().__init__(message or "A step failed.", node)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.node, self.code, self.left, self.tolerated, self.retryable)
+
+
 class RunError(DagridError):
     """The run did not succeed."""
 
@@ -357,6 +391,35 @@ class JournalConflictError(StoreError):
 
 class StoreVersionError(StoreError):
     """The store was written by a newer version of dagrid. Upgrade this one."""
+
+
+class RunHeldError(StoreError):
+    """Another process performs this run.
+
+    Args:
+        message: what happened.
+        pid: the number of that process, 0 where it is not known.
+        host: the machine on which it runs.
+    """
+
+    def __init__(self, message: str | None = None, pid: int = 0, host: str = "") -> None:
+        self.pid = pid
+        self.host = host
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.pid, self.host)
+
+
+class RunStateError(StoreError):
+    """The run is not in a state in which this can be done."""
+
+    def __init__(self, message: str | None = None, status: str = "") -> None:
+        self.status = status
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.status)
 
 
 class SkipTask(DagridError):  # noqa: N818  # no error: what a task raises to say so

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache as once
 from os import PathLike
 from pathlib import Path
@@ -34,6 +34,8 @@ GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
 AUTO = "auto"
 VARIABLE = "DAGRID_BACKEND"
+CALLER = "caller"
+PLACES = COMMAND, LOOP, CALLER
 DEFAULT_CACHE = ".dagrid/cache"
 BackendLike = str | Backend | FourMethods
 CacheLike = str | PathLike[str] | Artifacts | bool
@@ -147,6 +149,34 @@ def open_place(name: str, max_concurrency: int | None = None) -> Backend:
     from dagrid.execution.backends.inline import InlineBackend
 
     return InlineBackend()
+
+
+def lent_places(places: Mapping[str, Backend], otherwise: Callable[[str], Backend]) -> Callable[[str], Backend]:
+    """Return what opens the places of a run: those that are given, which it does not close, and otherwise its own.
+
+    Raises:
+        InvalidSettingError: there is no such place, or what is given is no backend.
+    """
+    for name, backend in places.items():
+        if name not in PLACES:
+            raise InvalidSettingError(
+                f"There is no place {name!r}.{hint(nearest(name, PLACES))} There are: {', '.join(PLACES)}."
+            )
+        if not isinstance(backend, Backend):
+            raise InvalidSettingError(f"The place {name!r} is a backend such as CommandBackend(), not {backend!r}.")
+    return lambda name: _Lent(places[name]) if name in places else otherwise(name)
+
+
+class _Lent:
+    """A backend that is somebody else's to close."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.name = backend.name
+        self.capabilities = backend.capabilities
+        self.open = backend.open
+
+    def close(self, wait: bool = True) -> None:
+        """It stays open."""
 
 
 def open_cache(cache: CacheLike | None) -> Callable[[], Artifacts | None] | None:

@@ -267,8 +267,17 @@ class Store(Protocol):
         """
         ...
 
-    def acquire(self, run: str) -> int:
-        """Take over a run: return a new epoch. Raises UnknownRunError."""
+    def acquire(self, run: str, epoch: int | None = None) -> int:
+        """Take over a run: return a new epoch.
+
+        Args:
+            run: which one.
+            epoch: take it only if this is still its epoch, so that one of several who have seen it so gets it.
+
+        Raises:
+            StaleEpochError: it has another epoch by now.
+            UnknownRunError: there is no such run.
+        """
         ...
 
     def append(
@@ -320,6 +329,14 @@ class Store(Protocol):
         """Return what is known of every run, the last created first."""
         ...
 
+    def delete(self, run: str) -> None:
+        """Forget a run: its facts, its snapshot and its name, which may be given again. Who wrote to it finds no such run.
+
+        Raises:
+            UnknownRunError: there is no such run; of several that delete it at once, one does.
+        """
+        ...
+
     def close(self) -> None:
         """Release what is open. May be called twice."""
         ...
@@ -342,6 +359,10 @@ class Artifacts(Protocol):
 
     def delete(self, key: str) -> None:
         """Forget a key that was put here, if it is there."""
+        ...
+
+    def clear(self, key: str) -> None:
+        """Forget every key that was put here under `key/`; the key itself stays."""
         ...
 
 

@@ -6,16 +6,13 @@ import errno
 import os
 import pickle
 import resource
-import select
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
@@ -30,65 +27,18 @@ from dagrid.errors import (
     TaskTimeoutError,
 )
 from dagrid.execution.backends.command import CommandBackend
+from tests.backends.command_tasks import (  # noqa: F401  # a fixture
+    PATIENCE,
+    ROOT,
+    error_of,
+    holding,
+    nothing_is_left,
+    run,
+    sh,
+    watched,
+)
 
-PATIENCE = 20
-ROOT = Path(__file__).parents[2]
 SECRET = "s3cret-t0ken"
-
-
-def sh(text, **settings):
-    """Return a task that runs a text in the shell."""
-    return Command(lambda: Launch(["/bin/sh", "-c", text], **settings))
-
-
-def run(fn, **settings):
-    """Run one node and return what became of it."""
-    return DAG([Node("node", fn)]).run(progress=False, **settings).node_results["node"]
-
-
-def error_of(fn, **settings):
-    found = run(fn, **settings)
-    assert found.status is NodeStatus.FAILED
-    assert isinstance(found.error, CommandError), found.error
-    return found.error
-
-
-@contextmanager
-def watched(pid):
-    """Give a function that waits for the end of any process, and kill it in any case."""
-    fd = os.pidfd_open(pid)
-
-    def gone(seconds=PATIENCE):
-        return bool(select.select([fd], [], [], seconds)[0])
-
-    try:
-        yield gone
-    finally:
-        if not gone(0):
-            os.kill(pid, signal.SIGKILL)
-        os.close(fd)
-
-
-def children():
-    """Return the processes that this one has, dead ones included."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            words = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(words[1]) == os.getpid():
-            found.add(int(stat.parent.name))
-    return found
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """Whatever a test does, no process and no descriptor of its commands is there afterwards."""
-    before = children(), len(os.listdir("/proc/self/fd"))
-    yield
-    assert children() <= before[0]
-    assert len(os.listdir("/proc/self/fd")) <= before[1]
 
 
 # --- values ------------------------------------------------------------------------------------------------------------------
@@ -405,11 +355,6 @@ def test_secrets_are_in_nothing_that_is_kept(tmp_path):
 
 
 # --- stopping ----------------------------------------------------------------------------------------------------------------
-
-
-def holding(gate, before=""):
-    """Return a script that says to a gate that it is there, and waits."""
-    return f"exec 9>{gate.path}.up; {before} echo $$ >&9; read word <{gate.path}.down"
 
 
 def test_a_script_that_ignores_the_signal_is_killed_with_its_group(gate):

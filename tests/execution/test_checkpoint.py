@@ -51,6 +51,7 @@ class FailingStore:
         self.refused = 0
         self.create, self.acquire, self.read = self.inner.create, self.inner.acquire, self.inner.read
         self.snapshot, self.latest, self.runs = self.inner.snapshot, self.inner.latest, self.inner.runs
+        self.delete = self.inner.delete
         self.close = self.inner.close
 
     def append(self, *args: Any, **settings: Any) -> int:
@@ -71,6 +72,9 @@ class FullArtifacts:
         return None
 
     def delete(self, key: str) -> None:
+        """There is nothing."""
+
+    def clear(self, key: str) -> None:
         """There is nothing."""
 
 

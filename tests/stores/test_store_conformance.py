@@ -110,6 +110,17 @@ class Forgetful(MemoryStore):
             epoch = super().acquire(run)
         super().snapshot(run, epoch, facts, data)
 
+    def acquire(self, run: str, epoch: int | None = None) -> int:
+        return super().acquire(run, None if self.fault == "gives a run to all who ask" else epoch)
+
+    def delete(self, run: str) -> None:
+        if self.fault == "empties what it should delete":
+            self._journal(run).facts.clear()
+        elif self.fault == "deletes twice":
+            self._journals.pop(run, None)
+        else:
+            super().delete(run)
+
     def runs(self) -> Any:
         return super().runs()[::-1] if self.fault == "lists the oldest first" else super().runs()
 
@@ -142,6 +153,11 @@ def suite_of_forgetful() -> StoreConformance:
         ("keeps any snapshot", "test_whoever_acquires_is_the_only_writer"),
         ("lists the oldest first", "test_many_runs_the_newest_first"),
         ("stays open", "test_close_twice_and_use_after_close"),
+        ("gives a run to all who ask", "test_one_of_those_who_saw_an_epoch_gets_the_run"),
+        ("empties what it should delete", "test_a_run_that_is_deleted"),
+        ("deletes twice", "test_deleted_while_others_write"),
+        ("gives a run to all who ask", "test_any_order_of_calls"),
+        ("empties what it should delete", "test_any_order_of_calls"),
         ("skips a fact", "test_any_order_of_calls"),
         ("takes any number", "test_any_order_of_calls"),
     ],

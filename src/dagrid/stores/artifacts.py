@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,17 @@ class FolderArtifacts:
             except (FileNotFoundError, NotADirectoryError):
                 return
             _sync(path.parent)
+
+    def clear(self, key: str) -> None:
+        """Forget every key under `key/`, and the folders that stand empty then; what others have put there stays."""
+        check_key(key)
+        with _told(key, str(self.folder)):
+            for folder, _, files in os.walk(self.folder / key, topdown=False):
+                for name in files:
+                    if name.startswith(("@", "~")):
+                        Path(folder, name).unlink(missing_ok=True)
+                with suppress(OSError):  # not empty, or gone
+                    Path(folder).rmdir()
 
     def _path(self, key: str) -> Path:
         return self.folder / _located(key)
@@ -139,6 +150,14 @@ class FsspecArtifacts:
                 self._files.rm_file(path)
             except FileNotFoundError:
                 return
+
+    def clear(self, key: str) -> None:
+        """Forget every key under `key/`; what others have put there stays."""
+        check_key(key)
+        with _told(key, masked(self.url)):
+            for path in self._files.find(f"{self._root.rstrip('/')}/{key}"):
+                if path.rpartition("/")[2].startswith(("@", "~")):
+                    self._files.rm_file(path)
 
     def _path(self, key: str) -> str:
         return f"{self._root.rstrip('/')}/{_located(key)}"

@@ -48,10 +48,12 @@ class MemoryStore:
             journal = self._journals[run] = _Journal(run, name, at)
             return journal.epoch
 
-    def acquire(self, run: str) -> int:
+    def acquire(self, run: str, epoch: int | None = None) -> int:
         """Take over a run and return its new epoch; see `dagrid.ports.Store`."""
         with self._lock:
             journal = self._journal(run)
+            if epoch is not None:
+                refusals.check_writer(run, epoch, journal.epoch)
             journal.epoch += 1
             return journal.epoch
 
@@ -96,6 +98,12 @@ class MemoryStore:
         with self._lock:
             self._check_open()
             return [journal.record() for journal in reversed(self._journals.values())]
+
+    def delete(self, run: str) -> None:
+        """Forget a run; see `dagrid.ports.Store`."""
+        with self._lock:
+            self._journal(run)
+            del self._journals[run]
 
     def close(self) -> None:
         """Forget everything. May be called twice."""

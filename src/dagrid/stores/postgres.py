@@ -58,12 +58,19 @@ class PostgresStore:
             raise refusals.duplicate(run)
         return int(taken[0][0])
 
-    def acquire(self, run: str) -> int:
-        """Take over a run and return its new epoch; see `dagrid.ports.Store`."""
-        rows = self._writer.ask("acquire", {"run": run}).rows
-        if not rows:
-            raise self._unknown(self._writer, run)
-        return int(rows[0][0])
+    def acquire(self, run: str, epoch: int | None = None) -> int:
+        """Take over a run and return its new epoch; see `dagrid.ports.Store`.
+
+        When a connection breaks under it, nobody may have got the run: with an epoch it is then refused though nobody else came.
+        """
+        if epoch is None:
+            rows = self._writer.ask("acquire", {"run": run}).rows
+        else:
+            rows = self._writer.ask("acquire_if", {"run": run, "epoch": epoch}).rows
+        if rows:
+            return int(rows[0][0])
+        _, now, _ = self._standing(self._writer, run)
+        raise refusals.stale(run, epoch or 0, now)
 
     def append(
         self, run: str, epoch: int, expected: int, facts: Sequence[bytes], *, status: str | None = None, at: float = 0.0
@@ -122,6 +129,12 @@ class PostgresStore:
     def runs(self) -> list[RunRecord]:
         """Return what is known of every run, the last created first."""
         return [RunRecord(*row) for row in self._reader.ask("runs", {}).rows]
+
+    def delete(self, run: str) -> None:
+        """Forget a run; see `dagrid.ports.Store`."""
+        answer = self._writer.ask("delete_run", {"run": run})
+        if not answer.changed and not answer.doubtful:
+            raise self._unknown(self._writer, run)
 
     def close(self) -> None:
         """Close the connections; whoever is reading gets an error. May be called twice."""
@@ -198,6 +211,11 @@ class PostgresArtifacts:
         """Forget a key, if it is there."""
         refusals.check_key(key)
         self._writer.ask("delete", {"key": key})
+
+    def clear(self, key: str) -> None:
+        """Forget every key under `key/`."""
+        refusals.check_key(key)
+        self._writer.ask("clear", {"key": key})
 
     def disconnect(self) -> None:
         """Let go of the connections while nobody needs them; the next use makes them again."""

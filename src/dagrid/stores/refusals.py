@@ -33,6 +33,13 @@ def duplicate(run: str) -> DuplicateRunError:
     return DuplicateRunError(f"The store has a run {run!r} already. Give this one another name, or acquire that one.")
 
 
+def stale(run: str, epoch: int, now: int) -> StaleEpochError:
+    """Build the error for a writer, or one who wants to be one, whose epoch is not that of the run."""
+    return StaleEpochError(
+        f"Run {run!r} is held by another writer, of epoch {now}; this one has epoch {epoch}. Stop it, or acquire the run."
+    )
+
+
 def closed(where: str) -> StoreError:
     """Build the error for the use of a store after its end."""
     return StoreError(f"{where} is closed. Open it again, or use it before you close it.")
@@ -45,9 +52,7 @@ def check_writer(run: str, epoch: int, now: int) -> None:
         StaleEpochError: somebody else has the run.
     """
     if epoch != now:
-        raise StaleEpochError(
-            f"Run {run!r} is held by another writer, of epoch {now}; this one has epoch {epoch}. Stop it, or acquire the run."
-        )
+        raise stale(run, epoch, now)
 
 
 def check_number(run: str, expected: int, facts: int) -> None:

@@ -74,12 +74,14 @@ class SQLiteStore:
                 raise refusals.duplicate(run)
         return 1
 
-    def acquire(self, run: str) -> int:
+    def acquire(self, run: str, epoch: int | None = None) -> int:
         """Take over a run and return its new epoch; see `dagrid.ports.Store`."""
         with self._writer.transaction() as connection:
-            connection.execute(self._sql["acquire"], {"run": run})
-            _, epoch, _ = self._standing(connection, run)
-        return epoch
+            changed = connection.execute(self._sql["acquire"], {"run": run, "epoch": epoch}).rowcount
+            _, now, _ = self._standing(connection, run)
+            if not changed and epoch is not None:
+                refusals.check_writer(run, epoch, now)
+        return now
 
     def append(
         self, run: str, epoch: int, expected: int, facts: Sequence[bytes], *, status: str | None = None, at: float = 0.0
@@ -129,6 +131,13 @@ class SQLiteStore:
         with self._reader.use() as connection:
             rows = connection.execute(self._sql["runs"]).fetchall()
         return [RunRecord(*row) for row in rows]
+
+    def delete(self, run: str) -> None:
+        """Forget a run; see `dagrid.ports.Store`."""
+        with self._writer.transaction() as connection:
+            number, _, _ = self._standing(connection, run)
+            for statement in ("delete_segments", "delete_snapshot", "delete"):
+                connection.execute(self._sql[statement], {"id": number})
 
     def close(self) -> None:
         """Close the file; whoever is reading gets an error. May be called twice."""

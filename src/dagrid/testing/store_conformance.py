@@ -225,6 +225,8 @@ class StoreConformance:
             store.create("nightly-1")
             doors: list[Callable[[], Any]] = [
                 lambda: store.acquire("nihgtly-1"),
+                lambda: store.acquire("nihgtly-1", 1),
+                lambda: store.delete("nihgtly-1"),
                 lambda: store.append("nihgtly-1", 1, 0, [b"0"]),
                 lambda: store.append("nihgtly-1", 1, 0, []),
                 lambda: store.read("nihgtly-1"),
@@ -288,6 +290,67 @@ class StoreConformance:
             _at_once([lambda: epochs.extend(store.acquire("run") for _ in range(10))] * 4, self.patience)
             assert len(set(epochs)) == 40
             assert store.append("run", max(epochs), 0, [b"0"]) == 1
+
+    def test_one_of_those_who_saw_an_epoch_gets_the_run(self, tmp_path: Path) -> None:
+        """Who says which epoch it has seen is refused when another was faster: one of several starts what waits."""
+        with self.opened(tmp_path) as store:
+            first = store.create("run")
+            store.append("run", first, 0, [b"0"])
+            outcomes: list[BaseException | None] = []
+            _at_once([lambda: outcomes.append(raised(store.acquire, "run", first))] * 4, self.patience)
+            assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType"] + ["StaleEpochError"] * 3
+            (record,) = store.runs()
+            assert record.epoch > first
+            assert store.acquire("run", record.epoch) > record.epoch
+            assert isinstance(raised(store.acquire, "other", 1), UnknownRunError)
+
+    # The end of a run.
+
+    def test_a_run_that_is_deleted(self, tmp_path: Path) -> None:
+        """Nothing of it stays, nothing of another one goes, and its name is free again."""
+        with self.opened(tmp_path) as store:
+            epochs = {run: store.create(run) for run in ("one", "two")}
+            for run, epoch in epochs.items():
+                for number in range(5):
+                    store.append(run, epoch, number, [run.encode()])
+                store.snapshot(run, epoch, 4, run.encode())
+            store.delete("one")
+            doors: list[Callable[[], Any]] = [
+                lambda: store.delete("one"),
+                lambda: store.acquire("one"),
+                lambda: store.append("one", epochs["one"], 5, [b"late"]),
+                lambda: store.read("one"),
+                lambda: store.snapshot("one", epochs["one"], 4, b"late"),
+                lambda: store.latest("one"),
+            ]
+            for door in doors:
+                assert isinstance(raised(door), UnknownRunError), repr(raised(door))
+            assert [record.run for record in store.runs()] == ["two"]
+            assert (list(store.read("two")), store.latest("two")) == ([b"two"] * 5, (4, b"two"))
+            epoch = store.create("one")
+            assert (list(store.read("one")), store.latest("one")) == ([], None)
+            assert store.append("one", epoch, 0, [b"again"]) == 1
+            assert [record.run for record in store.runs()] == ["one", "two"]
+
+    def test_deleted_while_others_write(self, tmp_path: Path) -> None:
+        """Of several that delete a run one does; who appends meanwhile succeeds before it, or finds no such run."""
+        with self.opened(tmp_path) as store:
+            for number in range(10):
+                run = f"run-{number}"
+                epoch = store.create(run)
+                outcomes: list[BaseException | None] = []
+
+                def append(run: str = run, epoch: int = epoch) -> None:
+                    for number in range(20):
+                        error = raised(store.append, run, epoch, number, [b"fact"])
+                        assert error is None or isinstance(error, UnknownRunError), repr(error)
+
+                def delete(run: str = run, outcomes: list[BaseException | None] = outcomes) -> None:
+                    outcomes.append(raised(store.delete, run))
+
+                _at_once([append, delete, delete], self.patience)
+                assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "UnknownRunError"]
+            assert store.runs() == []
 
     # Several threads at once.
 
@@ -389,6 +452,7 @@ class StoreConformance:
         doors: list[Callable[[], Any]] = [
             lambda: store.create("other"),
             lambda: store.acquire("run"),
+            lambda: store.delete("run"),
             lambda: store.append("run", epoch, following, [b"late"]),
             lambda: store.read("run"),
             lambda: list(reader),
@@ -517,6 +581,21 @@ class ArtifactsConformance:
         artifacts.put("a/b", b"again")
         assert artifacts.get("a/b") == b"again"
 
+    def test_clear(self, tmp_path: Path) -> None:
+        """All that is under a key, however deep, and neither the key itself nor what only begins like it."""
+        artifacts = self.open_artifacts(tmp_path)
+        gone = ["a/b", "a/b/c", "a/b/c/d", "a/-", "a/z.z"]
+        stays = ["a", "a-b", "a.b/c", "a0", "ab/c", "b/a/c", "A/b"]
+        artifacts.clear("a")
+        for key in (*gone, *stays):
+            artifacts.put(key, key.encode())
+        artifacts.clear("a")
+        artifacts.clear("a")
+        assert {key: artifacts.get(key) for key in gone} == dict.fromkeys(gone)
+        assert {key: artifacts.get(key) for key in stays} == {key: key.encode() for key in stays}
+        artifacts.put("a/b", b"again")
+        assert artifacts.get("a/b") == b"again"
+
     def test_keys_that_are_none(self, tmp_path: Path) -> None:
         """Whatever could lead elsewhere is refused at every door, with the key in the message."""
         artifacts = self.open_artifacts(tmp_path)
@@ -543,6 +622,7 @@ class ArtifactsConformance:
             lambda key: artifacts.put(key, b"wrong"),
             artifacts.get,
             artifacts.delete,
+            artifacts.clear,
         )
         for key in wrong:
             for door in doors:

@@ -18,7 +18,20 @@ from dagrid.errors import (
 )
 from dagrid.ports import RunRecord, Store
 
-OPERATIONS = ("create", "acquire", "append", "append", "append", "append_wrong", "status", "read", "snapshot", "latest")
+OPERATIONS = (
+    "create",
+    "acquire",
+    "acquire_seen",
+    "append",
+    "append",
+    "append",
+    "append_wrong",
+    "status",
+    "read",
+    "snapshot",
+    "latest",
+    "delete",
+)
 RUNS = 3
 
 
@@ -83,6 +96,20 @@ class StoreModel:
         if model:
             assert epoch > model.epochs[-1]
             model.epochs.append(epoch)
+
+    def _acquire_seen(self, run: str, _size: int, wrong: int) -> None:
+        model = self._models.get(run)
+        seen = model.epochs[-1 - wrong % 2 % len(model.epochs)] if model else 1
+        refusal = model.refusal(seen, len(model.facts)) if model else UnknownRunError
+        epoch = self._same(refusal, self.store.acquire, run, seen)
+        if model and refusal is None:
+            assert epoch > model.epochs[-1]
+            model.epochs.append(epoch)
+
+    def _delete(self, run: str, _size: int, wrong: int) -> None:
+        if wrong % 2:  # so that a run has some life before it
+            return
+        self._same(None if self._models.pop(run, None) else UnknownRunError, self.store.delete, run)
 
     def _append(self, run: str, size: int, _wrong: int) -> None:
         model = self._models.get(run)

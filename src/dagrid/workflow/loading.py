@@ -26,6 +26,7 @@ class File(msgspec.Struct, kw_only=True):
     Args:
         name: the file as it is called in messages.
         folder: where it lies; empty for a text.
+        text: what stands in it.
         main: the first document.
         locals: the other documents by their names; `main` calls them before it looks for files.
         warnings: what is not wrong, but surely not meant.
@@ -33,6 +34,7 @@ class File(msgspec.Struct, kw_only=True):
 
     name: str
     folder: str
+    text: str
     main: Workflow
     locals: dict[str, Workflow]
     warnings: tuple[Problem, ...] = ()
@@ -141,7 +143,9 @@ def _file(
         checks.check(workflow, local.keys(), exists, types, problems)
     checks.check_calls(local, problems)
     problems.refuse()
-    return File(name=problems.file, folder=folder, main=made[0], locals=local, warnings=problems.sorted_warnings())
+    return File(
+        name=problems.file, folder=folder, text=text, main=made[0], locals=local, warnings=problems.sorted_warnings()
+    )
 
 
 def _workflow(node: Node, problems: Problems) -> Workflow | None:

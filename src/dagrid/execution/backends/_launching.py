@@ -49,8 +49,8 @@ class Process:
         "signal",
     )
 
-    def __init__(self, launch: Launch, null: int) -> None:
-        """Start it. `null` is an open descriptor of the null device.
+    def __init__(self, launch: Launch, null: int, stdin: int = -1) -> None:
+        """Start it. `null` is an open descriptor of the null device, `stdin` one of its input, if the launch does not say that.
 
         Raises:
             CommandError: it cannot be started.
@@ -65,7 +65,7 @@ class Process:
         self._popen: subprocess.Popen[bytes] | None = None
         try:
             _check(launch)
-            self._start(launch, null)
+            self._start(launch, null, stdin)
         except CommandError:
             self.close()
             raise
@@ -77,8 +77,9 @@ class Process:
                 os.close(each)
             self._files.clear()
 
-    def _start(self, launch: Launch, null: int) -> None:
-        stdin = null if launch.stdin is None else self._input(launch.stdin)
+    def _start(self, launch: Launch, null: int, stdin: int) -> None:
+        if stdin < 0:
+            stdin = null if launch.stdin is None else self._input(launch.stdin)
         tail = launch.errors
         out, self._stdout = self._stream(launch, launch.stdout, launch.capture, tail if launch.merge else 0, null)
         err = out

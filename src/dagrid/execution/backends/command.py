@@ -1,7 +1,7 @@
 """Processes of the operating system as attempts: one thread starts them, reads what they write and sees them end.
 
-It performs tasks that say what is to be started (`dagrid.commands.Command`) and no others. It knows the port; how a process is
-started is in the room beside it.
+It performs tasks that say what is to be started (`dagrid.commands.Command`) and no others. It knows the port; what a task says is
+in the flight of its attempt, and what a process needs while it runs in the rooms below.
 """
 
 from __future__ import annotations
@@ -15,23 +15,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from dagrid.attempt import Here, performing
-from dagrid.commands import Launch, value_of
+from dagrid.commands import Await, Launch, Thing, value_of
 from dagrid.errors import BackendError, CommandError, InvalidSettingError, TaskError
 from dagrid.execution.backends._carriers import carry
-from dagrid.execution.backends._launching import KILL, Process
-from dagrid.execution.backends._watchdog import Watchdog
+from dagrid.execution.backends._flight import Flight, Value, Waiting
+from dagrid.execution.backends._running import Ground, Running
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
-from dagrid.ports import Bundle, Call, Capabilities, Host, opened
-
-READ_SIZE = 1 << 16
-DRAIN = 0.2
-"""How many seconds what a process wrote is read after its end, where somebody it left behind holds its pipes."""
-FIRST_LOOK, LAST_LOOK = 0.005, 0.1
-"""After how many seconds a group that was told to stop, and has lost its first process, is looked at again."""
-PARTING = 1.0
-"""How many seconds killed processes have to go when their session is closed."""
+from dagrid.ports import Bundle, Call, Capabilities, Host
 
 
 class CommandBackend(BackendBase):
@@ -42,20 +33,25 @@ class CommandBackend(BackendBase):
     whatever, a small watchdog kills all groups that it had started.
 
     Args:
-        max_workers: how many processes run at once; by default as many as the machine has cores.
+        max_workers: how many attempts are under way at once; by default as many as the machine has cores, or as `processes` says
+            where that is more.
+        processes: how many processes run at once; by default as many as attempts. What is too much waits here, in order, and an
+            attempt that waits for its first process has not started.
 
     Raises:
-        InvalidSettingError: max_workers is less than 1.
+        InvalidSettingError: max_workers or processes is less than 1.
     """
 
     name = "command"
     capabilities = Capabilities(shares_memory=True, kills=True, cancels=True)
 
-    def __init__(self, max_workers: int | None = None) -> None:
+    def __init__(self, max_workers: int | None = None, processes: int | None = None) -> None:
         super().__init__()
-        if max_workers is not None and max_workers < 1:
-            raise InvalidSettingError(f"max_workers is a whole number from 1 up, not {max_workers!r}.")
-        self.max_workers = max_workers if max_workers is not None else os.cpu_count() or 1
+        for name, count in (("max_workers", max_workers), ("processes", processes)):
+            if count is not None and count < 1:
+                raise InvalidSettingError(f"{name} is a whole number from 1 up, not {count!r}.")
+        self.max_workers = max_workers if max_workers is not None else max(os.cpu_count() or 1, processes or 1)
+        self.processes = processes if processes is not None else self.max_workers
         self.sessions: Sessions[CommandSession] = Sessions()
 
     def open(self, host: Host) -> CommandSession:
@@ -71,37 +67,13 @@ class CommandBackend(BackendBase):
             )
         session = CommandSession(self, host)
         self.sessions.add(session)
-        session.announce(self.max_workers)
+        session.announce()
         return session
 
     def release(self, wait: bool) -> None:
         """End every session and what it runs."""
         for session in self.sessions:
             session.close()
-
-
-class _Flight:
-    """An attempt that is here: from its call to the end of its process and of its group.
-
-    `stopping` says since when its group has been told to stop; `due` when something has to be done about it, and `look` after how
-    long it is looked at again.
-    """
-
-    __slots__ = (
-        "call", "cancelled", "context", "due", "ended", "here", "kill_at", "launch", "look", "pidfd", "process", "started",
-    )  # fmt: skip
-
-    def __init__(self, call: Call, context: contextvars.Context) -> None:
-        self.call = call
-        self.context = context
-        self.here = Here(call)
-        self.launch: Launch | None = None
-        self.process: Process | None = None
-        self.pidfd = -1
-        self.started = self.ended = UNSTARTED
-        self.cancelled = False
-        self.kill_at = self.due = 0.0
-        self.look = FIRST_LOOK
 
 
 class CommandSession:
@@ -119,17 +91,18 @@ class CommandSession:
         self._context = contextvars.copy_context()
         self._guard = threading.Lock()
         self._errands: deque[Callable[[], None]] = deque()
-        self._flights: dict[int, _Flight] = {}
-        self._due: set[_Flight] = set()
+        self._flights: dict[int, Flight] = {}
+        self._queue: deque[Flight] = deque()
+        self._free = backend.processes
         self._events: list[Started | Finished | Recalled] = []
         self._closed = self._begun = self._rung = False
         self._over = threading.Event()
         self._ident = 0
         self._bell = -1
 
-    def announce(self, slots: int) -> None:
+    def announce(self) -> None:
         """Announce the worker."""
-        self._slots = slots
+        slots = self._backend.max_workers
         self._host.report([WorkerJoined(self._worker, "command", self._host.now(), slots, slots)])
 
     def wake(self, worker: int) -> None:
@@ -180,11 +153,10 @@ class CommandSession:
 
     def _serve(self) -> None:
         self._ident = threading.get_ident()
+        ground = None
         try:
-            self._null = os.open(os.devnull, os.O_RDWR)
-            self._selector = selectors.DefaultSelector()
-            self._selector.register(self._reading, selectors.EVENT_READ)
-            self._watchdog = Watchdog(self._slots)
+            ground = self._ground = Ground(self._backend.processes, self._host.now, self._later)
+            ground.selector.register(self._reading, selectors.EVENT_READ)
             while not self._closed:
                 self._take_turn()
             self._wind_up()
@@ -192,233 +164,190 @@ class CommandSession:
             with self._guard:
                 self._closed = True
                 self._ident = 0
-                for descriptor in (self._reading, self._bell, self._null):
+                for descriptor in (self._reading, self._bell):
                     os.close(descriptor)
                 self._bell = -1
-            self._selector.close()
-            self._watchdog.close()
+            if ground is not None:
+                ground.close()
             self._over.set()
 
     def _take_turn(self) -> None:
         """Report what happened, do what was asked for, and sleep until there is more."""
-        while (self._errands or self._events) and not self._closed:
+        while (self._errands or self._events or (self._queue and self._free > 0)) and not self._closed:
             while self._errands:
                 self._errands.popleft()()
+            self._fill()
             events, self._events = self._events, []
             if events and not self._closed:
                 self._host.report(events)
         self._sleep()
 
     def _sleep(self) -> None:
-        now = self._host.now()
-        timeout = max(0.0, min(flight.due for flight in self._due) - now) if self._due else None
-        for key, _ in self._selector.select(0 if self._closed and not self._flights else timeout):
-            if key.data is None:
-                self._answer_bell()
-            else:
-                self._guarded(key.data[0], *key.data[1:])
-        if self._due:
-            now = self._host.now()
-            for flight in [flight for flight in self._due if flight.due <= now]:
-                self._guarded(flight, self._look_at, now)
+        if self._ground.wait(0 if self._closed and not self._flights else None):
+            with self._guard:
+                self._rung = False
+                os.read(self._reading, 64)
 
-    def _guarded(self, flight: _Flight, action: Callable[..., object], *args: Any) -> None:
-        """Do something about a flight; what goes wrong with it, by a fault of ours or of the system, is no harm to others."""
-        try:
-            action(flight, *args)
-        except Exception as error:  # noqa: BLE001  # the thread serves the others
-            self._fail(flight, error)
-
-    def _answer_bell(self) -> None:
+    def _later(self, errand: Callable[[], None]) -> None:
+        """Let the session's thread do something, also when the session is being closed; from any thread."""
         with self._guard:
-            self._rung = False
-            os.read(self._reading, 64)
+            self._errands.append(errand)
+            self._ring()
 
     def _begin(self, calls: Sequence[Call]) -> None:
         for call in () if self._closed else calls:
-            flight = self._flights[call.attempt] = _Flight(call, self._context.copy())
-            flight.started = self._host.now()
+            flight = self._flights[call.attempt] = Flight(call, self._context.copy(), self._host.now())
+            self._go_on(flight, flight.begin)
+
+    def _go_on(self, flight: Flight, step: Callable[..., Thing | Value], *args: Any) -> None:
+        """Let a task say what is next, and begin it."""
+        while True:
             try:
-                self._start(flight)
+                thing = step(*args)
             except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
-                self._fail(flight, error)
+                self._settle(flight, Outcome.FAILED, error)
+                return
+            if isinstance(thing, Value):
+                self._settle(flight, Outcome.COMPLETED, thing.value)
+                return
+            if isinstance(thing, Await):
+                refused = self._wait_for(flight, thing)
+            elif self._queue or self._free < 1:
+                flight.next = thing
+                self._queue.append(flight)
+                return
             else:
-                self._tell(Started(self._worker, call.attempt, flight.started))
+                refused = self._start(flight, thing)
+            if refused is None:
+                return
+            step, args = flight.go_on, (None, refused)
 
-    def _start(self, flight: _Flight) -> None:
-        """Ask the task what is to be started, and start it."""
-        call = flight.call
-        args = [opened(value) for value in call.args]
-        kwargs = {name: opened(value) for name, value in call.kwargs.items()} if call.kwargs else {}
-        flight.context.run(performing.set, flight.here)
-        launch = flight.context.run(call.fn, *args, **kwargs)
-        if not isinstance(launch, Launch):
-            raise TaskError(
-                f"The task of node {call.node!r} returned {type(launch).__name__}. A Command returns a Launch; for any other "
-                f"value use a plain function.",
-                call.node,
-            )
-        flight.launch = launch
-        flight.started = self._host.now()
-        process = flight.process = Process(launch, self._null)
-        self._watchdog.add(process.pid)
-        for descriptor in process.pipes:
-            self._selector.register(descriptor, selectors.EVENT_READ, (flight, self._read, descriptor))
-        self._await_end(flight, process)
+    def _fill(self) -> None:
+        """Begin what waited for a process to end."""
+        while self._queue and self._free > 0:
+            flight = self._queue.popleft()
+            thing, flight.next = flight.next, None
+            assert thing is not None
+            refused = self._start(flight, thing)
+            if refused is not None:
+                self._go_on(flight, flight.go_on, None, refused)
 
-    def _await_end(self, flight: _Flight, process: Process) -> None:
-        """See to it that the end of a process is noticed: by a descriptor, or where there is none, by a thread."""
+    def _wait_for(self, flight: Flight, thing: Await) -> BaseException | None:
+        """Begin what an attempt waits for, or return why it cannot be."""
+        waiting = flight.waiting = Waiting(partial(self._notified, flight))
+        at = self._host.now()
         try:
-            flight.pidfd = os.pidfd_open(process.pid)
-        except (AttributeError, OSError):
-            wait = partial(self._wait_in_thread, flight, process.pid)
-            threading.Thread(target=wait, name=f"dagrid-command-{process.pid}", daemon=True).start()
-        else:
-            self._selector.register(flight.pidfd, selectors.EVENT_READ, (flight, self._ended))
+            cancel = waiting.cancel = flight.context.run(thing.begin, waiting.notify)
+            if cancel is not None and not callable(cancel):
+                raise TaskError(
+                    f"What begins an Await returns a function that cancels it, or None, not {type(cancel).__name__}.",
+                    flight.call.node,
+                )
+        except BaseException as error:  # noqa: BLE001  # the task is told
+            flight.waiting = None
+            waiting.forget()
+            return error
+        self._has_begun(flight, at)
+        return None
 
-    def _wait_in_thread(self, flight: _Flight, pid: int) -> None:
+    def _notified(self, flight: Flight, waiting: Waiting, value: Any, error: BaseException | None) -> None:
+        self._post(partial(self._come, flight, waiting, value, error))
+
+    def _come(self, flight: Flight, waiting: Waiting, value: Any, error: BaseException | None) -> None:
+        """What was waited for has come, unless nobody waits for it any more."""
+        if flight.waiting is waiting:
+            flight.waiting = None
+            waiting.forget()
+            self._go_on(flight, flight.go_on, value, error)
+
+    def _start(self, flight: Flight, launch: Launch) -> Exception | None:
+        """Start a process of an attempt, or return why it cannot be."""
         try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            pass
-        with self._guard:
-            self._errands.append(partial(self._guarded, flight, self._ended))
-            self._ring()
+            running = Running(self._ground, launch, partial(self._ended, flight), partial(self._fail, flight))
+        except Exception as error:  # noqa: BLE001  # the task is told
+            return error
+        self._free -= 1
+        flight.running = running
+        self._has_begun(flight, running.started)
+        return None
 
-    def _read(self, flight: _Flight, descriptor: int) -> bool:
-        """Read once what a process wrote; its last bytes may be what was waited for."""
-        process = flight.process
-        if process is None or descriptor not in process.pipes:
-            return False
-        more = process.read(descriptor, READ_SIZE)
-        if descriptor not in process.pipes:
-            self._selector.unregister(descriptor)
-            if flight.ended != UNSTARTED and not process.pipes and not flight.cancelled:
-                self._conclude(flight)
-        return more
+    def _has_begun(self, flight: Flight, at: float) -> None:
+        """An attempt has begun when its first thing has."""
+        if not flight.told:
+            flight.told = True
+            flight.started = at
+            self._tell(Started(self._worker, flight.call.attempt, at))
 
-    def _ended(self, flight: _Flight) -> None:
-        """The process has ended: kill what is left of its group, and read what is left in its pipes."""
-        process = flight.process
-        if process is None or process.ended:
+    def _ended(self, flight: Flight) -> None:
+        """A process has ended and nothing more is read of it: what is known of it goes to the task."""
+        running = self._freed(flight)
+        if flight.cancelled or self._closed:
+            self._abandon(flight)
             return
-        if not flight.cancelled:
-            process.kill(KILL)  # its number is still its own
-        self._watchdog.remove(process.pid)
-        if not process.collect():
-            return
-        flight.ended = self._host.now()
-        self._unwatch(flight)
-        self._drain(flight, process)
-        if flight.cancelled:
-            self._look_at(flight, flight.ended)
-            return
-        if flight.process is None:
-            return
-        if process.pipes:
-            flight.due = flight.ended + DRAIN
-            self._due.add(flight)
+        try:
+            value: Any = running.exit()
+            done = running.launch.done or (value_of if flight.steps is None else None)
+            if done is not None:
+                value = flight.context.run(done, value)
+        except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
+            self._go_on(flight, flight.go_on, None, error)
         else:
-            self._conclude(flight)
+            self._go_on(flight, flight.go_on, value, None)
 
-    def _drain(self, flight: _Flight, process: Process) -> None:
-        """Read what is in the pipes: as much as a large one holds, for who writes on is not waited for."""
-        for descriptor in list(process.pipes):
-            for _ in range(16):
-                if not self._read(flight, descriptor):
-                    break
+    def _freed(self, flight: Flight) -> Running:
+        running, flight.running = flight.running, None
+        assert running is not None
+        self._free += 1
+        if flight.steps is None:
+            flight.ended = running.ended
+        return running
 
-    def _unwatch(self, flight: _Flight) -> None:
-        if flight.pidfd >= 0:
-            self._selector.unregister(flight.pidfd)
-            os.close(flight.pidfd)
-            flight.pidfd = -1
-
-    def _look_at(self, flight: _Flight, now: float) -> None:
-        """Something about a flight is due: its pipes are left, its group is killed, or looked at whether it has gone."""
-        process = flight.process
-        if process is None:
-            self._due.discard(flight)
-        elif not flight.cancelled:
-            self._conclude(flight)
-        elif now >= flight.kill_at:
-            process.kill(KILL)
-            if process.ended or now >= flight.kill_at + PARTING:
-                self._conclude(flight)
-            else:
-                flight.due = flight.kill_at + PARTING
-        elif process.ended and process.deserted():
-            self._conclude(flight)
-        elif process.ended:
-            flight.due = min(now + flight.look, flight.kill_at)
-            flight.look = min(2 * flight.look, LAST_LOOK)
-            self._due.add(flight)
-        else:
-            flight.due = flight.kill_at
+    def _fail(self, flight: Flight, error: BaseException) -> None:
+        """An attempt cannot go on, by a fault of ours or of the system; what it had started was killed."""
+        self._freed(flight)
+        self._abandon(flight, error)
 
     def _cancel(self, attempt: int) -> None:
         flight = self._flights.get(attempt)
         if flight is not None:
             self._stop(flight)
 
-    def _stop(self, flight: _Flight) -> None:
-        """Tell a group to stop; what has ended already is not cancelled any more."""
-        process, launch = flight.process, flight.launch
-        if flight.cancelled or process is None or process.ended or launch is None:
-            return
-        flight.cancelled = True
-        process.kill(launch.stop_signal)
-        flight.due = flight.kill_at = self._host.now() + launch.grace
-        self._due.add(flight)
+    def _stop(self, flight: Flight) -> None:
+        """Stop what an attempt does now; a single process that has ended already is not cancelled any more."""
+        running, waiting = flight.running, flight.waiting
+        if running is None:
+            flight.cancelled = True
+            if waiting is None:
+                self._queue.remove(flight)
+            self._abandon(flight, None if waiting is None else self._call_off(flight, waiting))
+        elif flight.steps is not None or running.ended == UNSTARTED:
+            flight.cancelled = True
+            if running.ended == UNSTARTED:
+                running.stop(running.launch.stop_signal, running.launch.grace)
+
+    def _call_off(self, flight: Flight, waiting: Waiting) -> BaseException | None:
+        """Cancel what an attempt waits for, and return what that raises."""
+        cancel, flight.waiting = waiting.cancel, None
+        waiting.forget()
+        try:
+            if cancel is not None:
+                flight.context.run(cancel)
+        except BaseException as error:  # noqa: BLE001  # a fault of the task's, whose end is told as cancelled
+            return error
+        return None
 
     def _give_back(self, attempts: Sequence[int]) -> None:
-        """Nothing waits here: what comes is begun at once."""
+        """Nothing is given back: a task has been called when it is here."""
 
-    def _conclude(self, flight: _Flight) -> None:
-        """The process has ended and nothing more is read of it: make its value, and report."""
-        process, launch = flight.process, flight.launch
-        assert process is not None
-        assert launch is not None
-        if flight.cancelled:
-            self._drain(flight, process)
-        self._leave(flight, process)
-        if flight.cancelled or self._closed:
-            self._settle(flight, Outcome.CANCELLED, None)
-            return
-        try:
-            end = process.exit(flight.ended - flight.started)
-            value = flight.context.run(launch.done or value_of, end)
-        except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
-            self._settle(flight, Outcome.FAILED, error)
-        else:
-            self._settle(flight, Outcome.COMPLETED, value)
+    def _abandon(self, flight: Flight, error: BaseException | None = None) -> None:
+        """Nothing more is done of an attempt."""
+        late = flight.close()
+        cancelled = flight.cancelled or self._closed
+        self._settle(flight, Outcome.CANCELLED if cancelled else Outcome.FAILED, error or late)
 
-    def _leave(self, flight: _Flight, process: Process) -> None:
-        """Read no more of a process."""
-        flight.process = None
-        self._unwatch(flight)
-        for descriptor in process.pipes:
-            if descriptor in self._selector.get_map():
-                self._selector.unregister(descriptor)
-        process.close()
-        self._watchdog.remove(process.pid)
-        if not process.ended:
-            process.disown()
-
-    def _fail(self, flight: _Flight, error: BaseException) -> None:
-        """An attempt cannot go on: what it has started is killed."""
-        process = flight.process
-        if process is not None:
-            process.kill(KILL)
-            process.wait(PARTING)
-            self._leave(flight, process)
-        if flight.call.attempt in self._flights:
-            self._settle(flight, Outcome.CANCELLED if flight.cancelled else Outcome.FAILED, error)
-
-    def _settle(self, flight: _Flight, outcome: Outcome, value: Any) -> None:
+    def _settle(self, flight: Flight, outcome: Outcome, value: Any) -> None:
         call = flight.call
         del self._flights[call.attempt]
-        self._due.discard(flight)
         extra = flight.here.take() if outcome is Outcome.COMPLETED else None
         flight.here.call = None
         if isinstance(value, CommandError) and not value.node:

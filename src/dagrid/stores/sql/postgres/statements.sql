@@ -22,11 +22,18 @@ CREATE SCHEMA {schema};
 -- name: acquire
 UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run RETURNING epoch;
 
+-- name: acquire_if
+UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run AND epoch = :epoch RETURNING epoch;
+
 -- name: acquire_new
 -- Only a run that nobody has touched since it was created so.
 UPDATE {schema}.runs SET epoch = epoch + 1
 WHERE run = :run AND name = :name AND created = :at AND epoch = 1 AND facts = 0 AND status = 'running'
 RETURNING epoch;
+
+-- name: delete_run
+-- What belongs to the run goes with it.
+DELETE FROM {schema}.runs WHERE run = :run;
 
 -- name: append
 -- Counts 0, and changes nothing, when the epoch or the expected number is wrong, or there is no such run.
@@ -84,3 +91,7 @@ SELECT data FROM {schema}.artifacts WHERE key = :key;
 
 -- name: delete
 DELETE FROM {schema}.artifacts WHERE key = :key;
+
+-- name: clear
+-- In the order of bytes '0' follows on '/'.
+DELETE FROM {schema}.artifacts WHERE key > :key || '/' AND key < :key || '0';

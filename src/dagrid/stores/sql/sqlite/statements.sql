@@ -3,7 +3,16 @@
 SELECT application_id, (SELECT count(*) FROM sqlite_master), user_version FROM pragma_application_id, pragma_user_version;
 
 -- name: acquire
-UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run;
+UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run AND (:epoch IS NULL OR epoch = :epoch);
+
+-- name: delete_segments
+DELETE FROM {schema}.segments WHERE run = :id;
+
+-- name: delete_snapshot
+DELETE FROM {schema}.snapshots WHERE run = :id;
+
+-- name: delete
+DELETE FROM {schema}.runs WHERE id = :id;
 
 -- name: advance
 -- No row is changed when the epoch or the expected number is wrong, or there is no such run.

@@ -1,0 +1,509 @@
+"""Where runs are kept and found again: a home folder with a checkpoint (`runs.db`, `values/`) and the logs of each run.
+
+    $DAGRID_HOME/runs.db, values/                journals, values, and what each run is of (or all of it in PostgreSQL)
+                 logs/<name>/<run id>/           run.log, <step>.out, <step>.err, owner.lock
+
+A run is performed by the process that holds its lock. One that the store says is running and that nobody holds was interrupted.
+What a run does is not known here, nor what a workflow is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Collection
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from dagrid.errors import (
+    DuplicateRunError,
+    RunHeldError,
+    RunStateError,
+    StaleEpochError,
+    StoreError,
+    UnknownRunError,
+    hint,
+    nearest,
+)
+from dagrid.execution.recording import Checkpoint
+from dagrid.history import owners
+from dagrid.history.places import LOCK, About, Place, checked_id, file_name, new_id
+from dagrid.opening import Opened
+
+if TYPE_CHECKING:
+    from dagrid.ports import RunRecord
+
+QUEUED = "queued"
+RUNNING = "running"
+WAITING = "waiting"
+INTERRUPTED = "interrupted"
+ABORTED = "aborted"
+FAILED = "failed"
+STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, "succeeded", FAILED, ABORTED, "partially_succeeded")
+# These have not ended, so they are kept.
+_ACTIVE = frozenset({QUEUED, RUNNING, WAITING})
+_DAY = 86400.0
+_MOST_NAMED = 5
+
+
+class RunInfo(msgspec.Struct, frozen=True):
+    """What is known of a run without reading its journal.
+
+    `status` is one of `STATUSES`; times are seconds since 1970, `ended` is 0 while it goes on. `host` and `pid` say where a run
+    is performed that is running; a `pid` of 0 is not known from here.
+    """
+
+    run: str
+    name: str
+    status: str
+    created: float
+    ended: float = 0.0
+    host: str = ""
+    pid: int = 0
+    parent: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it may still do something by itself, or when a person says so."""
+        return self.status in _ACTIVE
+
+
+class History:
+    """The runs of a home folder. Several processes may have it open.
+
+    Args:
+        home: the folder; it is made when something is kept in it.
+        store: the URL of a PostgreSQL database that keeps journals and values in its place; logs stay in the folder.
+
+    Raises:
+        StoreError: of whatever is asked first: the place cannot be opened.
+    """
+
+    def __init__(self, home: str | os.PathLike[str], store: str | None = None) -> None:
+        self.home = Path(home).expanduser().absolute()
+        self._url = store
+        self._opened = Opened()
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """Where journals and values are; opened when it is asked for."""
+        if self._url is not None:
+            from dagrid.opening import open_checkpoint
+
+            return open_checkpoint(self._opened, self._url)
+        from dagrid.stores import open_artifacts, open_store
+
+        self._make_home()
+        store = open_store(self.home / "runs.db")
+        self._opened.add(store.close)
+        return Checkpoint(store, open_artifacts(self.home / "values"))
+
+    def close(self) -> None:
+        """Close what is open. May be called twice; runs that were begun here must have ended."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Beginning and going on.
+
+    def begin(self, name: str, about: About, run_id: str | None = None) -> Place:
+        """Make a place for a new run, or for one that waits in a queue, and hold it.
+
+        Args:
+            name: of what is run.
+            about: what it is of; who performs it, where and since when is filled in.
+            run_id: what it is called; a new id by default. That of a run that a run calls begins with that one's, and a `.`.
+
+        Raises:
+            InvalidSettingError: no run can have that id.
+            DuplicateRunError: there is such a run, and it is not in a queue, or another process has just taken it.
+        """
+        run = new_id() if run_id is None else checked_id(run_id, about.parent)
+        folder = self._folder(name, run)
+        lock = self._taken(folder, run)
+        try:
+            at = time.time()
+            epoch = self._created(run, name, at, run_id is not None)
+            queued = self._about(run) if epoch > 1 else None
+            if queued is not None:
+                about = msgspec.structs.replace(about, queue=queued.queue, priority=queued.priority)
+            about = msgspec.structs.replace(about, name=name, created=at)
+            return Place(run, self._performed_here(run, about, folder), folder, lock, epoch)
+        except BaseException as error:
+            if isinstance(error, DuplicateRunError) and self._record(run).name != name:
+                self._leave(folder)
+            lock.release()
+            raise
+
+    def reopen(self, run_id: str, *, take_over: bool = False) -> Place:
+        """Hold the place of a run that is there, to go on with it.
+
+        Args:
+            run_id: which one.
+            take_over: also if it is running on another machine, as far as can be seen: that one then loses it.
+
+        Raises:
+            UnknownRunError: there is no such run.
+            RunHeldError: a process performs it; `.pid` says which.
+            RunStateError: it waits in a queue.
+        """
+        record = self._record(run_id)
+        about = self._about(run_id) or About(name=record.name)
+        info = self._info(record, about=about)
+        if info.status == QUEUED:
+            raise RunStateError(f"Run {run_id!r} waits in a queue. Let it be started, or dequeue it.", QUEUED)
+        elsewhere = info.status == RUNNING and info.host != owners.host()
+        if elsewhere and not take_over:
+            raise RunHeldError(
+                f"Run {run_id!r} is performed on {info.host}, as far as can be seen from here. Stop it there, or take it over.",
+                0,
+                info.host,
+            )
+        folder = self._folder_of(record, about)
+        lock = self._taken(folder, run_id)
+        try:
+            epoch = self.checkpoint.store.acquire(run_id, record.epoch) if record.facts == 0 else 0
+            if epoch:
+                self.checkpoint.store.append(run_id, epoch, 0, [], status=RUNNING)
+            return Place(run_id, self._performed_here(run_id, about, folder), folder, lock, epoch)
+        except BaseException:
+            lock.release()
+            raise
+
+    def stop(self, run_id: str) -> RunInfo:
+        """Ask the process that performs a run to stop it, by SIGTERM, and return what the run was.
+
+        Raises:
+            UnknownRunError: there is no such run.
+            RunStateError: nobody performs it.
+            RunHeldError: it is performed on another machine.
+        """
+        record = self._record(run_id)
+        about = self._about(run_id)
+        info = self._info(record, about=about)
+        if info.status == RUNNING and info.host != owners.host():
+            raise RunHeldError(f"Run {run_id!r} is performed on {info.host}. Stop it there.", 0, info.host)
+        if info.status != RUNNING or owners.stop(self._folder_of(record, about) / LOCK) is None:
+            now = self._info(self._record(run_id))
+            raise RunStateError(f"Run {run_id!r} is not running: it is {now.status}.", now.status)
+        return info
+
+    def discard(self, place: Place) -> None:
+        """Let go of a run that could not begin: it is forgotten, or has failed if it waited in a queue."""
+        record = self._record(place.run_id)
+        place.close()
+        if place.epoch > 1:
+            self.checkpoint.store.append(place.run_id, place.epoch, record.facts, [], status=FAILED, at=time.time())
+        else:
+            self._forget(record, place.about)
+
+    # Queues.
+
+    def enqueue(self, name: str, about: About, run_id: str | None = None) -> str:
+        """Keep a run to be begun later, and return its id; `about.queue` and `about.priority` say where it waits.
+
+        Raises:
+            InvalidSettingError: no run can have that id.
+            DuplicateRunError: there is such a run.
+        """
+        run = new_id() if run_id is None else checked_id(run_id)
+        at = time.time()
+        store = self.checkpoint.store
+        epoch = store.create(run, name=name, at=at)
+        # Nobody takes it before all that it needs is there.
+        self._keep(run, msgspec.structs.replace(about, name=name, created=at))
+        store.append(run, epoch, 0, [], status=QUEUED)
+        return run
+
+    def queued(self, queue: str | None = None) -> list[RunInfo]:
+        """Return the runs that wait, in the order in which they are to be begun: by priority, then as they came."""
+        waiting = [
+            (record, self._about(record.run) or About())
+            for record in reversed(self.checkpoint.store.runs())
+            if record.status == QUEUED
+        ]
+        waiting.sort(key=lambda one: -one[1].priority)
+        return [self._info(record, about=about) for record, about in waiting if queue in (None, about.queue)]
+
+    def dequeue(self, run_id: str) -> RunInfo:
+        """Take a run out of its queue: it has been aborted, and can be taken up again.
+
+        Raises:
+            UnknownRunError: there is no such run.
+            RunStateError: it does not wait in a queue, or no longer.
+        """
+        record = self._record(run_id)
+        if record.status == QUEUED:
+            with suppress(StaleEpochError):
+                epoch = self.checkpoint.store.acquire(run_id, record.epoch)
+                self.checkpoint.store.append(run_id, epoch, record.facts, [], status=ABORTED, at=time.time())
+                return self._info(self._record(run_id))
+        now = self._info(self._record(run_id))
+        raise RunStateError(f"Run {run_id!r} waits in no queue: it is {now.status}.", now.status)
+
+    # Finding.
+
+    def runs(
+        self,
+        name: str | None = None,
+        status: str | Collection[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int | None = 100,
+        children: bool = False,
+    ) -> list[RunInfo]:
+        """Return the runs that there are, the newest first.
+
+        Args:
+            name: only those of this workflow or graph.
+            status: only those with this status, or one of these.
+            since, until: only those that were created in this time, in seconds since 1970.
+            limit: no more than so many; None is all.
+            children: those too that other runs have called.
+        """
+        wanted = None if status is None else {status} if isinstance(status, str) else set(status)
+        records = self.checkpoint.store.runs()
+        known = {record.run for record in records}
+        found: list[RunInfo] = []
+        for record in records:
+            if limit is not None and len(found) >= limit:
+                break
+            parent = _parent(record.run, known)
+            if (
+                (name is not None and record.name != name)
+                or (parent and not children)
+                or (since is not None and record.created < since)
+                or (until is not None and record.created > until)
+            ):
+                continue
+            info = self._info(record, parent)
+            if wanted is None or info.status in wanted:
+                found.append(info)
+        return found
+
+    def children(self, run_id: str) -> list[RunInfo]:
+        """Return the runs that a run has called, directly or not, in the order of their creation."""
+        records = [record for record in self.checkpoint.store.runs() if record.run.startswith(f"{run_id}.")]
+        known = {run_id, *(record.run for record in records)}
+        return [self._info(record, _parent(record.run, known)) for record in reversed(records)]
+
+    def info(self, run_id: str) -> RunInfo:
+        """Return what is known of a run. Raises UnknownRunError."""
+        return self._info(self._record(run_id))
+
+    def find(self, text: str) -> RunInfo:
+        """Return the run that a text means: an id, the name of a workflow (its newest run), or the beginning of one id.
+
+        Raises:
+            UnknownRunError: it means none, or several.
+        """
+        records = self.checkpoint.store.runs()
+        known = {record.run for record in records}
+        by_name = [record for record in records if record.name == text and not _parent(record.run, known)]
+        exact = [record for record in records if record.run == text]
+        begun = [
+            record
+            for record in records
+            if text and record.run.startswith(text) and ("." in text or not _parent(record.run, known))
+        ]
+        for found in (exact, by_name[:1], begun):
+            if len(found) == 1:
+                return self._info(found[0], _parent(found[0].run, known))
+        if begun:
+            listed = ", ".join(record.run for record in begun[:_MOST_NAMED]) + (", ..." if begun[_MOST_NAMED:] else "")
+            raise UnknownRunError(f"{text!r} begins the ids of {len(begun)} runs: {listed}. Write more of it.", text)
+        suggestion = nearest(text, [*{record.name for record in records}, *(record.run for record in records[:200])])
+        raise UnknownRunError(f"There is no run {text!r}, and no run of that name.{hint(suggestion)}", text, suggestion)
+
+    def about(self, run_id: str) -> About:
+        """Return what a run is of. Raises UnknownRunError."""
+        found = self._about(run_id)
+        return found if found is not None else About(name=self._record(run_id).name, kind="graph")
+
+    def folder(self, run_id: str) -> Path:
+        """Return where the logs of a run are, on the machine that performed it last. Raises UnknownRunError."""
+        record = self._record(run_id)
+        return self._folder_of(record, self._about(run_id))
+
+    # Forgetting.
+
+    def remove(self, run_id: str) -> None:
+        """Forget a run and those that it called: journals, values and logs.
+
+        Raises:
+            UnknownRunError: there is no such run.
+            RunStateError: it has not ended.
+            RunHeldError: a process has just taken it up.
+        """
+        record = self._record(run_id)
+        about = self._about(run_id)
+        info = self._info(record, about=about)
+        if info.active:
+            raise RunStateError(f"Run {run_id!r} is {info.status}. End it before you remove it.", info.status)
+        for child in self.children(run_id):
+            self._forget(self._record(child.run), self._about(child.run))
+        self._forget(record, about)
+
+    def cleanup(
+        self,
+        days: float | None = None,
+        keep: int | None = None,
+        name: str | None = None,
+        dry_run: bool = False,
+    ) -> list[RunInfo]:
+        """Forget old runs, and return them; those that have not ended stay.
+
+        Args:
+            days: those that ended longer ago; 0 is all.
+            keep: all but so many of each name, the newest ones.
+            name: only those of this workflow or graph.
+            dry_run: forget nothing, only say what would be.
+        """
+        before = None if days is None else time.time() - days * _DAY
+        counts: dict[str, int] = {}
+        chosen: list[RunInfo] = []
+        for info in self.runs(name, limit=None):
+            number = counts[info.name] = counts.get(info.name, 0) + 1
+            old = before is not None and (info.ended or info.created) <= before
+            many = keep is not None and number > keep
+            if not info.active and (old or many):
+                chosen.append(info)
+        if dry_run:
+            return chosen
+        return [info for info in chosen if self._removed(info)]
+
+    # Inside.
+
+    def _created(self, run: str, name: str, at: float, chosen: bool) -> int:
+        """Create a run, or take one out of its queue, and return its epoch: of several processes one succeeds."""
+        store = self.checkpoint.store
+        try:
+            return store.create(run, name=name, at=at)
+        except DuplicateRunError:
+            record = self._record(run)
+            if not chosen or record.status != QUEUED:
+                raise
+            try:
+                epoch = store.acquire(run, record.epoch)
+                store.append(run, epoch, record.facts, [], status=RUNNING)
+            except StaleEpochError as error:
+                raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
+            return epoch
+
+    def _performed_here(self, run: str, about: About, folder: Path) -> About:
+        here = msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder))
+        self._keep(run, here)
+        return here
+
+    def _keep(self, run: str, about: About) -> None:
+        self.checkpoint.artifacts.put(_about_key(run), msgspec.json.encode(about))
+
+    def _about(self, run: str) -> About | None:
+        try:
+            data = self.checkpoint.artifacts.get(_about_key(run))
+        except StoreError:  # an id that is no key, of a run that did not come from here
+            return None
+        try:
+            return None if data is None else msgspec.json.decode(data, type=About)
+        except msgspec.DecodeError:  # a newer dagrid's
+            return None
+
+    def _record(self, run: str) -> RunRecord:
+        records = self.checkpoint.store.runs()
+        for record in records:
+            if record.run == run:
+                return record
+        suggestion = nearest(run, [record.run for record in records[:200]])
+        raise UnknownRunError(f"There is no run {run!r}.{hint(suggestion)}", run, suggestion)
+
+    def _info(self, record: RunRecord, parent: str = "", about: About | None = None) -> RunInfo:
+        status, host, pid = record.status, "", 0
+        if status == RUNNING:
+            about = about or self._about(record.run)
+            owner = owners.holder(self._folder_of(record, about) / LOCK)
+            if owner is not None:
+                host, pid = owner.host or owners.host(), owner.pid
+            elif about is not None and about.host not in ("", owners.host()):
+                host = about.host
+            else:
+                status = INTERRUPTED
+        return RunInfo(record.run, record.name, status, record.created, record.ended, host, pid, parent)
+
+    def _folder(self, name: str, run: str) -> Path:
+        return self.home / "logs" / file_name(name) / file_name(run)
+
+    def _folder_of(self, record: RunRecord, about: About | None) -> Path:
+        """Return where a run's logs are: in this home, which may have been moved, or else where they were written here."""
+        ours = self._folder(record.name, record.run)
+        if about is None or not about.folder or about.host != owners.host() or ours.is_dir():
+            return ours
+        return Path(about.folder)
+
+    def _forget(self, record: RunRecord, about: About | None) -> None:
+        folder = self._folder_of(record, about)
+        lock = owners.take(folder / LOCK, f"Run {record.run!r}") if folder.is_dir() else None
+        try:
+            self.checkpoint.artifacts.clear(record.run)
+            shutil.rmtree(folder, ignore_errors=True)
+            # The last one, so that what was begun can be ended.
+            self.checkpoint.store.delete(record.run)
+        finally:
+            if lock is not None:
+                lock.release()
+
+    def _removed(self, info: RunInfo) -> bool:
+        try:
+            self.remove(info.run)
+        except (RunHeldError, RunStateError, UnknownRunError):  # somebody was faster
+            return False
+        return True
+
+    def _make_home(self) -> None:
+        try:
+            self.home.mkdir(parents=True, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.home} cannot be made: {error.strerror}. Choose another home.") from error
+
+    def _taken(self, folder: Path, run: str) -> owners.Lock:
+        """Make the folder of a run, unless it is there, and take its lock."""
+        while True:
+            try:
+                self._make_home()
+                folder.mkdir(parents=True, exist_ok=True)
+                return owners.take(folder / LOCK, f"Run {run!r}")
+            except FileNotFoundError:  # somebody has just removed it
+                continue
+            except OSError as error:
+                raise StoreError(f"{folder} cannot be used: {error.strerror}. Choose another home.") from error
+
+    def _leave(self, folder: Path) -> None:
+        """Remove a folder that holds nothing but its lock, which is held here."""
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _about_key(run: str) -> str:
+    return f"{run}/about"
+
+
+def _parent(run: str, known: Collection[str]) -> str:
+    """Return the run that has called a run, or nothing."""
+    parent = run.rpartition(".")[0]
+    return parent if parent in known else ""
+
+
+__all__ = ["STATUSES", "About", "History", "Place", "RunInfo", "file_name", "new_id"]

@@ -1,0 +1,139 @@
+"""What runs are called, where their files are, and what is kept of each beside its journal. It opens nothing but locks."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+
+from dagrid.errors import InvalidSettingError
+from dagrid.history.owners import Lock
+
+LOCK = "owner.lock"
+LOG = "run.log"
+# What a file may be called as it is; where the system does not tell 'a' from 'A', names with capitals get a mark as well.
+_LETTERS = "a-z" if sys.platform in ("darwin", "win32") else "A-Za-z"
+_PLAIN = re.compile(rf"[{_LETTERS}0-9_-][{_LETTERS}0-9_.-]{{0,99}}")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+# It is also the name of a folder.
+_LONGEST = 250
+
+
+class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
+    """What a run is of: enough to show it, and to begin it anew. There are no secrets in it.
+
+    Args:
+        kind: whether a workflow or a graph of Python's is run.
+        name: of the workflow or the graph.
+        source: its file, or `module:name`.
+        spec: the text of the file, for workflows.
+        params: as they were given.
+        parent, root: the ids of the run that called it, and of the one that began it all.
+        host, pid, folder: where it is performed, by which process, and where its logs are.
+        created: when it was begun there, in seconds since 1970.
+        trigger: what began it, such as "manual" or "schedule".
+        queue, priority: where it waited, and before which others.
+        more: what whoever runs such things needs to go on with it.
+    """
+
+    kind: Literal["workflow", "graph"] = "workflow"
+    name: str = ""
+    source: str = ""
+    spec: str = ""
+    params: tuple[str, ...] = ()
+    parent: str = ""
+    root: str = ""
+    host: str = ""
+    pid: int = 0
+    folder: str = ""
+    created: float = 0.0
+    trigger: str = ""
+    queue: str = ""
+    priority: int = 0
+    more: dict[str, Any] = {}
+
+
+class Place:
+    """Where a run is performed: it is this process's until `close`.
+
+    Attributes:
+        run_id: what the run is called.
+        about: what it is of.
+        folder: where its logs are.
+        epoch: that of a run that has not begun, for `dagrid.assemble.start`; 0 for one that has, which is gone on with.
+    """
+
+    def __init__(self, run_id: str, about: About, folder: Path, lock: Lock, epoch: int) -> None:
+        self.run_id = run_id
+        self.about = about
+        self.folder = folder
+        self.epoch = epoch
+        self._lock = lock
+
+    @property
+    def log(self) -> Path:
+        """The file that tells what happened in the run."""
+        return self.folder / LOG
+
+    def stdout(self, step: str) -> Path:
+        """Return the file of what a step writes to its standard output. No two steps have the same one."""
+        return self.folder / f"{file_name(step)}.out"
+
+    def stderr(self, step: str) -> Path:
+        """Return the file of what a step writes to its standard error."""
+        return self.folder / f"{file_name(step)}.err"
+
+    def close(self) -> None:
+        """Let go of the run; may be called twice."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def file_name(name: str) -> str:
+    """Return a name as one that a file may have: itself if it can be, else what is left of it and a fingerprint of all."""
+    if _PLAIN.fullmatch(name):
+        return name
+    left = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60].strip("_")
+    return f"{left}~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:20]}"
+
+
+def new_id() -> str:
+    """Return a new id: a UUID of version 7 (RFC 9562), so that ids are in the order in which they were made."""
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    fraction = (rest << 12) // 1_000_000
+    number = milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | int.from_bytes(os.urandom(8)) >> 2
+    text = f"{number:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def checked_id(run_id: str, parent: str = "") -> str:
+    """Return an id that somebody has chosen; that of a run which another one calls begins with that one's.
+
+    Raises:
+        InvalidSettingError: no run can have it.
+    """
+    if parent:
+        mine = run_id.removeprefix(f"{parent}.")
+        if mine == run_id or not _ID.fullmatch(mine) or len(run_id) > _LONGEST:
+            raise InvalidSettingError(
+                f"The run {run_id!r} is called by {parent!r}: call it {parent}.NAME, with letters, digits, '-' and '_'."
+            )
+    elif not _ID.fullmatch(run_id):
+        raise InvalidSettingError(
+            f"{run_id!r} cannot be the id of a run: give at most 100 letters a to z, digits, '-' and '_'."
+        )
+    return run_id

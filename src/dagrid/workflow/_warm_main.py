@@ -1,0 +1,237 @@
+"""The program of a warm Python process: it calls one importable function after the other, as it is asked to.
+
+It runs by itself, without the rest of dagrid, so that it starts quickly; what it needs of dagrid is loaded by its file. Whatever
+is written to standard output and standard error while a function runs, by Python or not, goes to the logs of the step.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import io
+import json
+import os
+import pickle
+import select
+import sys
+import threading
+import traceback
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+FILES = Path(__file__).parents[1]
+PROTOCOL = 5
+
+
+def loaded(name: str) -> Any:
+    """Return a module of dagrid that needs no other one, without importing the package around it."""
+    spec = importlib.util.spec_from_file_location(f"dagrid_warm_{name}", FILES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Log:
+    """A file that gets a stream, with secrets masked, up to a limit."""
+
+    def __init__(self, path: str, mask: list[str], limit: int) -> None:
+        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.masker = loaded("masking").Masker(mask) if mask else None
+        self.limit = limit
+        self.left = limit
+        self.cut = False
+
+    def take(self, data: bytes) -> None:
+        self._write(self.masker.feed(data) if self.masker is not None else data)
+
+    def end(self) -> None:
+        if self.masker is not None:
+            self._write(self.masker.end())
+        os.close(self.file)
+
+    def _write(self, data: bytes) -> None:
+        if self.cut:
+            return
+        if len(data) > self.left:
+            data = data[: self.left] + f"\n[cut after {self.limit} bytes]\n".encode()
+            self.cut = True
+        self.left -= len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.file, view) :]
+
+
+class Streams:
+    """Standard output and standard error of this process, led into the logs of the step whose function runs."""
+
+    def __init__(self) -> None:
+        self.logs: dict[int, Log] = {}
+        self.guard = threading.Lock()
+        self.reading = []
+        for descriptor in (1, 2):
+            reading, writing = os.pipe()
+            os.set_blocking(reading, False)
+            os.dup2(writing, descriptor)
+            os.close(writing)
+            self.reading.append(reading)
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def begin(self, out: Log, err: Log) -> None:
+        with self.guard:
+            self.logs = dict(zip(self.reading, (out, err), strict=True))
+
+    def end(self) -> None:
+        """Take what was written by now, and nothing after it."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with self.guard:
+            for reading in self.reading:
+                while self._read(reading):
+                    pass
+            self.logs = {}
+
+    def _drain(self) -> None:
+        while True:
+            ready, _, _ = select.select(self.reading, [], [])
+            with self.guard:
+                for reading in ready:
+                    self._read(reading)
+
+    def _read(self, reading: int) -> bool:
+        try:
+            data = os.read(reading, 1 << 16)
+        except BlockingIOError:
+            return False
+        log = self.logs.get(reading)
+        if data and log is not None:
+            log.take(data)
+        return bool(data)
+
+
+class Unpickler(pickle.Unpickler):
+    """Opens a request, in which the values of other steps stand as they were pickled."""
+
+    def persistent_load(self, pid: Any) -> Any:
+        return pickle.loads(pid)
+
+
+@lru_cache(256)
+def found(name: str) -> Any:
+    """Return the function that `package.module:function` means."""
+    module, _, path = name.partition(":")
+    function: Any = importlib.import_module(module)
+    for part in path.split("."):
+        function = getattr(function, part)
+    return function
+
+
+@lru_cache(256)
+def parameters(name: str) -> frozenset[str]:
+    """Return the names of the parameters of a function that can be passed by name."""
+    try:
+        known = inspect.signature(found(name)).parameters.values()
+    except (ValueError, TypeError):
+        return frozenset()
+    return frozenset(
+        one.name for one in known if one.kind not in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    )
+
+
+def text_of(value: Any) -> str | None:
+    """Return what a value is as the text of a variable."""
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def packed(value: Any) -> bytes:
+    """Return a value pickled, by cloudpickle where pickle cannot."""
+    try:
+        return pickle.dumps(value, PROTOCOL)
+    except Exception:  # noqa: BLE001  # whatever the user's type raises
+        import cloudpickle
+
+        return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
+
+
+class Performer:
+    """Answers requests: what it was asked last about the environment stays until it is asked otherwise."""
+
+    def __init__(self) -> None:
+        self.streams = Streams()
+        self.env: dict[str, str] = {}
+        self.folder = ""
+
+    def handle(self, data: bytes) -> bytes:
+        """Call the function of a request, and return what came of it."""
+        asked = Unpickler(io.BytesIO(data)).load()
+        out = Log(asked["stdout"], asked["mask"], asked["limit"])
+        err = Log(asked["stderr"], asked["mask"], asked["limit"])
+        self.streams.begin(out, err)
+        try:
+            answer = self._answer(asked)
+        finally:
+            self.streams.end()
+            out.end()
+            err.end()
+        if asked["strict"] and (out.cut or err.cut) and answer[0] == "value":
+            limit = asked["limit"]
+            answer = "error", f"It wrote more than {limit} bytes. Let it write less, or raise maxOutputSize.", 1, True
+        return pickle.dumps(answer, PROTOCOL)
+
+    def _answer(self, asked: dict[str, Any]) -> tuple[Any, ...]:
+        name = asked["fn"]
+        try:
+            self._move(asked)
+            function = found(name)
+        except Exception as error:  # noqa: BLE001  # whatever the user's module raises when it is imported
+            traceback.print_exc(limit=-1)
+            return "error", f"{name} cannot be called: {type(error).__name__}: {error}", 1, False
+        try:
+            args, kwargs = asked["args"], asked["kwargs"]
+            if asked["values"]:
+                free = parameters(name) - kwargs.keys()
+                free -= set(list(inspect.signature(function).parameters)[: len(args)])
+                kwargs |= {one: pickle.loads(value) for one, value in asked["values"].items() if one in free}
+            value = function(*args, **kwargs)
+            return "value", None if value is None else packed(value), text_of(value)
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if not code:
+                return "value", None, None
+            return "error", f"{name} ended with sys.exit({end.code!r})", code, True
+        except BaseException as error:  # noqa: BLE001  # it is the outcome of the step
+            step_error = getattr(sys.modules.get("dagrid.errors"), "StepError", None)
+            if step_error is not None and isinstance(error, step_error):
+                return "error", error.message, error.code, error.retryable
+            shown = traceback.TracebackException.from_exception(error)
+            del shown.stack[0]
+            sys.stderr.write("".join(shown.format()))
+            return "error", f"{name} raised {type(error).__name__}: {error}", 1, True
+
+    def _move(self, asked: dict[str, Any]) -> None:
+        """Go to the folder and the environment of a step."""
+        if asked["env"] != self.env:
+            self.env = asked["env"]
+            os.environ.clear()
+            os.environ.update(self.env)
+        if asked["folder"] != self.folder:
+            os.chdir(asked["folder"])
+            self.folder = asked["folder"]
+        for path in reversed(asked["path"]):
+            if path not in sys.path:
+                sys.path.insert(0, path)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # the folder of this file, whose modules are none of the user's
+    loaded("serving").serve(Performer().handle)

@@ -1,0 +1,145 @@
+"""What the steps of one run share, and what each leaves: in memory only, so that nothing secret is ever recorded with a run.
+
+The context of a run is found through a context variable by whatever performs its steps. It knows no engine and starts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from dagrid.workflow.loading import File
+from dagrid.workflow.model import Step, Workflow
+
+
+class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The value of a step's node: how it ended and what it left. Texts are masked.
+
+    Args:
+        code: its exit code.
+        outputs: its output variables.
+        hidden: the names of those that are not among the outputs of the run.
+        stdout: the file that has its standard output.
+        stderr: the file that has its standard error.
+        value: what a Python function returned, pickled; None if the step has no such value.
+    """
+
+    code: int = 0
+    outputs: dict[str, str] = {}
+    hidden: tuple[str, ...] = ()
+    stdout: str = ""
+    stderr: str = ""
+    value: bytes | None = None
+
+
+class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What the task of a step's node is called with, before the ends of other steps.
+
+    Args:
+        step: as the file has it.
+        reads: the names of the steps whose ends it may need, in the order in which they come.
+        ids: the names of steps by their ids, for those among them that have one.
+        values: those among them that it waits for directly, whose Python values it may take by their names.
+        is_first: whether nothing comes before it.
+    """
+
+    step: Step
+    reads: tuple[str, ...] = ()
+    ids: dict[str, str] = {}
+    values: tuple[str, ...] = ()
+    is_first: bool = False
+
+
+class Logs(Protocol):
+    """The folder of a run, as far as steps are concerned."""
+
+    @property
+    def run_id(self) -> str: ...
+
+    @property
+    def log(self) -> Path: ...
+
+    def stdout(self, step: str) -> Path: ...
+
+    def stderr(self, step: str) -> Path: ...
+
+
+class Child(msgspec.Struct, frozen=True):
+    """A sub-workflow that a step runs: its name, the values of its parameters, and the id of its run."""
+
+    call: str
+    params: tuple[str, ...]
+    run_id: str
+
+
+class Running(Protocol):
+    """A sub-workflow under way."""
+
+    def wait(self) -> ChildEnd:
+        """Wait for its end."""
+        ...
+
+    def cancel(self) -> None:
+        """Stop it."""
+        ...
+
+
+StartChild = Callable[[Child], Running]
+"""Starts a sub-workflow, or goes on with it where an earlier process of the same run had begun it."""
+
+
+class ChildEnd(msgspec.Struct, frozen=True):
+    """What became of a sub-workflow; `params` are those that it ran with, `reason` says why it did not succeed."""
+
+    name: str
+    run_id: str
+    status: str
+    params: str = ""
+    outputs: dict[str, str] = {}
+    reason: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """What the steps of a run share.
+
+    Args:
+        file: where the workflow stands.
+        workflow: the document that runs.
+        logs: the folder of the run.
+        given: values of parameters that whoever started the run gave; nothing goes before them.
+        variables: all other variables of the run: its parameters, its `env`, its dotenv files, its secrets.
+        environment: what the processes of all steps have in their environment, the variables included.
+        secrets: texts that are masked wherever they would be shown.
+        folder: where steps run.
+        shell: the words that are called with `-c` and a command, without the `-c`.
+        labels: those of this machine.
+        start_child: starts a sub-workflow.
+    """
+
+    file: File
+    workflow: Workflow
+    logs: Logs
+    given: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+    folder: str = ""
+    shell: tuple[str, ...] = ("/bin/sh",)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    start_child: StartChild | None = None
+    is_resumed: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the workflow is called."""
+        return self.workflow.name
+
+
+CURRENT: ContextVar[Context] = ContextVar("dagrid_workflow")
+"""The context of the run whose steps are performed here."""

@@ -1,0 +1,194 @@
+"""A checked workflow and its context become a graph: a node for each step, and nodes for its handlers.
+
+It decides nothing about when steps run: order, retries, repetitions and handlers are settings of nodes, and the machine's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import Any
+
+import msgspec
+
+from dagrid.commands import Command
+from dagrid.errors import CapabilityError, WorkflowError
+from dagrid.graph.arguments import Arguments, Ref
+from dagrid.graph.dag import DAG
+from dagrid.graph.node import Node
+from dagrid.graph.policy import Repeat, Retry
+from dagrid.workflow.checks import handlers
+from dagrid.workflow.context import Context, Spec
+from dagrid.workflow.expressions import evaluate
+from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, place
+from dagrid.workflow.order import dependencies, names_of
+from dagrid.workflow.performing import HANDLER, STEP
+from dagrid.workflow.references import asked
+from dagrid.workflow.variables import Names
+
+HANDLER_NAMES = {
+    "init": "onInit",
+    "success": "onSuccess",
+    "failure": "onFailure",
+    "cancel": "onCancel",
+    "exit": "onExit",
+}
+HANDLER_KIND = "handler"
+"""The kind of the nodes that are no steps."""
+
+
+def lower(context: Context) -> DAG:
+    """Return the graph of a workflow.
+
+    Args:
+        context: of the run, which knows the values that settings such as `retryPolicy.limit` may be made of.
+
+    Raises:
+        WorkflowError: a setting that is no number when its variables are known.
+        CapabilityError: a step asks for labels that this machine does not have.
+    """
+    return _Lowering(context).graph()
+
+
+class _Lowering:
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.workflow: Workflow = context.workflow
+        self.names = Names([context.given, context.variables, os.environ])
+        self.by_id = names_of(self.workflow)
+        self.waits = dependencies(self.workflow)
+        self.taken = set(self.waits)
+
+    def graph(self) -> DAG:
+        nodes = []
+        before: tuple[str, ...] = ()
+        roles = dict(handlers(self.workflow))
+        init = roles.pop("init", None)
+        if init is not None:
+            name = self._free("init")
+            nodes.append(self._node(init, name, (), ()))
+            before = (name,)
+        readable = self._readable()
+        for step in self.workflow.steps:
+            waits = self.waits[step.name] or before
+            nodes.append(self._node(step, step.name, waits, readable[step.name]))
+        leaving = tuple(step.name for step in self.workflow.steps if _leaves(step))
+        for role, step in roles.items():
+            if role in HANDLER_NAMES:
+                nodes.append(self._node(step, self._free(role), (), leaving, role))
+        return DAG(nodes, name=self.workflow.name, max_concurrency=self.workflow.max_active_steps or None)
+
+    def _free(self, role: str) -> str:
+        name = HANDLER_NAMES[role]
+        while name in self.taken:
+            name += "_"
+        return name
+
+    def _readable(self) -> dict[str, tuple[str, ...]]:
+        """Return for each step those before it, directly or not, that leave outputs, in the order of the file."""
+        leaving = {step.name: 1 << number for number, step in enumerate(self.workflow.steps) if _leaves(step)}
+        if not leaving:
+            return dict.fromkeys(self.waits, ())
+        order = [step.name for step in self.workflow.steps]
+        seen: dict[str, int] = {}
+        rest = list(reversed(order))
+        while rest:
+            name = rest[-1]
+            open_ones = [one for one in self.waits[name] if one not in seen] if name not in seen else []
+            if open_ones:
+                rest += open_ones
+                continue
+            rest.pop()
+            if name not in seen:
+                seen[name] = reduce(or_, [seen[one] | leaving.get(one, 0) for one in self.waits[name]], 0)
+        return {name: tuple(one for one, bit in leaving.items() if seen[name] & bit) for name in order}
+
+    def _node(
+        self, step: Step, name: str, waits: tuple[str, ...], readable: tuple[str, ...], handler: str | None = None
+    ) -> Node:
+        self._check_selector(step)
+        named = [self.by_id[one] for _, one, _ in asked(step) if one in self.by_id]
+        values = tuple(one for one in waits if one in self.taken) if step.kind == "python" else ()
+        reads = tuple(dict.fromkeys((*readable, *(one for one in named if one != step.name), *values)))
+        retry, made = self._retry(step.retry_policy)
+        step = msgspec.structs.replace(step, name=name, retry_policy=made)
+        spec = Spec(
+            step=step,
+            reads=reads,
+            ids={one.id: one.name for one in self.workflow.steps if one.id and one.name in reads},
+            values=values,
+            is_first=not waits and handler is None,
+        )
+        task: Command = HANDLER if handler is not None else STEP
+        on = step.continue_on
+        tolerance = (
+            ("failure",) * on.failure + ("skipped",) * on.skipped + ("success",) * (on.failure and on.mark_success)
+        )
+        settings: dict[str, Any] = {"handler": handler} if handler is not None else {}
+        return Node(
+            name,
+            task,
+            waits,
+            step.priority,
+            resources=step.resources or None,
+            retries=retry,
+            repeat=_repeat(step.repeat_policy),
+            timeout=step.timeout_sec or None,
+            kind=HANDLER_KIND if step.name not in self.waits else None,
+            reads=tuple(one for one in reads if one not in waits),
+            continue_on=tolerance,
+            arguments=Arguments((spec, *(Ref(one) for one in reads)), sources=reads),
+            **settings,
+        )
+
+    def _retry(self, policy: RetryPolicy | None) -> tuple[Retry | None, RetryPolicy | None]:
+        """Return how a node is tried again, and the policy with its numbers."""
+        if policy is None:
+            return None, None
+        limit = int(self._number(policy, "limit"))
+        interval = self._number(policy, "interval_sec")
+        most = self._number(policy, "max_interval_sec")
+        made = msgspec.structs.replace(policy, limit=limit, interval_sec=interval, max_interval_sec=most)
+        if limit <= 0:
+            return None, made
+        return Retry(limit, interval, max(policy.backoff, 1.0), most or max(interval, 86_400.0)), made
+
+    def _number(self, record: Record, field: str) -> float:
+        value = getattr(record, field)
+        if not isinstance(value, str):
+            return float(value)
+        text = evaluate(value, self.names).strip()
+        try:
+            number = float(text)
+        except ValueError:
+            number = -1.0
+        if not 0 <= number < float("inf"):
+            message = f"{value!r} is {text!r} here, and a number from 0 up is wanted"
+            raise WorkflowError([self.context.file.problem(place(record, field), message)])
+        return number
+
+    def _check_selector(self, step: Step) -> None:
+        wanted: dict[str, str] = {}
+        for said in (self.workflow.worker_selector, step.worker_selector):
+            if isinstance(said, Mapping):
+                wanted |= said
+        labels = self.context.labels
+        missing = [f"{label}={value}" for label, value in wanted.items() if labels.get(label) != value]
+        if missing:
+            raise CapabilityError(
+                f"Step {step.name!r} wants a worker with {', '.join(missing)}, and this machine has no such label. "
+                f"If it can do that, say so: --worker.labels {','.join(missing)}"
+            )
+
+
+def _leaves(step: Step) -> bool:
+    return bool(step.output or step.outputs or step.approval)
+
+
+def _repeat(policy: RepeatPolicy | None) -> Repeat | None:
+    if policy is None or not policy.repeat:
+        return None
+    most = policy.max_interval_sec or max(policy.interval_sec, 86_400.0)
+    return Repeat(policy.limit, policy.interval_sec, max(policy.backoff, 1.0), most)

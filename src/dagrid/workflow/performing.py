@@ -1,0 +1,192 @@
+"""A step performed: conditions, variables, its work, what it leaves, and whether it is done, tried again, repeated or waited for.
+
+It is one generator for all types of steps, and runs wherever commands run (`dagrid.commands.Command`): it must be quick between
+two things that it yields. The types stand in `steps`; what the machine makes of the end is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+
+from dagrid.attempt import current
+from dagrid.commands import Await, Command, Exit, Launch, Request
+from dagrid.errors import RepeatTask, SkipTask, StepError, TaskError, WaitForSignal
+from dagrid.graph.rules import Outcome
+from dagrid.masking import masked
+from dagrid.workflow import steps
+from dagrid.workflow.context import CURRENT, Spec, StepEnd
+from dagrid.workflow.expressions import json_text
+from dagrid.workflow.model import Output, Precondition, RepeatPolicy
+from dagrid.workflow.surroundings import holds, matches
+from dagrid.workflow.variables import text_of
+from dagrid.workflow.warm import Returned
+from dagrid.workflow.work import Work
+
+Performing = Generator[Launch | Await | Request, Any, Any]
+
+
+def perform(spec: Spec, *ends: StepEnd | None) -> Performing:
+    """Perform a step and return its end."""
+    return (yield from _perform(spec, ends, {}))
+
+
+def perform_handler(spec: Spec, *ends: StepEnd | None, outcome: Outcome) -> Performing:
+    """Perform a handler, which is told how the run ended."""
+    return (yield from _perform(spec, ends, {"DAG_RUN_STATUS": outcome.status}))
+
+
+STEP = Command(perform)
+HANDLER = Command(perform_handler)
+
+
+def _perform(spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str]) -> Performing:
+    context = CURRENT.get()
+    step = spec.step
+    work = Work(context, spec, ends, extra)
+    if spec.is_first and context.workflow.delay_sec and not context.is_resumed:
+        yield Await(_delay(context.workflow.delay_sec))
+    yield from work.prepare()
+    for condition in step.preconditions:
+        reason = yield from holds(condition, work.names, work.aside, work.question)
+        if reason:
+            raise SkipTask(masked(reason, context.secrets))
+    failure: StepError | None = None
+    returned: Returned | None = None
+    try:
+        returned = yield from steps.of(step.kind).perform(work)
+    except StepError as error:
+        failure = error
+    except TaskError as error:
+        failure = StepError(error.message, step.name, getattr(error, "code", 1))
+    end = yield from _ended(work, failure, returned)
+    policy = step.repeat_policy
+    if policy is not None and policy.repeat:
+        yield from _repeat(work, policy, end, failure)
+    if failure is not None:
+        return _tolerated(work, failure, end)
+    if step.approval is not None:
+        prompt = yield from work.text(step.approval.prompt or f"Shall {step.name!r} go on?")
+        raise WaitForSignal(masked(prompt, context.secrets), end)
+    return end
+
+
+def _delay(seconds: float) -> Any:
+    from threading import Timer
+
+    def begin(notify: Any) -> Any:
+        timer = Timer(seconds, notify, (None,))
+        timer.daemon = True
+        timer.start()
+        return timer.cancel
+
+    return begin
+
+
+def _ended(work: Work, failure: StepError | None, returned: Returned | None) -> Generator[Any, Any, StepEnd]:
+    """Return what a step left."""
+    outputs: dict[str, str] = {}
+    step = work.step
+    for one in (*step.output, *step.outputs):
+        if failure is None or one.value is None:
+            outputs[one.name] = yield from _output(work, one, returned)
+    value = returned.data if returned is not None else None
+    hidden = tuple(one.name for one in (*step.output, *step.outputs) if one.omit)
+    code = failure.code if failure is not None else 0
+    return StepEnd(code=code, outputs=outputs, hidden=hidden, stdout=work.stdout, stderr=work.stderr, value=value)
+
+
+def _output(work: Work, output: Output, returned: Returned | None) -> Generator[Any, Any, str]:
+    """Return the text of an output variable."""
+    if output.value is not None:
+        return (yield from work.text(output.value))
+    if output.source == "file":
+        path = work.file((yield from work.text(output.path)))
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                text = file.read(work.context.workflow.max_output_size + 1)
+        except OSError as error:
+            raise StepError(
+                f"The output {output.name!r} cannot be read from {path!r}: {error.strerror}.", work.step.name
+            ) from None
+        text = masked(text, work.context.secrets)
+    elif output.source == "stdout" and returned is not None and returned.text is not None:
+        text = masked(returned.text, work.context.secrets)
+    else:
+        text = work.written(output.source)
+    text = text.strip()
+    if output.decode == "text" and not output.select:
+        return text
+    return _decoded(work, output, text)
+
+
+def _decoded(work: Work, output: Output, text: str) -> str:
+    """Return what is chosen of an output that is JSON or YAML."""
+    try:
+        if output.decode == "yaml":
+            import yaml
+
+            found = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # it is a safe one
+        else:
+            found = json.loads(text)
+    except Exception as error:  # noqa: BLE001  # of either parser
+        raise StepError(
+            f"The output {output.name!r} is no {output.decode.upper()}: {error}. Let the step print nothing else.",
+            work.step.name,
+        ) from None
+    for key in filter(None, output.select.replace("[", ".").replace("]", "").strip(".").split(".")):
+        try:
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        except (LookupError, ValueError, TypeError):
+            raise StepError(f"The output {output.name!r} has nothing at {output.select!r}.", work.step.name) from None
+    return json_text(found) if output.select else text_of(found)
+
+
+def _repeat(work: Work, policy: RepeatPolicy, end: StepEnd, failure: StepError | None) -> Generator[Any, Any, None]:
+    """Ask whether the step is to be run again. Raises RepeatTask if it is."""
+    work.outputs.update(end.outputs)
+    wanted = policy.repeat == "while"
+    if policy.condition:
+        condition = Precondition(condition=policy.condition, expected=policy.expected)
+        found = not (yield from holds(condition, work.names, work.aside, work.question))
+    elif policy.exit_code:
+        found = end.code in policy.exit_code
+    else:
+        found = failure is None
+        if failure is not None:
+            return
+    if found == wanted:
+        raise RepeatTask(end)
+
+
+def _tolerated(work: Work, failure: StepError, end: StepEnd) -> StepEnd:
+    """Return the end of a step whose failure is a success by its settings; raise the failure if it is one."""
+    step = work.step
+    on = step.continue_on
+    failure.left = end
+    failure.node = step.name
+    retry = step.retry_policy
+    if retry is not None and retry.exit_code and failure.code not in retry.exit_code:
+        failure.retryable = False
+    by_end = failure.code in on.exit_code or _said(work, on.output)
+    tries_left = retry is not None and failure.retryable and current().number <= int(retry.limit)
+    if by_end and on.mark_success and not tries_left:
+        return end
+    failure.tolerated = by_end
+    raise failure
+
+
+def _said(work: Work, patterns: Sequence[str]) -> bool:
+    """Return whether one of the lines that a step wrote is as a pattern says."""
+    if not patterns:
+        return False
+    lines = (work.written("stdout") + "\n" + work.written("stderr")).splitlines()
+    return any(
+        matches(line, pattern) if pattern.startswith("re:") else pattern in line
+        for line in lines
+        for pattern in patterns
+    )
+
+
+__all__ = ["HANDLER", "STEP", "Exit", "perform", "perform_handler"]

@@ -1,0 +1,398 @@
+"""Workflows run: a file and a history become a run, or a run that is there goes on, with all that belongs to it.
+
+It joins what the other rooms make: the context, the graph, the place in the history, the engine. It decides nothing about steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from dagrid.assemble import restart
+from dagrid.assemble import start as start_graph
+from dagrid.errors import UnknownRunError, WorkflowNotFoundError
+from dagrid.execution.backends.command import CommandBackend
+from dagrid.execution.results import ExecutionResult
+from dagrid.execution.run import Run
+from dagrid.graph.dag import DAG
+from dagrid.history import About, History
+from dagrid.history import Place as Held
+from dagrid.masking import masked
+from dagrid.observe.log import RunLog
+from dagrid.ports import Observer, Onlooker
+from dagrid.workflow import steps
+from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, StepEnd
+from dagrid.workflow.loading import File, find, load, loads
+from dagrid.workflow.lowering import lower
+from dagrid.workflow.mailing import send_mails
+from dagrid.workflow.model import Workflow
+from dagrid.workflow.problems import Place
+from dagrid.workflow.surroundings import surround, unmet
+
+MOST_ATTEMPTS = 100_000
+PROCESSES = 256
+"""How many processes of a run are there at once, where the workflow does not say."""
+
+Readers = Sequence[Observer | Onlooker]
+
+
+@dataclass(slots=True)
+class Started:
+    """A run of a workflow that is under way.
+
+    Attributes:
+        run: the handle on it.
+        place: where it is kept.
+        context: what its steps share.
+    """
+
+    run: Run
+    place: Held
+    context: Context
+    _closing: ExitStack = field(default_factory=ExitStack)
+    _ended: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The steps, in the order of the file, without the handlers."""
+        return [step.name for step in self.context.workflow.steps]
+
+    def finish(self) -> ExecutionResult:
+        """Wait for the end, send the mails that are asked for, let go of the run, and return its result."""
+        try:
+            result = self.run.wait()
+            if not self._ended:
+                self._ended = True
+                send_mails(self.context, result)
+            return result
+        finally:
+            self.close()
+
+    def detach(self) -> None:
+        """Let go of a run that waits for a person: `go_on` with what the person said takes it up again."""
+        self.run.detach()
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the run; one that has not ended goes on with `go_on`. May be called twice."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def start(
+    file: File,
+    params: Sequence[str] = (),
+    *,
+    history: History,
+    run_id: str | None = None,
+    name: str | None = None,
+    workflow: Workflow | None = None,
+    labels: Mapping[str, str] | None = None,
+    resources: Mapping[str, float] | None = None,
+    observers: Readers = (),
+    trigger: str = "manual",
+    parent: str = "",
+    root: str = "",
+) -> Started:
+    """Start a run of a workflow.
+
+    Args:
+        file: what was loaded.
+        params: `NAME=value`, or values by position.
+        history: where it is kept.
+        run_id: what it is called; by default a new id. One that waits in a queue is taken out of it.
+        name: what the workflow is called in the history; by default its own name.
+        workflow: another document of the file than the first.
+        labels: those of this machine, which selectors must match.
+        resources: the capacity of what steps ask for with `resources`; `cpu` is the number of cores if nothing is said.
+        observers: readers of the run.
+        trigger: what started it, for the history.
+        parent, root: the ids of the runs that called this one, and that began it all.
+
+    Raises:
+        WorkflowError, ParameterError: the workflow cannot run with these parameters, or here; nothing has run.
+        DuplicateRunError: there is a run of that id.
+    """
+    chosen = workflow or file.main
+    document = chosen.name if workflow is not None else ""
+    if name is not None:
+        chosen = msgspec.structs.replace(chosen, name=name)
+    about = About(
+        name=chosen.name,
+        source=file.name,
+        spec=file.text,
+        params=tuple(params),
+        parent=parent,
+        root=root,
+        trigger=trigger,
+        more={"document": document, "folder": file.folder, "labels": dict(labels or {})},
+    )
+    with ExitStack() as closing:
+        place = closing.enter_context(history.begin(chosen.name, about, run_id))
+        try:
+            context = _context(history, place, file, chosen, params)
+            _keep_values(history, context)
+            reason = unmet(context)
+            dag = lower(context)
+            run = _in(
+                context,
+                start_graph,
+                dag,
+                resources=_capacities(dag, resources),
+                timeout=chosen.timeout_sec or None,
+                run_id=place.run_id,
+                epoch=place.epoch,
+                checkpoint=history.checkpoint,
+                **_settings(context, observers),
+            )
+        except BaseException:
+            history.discard(place)  # nothing has run
+            raise
+        if reason:
+            run.cancel(f"a precondition does not hold: {reason}")
+        return Started(run, place, context, closing.pop_all())
+
+
+def go_on(
+    history: History,
+    run_id: str,
+    *,
+    again: bool = False,
+    roots: Collection[str] = (),
+    signals: Mapping[str, Mapping[str, str]] | None = None,
+    rejects: Mapping[str, str] | None = None,
+    observers: Readers = (),
+) -> Started:
+    """Go on with a run that was interrupted, waits for a person, or has ended.
+
+    Args:
+        history: where it is kept.
+        run_id: which run.
+        again: take up a run that has ended: what did not complete runs again.
+        roots: these steps and all behind them run again as well.
+        signals: for steps that wait for a person: approved, with what the person entered.
+        rejects: for others: refused, and why.
+        observers: readers of the run.
+
+    Raises:
+        UnknownRunError: there is no such run, or it is none of a workflow.
+        RunHeldError: another process performs it.
+        RunError: a step does not wait for a person.
+    """
+    with ExitStack() as closing:
+        place = closing.enter_context(history.reopen(run_id))
+        about = place.about
+        if about.kind != "workflow":
+            raise UnknownRunError(
+                f"The run {run_id!r} is one of a Python graph: go on with it in Python, by dagrid.resume.", run_id
+            )
+        file, workflow = _file_of(about)
+        context = _context(history, place, file, workflow, about.params, _kept_values(history, run_id))
+        run = _in(
+            context,
+            restart,
+            history.checkpoint,
+            run_id,
+            again=again,
+            roots=roots,
+            **_settings(context, observers),
+        )
+        closing.callback(_leave, run)
+        _tell(run, signals or {}, rejects or {})
+        return Started(run, place, context, closing.pop_all())
+
+
+def dry(file: File, params: Sequence[str] = (), *, labels: Mapping[str, str] | None = None) -> tuple[Context, DAG]:
+    """Return the context and the graph that a run would have; nothing is kept, and no step runs.
+
+    Raises:
+        WorkflowError, ParameterError: the workflow cannot run with these parameters, or here.
+    """
+    context = surround(file, file.main, _Nowhere(), params, labels=labels)
+    return context, lower(context)
+
+
+def outputs_of(workflow: Workflow, result: ExecutionResult) -> dict[str, str]:
+    """Return the output variables of the steps of a workflow that have completed, but for those that are to be left out."""
+    found: dict[str, str] = {}
+    for step in workflow.steps:
+        if (step.output or step.outputs or step.approval) and step.name in result:
+            end = result.node_result(step.name).value
+            if isinstance(end, StepEnd):
+                found.update({name: value for name, value in end.outputs.items() if name not in end.hidden})
+    return found
+
+
+def _context(
+    history: History,
+    place: Held,
+    file: File,
+    workflow: Workflow,
+    params: Sequence[str],
+    fixed: Mapping[str, str] | None = None,
+) -> Context:
+    labels = place.about.more.get("labels", {})
+    children = _Children(history, file, place)
+    return surround(file, workflow, place, params, fixed=fixed, labels=labels, start_child=children.start)
+
+
+def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
+    """Start a run whose steps find their context."""
+    surroundings = copy_context()
+    surroundings.run(CURRENT.set, context)
+    run: Run = surroundings.run(lambda: start(*args, **settings))
+    return run
+
+
+def _settings(context: Context, observers: Readers) -> dict[str, Any]:
+    return {
+        "backend": "inline",
+        "places": {"command": CommandBackend(MOST_ATTEMPTS, context.workflow.max_active_steps or PROCESSES)},
+        "progress": False,
+        "cache": False,
+        "observers": [RunLog(context.logs.log, context.secrets), *observers],
+    }
+
+
+def _capacities(dag: DAG, said: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the capacity of what steps ask for."""
+    asked = {resource for name in dag for resource in dag.node(name).resources}
+    cores = float(os.cpu_count() or 1)
+    known = {**dict.fromkeys(("cpu", "cpus", "cores"), cores), **(said or {})}
+    return {resource: amount for resource, amount in known.items() if resource in asked}
+
+
+def _tell(run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[str, str]) -> None:
+    """Tell steps that wait for a person what the person said."""
+    for step, inputs in signals.items():
+        _, held = run.held(step)
+        end = held if isinstance(held, StepEnd) else StepEnd()
+        run.signal(step, msgspec.structs.replace(end, outputs={**end.outputs, **inputs}))
+    for step, reason in rejects.items():
+        run.reject(step, reason)
+
+
+def _leave(run: Run) -> None:
+    """Let go of a run that has not ended."""
+    if not run.done:
+        run.detach()
+
+
+def _file_of(about: About) -> tuple[File, Workflow]:
+    """Return the file of a run as it was when it was started, and the document that runs."""
+    file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS)
+    file.folder = about.more["folder"]
+    document = about.more["document"]
+    workflow = file.locals[document] if document else file.main
+    return file, msgspec.structs.replace(workflow, name=about.name)
+
+
+def _keep_values(history: History, context: Context) -> None:
+    """Keep the values of parameters that may be others later, such as a date; one that holds a secret is found anew."""
+    values = {}
+    for number, param in enumerate(context.workflow.params.items, 1):
+        name = param.name or str(number)
+        if param.eval and param.value is not None and ("$" in param.value or "`" in param.value):
+            value = context.variables[name]
+            if masked(value, context.secrets) == value:
+                values[name] = value
+    if values:
+        history.checkpoint.artifacts.put(f"{context.logs.run_id}/values", json.dumps(values).encode())
+
+
+def _kept_values(history: History, run_id: str) -> dict[str, str]:
+    data = history.checkpoint.artifacts.get(f"{run_id}/values")
+    return json.loads(data) if data is not None else {}
+
+
+class _Nowhere:
+    """The folder of a run that is not run."""
+
+    run_id = "dry"
+    log = Path(os.devnull)
+
+    def stdout(self, step: str) -> Path:  # noqa: ARG002
+        return self.log
+
+    stderr = stdout
+
+
+class _Children:
+    """Starts the workflows that the steps of a run call, and goes on with those that an earlier process had begun."""
+
+    def __init__(self, history: History, file: File, place: Held) -> None:
+        self._history = history
+        self._file = file
+        self._place = place
+
+    def start(self, child: Child) -> _Running:
+        """Start one, see `dagrid.workflow.context.StartChild`."""
+        try:
+            info = self._history.info(child.run_id)
+        except UnknownRunError:
+            return _Running(child, self._new(child))
+        # One that has succeeded gives its result; any other is taken up again.
+        has_failed = info.ended > 0 and info.status != "succeeded"
+        return _Running(child, go_on(self._history, child.run_id, again=has_failed))
+
+    def _new(self, child: Child) -> Started:
+        about = self._place.about
+        local = self._file.locals.get(child.call)
+        return start(
+            self._file if local is not None else self._loaded(child.call),
+            child.params,
+            history=self._history,
+            run_id=child.run_id,
+            workflow=local,
+            labels=about.more["labels"],
+            trigger="call",
+            parent=self._place.run_id,
+            root=about.root or self._place.run_id,
+        )
+
+    def _loaded(self, name: str) -> File:
+        found = find(name, self._file.folder)
+        if found is None:
+            raise WorkflowNotFoundError(
+                [self._file.problem(Place(), f"there is no workflow {name!r}, neither in this file nor beside it")]
+            )
+        return load(found, types=steps.KINDS)
+
+
+class _Running:
+    """A sub-workflow under way, see `dagrid.workflow.context.Running`."""
+
+    def __init__(self, child: Child, started: Started) -> None:
+        self._child = child
+        self._started = started
+
+    def wait(self) -> ChildEnd:
+        """Wait for its end."""
+        context = self._started.context
+        result = self._started.finish()
+        failed = next((found for found in result.node_results.values() if found.status == "failed"), None)
+        return ChildEnd(
+            context.name,
+            self._child.run_id,
+            result.status.value,
+            " ".join(self._child.params),
+            outputs_of(context.workflow, result),
+            str(failed.error) if failed is not None else "",
+        )
+
+    def cancel(self) -> None:
+        """Stop it."""
+        self._started.run.cancel("the step that called it was stopped")

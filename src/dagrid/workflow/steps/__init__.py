@@ -1,0 +1,88 @@
+"""The types of steps: what a step does, by its type. Ours stand in a table; others come by entry point (`dagrid.steps`).
+
+A type gets the step with all that belongs to it (`dagrid.workflow.work.Work`) and yields what is to be done; conditions, outputs,
+retries and repetitions are the same for all types and not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Iterator
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dagrid.errors import StepError
+
+if TYPE_CHECKING:
+    from dagrid.commands import Await, Launch, Request
+    from dagrid.workflow.work import Work
+
+GROUP = "dagrid.steps"
+OURS = {
+    "approval": "dagrid.workflow.steps.approval:Approval",
+    "dag": "dagrid.workflow.steps.call:Call",
+    "python": "dagrid.workflow.steps.python:Python",
+    "shell": "dagrid.workflow.steps.shell:Shell",
+}
+"""Where the types are that come with dagrid, by the canonical name of the type; each is loaded when a step has it."""
+
+
+class StepType(Protocol):
+    """A type of steps. One object serves all steps of its type; it keeps nothing between them.
+
+    It may have a method `check(step)` too, which yields what is wrong with a step, as (place, message), when its file is loaded.
+    """
+
+    def perform(self, work: Work) -> Generator[Launch | Await | Request, Any, Any]:
+        """Perform a step: yield what is to be done, be sent what came of it, and return the `Returned` of a call, or None.
+
+        Raises:
+            StepError: the step failed; the message names the remedy.
+            CommandError: a program failed.
+        """
+        ...
+
+
+class Kinds(Collection[str]):
+    """The names of the types of steps that others bring; they are looked for when somebody asks."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in OURS or name in _foreign()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({*OURS, *_foreign()})
+
+    def __len__(self) -> int:
+        return len({*OURS, *_foreign()})
+
+
+KINDS = Kinds()
+
+
+@cache
+def of(kind: str) -> StepType:
+    """Return a type of steps.
+
+    Raises:
+        StepError: there is no such type, or what it needs is not installed.
+    """
+    place = OURS.get(kind)
+    try:
+        if place is not None:
+            module, _, name = place.partition(":")
+            return getattr(import_module(module), name)()  # type: ignore[no-any-return]
+        found = _foreign().get(kind)
+        if found is not None:
+            return found.load()()  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise StepError(
+            f"Steps of type {kind!r} need {error.name or 'a package that is not there'}: pip install 'dagrid[{kind}]'"
+        ) from error
+    raise StepError(f"There is no step type {kind!r}. There are: {', '.join(sorted(KINDS))}.")
+
+
+@cache
+def _foreign() -> dict[str, Any]:
+    from importlib.metadata import entry_points  # reads mail headers, which few workflows need
+
+    return {point.name: point for point in entry_points(group=GROUP)}

@@ -1,0 +1,320 @@
+"""The context of a run, made before it begins: parameters, variables, dotenv files, secrets, what processes find around them.
+
+It reads files and runs the commands in backticks that texts of the workflow ask for, one after the other; it knows no engine.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, Exit, Launch
+from dagrid.errors import ParameterError, Problem, StepError, WorkflowError
+from dagrid.masking import masked
+from dagrid.workflow import parameters
+from dagrid.workflow.context import Context, Logs, StartChild
+from dagrid.workflow.dotenv import read_dotenv
+from dagrid.workflow.expressions import evaluate
+from dagrid.workflow.loading import File
+from dagrid.workflow.model import Precondition, Secret, Variable, Workflow, place
+from dagrid.workflow.parameters import Argument, compiled
+from dagrid.workflow.problems import Place, Problems
+from dagrid.workflow.variables import Names, environment, expanded, for_shell
+
+PASSED = ("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR")
+PASSED_PREFIXES = ("DAGRID_", "DAGU_", "DAG_", "LC_")
+"""What of the environment of dagrid itself the processes of steps get; all else only by `env`."""
+NOT_PASSED = ("_KEY", "_TOKEN", "_PASSWORD", "_SECRET")
+PATIENCE = 60.0
+"""How many seconds a command has that runs before the steps."""
+SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "busybox")
+
+_T = TypeVar("_T")
+
+
+def surround(
+    file: File,
+    workflow: Workflow,
+    logs: Logs,
+    given: Sequence[str] | str = (),
+    *,
+    fixed: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    start_child: StartChild | None = None,
+) -> Context:
+    """Return the context of a run.
+
+    Args:
+        file: where the workflow stands.
+        workflow: the document that runs.
+        logs: the folder of the run.
+        given: values of parameters, as `dagrid.workflow.parameters.apply` takes them.
+        fixed: the values of parameters as an earlier process of the same run found them; they are not found anew.
+        labels: those of this machine.
+        start_child: starts sub-workflows.
+
+    Raises:
+        ParameterError: parameters that are missing, unknown or not what they must be.
+        WorkflowError: a secret or a dotenv file that cannot be read, a command in backticks that fails.
+    """
+    maker = _Maker(file, workflow)
+    special = {"DAG_NAME": workflow.name, "DAG_RUN_ID": logs.run_id, "DAG_RUN_LOG_FILE": os.fspath(logs.log)}
+    secrets = dict(maker.secrets())
+    hidden = tuple(sorted({one for value in secrets.values() for one in _parts(value)}, key=len, reverse=True))
+    maker.mask = hidden
+    system = os.environ
+    dotenv = maker.dotenv([special, secrets, system])
+    arguments = parameters.apply(workflow.params, given)
+    literal = {one.name: one.value for one in arguments if one.is_literal}
+    plain = {one.name: one.value for one in arguments if "$" not in one.value and "`" not in one.value}
+    known = {**plain, **literal, **(fixed or {})}
+    variables = maker.env(workflow.env, [known, special, secrets, dotenv, system])
+    values = maker.parameters(arguments, [special, secrets, variables, dotenv, system], fixed or {})
+    everything = {**dotenv, **variables, **secrets, **values}
+    folder = maker.folder(Names([special, everything, system]))
+    return Context(
+        file=file,
+        workflow=workflow,
+        logs=logs,
+        given=literal,
+        variables=everything,
+        environment=environment(special, everything, passed(system)),
+        secrets=hidden,
+        folder=folder,
+        shell=shell_words(workflow.shell) or default_shell(system),
+        labels=labels or {},
+        start_child=start_child,
+        is_resumed=fixed is not None,
+    )
+
+
+def passed(system: Mapping[str, str]) -> dict[str, str]:
+    """Return what of an environment the processes of steps get."""
+    return {
+        name: value
+        for name, value in system.items()
+        if name in PASSED or (name.startswith(PASSED_PREFIXES) and not name.endswith(NOT_PASSED))
+    }
+
+
+def shell_words(said: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a shell as the workflow says it, in one text or in a list."""
+    return tuple(shlex.split(said[0])) if len(said) == 1 else tuple(said)
+
+
+def default_shell(system: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the user's shell if it is one that understands what is written for sh, else sh."""
+    found = system.get("SHELL", "")
+    return (found,) if found.rpartition("/")[2] in SHELLS else ("/bin/sh",)
+
+
+def shell_argv(shell: Sequence[str], text: str) -> list[str]:
+    """Return what a process is started with, so that a shell reads a text; `-c` may stand among its words already."""
+    return [*shell, text] if shell[-1] == "-c" else [*shell, "-c", text]
+
+
+def holds(
+    condition: Precondition, names: Names, launch: Callable[[str], Launch], command: Callable[[str], Launch]
+) -> Generator[Launch, Exit, str]:
+    """Return why a condition does not hold, empty if it does; as a generator, see `variables`.
+
+    Args:
+        condition: of a workflow or a step.
+        names: what names mean.
+        launch: makes a process of a command in backticks, in which all names are known.
+        command: makes one of a condition that is a command.
+    """
+    if condition.expected is None:
+        shown = condition.condition
+        end = yield command(shown)
+        found = end.code == 0
+        why = f"{_short(shown)} exited with code {end.code}"
+    else:
+        value = (yield from expanded(condition.condition, names, launch)).strip()
+        wanted = yield from expanded(condition.expected, names, launch)
+        found = matches(value, wanted)
+        why = f"{_short(condition.condition)} is {_short(value)}, not {_short(condition.expected)}"
+    if found != condition.negate:
+        return ""
+    return f"{_short(condition.condition)} holds, and must not" if condition.negate else why
+
+
+def matches(value: str, wanted: str) -> bool:
+    """Return whether a value is what is wanted: the same text, or, behind `re:`, somewhere in it the regular expression."""
+    if wanted.startswith("re:"):
+        return compiled(wanted[3:]).search(value) is not None
+    return value == wanted
+
+
+def unmet(context: Context) -> str:
+    """Return why the run shall not begin, empty if it shall: the first precondition of its workflow that does not hold."""
+    names = Names([context.given, context.variables, os.environ])
+    launch = _launcher(context.environment, context.folder, context.shell, context.secrets)
+
+    def command(text: str) -> Launch:
+        written, held = for_shell(text, names)
+        return replace(launch(written), env={**context.environment, **held})
+
+    for condition in context.workflow.preconditions:
+        reason = driven(holds(condition, names, launch, command))
+        if reason:
+            return masked(reason, context.secrets)
+    return ""
+
+
+def driven(steps: Generator[Launch, Exit, _T]) -> _T:
+    """Perform a generator of launches here and now, and return what it returns."""
+    try:
+        launch = next(steps)
+        while True:
+            launch = steps.send(run_now(launch))
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+def run_now(launch: Launch) -> Exit:
+    """Start a process and wait for its end, at most a minute; its output is captured whole."""
+    try:
+        done = subprocess.run(
+            [os.fspath(word) for word in launch.argv],
+            env=launch.env,
+            cwd=launch.cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise StepError(f"{launch.shown} has not ended after {PATIENCE:g} s. Let a step do what takes long.") from None
+    except FileNotFoundError:
+        return Exit(launch.shown, NOT_FOUND, stderr=f"there is no {os.fsdecode(launch.argv[0])}".encode())
+    except OSError as error:
+        return Exit(launch.shown, NOT_EXECUTABLE, stderr=str(error).encode())
+    code = done.returncode if done.returncode >= 0 else 128 - done.returncode
+    return Exit(launch.shown, code, stdout=done.stdout, stderr=done.stderr)
+
+
+class _Maker:
+    """Makes the layers of variables of one run; errors say where in the file they come from."""
+
+    def __init__(self, file: File, workflow: Workflow) -> None:
+        self.file = file
+        self.workflow = workflow
+        self.mask: tuple[str, ...] = ()
+        self.base = file.folder or os.getcwd()
+
+    def refuse(self, where: Place, message: str) -> WorkflowError:
+        return WorkflowError([self.file.problem(where, masked(message, self.mask))])
+
+    def secrets(self) -> Iterator[tuple[str, str]]:
+        """Yield the secrets by name."""
+        for secret in self.workflow.secrets:
+            yield secret.name, self._secret(secret)
+
+    def _secret(self, secret: Secret) -> str:
+        where = place(secret, "key")
+        if secret.provider == "env":
+            found = os.environ.get(secret.key)
+            if found is None:
+                raise self.refuse(
+                    where,
+                    f"the secret {secret.name!r} is to come from the variable {secret.key}, which is not set; set it",
+                )
+            return found
+        if secret.provider == "file":
+            path = Path(self.base, os.path.expanduser(secret.key))
+            try:
+                return path.read_text("utf-8").rstrip("\n")
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or str(error)
+                raise self.refuse(
+                    where, f"the secret {secret.name!r} cannot be read from {str(path)!r}: {why}"
+                ) from None
+        raise self.refuse(
+            place(secret, "provider"), f"there is no provider of secrets {secret.provider!r}; there are: env, file"
+        )
+
+    def dotenv(self, layers: list[Mapping[str, str]]) -> dict[str, str]:
+        """Return what the dotenv files say, a later one over an earlier one; a file that is not there says nothing."""
+        found: dict[str, str] = {}
+        names = Names([found, *layers])
+        folder = self.folder(names)
+        for path in [Path(folder, evaluate(one, names)) for one in self.workflow.dotenv]:
+            try:
+                text = path.read_text("utf-8")
+            except FileNotFoundError:
+                continue
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or str(error)
+                raise self.refuse(place(self.workflow, "dotenv"), f"{str(path)!r} cannot be read: {why}") from None
+            problems = Problems(str(path))
+            assignments = read_dotenv(text, problems)
+            problems.refuse()
+            for one in assignments:
+                found[one.name] = evaluate(one.value, names)
+        return found
+
+    def env(self, variables: Sequence[Variable], layers: list[Mapping[str, str]]) -> dict[str, str]:
+        """Return the variables of `env`, in order: a later one may use those before it."""
+        found: dict[str, str] = {}
+        names = Names([found, *layers])
+        for one in variables:
+            found[one.name] = self._value(one.value, names, place(one, "value"))
+        return found
+
+    def parameters(
+        self, arguments: Sequence[Argument], layers: list[Mapping[str, str]], fixed: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the values of all parameters, those that stand in others filled in, and hold them against what they must be."""
+        found: dict[str, str] = {}
+        names = Names([found, *layers])
+        problems = []
+        for one in arguments:
+            if one.name in fixed:
+                found[one.name] = fixed[one.name]
+                continue
+            is_fixed = one.is_literal or (one.param is not None and not one.param.eval)
+            where = place(one.param, "value") if one.param is not None else Place()
+            value = one.value if is_fixed else self._value(one.value, names, where)
+            wrong = parameters.check(one.param, value) if one.param is not None else None
+            if wrong is not None:
+                problems.append(Problem(parameters.PLACE, 0, 0, masked(wrong, self.mask)))
+            found[one.name] = value
+        if problems:
+            raise ParameterError(problems)
+        return found
+
+    def folder(self, names: Names) -> str:
+        """Return the folder where steps run."""
+        said = evaluate(self.workflow.working_dir, names)
+        return os.path.normpath(os.path.join(self.base, os.path.expanduser(said))) if said else self.base
+
+    def _value(self, text: str, names: Names, where: Place) -> str:
+        launch = _launcher(
+            environment(*names.layers[:-1], passed(os.environ)), self.base, default_shell(os.environ), self.mask
+        )
+        try:
+            return driven(expanded(text, names, launch))
+        except StepError as error:
+            raise self.refuse(where, error.message) from None
+
+
+def _launcher(
+    env: Mapping[str, str], folder: str, shell: Sequence[str], mask: tuple[str, ...]
+) -> Callable[[str], Launch]:
+    return lambda text: Launch(shell_argv(shell, text), env=env, cwd=folder, mask=mask)
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """Yield what is masked of a secret: itself, and its lines, as a log shows them."""
+    yield from (one for one in (secret, *secret.splitlines()) if len(one.strip()) > 1)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return repr(line if len(line) <= 60 else line[:57] + "...")

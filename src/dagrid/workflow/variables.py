@@ -1,0 +1,206 @@
+"""What names mean at run time, and texts with their values in them, for Python and for shells. It starts nothing itself.
+
+What needs a process (backticks) is a generator that yields a `Launch` and is sent its `Exit`, as in `dagrid.commands.Command`.
+
+A shell expands variables by itself, from the environment, which is safe whatever they hold. Only what it cannot expand (paths
+into JSON, fields of steps, slices, numbered parameters) is given to it under a name of ours, or, between single quotes, put into
+its text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from dagrid.commands import Exit, Launch
+from dagrid.errors import StepError
+from dagrid.masking import masked
+from dagrid.workflow.context import StepEnd
+from dagrid.workflow.expressions import Command, Expression, Literal, Part, Reference, evaluate, parse
+
+Expanding = Generator[Launch, Exit, str]
+HELD = "DAGRID_VALUE_"
+"""The names under which a shell gets what it cannot expand begin so."""
+MOST_EXPORTED = 100_000
+"""How many bytes the value of a variable may have, to be in the environment of processes; Linux allows 131,072 with its name."""
+
+_QUOTED_DOCUMENT = re.compile(r"<<-?\s*['\"\\]")
+
+
+class Names:
+    """The meaning of names: layers of variables, the first that has a name wins, and the ends of steps by id.
+
+    Args:
+        layers: of variables.
+        steps: the ends of steps by their ids.
+    """
+
+    def __init__(self, layers: Sequence[Mapping[str, str]], steps: Mapping[str, StepEnd] | None = None) -> None:
+        self.layers = layers
+        self.steps = steps or {}
+        self.printed: dict[str, str] = {}
+
+    def variable(self, name: str) -> str | None:
+        """Return the value of a variable, or None if no layer has it."""
+        for layer in self.layers:
+            found = layer.get(name)
+            if found is not None:
+                return found
+        return None
+
+    def step(self, id: str, field: str) -> str | None:
+        """Return a field of the step with an id; see `dagrid.workflow.expressions.Scope`."""
+        end = self.steps.get(id)
+        if end is None:
+            return None
+        if field == "exitCode":
+            return str(end.code)
+        if field == "output":
+            return next(iter(end.outputs.values()), "")
+        return end.stdout if field == "stdout" else end.stderr
+
+    def run(self, command: str) -> str:
+        """Return what a command in backticks printed, which ran before."""
+        return self.printed[command]
+
+
+def expanded(text: str, names: Names, launch: Callable[[str], Launch]) -> Expanding:
+    """Return a text with all that it says; what is in backticks runs.
+
+    Args:
+        text: as it stands in the workflow.
+        names: what names mean.
+        launch: makes a process of a command in backticks.
+
+    Raises:
+        StepError: a command in backticks fails.
+    """
+    if "$" not in text and "`" not in text:
+        return text
+    expression = parse(text)
+    yield from _run_commands(expression, names, launch)
+    return evaluate(expression, names)
+
+
+def _run_commands(
+    expression: Expression, names: Names, launch: Callable[[str], Launch]
+) -> Generator[Launch, Exit, None]:
+    """Run the commands in backticks, those inside of others first."""
+    for part in expression.parts:
+        inner = part.word if type(part) is Reference else part.command if type(part) is Command else None
+        if inner is not None:
+            yield from _run_commands(inner, names, launch)
+        if type(part) is Command:
+            command = evaluate(part.command, names)
+            if command not in names.printed:
+                made = launch(command)
+                end = yield made
+                if end.code:
+                    said = end.last_words
+                    shown = masked(part.written, made.mask)
+                    raise StepError(
+                        f"{shown} exited with code {end.code}{f': {said[-1]}' if said else '.'}", code=end.code
+                    )
+                names.printed[command] = end.stdout.decode("utf-8", "replace")
+
+
+def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
+    """Return a text for a shell, and what the shell needs in its environment beside the variables.
+
+    Backticks, and all that a shell can expand, are left to it.
+    """
+    if "$" not in text:
+        return text, {}
+    expression = parse(text, backticks=False)
+    if not any(_is_ours(part, names) for part in expression.parts):
+        return text, {}
+    is_literal = _QUOTED_DOCUMENT.search(text) is not None
+    held: dict[str, str] = {}
+    written = []
+    quote = ""
+    for part in expression.parts:
+        if type(part) is Literal or not _is_ours(part, names):
+            written.append(part.written)
+            quote = _quote_after(part.written, quote)
+            continue
+        value = evaluate(Expression((part,)), names)
+        if value == part.written:
+            written.append(value)
+        elif quote == "'":
+            written.append(value.replace("'", "'\\''"))
+        elif is_literal:
+            written.append(value)
+        else:
+            name = f"{HELD}{len(held) + 1}"
+            held[name] = value
+            written.append(f"${{{name}}}")
+    return "".join(written), held
+
+
+def for_program(text: str, names: Names) -> str:
+    """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in, all else stays."""
+    if "${" not in text:
+        return text
+    parts = [
+        msgspec.structs.replace(part, quote="") if type(part) is Reference else part  # its quotes are none of a shell's
+        for part in parse(text, backticks=False).parts
+    ]
+    return evaluate(Expression(tuple(parts)), names, only=_is_braced)
+
+
+def environment(*layers: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process: layers of variables, of which the first that has a name wins.
+
+    What has no name for an environment, or is too long for one, is left out.
+    """
+    found: dict[str, str] = {}
+    for layer in reversed(layers):
+        for name, value in layer.items():
+            if name[:1].isdigit() or "=" in name or not name:
+                continue
+            if len(value) > MOST_EXPORTED or "\0" in value:
+                found.pop(name, None)
+            else:
+                found[name] = value
+    return found
+
+
+def _is_ours(part: Part, names: Names) -> bool:
+    """Return whether a shell cannot expand a part by itself."""
+    if type(part) is not Reference:
+        return False
+    if part.path or part.operation == "slice":
+        return True
+    if part.name.isdigit():
+        return names.variable(part.name) is not None
+    return part.word is not None and any(_is_ours(one, names) for one in part.word.walk())
+
+
+def _is_braced(part: Part) -> bool:
+    return type(part) is Reference and part.written.startswith("${")
+
+
+def _quote_after(text: str, quote: str) -> str:
+    """Return in which quotes a shell is behind a text: a single one, a double one, or none."""
+    position = 0
+    while position < len(text):
+        mark = text[position]
+        if mark == "\\" and quote != "'":
+            position += 2
+            continue
+        if mark in "'\"" and (not quote or mark == quote):
+            quote = "" if quote else mark
+        position += 1
+    return quote
+
+
+def text_of(value: Any) -> str:
+    """Return a plain value as the text of a variable."""
+    import json
+
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)

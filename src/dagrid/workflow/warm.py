@@ -1,0 +1,95 @@
+"""Calls of importable functions in warm Python processes, as steps ask for them: requests made, answers opened.
+
+The program of such a process is `_warm_main`, which runs by itself; this room knows only what is said to it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagrid.commands import Request, Server
+from dagrid.errors import StepError
+
+if TYPE_CHECKING:
+    from dagrid.workflow.work import Work
+
+PROGRAM = str(Path(__file__).with_name("_warm_main.py"))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The Python value of another step among arguments, as it was pickled; it is opened where the function runs."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What a function returned: pickled, None if it returned that, and as the text of a variable."""
+
+    data: bytes | None = None
+    text: str | None = None
+
+    @property
+    def value(self) -> Any:
+        """The value itself."""
+        return None if self.data is None else pickle.loads(self.data)  # our own process made it
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, one: Any) -> bytes | None:
+        return one.data if isinstance(one, Held) else None
+
+
+def call(
+    work: Work,
+    fn: str | Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    values: Mapping[str, bytes] | None = None,
+) -> Generator[Request, bytes, Returned]:
+    """Call a function in a warm process for a step, and return what it returns: `yield from call(...)`.
+
+    Args:
+        work: the step.
+        fn: an importable function, or `package.module:function`.
+        args, kwargs: what it is called with; a `Held` among them is opened there.
+        values: pickled values for those of its parameters that have these names and are not given.
+
+    Raises:
+        StepError: it failed.
+    """
+    context = work.context
+    asked = {
+        "fn": fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}",
+        "args": list(args),
+        "kwargs": dict(kwargs or {}),
+        "values": dict(values or {}),
+        "env": work.env,
+        "folder": work.folder,
+        "path": list(dict.fromkeys(filter(None, (work.folder, context.file.folder, *_python_path())))),
+        "stdout": work.stdout,
+        "stderr": work.stderr,
+        "mask": list(context.secrets),
+        "limit": context.workflow.max_output_size,
+        "strict": work.is_strict,
+    }
+    data = io.BytesIO()
+    _Pickler(data, 5).dump(asked)
+    server = Server((sys.executable, "-E", "-s", PROGRAM), env=context.environment, cwd=context.folder)
+    answer = pickle.loads((yield Request(server, data.getvalue())))  # our own process wrote it
+    if answer[0] == "value":
+        return Returned(answer[1], answer[2])
+    _, message, code, retryable = answer
+    raise StepError(message, work.step.name, code, retryable=retryable)
+
+
+def _python_path() -> list[str]:
+    return os.environ.get("PYTHONPATH", "").split(os.pathsep)

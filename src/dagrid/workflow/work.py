@@ -1,0 +1,233 @@
+"""One step while it is performed: its texts with their values, its environment, its logs, the processes that it may start.
+
+Types of steps get a `Work` and ask it; it knows none of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any
+
+from dagrid.commands import Exit, Launch, Request
+from dagrid.workflow.context import Context, Spec, StepEnd
+from dagrid.workflow.model import Record, Step, said
+from dagrid.workflow.surroundings import shell_argv, shell_words
+from dagrid.workflow.variables import Expanding, Names, environment, expanded, for_program, for_shell
+from dagrid.workflow.warm import Returned, call
+
+CAPTURED = 1 << 20
+
+
+class Work:
+    """A step that is being performed.
+
+    Attributes:
+        step: as the file has it.
+        context: what the steps of the run share.
+        names: what names mean to it.
+        env: the environment of its processes.
+        folder: where they run.
+        stdout: the file that gets its standard output, as `DAG_RUN_STEP_STDOUT_FILE`.
+        stderr: the file that gets its standard error.
+        ends: the ends of the steps that it may read, by name; those that did not end well are left out.
+        values: those of steps that it waits for directly, by name, for the parameters of Python functions.
+    """
+
+    __slots__ = (
+        "_begun",
+        "context",
+        "ends",
+        "env",
+        "folder",
+        "names",
+        "outputs",
+        "own",
+        "shell",
+        "spec",
+        "stderr",
+        "stdout",
+        "step",
+        "values",
+    )
+
+    def __init__(self, context: Context, spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str]) -> None:
+        """Take a step.
+
+        Args:
+            context: of its run.
+            spec: of the step.
+            ends: of the steps that `spec.reads` names, in that order.
+            extra: variables beside all others, such as DAG_RUN_STATUS.
+        """
+        self.context = context
+        self.spec = spec
+        self.step: Step = spec.step
+        self.ends = {name: end for name, end in zip(spec.reads, ends, strict=True) if end is not None}
+        self.values = {name: self.ends[name] for name in spec.values if name in self.ends}
+        logs = context.logs
+        self.stdout = os.fspath(logs.stdout(self.step.name))
+        self.stderr = self.stdout if context.workflow.log_output == "merged" else os.fspath(logs.stderr(self.step.name))
+        self._begun = _size(self.stdout), _size(self.stderr)
+        self.outputs = {name: value for end in self.ends.values() for name, value in end.outputs.items()}
+        special = {
+            "DAG_RUN_STEP_NAME": self.step.name,
+            "DAG_RUN_STEP_STDOUT_FILE": self.stdout,
+            "DAG_RUN_STEP_STDERR_FILE": self.stderr,
+            **extra,
+        }
+        self.own: dict[str, str] = {}
+        steps = {one: self.ends[name] for one, name in spec.ids.items() if name in self.ends}
+        self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)
+        self.env: dict[str, str] = environment(special, context.given, self.outputs, context.environment)
+        self.shell = shell_words(self.step.shell) or context.shell
+        self.folder = context.folder
+
+    def prepare(self) -> Generator[Launch, Exit, None]:
+        """Find out the variables of the step and its folder."""
+        for variable in self.step.env:
+            self.own[variable.name] = yield from self.text(variable.value)
+        if self.own:
+            special, given, own, outputs, *_ = self.names.layers
+            self.env = environment(special, given, own, outputs, self.context.environment)
+        if self.step.working_dir:
+            said_folder = os.path.expanduser((yield from self.text(self.step.working_dir)))
+            self.folder = os.path.normpath(os.path.join(self.context.folder, said_folder))
+
+    def text(self, text: str) -> Expanding:
+        """Return a text with all that it says: `yield from work.text(...)`."""
+        return expanded(text, self.names, self.aside)
+
+    def texts(self, texts: Sequence[str]) -> Generator[Launch, Exit, list[str]]:
+        """Return several texts with all that they say."""
+        found = []
+        for text in texts:
+            found.append((yield from self.text(text)))
+        return found
+
+    def plain(self, value: Any) -> Generator[Launch, Exit, Any]:
+        """Return a plain value, such as a mapping of settings, with all that its texts say."""
+        if isinstance(value, str):
+            return (yield from self.text(value))
+        if isinstance(value, Mapping):
+            made = {}
+            for name, one in value.items():
+                made[name] = yield from self.plain(one)
+            return made
+        if isinstance(value, (list, tuple)):
+            items = []
+            for one in value:
+                items.append((yield from self.plain(one)))
+            return items
+        return value
+
+    def config(self) -> Generator[Launch, Exit, dict[str, Any]]:
+        """Return the settings of the step's type, with all that their texts say."""
+        found: dict[str, Any] = yield from self.plain(self.step.executor.config)
+        return found
+
+    def file(self, path: str) -> str:
+        """Return the path of a file that the step names, from its folder."""
+        return os.path.join(self.folder, os.path.expanduser(path))
+
+    def aside(self, text: str) -> Launch:
+        """Return a process for a text in which all names are known, whose output is not the step's."""
+        return Launch(
+            shell_argv(self.shell, text),
+            env=self.env,
+            cwd=self.folder,
+            capture=CAPTURED,
+            mask=self.context.secrets,
+            grace=self.context.workflow.max_clean_up_time_sec,
+        )
+
+    def question(self, text: str) -> Launch:
+        """Return a process for a command that is a condition."""
+        written, held = for_shell(text, self.names)
+        return Launch(
+            shell_argv(self.shell, written),
+            env={**self.env, **held},
+            cwd=self.folder,
+            mask=self.context.secrets,
+            grace=self.context.workflow.max_clean_up_time_sec,
+        )
+
+    def shell_launch(self, text: str) -> Generator[Launch, Exit, Launch]:
+        """Return the process for a command of the step, which its shell reads."""
+        written, held = for_shell(text, self.names)
+        return (yield from self.launch(shell_argv(self.shell, written), env={**self.env, **held} if held else None))
+
+    def program_text(self, text: str) -> str:
+        """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in."""
+        return for_program(text, self.names)
+
+    def launch(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        done: Callable[[Exit], Any] | None = None,
+    ) -> Generator[Launch, Exit, Launch]:
+        """Return a process that is the work of the step: `yield from work.launch([...])`; yield that to start it.
+
+        Args:
+            argv: the program and its arguments.
+            env: another environment than `work.env`.
+            stdin: what it reads.
+            done: makes what is sent in place of the `Exit`.
+        """
+        step, workflow = self.step, self.context.workflow
+        out, err = [self.stdout], [self.stderr]
+        if step.stdout:
+            out.append(self.file((yield from self.text(step.stdout))))
+        if step.stderr:
+            err.append(self.file((yield from self.text(step.stderr))))
+        return Launch(
+            argv,
+            env=self.env if env is None else env,
+            cwd=self.folder,
+            stdin=stdin,
+            stdout=out,
+            stderr=err,
+            merge=workflow.log_output == "merged" and not step.stderr,
+            max_output=workflow.max_output_size,
+            strict=self.is_strict,
+            mask=self.context.secrets,
+            stop_signal=signal.Signals[step.signal_on_stop] if step.signal_on_stop else signal.SIGTERM,
+            grace=workflow.max_clean_up_time_sec,
+            done=done,
+        )
+
+    def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Generator[Request, bytes, Returned]:
+        """Call an importable function in a warm Python process: `returned = yield from work.call(...)`.
+
+        What the function prints goes to the logs of the step; what it raises fails the step: a `StepError` as it is, any other
+        exception with its traceback in the log.
+        """
+        return call(self, fn, args, kwargs)
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether the step fails when it writes more than may be kept, for somebody relies on all of it."""
+        reader: Record = self.context.workflow
+        return bool(self.step.output or self.step.outputs) or said(reader, "max_output_size")
+
+    def written(self, stream: str = "stdout") -> str:
+        """Return what the step has written by now, in this attempt."""
+        is_out = stream == "stdout"
+        path, begun = (self.stdout, self._begun[0]) if is_out else (self.stderr, self._begun[1])
+        try:
+            with open(path, "rb") as file:
+                file.seek(begun)
+                return file.read(self.context.workflow.max_output_size + CAPTURED).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return ""
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

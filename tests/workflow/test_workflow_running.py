@@ -1,0 +1,413 @@
+"""Workflows run for real: order, values, failures, handlers, sub-workflows, secrets, and what stays of each run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dagrid.errors import CapabilityError, ParameterError, WorkflowError
+from dagrid.workflow import loads, running
+
+SECRET = "s3cret-t0ken"
+
+
+def test_outputs_reach_all_steps_behind_directly_or_not(runner):
+    """A variable is there for every step that comes later, in its text and in the environment of its processes."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, command: echo one, output: A}
+          - {name: b, command: 'true'}
+          - {name: c, command: 'echo "$A"; sh -c "env | grep ^A="'}
+        """
+    )
+    assert told.status == "succeeded"
+    assert told.out("c") == "one\nA=one\n"
+
+
+def test_a_step_does_not_see_what_does_not_come_before_it(runner):
+    """What a step sees must not depend on which of two others happened to be quicker."""
+    told = runner.run(
+        """
+        type: graph
+        steps:
+          - {name: a, command: echo one, output: A}
+          - {name: b, command: 'echo "[$A]"'}
+          - {name: c, command: 'echo "[$A]"', depends: [a, b]}
+        """
+    )
+    assert (told.out("b"), told.out("c")) == ("[]\n", "[one]\n")
+
+
+def test_fields_of_steps_are_files_and_codes(runner):
+    """`${id.stdout}` is a file, also of a step that failed and is gone on after."""
+    told = runner.run(
+        """
+        steps:
+          - {name: first step, id: first, command: 'echo out; echo err >&2; exit 3', continueOn: {exitCode: [3]}}
+          - {name: second, command: 'cat ${first.stdout} ${first.stderr}; echo ${first.exitCode}'}
+        """
+    )
+    assert told.status == "partially_succeeded"
+    assert told.out("second") == "out\nerr\n3\n"
+
+
+@pytest.mark.parametrize(
+    ("on", "status"),
+    [
+        ("{failure: true}", "partially_succeeded"),
+        ("{exitCode: [1, 3]}", "partially_succeeded"),
+        ("{output: 're:^ou.$'}", "partially_succeeded"),
+        ("{exitCode: 3, markSuccess: true}", "succeeded"),
+        ("{failure: true, markSuccess: true}", "succeeded"),
+        ("{exitCode: [1]}", "failed"),
+        ("{output: other}", "failed"),
+    ],
+)
+def test_continue_on_says_whether_the_rest_runs(runner, on, status):
+    """By any failure, by the exit code or by a line of the output; `markSuccess` makes it a success."""
+    told = runner.run(
+        f"""
+        steps:
+          - {{name: a, command: 'echo out; exit 3', continueOn: {on}}}
+          - {{name: b, command: echo b}}
+        """
+    )
+    assert told.status == status
+    assert told.out("b") == ("" if status == "failed" else "b\n")
+
+
+def test_a_skipped_step_lets_others_run_where_it_says_so(runner):
+    """`continueOn.skipped` is about preconditions; what it skips otherwise is skipped with it."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, command: echo a, precondition: 'test -e nothing', continueOn: {skipped: true}}
+          - {name: b, command: echo b}
+        """
+    )
+    assert told.statuses == {"a": "skipped", "b": "completed"}
+    assert "'test -e nothing' exited with code 1" in told.node("a").reason
+
+
+def test_retries_only_what_is_worth_it(runner):
+    """`exitCode` of a retryPolicy chooses; the limit may be a parameter."""
+    told = runner.run(
+        """
+        params: N=2
+        steps:
+          - {name: a, command: 'echo x >> a.txt; exit 4', retryPolicy: {limit: $N, intervalSec: 0, exitCode: [4]}, continueOn: failure}
+          - {name: b, command: 'echo x >> b.txt; exit 5', retryPolicy: {limit: $N, intervalSec: 0, exitCode: [4]}, continueOn: failure}
+        """
+    )
+    assert (runner.folder / "a.txt").read_text() == "x\n" * 3
+    assert (runner.folder / "b.txt").read_text() == "x\n"
+    assert told.node("a").attempts == 3
+
+
+def test_handlers_see_how_the_run_ended(runner):
+    """Those of the outcome, then the exit handler; they read the outputs of steps."""
+    told = runner.run(
+        """
+        handlerOn:
+          success: {command: 'echo s'}
+          failure: {command: 'echo "f $DAG_RUN_STATUS $A"'}
+          exit: {command: 'echo "e $DAG_RUN_STATUS"'}
+        steps:
+          - {name: a, command: echo one, output: A}
+          - {name: b, command: 'false'}
+        """
+    )
+    assert told.status == "failed"
+    assert (told.out("onFailure"), told.out("onExit")) == ("f failed one\n", "e failed\n")
+    assert told.statuses["onSuccess"] == "skipped"
+
+
+def test_a_timeout_of_the_run_leaves_the_handlers_their_time(runner):
+    """The run has failed, what ran was stopped, and the failure handler runs all the same."""
+    told = runner.run(
+        """
+        timeoutSec: 0.3
+        handlerOn: {failure: {command: 'sleep 0.1; echo handled'}}
+        steps: [{name: a, command: sleep 60}]
+        """
+    )
+    assert told.status == "failed"
+    assert told.out("onFailure") == "handled\n"
+
+
+def test_python_steps_pass_values_as_they_are(runner):
+    """By name of the step, by output, by id; as text where a shell needs it. What they print is in their logs."""
+    (runner.folder / "tasks.py").write_text(
+        "def make(count):\n    print('making')\n    return list(range(count))\n"
+        "def total(make):\n    return sum(make)\n"
+        "def both(numbers, text, total):\n    return {'type': type(numbers).__name__, 'text': text, 'total': total}\n"
+    )
+    told = runner.run(
+        """
+        steps:
+          - {name: make, python: 'tasks:make', args: {count: 4}, output: LIST}
+          - {name: total, id: sum, python: 'tasks:total'}
+          - {name: both, python: 'tasks:both', args: {numbers: '${LIST}', text: 'is ${LIST}', total: '${sum.value}'}, output: R}
+          - {name: show, command: 'echo "${R.type} ${R.text} ${R.total}"'}
+        """
+    )
+    assert told.status == "succeeded", [node.error for node in told.result.node_results.values()]
+    assert told.out("make") == "making\n"
+    assert told.out("show") == "list is [0, 1, 2, 3] 6\n"
+
+
+def test_a_python_step_that_raises_fails_with_its_message_and_its_traceback(runner):
+    """The message is in the history, the traceback of the user's own lines in the log."""
+    (runner.folder / "tasks.py").write_text("def broken():\n    raise KeyError('nothing')\n")
+    told = runner.run("steps: [{name: a, python: 'tasks:broken'}]")
+    assert str(told.node("a").error) == "tasks:broken raised KeyError: 'nothing'"
+    assert "tasks.py" in told.err("a")
+    assert "dagrid" not in told.err("a")
+
+
+def test_secrets_are_masked_wherever_they_would_be_seen(runner, monkeypatch):
+    """In logs of commands and of Python, in outputs, in errors, in the log of the run, and nowhere in the files of the history."""
+    monkeypatch.setenv("TOKEN_OF_MINE", SECRET)
+    (runner.folder / "tasks.py").write_text(
+        "import os\ndef tell():\n    print('py', os.environ['TOK'])\n    return os.environ['TOK']\n"
+    )
+    told = runner.run(
+        """
+        secrets: [{name: TOK, provider: env, key: TOKEN_OF_MINE}]
+        steps:
+          - {name: a, command: 'echo "tok=$TOK"; test -n "$TOK"', output: A}
+          - {name: b, python: 'tasks:tell', output: B}
+          - {name: c, command: 'echo "$A $B"; echo "$TOK" >&2; exit 1'}
+        """
+    )
+    assert told.out("a") == "tok=*******\n"
+    assert told.out("b") == "py *******\n"
+    assert told.out("c") == "tok=******* *******\n"
+    assert SECRET not in str(told.node("c").error)
+    runner.history.close()
+    found = [
+        path for path in (runner.folder / "home").rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
+    assert found == []
+
+
+def test_a_file_of_secrets_and_dotenv(runner):
+    """A secret may come from a file beside the workflow; dotenv files are read in order."""
+    (runner.folder / "key").write_text(SECRET + "\n")
+    (runner.folder / "a.env").write_text("X=1\nY=${X}2\n")
+    (runner.folder / "b.env").write_text("X=3\n")
+    told = runner.run(
+        """
+        dotenv: [a.env, b.env, missing.env]
+        secrets: [{name: KEY, provider: file, key: key}]
+        steps: [{name: a, command: 'echo "$X $Y ${#KEY}"'}]
+        """
+    )
+    assert told.out("a") == "3 12 12\n"
+
+
+def test_a_sub_workflow_is_a_run_of_its_own(runner):
+    """Its outputs come back, its run has a parent, and listings leave it out."""
+    told = runner.run(
+        """
+        steps:
+          - {name: call, call: child, params: 'X=5', output: RES}
+          - {name: show, command: 'echo "${RES.outputs.SUM} ${RES.status}"'}
+        ---
+        name: child
+        params: X=1
+        steps: [{name: s, command: 'echo $((X+1))', output: SUM}]
+        """
+    )
+    assert told.out("show") == "6 succeeded\n"
+    (child,) = runner.history.children(told.id)
+    assert (child.name, child.parent, child.status) == ("child", told.id, "succeeded")
+    assert [run.run for run in runner.history.runs()] == [told.id]
+
+
+def test_a_list_that_only_a_run_knows(runner):
+    """The items come from an output; each gets a run, and the step has a summary of them all."""
+    told = runner.run(
+        """
+        steps:
+          - {name: list, command: 'echo ''["a", "b c", {"k": 1}]''', output: LIST}
+          - {name: fan, call: child, parallel: '${LIST}', params: 'IT=${ITEM}', output: RES}
+          - {name: show, command: 'echo "${RES.summary.total} ${RES.outputs[1].O}"'}
+        ---
+        name: child
+        params: IT=none
+        steps: [{name: s, command: 'echo "<$IT>"', output: O}]
+        """
+    )
+    assert told.status == "succeeded", told.node("fan").error
+    assert told.out("show") == "3 <b c>\n"
+    assert [one["outputs"]["O"] for one in json.loads(told.out("fan"))["results"]] == ["<a>", "<b c>", '<{"k":1}>']
+
+
+def test_a_sub_workflow_in_another_file_and_its_failure(runner):
+    """It is found beside the file; why it failed is in the message of the step."""
+    runner.write("steps: [{name: s, command: 'echo no >&2; exit 7'}]", "other")
+    told = runner.run("steps: [{name: call, call: other}]")
+    assert told.status == "failed"
+    assert "The workflow 'other' has failed" in str(told.node("call").error)
+    assert "no" in str(told.node("call").error)
+
+
+def test_an_approval_waits_without_a_process_and_goes_on_elsewhere(runner):
+    """The run is given up while it waits; whoever approves goes on with it, and what the person entered is a variable."""
+    started = runner.start(
+        """
+        steps:
+          - {name: a, command: echo a}
+          - {name: ask, approval: {prompt: Go on?, input: [WHY]}}
+          - {name: b, command: 'echo "because $WHY"'}
+        """
+    )
+    assert started.run.settle(30) is False
+    assert started.run.waiting == ["ask"]
+    started.detach()
+    assert runner.history.info(started.place.run_id).status == "waiting"
+    told = runner.go_on(started.place.run_id, signals={"ask": {"WHY": "it is late"}})
+    assert told.status == "succeeded"
+    assert told.out("b") == "because it is late\n"
+    assert told.out("a") == "a\n"
+
+
+def test_a_refusal_fails_the_step(runner):
+    """Why it was refused is its error."""
+    started = runner.start("steps: [{name: ask, approval: {prompt: Go on?}}, {name: b, command: echo b}]")
+    assert started.run.settle(30) is False
+    started.detach()
+    told = runner.go_on(started.place.run_id, rejects={"ask": "not today"})
+    assert told.status == "failed"
+    assert "not today" in str(told.node("ask").error)
+
+
+def test_a_run_that_failed_is_taken_up_where_it_failed(runner):
+    """Steps that succeeded do not run again, unless somebody says from where."""
+    text = """
+        steps:
+          - {name: a, command: echo a >> a.txt}
+          - {name: b, command: test -e ready}
+          - {name: c, command: echo c >> c.txt}
+        """
+    told = runner.run(text)
+    assert told.status == "failed"
+    (runner.folder / "ready").touch()
+    told = runner.go_on(told.id, again=True)
+    assert told.status == "succeeded"
+    assert (runner.folder / "a.txt").read_text() == "a\n"
+    told = runner.go_on(told.id, again=True, roots=["b"])
+    assert told.status == "succeeded"
+    assert (runner.folder / "a.txt").read_text() == "a\n"
+    assert (runner.folder / "c.txt").read_text() == "c\n" * 2
+
+
+KILLED = """
+import sys
+from dagrid.history import History
+from dagrid.workflow import load, running
+with History(sys.argv[2]) as history:
+    running.start(load(sys.argv[1]), history=history, run_id="mine").finish()
+"""
+
+
+def test_a_run_survives_kill_9_and_goes_on_with_what_had_not_finished(runner):
+    """What had succeeded is not done again, a date stays what it was, and a sub-workflow goes on as the same run."""
+    path = runner.write(
+        """
+        params: DAY=`date +%s%N`
+        steps:
+          - {name: a, command: 'echo "$DAY" >> days.txt'}
+          - {name: call, call: child}
+          - {name: c, command: 'echo "$DAY" >> days.txt'}
+        ---
+        name: child
+        steps:
+          - {name: s, command: echo s >> s.txt}
+          - {name: t, command: 'echo $PPID > pid.txt; echo t >> t.txt; test -e go || exec sleep 600'}
+          - {name: u, command: echo u >> u.txt}
+        """
+    )
+    os.mkfifo(runner.folder / "told")
+    text = path.read_text().replace("echo t >> t.txt;", "echo t >> t.txt; test -e go || echo there > told;")
+    path.write_text(text)
+    home = runner.folder / "home"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(path), str(home)], cwd=Path(__file__).parents[2])
+    try:
+        assert (runner.folder / "told").read_text() == "there\n"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert runner.history.info("mine").status == "interrupted"
+    (runner.folder / "go").touch()
+    told = runner.go_on("mine")
+    assert told.status == "succeeded"
+    first, second = (runner.folder / "days.txt").read_text().split()
+    assert first == second
+    assert {name: (runner.folder / f"{name}.txt").read_text() for name in "stu"} == {
+        "s": "s\n",
+        "t": "t\nt\n",
+        "u": "u\n",
+    }
+    assert len(runner.history.children("mine")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("params: [{name: N, type: integer, required: true}]\nsteps: [x]", "'N' is missing"),
+        ("secrets: [{name: S, provider: env, key: NOT_THERE}]\nsteps: [x]", "which is not set"),
+        ("secrets: [{name: S, provider: file, key: not_there}]\nsteps: [x]", "cannot be read"),
+        ("secrets: [{name: S, provider: vault, key: k}]\nsteps: [x]", "no provider of secrets 'vault'"),
+        ("env: {A: '`exit 3`'}\nsteps: [x]", "exited with code 3"),
+        ("steps: [{command: x, retryPolicy: {limit: $NO, intervalSec: 1}}]", "a number from 0 up is wanted"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_runs(runner, text, message):
+    """With the place in the file; and no run stays in the history."""
+    with pytest.raises((WorkflowError, ParameterError), match=message):
+        runner.run(text)
+    assert runner.history.runs() == []
+
+
+def test_a_selector_is_honoured_or_refused(runner):
+    """It runs where the machine has the label, and else says how to let it run."""
+    text = "steps: [{name: a, command: echo a, workerSelector: {gpu: 'true'}}]"
+    with pytest.raises(CapabilityError, match=r"--worker\.labels gpu=true"):
+        runner.run(text)
+    assert runner.run(text, labels={"gpu": "true"}).status == "succeeded"
+
+
+def test_logs_of_a_step_that_floods_are_bounded(runner):
+    """A hundred megabytes on one line: the log is cut where nobody relies on it, and the step fails where somebody does."""
+    flood = "head -c 100000000 /dev/zero | tr '\\\\0' x"
+    told = runner.run(f'steps: [{{name: a, command: "{flood}"}}, {{name: b, command: "{flood}", output: B}}]')
+    assert told.statuses == {"a": "completed", "b": "failed"}
+    assert "maxOutputSize" in str(told.node("b").error)
+    assert all(told.place.stdout(name).stat().st_size < 1_100_000 for name in "ab")
+
+
+def test_the_log_of_a_run_tells_what_happened(runner):
+    """A line for each thing, with its time; `DAG_RUN_LOG_FILE` names it."""
+    told = runner.run("steps: [{name: a, command: 'test -e \"$DAG_RUN_LOG_FILE\"'}, {name: b, command: exit 2}]")
+    words = [line.split(" ", 1)[1] for line in told.log.splitlines()]
+    assert words[:2] == ["a: started", "a: completed"]
+    assert any(line.startswith("b: failed: ") for line in words)
+    assert words[-1] == "the run has ended"
+
+
+def test_a_dry_run_has_the_graph_and_runs_nothing(runner):
+    """Parameters are checked and filled in."""
+    file = loads("params: A=1\nsteps: [{name: a, command: touch hurt}, {name: b, command: x}]")
+    context, dag = running.dry(file, ["A=2"])
+    assert list(dag) == ["a", "b"]
+    assert context.variables["A"] == "2"
+    assert not Path("hurt").exists()
