@@ -26,7 +26,7 @@ REFUSED = 2
 DIFFERENCES = {
     "07_json_path": "a path that the JSON does not have is empty, not the text <nil>, which no program expects",
     "50_snake": "snake_case keys are accepted, as later spellings of the format have them",
-    "51_step_selector": "a selector on a plain command is honoured: refused where this machine lacks the label, run where it has it",
+    "51_step_selector": "a selector on a plain command is honoured: it is refused where this machine lacks the label",
 }
 """Where what the reference did is a fault or a narrower format, and what dagrid does instead."""
 

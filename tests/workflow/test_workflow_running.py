@@ -102,8 +102,9 @@ def test_retries_only_what_is_worth_it(runner):
         """
         params: N=2
         steps:
-          - {name: a, command: 'echo x >> a.txt; exit 4', retryPolicy: {limit: $N, intervalSec: 0, exitCode: [4]}, continueOn: failure}
-          - {name: b, command: 'echo x >> b.txt; exit 5', retryPolicy: {limit: $N, intervalSec: 0, exitCode: [4]}, continueOn: failure}
+          - {name: a, command: 'echo x >> a.txt; exit 4'}
+          - {name: b, command: 'echo x >> b.txt; exit 5'}
+        defaults: {retryPolicy: {limit: $N, intervalSec: 0, exitCode: [4]}, continueOn: failure}
         """
     )
     assert (runner.folder / "a.txt").read_text() == "x\n" * 3
@@ -173,10 +174,10 @@ def test_a_python_step_that_raises_fails_with_its_message_and_its_traceback(runn
 
 
 def test_secrets_are_masked_wherever_they_would_be_seen(runner, monkeypatch):
-    """In logs of commands and of Python, in outputs, in errors, in the log of the run, and nowhere in the files of the history."""
+    """In logs of commands and of Python, in outputs, in errors, in the log of the run, and in no file of the history."""
     monkeypatch.setenv("TOKEN_OF_MINE", SECRET)
     (runner.folder / "tasks.py").write_text(
-        "import os\ndef tell():\n    print('py', os.environ['TOK'])\n    return os.environ['TOK']\n"
+        "import os\n\ndef tell():\n    print('py', os.environ['TOK'])\n    return os.environ['TOK']\n"
     )
     told = runner.run(
         """

@@ -20,7 +20,6 @@ from dagrid.workflow.context import CURRENT, Spec, StepEnd
 from dagrid.workflow.expressions import json_text
 from dagrid.workflow.model import Output, Precondition, RepeatPolicy
 from dagrid.workflow.surroundings import holds, matches
-from dagrid.workflow.variables import text_of
 from dagrid.workflow.warm import Returned
 from dagrid.workflow.work import Work
 
@@ -140,7 +139,7 @@ def _decoded(work: Work, output: Output, text: str) -> str:
             found = found[int(key)] if isinstance(found, list) else found[key]
         except (LookupError, ValueError, TypeError):
             raise StepError(f"The output {output.name!r} has nothing at {output.select!r}.", work.step.name) from None
-    return json_text(found) if output.select else text_of(found)
+    return json_text(found)
 
 
 def _repeat(work: Work, policy: RepeatPolicy, end: StepEnd, failure: StepError | None) -> Generator[Any, Any, None]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
 
 import msgspec
 
@@ -195,12 +194,3 @@ def _quote_after(text: str, quote: str) -> str:
             quote = "" if quote else mark
         position += 1
     return quote
-
-
-def text_of(value: Any) -> str:
-    """Return a plain value as the text of a variable."""
-    import json
-
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)

@@ -18,8 +18,8 @@ from typing import Any
 from dagrid.commands import Await, Exit, Launch
 from dagrid.errors import StepError
 from dagrid.workflow.context import Child, ChildEnd, Running, StartChild
+from dagrid.workflow.expressions import json_text
 from dagrid.workflow.model import Params
-from dagrid.workflow.variables import text_of
 from dagrid.workflow.work import Work
 
 GOOD = ("succeeded", "partially_succeeded")
@@ -80,7 +80,7 @@ def _items(work: Work, said: tuple[Any, ...] | str) -> Generator[Launch, Exit, l
     """Return the items as texts; those that are mappings as JSON, into which `${ITEM.key}` looks."""
     if not isinstance(said, str):
         items = yield from work.plain(list(said))
-        return [text_of(item) for item in items]
+        return [json_text(item) for item in items]
     text = (yield from work.text(said)).strip()
     try:
         found = json.loads(text)
@@ -88,7 +88,7 @@ def _items(work: Work, said: tuple[Any, ...] | str) -> Generator[Launch, Exit, l
         return text.split()
     if not isinstance(found, list):
         raise StepError(f"The items of step {work.step.name!r} are {text[:60]!r}, which is no list.", work.step.name)
-    return [text_of(item) for item in found]
+    return [json_text(item) for item in found]
 
 
 def _run_id(work: Work, params: Sequence[str], number: int) -> str:
