@@ -16,7 +16,7 @@ FAST := not slow and not engine and not example
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: $(VENV)/.run ## build the mosaic of the example; the pictures and run.html go to out/mosaic/
@@ -25,6 +25,10 @@ run: $(VENV)/.run ## build the mosaic of the example; the pictures and run.html 
 .PHONY: search
 search: $(VENV)/.run ## search the settings of a classifier in two rounds, as the second example
 	$(BIN)/python -m examples.search --profile
+
+.PHONY: warehouse
+warehouse: $(VENV)/.run ## the TPC-H warehouse, a workflow in YAML; the page goes to out/warehouse/report.html
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dagrid start examples/warehouse/warehouse.yaml
 
 .PHONY: test
 test: check test-main test-newer test-wheel ## all checks, all tests, the fast tests on each newer Python, the wheel
@@ -68,6 +72,10 @@ bench: $(VENV)/.dev ## measure dagrid and its neighbours
 bench-engines: $(VENV)/.dev ## start Ray, Dask, Celery and ipyparallel, and measure dagrid on them beside code written by hand
 	@tools/servers || true
 	$(BIN)/python -m benchmarks engines parts partition partition-makespan
+
+.PHONY: bench-workflows
+bench-workflows: $(VENV)/.dev ## measure workflows in YAML beside doit, make and bare processes
+	$(BIN)/python -m benchmarks workflows workflow-load
 
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its one format

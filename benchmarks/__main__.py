@@ -30,6 +30,7 @@ from benchmarks.overhead import inline, process, thread
 from benchmarks.partition import cuts, makespans
 from benchmarks.parts import parts
 from benchmarks.stores import store
+from benchmarks.workflows import loading, workflows
 
 FIGURES: dict[str, Callable[[bool], Figure]] = {
     "thread": thread,
@@ -52,6 +53,8 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "partition-makespan": makespans,
     "parts": parts,
     "commands": commands,
+    "workflows": workflows,
+    "workflow-load": loading,
     "engines": engines,
 }
 ASKED = {"engines"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ def commands(quick: bool) -> Figure:
         }
         for column, chained, number in ((f"chain of {length}", True, length), (f"{count}, 8 at once", False, count)):
             contenders = {name: _run(number, chained, kind) for name, kind in kinds.items()}
-            contenders[BARE] = partial(timed, _bare, number, 1 if chained else AT_ONCE)
+            contenders[BARE] = partial(timed, bare, number, 1 if chained else AT_ONCE)
             for name, samples in interleaved(contenders, rounds).items():
                 figure.put(name, column, [seconds * 1e3 for seconds in samples])
     chain, many = figure.columns
@@ -59,15 +59,16 @@ def _run(count: int, chained: bool, settings: Mapping[str, Any]) -> Callable[[],
     return partial(timed, run)
 
 
-def _bare(count: int, at_once: int) -> None:
+def bare(count: int, at_once: int, argv: Sequence[str] = NOTHING) -> None:
+    """Start so many processes, one after the other or some at once in threads, as anyone would by hand."""
     if at_once == 1:
         for _ in range(count):
-            subprocess.run(NOTHING, check=True)
+            subprocess.run(argv, check=True)
         return
     with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda _: subprocess.run(NOTHING, check=True), range(count)))
+        list(pool.map(lambda _: subprocess.run(argv, check=True), range(count)))
 
 
 def _more(figure: Figure, column: str, count: int) -> float | None:
-    ours, bare = figure.value(LOGS, column), figure.value(BARE, column)
-    return None if ours is None or bare is None else (ours - bare) / count
+    ours, by_hand = figure.value(LOGS, column), figure.value(BARE, column)
+    return None if ours is None or by_hand is None else (ours - by_hand) / count
