@@ -91,6 +91,8 @@ def _ended(work: Work, failure: StepError | None, returned: Returned | None) -> 
         if failure is None or one.value is None:
             outputs[one.name] = yield from _output(work, one, returned)
     value = returned.data if returned is not None else None
+    if value is not None and any(secret.encode() in value for secret in work.context.secrets):
+        value = None  # it would stand in the history; its text is masked there
     hidden = tuple(one.name for one in (*step.output, *step.outputs) if one.omit)
     code = failure.code if failure is not None else 0
     return StepEnd(code=code, outputs=outputs, hidden=hidden, stdout=work.stdout, stderr=work.stderr, value=value)
