@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from dagrid.errors import CommandError, InvalidSettingError
 from dagrid.masking import masked
+from dagrid.serving import serve as serve
 
 SIGTERM = 15
 GRACE = 5.0
@@ -172,7 +173,76 @@ class Await:
     begin: Callable[[Notify], Callable[[], object] | None]
 
 
-Thing = Launch | Await
+class Server:
+    """What a warm process is started with: one that calls `dagrid.commands.serve`, and answers one request after another.
+
+    Two of them are equal if all that they say is equal; then the processes of one may answer what is asked of the other. The
+    process has a session and a process group of its own. Its standard output goes nowhere, and the end of its standard error is
+    kept for the error of a request that it does not answer.
+
+    Args:
+        argv: the program, found along the PATH of `env`, and its arguments.
+        env: its whole environment; None gives it that of this process.
+        cwd: its working directory; None means that of this process.
+
+    Raises:
+        InvalidSettingError: argv is no list of words, or env does not say texts.
+    """
+
+    __slots__ = ("_hash", "_key", "argv", "cwd", "env")
+
+    def __init__(
+        self,
+        argv: Sequence[str | bytes | os.PathLike[str]],
+        env: Environment | None = None,
+        cwd: PathLike | None = None,
+    ) -> None:
+        if not argv or isinstance(argv, (str, bytes)) or not all(isinstance(word, _WORD) for word in argv):
+            raise InvalidSettingError(f"The argv of a Server is a list of a program and its arguments, not {argv!r}.")
+        if env is not None and not all(isinstance(text, (str, bytes)) for one in env.items() for text in one):
+            raise InvalidSettingError("The env of a Server is texts by name.")
+        self.argv = tuple(argv)
+        self.env = None if env is None else dict(env)
+        self.cwd = cwd
+        self._key = self.argv, None if self.env is None else frozenset(self.env.items()), cwd
+        self._hash = hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Server) and self._hash == other._hash and self._key == other._key)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> Any:
+        return Server, (self.argv, self.env, self.cwd)
+
+    def __repr__(self) -> str:
+        return f"<Server {Launch(self.argv).shown}>"  # nothing of its variables, which may be secret
+
+
+@dataclass(slots=True, repr=False)
+class Request:
+    """Something that a warm process is to answer: one that was started for an equal `Server` and has nothing to do, or a new one.
+
+    Args:
+        server: what the process is started with, if there is none; it stays until the run ends.
+        data: what it is sent. The answer is bytes too.
+        mask: secrets, replaced by `*******` in its last words and in messages.
+        stop_signal: what its process group gets when the attempt is cancelled or late. It answers no more requests then.
+        grace: how many seconds the group then has to end before it is killed.
+    """
+
+    server: Server
+    data: bytes
+    mask: Sequence[str] = ()
+    stop_signal: int = SIGTERM
+    grace: float = GRACE
+
+    def __repr__(self) -> str:
+        return f"<Request of {len(self.data)} bytes to {self.server!r}>"
+
+
+Thing = Launch | Await | Request
 Steps = Generator[Thing, Any, Any]
 
 
@@ -185,7 +255,8 @@ class Command:
     The function may return a generator instead: a sequence of things to be done, one after the other. It yields
 
     - a `Launch`, and is sent the `Exit`, whatever its code; where the launch has a `done`, what that returns;
-    - an `Await`, and is sent the value that comes of it; an error is thrown in.
+    - an `Await`, and is sent the value that comes of it; an error is thrown in;
+    - a `Request`, and is sent the answer of a warm process. If that ends before, its end is thrown in as a `CommandError`.
 
     What cannot be done (a program that is not there), and what `done` raises, is thrown in where it was yielded. What the
     generator returns is the value of the node, and what it raises the failure of the attempt. If the attempt is cancelled or

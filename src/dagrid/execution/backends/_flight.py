@@ -10,9 +10,10 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from dagrid.attempt import Here, performing
-from dagrid.commands import Launch, Thing
+from dagrid.commands import Launch, Request, Thing
 from dagrid.errors import TaskError
 from dagrid.execution.backends._running import Running
+from dagrid.execution.backends._servers import Service
 from dagrid.machine.events import UNSTARTED
 from dagrid.ports import Call, opened
 
@@ -63,36 +64,22 @@ class Flight:
 
     Attributes:
         steps: the generator of a task that is a sequence.
-        running: the process that it has now.
-        waiting: what it waits for now, without a process.
+        doing: its process, what it waits for, or who serves it; None while it waits for a process to end.
         next: what it wants done, while it waits for a process to end.
         started: when its first thing was begun, and before that, when it came; `told` says which of them.
         ended: when its process ended, where that is the end of the attempt.
         cancelled: nobody waits for it any more.
     """
 
-    __slots__ = (
-        "call",
-        "cancelled",
-        "context",
-        "ended",
-        "here",
-        "next",
-        "running",
-        "started",
-        "steps",
-        "told",
-        "waiting",
-    )
+    __slots__ = ("call", "cancelled", "context", "doing", "ended", "here", "next", "started", "steps", "told")
 
     def __init__(self, call: Call, context: contextvars.Context, came: float) -> None:
         self.call = call
         self.context = context
         self.here = Here(call)
         self.steps: Generator[Thing, Any, Any] | None = None
-        self.running: Running | None = None
-        self.waiting: Waiting | None = None
-        self.next: Launch | None = None
+        self.doing: Running | Waiting | Service | None = None
+        self.next: Launch | Request | None = None
         self.started = came
         self.ended = UNSTARTED
         self.told = self.cancelled = False
@@ -139,7 +126,7 @@ class Flight:
         self.close()
         raise TaskError(
             f"The task of node {self.call.node!r} yielded {type(thing).__name__}. A sequence yields what is to be done: a "
-            f"Launch or an Await. Its value is what it returns.",
+            f"Launch, an Await or a Request. Its value is what it returns.",
             self.call.node,
         )
 

@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, SIGNALLED, Exit, Launch
@@ -191,6 +192,24 @@ class Process:
         self.disown()
         return True
 
+    def has_ended(self) -> bool:
+        """Return whether the process has ended, or is about to be collected."""
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def mask(self, secrets: Sequence[str]) -> None:
+        """Mask other secrets from now on; in place of the former ones."""
+        self._launch.mask = secrets
+        for sink in self.pipes.values():
+            sink.mask(secrets)
+
+    def forget(self) -> None:
+        """What it wrote until now are not its last words."""
+        for sink in self.pipes.values():
+            sink.forget()
+
     def wait(self, timeout: float) -> None:
         """Wait for the end of a process that was killed; `timeout` in seconds."""
         if self._popen is not None and not self.ended:
@@ -233,19 +252,26 @@ class Process:
 _NOTHING = Sink()
 
 
+def how_not_to_stop(number: Any, grace: Any) -> str:
+    """Return what is wrong with the way in which something is to be stopped, or nothing."""
+    if not (isinstance(number, int) and 0 < number < signal.NSIG):
+        return f"stop_signal is the number of a signal, such as signal.SIGTERM, not {number!r}"
+    if not (isinstance(grace, (int, float)) and grace >= 0):
+        return f"grace is seconds from 0 up, not {grace!r}"
+    return ""
+
+
 def _check(launch: Launch) -> None:
     """Refuse what would be found out only when the process is there."""
     refused = ""
     if not launch.argv or isinstance(launch.argv, (str, bytes)):
         refused = f"argv is a list of a program and its arguments, not {launch.argv!r}; for a text say ['/bin/sh', '-c', text]"
-    elif not (isinstance(launch.stop_signal, int) and 0 < launch.stop_signal < signal.NSIG):
-        refused = f"stop_signal is the number of a signal, such as signal.SIGTERM, not {launch.stop_signal!r}"
-    elif not (isinstance(launch.grace, (int, float)) and launch.grace >= 0):
-        refused = f"grace is seconds from 0 up, not {launch.grace!r}"
     elif isinstance(launch.mask, (str, bytes)):
         raise CommandError(
             "The command cannot be started: mask is a list of secrets, not one text.", code=NOT_EXECUTABLE
         )
+    else:
+        refused = how_not_to_stop(launch.stop_signal, launch.grace)
     if refused:
         raise CommandError(masked(f"The command cannot be started: {refused}.", launch.mask), code=NOT_EXECUTABLE)
 

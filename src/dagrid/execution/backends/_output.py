@@ -66,6 +66,16 @@ class Sink:
             data = self._masker.feed(data)
         self._put(data)
 
+    def mask(self, secrets: Sequence[str]) -> None:
+        """Replace these secrets from now on."""
+        if self._masker is not None:
+            self._put(self._masker.end())
+        self._masker = Masker(secrets)
+
+    def forget(self) -> None:
+        """Keep the end only of what comes from now on."""
+        self._tail = b""
+
     def close(self) -> None:
         """Nothing more comes: let go of the files."""
         if self._masker is not None:

@@ -111,12 +111,13 @@ class Running(Owner):
     Attributes:
         started, ended: when; `ended` is UNSTARTED until it was collected.
         stopping: its group has been told to stop.
+        killed: its group was killed, for it did not stop.
         due: when something has to be done about it, if it is among those of the ground.
     """
 
     __slots__ = (
-        "_failed", "_ground", "_kill_at", "_look", "_over", "_pidfd", "due", "ended", "launch", "left", "process", "started",
-        "stopping",
+        "_failed", "_ground", "_kill_at", "_look", "_over", "_pidfd", "due", "ended", "killed", "launch", "left", "process",
+        "started", "stopping",
     )  # fmt: skip
 
     def __init__(
@@ -134,7 +135,7 @@ class Running(Owner):
         self._pidfd = -1
         self._kill_at = self.due = 0.0
         self._look = FIRST_LOOK
-        self.stopping = self.left = False
+        self.stopping = self.killed = self.left = False
         self.ended = UNSTARTED
         self.started = ground.now()
         self.process = process = Process(launch, ground.null, stdin)
@@ -192,6 +193,7 @@ class Running(Owner):
         elif not self.stopping:
             self._conclude()
         elif now >= self._kill_at:
+            self.killed = True
             process.kill(KILL)
             if process.ended or now >= self._kill_at + PARTING:
                 self._conclude()
@@ -235,7 +237,7 @@ class Running(Owner):
             return
         self.ended = self._ground.now()
         self._unwatch_end()
-        self._drain()
+        self.drain()
         if self.stopping:
             self.look_at(self.ended)
         elif self.left:
@@ -246,7 +248,7 @@ class Running(Owner):
         else:
             self._conclude()
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """Read what is in the pipes: as much as a large one holds, for who writes on is not waited for."""
         for descriptor in list(self.process.pipes):
             for _ in range(16):
@@ -256,7 +258,7 @@ class Running(Owner):
     def _conclude(self) -> None:
         """It has ended, and nothing more is read of it."""
         if self.stopping:
-            self._drain()
+            self.drain()
         if not self.left:
             self._leave()
             self._over()

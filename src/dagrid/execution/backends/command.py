@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from dagrid.commands import Await, Launch, Thing, value_of
+from dagrid.commands import Await, Launch, Request, Thing, value_of
 from dagrid.errors import BackendError, CommandError, InvalidSettingError, TaskError
 from dagrid.execution.backends._carriers import carry
 from dagrid.execution.backends._flight import Flight, Value, Waiting
 from dagrid.execution.backends._running import Ground, Running
+from dagrid.execution.backends._servers import IDLE, Servers
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
@@ -155,7 +156,8 @@ class CommandSession:
         self._ident = threading.get_ident()
         ground = None
         try:
-            ground = self._ground = Ground(self._backend.processes, self._host.now, self._later)
+            ground = self._ground = Ground(self._backend.processes + 2 * IDLE, self._host.now, self._later)
+            self._servers = Servers(ground)
             ground.selector.register(self._reading, selectors.EVENT_READ)
             while not self._closed:
                 self._take_turn()
@@ -183,7 +185,8 @@ class CommandSession:
         self._sleep()
 
     def _sleep(self) -> None:
-        if self._ground.wait(0 if self._closed and not self._flights else None):
+        idle = self._closed and not (self._flights or self._servers.alive)
+        if self._ground.wait(0 if idle else None):
             with self._guard:
                 self._rung = False
                 os.read(self._reading, 64)
@@ -234,7 +237,7 @@ class CommandSession:
 
     def _wait_for(self, flight: Flight, thing: Await) -> BaseException | None:
         """Begin what an attempt waits for, or return why it cannot be."""
-        waiting = flight.waiting = Waiting(partial(self._notified, flight))
+        waiting = flight.doing = Waiting(partial(self._notified, flight))
         at = self._host.now()
         try:
             cancel = waiting.cancel = flight.context.run(thing.begin, waiting.notify)
@@ -244,7 +247,7 @@ class CommandSession:
                     flight.call.node,
                 )
         except BaseException as error:  # noqa: BLE001  # the task is told
-            flight.waiting = None
+            flight.doing = None
             waiting.forget()
             return error
         self._has_begun(flight, at)
@@ -255,20 +258,23 @@ class CommandSession:
 
     def _come(self, flight: Flight, waiting: Waiting, value: Any, error: BaseException | None) -> None:
         """What was waited for has come, unless nobody waits for it any more."""
-        if flight.waiting is waiting:
-            flight.waiting = None
+        if flight.doing is waiting:
+            flight.doing = None
             waiting.forget()
             self._go_on(flight, flight.go_on, value, error)
 
-    def _start(self, flight: Flight, launch: Launch) -> Exception | None:
-        """Start a process of an attempt, or return why it cannot be."""
+    def _start(self, flight: Flight, thing: Launch | Request) -> Exception | None:
+        """Start a process of an attempt, or let a warm one serve it; or return why that cannot be."""
+        at = self._host.now()
         try:
-            running = Running(self._ground, launch, partial(self._ended, flight), partial(self._fail, flight))
+            if isinstance(thing, Launch):
+                flight.doing = Running(self._ground, thing, partial(self._ended, flight), partial(self._fail, flight))
+            else:
+                flight.doing = self._servers.ask(thing, partial(self._answered, flight))
         except Exception as error:  # noqa: BLE001  # the task is told
             return error
         self._free -= 1
-        flight.running = running
-        self._has_begun(flight, running.started)
+        self._has_begun(flight, at)
         return None
 
     def _has_begun(self, flight: Flight, at: float) -> None:
@@ -280,7 +286,12 @@ class CommandSession:
 
     def _ended(self, flight: Flight) -> None:
         """A process has ended and nothing more is read of it: what is known of it goes to the task."""
-        running = self._freed(flight)
+        running = flight.doing
+        assert isinstance(running, Running)
+        self._free += 1
+        flight.doing = None
+        if flight.steps is None:
+            flight.ended = running.ended
         if flight.cancelled or self._closed:
             self._abandon(flight)
             return
@@ -294,17 +305,19 @@ class CommandSession:
         else:
             self._go_on(flight, flight.go_on, value, None)
 
-    def _freed(self, flight: Flight) -> Running:
-        running, flight.running = flight.running, None
-        assert running is not None
+    def _answered(self, flight: Flight, value: Any, error: BaseException | None) -> None:
+        """A warm process has answered, or ended without an answer."""
         self._free += 1
-        if flight.steps is None:
-            flight.ended = running.ended
-        return running
+        flight.doing = None
+        if flight.cancelled or self._closed:
+            self._abandon(flight)
+        else:
+            self._go_on(flight, flight.go_on, value, error)
 
     def _fail(self, flight: Flight, error: BaseException) -> None:
-        """An attempt cannot go on, by a fault of ours or of the system; what it had started was killed."""
-        self._freed(flight)
+        """An attempt cannot go on, by a fault of ours or of the system; its process was killed."""
+        self._free += 1
+        flight.doing = None
         self._abandon(flight, error)
 
     def _cancel(self, attempt: int) -> None:
@@ -313,21 +326,27 @@ class CommandSession:
             self._stop(flight)
 
     def _stop(self, flight: Flight) -> None:
-        """Stop what an attempt does now; a single process that has ended already is not cancelled any more."""
-        running, waiting = flight.running, flight.waiting
-        if running is None:
+        """Stop what is being done for an attempt; a single process that has ended already is not cancelled any more."""
+        doing = flight.doing
+        if isinstance(doing, Running):
+            if flight.steps is None and doing.ended != UNSTARTED:
+                return
             flight.cancelled = True
-            if waiting is None:
-                self._queue.remove(flight)
-            self._abandon(flight, None if waiting is None else self._call_off(flight, waiting))
-        elif flight.steps is not None or running.ended == UNSTARTED:
+            doing.stop(doing.launch.stop_signal, doing.launch.grace)
+        elif isinstance(doing, Waiting):
             flight.cancelled = True
-            if running.ended == UNSTARTED:
-                running.stop(running.launch.stop_signal, running.launch.grace)
+            self._abandon(flight, self._call_off(flight, doing))
+        elif doing is not None:
+            flight.cancelled = True
+            doing.stop()
+        else:
+            flight.cancelled = True
+            self._queue.remove(flight)
+            self._abandon(flight)
 
     def _call_off(self, flight: Flight, waiting: Waiting) -> BaseException | None:
         """Cancel what an attempt waits for, and return what that raises."""
-        cancel, flight.waiting = waiting.cancel, None
+        cancel, flight.doing = waiting.cancel, None
         waiting.forget()
         try:
             if cancel is not None:
@@ -362,7 +381,8 @@ class CommandSession:
         """Stop what runs, and wait until it has ended or was killed."""
         for flight in list(self._flights.values()):
             self._stop(flight)
-        while self._flights:
+        self._servers.close()
+        while self._flights or self._servers.alive:
             while self._errands:
                 self._errands.popleft()()
             self._sleep()
