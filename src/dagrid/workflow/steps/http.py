@@ -1,0 +1,295 @@
+"""Requests over HTTP: `command: GET https://...`, or the same in settings; the body of the answer is the standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from dagrid.errors import StepError
+from dagrid.workflow.model import Step, place
+from dagrid.workflow.steps.settings import Found, Setting, Settings, at, is_late
+from dagrid.workflow.steps.writing import emit, note
+from dagrid.workflow.warm import Returned
+from dagrid.workflow.work import Work
+
+SETTINGS = Settings(
+    "http",
+    [
+        Setting("method", "text", "The method, where `command` does not say it.", "GET"),
+        Setting("url", "text", "The address, where `command` does not say it."),
+        Setting("headers", "table", "Headers of the request."),
+        Setting("query", "table", "What is added to the address behind `?`; a list gives a name several times."),
+        Setting("body", "text", "The body; `script` is one too."),
+        Setting(
+            "json",
+            "any",
+            "A value that is sent as JSON. `true`: the answer is printed as JSON, with its status and headers.",
+        ),
+        Setting("form", "table", "Fields that are sent as a form."),
+        Setting("timeout", "seconds", "How long the server may say nothing.", 60.0),
+        Setting(
+            "silent", "flag", "`false` shows the status and the headers of the answer on the standard error.", True
+        ),
+        Setting("debug", "flag", "Shows the request there too, without the values of its headers.", False),
+        Setting("skip_tls_verify", "flag", "Takes any certificate.", False, spelling="skipTLSVerify"),
+    ],
+)
+"""The settings."""
+
+BEGINNING = 500
+"""How much of the body of a refusal its message shows, in bytes."""
+_BODIES = ("body", "json", "form")
+
+
+class Http:
+    """A step of type http."""
+
+    def check(self, step: Step) -> Found:
+        """Yield what is wrong with a step, see `StepType`."""
+        yield from SETTINGS.check(step)
+        url = SETTINGS.says(step, "url") or ""
+        if len(step.command) > 1:
+            yield place(step, "command", 1), "a step of type http makes one request; make a step of each"
+        elif step.command:
+            _, url = _line(step.command[0], str(url))
+        if not url:
+            yield place(step, "command"), "a step of type http needs an address; write command: GET https://..."
+        elif not is_late(url) and not str(url).lower().startswith(("http://", "https://")):
+            yield (
+                place(step, "command") if step.command else at(step, "url"),
+                f"the address must begin with http:// or https://, and it is {str(url)[:60]!r}",
+            )
+        sent = [f"`{name}`" for name in _BODIES if SETTINGS.says(step, name) is not None and not _is_flag(step, name)]
+        sent += ["`script`"] if step.script else []
+        if len(sent) > 1:
+            yield at(step), f"a request has one body, and this one has {' and '.join(sent)}; keep one"
+
+    def perform(self, work: Work) -> Generator[Any, Any, Returned]:
+        """Make the request."""
+        step = work.step
+        config = SETTINGS.read((yield from work.config()))
+        line = (yield from work.text(step.command[0])) if step.command else ""
+        method, url = _line(line, config["url"] or "", config["method"])
+        if not url.lower().startswith(("http://", "https://")):
+            raise StepError(
+                f"A request needs an address that begins with http:// or https://, not {url[:60]!r}.", retryable=False
+            )
+        body = config["body"]
+        if step.script:
+            body = yield from work.text(step.script)
+        value = config["json"]
+        whole = value is True
+        if value is not None and not isinstance(value, bool):
+            body = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        kind = "application/json" if value is not None and not isinstance(value, bool) else "text/plain; charset=utf-8"
+        if config["form"] is not None:
+            body, kind = _encoded(config["form"]), "application/x-www-form-urlencoded"
+        if config["query"]:
+            before, mark, fragment = url.partition("#")
+            url = f"{before}{'&' if '?' in before else '?'}{_encoded(config['query'])}{mark}{fragment}"
+        headers = {str(name): _plain(one) for name, one in (config["headers"] or {}).items()}
+        if body is not None and "content-type" not in {name.lower() for name in headers}:
+            headers["Content-Type"] = kind
+        return (
+            yield from work.call(
+                request,
+                method,
+                url,
+                headers,
+                None if body is None else body.encode(),
+                timeout=config["timeout"],
+                shows=config["debug"] or not config["silent"],
+                debug=config["debug"],
+                verify=not config["skip_tls_verify"],
+                whole=whole,
+            )
+        )
+
+
+def request(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    *,
+    timeout: float,
+    shows: bool = False,
+    debug: bool = False,
+    verify: bool = True,
+    whole: bool = False,
+) -> None:
+    """Make a request, and write the body of the answer to the standard output as it comes.
+
+    Raises:
+        StepError: there is no answer, or one that refuses.
+    """
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    shown = f"{method} {_shown(url)}"
+    if debug:
+        note(f"> {shown}")
+        for name in headers:
+            note(f"> {name}: ...")
+    try:
+        asked = urllib.request.Request(url, body, {"User-Agent": "dagrid", **headers}, method=method)
+        with _opener(verify).open(asked, timeout=timeout or None) as answer:
+            _take(shown, answer, shows, whole)
+    except urllib.error.HTTPError as refusal:  # a redirection that leads nowhere
+        raise StepError(f"{shown} answered {refusal.code} {refusal.reason}.") from None
+    except TimeoutError:
+        raise StepError(
+            f"{shown} has not answered within {timeout:g} s. Raise `timeout` if the server needs longer."
+        ) from None
+    except urllib.error.URLError as error:
+        raise _unreached(shown, error.reason, timeout) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise StepError(f"{shown}: the connection broke: {type(error).__name__}: {error}") from None
+    except (ValueError, UnicodeError) as error:
+        raise StepError(f"{shown} cannot be asked: {error}", retryable=False) from None
+
+
+def _opener(verify: bool) -> Any:
+    """Return what opens addresses: http and https alone, redirections that keep credentials at home, every status an answer."""
+    import ssl
+    import urllib.request
+    from urllib.parse import urlsplit
+
+    class Redirections(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if urlsplit(newurl).scheme not in ("http", "https"):
+                raise StepError(f"The server leads to {newurl[:60]!r}, which is no address for HTTP.", retryable=False)
+            made = super().redirect_request(req, fp, code, msg, headers, newurl)
+            if made is not None and _origin(req.full_url) != _origin(newurl):
+                for name in ("Authorization", "Cookie", "Proxy-authorization"):
+                    made.remove_header(name)
+            return made
+
+    class Answers(urllib.request.HTTPErrorProcessor):
+        def http_response(self, request: Any, response: Any) -> Any:
+            return (
+                super().http_response(request, response) if response.status in (301, 302, 303, 307, 308) else response
+            )
+
+        https_response = http_response
+
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(context=context),
+        Redirections(),
+        Answers(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _take(shown: str, answer: Any, shows: bool, whole: bool) -> None:
+    """Write what an answer holds. Raises StepError: it is a refusal."""
+    status = f"{answer.status} {answer.reason}".strip()
+    if shows:
+        note(f"HTTP {status}")
+        for name, value in answer.headers.items():
+            note(f"{name}: {value}")
+    beginning = b""
+    pieces = []
+    while piece := answer.read1(1 << 16):
+        if len(beginning) < BEGINNING:
+            beginning += piece[: BEGINNING - len(beginning)]
+        if whole:
+            pieces.append(piece)
+        else:
+            emit(piece)
+    if answer.length:  # read1 takes an early end for the end
+        raise StepError(f"{shown}: the connection broke {answer.length} bytes before the end of the answer.")
+    if whole:
+        _print_whole(answer, b"".join(pieces))
+    if answer.status >= 400:
+        said = " ".join(beginning.decode("utf-8", "replace").split())
+        raise StepError(f"{shown} answered {status}{f': {said}' if said else '.'}")
+
+
+def _print_whole(answer: Any, body: bytes) -> None:
+    text = body.decode(answer.headers.get_content_charset() or "utf-8", "replace")
+    value: Any = text
+    if "json" in answer.headers.get_content_type():
+        try:
+            value = json.loads(text)
+        except ValueError:
+            pass
+    headers = {name: answer.headers.get_all(name) for name in answer.headers}
+    emit(
+        json.dumps({"status_code": answer.status, "headers": headers, "body": value}, ensure_ascii=False, indent=4)
+        + "\n"
+    )
+
+
+def _unreached(shown: str, reason: Any, timeout: float) -> StepError:
+    import ssl
+
+    if isinstance(reason, TimeoutError):
+        return StepError(f"{shown} has not answered within {timeout:g} s. Raise `timeout` if the server needs longer.")
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return StepError(
+            f"{shown}: the certificate of the server is not to be trusted: {reason.verify_message}. Name the authority with "
+            f"SSL_CERT_FILE in `env`, or set skipTLSVerify: true."
+        )
+    why = getattr(reason, "strerror", None) or str(reason)
+    return StepError(f"{shown} cannot be reached: {why}.")
+
+
+def _line(line: str, url: str, method: str = "GET") -> tuple[str, str]:
+    """Return the method and the address that `command` says, or what the settings say."""
+    first, _, rest = line.strip().partition(" ")
+    if rest.strip():
+        return first.upper(), rest.strip()
+    if "://" in first or (first and not first.isalpha()):
+        return method.upper(), first
+    return (first or method).upper(), url
+
+
+def _is_flag(step: Step, name: str) -> bool:
+    return isinstance(SETTINGS.says(step, name), bool)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _encoded(fields: Mapping[str, Any]) -> str:
+    from urllib.parse import urlencode
+
+    pairs = []
+    for name, value in fields.items():
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            pairs.append((str(name), _plain(one)))
+    return urlencode(pairs)
+
+
+def _shown(url: str) -> str:
+    """Return an address without what may be secret in it: who logs in, and the query."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    except ValueError:
+        return url.partition("?")[0]
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
