@@ -84,7 +84,10 @@ def call(
     data = io.BytesIO()
     _Pickler(data, 5).dump(asked)
     server = Server((sys.executable, "-E", "-s", PROGRAM), env=context.environment, cwd=context.folder)
-    answer = pickle.loads((yield Request(server, data.getvalue())))  # our own process wrote it
+    request = Request(
+        server, data.getvalue(), context.secrets, work.stop_signal, context.workflow.max_clean_up_time_sec
+    )
+    answer = pickle.loads((yield request))  # our own process wrote it
     if answer[0] == "value":
         return Returned(answer[1], answer[2])
     _, message, code, retryable = answer

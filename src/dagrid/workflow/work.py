@@ -195,7 +195,7 @@ class Work:
             max_output=workflow.max_output_size,
             strict=self.is_strict,
             mask=self.context.secrets,
-            stop_signal=signal.Signals[step.signal_on_stop] if step.signal_on_stop else signal.SIGTERM,
+            stop_signal=self.stop_signal,
             grace=workflow.max_clean_up_time_sec,
             done=done,
         )
@@ -207,6 +207,12 @@ class Work:
         exception with its traceback in the log.
         """
         return call(self, fn, args, kwargs)
+
+    @property
+    def stop_signal(self) -> int:
+        """What the processes of the step get when it is stopped."""
+        named = self.step.signal_on_stop
+        return signal.Signals[named] if named else signal.SIGTERM
 
     @property
     def is_strict(self) -> bool:
