@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from dagrid.errors import CommandError, InvalidSettingError
+from dagrid.errors import CommandError, InvalidSettingError, OutputLimitError
 from dagrid.masking import masked
 from dagrid.serving import serve as serve
 
@@ -99,6 +99,8 @@ class Launch:
         capture: how many bytes of its standard output are kept, from the first one, for `Exit.stdout`.
         errors: how many bytes of its standard error are kept, up to the last one, for `Exit.stderr`.
         max_output: how many bytes go to each file at most; a line then says that it was cut. The process goes on.
+        strict: who writes more than `max_output` to one of its streams, to a file or not, is stopped with its group, and its
+            end is an `OutputLimitError`.
         mask: secrets, replaced by `*******` in all that is written or kept, and in messages.
         stop_signal: what its process group gets when the attempt is cancelled or late.
         grace: how many seconds the group then has to end before it is killed.
@@ -116,6 +118,7 @@ class Launch:
     capture: int = 0
     errors: int = ERRORS
     max_output: int | None = None
+    strict: bool = False
     mask: Sequence[str] = ()
     stop_signal: int = SIGTERM
     grace: float = GRACE
@@ -133,6 +136,23 @@ class Launch:
         text = shlex.join([os.fsdecode(word) if isinstance(word, _WORD) else repr(word) for word in words])
         line = " ".join(masked(text, self.mask).split())
         return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."
+
+    def judged(self, end: Exit) -> Exit:
+        """Return the end of the process, if that did not write more than it may.
+
+        Raises:
+            OutputLimitError: it did, and is `strict`.
+        """
+        if self.strict and end.cut and self.max_output is not None:
+            raise OutputLimitError(
+                f"{end.shown} wrote more than the {self.max_output} bytes of output that it may. Raise max_output, or let it "
+                f"write less.",
+                code=end.code,
+                signal=end.signal,
+                stderr="\n".join(end.last_words),
+                limit=self.max_output,
+            )
+        return end
 
 
 def value_of(end: Exit) -> str:

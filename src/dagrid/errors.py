@@ -26,6 +26,7 @@
      |    +-- PoisonousTaskError                lost too often to be tried again
      |    +-- TransferError                     a function, a value or an error that cannot travel
      |    +-- CommandError                      a command failed, or could not be started: .code, .signal, .stderr
+     |    |    +-- OutputLimitError             it wrote more than it may, and was stopped: .limit
      |    +-- StepError                         a step of a workflow failed: .code, .left
      +-- RunError                               the run as a whole did not succeed
      |    +-- RuleError                         a rule's predicate or body failed: .rule
@@ -319,6 +320,30 @@ class StepError(TaskError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.node, self.code, self.left, self.tolerated, self.retryable)
+
+
+class OutputLimitError(CommandError):
+    """A command wrote more than it may, see `Launch.strict`.
+
+    Args:
+        message, node, code, signal, stderr: as of any `CommandError`.
+        limit: how many bytes it may write.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        node: str = "",
+        code: int = 1,
+        signal: int = 0,
+        stderr: str = "",
+        limit: int = 0,
+    ) -> None:
+        self.limit = limit
+        super().__init__(message or "A command wrote more than it may.", node, code, signal, stderr)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.node, self.code, self.signal, self.stderr, self.limit)
 
 
 class RunError(DagridError):

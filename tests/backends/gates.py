@@ -18,8 +18,12 @@ class Gate:
 
     def meet(self) -> int:
         """Wait for the task and return its process id."""
-        self._up = open(f"{self.path}.up")  # noqa: SIM115 - the fixture closes it
+        self.listen()
         return int(self._up.readline())
+
+    def listen(self) -> None:
+        """Wait for a process to have the task's end open."""
+        self._up = open(f"{self.path}.up")  # noqa: SIM115 - the fixture closes it
 
     def release(self, word: str = "go") -> None:
         with open(f"{self.path}.down", "w") as down:

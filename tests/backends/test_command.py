@@ -23,6 +23,7 @@ from dagrid.errors import (
     CommandError,
     InvalidNodeError,
     InvalidSettingError,
+    OutputLimitError,
     TaskError,
     TaskTimeoutError,
 )
@@ -314,6 +315,26 @@ def test_a_hundred_megabytes_on_one_line_take_no_memory(tmp_path):
     assert (ends[0].code, ends[0].cut, ends[0].truncated, ends[0].stdout) == (0, True, True, bytes(5))
     assert out.read_bytes() == bytes(1000) + b"\n[cut here: more than 1000 bytes of output]\n"
     assert ends[0].stderr == b"end\n"
+
+
+def test_who_may_not_write_more_is_stopped(gate, tmp_path):
+    """With its group, whether it goes to a file or nowhere; how much it may, and how to raise that, is in the error."""
+    out = tmp_path / "out"
+    flood = sh(f"trap '' TERM; sleep 1000 9>{gate.path}.up & yes", stdout=out, max_output=1000, strict=True, grace=0.1)
+    begun = DAG([Node("node", flood)]).start(progress=False)
+    gate.listen()
+    error = begun.wait(PATIENCE).node_results["node"].error
+    gate.wait_gone()
+    assert isinstance(error, OutputLimitError)
+    assert (error.limit, error.signal, error.node) == (1000, 9, "node")
+    assert "more than the 1000 bytes of output that it may. Raise max_output" in str(error)
+    assert pickle.loads(pickle.dumps(error)).limit == 1000
+    assert out.read_bytes() == b"y\n" * 500 + b"\n[cut here: more than 1000 bytes of output]\n"
+    for settings in ({"errors": 0}, {"merge": True}, {"capture": 10}):
+        assert isinstance(error_of(sh("yes >&2", max_output=1, strict=True, **settings)), OutputLimitError)
+    assert run(sh("printf 123; printf 123 >&2", max_output=3, strict=True)).status is NodeStatus.COMPLETED
+    assert isinstance(error_of(sh("printf 1234", max_output=3, strict=True)), OutputLimitError)
+    assert run(sh("yes | head -100", strict=True)).status is NodeStatus.COMPLETED, "there is no limit"
 
 
 def test_a_value_that_is_too_long_is_an_error():

@@ -13,7 +13,14 @@ import pytest
 
 from dagrid import DAG, Node, NodeStatus, Retry, SkipTask, current
 from dagrid.commands import Command, Exit, Launch
-from dagrid.errors import BackendClosedError, CommandError, InvalidSettingError, TaskError, TaskTimeoutError
+from dagrid.errors import (
+    BackendClosedError,
+    CommandError,
+    InvalidSettingError,
+    OutputLimitError,
+    TaskError,
+    TaskTimeoutError,
+)
 from dagrid.execution.backends._submitted import Submissions
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.machine.events import Finished, Started, WorkerJoined
@@ -177,6 +184,19 @@ def test_an_attempt_starts_once_and_ends_with_its_sequence():
     assert [type(event) for event in told] == [WorkerJoined, Started, Finished]
     assert told[2].started == told[1].at
     assert told[2].ended - told[2].started >= 0.06
+
+
+def test_a_sequence_is_told_that_a_process_wrote_too_much():
+    """As an error, for that is not an end like others; it may go on."""
+
+    @Command
+    def sequence():
+        try:
+            yield Launch(["yes"], max_output=10, strict=True)
+        except OutputLimitError as error:
+            return error.limit
+
+    assert run(sequence).result == 10
 
 
 # --- stopping ----------------------------------------------------------------------------------------------------------------

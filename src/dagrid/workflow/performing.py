@@ -12,7 +12,7 @@ from typing import Any
 
 from dagrid.attempt import current
 from dagrid.commands import Await, Command, Exit, Launch, Request
-from dagrid.errors import RepeatTask, SkipTask, StepError, TaskError, WaitForSignal
+from dagrid.errors import OutputLimitError, RepeatTask, SkipTask, StepError, TaskError, WaitForSignal
 from dagrid.graph.rules import Outcome
 from dagrid.masking import masked
 from dagrid.workflow import steps
@@ -57,6 +57,9 @@ def _perform(spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str
         returned = yield from steps.of(step.kind).perform(work)
     except StepError as error:
         failure = error
+    except OutputLimitError as error:
+        message = f"It wrote more than {error.limit} bytes. Let it write less, or raise maxOutputSize."
+        failure = StepError(message, step.name, error.code)
     except TaskError as error:
         failure = StepError(error.message, step.name, getattr(error, "code", 1))
     end = yield from _ended(work, failure, returned)

@@ -118,7 +118,7 @@ class Process:
                 files[self._opened(launch, path)] = os.fspath(path)
             if len(files) == 1 and not (keep or launch.mask or launch.max_output is not None):
                 return self._given(*files.popitem(), tail), sink
-            if not (files or keep or tail):
+            if not (files or keep or tail or (launch.strict and launch.max_output is not None)):
                 return null, sink
             reading, writing = os.pipe()
             sink = Sink(files, launch.mask, keep, tail, launch.max_output)
@@ -161,6 +161,11 @@ class Process:
         self.pipes.pop(descriptor).close()
         os.close(descriptor)
         return False
+
+    @property
+    def cut(self) -> bool:
+        """Whether it wrote more than it may."""
+        return self._stdout.cut or self._stderr.cut
 
     def kill(self, number: int) -> None:
         """Send a signal to the whole group."""
@@ -244,7 +249,7 @@ class Process:
             errors,
             seconds,
             out.truncated,
-            out.cut or err.cut,
+            self.cut,
             masked(trouble, launch.mask),
         )
 

@@ -107,7 +107,7 @@ class Sink:
             self.truncated = self.truncated or len(data) > len(self._kept[-1])
         elif self._kept:
             self.truncated = True
-        if self._files and not self.cut:
+        if not self.cut and (self._files or self._limit is not None):
             self._write(data)
 
     def _write(self, data: bytes) -> None:

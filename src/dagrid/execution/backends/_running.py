@@ -179,6 +179,8 @@ class Running(Owner):
         if descriptor not in process.pipes:
             return False
         more = process.read(descriptor, READ_SIZE)
+        if more and self.launch.strict and process.cut and not process.ended:
+            self.stop(self.launch.stop_signal, self.launch.grace)
         if descriptor not in process.pipes:
             self._ground.selector.unregister(descriptor)
             if self.ended != UNSTARTED and not process.pipes and not self.stopping:

@@ -296,7 +296,7 @@ class CommandSession:
             self._abandon(flight)
             return
         try:
-            value: Any = running.exit()
+            value: Any = running.launch.judged(running.exit())
             done = running.launch.done or (value_of if flight.steps is None else None)
             if done is not None:
                 value = flight.context.run(done, value)
