@@ -27,6 +27,7 @@
      |    +-- TransferError                     a function, a value or an error that cannot travel
      |    +-- CommandError                      a command failed, or could not be started: .code, .signal, .stderr
      +-- RunError                               the run as a whole did not succeed
+     |    +-- RunTimeoutError (also TimeoutError)
      |    +-- RuleError                         a rule's predicate or body failed: .rule
      |    +-- GraphLimitError                   a growing graph passed max_nodes
      +-- NoCurrentTaskError                     current() where no task runs
@@ -289,6 +290,10 @@ class CommandError(TaskError):
 
 class RunError(DagridError):
     """The run did not succeed."""
+
+
+class RunTimeoutError(RunError, TimeoutError):
+    """The run took longer than its timeout."""
 
 
 class RuleError(RunError):
