@@ -59,6 +59,7 @@ class RunSettings(TypedDict, total=False):
     resources: Mapping[str, float] | None
     on_failure: OnFailure
     node_timeout: float | None
+    timeout: float | None
     rules: Sequence[Rule]
     max_nodes: int
     progress: bool | None
@@ -89,6 +90,7 @@ def start(
     resources: Mapping[str, float] | None = None,
     on_failure: OnFailure = "skip",
     node_timeout: float | None = None,
+    timeout: float | None = None,
     rules: Sequence[Rule] = (),
     max_nodes: int = 1_000_000,
     progress: bool | None = None,
@@ -126,6 +128,7 @@ def start(
         resources: the capacity of each named resource that nodes ask for.
         on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
         node_timeout: seconds for nodes without a timeout of their own.
+        timeout: seconds for the run as a whole: its nodes are then cancelled, and it has failed. Handlers run after that.
         rules: make the graph grow while it runs.
         max_nodes: a growing graph may not have more nodes than this.
         progress: a progress bar on stderr; by default, when stderr is a terminal, one that appears after a second.
@@ -165,9 +168,11 @@ def start(
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     if resources:
-        settings = Settings(max_concurrency, on_failure, dict(resources), node_timeout, max_nodes=max_nodes)
+        settings = Settings(
+            max_concurrency, on_failure, dict(resources), node_timeout, max_nodes=max_nodes, timeout=timeout
+        )
     else:
-        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes)
+        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout)
     part = part_of(dag, Choice(targets, roots, exclude, debug), Before(given, from_run, from_file), tasks or ())
     compiled = compiled_for(part.dag, tasks, settings)
     part.check(compiled.bindings)
@@ -327,10 +332,14 @@ def _shared_settings(*said: Any) -> Settings:
 
 @lru_cache(32, typed=True)
 def _settings(
-    max_concurrency: int | None, on_failure: OnFailure, node_timeout: float | None, max_nodes: int
+    max_concurrency: int | None,
+    on_failure: OnFailure,
+    node_timeout: float | None,
+    max_nodes: int,
+    timeout: float | None,
 ) -> Settings:
     """Return settings without resources, which most runs share."""
-    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes)
+    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes, timeout=timeout)
 
 
 def _keeping(keep: Keep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:

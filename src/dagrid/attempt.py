@@ -35,6 +35,21 @@ class Extra:
     key: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended but for its handlers: what a handler's parameter of this name gets.
+
+    Args:
+        status: "succeeded", "partially_succeeded", "failed" or "aborted".
+        failed: the nodes that failed, but for those whose failure does not count.
+        reason: why it did not succeed, in words; empty if it did.
+    """
+
+    status: str
+    failed: tuple[str, ...]
+    reason: str
+
+
 class Holder(Protocol):
     """Who performs calls one by one: the node and the try (from 0) of the present one, and what its task has left so far."""
 

@@ -29,6 +29,7 @@
      |    |    +-- OutputLimitError             it wrote more than it may, and was stopped: .limit
      |    +-- StepError                         a step of a workflow failed: .code, .left
      +-- RunError                               the run as a whole did not succeed
+     |    +-- RunTimeoutError (also TimeoutError)
      |    +-- RuleError                         a rule's predicate or body failed: .rule
      |    +-- GraphLimitError                   a growing graph passed max_nodes
      +-- NoCurrentTaskError                     current() where no task runs
@@ -348,6 +349,10 @@ class OutputLimitError(CommandError):
 
 class RunError(DagridError):
     """The run did not succeed."""
+
+
+class RunTimeoutError(RunError, TimeoutError):
+    """The run took longer than its timeout."""
 
 
 class RuleError(RunError):

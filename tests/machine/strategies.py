@@ -8,13 +8,14 @@ from functools import partial
 
 from hypothesis import strategies as st
 
-from dagrid.graph.node import ContinueOn, Node
+from dagrid.graph.node import ContinueOn, HandlerOf, Node
 from dagrid.graph.policy import Retry
 from dagrid.machine.plan import Plan, Settings
 from tests.machine.world import plan_of
 
 RETRIES = [None, None, Retry(1), Retry(2, delay=0.5), Retry(1, delay=0.1, jitter=0.5)]
 CONTINUE_ON: list[list[ContinueOn]] = [[], [], ["failure"], ["skipped"], ["success"], ["failure", "skipped"]]
+HANDLERS: list[HandlerOf] = ["success", "failure", "cancel", "exit"]
 AMOUNTS = [0.1, 0.2, 0.3, 1]
 
 
@@ -75,14 +76,17 @@ def cases(draw: st.DrawFn, most: int = 12) -> Case:
                 continue_on=draw(st.sampled_from(CONTINUE_ON)),
             )
         )
+    for number, word in enumerate(draw(st.lists(st.sampled_from(HANDLERS), max_size=3))):
+        nodes.append(Node(f"h{number}", handler=word, retries=draw(st.sampled_from(RETRIES))))
     settings = Settings(
         max_concurrency=draw(st.sampled_from([None, None, 1, 3])),
         on_failure=draw(st.sampled_from(["skip", "continue", "stop"])),
         resources={"cpu": draw(st.sampled_from([1, 1.3]))},
         node_timeout=draw(st.sampled_from([None, None, 2.0])),
+        timeout=draw(st.sampled_from([None, None, None, 1.0])),
         batch=draw(st.sampled_from([0.001, 1.0])),
     )
-    empty = frozenset(number for number in range(count) if draw(st.integers(0, 7)) == 0)
+    empty = frozenset(number for number in range(len(nodes)) if draw(st.integers(0, 7)) == 0)
     return Case(nodes, settings, empty, takes if draw(st.booleans()) else None)
 
 

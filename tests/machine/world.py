@@ -12,6 +12,7 @@ from typing import Any
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, grow, take
+from dagrid.machine.closing import Verdict
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import decide
 from dagrid.machine.events import (
@@ -131,11 +132,13 @@ def check(state: State) -> None:
         if status in (READY, QUEUED, RUNNING, COMPLETED):
             again = state.remade if status == COMPLETED else ()  # what is made again for others was there in its time
             assert all(each in again or satisfied(state, each, node) for each in before)
-        if status == PENDING:
+        if status == PENDING and node not in state.shut:
             assert state.waiting[node] == sum(not satisfied(state, each, node) for each in before) > 0
         assert (status in (QUEUED, RUNNING)) == (node in current)
         if node in current:
             assert state.where[node] == current[node]
+        if node in plan.handlers:
+            check_handler(state, node)
         if status == READY:
             assert node in heaps[plan.groups[node]]
     ends = Counter(fact.node for fact in state.facts() if fact.kind in ENDS)
@@ -145,6 +148,22 @@ def check(state: State) -> None:
         assert not state.remaining
         assert [fact.kind for fact in state.facts()].count(Kind.RUN_ENDED) == 1
         assert next(state.facts(len(state.journal) - 1)).kind is Kind.RUN_ENDED
+
+
+def check_handler(state: State, node: int) -> None:
+    """Assert that a handler runs when its turn has come, and only after the outcome that it is for."""
+    plan, status, word = state.plan, state.status[node], state.plan.handlers[node]
+    assert (node in state.shut) == (status == PENDING)
+    if status in (READY, QUEUED, RUNNING, COMPLETED):
+        assert state.outcome is not None
+        assert all(state.status[each] >= COMPLETED for each in range(len(plan)) if each not in plan.handlers)
+        verdict = Verdict(state.outcome.verdict).name
+        told = {"SUCCEEDED": "success", "PARTIALLY_SUCCEEDED": "success", "FAILED": "failure", "ABORTED": "cancel"}
+        assert word in (told[verdict], "exit")
+        if word == "exit":
+            assert all(state.status[each] >= COMPLETED for each, other in plan.handlers.items() if other != "exit")
+    if state.finished and status == SKIPPED and node in state.detail:
+        assert word != "exit"
 
 
 def check_moves(before: bytes, after: bytes) -> None:
@@ -187,7 +206,8 @@ def picture(state: State) -> dict[str, Any]:
         "queues": {number: set(queue) for number, queue in state.queues.items()},
         "gone": [number for number in state.workers if number not in state.present],
         "finished": state.finished,
-        "stopped": (state.stopped, state.cancelled, state.error),
+        "stopped": (state.stopped, state.cancelled, state.error, state.expired),
+        "outcome": (state.outcome, state.shut, state.unapplied),
         "rules": {number: (rule.optional, rule.adds) for number, rule in state.rules.items()},
         "adders": {kind: count for kind, count in state.adders.items() if count},
         "sealed": state.sealed,
@@ -251,6 +271,7 @@ class World:
         self.finished = False
         self.steps = 0
         self.boundaries: list[int] = []
+        self.limit()
         self.tell()
 
     # --- the machine ------------------------------------------------------------------------------------------------------
@@ -263,6 +284,12 @@ class World:
         self.boundaries.append(len(self.state.journal))
         check_moves(before, bytes(self.state.status))
         check(self.state)
+
+    def limit(self) -> None:
+        """Set the timer of the run as a whole, as the engine does."""
+        timeout = self.state.plan.settings.timeout
+        if timeout is not None:
+            self.timers.append(SetTimer(timeout, TimerKind.RUN, 0))
 
     def obey(self, commands: Iterable[Command]) -> None:
         for command in commands:
@@ -307,6 +334,7 @@ class World:
         self.old.clear()
         self.joined = max(state.workers, default=-1) + 1
         self.finished = state.finished
+        self.limit()
         gone = [WorkerGone(number, self.at) for number in list(state.present)]
         waiting = [TimerDue(TimerKind.RETRY, attempt_id(node, state.number_of(node)), self.at) for node in state.due]
         self.tell(*gone, Begun(self.at, lost=lost), *waiting)
@@ -477,7 +505,9 @@ class World:
         if self.old:
             found.append(self.late)
         if self.questions:
-            before = chance.sample(self.state.plan.names, min(2, len(self.state.plan)))
+            plan = self.state.plan
+            known = [name for node, name in enumerate(plan.names) if node not in plan.handlers]
+            before = chance.sample(known, min(2, len(known)))
             grown = [Node(f"grown{len(self.state.plan)}", None, before), Node(f"last{len(self.state.plan)}")]
             found.append(partial(self.answer_rule, grown, True))
         if chance.random() < 0.05:

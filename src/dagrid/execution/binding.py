@@ -39,6 +39,8 @@ Task = Callable[..., Any]
 Gather = Callable[[Sequence[Any]], Sequence[Any]]
 LOOP = "loop"
 """The place of nodes whose task is an `async def` function."""
+OUTCOME = "outcome"
+"""The parameter by which a handler is told how the run ended."""
 COMMAND = "command"
 """The place of nodes whose task is a `Command`, which starts a process."""
 
@@ -47,7 +49,8 @@ class Binding(msgspec.Struct):
     """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
 
     `place` says where it has to run, if not with the others; `lineage` where the arguments of a cached node come from; `alone`
-    that its arguments can be made only when all that it waits for has ended; `reads` which of the values it may do without.
+    that its arguments can be made only when all that it waits for has ended; `reads` which of the values it may do without;
+    `outcome` that it is to be told how the run ended.
     """
 
     fn: Task | None
@@ -58,6 +61,7 @@ class Binding(msgspec.Struct):
     lineage: Lineage | None = None
     alone: bool = False
     reads: frozenset[int] = frozenset()
+    outcome: bool = False
 
 
 @dataclass(slots=True)
@@ -65,7 +69,8 @@ class Bindings:
     """By node number: the function, the nodes whose values are its positional arguments, and those passed by name.
 
     `gather` takes the positional arguments out of the list of all values; where they are the value of one node, as so often,
-    `single` is its number, and otherwise -1. `reads` has for few nodes those whose values they may do without.
+    `single` is its number, and otherwise -1. `reads` has for few nodes those whose values they may do without; `outcomes` are the
+    handlers that are told how the run ended.
     """
 
     fns: list[Task | None] = field(default_factory=list)
@@ -77,6 +82,7 @@ class Bindings:
     lineages: dict[int, Lineage] = field(default_factory=dict)
     alone: list[int] = field(default_factory=list)
     reads: dict[int, frozenset[int]] = field(default_factory=dict)
+    outcomes: set[int] = field(default_factory=set)
 
     def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
@@ -88,6 +94,8 @@ class Bindings:
             self.alone.append(len(self.fns))
         if binding.reads:
             self.reads[len(self.fns)] = binding.reads
+        if binding.outcome:
+            self.outcomes.add(len(self.fns))
         self.fns.append(binding.fn)
         self.args.append(binding.args)
         self.kwargs.append(binding.kwargs)
@@ -106,6 +114,7 @@ class Bindings:
             self.lineages.copy(),
             self.alone.copy(),
             self.reads.copy(),
+            self.outcomes.copy(),
         )
 
     def truncate(self, count: int) -> None:
@@ -222,8 +231,22 @@ class Binder:
             index: the numbers of all nodes by name, for a graph that has grown; without it, those of the graph at the start.
         """
         if spec is not None and spec.reads:
-            return self._reading(name, fn, spec, before, names, self._index if index is None else index)
-        return self._bound(name, fn, spec, before, names)
+            binding = self._reading(name, fn, spec, before, names, self._index if index is None else index)
+        else:
+            binding = self._bound(name, fn, spec, before, names)
+        if spec is not None and spec.handler is not None and fn is not None:
+            binding.outcome = self._asks_outcome(fn, spec)
+        return binding
+
+    def _asks_outcome(self, fn: Task, spec: Node) -> bool:
+        """Return whether a handler has a parameter for the outcome of the run that nothing else fills."""
+        asked = self._parameters(fn)
+        if OUTCOME in spec.reads or OUTCOME in (spec.inputs or ()):
+            return False
+        if spec.arguments is not None and OUTCOME in asked.positional:
+            taken = asked.positional.index(OUTCOME) < len(spec.arguments.args)
+            return not taken and OUTCOME not in (spec.arguments.kwargs or ())
+        return OUTCOME in asked.positional or OUTCOME in asked.keyword
 
     def _reading(
         self,
@@ -361,6 +384,8 @@ class Binder:
         if fn is None:
             return (), None
         asked = self._parameters(fn)
+        if spec is not None and spec.handler is not None:
+            asked = replace(asked, required=asked.required - {OUTCOME})
         inputs = spec.inputs if spec is not None and spec.inputs else None
         if asked is NO_PARAMETERS and inputs is None:
             return (), None
@@ -424,13 +449,13 @@ def gatherer(sources: tuple[int, ...]) -> Gather:
 NOTHING: Gather = itemgetter(slice(0, 0))
 
 
-def call_filled(fn: Task, arguments: Arguments, *values: Any) -> Any:
+def call_filled(fn: Task, arguments: Arguments, /, *values: Any, **more: Any) -> Any:
     """Call a function with arguments whose places are filled from values, which come in the order of `arguments.sources`."""
     named = dict(zip(arguments.sources or (), values, strict=True))
     args = [fill(one, named) for one in arguments.args]
     if not arguments.kwargs:
-        return fn(*args)
-    return fn(*args, **{name: fill(one, named) for name, one in arguments.kwargs.items()})
+        return fn(*args, **more)
+    return fn(*args, **{name: fill(one, named) for name, one in arguments.kwargs.items()}, **more)
 
 
 def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding | None:

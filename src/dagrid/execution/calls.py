@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
-from dagrid.execution.binding import Bindings
+from dagrid.attempt import Outcome
+from dagrid.execution.binding import OUTCOME, Bindings
 from dagrid.execution.recording import Kept, Recorder
+from dagrid.machine.closing import Verdict
 from dagrid.machine.events import NODE_MASK
 from dagrid.machine.plan import Request
 from dagrid.machine.state import COMPLETED, State
@@ -64,7 +66,8 @@ class Calls:
         self._kwargs = bindings.kwargs
         requests = plan.requests
         self._needs = [needs_of(request) for request in requests] if len(requests) > 1 else NONE
-        return self._telling if plan.adds or bindings.lineages or bindings.reads or any(self._needs) else self._plain
+        telling = plan.adds or plan.handlers or bindings.lineages or bindings.reads or any(self._needs)
+        return self._telling if telling else self._plain
 
     def _plain(self, attempt: int) -> Call:
         node = attempt & NODE_MASK
@@ -85,6 +88,8 @@ class Calls:
         call = self._reading(attempt) if node in self._bindings.reads else self._plain(attempt)
         call.grows = node in self._plan.adds
         call.needs = self._needs[self._plan.groups[node]]
+        if node in self._bindings.outcomes:
+            call.kwargs = {**(call.kwargs or {}), OUTCOME: self._outcome()}
         lineage = self._bindings.lineages.get(node)
         if lineage is not None:
             known = lineage.known(None if self._cache is None else self._cache(), self.keys)
@@ -100,6 +105,14 @@ class Calls:
         assert fn is not None
         kwargs = {name: values[source] for name, source in named.items()}
         return Call(attempt, self._names[node], fn, tuple(self._gather[node](values)), kwargs or None)
+
+    def _outcome(self) -> Outcome | None:
+        """Return how the run ended but for its handlers."""
+        ending = self._state.outcome
+        if ending is None:
+            return None
+        status = Verdict(ending.verdict).name.lower()
+        return Outcome(status, tuple([self._names[node] for node in ending.failed]), ending.reason)
 
     def _is_there(self, node: int) -> bool:
         """Return whether a node has a value by now; one that is not recorded yet is none."""

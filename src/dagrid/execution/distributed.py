@@ -63,6 +63,7 @@ _INSTEAD = {
     "rules": "A graph is cut before it runs, so it cannot grow",
     "max_nodes": "A graph is cut before it runs, so it cannot grow",
     "observers": "What happens within a part is told when the part has ended",
+    "timeout": "Parts run by the clocks of their workers: say node_timeout",
     "clock": "Parts run by the clocks of their workers",
 }
 
@@ -440,6 +441,8 @@ def _refused(spec: Node, cached: bool) -> str:
         return "has to run alone, and other parts run beside its own. Remove is_sequential"
     if spec.place is not None:
         return "has to run in the caller's thread, and its part runs elsewhere. Remove its place"
+    if spec.handler is not None:
+        return "is a handler, and parts end one by one. Remove its handler"
     if spec.continue_on:
         return "lets others go on when it fails, of which other parts are not told. Remove its continue_on"
     if spec.reads:

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, RuleError, SkipTask
+from dagrid.errors import DagridError, InvalidPatchError, RuleError, SkipTask
 from dagrid.execution.beginning import beginning, values_lost, waiting_retries
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
@@ -149,6 +149,9 @@ class Engine:
             self._take_given()
         with self._lock:
             first = self._beginning()
+            limit = self.state.plan.settings.timeout
+            if limit is not None:
+                self._timers.set(self.began + limit, TimerKind.RUN, 0, self._timers_due)
             self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
             self._allow_chains()
             places = self._bindings.places
@@ -731,6 +734,8 @@ class Engine:
             event.extra = extra
             event.note = extra.note
             event.growth = self.growing.left_by(extra, self.state.plan.adds.get(node))
+            if event.growth is not None and node in self.state.plan.handlers:
+                raise InvalidPatchError("A handler runs when the graph has ended, and appends nothing to it.")
         except Exception as error:  # noqa: BLE001  # the user's code, and a patch that is not one fails the attempt
             event.outcome, event.value, event.growth, event.extra = Outcome.FAILED, error, None, None
 

@@ -202,6 +202,8 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
         found.update(
             {index[name]: (value, "taken from an earlier run") for name, value in completed.items() if name in index}
         )
+    for at in [at for at in found if at in specs and specs[at].handler is not None]:
+        del found[at]  # each run has its own end
     if choice.roots is not None and found:
         anew = reach(structure.successors, resolve(choice.roots, structure, specs, setting="roots"))
         found = {at: value for at, value in found.items() if at not in anew}

@@ -175,7 +175,7 @@ class ExecutionResult:
     @property
     def status(self) -> RunStatus:
         """How the run ended."""
-        if self._failure is not None and not self._state.cancelled:
+        if self._failure is not None and not (self._state.cancelled or self._state.expired):
             return RunStatus.FAILED
         return run_status(self._state)
 

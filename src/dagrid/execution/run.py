@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-from dagrid.errors import RunError, UnknownNodeError
+from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.interrupts import HeldInterrupts
-from dagrid.execution.results import ExecutionResult, NodeStatus, RunStatus
+from dagrid.execution.results import ExecutionResult, NodeStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
@@ -101,13 +101,24 @@ class Run:
             return self.wait()
         except KeyboardInterrupt:
             self.cancel(INTERRUPTED)
-            result = self.wait(INTERRUPT_GRACE)
-            if result.status is not RunStatus.ABORTED:
+            result = self._wait_for_handlers() if self._engine.state.plan.handlers else self.wait(INTERRUPT_GRACE)
+            if not self._engine.state.cancelled:
                 raise
             return result
 
+    def _wait_for_handlers(self) -> ExecutionResult:
+        """Wait for the handlers of a run that was interrupted; Ctrl-C stops them too."""
+        try:
+            return self.wait()
+        except KeyboardInterrupt:
+            self.cancel(INTERRUPTED)
+            return self.wait(INTERRUPT_GRACE)
+
     def cancel(self, reason: str = "cancelled") -> None:
-        """Stop the run: nothing new starts, what runs is stopped where the backend can, the rest is cancelled."""
+        """Stop the run: nothing new starts, what runs is stopped where the backend can, the rest is cancelled.
+
+        Handlers run then; a second time this stops them too.
+        """
         self._engine.cancel(reason)
 
     def result(self) -> ExecutionResult:
@@ -121,6 +132,8 @@ class Run:
         engine = self._engine
         names = engine.growing.names
         failure = engine.failure or engine.growing.failure
+        if failure is None and engine.state.expired:
+            failure = RunTimeoutError(f"The run took longer than its {engine.state.expired}.")
         return ExecutionResult(
             engine.state,
             engine.values,

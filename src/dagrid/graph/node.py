@@ -17,6 +17,7 @@ from dagrid.graph.policy import Retry, as_retry
 
 OnLost = Literal["requeue", "fail"]
 ContinueOn = Literal["failure", "skipped", "success"]
+HandlerOf = Literal["success", "failure", "cancel", "exit"]
 Place = Literal["caller"]
 NodeRef = str | Callable[..., Any]
 
@@ -41,6 +42,7 @@ class NodeSettings(TypedDict, total=False):
     place: Place | None
     on_lost: OnLost
     continue_on: Iterable[ContinueOn]
+    handler: HandlerOf | None
     reads: Iterable[NodeRef]
     metadata: Mapping[str, Any] | None
 
@@ -75,6 +77,9 @@ class Node:
         continue_on: after what end of this node the nodes that wait for it run all the same, with None for its value. "failure":
             it failed, timed out or was lost; a run with such failures alone has partially succeeded. "success" means that too,
             and the failure does not count for the run. "skipped": it was skipped.
+        handler: it takes no part in the graph and has no edges; it runs when all other nodes have ended, if the run succeeded
+            (also in part), failed or was cancelled, as it says, and "exit" after these and in any case. Where it does not apply
+            it is skipped. A parameter of `fn` called `outcome` gets a `dagrid.attempt.Outcome`.
         reads: nodes whose values the task may look at: those that have one when it starts, and None for the others. No edges, and
             nobody waits or is skipped for their sake. They stand in `inputs`, in `arguments` and for parameters as predecessors
             do; a predecessor that is among them too is waited for, and its value is not needed.
@@ -109,6 +114,7 @@ class Node:
     place: Place | None = None
     on_lost: OnLost = "requeue"
     continue_on: tuple[ContinueOn, ...] = ()
+    handler: HandlerOf | None = None
     reads: tuple[str, ...] = ()
     payload: Any = None
     metadata: Mapping[str, Any] | None = None
@@ -138,6 +144,7 @@ class Node:
         place: Place | None = None,
         on_lost: OnLost = "requeue",
         continue_on: Iterable[ContinueOn] = (),
+        handler: HandlerOf | None = None,
         reads: Iterable[NodeRef] = (),
         payload: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -204,6 +211,8 @@ class Node:
             put(self, "metadata", dict(_mapping(name, "metadata", metadata)))
         if arguments is not None:
             put(self, "arguments", _arguments(name, arguments, inputs))
+        if handler is not None:
+            put(self, "handler", _handler(self, handler))
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -237,6 +246,7 @@ class Node:
             and self.adds is None
             and self.when is None
             and self.place is None
+            and self.handler is None
             and not self.tags
             and not self.setup
             and not self.debug
@@ -409,6 +419,24 @@ def _ends(name: str, given: object) -> tuple[ContinueOn, ...]:
     return tuple([one for one in _ENDS if one in words])
 
 
+def _handler(node: Node, given: object) -> HandlerOf:
+    known = ", ".join(map(repr, _HANDLERS))
+    if given not in _HANDLERS:
+        suggestion = nearest(given, _HANDLERS) if isinstance(given, str) else None
+        _refuse(node.id, f"handler is one of {known}, not {given!r}{hint(suggestion)}")
+    for before in node.required():
+        _refuse(
+            node.id,
+            f"a handler runs when all other nodes have ended, so it waits for none, and it waits for {before!r}; say "
+            f"reads=[{before!r}] where it is to see that value",
+        )
+    for setting in ("adds", "cache", "setup"):
+        if getattr(node, setting):
+            _refuse(node.id, f"a handler runs after the graph, and cannot have {setting}; remove it")
+    return given  # type: ignore[return-value]
+
+
+_HANDLERS: tuple[HandlerOf, ...] = ("success", "failure", "cancel", "exit")
 _ENDS: tuple[ContinueOn, ...] = ("failure", "skipped", "success")
 
 

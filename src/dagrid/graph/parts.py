@@ -101,6 +101,9 @@ def choose(
     omitted: dict[int, str] = {}
     everything = range(len(structure.names))
     wanted: set[int] = set(everything)
+    handlers = {
+        at for at, spec in specs.items() if spec.handler is not None
+    }  # they belong to the run, whatever of it is chosen
     targets: dict[int, bool] = {}
     if choice.targets is not None:
         targets = resolve(choice.targets, structure, specs, setting="targets")
@@ -108,7 +111,11 @@ def choose(
         begin = [at for at in targets if at not in omitted]
         wanted = reach(structure.predecessors, begin, known)
         omitted.update(
-            {at: "not needed for the targets" for at in everything if at not in wanted and at not in omitted}
+            {
+                at: "not needed for the targets"
+                for at in everything
+                if at not in wanted and at not in omitted and at not in handlers
+            }
         )
     else:
         omitted.update(_debug(structure, choice, kinds, targets, known))
@@ -117,7 +124,7 @@ def choose(
         behind = reach(structure.successors, roots)
         setup = set(kinds.setup) & reach(structure.predecessors, behind)
         for at in everything:
-            if at not in behind and at not in setup:
+            if at not in behind and at not in setup and at not in handlers:
                 omitted.setdefault(at, "not behind the roots")
     if choice.exclude is not None:
         excluded = resolve(choice.exclude, structure, specs, setting="exclude")

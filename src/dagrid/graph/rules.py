@@ -276,6 +276,10 @@ def check_patch(nodes: Iterable[Node], index: Mapping[str, int]) -> None:
             )
         if node.id in own or node.id in index:
             raise DuplicateNodeError(node.id)
+        if node.handler is not None:
+            raise InvalidPatchError(
+                f"Node {node.id!r} is a handler, and a graph has those from the start. Add it there, or make it a node."
+            )
         own[node.id] = node
     inner: list[tuple[str, str]] = []
     for node in own.values():

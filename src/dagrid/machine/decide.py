@@ -11,12 +11,12 @@ from heapq import heappop
 from typing import Any
 
 from dagrid.errors import PlanError, RunError, TaskTimeoutError
-from dagrid.machine.chains import along, board, stop_riders
-from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
+from dagrid.machine.chains import along, board
+from dagrid.machine.closing import end_if_done, fail_run, skip_what_cannot_run, stop, stop_on_failure
+from dagrid.machine.commands import Cancel, Command, Evaluate, Perform, Recall, SetTimer, Wake
 from dagrid.machine.events import (
     NODE_MASK,
     NUMBER_SHIFT,
-    UNSTARTED,
     Asked,
     Begun,
     CancelRequested,
@@ -41,7 +41,6 @@ from dagrid.machine.state import (
     COMPLETED,
     MICRO,
     NOTHING_READ,
-    PENDING,
     PLACE,
     QUEUED,
     READY,
@@ -51,9 +50,7 @@ from dagrid.machine.state import (
     Worker,
     assign,
     complete,
-    goes_on,
     record,
-    skip,
     start,
     vacate,
 )
@@ -86,11 +83,11 @@ def decide(state: State, stimuli: Iterable[Stimulus], at: float) -> list[Command
             others += 1
     quiet = answers > 0 and not others
     if state.doomed or state.passed:
-        _skip_what_cannot_run(state, at)
+        skip_what_cannot_run(state, at)
     if state.rules:
         _ask_rules(state, commands)
-    if not state.remaining or state.stopped:
-        _end_if_done(state, at, commands)
+    if state.remaining <= len(state.shut) or state.stopped:
+        end_if_done(state, at, commands)
     if not (quiet or state.finished or state.stopped):
         if state.pushed:
             _assign_free_slots(state, at, commands)
@@ -155,7 +152,7 @@ def _lost(state: State, node: int, event: WorkerGone) -> None:
         state, Fact(kind, event.at, node, number, event.worker, state.started[node], detail=detail, numbers=(losses,))
     )
     if kind is not Kind.REQUEUED:
-        _stop_on_failure(state, event.at, node)
+        stop_on_failure(state, event.at, node)
 
 
 def _asked(state: State, event: Asked, commands: list[Command]) -> None:
@@ -257,13 +254,7 @@ def _failed(
     if event.tolerated:
         record(state, Fact(Kind.TOLERATED, event.ended, node, number, event.worker))
     record(state, Fact(kind, event.ended, node, number, event.worker, event.started, detail=event.error))
-    _stop_on_failure(state, event.ended, node)
-
-
-def _stop_on_failure(state: State, at: float, node: int) -> None:
-    if state.plan.settings.on_failure == "stop" and not (state.stopped or goes_on(state, node)):
-        reason = "a node failed and on_failure is 'stop'"
-        record(state, Fact(Kind.STOPPED, at, number=Stop.FAILURE, detail=reason))
+    stop_on_failure(state, event.ended, node)
 
 
 def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
@@ -293,41 +284,30 @@ def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
         retry = state.plan.retries.get(node)
         retryable = retry is not None and issubclass(TaskTimeoutError, retry.on)
         _failed(state, Kind.TIMED_OUT, node, event.subject >> NUMBER_SHIFT, late, commands, retryable)
+    elif event.kind == TimerKind.RUN and state.outcome is None and not state.stopped:
+        reason = f"timeout of {state.plan.settings.timeout or 0.0:g} s"
+        record(state, Fact(Kind.STOPPED, event.at, number=Stop.TIMEOUT, detail=reason))
+        stop(state, event.at, reason, commands)
     elif event.kind == TimerKind.RETRY and state.status[node] == WAITING:
         record(state, Fact(Kind.DUE, event.at, node, state.number_of(node)))
 
 
 def _cancel(state: State, event: CancelRequested, commands: list[Command]) -> None:
     if not (state.stopped and state.cancelled):
+        again = bool(state.cancelled)
         record(state, Fact(Kind.STOPPED, event.at, number=Stop.CANCELLED, detail=event.reason))
-        _stop(state, event.at, event.reason, commands)
-
-
-def _stop(state: State, at: float, reason: str, commands: list[Command]) -> None:
-    """What runs is stopped; every node that has not ended is cancelled."""
-    stop_riders(state, commands)
-    for worker in state.present.values():
-        for attempt in list(worker.queue):
-            if state.current(attempt):
-                commands.append(Cancel(worker.number, attempt))
-    for node, status in enumerate(bytes(state.status)):
-        if status <= WAITING:
-            worker_of = state.where[node] if status in (QUEUED, RUNNING) else -1
-            started = state.started[node] if status == RUNNING else UNSTARTED
-            record(state, Fact(Kind.CANCELLED, at, node, state.number_of(node), worker_of, started, detail=reason))
-    state.doomed.clear()
-    state.passed.clear()
+        stop(state, event.at, event.reason, commands, handlers=again)
 
 
 def _rule_evaluated(state: State, event: RuleEvaluated, commands: list[Command]) -> None:
     rule = state.rules.get(event.rule)
-    if rule is None or state.stopped:
+    if rule is None or state.stopped or state.outcome is not None:
         return
     rule.asked = False
     state.asking -= 1
     rule.dirty = outdated(state, event)
     if event.error:
-        _fail_run(state, event.at, event.error, commands)
+        fail_run(state, event.at, event.error, commands)
     elif rule.dirty:
         state.dirty.append(event.rule)
     elif event.growth is not None:
@@ -372,7 +352,7 @@ def _apply_rule(state: State, event: RuleEvaluated, growth: Growth, commands: li
     try:
         state.plan.check_growth(growth.nodes)
     except (PlanError, RunError) as error:
-        _fail_run(state, event.at, str(error), commands)
+        fail_run(state, event.at, str(error), commands)
         return
     before = state.rules[event.rule]
     _grow(state, patched(state, event, growth))
@@ -432,14 +412,9 @@ def _mark(state: State, number: int) -> None:
         state.dirty.append(number)
 
 
-def _fail_run(state: State, at: float, error: str, commands: list[Command]) -> None:
-    record(state, Fact(Kind.STOPPED, at, number=Stop.ERROR, detail=error))
-    _stop(state, at, error, commands)
-
-
 def _ask_rules(state: State, commands: list[Command]) -> None:
     """Ask each rule again whose last answer depended on something that has changed since."""
-    if state.stopped:
+    if state.stopped or state.outcome is not None:
         return
     if state.watchers or state.topics:
         _mark_watchers(state)
@@ -473,16 +448,6 @@ def _mark_watchers(state: State) -> None:
             state.starts.discard(node)
             if node in state.plan.adds and state.topics:
                 _touch_closed(state, state.plan.adds[node])
-
-
-def _end_if_done(state: State, at: float, commands: list[Command]) -> None:
-    if state.stopped and state.remaining and not state.cancelled and not state.error:
-        _stop(state, at, "a node failed and on_failure is 'stop'", commands)
-    if state.remaining or (not state.stopped and state.asking):
-        return
-    left = tuple(sorted(number for number, rule in state.rules.items() if not (state.stopped or rule.optional)))
-    record(state, Fact(Kind.RUN_ENDED, at, numbers=left, detail=state.error or state.cancelled))
-    commands.append(Finish())
 
 
 def _assign_free_slots(state: State, at: float, commands: list[Command]) -> None:
@@ -610,18 +575,6 @@ def _take_back(state: State, at: float, commands: list[Command]) -> None:
     if earliest and state.rebalance_at <= at:
         state.rebalance_at = earliest
         commands.append(SetTimer(earliest, TimerKind.REBALANCE, 0))
-
-
-def _skip_what_cannot_run(state: State, at: float) -> None:
-    while state.doomed or state.passed:
-        while state.passed:
-            node = state.passed.pop()
-            if state.status[node] == PENDING:
-                skip(state, node, -1, at)
-        while state.doomed:
-            node, cause = state.doomed.pop()
-            if state.status[node] == PENDING:
-                skip(state, node, cause, at)
 
 
 _HANDLERS: dict[type, Callable[[State, Any, list[Command]], None]] = {

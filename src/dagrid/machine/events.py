@@ -142,6 +142,7 @@ class TimerKind(IntEnum):
     TIMEOUT = 0
     RETRY = 1
     REBALANCE = 2
+    RUN = 3
 
 
 class TimerDue(msgspec.Struct, frozen=True):
@@ -196,6 +197,9 @@ class Kind(IntEnum):
     something worth remembering of how it got its value; VALUE_LOST: it runs again; PERFORMED: by another worker than the one that
     was given it; TOLERATED: what waits for it runs though it is going to fail.
 
+    OUTCOME: all nodes but the handlers have ended, in this way, and those of this outcome may start; LEAVING: those that run in
+    any case may start.
+
     An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled
     may go on for a while.
     """
@@ -225,6 +229,8 @@ class Kind(IntEnum):
     VALUE_LOST = 22
     PERFORMED = 23
     TOLERATED = 24
+    OUTCOME = 25
+    LEAVING = 26
 
 
 class Stop(IntEnum):
@@ -233,6 +239,7 @@ class Stop(IntEnum):
     FAILURE = 0
     CANCELLED = 1
     ERROR = 2
+    TIMEOUT = 3
 
 
 class Fact(msgspec.Struct, frozen=True):

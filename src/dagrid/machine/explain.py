@@ -39,6 +39,8 @@ def explain(state: State, node: int, at: float) -> str:
     """
     status = state.status[node]
     name = state.plan.names[node]
+    if status == PENDING and node in state.shut:
+        return f"{name!r} {_turn(state, node)}."
     if status == PENDING:
         return f"{name!r} waits for {_unfinished(state, node)}."
     if status == READY:
@@ -63,6 +65,19 @@ def explain(state: State, node: int, at: float) -> str:
     detail = state.detail.get(node, "")
     after = "; what waits for it runs all the same" if status != COMPLETED and goes_on(state, node) else ""
     return f"{name!r} {ended_word(status)}{took}{f': {detail}' if detail else ''}{after}."
+
+
+def _turn(state: State, node: int) -> str:
+    """Say when the turn of a handler comes."""
+    word = state.plan.handlers[node]
+    if word == "exit":
+        return (
+            "runs when all nodes and the other handlers have ended"
+            if state.outcome is None
+            else "runs after the others"
+        )
+    how = {"success": "succeeds", "failure": "fails", "cancel": "is cancelled"}[word]
+    return f"runs when all nodes have ended, if the run {how}"
 
 
 def _unfinished(state: State, node: int) -> str:

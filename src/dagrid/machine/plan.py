@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
-from dagrid.errors import GraphLimitError, InvalidSettingError, UnsatisfiableError
+from dagrid.errors import GraphLimitError, InvalidNodeError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
 from dagrid.graph.node import Node
 from dagrid.graph.policy import Retry
@@ -38,6 +38,7 @@ class Settings:
         max_nodes: a growing graph may not have more nodes than this.
         hold: seconds that an attempt may wait behind another one in a batch while another worker is idle.
         batch: seconds of work that are sent ahead to a worker at most.
+        timeout: seconds for the run as a whole, but for its handlers; None means no limit.
     """
 
     max_concurrency: int | None = None
@@ -48,6 +49,7 @@ class Settings:
     max_nodes: int = 1_000_000
     hold: float = 0.002
     batch: float = 0.001
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         if self.max_concurrency is not None and (
@@ -62,6 +64,8 @@ class Settings:
             raise InvalidSettingError(
                 f"node_timeout is a number of seconds above 0, or None; not {self.node_timeout!r}."
             )
+        if self.timeout is not None and not (_is_number(self.timeout) and 0 < self.timeout < inf):
+            raise InvalidSettingError(f"timeout is a number of seconds above 0, or None; not {self.timeout!r}.")
         if self.on_failure not in ("skip", "continue", "stop"):
             raise InvalidSettingError(f"on_failure is 'skip', 'continue' or 'stop'; not {self.on_failure!r}.")
         if not isinstance(self.max_nodes, int) or self.max_nodes < 1:
@@ -103,6 +107,7 @@ class Plan:
         "fail_when_lost",
         "goes_on",
         "groups",
+        "handlers",
         "index",
         "keys",
         "kinds",
@@ -143,6 +148,7 @@ class Plan:
 
         Raises:
             UnsatisfiableError: a node asks for more of a resource than the run has.
+            InvalidNodeError: a handler has edges.
         """
         self.settings = settings
         self.alone = set(alone)
@@ -161,6 +167,7 @@ class Plan:
         self.retries: dict[int, Retry] = {}
         self.fail_when_lost: set[int] = set()
         self.goes_on: dict[int, frozenset[str]] = {}  # after which ends of a node the others run all the same
+        self.handlers: dict[int, str] = {}  # the nodes that run when all others have ended, and after what outcome
         self.kinds: dict[str, list[int]] = {}
         self.adds: dict[int, frozenset[str]] = {}
         self.places = places or {}
@@ -170,6 +177,8 @@ class Plan:
             self._group(number, Request(place=self.places[number]))
         for number, node in specs.items():
             self._admit(number, node)
+        for number in self.handlers:
+            self._check_handler(number)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -177,7 +186,7 @@ class Plan:
     @property
     def uniform(self) -> bool:
         """Whether every node is plain: one ready queue, no time limit, nothing to pass over, no kind that it may add."""
-        return len(self.requests) == 1 and not self.timeouts and not self.empty and not self.adds
+        return len(self.requests) == 1 and not (self.timeouts or self.empty or self.adds or self.handlers)
 
     def takes_value(self, node: int, predecessor: int) -> bool:
         """Whether a node takes the value of this predecessor."""
@@ -236,6 +245,32 @@ class Plan:
                 request = self._request_of(node, "")
                 if request.foreign and not self.delegates:
                     raise self.unknown_resource(node.id, request)
+            if self.handlers:
+                for name in node.required():
+                    if self.index.get(name) in self.handlers:
+                        raise self._waits_for_handler(node.id, name)
+
+    def _check_handler(self, handler: int) -> None:
+        """Check that a handler has no edges.
+
+        Raises:
+            InvalidNodeError: it has one.
+        """
+        names = self.names
+        for before in self.predecessors[handler]:
+            raise InvalidNodeError(
+                f"The handler {names[handler]!r} has an edge from {names[before]!r}; it runs when all other nodes have ended. "
+                f"Remove the edge; say reads=[{names[before]!r}] where it is to see that value."
+            )
+        for after in self.successors[handler]:
+            raise self._waits_for_handler(names[after], names[handler])
+
+    @staticmethod
+    def _waits_for_handler(node: str, handler: str) -> InvalidNodeError:
+        return InvalidNodeError(
+            f"Node {node!r} waits for the handler {handler!r}, which runs when all other nodes have ended. Remove the edge, or "
+            f"make {handler!r} a node."
+        )
 
     def unknown_resource(self, name: str, request: Request) -> UnsatisfiableError:
         """Return the error for a node that asks for a resource that nobody has."""
@@ -280,6 +315,8 @@ class Plan:
             self.retries[number] = node.retries
         if node.on_lost == "fail":
             self.fail_when_lost.add(number)
+        if node.handler is not None:
+            self.handlers[number] = node.handler
         if node.continue_on:
             self.goes_on[number] = frozenset(node.continue_on).union(
                 ("failure",) if "success" in node.continue_on else ()

@@ -6,7 +6,7 @@ failure, nodes that have nothing to do) is left in `doomed` and `passed`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import IntEnum
 from heapq import heappush
@@ -98,6 +98,14 @@ class RuleState(msgspec.Struct):
         return self.adds is None or kind in self.adds
 
 
+class Ending(msgspec.Struct, frozen=True):
+    """How a run ended but for its handlers: the verdict, the nodes that failed, and why."""
+
+    verdict: int
+    failed: tuple[int, ...]
+    reason: str
+
+
 NO_GROWTH = Growth()
 NOTHING_READ: Mapping[int, int] = {}
 
@@ -125,6 +133,7 @@ class State:
         "due",
         "ended",
         "error",
+        "expired",
         "failures",
         "fast",
         "finished",
@@ -135,6 +144,7 @@ class State:
         "losses",
         "mean_duration",
         "numbers",
+        "outcome",
         "passed",
         "performers",
         "plan",
@@ -151,6 +161,7 @@ class State:
         "scanned",
         "sealed",
         "sequential",
+        "shut",
         "started",
         "starts",
         "status",
@@ -216,6 +227,9 @@ class State:
         self.passed: list[int] = []
         self.cancelled = ""
         self.error = ""
+        self.expired = ""
+        self.outcome: Ending | None = None  # how the run ended but for its handlers, once it has
+        self.shut = set(plan.handlers)  # the handlers that may not start yet
         self.stopped = False
         self.finished = False
         self.finished_at = 0.0
@@ -225,6 +239,8 @@ class State:
         self.rides: dict[int, int] = {}  # by node, the attempt that it rode on
         self.riders: dict[int, int] = {}  # by attempt that is with a worker, the node that rides on it
         self.fast = False
+        for node in plan.handlers:
+            self.waiting[node] = 1
         for node, missing in enumerate(self.waiting):
             if not missing:
                 make_ready(self, node)
@@ -490,7 +506,7 @@ def skip(state: State, node: int, cause: int, at: float) -> None:
 def record(state: State, fact: Fact) -> None:
     """Write a fact into the journal and apply it."""
     state.journal.append(fact)
-    _MOVES[fact.kind](state, fact)
+    MOVES[fact.kind](state, fact)
 
 
 def apply(state: State, fact: Fact) -> None:
@@ -527,6 +543,7 @@ def _ended(state: State, fact: Fact) -> None:
     if fact.numbers:
         state.losses[node] = fact.numbers[0]
     state.release(node)
+    state.shut.discard(node)
     settle(state, node, False)
 
 
@@ -541,6 +558,7 @@ def _set_aside(state: State, fact: Fact) -> None:
     state.remaining -= 1
     state.detail[node] = fact.detail
     state.release(node)
+    state.shut.discard(node)
     settle(state, node, fact.kind is Kind.OMITTED)
 
 
@@ -552,6 +570,7 @@ def _reused(state: State, fact: Fact) -> None:
     state.remaining -= 1
     state.detail[node] = fact.detail
     state.release(node)
+    state.shut.discard(node)
     settle(state, node, True)
 
 
@@ -592,9 +611,11 @@ def _stopped(state: State, fact: Fact) -> None:
     """Nothing new starts any more."""
     state.stopped = True
     if fact.number == Stop.CANCELLED:
-        state.cancelled = fact.detail
+        state.cancelled = state.cancelled or fact.detail
     elif fact.number == Stop.ERROR:
         state.error = fact.detail
+    elif fact.number == Stop.TIMEOUT:
+        state.expired = fact.detail
     refresh(state)
 
 
@@ -717,7 +738,8 @@ def _run_ended(state: State, fact: Fact) -> None:
     state.fast = False
 
 
-_MOVES = {
+# Other rooms add theirs: `closing`.
+MOVES: dict[Kind, Callable[[State, Fact], None]] = {
     Kind.ASSIGNED: _assigned,
     Kind.FAILED: _ended,
     Kind.TIMED_OUT: _ended,
