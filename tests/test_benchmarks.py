@@ -73,6 +73,7 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
             "dagrid, output nowhere",
             "dagrid, output to two files",
             "dagrid, logs limited and masked",
+            "dagrid, a request to a warm process",
             "subprocess.run",
         },
         "parts": {"node by node", "level_based /8", "communication_min /8", "balanced /8"},
