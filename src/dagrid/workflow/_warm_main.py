@@ -36,10 +36,10 @@ def loaded(name: str) -> Any:
 
 
 class Log:
-    """A file that gets a stream, with secrets masked, up to a limit."""
+    """Files that get a stream, with secrets masked, up to a limit."""
 
-    def __init__(self, path: str, mask: list[str], limit: int) -> None:
-        self.file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def __init__(self, paths: list[str], mask: list[str], limit: int) -> None:
+        self.files = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666) for path in paths]
         self.masker = loaded("masking").Masker(mask) if mask else None
         self.limit = limit
         self.left = limit
@@ -51,7 +51,8 @@ class Log:
     def end(self) -> None:
         if self.masker is not None:
             self._write(self.masker.end())
-        os.close(self.file)
+        for file in self.files:
+            os.close(file)
 
     def _write(self, data: bytes) -> None:
         if self.cut:
@@ -60,9 +61,10 @@ class Log:
             data = data[: self.left] + f"\n[cut after {self.limit} bytes]\n".encode()
             self.cut = True
         self.left -= len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self.file, view) :]
+        for file in self.files:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(file, view) :]
 
 
 class Streams:

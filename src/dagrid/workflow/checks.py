@@ -6,7 +6,7 @@ Whether another workflow exists is asked through a function; nothing is opened h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from dagrid.graph.structure import find_cycle
 from dagrid.workflow.expressions import SPECIAL_VARIABLES
@@ -24,11 +24,13 @@ from dagrid.workflow.model import (
     said,
 )
 from dagrid.workflow.order import cycles, dependencies, names_of
-from dagrid.workflow.problems import Problems
+from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.references import asked, variables
 
 Exists = Callable[[str], bool]
 """Whether there is a workflow of that name outside of the file."""
+Inspect = Callable[[Step], Iterable[tuple[Place, str]]]
+"""What is wrong with the settings of a step, by its type; not asked of types that there are not."""
 
 SIGNALS = frozenset(
     f"SIG{name}"
@@ -73,7 +75,12 @@ def complete(workflow: Workflow, problems: Problems) -> None:
 
 
 def check(
-    workflow: Workflow, local: Collection[str], exists: Exists | None, types: Collection[str], problems: Problems
+    workflow: Workflow,
+    local: Collection[str],
+    exists: Exists | None,
+    types: Collection[str],
+    problems: Problems,
+    inspect: Inspect | None = None,
 ) -> None:
     """Note all that is wrong between the fields of one document.
 
@@ -83,6 +90,7 @@ def check(
         exists: knows the workflows outside of the file; None: there are none.
         types: the types of steps that there are beside those of the format.
         problems: gets what is wrong.
+        inspect: knows what the types want of their steps.
     """
     if not workflow.steps and not said(workflow, "steps"):
         problems.add(place(workflow), "the workflow has no steps; write `steps:` with a list of steps")
@@ -97,10 +105,10 @@ def check(
     _check_conditions(workflow.preconditions, problems)
     _check_conditions(workflow.defaults.preconditions, problems)
     for step in workflow.steps:
-        _check_step(step, local, exists, types, problems)
+        _check_step(step, local, exists, types, problems, inspect)
     _check_references(workflow, problems)
     for role, step in handlers(workflow):
-        _check_step(step, local, exists, types, problems)
+        _check_step(step, local, exists, types, problems, inspect)
         if step.depends:
             problems.add(
                 place(step, "depends"),
@@ -165,13 +173,19 @@ def _complete_step(step: Step, workflow: Workflow, problems: Problems) -> None:
     if said(step, "type") and said(step, "executor"):
         problems.add(place(step, "type"), "the type of the step is in `executor` too; keep one of the two")
     elif said(step, "type"):
-        where = {"": place(step, "type"), "type": place(step, "type"), "config": place(step, "config")}
+        where = {"": place(step, "type"), "type": place(step, "type"), **_places(step.places, "config")}
         step.executor = Executor(type=step.type, config=step.config, places=where)
     elif said(step, "config") and said(step, "executor") and not step.executor.config:
         step.executor.config = step.config
+        step.executor.places.update(_places(step.places, "config"))
     elif said(step, "config") and not said(step, "!action"):
         problems.add(place(step, "config"), "settings without a type; write executor: {type: ..., config: ...}")
     step.kind = _kind(step)
+
+
+def _places(places: Mapping[str, Place], field: str) -> dict[str, Place]:
+    """Return where a field stands, and what is in it."""
+    return {name: where for name, where in places.items() if name.partition(".")[0] == field}
 
 
 def _complete_repeat(policy: RepeatPolicy) -> None:
@@ -309,7 +323,12 @@ def _is_behind(name: str, other: str, waits: dict[str, tuple[str, ...]]) -> bool
 
 
 def _check_step(
-    step: Step, local: Collection[str], exists: Exists | None, types: Collection[str], problems: Problems
+    step: Step,
+    local: Collection[str],
+    exists: Exists | None,
+    types: Collection[str],
+    problems: Problems,
+    inspect: Inspect | None,
 ) -> None:
     if said(step, "!action"):
         return  # another dialect: the rest would be noise
@@ -319,6 +338,9 @@ def _check_step(
         question = problems.suggest(kind, [*STEP_TYPES, *types])
         there = ", ".join(sorted({*STEP_TYPES.values(), *types}))
         problems.add(where, f"there is no step type {_short(kind)}.{question or ' There are: ' + there + '.'}")
+    elif inspect is not None:
+        for where, message in inspect(step):
+            problems.add(where, message)
     _check_work(step, problems)
     if step.call:
         _check_call(step, local, exists, problems)

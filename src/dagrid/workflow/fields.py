@@ -348,6 +348,9 @@ class RecordOf(msgspec.Struct, dict=True):
             if type(value) is source.Sequence:
                 for index, item in enumerate(value.items):
                     places[f"{target}.{index}"] = Place(item.line, item.column)
+            elif type(value) is source.Mapping and type(row.kind) is AnyMapping:
+                for name, (inner, _) in value.entries.items():
+                    places[f"{target}.{name}"] = Place(inner.line, inner.column)
             read = row.kind.read(value, prefix + key, problems)
             if read is not WRONG:
                 values[target] = read

@@ -45,7 +45,11 @@ class File(msgspec.Struct, kw_only=True):
 
 
 def load(
-    path: str | os.PathLike[str], *, exists: Callable[[str], bool] | None = None, types: Collection[str] = ()
+    path: str | os.PathLike[str],
+    *,
+    exists: Callable[[str], bool] | None = None,
+    types: Collection[str] = (),
+    inspect: checks.Inspect | None = None,
 ) -> File:
     """Read and check the workflows of a file.
 
@@ -53,6 +57,7 @@ def load(
         path: the file; without its suffix too.
         exists: whether there is a workflow of that name; it is asked after the documents of the file and the files beside it.
         types: the types of steps that there are beside those of the format.
+        inspect: knows what the types want of their steps: `dagrid.workflow.steps.check`.
 
     Raises:
         WorkflowNotFoundError: there is no such file, or it cannot be read.
@@ -78,11 +83,16 @@ def load(
     def beside(name: str) -> bool:
         return find(name, folder) is not None or (exists is not None and exists(name))
 
-    return _file(text, problems, found.stem, str(folder), beside, types)
+    return _file(text, problems, found.stem, str(folder), beside, types, inspect)
 
 
 def loads(
-    text: str, *, name: str = "<text>", exists: Callable[[str], bool] | None = None, types: Collection[str] = ()
+    text: str,
+    *,
+    name: str = "<text>",
+    exists: Callable[[str], bool] | None = None,
+    types: Collection[str] = (),
+    inspect: checks.Inspect | None = None,
 ) -> File:
     """Read and check the workflows of a text.
 
@@ -91,11 +101,12 @@ def loads(
         name: what the text is called in messages; the name of a first document that has none.
         exists: whether there is a workflow of that name outside of the text; without it there is none.
         types: the types of steps that there are beside those of the format.
+        inspect: knows what the types want of their steps: `dagrid.workflow.steps.check`.
 
     Raises:
         WorkflowError: all that is wrong with it.
     """
-    return _file(text, Problems(name), Path(name).stem, "", exists, types)
+    return _file(text, Problems(name), Path(name).stem, "", exists, types, inspect)
 
 
 def find(name: str, folder: str | os.PathLike[str]) -> Path | None:
@@ -127,7 +138,13 @@ def _why(error: OSError, path: Path) -> str:
 
 
 def _file(
-    text: str, problems: Problems, stem: str, folder: str, exists: Callable[[str], bool] | None, types: Collection[str]
+    text: str,
+    problems: Problems,
+    stem: str,
+    folder: str,
+    exists: Callable[[str], bool] | None,
+    types: Collection[str],
+    inspect: checks.Inspect | None,
 ) -> File:
     documents = [node for node in read(text, problems) if not (type(node) is Scalar and node.value is None)]
     if not documents and not problems.found:
@@ -140,7 +157,7 @@ def _file(
             workflow.name = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("_") or "workflow"
         checks.complete(workflow, problems)
     for workflow in made:
-        checks.check(workflow, local.keys(), exists, types, problems)
+        checks.check(workflow, local.keys(), exists, types, problems, inspect)
     checks.check_calls(local, problems)
     problems.refuse()
     return File(

@@ -63,11 +63,11 @@ def _send(context: Context, mail: Mail, what: str, lines: Sequence[str], logs: S
         letter = _letter(context, mail, what, lines, logs)
         send(_server(context), letter)
     except StepError as error:
-        _note(context, f"no mail was sent ({what}): {error.message}")
+        note(context, f"no mail was sent ({what}): {error.message}")
     except Exception as error:  # noqa: BLE001  # the run has ended; whatever a mail comes to is no harm to it
-        _note(context, f"no mail was sent ({what}): {type(error).__name__}: {error}")
+        note(context, f"no mail was sent ({what}): {type(error).__name__}: {error}")
     else:
-        _note(context, f"a mail was sent to {', '.join(letter.to)} ({what})")
+        note(context, f"a mail was sent to {', '.join(letter.to)} ({what})")
 
 
 def _letter(context: Context, mail: Mail, what: str, lines: Sequence[str], logs: Sequence[str] | None) -> Letter:
@@ -150,7 +150,8 @@ def _end(path: Path, most: int) -> str:
     return cut + data.decode("utf-8", "replace")
 
 
-def _note(context: Context, text: str) -> None:
+def note(context: Context, text: str) -> None:
+    """Write a line to the log of a run."""
     at = datetime.now().astimezone().isoformat(timespec="milliseconds")
     line = " ".join(masked(text, context.secrets).split())
     try:

@@ -72,9 +72,19 @@ class Started:
             if not self._ended:
                 self._ended = True
                 send_mails(self.context, result)
+                self._remove_container()
             return result
         finally:
             self.close()
+
+    def _remove_container(self) -> None:
+        if self.context.workflow.container is not None:
+            from dagrid.workflow.mailing import note
+            from dagrid.workflow.steps.docker import remove  # few workflows have a container
+
+            wrong = remove(self.context)
+            if wrong:
+                note(self.context, wrong)
 
     def detach(self) -> None:
         """Let go of a run that waits for a person: `go_on` with what the person said takes it up again."""
@@ -369,7 +379,7 @@ class _Children:
             raise WorkflowNotFoundError(
                 [self._file.problem(Place(), f"there is no workflow {name!r}, neither in this file nor beside it")]
             )
-        return load(found, types=steps.KINDS)
+        return load(found, types=steps.KINDS, inspect=steps.check)
 
 
 class _Running:

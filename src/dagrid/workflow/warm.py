@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagrid.commands import Request, Server
 from dagrid.errors import StepError
+from dagrid.masking import masked
 
 if TYPE_CHECKING:
     from dagrid.workflow.work import Work
@@ -54,7 +55,7 @@ def call(
     args: Sequence[Any] = (),
     kwargs: Mapping[str, Any] | None = None,
     values: Mapping[str, bytes] | None = None,
-) -> Generator[Request, bytes, Returned]:
+) -> Generator[Any, Any, Returned]:
     """Call a function in a warm process for a step, and return what it returns: `yield from call(...)`.
 
     Args:
@@ -67,6 +68,7 @@ def call(
         StepError: it failed.
     """
     context = work.context
+    folders = (work.folder, context.file.folder) if isinstance(fn, str) else ()  # a type of steps finds its own modules
     asked = {
         "fn": fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}",
         "args": list(args),
@@ -74,9 +76,9 @@ def call(
         "values": dict(values or {}),
         "env": work.env,
         "folder": work.folder,
-        "path": list(dict.fromkeys(filter(None, (work.folder, context.file.folder, *_python_path())))),
-        "stdout": work.stdout,
-        "stderr": work.stderr,
+        "path": list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
+        "stdout": [work.stdout, *(yield from _more(work, work.step.stdout))],
+        "stderr": [work.stderr, *(yield from _more(work, work.step.stderr))],
         "mask": list(context.secrets),
         "limit": context.workflow.max_output_size,
         "strict": work.is_strict,
@@ -91,7 +93,12 @@ def call(
     if answer[0] == "value":
         return Returned(answer[1], answer[2])
     _, message, code, retryable = answer
-    raise StepError(message, work.step.name, code, retryable=retryable)
+    raise StepError(masked(message, context.secrets), work.step.name, code, retryable=retryable)
+
+
+def _more(work: Work, said: str) -> Generator[Any, Any, list[str]]:
+    """Return the file beside the log that gets an output too, if the step says one."""
+    return [work.file((yield from work.text(said)))] if said else []
 
 
 def _python_path() -> list[str]:

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-from dagrid.commands import Exit, Launch, Request
+from dagrid.commands import Exit, Launch
 from dagrid.workflow.context import Context, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
 from dagrid.workflow.surroundings import shell_argv, shell_words
@@ -200,7 +200,7 @@ class Work:
             done=done,
         )
 
-    def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Generator[Request, bytes, Returned]:
+    def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Generator[Any, Any, Returned]:
         """Call an importable function in a warm Python process: `returned = yield from work.call(...)`.
 
         What the function prints goes to the logs of the step; what it raises fails the step: a `StepError` as it is, any other

@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dagrid.errors import StepError
+from dagrid.workflow.model import Step, place
+from dagrid.workflow.problems import Place
 
 if TYPE_CHECKING:
     from dagrid.commands import Await, Launch, Request
@@ -20,11 +22,21 @@ if TYPE_CHECKING:
 GROUP = "dagrid.steps"
 OURS = {
     "approval": "dagrid.workflow.steps.approval:Approval",
+    "archive": "dagrid.workflow.steps.archive:Archive",
     "dag": "dagrid.workflow.steps.call:Call",
+    "docker": "dagrid.workflow.steps.docker:Docker",
+    "file": "dagrid.workflow.steps.file:File",
+    "http": "dagrid.workflow.steps.http:Http",
+    "jq": "dagrid.workflow.steps.jq:Jq",
+    "mail": "dagrid.workflow.steps.mail:Mail",
     "python": "dagrid.workflow.steps.python:Python",
     "shell": "dagrid.workflow.steps.shell:Shell",
+    "sql": "dagrid.workflow.steps.sql:Sql",
+    "ssh": "dagrid.workflow.steps.ssh:Ssh",
 }
 """Where the types are that come with dagrid, by the canonical name of the type; each is loaded when a step has it."""
+_UNCHECKED = frozenset({"approval", "dag", "python", "shell"})
+"""Types of which the format itself says all that can be wrong: they are not loaded to ask."""
 
 
 class StepType(Protocol):
@@ -75,10 +87,23 @@ def of(kind: str) -> StepType:
         if found is not None:
             return found.load()()  # type: ignore[no-any-return]
     except ImportError as error:
-        raise StepError(
-            f"Steps of type {kind!r} need {error.name or 'a package that is not there'}: pip install 'dagrid[{kind}]'"
-        ) from error
+        need = f"{error.name or 'a package'}, which is not there"
+        raise StepError(f"Steps of type {kind!r} need {need}; install it with pip.", retryable=False) from error
     raise StepError(f"There is no step type {kind!r}. There are: {', '.join(sorted(KINDS))}.")
+
+
+def check(step: Step) -> Iterator[tuple[Place, str]]:
+    """Yield what is wrong with a step, by its type; `loads(..., inspect=check)` asks it of every step."""
+    if step.kind in _UNCHECKED:
+        return
+    try:
+        kind = of(step.kind)
+    except StepError as error:
+        yield place(step.executor, "type"), error.message
+        return
+    look = getattr(kind, "check", None)
+    if look is not None:
+        yield from look(step)
 
 
 @cache

@@ -218,31 +218,29 @@ def _below(top: str, base: str, follow: bool) -> Iterator[tuple[str, str]]:
 def _writer(target: str, format: str, level: int, follow: bool) -> Iterator[Callable[[str, str], None]]:
     """Return what adds a file or a folder, without what is in it, to a new archive."""
     if format == "zip":
-        packing = {"compresslevel": level} if level >= 0 else {}
-        with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED, **packing) as archive:  # type: ignore[call-overload]
+        packing = {"compresslevel": min(level, 9)} if level >= 0 else {}
+        with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED, **packing) as packed:  # type: ignore[call-overload]
 
             def add(path: str, name: str) -> None:
                 if os.path.islink(path) and not follow:
                     info = zipfile.ZipInfo(name)
                     info.external_attr = (stat.S_IFLNK | 0o777) << 16
-                    archive.writestr(info, os.readlink(path))
+                    packed.writestr(info, os.readlink(path))
                 else:
-                    archive.write(path, name)
+                    packed.write(path, name)
 
             yield add
         return
     with ExitStack() as closing:
+        opening: Any = tarfile.open  # its overloads know each mode by itself
         if format == "tar.zst":
             file = closing.enter_context(_zstd(target, "wb", level))
-            archive: Any = closing.enter_context(tarfile.open(fileobj=file, mode="w|", dereference=follow))
+            archive = closing.enter_context(opening(fileobj=file, mode="w|", dereference=follow))
         else:
-            packing = (
-                {}
-                if level < 0 or format == "tar"
-                else {"preset" if format == "tar.xz" else "compresslevel": max(level, 1)}
-            )
-            mode: Any = f"x:{format.partition('.')[2]}"
-            archive = closing.enter_context(tarfile.open(target, mode, dereference=follow, **packing))
+            kind = "preset" if format == "tar.xz" else "compresslevel"
+            packing = {} if level < 0 or format == "tar" else {kind: min(max(level, 1), 9)}
+            mode = f"x:{format.partition('.')[2]}"
+            archive = closing.enter_context(opening(target, mode, dereference=follow, **packing))
         yield lambda path, name: archive.add(path, name, recursive=False)
 
 
@@ -289,7 +287,8 @@ def _entries(source: str, format: str, password: str, *, whole: bool = False) ->
 
 def _zip_entries(source: str, password: str, whole: bool) -> Iterator[_Entry]:
     with zipfile.ZipFile(source) as archive:
-        archive.setpassword(password.encode() if password else None)
+        if password:
+            archive.setpassword(password.encode())
         if whole and (bad := archive.testzip()) is not None:
             raise StepError(f"{source!r} is damaged at {bad!r}.")
         for info in archive.infolist():

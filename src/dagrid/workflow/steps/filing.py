@@ -15,7 +15,7 @@ import stat as modes
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from dagrid.errors import StepError
@@ -251,7 +251,7 @@ def stat(sources: Sequence[str], *, follow: bool = False, missing_ok: bool = Fal
                     "type": _kind(found.st_mode),
                     "size": found.st_size,
                     "mode": f"{modes.S_IMODE(found.st_mode):04o}",
-                    "modified": datetime.fromtimestamp(found.st_mtime, timezone.utc).isoformat(),
+                    "modified": datetime.fromtimestamp(found.st_mtime, UTC).isoformat(),
                 }
             )
         if not told and len(sources) == 1:

@@ -8,13 +8,13 @@ from collections.abc import Generator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from dagrid.commands import Exit, Launch
+from dagrid.commands import Await, Launch
 from dagrid.errors import CommandError
 from dagrid.workflow.surroundings import SHELLS
 from dagrid.workflow.variables import for_shell
 from dagrid.workflow.work import Work
 
-Performing = Generator[Launch, Exit, Any]
+Performing = Generator[Launch | Await, Any, Any]
 
 
 class Shell:
@@ -23,7 +23,11 @@ class Shell:
     def perform(self, work: Work) -> Performing:
         """Run the commands in order until one fails; or the script, or the program."""
         step = work.step
-        if step.exec is not None:
+        if work.context.workflow.container is not None and step.exec is None:
+            from dagrid.workflow.steps.docker import inside  # few workflows have a container
+
+            yield from inside(work)
+        elif step.exec is not None:
             argv = yield from work.texts([step.exec.command, *step.exec.args])
             (yield (yield from work.launch(argv))).check()
         elif step.script:
