@@ -17,7 +17,7 @@ from dagrid.commands import Command
 from dagrid.errors import CapabilityError, WorkflowError
 from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.dag import DAG
-from dagrid.graph.node import Node
+from dagrid.graph.node import ContinueOn, Node
 from dagrid.graph.policy import Repeat, Retry
 from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context, Spec
@@ -123,7 +123,7 @@ class _Lowering:
         )
         task: Command = HANDLER if handler is not None else STEP
         on = step.continue_on
-        tolerance = (
+        tolerance: tuple[ContinueOn, ...] = (
             ("failure",) * on.failure + ("skipped",) * on.skipped + ("success",) * (on.failure and on.mark_success)
         )
         settings: dict[str, Any] = {"handler": handler} if handler is not None else {}

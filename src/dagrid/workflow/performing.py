@@ -10,10 +10,9 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from dagrid.attempt import current
+from dagrid.attempt import Outcome, current
 from dagrid.commands import Await, Command, Exit, Launch, Request
 from dagrid.errors import OutputLimitError, RepeatTask, SkipTask, StepError, TaskError, WaitForSignal
-from dagrid.graph.rules import Outcome
 from dagrid.masking import masked
 from dagrid.workflow import steps
 from dagrid.workflow.context import CURRENT, Spec, StepEnd
