@@ -27,7 +27,7 @@
      |    +-- TransferError                     a function, a value or an error that cannot travel
      |    +-- CommandError                      a command failed, or could not be started: .code, .signal, .stderr
      |    |    +-- OutputLimitError             it wrote more than it may, and was stopped: .limit
-     |    +-- StepError                         a step of a workflow failed: .code, .left
+     |    +-- StepError                         a step of a workflow failed: .code
      +-- RunError                               the run as a whole did not succeed
      |    +-- RunTimeoutError (also TimeoutError)
      |    +-- RuleError                         a rule's predicate or body failed: .rule
@@ -82,11 +82,14 @@ class DagridError(Exception):
 
     Attributes:
         tolerated: where a task raises it: what waits for its node runs all the same, see `Node.continue_on`.
-        retryable: where a task raises it: the node may be tried again, if it has retries. The engine reads both of any exception.
+        retryable: where a task raises it: the node may be tried again, if it has retries.
+        left: where a task raises it: what takes the value of its node gets this in its place, if it runs all the same. The engine
+            reads all three of any exception.
     """
 
     tolerated: bool = False
     retryable: bool = True
+    left: object = None
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or _first_line(self))
@@ -299,28 +302,16 @@ class StepError(TaskError):
         message: what happened, and the remedy.
         node: the step.
         code: its exit code.
-        left: what it left all the same, for steps that go on after its failure.
-        tolerated: whether they do.
         retryable: whether it is worth another try.
     """
 
-    def __init__(
-        self,
-        message: str | None = None,
-        node: str = "",
-        code: int = 1,
-        left: object = None,
-        tolerated: bool = False,
-        retryable: bool = True,
-    ) -> None:
+    def __init__(self, message: str | None = None, node: str = "", code: int = 1, retryable: bool = True) -> None:
         self.code = code
-        self.left = left
-        self.tolerated = tolerated
         self.retryable = retryable
         super().__init__(message or "A step failed.", node)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.message, self.node, self.code, self.left, self.tolerated, self.retryable)
+        return type(self), (self.message, self.node, self.code), self.__dict__
 
 
 class OutputLimitError(CommandError):

@@ -38,6 +38,13 @@ def say_so() -> None:
     raise error
 
 
+def fail_and_leave() -> None:
+    error = TaskError("half way")
+    error.tolerated = True
+    error.left = "half"
+    raise error
+
+
 def skip() -> None:
     raise SkipTask("nothing to do")
 

@@ -13,7 +13,7 @@ import dagrid
 from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, RunStatus
 from dagrid.errors import CapabilityError, InvalidNodeError, TaskError
 from dagrid.graph.node import ContinueOn
-from tests.execution.ending_tasks import fail, fail_for_good, fail_mildly, late, say_so, skip, taken
+from tests.execution.ending_tasks import fail, fail_and_leave, fail_for_good, fail_mildly, late, say_so, skip, taken
 
 BACKENDS = ["inline", "thread", "multiprocessing?max_workers=1"]
 
@@ -134,3 +134,19 @@ def test_parts_refuse_it() -> None:
     result = PartitionedDAGExecutor(pair(fail_mildly), 1).execute()
     assert result.status is RunStatus.FAILED
     assert result.node_result("next").status is NodeStatus.SKIPPED
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_failure_may_leave_something_for_what_goes_on(backend: str, recorded: bool, tmp_path: Path) -> None:
+    """What the exception left takes the place of the value, for who waits for it and for who only looks."""
+    dag = DAG(
+        [
+            Node("before", fail_and_leave),
+            Node("next", taken, ["before"]),
+            Node("last", taken, ["next"], inputs={"before": "before"}, reads=["before"]),
+        ]
+    )
+    result = dag.run(backend=backend, checkpoint=tmp_path if recorded else None)
+    assert result["next"] == result["last"] == ("ran", "half")
+    assert result.status is RunStatus.PARTIALLY_SUCCEEDED

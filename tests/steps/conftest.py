@@ -86,7 +86,9 @@ class Performer:
         error = result.node_results[name].error
         if error is not None and not isinstance(error, TaskError):
             raise error
-        out, err = (path.read_text() if path.exists() else "" for path in (self.logs.stdout(name), self.logs.stderr(name)))
+        out, err = (
+            path.read_text() if path.exists() else "" for path in (self.logs.stdout(name), self.logs.stderr(name))
+        )
         return Ended(out, err, "" if error is None else str(error), getattr(error, "retryable", True))
 
 

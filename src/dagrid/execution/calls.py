@@ -11,7 +11,7 @@ from dagrid.execution.recording import Kept, Recorder
 from dagrid.machine.closing import Verdict
 from dagrid.machine.events import NODE_MASK
 from dagrid.machine.plan import Request
-from dagrid.machine.state import COMPLETED, State
+from dagrid.machine.state import COMPLETED, FAILURES, State
 from dagrid.ports import Artifacts, Call, Needs
 
 NONE: list[Needs | None] = [None]
@@ -115,9 +115,10 @@ class Calls:
         return Outcome(status, tuple([self._names[node] for node in ending.failed]), ending.reason)
 
     def _is_there(self, node: int) -> bool:
-        """Return whether a node has a value by now; one that is not recorded yet is none."""
-        if self._state.status[node] != COMPLETED:
-            return False
+        """Return whether a node has a value by now, or left one when it failed; one that is not recorded yet is none."""
+        status = self._state.status[node]
+        if status != COMPLETED:
+            return status in FAILURES and self._values[node] is not None
         value = self._values[node]
         if isinstance(value, Kept) and value.absent:
             return False

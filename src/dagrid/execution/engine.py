@@ -214,7 +214,9 @@ class Engine:
         recorder.committed = len(self.state.journal)
         for node, kept in recorder.kept_values(self.state.plan.names):
             self.values[node] = kept
-        self.errors.update(recorder.kept_errors())
+        for node, error in recorder.kept_errors():
+            self.errors[node] = error
+            self.values[node] = getattr(error, "left", None)
         if self.state.error:
             self.growing.failure = RuleError(self.state.error)
         self._workers = count(max(self.state.workers, default=-1) + 1)
@@ -753,6 +755,7 @@ class Engine:
             self.values[node] = None
         if event.outcome == Outcome.FAILED:
             self.errors[node] = event.value
+            self.values[node] = getattr(event.value, "left", None)
 
     def _timers_due(self) -> None:
         now = self.now()
