@@ -4,6 +4,8 @@
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
+# Hundreds of processes start in the tests. Empty is unset: what one of them has compiled the next one need not.
+export PYTHONDONTWRITEBYTECODE :=
 
 VENV := .venv
 BIN := $(VENV)/bin
