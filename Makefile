@@ -4,6 +4,8 @@
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
+# Hundreds of processes start in the tests. Empty is unset: what one of them has compiled the next one need not.
+export PYTHONDONTWRITEBYTECODE :=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +15,8 @@ NEWER = $(shell main=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.versio
 CHECKED := $(wildcard src tests examples benchmarks)
 INSTALLS := pyproject.toml tools/venv requirements/installer.lock
 FAST := not slow and not engine and not example
+# The tests of engines in two halves that take about as long; the other half is what is not named here.
+HALF := tests/engines/test_celery*.py tests/engines/test_ray*.py
 
 .PHONY: help
 help: ## show this list
@@ -30,8 +34,11 @@ search: $(VENV)/.run ## search the settings of a classifier in two rounds, as th
 warehouse: $(VENV)/.run ## the TPC-H warehouse, a workflow in YAML; the page goes to out/warehouse/report.html
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dagrid start examples/warehouse/warehouse.yaml
 
+# Engines mostly wait, so more goes on at a time than there are cores. The longest comes first.
 .PHONY: test
-test: check test-main test-newer test-wheel ## all checks, all tests, the fast tests on each newer Python, the wheel
+test: $(VENV)/.dev ## all checks, all tests, the fast tests on each newer Python, the wheel; several at a time
+	@tools/servers
+	@$(BIN)/python tools/side_by_side.py 3 test-engines-1 test-engines-2 test-rest check $(addprefix test-on-,$(NEWER)) test-wheel
 
 .PHONY: check
 check: $(VENV)/.dev ## formatting, lint, types, the floors between packages
@@ -45,13 +52,24 @@ test-main: $(VENV)/.dev ## all tests on the main Python
 	@tools/servers
 	$(BIN)/python -m pytest -q
 
+.PHONY: test-engines-1
+test-engines-1: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m engine $(HALF)
+
+.PHONY: test-engines-2
+test-engines-2: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m engine $(HALF:%=--ignore-glob='%')
+
+.PHONY: test-rest
+test-rest: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m 'not engine'
+
 .PHONY: test-newer
 test-newer: $(VENV)/.dev ## the fast tests on each newer Python that this machine has
-	@set -e; for version in $(NEWER); do \
-		$(MAKE) --no-print-directory .venvs/$$version/.dev; \
-		echo "Python $$version:"; \
-		.venvs/$$version/bin/python -m pytest -q -m '$(FAST)' -p no:cacheprovider; \
-	done
+	@$(BIN)/python tools/side_by_side.py 1 $(addprefix test-on-,$(NEWER))
+
+test-on-%: .venvs/%/.dev
+	.venvs/$*/bin/python -m pytest -q -m '$(FAST)' -p no:cacheprovider --hypothesis-profile=again
 
 .PHONY: test-wheel
 test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that holds nothing else

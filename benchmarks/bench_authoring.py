@@ -48,7 +48,7 @@ def authoring(quick: bool) -> Figure:
     """Building, for each node."""
     rounds = 3
     figure = Figure("authoring", f"describe and build with functions (medians of {rounds})", "us a node", DAGRID)
-    sizes = (200, 1_000) if quick else (TAWAZI_BEARS, 5_000, 20_000, 100_000)
+    sizes = (50, 200) if quick else (TAWAZI_BEARS, 5_000, 20_000, 100_000)
     with placed("pinned"):
         for name, shape in SHAPES.items():
             for count in sizes:

@@ -46,7 +46,7 @@ class TimedStore:
 def checkpoint(quick: bool) -> Figure:
     """A layered graph on each backend: as it is, dropping values, and kept in memory and on the disk."""
     rounds = 3 if quick else 5
-    shape = layered(10, 40) if quick else layered(50, 100)
+    shape = layered(5, 20) if quick else layered(50, 100)
     count = len(shape)
     figure = Figure("checkpoint", f"layered, {count:,} no-op tasks (medians of {rounds})", "us a node", PLAIN)
     graph = shape.dag()

@@ -99,7 +99,7 @@ BUILDERS: dict[str, Callable[[list[str], Pairs], object]] = {
 
 def build(quick: bool) -> Figure:
     """Building, with the edges in order and in any order; then what the larger questions cost."""
-    nodes, rounds = (10_000, 3) if quick else (100_000, 3)
+    nodes, rounds = (2_000, 3) if quick else (100_000, 3)
     figure = Figure("build", f"build of {nodes:,} nodes, {3 * nodes:,} edges (medians of {rounds})", "ms", BULK)
     for order in ORDERS:
         measured = in_a_fresh_process("benchmarks.graph", "time", str(nodes), order, str(rounds))
@@ -113,7 +113,7 @@ def build(quick: bool) -> Figure:
 
 def memory(quick: bool) -> Figure:
     """What a graph holds, without the names and pairs that were given."""
-    nodes = 10_000 if quick else 100_000
+    nodes = 2_000 if quick else 100_000
     title = (
         f"memory of {nodes:,} nodes, {3 * nodes:,} edges (one process each; kept after building, and at most meanwhile)"
     )

@@ -21,7 +21,7 @@ def growth(quick: bool) -> Figure:
     """Growing graphs in the caller's own thread and in two threads; the second size shows whether the cost of a node stays."""
     rounds = 3 if quick else 5
     figure = Figure("growth", f"growing graphs of no-op tasks (medians of {rounds})", "us a node or rule", FAN_OUT)
-    for count in (500, 1_000) if quick else (5_000, 10_000):
+    for count in (100, 200) if quick else (5_000, 10_000):
         for backend in ("inline", "thread?max_workers=2"):
             column = f"{count}, {backend.split('?')[0]}"
             cases = {

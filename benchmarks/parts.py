@@ -28,7 +28,7 @@ AGAIN, FIRST, BUNDLES = "again", "first", "parts"
 def parts(quick: bool) -> Figure:
     """Layers of no-op tasks on two processes that are warm: each part one bundle, and each node one task."""
     rounds = 3 if quick else 7
-    side = 20 if quick else 100
+    side = 10 if quick else 100
     shape = layered(side, side)
     title = f"{shape.name} {side} x {side} in parts, 2 warm workers, no-op tasks (medians of {rounds})"
     figure = Figure("parts", title, "us a node", SUBJECT)
