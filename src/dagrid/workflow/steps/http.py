@@ -51,7 +51,8 @@ class Http:
         url = SETTINGS.says(step, "url") or ""
         if len(step.command) > 1:
             yield place(step, "command", 1), "a step of type http makes one request; make a step of each"
-        elif step.command:
+            return
+        if step.command:
             _, url = _line(step.command[0], str(url))
         if not url:
             yield place(step, "command"), "a step of type http needs an address; write command: GET https://..."

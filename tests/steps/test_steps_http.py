@@ -1,0 +1,221 @@
+"""Steps of type http, against a real server on this machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tests.steps.conftest import wrong
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Tells what it was asked, or behaves as its path says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):
+        path = self.path.partition("?")[0]
+        length = int(self.headers.get("Content-Length") or 0)
+        asked = {
+            "method": self.command,
+            "path": self.path,
+            "body": self.rfile.read(length).decode(),
+            "headers": {name.lower(): value for name, value in self.headers.items()},
+        }
+        if path == "/moved":
+            return self.say(302, b"", Location=self.headers.get("X-To", "/here"))
+        if path == "/refused":
+            return self.say(403, b'{"why": "not you"}' + b"x" * 5000)
+        if path == "/chunks":
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for number in range(200):
+                data = f"{number}\n".encode() * 50
+                self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            self.wfile.write(b"0\r\n\r\n")
+            return None
+        if path == "/broken":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            self.wfile.write(b"half")
+            self.close_connection = True
+            return None
+        if path == "/late":
+            self.server.released.wait(20)
+        return self.say(200, json.dumps(asked).encode(), **{"Content-Type": "application/json"})
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+
+    def say(self, status, body, **headers):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body)), "X-Two": "a"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass  # clients that give up are part of these tests
+
+
+def serving():
+    server = Server(("127.0.0.1", 0), Handler)
+    server.released = threading.Event()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    return server, thread
+
+
+@pytest.fixture(scope="module")
+def servers():
+    made = [serving(), serving()]
+    yield [f"http://127.0.0.1:{server.server_address[1]}" for server, _ in made]
+    for server, thread in made:
+        server.released.set()
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+
+
+@pytest.fixture
+def url(servers):
+    return servers[0]
+
+
+def step(command, config="{}", more=""):
+    return f"""
+        params: [WHO=you]
+        steps:
+          - name: a
+            type: http
+            command: {command}
+            config: {config}
+            {more}
+    """
+
+
+def test_the_body_of_the_answer_is_the_output(perform, url):
+    ended = perform(step(f"GET {url}/${{WHO}}?a=1", '{query: {b: [x, "y z"]}, headers: {X-Who: "${WHO}"}}'))
+    asked = json.loads(ended.out)
+    assert asked["path"] == "/you?a=1&b=x&b=y+z"
+    assert asked["headers"]["x-who"] == "you"
+    assert ended.err == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "more", "body", "kind"),
+    [
+        ("{body: 'hello ${WHO}'}", "", "hello you", "text/plain; charset=utf-8"),
+        ("{}", "script: 'hello ${WHO}'", "hello you", "text/plain; charset=utf-8"),
+        ("{json: {a: ['${WHO}', 1]}}", "", '{"a": ["you", 1]}', "application/json"),
+        ("{form: {a: 'x y', b: '${WHO}'}}", "", "a=x+y&b=you", "application/x-www-form-urlencoded"),
+        ("{body: '<a/>', headers: {content-type: text/xml}}", "", "<a/>", "text/xml"),
+    ],
+)
+def test_bodies(perform, url, config, more, body, kind):
+    asked = json.loads(perform(step(f"POST {url}/", config, more)).out)
+    assert (asked["method"], asked["body"], asked["headers"]["content-type"]) == ("POST", body, kind)
+
+
+def test_method_and_address_may_be_settings(perform, url):
+    asked = json.loads(perform(f"steps: [{{type: http, config: {{method: put, url: '{url}/x', body: y}}}}]").out)
+    assert (asked["method"], asked["path"]) == ("PUT", "/x")
+    assert json.loads(perform(step(f"{url}/only")).out)["method"] == "GET"
+
+
+def test_a_refusal_fails_with_its_status_and_the_beginning_of_what_it_says(perform, url):
+    ended = perform(step(f"GET {url}/refused?token=hidden"))
+    assert ended.error.startswith(f'GET {url}/refused answered 403 Forbidden: {{"why": "not you"}}xxx')
+    assert len(ended.error) < 700
+    assert "hidden" not in ended.error
+
+
+def test_status_and_headers_are_shown_beside_the_output(perform, url):
+    ended = perform(step(f"GET {url}/", "{silent: false}"))
+    assert ended.err.startswith("HTTP 200 OK\n")
+    assert "X-Two: a" in ended.err
+    assert json.loads(ended.out)
+    debug = perform(step(f"GET {url}/", "{debug: true, headers: {Authorization: Basic hidden}}"))
+    assert "> Authorization: ..." in debug.err
+    assert "hidden" not in debug.err
+
+
+def test_the_whole_answer_as_json(perform, url):
+    told = json.loads(perform(step(f"GET {url}/x", "{json: true}")).out)
+    assert told["status_code"] == 200
+    assert told["headers"]["X-Two"] == ["a"]
+    assert told["body"]["path"] == "/x"
+
+
+def test_answers_in_chunks_stream(perform, url):
+    out = perform(step(f"GET {url}/chunks")).out
+    assert out.splitlines() == [str(number) for number in range(200) for _ in range(50)]
+
+
+def test_credentials_do_not_follow_to_another_server(perform, servers):
+    """Who controls one server must not get at the token for another one by sending the client there."""
+    here, there = servers
+    config = f'{{headers: {{Authorization: Bearer t, X-To: "{there}/x", X-Own: o}}}}'
+    moved = json.loads(perform(step(f"GET {here}/moved", config)).out)
+    assert moved["path"] == "/x"
+    assert "authorization" not in moved["headers"]
+    same = json.loads(perform(step(f"GET {here}/moved", "{headers: {Authorization: Bearer t}}")).out)
+    assert same["headers"]["authorization"] == "Bearer t"
+    assert "no address for HTTP" in perform(step(f"GET {here}/moved", "{headers: {X-To: 'ftp://127.0.0.1/x'}}")).error
+    ended = perform(step(f"GET {here}/moved", "{headers: {X-To: 'file:///etc/passwd'}}"))
+    assert "is not allowed" in ended.error
+    assert "root:" not in ended.out
+
+
+def test_what_goes_wrong_on_the_way_is_said(perform, url):
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        port = door.getsockname()[1]
+    assert perform(step(f"GET http://127.0.0.1:{port}/")).error == (
+        f"GET http://127.0.0.1:{port}/ cannot be reached: Connection refused."
+    )
+    assert "96 bytes before the end" in perform(step(f"GET {url}/broken")).error
+    assert "has not answered within 0.2 s. Raise `timeout`" in perform(step(f"GET {url}/late", "{timeout: 200ms}")).error
+    assert "cannot be asked" in perform(step(f"GET {url}/", '{headers: {A: "b\\nc"}}')).error
+
+
+def test_a_late_step_is_stopped(perform, url):
+    ended = perform(step(f"GET {url}/late", more="timeoutSec: 0.5"))
+    assert "0.5" in ended.error
+
+
+def test_secrets_are_masked_in_output_and_error(perform, url, monkeypatch):
+    monkeypatch.setenv("TOKEN", "s3cr3t-token")
+    secret = "secrets: [{name: T, provider: env, key: TOKEN}]"
+    ended = perform(secret + f"\nsteps: [{{type: http, command: 'POST {url}/', config: {{body: 'x ${{T}}'}}}}]")
+    assert json.loads(ended.out)["body"] == "x *******"
+    ended = perform(secret + f"\nsteps: [{{type: http, command: 'GET {url}/refused/${{T}}'}}]")
+    assert "s3cr3t" not in ended.error + ended.out + ended.err
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("{type: http}", "a step of type http needs an address; write command: GET https://..."),
+        ("{type: http, command: GET ftp://x}", "the address must begin with http:// or https://, and it is 'ftp://x'"),
+        ("{type: http, command: GET http://x, config: {timeout: soon}}", "'timeout' must be seconds, or text such as 30s"),
+        ("{type: http, command: GET http://x, config: {bdy: a}}", "unknown setting 'bdy' of a step of type http. Did you mean 'body'?"),
+        ("{type: http, command: GET http://x, script: b, config: {body: a}}", "one body, and this one has `body` and `script`"),
+        ("{type: http, command: [GET http://x, GET http://y]}", "a step of type http makes one request"),
+    ],
+)
+def test_a_file_is_told_what_is_wrong_with_it(step, message):
+    found = wrong(f"steps: [{step}]")
+    assert len(found) == 1
+    assert message in found[0]
