@@ -351,6 +351,8 @@ def test_more_attempts_may_be_under_way_than_processes(gates):
     def holds(gate):
         yield script(holding(gate))
         order.append("held")
+        yield say("again")
+        order.append("held again")
 
     def waits(name):
         order.append(name)
@@ -368,7 +370,7 @@ def test_more_attempts_may_be_under_way_than_processes(gates):
         assert started.counts()["running"] == 1
         first.release("go\n")
         result = started.wait(PATIENCE)
-    assert order == ["a", "b", "held", "a has had one", "b has had one"]
+    assert order == ["a", "b", "held", "a has had one", "b has had one", "held again"]
     spans = sorted((node.started, node.ended) for node in result.node_results.values())
     assert isinstance(result.node_results["late"].error, TaskTimeoutError), "the time in the queue does not count"
     assert spans[1][0] >= spans[0][0]
