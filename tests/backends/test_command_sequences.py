@@ -291,28 +291,36 @@ def test_a_backend_that_closes_closes_sequences(gate):
     assert sorted(seen) == ["closed", "never begun"]
 
 
-def test_no_process_of_a_sequence_outlives_a_program_that_is_killed(gate, tmp_path):
-    """The second one is watched as the first was."""
+def test_no_process_of_a_sequence_outlives_a_program_that_is_killed(gates, tmp_path):
+    """The second one is watched as the first was; that of another sequence begins when it is known to the watchdog."""
+    first, second = gates(), gates()
+    os.mkfifo(tmp_path / "go")
+    held = holding(first, f"echo go >{tmp_path}/go; sleep 1000 &")
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(f"""
         from dagrid import DAG, Node
         from dagrid.commands import Command, Launch
 
-        @Command
-        def sequence():
-            yield Launch(["true"])
-            yield Launch(["/bin/sh", "-c", {holding(gate, "echo x; sleep 1000 &")!r}], errors=0)
+        def sequence(*scripts):
+            for script in scripts:
+                yield Launch(["/bin/sh", "-c", script], errors=0)
 
-        DAG([Node("node", sequence)]).run(progress=False)
+        one = Command(lambda: sequence("true", {held!r}))
+        other = Command(lambda: sequence("read x <{tmp_path}/go", {holding(second)!r}))
+        DAG([Node("one", one), Node("other", other)]).run(max_concurrency=2, progress=False)
         """)
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    with subprocess.Popen([sys.executable, str(program)], env=environment) as parent, watched(gate.meet()) as gone:
+    with (
+        subprocess.Popen([sys.executable, str(program)], env=environment) as parent,
+        watched(first.meet()) as gone,
+        watched(second.meet()),
+    ):
         parent.kill()
         parent.wait()
         assert gone()
-        gate.wait_gone()
+        first.wait_gone()  # nor has its child
 
 
 # --- many --------------------------------------------------------------------------------------------------------------------
@@ -343,6 +351,8 @@ def test_more_attempts_may_be_under_way_than_processes(gates):
     def holds(gate):
         yield script(holding(gate))
         order.append("held")
+        yield say("again")
+        order.append("held again")
 
     def waits(name):
         order.append(name)
@@ -360,7 +370,7 @@ def test_more_attempts_may_be_under_way_than_processes(gates):
         assert started.counts()["running"] == 1
         first.release("go\n")
         result = started.wait(PATIENCE)
-    assert order == ["a", "b", "held", "a has had one", "b has had one"]
+    assert order == ["a", "b", "held", "a has had one", "b has had one", "held again"]
     spans = sorted((node.started, node.ended) for node in result.node_results.values())
     assert isinstance(result.node_results["late"].error, TaskTimeoutError), "the time in the queue does not count"
     assert spans[1][0] >= spans[0][0]
