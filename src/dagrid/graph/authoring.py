@@ -328,6 +328,11 @@ class Flow(Generic[P, R]):
         self._settings = settings
         self._own = SETTINGS.intersection(inspect.signature(fn).parameters)
 
+    @property
+    def settings(self) -> RunSettings:
+        """What `@dag` says of its runs."""
+        return self._settings
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Describe, run and wait. What was skipped though nothing failed is None in what is returned.
 

@@ -182,6 +182,22 @@ class History:
             lock.release()
             raise
 
+    def give_up(self, place: Place, reason: str) -> None:
+        """End a run that was begun here and could not be started: nothing is left of it, unless it had waited in a queue.
+
+        Such a run has failed, and its log says why. One that has begun after all stays as it is.
+        """
+        record = self._record(place.run_id)
+        if record.facts or not place.epoch:
+            return
+        if place.epoch == 1:
+            self._forget(record, place.about, locked=True)
+            return
+        with suppress(OSError), place.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"The run could not be started: {reason}\n")
+        with suppress(StaleEpochError):
+            self.checkpoint.store.append(place.run_id, place.epoch, record.facts, [], status="failed", at=time.time())
+
     def stop(self, run_id: str) -> RunInfo:
         """Ask the process that performs a run to stop it, by SIGTERM, and return what the run was.
 
@@ -451,9 +467,10 @@ class History:
             return ours
         return Path(about.folder)
 
-    def _forget(self, record: RunRecord, about: About | None) -> None:
+    def _forget(self, record: RunRecord, about: About | None, locked: bool = False) -> None:
         folder = self._folder_of(record, about)
-        lock = owners.take(folder / LOCK, f"Run {record.run!r}") if folder.is_dir() else None
+        take = folder.is_dir() and not locked
+        lock = owners.take(folder / LOCK, f"Run {record.run!r}") if take else None
         try:
             self.checkpoint.artifacts.clear(record.run)
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,7 @@
 """The page of a run, put together: one file, which asks nothing of a network and runs no script but the one in it.
 
-The look is in `page.css`, what moves in `page.js`. Every text of the user's goes through `markup.text` or `markup.data`.
+The look is in `graph.css` and `page.css`, what moves in `page.js`.
+Every text of the user's goes through `markup.text` or `markup.data`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ VERDICTS = {"succeeded": "completed", "failed": "failed", "partially_succeeded":
 
 def render(story: Story) -> str:
     """Return the page of a run as HTML."""
-    style, script = _file("page.css"), _file("page.js")
+    style, script = _file("graph.css") + _file("page.css"), _file("page.js")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{allowed}'"
     picture = graph.draw(story)

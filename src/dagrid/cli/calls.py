@@ -1,0 +1,71 @@
+"""One call of the command: its settings, its history and where it writes; each made when it is asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from dagrid.cli.output import Output
+from dagrid.config import Config
+from dagrid.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from datetime import tzinfo
+    from pathlib import Path
+
+    from dagrid.history import History
+
+
+class Call:
+    """What a command is given.
+
+    Args:
+        config: the settings.
+        command: the name of the command.
+    """
+
+    def __init__(self, config: Config, command: str) -> None:
+        self.config = config
+        self.command = command
+        self._opened = False
+
+    @cached_property
+    def out(self) -> Output:
+        """Where it writes. Raises InvalidSettingError."""
+        return Output(self.config["quiet"], self.config["json"], self.zone)
+
+    @cached_property
+    def zone(self) -> tzinfo | None:
+        """The time zone of times that are shown and given. Raises InvalidSettingError."""
+        if not self.config["tz"]:
+            return None
+        from dagrid.config.times import zone
+
+        said = self.config.value("tz")
+        try:
+            return zone(said.value)
+        except ValueError:
+            raise InvalidSettingError(
+                f"{said.source} is a time zone such as Europe/Zurich, not {said.value!r}."
+            ) from None
+
+    @cached_property
+    def history(self) -> History:
+        """The runs of the home. Raises InvalidSettingError."""
+        from dagrid.history import History
+
+        self._opened = True
+        return History(self.config.home, self.config["store"])
+
+    @property
+    def dags(self) -> Path:
+        """The folder where workflows are looked for by name. Raises InvalidSettingError."""
+        from pathlib import Path
+
+        said = self.config["paths.dags_dir"]
+        return Path(said).expanduser() if said else self.config.home / "dags"
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._opened:
+            self.history.close()

@@ -1,0 +1,59 @@
+"""`dagrid cleanup`: old runs are forgotten, with their journals, values and logs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from dagrid.cli.calls import Call
+from dagrid.cli.options import command
+from dagrid.cli.runs import completed_runs
+from dagrid.errors import InvalidSettingError
+
+MOST_SHOWN = 20
+
+
+@command(
+    "cleanup",
+    click.Argument(["name"], required=False, shell_complete=completed_runs),
+    examples=(
+        "dagrid cleanup --retention-days 30",
+        "dagrid cleanup nightly --keep 10 --yes",
+        "dagrid cleanup --dry-run",
+    ),
+)
+def cleanup_command(call: Call, name: str | None) -> None:
+    """Forget runs that have ended: all, those of one workflow, or those that ended long ago.
+
+    What runs, waits for a person or waits in a queue stays.
+    """
+    config = call.config
+    keep = config["cleanup.keep"]
+    days = config["cleanup.retention_days"]
+    if keep is not None and config.value("cleanup.retention_days").source == "default":
+        days = None
+    chosen = call.history.cleanup(days, keep, name, dry_run=True)
+    dry = config["cleanup.dry_run"]
+    if not dry and chosen and not config["cleanup.yes"]:
+        _ask(call, [f"{info.run} {info.name}" for info in chosen])
+    removed = chosen if dry else call.history.cleanup(days, keep, name)
+    if call.out.as_json:
+        call.out.json([{"run": info.run, "name": info.name, "status": info.status} for info in removed])
+        return
+    for info in removed:
+        call.out.line(info.run)
+    what = "would be removed" if dry else "removed"
+    call.out.say(f"{len(removed)} run{'' if len(removed) == 1 else 's'} {what}")
+
+
+def _ask(call: Call, runs: list[str]) -> None:
+    if not sys.stdin.isatty():
+        raise InvalidSettingError(
+            f"{len(runs)} runs would be removed for good. Say --yes if that is meant, or --dry-run."
+        )
+    for one in runs[:MOST_SHOWN]:
+        call.out.complain(one)
+    if len(runs) > MOST_SHOWN:
+        call.out.complain(f"... and {len(runs) - MOST_SHOWN} more")
+    click.confirm(f"Remove {len(runs)} runs for good?", abort=True, err=True)

@@ -1,0 +1,79 @@
+"""`dagrid enqueue` and `dagrid dequeue`: runs that are to be started later."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from dagrid.cli.calls import Call
+from dagrid.cli.options import command
+from dagrid.cli.workflows import given, is_graph, load_graph, load_workflow
+from dagrid.errors import UnknownRunError, hint, nearest
+from dagrid.history import About
+
+
+@command(
+    "enqueue",
+    click.Argument(["target"], type=click.Path()),
+    click.Argument(["rest"], nargs=-1, metavar="[-- PARAMS]"),
+    examples=("dagrid enqueue nightly.yaml -- DAY=2026-01-31", "dagrid enqueue nightly --queue slow --priority 5"),
+)
+def enqueue_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
+    """Put a workflow, or a graph of Python's, into a queue; `dagrid start --next QUEUE` starts it. Prints the id of the run."""
+    config = call.config
+    params = given(call, rest)
+    if is_graph(target):
+        dag, _ = load_graph(target, params)
+        name, queue = config["name"] or dag.name or target.rpartition(":")[2], ""
+        about = About(kind="graph", source=target)
+    else:
+        from dagrid.workflow.parameters import apply
+
+        file = load_workflow(call, target)
+        apply(file.main.params, params)
+        name, queue = config["name"] or file.main.name, file.main.queue
+        path = os.path.abspath(file.name)
+        about = About(source=path, spec=Path(path).read_text(encoding="utf-8-sig"))
+    queue = config["queue"] or queue or name
+    about = _replaced(
+        about, params=tuple(params), queue=queue, priority=config["priority"], trigger=config["trigger_type"]
+    )
+    run = call.history.enqueue(name, about, config["run_id"])
+    if call.out.as_json:
+        call.out.json({"run": run, "name": name, "queue": queue, "status": "queued"})
+    else:
+        call.out.line(run)
+        call.out.say(f"{name} waits in the queue {queue}")
+
+
+@command(
+    "dequeue",
+    click.Argument(["queue"], shell_complete=lambda *_: []),
+    examples=("dagrid dequeue slow", "dagrid dequeue slow --dag-run nightly:0190b6c8-7d3f-7a01-8c59-6f5e0c1d2e3f"),
+)
+def dequeue_command(call: Call, queue: str) -> None:
+    """Take a run out of a queue, by default the one that is the next; it has been aborted then. Prints its id."""
+    waiting = call.history.queued(queue)
+    said = call.config["dag_run"]
+    if said:
+        run_id = said.rpartition(":")[2]
+        if all(info.run != run_id for info in waiting):
+            near = hint(nearest(run_id, [info.run for info in waiting]))
+            raise UnknownRunError(f"There is no run {run_id!r} in the queue {queue!r}.{near}", run_id)
+    elif waiting:
+        run_id = waiting[0].run
+    else:
+        raise UnknownRunError(f"No run waits in a queue {queue!r}.", queue)
+    info = call.history.dequeue(run_id)
+    if call.out.as_json:
+        call.out.json({"run": info.run, "name": info.name, "queue": queue, "status": info.status})
+    else:
+        call.out.line(info.run)
+
+
+def _replaced(about: About, **changes: object) -> About:
+    import msgspec
+
+    return msgspec.structs.replace(about, **changes)

@@ -1,0 +1,193 @@
+"""Which workflow, or which graph of Python's, a text on the command line means."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagrid.errors import DagridError, InvalidSettingError, Problem, WorkflowNotFoundError, hint, nearest
+
+if TYPE_CHECKING:
+    from dagrid.cli.calls import Call
+    from dagrid.graph.dag import DAG
+    from dagrid.workflow import File
+
+_GRAPH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
+
+
+def is_graph(target: str) -> bool:
+    """Whether a text means a graph in a module, as `package.module:name`, and no file."""
+    return bool(_GRAPH.fullmatch(target)) and not os.path.exists(target)
+
+
+def load_workflow(call: Call, target: str) -> File:
+    """Return the workflow of a file, or of a name: beside the current folder also in that of the settings.
+
+    Raises:
+        WorkflowNotFoundError: there is none.
+        WorkflowError: all that is wrong with it.
+    """
+    from dagrid.workflow import find, load
+
+    path = Path(target)
+    if find(target, ".") is None and not path.exists() and path.name == target:
+        known = find(target, call.dags)
+        if known is None:
+            raise _not_found(target, call.dags)
+        path = known
+    return load(path, exists=lambda name: find(name, call.dags) is not None, types=step_types())
+
+
+def step_types() -> list[str]:
+    """Return the types of steps that are there by entry point."""
+    from importlib.metadata import entry_points
+
+    return [point.name for point in entry_points(group="dagrid.steps")]
+
+
+def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, Any]]:
+    """Return the graph that `package.module:name` means, and what it says of its runs.
+
+    Args:
+        target: a graph, a builder, a function of `@dag`, or a function that returns one of these.
+        params: arguments, as NAME=value or by position, for a function.
+
+    Raises:
+        InvalidSettingError: there is none, or it cannot be made.
+    """
+    module_name, _, path = target.partition(":")
+    found = _attribute(_module(module_name, target), path, target)
+    from dagrid.graph.authoring import Flow
+    from dagrid.graph.builder import DAGBuilder
+    from dagrid.graph.dag import DAG
+
+    settings: dict[str, Any] = {}
+    try:
+        if isinstance(found, Flow):
+            args, kwargs = _arguments(found.fn, params)
+            settings = dict(found.settings)
+            found = found.build(*args, **kwargs)
+            params = ()
+        elif callable(found) and not isinstance(found, (DAG, DAGBuilder)):
+            args, kwargs = _arguments(found, params)
+            found = found(*args, **kwargs)
+            params = ()
+        if isinstance(found, DAGBuilder):
+            found = found.build()
+    except DagridError:
+        raise
+    except Exception as error:
+        raise InvalidSettingError(f"{target} cannot be made: {said(error)}") from error
+    if not isinstance(found, DAG):
+        raise InvalidSettingError(
+            f"{target} is no graph but {type(found).__name__}. Name a DAG, a builder, a function of @dag, or a function that "
+            f"returns one."
+        )
+    if params:
+        raise InvalidSettingError(f"{target} is a graph and takes no parameters, such as {params[0]!r}.")
+    return found, settings
+
+
+def given(call: Call, rest: Sequence[str]) -> list[str]:
+    """Return the parameters of a call: those of `--params`, which are split, and those behind `--`, which are not."""
+    from dagrid.workflow.parameters import split
+
+    said = [f"{name}={value}" if name else value for text in call.config["params"] for name, value in split(text)]
+    return [*said, *rest]
+
+
+def _module(name: str, target: str) -> Any:
+    sys.path[:0] = [os.getcwd()]
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and name.startswith(error.name):
+            raise InvalidSettingError(
+                f"{target}: there is no module {error.name!r}, here or installed. Name it as in an import statement."
+            ) from error
+        raise InvalidSettingError(f"{target}: {said(error)}") from error
+    except Exception as error:
+        raise InvalidSettingError(f"{target} cannot be imported: {said(error)}") from error
+
+
+def _attribute(module: Any, path: str, target: str) -> Any:
+    found = module
+    for part in path.split("."):
+        if not hasattr(found, part):
+            near = nearest(part, [name for name in dir(found) if not name.startswith("_")])
+            raise InvalidSettingError(f"{target}: there is no {part!r} in {found.__name__}.{hint(near)}")
+        found = getattr(found, part)
+    return found
+
+
+def _arguments(function: Any, params: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Return texts as the arguments of a function: of the types that it declares, else as JSON if they are that."""
+    import inspect
+
+    signature = inspect.signature(function, eval_str=True)
+    names = [
+        name
+        for name, one in signature.parameters.items()
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for text in params:
+        name, separator, value = text.partition("=")
+        if separator and name in signature.parameters:
+            kwargs[name] = _converted(value, signature.parameters[name].annotation, name)
+            continue
+        position = len(args)
+        known = signature.parameters[names[position]] if position < len(names) else None
+        args.append(_converted(text, known.annotation if known else str, known.name if known else text))
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise InvalidSettingError(f"{getattr(function, '__name__', function)}{signature}: {error}.") from error
+    return args, kwargs
+
+
+def _converted(text: str, kind: Any, name: str) -> Any:
+    import json
+
+    if kind is str:
+        return text
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind in (int, float, Path):
+            return kind(text)
+    except (KeyError, ValueError) as error:
+        raise InvalidSettingError(f"{name} is {kind.__name__}, not {text!r}.") from error
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def said(error: BaseException) -> str:
+    """Return what happened in the user's code, and where."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = os.path.dirname(__file__)
+    last = next((one for one in reversed(frames) if not one.filename.startswith((ours, "<frozen"))), None)
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f" ({error.filename}:{error.lineno})"
+    else:
+        where = f" ({last.filename}:{last.lineno})" if last is not None else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _not_found(name: str, folder: Path) -> WorkflowNotFoundError:
+    found = []
+    for place in (Path(), folder):
+        if place.is_dir():
+            found += [one.name for one in place.iterdir() if one.suffix in (".yaml", ".yml")]
+    near = nearest(name, [*found, *(Path(one).stem for one in found)])
+    message = f"there is no such workflow, neither here nor in {folder}.{hint(near)}"
+    return WorkflowNotFoundError([Problem(name, 0, 0, message)])

@@ -1,0 +1,136 @@
+"""Files of settings, in YAML, TOML or JSON: plain values, and where each of them stands. It knows no setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dagrid.errors import InvalidSettingError
+
+Way = tuple[str, ...]
+
+
+class Source:
+    """A file that was read.
+
+    Attributes:
+        name: what the file is called.
+        data: a mapping, with mappings, lists and plain values in it.
+    """
+
+    def __init__(self, name: str, data: Mapping[str, Any], places: Mapping[Way, tuple[int, int]]) -> None:
+        self.name = name
+        self.data = data
+        self._places = places
+
+    def where(self, *path: str) -> str:
+        """Return where a value stands, for a message: by line and column, where the file's kind tells them."""
+        while path and path not in self._places:
+            path = path[:-1]
+        place = self._places.get(path)
+        return self.name if place is None or not path else f"{self.name}:{place[0]}:{place[1]}"
+
+    def refuse(self, message: str, *path: str) -> InvalidSettingError:
+        """Return the error for a value that cannot be."""
+        return InvalidSettingError(f"{self.where(*path)}: {message}")
+
+
+def read(path: Path) -> Source:
+    """Read a file of settings; an empty one says nothing.
+
+    Raises:
+        InvalidSettingError: it cannot be read, or is no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InvalidSettingError(f"{path}: the settings cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettingError(f"{path}: this is no UTF-8 ({error.reason}). Save the file as UTF-8.") from error
+    places: dict[Way, tuple[int, int]] = {}
+    suffix = path.suffix.lower()
+    data = (
+        _toml(path, text)
+        if suffix == ".toml"
+        else _json(path, text)
+        if suffix == ".json"
+        else _yaml(path, text, places)
+    )
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise InvalidSettingError(f"{path}: settings are a mapping of names, not {type(data).__name__}.")
+    return Source(str(path), data, places)
+
+
+def _toml(path: Path, text: str) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettingError(f"{path}: this is no TOML: {error}.") from error
+
+
+def _json(path: Path, text: str) -> Any:
+    import json
+
+    try:
+        return json.loads(text) if text.strip() else None
+    except json.JSONDecodeError as error:
+        raise InvalidSettingError(f"{path}:{error.lineno}:{error.colno}: this is no JSON: {error.msg}.") from error
+
+
+def _yaml(path: Path, text: str, places: dict[Way, tuple[int, int]]) -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise InvalidSettingError(f"{path} needs PyYAML, which is not installed: pip install 'dagrid[cli]'") from error
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        root = loader.get_single_node()
+        return None if root is None else _value(root, (), places, path, loader, 0)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
+        raise InvalidSettingError(f"{path}{where}: {error.problem or 'this is no YAML'}.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidSettingError(f"{path}: this is no YAML: {error}.") from error
+    finally:
+        loader.dispose()
+
+
+def _value(node: Any, at: Way, places: dict[Way, tuple[int, int]], path: Path, loader: Any, depth: int) -> Any:
+    import yaml
+
+    if depth > 50:
+        raise InvalidSettingError(f"{path}: settings are not nested so deep.")
+    places[at] = (node.start_mark.line + 1, node.start_mark.column + 1)
+    if isinstance(node, yaml.MappingNode):
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            name = str(key.value)
+            below = (*at, name)
+            if name in found:
+                raise InvalidSettingError(f"{path}:{key.start_mark.line + 1}: there are two values of {name!r}.")
+            found[name] = _value(value, below, places, path, loader, depth + 1)
+            places[below] = (key.start_mark.line + 1, key.start_mark.column + 1)
+        return found
+    if isinstance(node, yaml.SequenceNode):
+        return [
+            _value(one, (*at, str(number)), places, path, loader, depth + 1) for number, one in enumerate(node.value)
+        ]
+    return _plain(node, loader)
+
+
+def _plain(node: Any, loader: Any) -> Any:
+    kind = node.tag.rpartition(":")[2]
+    if kind == "null":
+        return None
+    if kind == "bool":  # yes, no, on and off are text, as in YAML 1.2
+        return {"true": True, "false": False}.get(node.value.lower(), node.value)
+    return loader.construct_object(node) if kind in ("int", "float") else node.value
+
+
+__all__ = ["Source", "read"]

@@ -1,0 +1,377 @@
+"""THE table of settings: what each is called as a flag, as a variable and as a key, what it may be, and what it is for.
+
+From it follow the flags of the commands, what `dagrid config` shows, the schema of `config.yaml`, and the page of documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+PREFIX = "DAGRID_"
+RUNS = ("queued", "running", "waiting", "interrupted", "succeeded", "failed", "aborted", "partially_succeeded")
+
+
+class Kind(NamedTuple):
+    """What a setting may be.
+
+    Args:
+        wanted: in words, for messages: "a whole number".
+        read: text -> value; a ValueError says that it is none.
+        schema: the same as JSON schema.
+        metavar: what stands behind a flag in its help; nothing for a flag that takes no value.
+        many: whether it may be said several times.
+        choices: the values that there are, where these are few.
+    """
+
+    wanted: str
+    read: Callable[[str], Any]
+    schema: dict[str, Any]
+    metavar: str = "TEXT"
+    many: bool = False
+    choices: tuple[str, ...] = ()
+
+
+def _flag(text: str) -> bool:
+    try:
+        return {
+            "true": True,
+            "1": True,
+            "yes": True,
+            "on": True,
+            "false": False,
+            "0": False,
+            "no": False,
+            "off": False,
+        }[text.strip().lower()]
+    except KeyError:
+        raise ValueError from None
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    from dagrid.config.times import duration
+
+    return duration(text)
+
+
+def _moment(text: str) -> datetime:
+    from dagrid.config.times import moment
+
+    return moment(text)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise ValueError
+    return name, value
+
+
+def _some(text: str) -> str:
+    if not text:
+        raise ValueError
+    return text
+
+
+TEXT = Kind("text", str, {"type": "string"})
+PATH = Kind("a path", _some, {"type": "string"}, "PATH")
+FLAG = Kind("true or false", _flag, {"type": "boolean"}, "")
+COUNT = Kind("a whole number from 0 up", _count, {"type": "integer", "minimum": 0}, "NUMBER")
+WHOLE = Kind("a whole number", int, {"type": "integer"}, "NUMBER")
+DURATION = Kind("a time such as 90s, 30m, 12h or 7d", _seconds, {"type": ["string", "number"]}, "TIME")
+MOMENT = Kind("a day, or a day and a time, such as 2026-01-31T08:00", _moment, {"type": "string"}, "DAY")
+TEXTS = Kind("text", str, {"type": "array", "items": {"type": "string"}}, "TEXT", many=True)
+PATHS = Kind("a path", _some, {"type": "array", "items": {"type": "string"}}, "PATH", many=True)
+PAIRS = Kind("NAME=value", _pair, {"type": "array", "items": {"type": "string"}}, "NAME=VALUE", many=True)
+
+
+def one_of(*choices: str, many: bool = False) -> Kind:
+    """Return the kind of a setting that is one of these words, or some of them."""
+
+    def read(text: str) -> str:
+        word = text.strip().lower()
+        if word not in choices:
+            raise ValueError
+        return word
+
+    schema: dict[str, Any] = {"enum": list(choices)}
+    return Kind(
+        f"one of {', '.join(choices)}",
+        read,
+        {"type": "array", "items": schema} if many else schema,
+        "|".join(choices) if len(choices) < 6 else "WORD",
+        many,
+        choices,
+    )
+
+
+class Setting(NamedTuple):
+    """One setting.
+
+    Args:
+        name: as the code calls it; a dot stands before what belongs to one command or one room.
+        kind: what it may be.
+        doc: what it is for, in one sentence.
+        default: its value if nobody says anything.
+        flags: as the command line calls it.
+        commands: those that take it; none named is all of them.
+        shown: what a page says of the default, where it is made at run time.
+        secret: whether it may hold a password.
+    """
+
+    name: str
+    kind: Kind
+    doc: str
+    default: Any = None
+    flags: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    shown: str = ""
+    secret: bool = False
+
+    @property
+    def key(self) -> str:
+        """What it is called in a file."""
+        return ".".join(re.sub(r"_([a-z])", lambda found: found[1].upper(), part) for part in self.name.split("."))
+
+    @property
+    def variable(self) -> str:
+        """What it is called in the environment."""
+        return PREFIX + self.name.replace(".", "_").upper()
+
+
+STARTS = ("start", "enqueue", "dry")
+OF_A_RUN = ("stop", "restart", "retry", "approve", "reject", "status", "logs", "explain")
+SETTINGS = (
+    Setting(
+        "home",
+        PATH,
+        "The folder with runs, values, logs and config.yaml.",
+        None,
+        ("--dagrid-home",),
+        (),
+        "the data folder of XDG, /dagrid",
+    ),
+    Setting("config", PATH, "The file of settings.", None, ("--config", "-c"), (), "config.yaml in the home"),
+    Setting(
+        "store",
+        TEXT,
+        "A PostgreSQL database, as postgresql://user@host/database, that keeps runs and values in place of the home.",
+        None,
+        ("--store",),
+        secret=True,
+    ),
+    Setting("quiet", FLAG, "Say nothing but data and errors.", False, ("--quiet", "-q")),
+    Setting("json", FLAG, "Write data as JSON.", False, ("--json",)),
+    Setting("debug", FLAG, "When dagrid has a fault, show all of it.", False, ("--debug",)),
+    Setting(
+        "tz",
+        TEXT,
+        "The time zone of the times that are shown and given, such as Europe/Zurich.",
+        None,
+        ("--tz",),
+        (),
+        "this machine's",
+    ),
+    Setting(
+        "paths.dags_dir",
+        PATH,
+        "Where a workflow is looked for by its name, after the current folder.",
+        None,
+        ("--dags",),
+        ("start", "enqueue", "dry", "validate", "graph"),
+        "dags in the home",
+    ),
+    Setting(
+        "backend",
+        TEXT,
+        "Where the nodes of a Python graph run: a name, or a URL such as dask://host:8786.",
+        None,
+        ("--backend",),
+        ("start", "restart", "retry"),
+        "thread",
+    ),
+    Setting(
+        "settings",
+        PATH,
+        "A file with settings of the nodes of a Python graph, in YAML, TOML or JSON.",
+        None,
+        ("--settings",),
+        ("start", "graph"),
+    ),
+    Setting(
+        "params",
+        TEXTS,
+        "Parameters, as NAME=value or by position; several in one text are separated by spaces.",
+        (),
+        ("--params", "-p"),
+        STARTS,
+    ),
+    Setting(
+        "name",
+        TEXT,
+        "The name of the run in the history; by default that of the workflow.",
+        None,
+        ("--name", "-N"),
+        (*STARTS, "exec"),
+    ),
+    Setting(
+        "run_id",
+        TEXT,
+        "The id of the run; for a new run one is made by default.",
+        None,
+        ("--run-id", "-r"),
+        ("start", "enqueue", "exec", *OF_A_RUN, "history"),
+    ),
+    Setting(
+        "from_run_id", TEXT, "Start what that run was of, with its parameters.", None, ("--from-run-id",), ("start",)
+    ),
+    Setting(
+        "trigger_type",
+        TEXT,
+        "What began the run, for the history.",
+        "manual",
+        ("--trigger-type",),
+        ("start", "enqueue"),
+    ),
+    Setting("next", TEXT, "Start the run that is the next one in this queue.", None, ("--next",), ("start",)),
+    Setting(
+        "queue",
+        TEXT,
+        "The queue in which the run waits; by default that of the workflow, or its name.",
+        None,
+        ("--queue", "-u"),
+        ("enqueue",),
+    ),
+    Setting(
+        "priority", WHOLE, "Of the runs in a queue, those with a higher one go first.", 0, ("--priority",), ("enqueue",)
+    ),
+    Setting(
+        "dag_run",
+        TEXT,
+        "Which run leaves the queue, as NAME:ID or ID; by default the next one.",
+        None,
+        ("--dag-run", "-d"),
+        ("dequeue",),
+    ),
+    Setting(
+        "step",
+        TEXTS,
+        "Run this step and all behind it anew, as well as those that did not complete.",
+        (),
+        ("--from", "--step"),
+        ("retry",),
+    ),
+    Setting(
+        "take_over",
+        FLAG,
+        "Take the run although another machine seems to perform it.",
+        False,
+        ("--take-over",),
+        ("restart", "retry", "approve", "reject"),
+    ),
+    Setting("input", PAIRS, "What the person who approves says, for the steps behind.", (), ("--input",), ("approve",)),
+    Setting("reason", TEXT, "Why it is not approved.", "", ("--reason",), ("reject",)),
+    Setting("history.from", MOMENT, "Runs since then.", None, ("--from",), ("history",)),
+    Setting("history.to", MOMENT, "Runs until then.", None, ("--to",), ("history",)),
+    Setting("history.last", DURATION, "Runs of the last so long, such as 12h or 7d.", None, ("--last",), ("history",)),
+    Setting("history.status", one_of(*RUNS, many=True), "Runs with this status.", (), ("--status",), ("history",)),
+    Setting(
+        "history.format",
+        one_of("table", "json", "csv"),
+        "How they are written.",
+        "table",
+        ("--format", "-f"),
+        ("history",),
+    ),
+    Setting("history.limit", COUNT, "At most so many runs; 0 is all.", 100, ("--limit", "-l"), ("history",)),
+    Setting(
+        "history.children", FLAG, "The runs too that other runs have called.", False, ("--children",), ("history",)
+    ),
+    Setting(
+        "logs.follow",
+        FLAG,
+        "Go on with what is written, until the run has ended.",
+        False,
+        ("--follow", "-f"),
+        ("logs",),
+    ),
+    Setting("logs.stderr", FLAG, "Only standard error of the step.", False, ("--stderr",), ("logs",)),
+    Setting("logs.stdout", FLAG, "Only standard output of the step.", False, ("--stdout",), ("logs",)),
+    Setting("logs.lines", COUNT, "Only so many lines from the end.", None, ("--lines", "-n"), ("logs",)),
+    Setting(
+        "graph.format",
+        one_of("text", "mermaid", "svg", "dot", "json"),
+        "In which form.",
+        "text",
+        ("--format", "-f"),
+        ("graph",),
+    ),
+    Setting("graph.output", PATH, "The file to write to.", None, ("--output", "-o"), ("graph",)),
+    Setting("exec.env", PAIRS, "A variable for the command.", (), ("--env", "-E"), ("exec",)),
+    Setting("exec.dotenv", PATHS, "A file with variables for the command.", (), ("--dotenv",), ("exec",)),
+    Setting(
+        "exec.workdir", PATH, "The folder where the command runs.", None, ("--workdir",), ("exec",), "the current one"
+    ),
+    Setting(
+        "exec.shell", TEXT, "The shell for the command; without one it is run as it is.", None, ("--shell",), ("exec",)
+    ),
+    Setting(
+        "cleanup.retention_days",
+        COUNT,
+        "Remove runs that ended longer ago than so many days; 0 is all.",
+        0,
+        ("--retention-days",),
+        ("cleanup",),
+    ),
+    Setting(
+        "cleanup.keep",
+        COUNT,
+        "Remove all but the newest so many of each workflow, in place of days.",
+        None,
+        ("--keep",),
+        ("cleanup",),
+    ),
+    Setting("cleanup.dry_run", FLAG, "Only say what would be removed.", False, ("--dry-run",), ("cleanup",)),
+    Setting("cleanup.yes", FLAG, "Do not ask.", False, ("--yes", "-y"), ("cleanup",)),
+)
+
+BY_NAME = {setting.name: setting for setting in SETTINGS}
+BY_KEY = {setting.key: setting for setting in SETTINGS}
+
+
+def settings_of(command: str) -> list[Setting]:
+    """Return the settings that a command takes, its own ones first."""
+    own = [setting for setting in SETTINGS if command in setting.commands]
+    return own + [setting for setting in SETTINGS if not setting.commands]
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of `config.yaml`."""
+    root: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Settings of dagrid",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {},
+    }
+    for setting in SETTINGS:
+        *rooms, last = setting.key.split(".")
+        at = root
+        for room in rooms:
+            at = at["properties"].setdefault(room, {"type": "object", "additionalProperties": False, "properties": {}})
+        said: dict[str, Any] = {"description": setting.doc, **setting.kind.schema}
+        if setting.default not in (None, (), ""):
+            said["default"] = setting.default
+        at["properties"][last] = said
+    return root

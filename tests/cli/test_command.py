@@ -1,0 +1,190 @@
+"""The command as a whole: what it says of itself, how it ends, and that no user ever sees a traceback."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dagrid import __version__
+from dagrid.cli import exits
+from dagrid.cli.app import COMMANDS, group
+from dagrid.cli.exits import MEANINGS, Exit
+from dagrid.config import settings_of
+from dagrid.errors import InternalError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_command_says_what_it_does(dagrid):
+    """With an example that somebody can copy, and every flag with its meaning."""
+    for name in COMMANDS:
+        said = dagrid(name, "--help")
+        assert said.code == 0
+        assert f"dagrid {name}" in said.out.partition("Examples:")[2], f"{name} has no example"
+        for setting in settings_of(name):
+            for flag in setting.flags:
+                assert flag in said.out, f"{name} does not name {flag}"
+
+
+def test_help_comes_with_a_word_or_without(dagrid):
+    """The list of commands is the same; with no word at all it is a mistake that it is shown."""
+    asked, none = dagrid("--help"), dagrid()
+    assert (asked.code, none.code) == (0, Exit.USAGE)
+    assert all(re.search(rf"^  {name} +\S", asked.out, re.MULTILINE) for name in COMMANDS)
+    assert none.out.split() == asked.out.split()
+
+
+def test_the_version(dagrid):
+    """By either spelling, and for programs."""
+    assert dagrid("version").out == dagrid("--version").out == f"dagrid {__version__}\n"
+    assert dagrid("version", "--json").data["dagrid"] == __version__
+    assert dagrid("--json", "version").data["dagrid"] == __version__
+
+
+def test_python_m_dagrid_is_the_command(shell):
+    """Where scripts are not on the path."""
+    assert shell("version").out == f"dagrid {__version__}\n"
+
+
+def test_the_script_that_is_installed():
+    """The entry point leads to the command."""
+    script = shutil.which("dagrid", path=str(Path(sys.executable).parent))
+    assert script is not None
+    done = subprocess.run([script, "version"], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == f"dagrid {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["strat"], Exit.USAGE, "There is no command 'strat'. Did you mean 'start'?"),
+        (["history", "--limt", "3"], Exit.USAGE, "--limt"),
+        (["history", "--limit", "x"], Exit.USAGE, "--limit is a whole number from 0 up, not 'x'"),
+        (["validate"], Exit.USAGE, "FILES"),
+        (["config", "quit"], Exit.USAGE, "There is no setting 'quit'. Did you mean 'quiet'?"),
+        (["--tz", "Nowhere", "config"], Exit.USAGE, "--tz is a time zone such as Europe/Zurich, not 'Nowhere'"),
+        (["validate", "none.yaml"], Exit.UNKNOWN, "there is no such workflow"),
+    ],
+)
+def test_a_mistake_is_told_in_words(dagrid, arguments, code, said):
+    """On standard error or, where it is the data that were asked for, on standard output; with a code that says what kind."""
+    found = dagrid(*arguments)
+    assert found.code == code
+    assert said in found.err + found.out
+    assert "Traceback" not in found.err + found.out
+
+
+def test_a_mistake_is_told_to_programs(dagrid):
+    """In one line of JSON on standard error."""
+    found = dagrid("config", "quit", "--json")
+    assert json.loads(found.err) == {
+        "error": "There is no setting 'quit'. Did you mean 'quiet'?",
+        "kind": "InvalidSettingError",
+        "code": 2,
+    }
+    assert found.out == ""
+
+
+@pytest.mark.parametrize("error", [KeyError("oh"), InternalError("a move that is not legal")])
+def test_a_fault_is_told_in_one_line(dagrid, monkeypatch, tmp_path, error):
+    """And where the full report is, which a user can send: with the traceback, and without what stood behind the command."""
+    from dagrid.cli import output
+
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(output.Output, "line", broken)
+    found = dagrid("config", "home")
+    assert found.code == int(Exit.FAULT) == 70
+    assert len(found.err.splitlines()) == 1
+    (report,) = (tmp_path / "home" / "faults").iterdir()
+    assert str(report) in found.err
+    text = report.read_text()
+    assert "Traceback" in text
+    assert "'config'" in text
+    assert "'home'" not in text
+    assert f"dagrid {__version__}" in text
+
+
+def test_a_fault_where_there_is_no_home(dagrid, monkeypatch, tmp_path):
+    """The report goes where there is room."""
+    from dagrid.cli import output
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DAGRID_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(output.Output, "line", lambda *_: 1 / 0)
+    found = dagrid("version")
+    assert found.code == Exit.FAULT
+    assert str(next((tmp_path / "dagrid" / "faults").iterdir())) in found.err
+
+
+def test_debug_shows_all_of_it(dagrid, monkeypatch):
+    """For those who look into it themselves."""
+    from dagrid.cli import output
+
+    monkeypatch.setattr(output.Output, "line", lambda *_: 1 / 0)
+    assert "ZeroDivisionError" in dagrid("version", "--debug").err.partition("Traceback")[2]
+
+
+def test_a_reader_that_goes_away(shell):
+    """`dagrid schema | head -1` is no error."""
+    command = f"{sys.executable} -m dagrid schema | head -1"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "{\n"
+
+
+def test_without_its_extra_the_command_says_how_to_get_it():
+    """The wheel alone has the command, and not what it needs."""
+    code = "import sys\nsys.modules['click'] = None\nfrom dagrid.cli import main\nsys.exit(main(['version']))\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == Exit.USAGE
+    assert "pip install 'dagrid[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_command_does_not_need_is_not_imported():
+    """People wait for it: help and version load neither YAML nor rich nor any store."""
+    code = (
+        "import sys\n"
+        "from dagrid.cli import main\n"
+        "main(sys.argv[1:])\n"
+        "print(*sorted(name for name in sys.modules), file=sys.stderr)\n"
+    )
+    unwanted = {"yaml", "rich", "sqlite3", "asyncio", "cronsim", "psycopg", "multiprocessing", "cloudpickle", "socket"}
+    for arguments in (["--help"], ["version"], ["completion", "bash"], ["config", "home"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+        loaded = set(done.stderr.split())
+        assert "click" in loaded
+        used = {"asyncio"} if arguments[0] == "completion" else set()  # click asks bash for its version
+        assert not (loaded & unwanted) - used, arguments
+
+
+def test_every_code_has_a_meaning():
+    """One list, which the documentation is held against."""
+    assert set(MEANINGS) == set(Exit)
+    assert exits.exit_of_status("succeeded") == exits.exit_of_status("succeeded", stopped=True) == 0
+    assert exits.exit_of_status("aborted") == 0
+    assert exits.exit_of_status("aborted", stopped=True) == exits.exit_of_status("failed", stopped=True) == 3
+    assert exits.exit_of_status("failed") == exits.exit_of_status("partially_succeeded") == 1
+    assert exits.exit_of_status("waiting") == 4
+
+
+def test_commands_are_looked_up_one_by_one():
+    """To call one does not import the others."""
+    code = "import sys; from dagrid.cli import main; main(['version', '-q']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    rooms = {name for name in done.stdout.split() if name.startswith("dagrid.cli.commands.")}
+    assert rooms == {"dagrid.cli.commands.settings"}
+    assert list(group().list_commands(None)) == list(COMMANDS)  # type: ignore[arg-type]

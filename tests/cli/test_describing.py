@@ -1,0 +1,255 @@
+"""Commands that describe: validate, schema, graph, config, completion."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+from dagrid.cli.exits import Exit
+from dagrid.config import SETTINGS
+from dagrid.workflow import json_schema
+
+GOOD = "steps:\n  - name: fetch\n    command: echo 1\n  - [echo a, echo b]\n  - name: report\n    command: echo 2\n"
+BAD = "steps:\n  - comand: x\n  - {command: y, depends: fetsh}\n  - {name: fetch, command: z}\n"
+
+
+@pytest.fixture
+def files(folder):
+    (folder / "good.yaml").write_text(GOOD)
+    (folder / "bad.yaml").write_text(BAD)
+    (folder / "flows.py").write_text(
+        "from dagrid import DAG, Node, dag, task\n"
+        "@task(tags=['io'])\ndef one(x): return x + 1\n"
+        "@dag\ndef flow(n: int = 1, path=None, flag: bool = False): return one(one(n))\n"
+        "graph = DAG([Node('a', fn=int), Node('b', fn=int, depends_on=['a'])], name='small')\n"
+        "builder = DAG.builder('built').add_node('x')\n"
+        "def made(n: int): return DAG([Node(f'n{i}') for i in range(n)])\n"
+        "class Rooms:\n    inner = graph\n"
+        "text = 'no graph'\n"
+        "def broken(): raise RuntimeError('broken by its author')\n"
+    )
+    (folder / "torn.py").write_text("import dagrid\nraise RuntimeError('not today')\n")
+    (folder / "typo.py").write_text("def f(:\n")
+    (folder / "lacking.py").write_text("import surely_not_installed\n")
+    return folder
+
+
+# validate
+
+
+def test_a_workflow_that_is_well(dagrid, files):
+    """Nothing is data; what is said is talk, and quiet takes it away."""
+    said = dagrid("validate", "good.yaml")
+    assert (said.code, said.out, said.err) == (0, "", "good.yaml: all is well: 4 steps\n")
+    assert dagrid("validate", "good.yaml", "-q").err == ""
+    assert dagrid("validate", "good").code == 0  # as in a call
+
+
+def test_all_that_is_wrong_at_once(dagrid, files):
+    """With file, line and column, on standard output, and the code of bad input; the good ones among them are good."""
+    said = dagrid("validate", "good.yaml", "bad.yaml")
+    assert said.code == Exit.USAGE
+    assert said.out.splitlines() == [
+        "bad.yaml:2:5: unknown key 'comand' in step. Did you mean 'command'?",
+        "bad.yaml:3:27: step 'cmd_2' depends on 'fetsh', and there is no such step. Did you mean 'fetch'?",
+    ]
+    found = dagrid("validate", "--json", "good.yaml", "bad.yaml", "none.yaml")
+    assert found.code == Exit.UNKNOWN
+    good, bad, none = found.data
+    assert (good["valid"], good["steps"], good["problems"]) == (True, 4, [])
+    assert (bad["valid"], [one["line"] for one in bad["problems"]]) == (False, [2, 3])
+    assert (none["valid"], none["file"]) == (False, "none.yaml")
+
+
+def test_workflows_by_name(dagrid, files, tmp_path):
+    """Beside the current folder there is one for workflows; a call finds those there too."""
+    dags = tmp_path / "home" / "dags"
+    dags.mkdir(parents=True)
+    (dags / "nightly.yaml").write_text("steps:\n  - command: echo\n")
+    (files / "calls.yaml").write_text("steps:\n  - {call: nightly}\n")
+    assert dagrid("validate", "nightly", "calls.yaml").code == 0
+    said = dagrid("validate", "nihgtly")
+    assert said.code == Exit.UNKNOWN
+    assert "Did you mean 'nightly'?" in said.out
+    assert dagrid("validate", "nightly", "--dags", files).code == Exit.UNKNOWN
+
+
+# schema
+
+
+def test_schemas_are_whole(dagrid):
+    """They are what the tables say, and editors take them."""
+    assert dagrid("schema").data == dagrid("schema", "dag").data == json_schema()
+    jsonschema.Draft202012Validator(dagrid("schema", "config").data).validate({"quiet": True})
+
+
+def test_a_part_of_a_schema(dagrid):
+    """By the path of a field, through lists and references."""
+    assert (
+        dagrid("schema", "dag", "steps.retryPolicy.limit").data["description"] == "How often the step is tried again."
+    )
+    assert dagrid("schema", "config", "history.limit").data["default"] == 100
+    said = dagrid("schema", "dag", "steps.retyPolicy")
+    assert said.code == Exit.USAGE
+    assert "Did you mean 'retryPolicy'?" in said.err
+
+
+# graph
+
+
+def test_a_workflow_in_words(dagrid, files):
+    """Each step with what it waits for, by level."""
+    assert dagrid("graph", "good.yaml").out == (
+        "1  fetch\n2  cmd_2  <- fetch\n   cmd_3  <- fetch\n3  report  <- cmd_2, cmd_3\n"
+    )
+
+
+def test_a_workflow_drawn(dagrid, files):
+    """As Mermaid, for Graphviz, as JSON, and as an SVG that stands by itself."""
+    assert dagrid("graph", "good.yaml", "-f", "mermaid").out.splitlines()[:2] == ["flowchart LR", '  n0["fetch"]']
+    assert '"cmd_2" -> "report";' in dagrid("graph", "good.yaml", "--format", "dot").out
+    assert dagrid("graph", "good.yaml", "--json").data["name"] == "good"
+    said = dagrid("graph", "good.yaml", "-f", "svg", "-o", "good.svg")
+    assert (said.code, said.out) == (0, "")
+    root = ElementTree.parse(files / "good.svg").getroot()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts == ["fetch", "cmd_2", "cmd_3", "report"]
+    assert "--completed" in (files / "good.svg").read_text()  # the colours come with it
+    assert dagrid("graph", "good.yaml", "-o", "no/such/folder").code == Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    ("target", "params", "nodes"),
+    [
+        ("flows:graph", [], ["a", "b"]),
+        ("flows:builder", [], ["x"]),
+        ("flows:flow", [], ["one", "one_2"]),
+        ("flows:flow", ["3"], ["one", "one_2"]),
+        ("flows:flow", ["n=3", "flag=true", 'path={"a": [1]}'], ["one", "one_2"]),
+        ("flows:made", ["n=3"], ["n0", "n1", "n2"]),
+        ("flows:Rooms.inner", [], ["a", "b"]),
+    ],
+)
+def test_graphs_of_python(dagrid, files, target, params, nodes):
+    """A graph, a builder, a function of @dag, or one that returns a graph; with arguments for functions."""
+    said = dagrid("graph", target, "--json", "--", *params)
+    assert said.code == 0, said.err
+    assert [one if isinstance(one, str) else one["id"] for one in said.data["nodes"]] == nodes
+
+
+@pytest.mark.parametrize(
+    ("target", "params", "said"),
+    [
+        ("flows:grph", [], "there is no 'grph' in flows. Did you mean 'graph'?"),
+        ("flows:Rooms.iner", [], "there is no 'iner' in Rooms. Did you mean 'inner'?"),
+        ("flws:graph", [], "there is no module 'flws'"),
+        ("flows.deep:graph", [], "there is no module 'flows.deep'"),
+        ("flows:text", [], "flows:text is no graph but str"),
+        ("flows:graph", ["x"], "takes no parameters, such as 'x'"),
+        ("flows:flow", ["n=three"], "n is int, not 'three'"),
+        ("flows:flow", ["flag=perhaps"], "flag is bool, not 'perhaps'"),
+        ("flows:flow", ["1", "2", "true", "4"], "too many positional arguments"),
+        ("flows:made", [], "missing a required argument: 'n'"),
+        ("flows:broken", [], "RuntimeError: broken by its author (" + "{folder}/flows.py:12)"),
+        ("torn:graph", [], "torn:graph cannot be imported: RuntimeError: not today ({folder}/torn.py:2)"),
+        ("typo:f", [], "SyntaxError: invalid syntax"),
+        ("lacking:f", [], "No module named 'surely_not_installed' ({folder}/lacking.py:1)"),
+    ],
+)
+def test_graphs_that_there_are_not(dagrid, files, target, params, said):
+    """What is wrong is told with its place in the user's code, and never as a traceback."""
+    found = dagrid("graph", target, "--", *params)
+    assert found.code == Exit.USAGE
+    assert said.replace("{folder}", str(files)) in found.err
+    assert "Traceback" not in found.err
+    assert len(found.err.splitlines()) == 1
+
+
+# config
+
+
+def test_where_every_value_came_from(dagrid, tmp_path, monkeypatch):
+    """A flag, a variable, a line of the file, or the default."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "config.yaml").write_text("history:\n  limit: 7\n")
+    monkeypatch.setenv("DAGRID_BACKEND", "inline")
+    found = {one["key"]: (one["value"], one["source"]) for one in dagrid("config", "--json", "--debug").data}
+    assert found["history.limit"] == (7, f"{tmp_path}/home/config.yaml:2:3")
+    assert found["backend"] == ("inline", "DAGRID_BACKEND")
+    assert found["debug"] == (True, "--debug")
+    assert found["tz"] == ("UTC", "DAGRID_TZ")
+    assert found["quiet"] == (False, "default")
+    assert list(found) == [one.key for one in SETTINGS]
+    table = dagrid("config").out.splitlines()
+    assert table[0].split() == ["SETTING", "VALUE", "FROM", "VARIABLE"]
+    assert len(table) == len(SETTINGS) + 1
+
+
+def test_one_setting(dagrid):
+    """Its value alone, for scripts."""
+    assert dagrid("config", "home").out == f"{os.environ['DAGRID_HOME']}\n"
+    assert dagrid("config", "history.limit", "--json").data["value"] == 100
+
+
+def test_a_password_is_not_shown(dagrid, monkeypatch):
+    """Neither in words nor for programs."""
+    monkeypatch.setenv("DAGRID_STORE", "postgresql://me:open-sesame@db/runs")
+    for arguments in (["config"], ["config", "store"], ["config", "--json"], ["config", "store", "--json"]):
+        said = dagrid(*arguments)
+        assert said.code == 0
+        assert "open-sesame" not in said.out + said.err
+        assert "postgresql://me:***@db/runs" in said.out
+
+
+def test_a_variable_that_nobody_reads_is_pointed_out(dagrid, monkeypatch):
+    """Beside the table, so that it does not disturb who reads that."""
+    monkeypatch.setenv("DAGRID_QIUET", "1")
+    said = dagrid("config")
+    assert "DAGRID_QIUET is no setting. Did you mean 'DAGRID_QUIET'?" in said.err
+    assert "QIUET" not in said.out
+
+
+# completion
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_what_a_shell_reads(dagrid, shell):
+    """Its own language, and the shell itself takes it where it is installed."""
+    script = dagrid("completion", shell)
+    assert script.code == 0
+    assert "_DAGRID_COMPLETE" in script.out
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script.out, text=True, check=True, timeout=20)
+
+
+def completed(*words: str) -> list[str]:
+    """Return what a shell is told when a user presses the key behind these words."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dagrid"],
+        env={
+            **os.environ,
+            "_DAGRID_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(("dagrid", *words)),
+            "COMP_CWORD": str(len(words)),
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.split()
+
+
+def test_words_are_completed(files):
+    """Commands, flags, the values of those that have few, and files."""
+    assert completed("val") == ["plain,validate"]
+    assert completed("history", "--la") == ["plain,--last"]
+    assert completed("history", "--format", "") == ["plain,table", "plain,json", "plain,csv"]
+    assert completed("validate", "go") == ["file,go"]
