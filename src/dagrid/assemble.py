@@ -372,13 +372,13 @@ def _record(
 
 
 def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
-    known = checkpoint.store.runs()
+    known = checkpoint.store.runs(run_id or "")
     for record in known:
         # One without facts ended before it had begun.
         if record.run == run_id or (run_id is None and record.status == RunStatus.RUNNING and record.facts):
             return record
     if run_id is not None:
-        suggestion = nearest(run_id, [record.run for record in known])
+        suggestion = nearest(run_id, [record.run for record in checkpoint.store.runs()])
         raise UnknownRunError(f"The checkpoint has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
     newest = f" The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its result." if known else ""
     raise UnknownRunError(f"The checkpoint has no run that has not ended.{newest}")

@@ -325,8 +325,8 @@ class Store(Protocol):
         """Return the snapshot that stands for the most facts, and how many these are, or None. Raises UnknownRunError."""
         ...
 
-    def runs(self) -> list[RunRecord]:
-        """Return what is known of every run, the last created first."""
+    def runs(self, prefix: str = "") -> list[RunRecord]:
+        """Return what is known of the runs whose ids begin so, of all without a prefix; the last created first."""
         ...
 
     def delete(self, run: str) -> None:

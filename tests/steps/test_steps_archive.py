@@ -181,10 +181,16 @@ def test_an_archive_is_there_as_a_whole_or_not_at_all(place, monkeypatch):
     ("step", "message"),
     [
         ("{type: archive, config: {source: a}}", "a step of type archive does one of create, extract and list"),
-        ("{type: archive, command: extrat, config: {source: a}}", "there is no operation 'extrat'. Did you mean 'extract'?"),
+        (
+            "{type: archive, command: extrat, config: {source: a}}",
+            "there is no operation 'extrat'. Did you mean 'extract'?",
+        ),
         ("{type: archive, command: extract}", "a step of type archive needs 'source'"),
         ("{type: archive, command: create, config: {source: a}}", "an archive that is made needs a name"),
-        ("{type: archive, command: create, config: {source: a, destination: a.rar}}", "the ending of 'a.rar' is no format"),
+        (
+            "{type: archive, command: create, config: {source: a, destination: a.rar}}",
+            "the ending of 'a.rar' is no format",
+        ),
         ("{type: archive, command: list, config: {source: a, format: rar}}", "'format' must be one of zip, tar,"),
     ],
 )

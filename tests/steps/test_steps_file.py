@@ -30,7 +30,9 @@ def files(folder):
 
 def test_a_step_writes_copies_and_reads(perform, tmp_path):
     text = "params: [WHO=you]\nsteps: [{{type: file, command: {}, config: {{{}}}}}]"
-    assert json.loads(perform(text.format("write", "path: out/x.txt, content: 'hi ${WHO}', createDirs: true, mode: '0640'")).out)
+    assert json.loads(
+        perform(text.format("write", "path: out/x.txt, content: 'hi ${WHO}', createDirs: true, mode: '0640'")).out
+    )
     path = tmp_path / "out" / "x.txt"
     assert path.read_text() == "hi you"
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -164,9 +166,15 @@ def test_a_write_that_fails_leaves_the_old_file(place, monkeypatch):
     [
         ("{type: file}", "a step of type file needs an operation; write command: one of copy, move"),
         ("{type: file, command: cpy}", "there is no operation 'cpy'. Did you mean 'copy'? There are: copy, move"),
-        ("{type: file, command: copy, config: {source: a}}", "copy needs destination; write destination: ... in the config"),
+        (
+            "{type: file, command: copy, config: {source: a}}",
+            "copy needs destination; write destination: ... in the config",
+        ),
         ("{type: file, command: write, config: {path: a}}", "it is not said what is written"),
-        ("{type: file, command: mkdir, config: {path: a, mode: rwx}}", "'mode' must be rights in octal, such as '0640', not 'rwx'"),
+        (
+            "{type: file, command: mkdir, config: {path: a, mode: rwx}}",
+            "'mode' must be rights in octal, such as '0640', not 'rwx'",
+        ),
         ("{type: file, config: {operation: stta, path: a}}", "'operation' must be one of copy"),
     ],
 )

@@ -186,7 +186,9 @@ def test_what_goes_wrong_on_the_way_is_said(perform, url):
         f"GET http://127.0.0.1:{port}/ cannot be reached: Connection refused."
     )
     assert "96 bytes before the end" in perform(step(f"GET {url}/broken")).error
-    assert "has not answered within 0.2 s. Raise `timeout`" in perform(step(f"GET {url}/late", "{timeout: 200ms}")).error
+    assert (
+        "has not answered within 0.2 s. Raise `timeout`" in perform(step(f"GET {url}/late", "{timeout: 200ms}")).error
+    )
     assert "cannot be asked" in perform(step(f"GET {url}/", '{headers: {A: "b\\nc"}}')).error
 
 
@@ -209,9 +211,18 @@ def test_secrets_are_masked_in_output_and_error(perform, url, monkeypatch):
     [
         ("{type: http}", "a step of type http needs an address; write command: GET https://..."),
         ("{type: http, command: GET ftp://x}", "the address must begin with http:// or https://, and it is 'ftp://x'"),
-        ("{type: http, command: GET http://x, config: {timeout: soon}}", "'timeout' must be seconds, or text such as 30s"),
-        ("{type: http, command: GET http://x, config: {bdy: a}}", "unknown setting 'bdy' of a step of type http. Did you mean 'body'?"),
-        ("{type: http, command: GET http://x, script: b, config: {body: a}}", "one body, and this one has `body` and `script`"),
+        (
+            "{type: http, command: GET http://x, config: {timeout: soon}}",
+            "'timeout' must be seconds, or text such as 30s",
+        ),
+        (
+            "{type: http, command: GET http://x, config: {bdy: a}}",
+            "unknown setting 'bdy' of a step of type http. Did you mean 'body'?",
+        ),
+        (
+            "{type: http, command: GET http://x, script: b, config: {body: a}}",
+            "one body, and this one has `body` and `script`",
+        ),
         ("{type: http, command: [GET http://x, GET http://y]}", "a step of type http makes one request"),
     ],
 )

@@ -121,8 +121,9 @@ class Forgetful(MemoryStore):
         else:
             super().delete(run)
 
-    def runs(self) -> Any:
-        return super().runs()[::-1] if self.fault == "lists the oldest first" else super().runs()
+    def runs(self, prefix: str = "") -> Any:
+        found = super().runs("" if self.fault == "lists all runs" else prefix)
+        return found[::-1] if self.fault == "lists the oldest first" else found
 
     def close(self) -> None:
         if self.fault != "stays open":
@@ -152,6 +153,7 @@ def suite_of_forgetful() -> StoreConformance:
         ("skips a fact", "test_facts_come_back_in_order"),
         ("keeps any snapshot", "test_whoever_acquires_is_the_only_writer"),
         ("lists the oldest first", "test_many_runs_the_newest_first"),
+        ("lists all runs", "test_a_prefix_is_text_and_no_pattern"),
         ("stays open", "test_close_twice_and_use_after_close"),
         ("gives a run to all who ask", "test_one_of_those_who_saw_an_epoch_gets_the_run"),
         ("empties what it should delete", "test_a_run_that_is_deleted"),

@@ -311,7 +311,7 @@ class History:
 
     def children(self, run_id: str) -> list[RunInfo]:
         """Return the runs that a run has called, directly or not, in the order of their creation."""
-        records = [record for record in self.checkpoint.store.runs() if record.run.startswith(f"{run_id}.")]
+        records = self.checkpoint.store.runs(f"{run_id}.")
         known = {run_id, *(record.run for record in records)}
         return [self._info(record, _parent(record.run, known)) for record in reversed(records)]
 
@@ -437,11 +437,11 @@ class History:
             return None
 
     def _record(self, run: str) -> RunRecord:
-        records = self.checkpoint.store.runs()
-        for record in records:
+        store = self.checkpoint.store
+        for record in store.runs(run):
             if record.run == run:
                 return record
-        suggestion = nearest(run, [record.run for record in records[:200]])
+        suggestion = nearest(run, [record.run for record in store.runs()[:200]])
         raise UnknownRunError(f"There is no run {run!r}.{hint(suggestion)}", run, suggestion)
 
     def _info(self, record: RunRecord, parent: str = "", about: About | None = None) -> RunInfo:

@@ -93,11 +93,12 @@ class MemoryStore:
         with self._lock:
             return self._journal(run).snapshot
 
-    def runs(self) -> list[RunRecord]:
-        """Return what is known of every run, the last created first."""
+    def runs(self, prefix: str = "") -> list[RunRecord]:
+        """Return what is known of runs, the last created first; see `dagrid.ports.Store`."""
         with self._lock:
             self._check_open()
-            return [journal.record() for journal in reversed(self._journals.values())]
+            known = [journal.record() for journal in reversed(self._journals.values())]
+        return [record for record in known if record.run.startswith(prefix)]
 
     def delete(self, run: str) -> None:
         """Forget a run; see `dagrid.ports.Store`."""

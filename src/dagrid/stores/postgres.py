@@ -126,9 +126,9 @@ class PostgresStore:
         rows = self._reader.ask("latest", {"id": number}).rows
         return (int(rows[0][0]), bytes(rows[0][1])) if rows else None
 
-    def runs(self) -> list[RunRecord]:
-        """Return what is known of every run, the last created first."""
-        return [RunRecord(*row) for row in self._reader.ask("runs", {}).rows]
+    def runs(self, prefix: str = "") -> list[RunRecord]:
+        """Return what is known of runs, the last created first; see `dagrid.ports.Store`."""
+        return [RunRecord(*row) for row in self._reader.ask("runs", {"prefix": prefix}).rows]
 
     def delete(self, run: str) -> None:
         """Forget a run; see `dagrid.ports.Store`."""

@@ -126,10 +126,10 @@ class SQLiteStore:
             row: tuple[int, bytes] | None = connection.execute(self._sql["latest"], {"id": number}).fetchone()
         return row
 
-    def runs(self) -> list[RunRecord]:
-        """Return what is known of every run, the last created first."""
+    def runs(self, prefix: str = "") -> list[RunRecord]:
+        """Return what is known of runs, the last created first; see `dagrid.ports.Store`."""
         with self._reader.use() as connection:
-            rows = connection.execute(self._sql["runs"]).fetchall()
+            rows = connection.execute(self._sql["runs"], {"prefix": prefix}).fetchall()
         return [RunRecord(*row) for row in rows]
 
     def delete(self, run: str) -> None:

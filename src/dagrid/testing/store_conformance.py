@@ -252,6 +252,18 @@ class StoreConformance:
                     record = RunRecord(run, record.name, at, "failed", at + 1, epoch, 5)
                 expected.append(record)
             assert store.runs() == expected[::-1]
+            assert store.runs("run-1") == [record for record in expected[::-1] if record.run.startswith("run-1")]
+            assert store.runs(expected[0].run + ".") == []
+
+    def test_a_prefix_is_text_and_no_pattern(self, tmp_path: Path) -> None:
+        """Capitals, marks of patterns and letters beyond ASCII stand for themselves."""
+        names = ("a", "A", "a%b", "axb", "a_b", "ä", "a.b", "b")
+        with self.opened(tmp_path) as store:
+            for name in names:
+                store.create(name)
+            for prefix in (*names, "a%", "a_", "a.", "c"):
+                found = [record.run for record in store.runs(prefix)]
+                assert found == [name for name in reversed(names) if name.startswith(prefix)], prefix
 
     # Owners.
 

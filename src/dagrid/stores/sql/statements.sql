@@ -12,8 +12,5 @@ SELECT id, epoch, facts FROM {schema}.runs WHERE run = :run;
 -- name: latest
 SELECT facts, data FROM {schema}.snapshots WHERE run = :id;
 
--- name: runs
-SELECT run, name, created, status, ended, epoch, facts FROM {schema}.runs ORDER BY id DESC;
-
 -- name: names
 SELECT run FROM {schema}.runs ORDER BY id DESC LIMIT :limit;

@@ -31,6 +31,10 @@ UPDATE {schema}.runs SET epoch = epoch + 1
 WHERE run = :run AND name = :name AND created = :at AND epoch = 1 AND facts = 0 AND status = 'running'
 RETURNING epoch;
 
+-- name: runs
+SELECT run, name, created, status, ended, epoch, facts FROM {schema}.runs
+WHERE starts_with(run, :prefix) ORDER BY id DESC;
+
 -- name: delete_run
 -- What belongs to the run goes with it.
 DELETE FROM {schema}.runs WHERE run = :run;

@@ -5,6 +5,11 @@ SELECT application_id, (SELECT count(*) FROM sqlite_master), user_version FROM p
 -- name: acquire
 UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run AND (:epoch IS NULL OR epoch = :epoch);
 
+-- name: runs
+-- No character comes after the last one.
+SELECT run, name, created, status, ended, epoch, facts FROM {schema}.runs
+WHERE run >= :prefix AND run < :prefix || char(1114111) ORDER BY id DESC;
+
 -- name: delete_segments
 DELETE FROM {schema}.segments WHERE run = :id;
 
