@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from os import PathLike
 from time import time
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from dagrid.errors import (
     CapabilityError,
     InvalidSettingError,
+    UnknownNodeError,
     UnknownRunError,
     hint,
     nearest,
@@ -28,7 +29,7 @@ from dagrid.execution.recording import Checkpoint, Recorder, pack_head, read, re
 from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
 from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
-from dagrid.graph.node import NodeRef
+from dagrid.graph.node import NodeRef, node_id
 from dagrid.graph.parts import Choice
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings
@@ -43,11 +44,26 @@ from dagrid.opening import (
     open_checkpoint,
     open_place,
 )
-from dagrid.ports import Artifacts, Backend, Clock, Needs, Observer, Onlooker, RunRecord
+from dagrid.ports import (
+    Artifacts,
+    Backend,
+    Capabilities,
+    Clock,
+    Host,
+    Needs,
+    Observer,
+    Onlooker,
+    RunRecord,
+    Session,
+)
 
 if TYPE_CHECKING:
     from os import PathLike
     from random import Random
+
+
+UNENDED = frozenset((RunStatus.RUNNING.value,))
+"""What a store says of runs with which somebody can go on."""
 
 
 class RunSettings(TypedDict, total=False):
@@ -234,11 +250,15 @@ def restart(
     seed: int | None = None,
     clock: Clock = REAL_CLOCK,
     cache: CacheLike | None = None,
+    again: bool = False,
+    roots: Iterable[NodeRef] = (),
 ) -> Run:
     """Go on with a run that a checkpoint keeps, and return its handle; takes what `resume` takes."""
+    if roots and not again:
+        raise InvalidSettingError("roots says what of a run is to run once more. Say again=True too.")
     with Opened() as opened:
         place_of_record = open_checkpoint(opened, checkpoint)
-        record = _chosen_run(place_of_record, run_id)
+        record = _chosen_run(place_of_record, run_id, UNENDED if not again else None)
         head = read_head(place_of_record, record.run)
         settings: Settings = head["settings"]
         compiled = compiled_for(head["dag"], head["tasks"], settings)
@@ -248,7 +268,7 @@ def restart(
         _check_needs(compiled.plan, place)
         # From here on the run is ours; whoever had it has lost it. One that has ended is only read.
         store = place_of_record.store
-        epoch = store.acquire(record.run) if record.status == RunStatus.RUNNING else record.epoch
+        epoch = store.acquire(record.run) if again or record.status in UNENDED else record.epoch
         recovered = read(place_of_record, record.run, clock.now())
         recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
         untold = recovered.picture is None and not recovered.entries  # it ended before it could say what is not to run
@@ -260,6 +280,9 @@ def restart(
             keeping=_keeping(head["keep"], compiled, recorder),
         )
         engine.restore(recovered)
+        if again:
+            spared = head["given"].keys() | head["omitted"].keys()
+            engine.reopen(_numbers(roots, engine.state.plan), spared)
         if not engine.done.is_set():
             recorder.begin(clock.now())
             engine.start()
@@ -277,16 +300,61 @@ def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: An
         checkpoint: what `start` was given.
         run_id: which run; by default the newest one that has not ended. One that has ended gives its result.
         settings: `backend`, `places`, `progress`, `observers`, `tracing`, `seed`, `clock` and `cache`, as for `start`; all others
-            are as the run was started with.
+            are as the run was started with. `again=True` takes up a run that has ended, however it did, by default the newest:
+            all that did not complete runs again, and the handlers. `roots` names nodes that run again although they completed,
+            with all that is behind them. Retries count anew, the numbers of attempts go on, and so does what was appended to the
+            graph.
 
     Raises:
         UnknownRunError: there is no such run, or none that has not ended.
+        UnknownNodeError: one of the roots is no node of the run.
         TransferError: its graph cannot be rebuilt here; the run stays whose it is.
         StoreVersionError: a newer version of dagrid kept it.
     """
     with HeldInterrupts() as held:
         begun = restart(checkpoint, run_id, **settings)
     return begun.wait_or_interrupt(held)
+
+
+def view(checkpoint: CheckpointLike, run_id: str | None = None, *, clock: Clock = REAL_CLOCK) -> Run:
+    """Return a handle on what the journal of a run says at this moment, without taking the run over; it does not run here.
+
+    Its `counts`, `status`, `node_result`, `explain` and `events` tell how it stands; `result` what came of one that has ended.
+    `close` it when no more of its values are wanted. To see more, look again.
+
+    Args:
+        checkpoint: what `start` was given.
+        run_id: which run; by default the newest, ended or not.
+
+    Raises:
+        UnknownRunError: there is no such run.
+        TransferError: its graph cannot be rebuilt here.
+        StoreVersionError: a newer version of dagrid kept it.
+    """
+    with Opened() as opened:
+        place_of_record = open_checkpoint(opened, checkpoint)
+        record = _chosen_run(place_of_record, run_id, None)
+        head = read_head(place_of_record, record.run)
+        compiled = compiled_for(head["dag"], head["tasks"], head["settings"])
+        now = clock.now()
+        recovered = read(place_of_record, record.run, now)
+        recorder = Recorder(place_of_record, record.run, record.epoch, recovered.written, now)
+        engine = _engines(compiled, _Nowhere(), None, clock, None, None)(head["rules"], recorder=recorder)
+        engine.restore(recovered)
+        return Run(engine, release=opened.close, run_id=record.run, view=True)
+
+
+class _Nowhere:
+    """The backend of a run that is only looked at."""
+
+    name = "nowhere"
+    capabilities = Capabilities(delegates=True)  # whatever nodes ask for, somebody had it
+
+    def open(self, host: Host) -> Session:  # noqa: ARG002  # the socket has it
+        raise CapabilityError("A view of a run performs nothing.")
+
+    def close(self, wait: bool = True) -> None:
+        """There is nothing."""
 
 
 def run(
@@ -371,15 +439,29 @@ def _record(
     return Recorder(kept, run_id, epoch, 0, clock.now())
 
 
-def _chosen_run(checkpoint: Checkpoint, run_id: str | None) -> RunRecord:
+def _numbers(roots: Iterable[NodeRef], plan: Plan) -> list[int]:
+    """Return the numbers of nodes, those that the graph has grown by too."""
+    if isinstance(roots, str):
+        raise InvalidSettingError(f"roots is a list of nodes; write roots=[{roots!r}].")
+    names = [node_id(one) for one in roots]
+    for name in names:
+        if name not in plan.index:
+            raise UnknownNodeError.of(name, plan.index, "roots asks for a node that the run does not have:")
+    return [plan.index[name] for name in names]
+
+
+def _chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[str] | None) -> RunRecord:
+    """Return a run by its name, or the newest that has one of these statuses; None wants any."""
     known = checkpoint.store.runs(run_id or "")
     for record in known:
         # One without facts ended before it had begun.
-        if record.run == run_id or (run_id is None and record.status == RunStatus.RUNNING and record.facts):
+        if record.run == run_id or (run_id is None and record.facts and (wanted is None or record.status in wanted)):
             return record
     if run_id is not None:
         suggestion = nearest(run_id, [record.run for record in checkpoint.store.runs()])
         raise UnknownRunError(f"The checkpoint has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
+    if wanted is None:
+        raise UnknownRunError("The checkpoint has no run. Start one with checkpoint=...")
     newest = f" The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its result." if known else ""
     raise UnknownRunError(f"The checkpoint has no run that has not ended.{newest}")
 

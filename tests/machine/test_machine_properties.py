@@ -16,6 +16,7 @@ from dagrid.machine.events import NODE_MASK, Asked, Fact, Finished, Growth, Kind
 from dagrid.machine.explain import explain
 from dagrid.machine.pick import matches
 from dagrid.machine.plan import Settings
+from dagrid.machine.reopening import to_reopen
 from dagrid.machine.state import COMPLETED, READY, State
 from tests.machine.strategies import Case, cases, plain_nodes
 from tests.machine.world import World, picture, plan_of, replayed
@@ -130,6 +131,30 @@ def test_a_run_goes_on_from_wherever_its_process_died(
         if not after.finished:
             after.live(0)
         assert picture(replayed(pickled, case.plan(), rules, None, WAITS)) == picture(pickled)
+
+
+@given(case=cases(most=6), chance=chances, rules=st.lists(st.booleans(), max_size=1), steps=st.integers(0, 40))
+def test_a_run_is_taken_up_again_whenever_and_however_often(
+    case: Case, chance: random.Random, rules: list[bool], steps: int
+) -> None:
+    """Ended or not, with any roots: what did not complete runs again, what is spared does not, and a replay gives the same."""
+    world = World(case.plan(), chance, rules=rules, waits=WAITS)
+    world.live(steps)
+    for _ in range(2):
+        until = chance.choice([None, *sorted(set(world.boundaries))[-8:]])
+        again = replayed(world.state, case.plan(), rules, until, WAITS)
+        roots = chance.sample(range(len(again.plan)), chance.randrange(2))
+        done = [node for node, status in enumerate(again.status) if status == COMPLETED]
+        spared = [node for node in done if node not in again.plan.handlers and chance.random() < 0.1]
+        nodes = to_reopen(again, roots, spared)
+        failed = [node for node, status in enumerate(again.status) if status > COMPLETED]
+        world = World(case.plan(), chance, rules=rules, waits=WAITS)
+        world.at = again.finished_at + 100.0
+        world.restart(again, again=nodes)
+        assert set(failed) <= set(nodes)
+        assert not set(spared) & set(nodes)
+        world.live(chance.randrange(10))
+        assert picture(replayed(again, case.plan(), rules, None, WAITS)) == picture(again)
 
 
 @given(nodes=plain_nodes(), workers=st.integers(1, 3), chance=chances, failing=st.booleans())

@@ -26,6 +26,7 @@ from dagrid.machine.events import (
     Kind,
     Outcome,
     Recalled,
+    Reopened,
     RuleEvaluated,
     Started,
     Stimulus,
@@ -126,11 +127,13 @@ def check(state: State) -> None:
         worker = state.workers[number]
         assert len(queue) <= (1 if worker.pulls else max(worker.window, worker.slots))
     current = {attempt & NODE_MASK: number for number, attempt in held if state.current(attempt)}
+    reopened = [node for fact in state.facts() if fact.kind is Kind.REOPENED for node in fact.numbers]
+    made_again = state.remade.union(reopened)
     heaps = [{key & NODE_MASK for key in heap} for heap in state.ready]
     for node, status in enumerate(state.status):
         before = plan.predecessors[node]
         if status in (READY, QUEUED, RUNNING, COMPLETED):
-            again = state.remade if status == COMPLETED else ()  # what is made again for others was there in its time
+            again = made_again if status == COMPLETED else ()  # what is made again for others was there in its time
             assert all(each in again or satisfied(state, each, node) for each in before)
         if status == PENDING and node not in state.shut:
             assert state.waiting[node] == sum(not satisfied(state, each, node) for each in before) > 0
@@ -143,10 +146,12 @@ def check(state: State) -> None:
             assert node in heaps[plan.groups[node]]
     ends = Counter(fact.node for fact in state.facts() if fact.kind in ENDS)
     ends.subtract(fact.node for fact in state.facts() if fact.kind is Kind.VALUE_LOST)
+    ends.subtract(reopened)
     assert all(ends[node] == (status >= COMPLETED) for node, status in enumerate(state.status))
     if state.finished:
         assert not state.remaining
-        assert [fact.kind for fact in state.facts()].count(Kind.RUN_ENDED) == 1
+        kinds = [fact.kind for fact in state.facts()]
+        assert 1 <= kinds.count(Kind.RUN_ENDED) <= 1 + kinds.count(Kind.REOPENED)
         assert next(state.facts(len(state.journal) - 1)).kind is Kind.RUN_ENDED
 
 
@@ -193,6 +198,8 @@ def picture(state: State) -> dict[str, Any]:
         "status": bytes(state.status),
         "waiting": state.waiting,
         "remaining": state.remaining,
+        "remade": (state.remade, state.reopened_at),
+        "before": state.attempts_before,
         "numbers": state.numbers,
         "failures": state.failures,
         "losses": state.losses,
@@ -282,7 +289,8 @@ class World:
         self.obey(decide(self.state, stimuli, self.at))
         self.steps += 1
         self.boundaries.append(len(self.state.journal))
-        check_moves(before, bytes(self.state.status))
+        if not any(isinstance(each, Reopened) for each in stimuli):
+            check_moves(before, bytes(self.state.status))
         check(self.state)
 
     def limit(self) -> None:
@@ -324,8 +332,12 @@ class World:
                 if on in command.attempts and self.state.status[attempt & NODE_MASK] == PENDING:
                     place.riding[attempt] = on
 
-    def restart(self, state: State, lost: Sequence[int] = ()) -> None:
-        """Go on from a state that was replayed, in a process without the workers, the timers and some values of the old one."""
+    def restart(self, state: State, lost: Sequence[int] = (), again: Sequence[int] | None = None) -> None:
+        """Go on from a state that was replayed, in a process without the workers, the timers and some values of the old one.
+
+        Args:
+            again: what runs again of a run that is taken up.
+        """
         self.state = state
         state.ask_again()
         self.places.clear()
@@ -337,7 +349,10 @@ class World:
         self.limit()
         gone = [WorkerGone(number, self.at) for number in list(state.present)]
         waiting = [TimerDue(TimerKind.RETRY, attempt_id(node, state.number_of(node)), self.at) for node in state.due]
-        self.tell(*gone, Begun(self.at, lost=lost), *waiting)
+        reopened = [] if again is None else [Reopened(self.at, again)]
+        begun: list[Stimulus] = [*reopened, *gone] if state.finished else [*gone, *reopened]
+        self.finished = self.finished and again is None
+        self.tell(*begun, Begun(self.at, lost=lost), *waiting)
 
     # --- what can happen --------------------------------------------------------------------------------------------------
 

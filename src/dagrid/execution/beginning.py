@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dagrid.execution.recording import Kept
-from dagrid.machine.events import Begun, Stimulus, TimerDue, TimerKind, WorkerGone, attempt_id
+from dagrid.machine.events import Begun, Reopened, Stimulus, TimerDue, TimerKind, WorkerGone, attempt_id
 from dagrid.machine.state import COMPLETED, State
 
 
 def beginning(
-    state: State, now: float, given: Mapping[int, str], omitted: Mapping[int, str], lost: Sequence[int]
+    state: State,
+    now: float,
+    given: Mapping[int, str],
+    omitted: Mapping[int, str],
+    lost: Sequence[int],
+    again: Sequence[int] | None = None,
 ) -> list[Stimulus]:
     """Return what the machine has to be told first.
 
@@ -23,11 +28,15 @@ def beginning(
         now: the time of the run's clock.
         given, omitted: by node number, why it does not run.
         lost: the nodes whose values are needed and are not there any more.
+        again: the nodes that had ended and run again, if the run is taken up again.
     """
+    reopened = [] if again is None else [Reopened(now, again)]
     gone = [WorkerGone(worker, now, "the process of the run ended") for worker in state.present]
     begun = [Begun(now, given, omitted, lost)] if given or omitted or lost else []
     due = [TimerDue(TimerKind.RETRY, retry, now) for at, retry in waiting_retries(state) if at <= now]
-    return [*gone, *begun, *due]
+    if state.finished:
+        return [*reopened, *gone, *begun, *due]  # before it nothing is heard
+    return [*gone, *reopened, *begun, *due]
 
 
 def waiting_retries(state: State) -> Iterator[tuple[float, int]]:

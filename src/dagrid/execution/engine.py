@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from itertools import count
@@ -45,6 +45,7 @@ from dagrid.machine.events import (
     TimerKind,
 )
 from dagrid.machine.plan import Plan
+from dagrid.machine.reopening import to_reopen
 from dagrid.machine.state import COMPLETED, State, apply
 from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, opened
 
@@ -58,7 +59,7 @@ INTERRUPTED = "interrupted by Ctrl-C"
 # Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
 # from a value than usual.
 _MEMBERS = """
-_asking _backend _bindings _calls _committer _context _given _inbox _keeping _lent _lock _omitted _place _place_of
+_again _asking _backend _bindings _calls _committer _context _given _inbox _keeping _lent _lock _omitted _place _place_of
 _places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock done draw ended errors
 failure growing now recorder state values
 """
@@ -110,6 +111,7 @@ class Engine:
         self.draw = draw
         self.done = Flag()
         self.failure: BaseException | None = None
+        self._again: list[int] | None = None
         self.apart = False  # whether this is a part of a graph, whose nodes can say nothing to those of others
         self.began = 0.0
         self.ended = 0.0
@@ -151,7 +153,8 @@ class Engine:
             first = self._beginning()
             limit = self.state.plan.settings.timeout
             if limit is not None:
-                self._timers.set(self.began + limit, TimerKind.RUN, 0, self._timers_due)
+                since = self.now() if self._again is not None else self.state.reopened_at or self.began
+                self._timers.set(since + limit, TimerKind.RUN, 0, self._timers_due)
             self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
             self._allow_chains()
             places = self._bindings.places
@@ -180,7 +183,11 @@ class Engine:
                 self._timers.set(at, TimerKind.RETRY, retry, self._timers_due)
         unended = [node for node, status in enumerate(state.status) if status < COMPLETED]
         reasons = {node: reason for node, (_, reason) in self._given.items()}
-        return beginning(state, now, reasons, self._omitted, self._values_lost(unended))
+        again = self._again
+        lost = self._values_lost([*unended, *(again or ())])
+        if again is not None:
+            lost = [node for node in lost if node not in set(again)]
+        return beginning(state, now, reasons, self._omitted, lost, again)
 
     def _values_lost(self, nodes: Iterable[int]) -> list[int]:
         """Return the nodes whose values these ones need, and an earlier process could not keep."""
@@ -213,7 +220,8 @@ class Engine:
             recorder.note(fact, data)
         recorder.committed = len(self.state.journal)
         for node, kept in recorder.kept_values(self.state.plan.names):
-            self.values[node] = kept
+            if self.state.status[node] == COMPLETED:
+                self.values[node] = kept
         for node, error in recorder.kept_errors():
             self.errors[node] = error
             self.values[node] = getattr(error, "left", None)
@@ -225,6 +233,15 @@ class Engine:
         if self.state.finished:
             self.ended = self.state.finished_at
             self.done.set()
+
+    def reopen(self, roots: Iterable[int], spared: Collection[int]) -> None:
+        """Let a run that was restored run again as far as it has ended, when it is started, see `reopening.to_reopen`."""
+        self._again = to_reopen(self.state, roots, spared)
+        self.growing.failure = None
+        for node in self._again:
+            self.values[node] = None
+            self.errors.pop(node, None)
+        self.done.clear()
 
     def attend(self, timeout: float | None = None) -> bool:
         """Wait for the end, and lend the calling thread to a backend that has none of its own.

@@ -71,6 +71,9 @@ class Keeping:
                 self._ended(node, state, values)
             elif kind is Kind.VALUE_LOST:
                 self._wanted_again(node)
+            elif kind is Kind.REOPENED:
+                for each in entry.numbers:
+                    self._wanted_again(each)
         self._seen = until
         if self._unread and (state.finished or not (state.rules or any(state.adders.values()))):
             for node in self._unread:

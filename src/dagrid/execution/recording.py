@@ -17,7 +17,7 @@ import msgspec
 
 from dagrid.errors import InvalidSettingError, StoreVersionError, TransferError, UnknownRunError
 from dagrid.execution.pickling import PROTOCOL, pack, unpack
-from dagrid.execution.results import run_status
+from dagrid.execution.results import RunStatus, run_status
 from dagrid.graph.rules import Rule
 from dagrid.machine.events import UNSTARTED, Fact, Growth, Kind, attempt_id
 from dagrid.machine.state import State
@@ -140,6 +140,7 @@ class Recorder:
         self._kept: dict[int, bytes] = {}
         self._patches: list[bytes] = []
         self._errors: dict[int, bytes] = {}
+        self._reopened = False
         self._first_snapshot = self._next_snapshot = checkpoint.first_snapshot
         self._offset = time.time() - now
 
@@ -179,7 +180,11 @@ class Recorder:
         if facts:
             # The run's end is a fact like any other, and nothing follows it.
             ended = state.finished and until == len(state.journal)
-            self._append(facts, run_status(state).value if ended else None)
+            if ended:
+                self._append(facts, run_status(state).value, time.time())
+            else:
+                self._append(facts, RunStatus.RUNNING.value if self._reopened else None)
+            self._reopened = False
         self.committed = until
 
     def value(self, node: int, name: str) -> Kept | None:
@@ -216,6 +221,8 @@ class Recorder:
             self._patches.append(data)
         elif fact.kind is Kind.FAILED:
             self._errors[fact.node] = data
+        elif fact.kind is Kind.REOPENED:
+            self._forget(fact.numbers)
 
     def kept_values(self, names: Sequence[str]) -> Iterator[tuple[int, Kept]]:
         """Yield the nodes whose values were kept, with these."""
@@ -229,8 +236,13 @@ class Recorder:
             if error is not None:
                 yield node, error
 
-    def _append(self, facts: Sequence[bytes], status: str | None = None) -> None:
-        at = time.time() if status is not None else 0.0
+    def _forget(self, nodes: Sequence[int]) -> None:
+        """These nodes run again: what they left is of no use any more."""
+        for node in nodes:
+            self.refs.pop(node, None)
+            self._errors.pop(node, None)
+
+    def _append(self, facts: Sequence[bytes], status: str | None = None, at: float = 0.0) -> None:
         self._written = self._store.append(self.run, self._epoch, self._written, facts, status=status, at=at)
 
     def _entry(self, fact: Fact, rules: Mapping[int, Rule], errors: Mapping[int, BaseException]) -> Entry:
@@ -244,6 +256,9 @@ class Recorder:
             data = self._patch(fact, rules)
         elif kind is Kind.FAILED and fact.node in errors:
             data = self._errors[fact.node] = _pack_error(errors[fact.node])
+        elif kind is Kind.REOPENED:
+            self._forget(fact.numbers)
+            self._reopened = True
         return Entry(
             int(kind),
             fact.at,

@@ -322,7 +322,7 @@ class ExecutionResult:
             state.number_of(node) + (1 if ran else 0),
             worker.name if worker is not None and ran else "",
             state.started[node] - self._began if ran else 0.0,
-            state.ended[node] - self._began if ran else 0.0,
+            state.ended[node] - self._began if ran and status >= Status.COMPLETED else 0.0,
             self._reason(node),
             state.detail.get(node, "") if status == Status.COMPLETED else "",
         )

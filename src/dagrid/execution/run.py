@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.interrupts import HeldInterrupts
-from dagrid.execution.results import ExecutionResult, NodeStatus
+from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
+_UNENDED = frozenset(NodeStatus(status.name.lower()) for status in Status if not status.terminal)
 _CLOSING = threading.Lock()
 
 
@@ -33,8 +35,10 @@ class Run:
         observers: Sequence[Observer | Onlooker] = (),
         release: Callable[[], None] | None = None,
         run_id: str = "",
+        view: bool = False,
     ) -> None:
         self.id = run_id
+        self._view = view
         self._engine = engine
         self._traced = traced
         self._release = release
@@ -84,7 +88,9 @@ class Run:
 
         Raises:
             TimeoutError: the run goes on, and can be waited for again.
+            RunError: this is a view of a run that has not ended; whoever has it can wait for it.
         """
+        self._check_own("waited for")
         if not self._engine.attend(timeout):
             raise TimeoutError(f"The run has not ended after {timeout:g} s; it goes on. Wait again, or cancel it.")
         self._close()
@@ -119,6 +125,7 @@ class Run:
 
         Handlers run then; a second time this stops them too.
         """
+        self._check_own("cancelled")
         self._engine.cancel(reason)
 
     def result(self) -> ExecutionResult:
@@ -129,6 +136,9 @@ class Run:
         """
         if not self.done:
             raise RunError("The run has not ended, so it has no result. Wait for it with wait(), or await it.")
+        return self._result()
+
+    def _result(self) -> ExecutionResult:
         engine = self._engine
         names = engine.growing.names
         failure = engine.failure or engine.growing.failure
@@ -169,6 +179,15 @@ class Run:
         """Return where a node stands at this moment."""
         return NodeStatus(Status(self._engine.state.status[self._number(name)]).name.lower())
 
+    def node_result(self, name: str, *, value: bool = True) -> NodeResult:
+        """Return what has become of a node so far; without its value, if that is not to be opened.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+        """
+        told = self._result().node_result(name, value=value)
+        return replace(told, error=None) if self.status(name) in _UNENDED else told
+
     def explain(self, name: str) -> str:
         """Return in words why a node is not running, or how it ended.
 
@@ -181,7 +200,7 @@ class Run:
         """Yield the facts of the run in their order.
 
         Args:
-            follow: wait for further ones until the run has ended; otherwise stop at the last one there is.
+            follow: wait for further ones until the run has ended; otherwise, and in a view, stop at the last one there is.
         """
         for batch in self._batches(follow):
             yield from batch
@@ -193,7 +212,7 @@ class Run:
 
     def _batches(self, follow: bool) -> Iterator[list[RunEvent]]:
         engine = self._engine
-        changed = engine.watch() if follow else None
+        changed = engine.watch() if follow and not self._view else None
         try:
             yield from self._read_on(changed)
         finally:
@@ -237,6 +256,18 @@ class Run:
                 observer.observe(batch)
         finally:
             observer.end()
+
+    def close(self) -> None:
+        """Let go of what a view has open: call it when no more of its values are wanted. Other runs do that at their end."""
+        if self._view:
+            self._close()
+
+    def _check_own(self, what: str) -> None:
+        if self._view and not self.done:
+            raise RunError(
+                f"This is a view of a run that goes on elsewhere, or has stopped, so it cannot be {what}. Take it over with "
+                f"dagrid.assemble.restart, or look again with view."
+            )
 
     def _close(self) -> None:
         with _CLOSING:

@@ -11,6 +11,7 @@ from heapq import heappop
 from typing import Any
 
 from dagrid.errors import PlanError, RunError, TaskTimeoutError
+from dagrid.machine import reopening as reopening  # the move of its fact
 from dagrid.machine.chains import along, board
 from dagrid.machine.closing import end_if_done, fail_run, skip_what_cannot_run, stop, stop_on_failure
 from dagrid.machine.commands import Cancel, Command, Evaluate, Perform, Recall, SetTimer, Wake
@@ -26,6 +27,7 @@ from dagrid.machine.events import (
     Kind,
     Outcome,
     Recalled,
+    Reopened,
     RuleEvaluated,
     Started,
     Stimulus,
@@ -71,9 +73,12 @@ def decide(state: State, stimuli: Iterable[Stimulus], at: float) -> list[Command
     """
     commands: list[Command] = []
     if state.finished:
-        for _ in stimuli:
-            pass  # who comes late is heard, and nothing follows
-        return commands
+        stimuli = list(stimuli)
+        reopens = next((each for each in stimuli if type(each) is Reopened), None)
+        if reopens is None:
+            return commands  # who comes late is heard, and nothing follows
+        stimuli.remove(reopens)
+        _reopened(state, reopens, commands)
     answers = others = 0
     for stimulus in stimuli:
         _HANDLERS[type(stimulus)](state, stimulus, commands)
@@ -106,6 +111,10 @@ def _begun(state: State, event: Begun, commands: list[Command]) -> None:
         record(state, Fact(Kind.REUSED, event.at, node, detail=reason))
     for node in event.lost:
         record(state, Fact(Kind.VALUE_LOST, event.at, node, state.number_of(node)))
+
+
+def _reopened(state: State, event: Reopened, commands: list[Command]) -> None:
+    record(state, Fact(Kind.REOPENED, event.at, numbers=tuple(event.nodes)))
 
 
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
@@ -579,6 +588,7 @@ def _take_back(state: State, at: float, commands: list[Command]) -> None:
 
 _HANDLERS: dict[type, Callable[[State, Any, list[Command]], None]] = {
     Begun: _begun,
+    Reopened: _reopened,
     WorkerJoined: _joined,
     WorkerGone: _gone,
     Asked: _asked,

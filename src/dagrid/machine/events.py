@@ -46,6 +46,13 @@ class Begun(msgspec.Struct, frozen=True):
     lost: Sequence[int] = ()
 
 
+class Reopened(msgspec.Struct, frozen=True):
+    """Somebody takes the run up again, as far as it has ended: these nodes, see `reopening.to_reopen`, run once more."""
+
+    at: float
+    nodes: Sequence[int]
+
+
 class Growth(msgspec.Struct, frozen=True):
     """What a patch appends, checked before: nodes, opaque here but for their settings, and rules.
 
@@ -178,6 +185,7 @@ class RuleEvaluated(msgspec.Struct, frozen=True):
 
 Stimulus = (
     Begun
+    | Reopened
     | WorkerJoined
     | WorkerGone
     | Asked
@@ -198,7 +206,7 @@ class Kind(IntEnum):
     was given it; TOLERATED: what waits for it runs though it is going to fail.
 
     OUTCOME: all nodes but the handlers have ended, in this way, and those of this outcome may start; LEAVING: those that run in
-    any case may start.
+    any case may start; REOPENED: these nodes, which had ended, run again.
 
     An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled
     may go on for a while.
@@ -231,6 +239,7 @@ class Kind(IntEnum):
     TOLERATED = 24
     OUTCOME = 25
     LEAVING = 26
+    REOPENED = 27
 
 
 class Stop(IntEnum):

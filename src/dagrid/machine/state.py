@@ -155,6 +155,7 @@ class State:
         "rebalance_at",
         "remade",
         "remaining",
+        "reopened_at",
         "riders",
         "rides",
         "rules",
@@ -233,6 +234,7 @@ class State:
         self.stopped = False
         self.finished = False
         self.finished_at = 0.0
+        self.reopened_at = 0.0  # when it was taken up again after its end, the last time
         self.rebalance_at = 0.0
         self.mean_duration = -1.0
         self.chains = False  # whether workers that are pushed to take nodes that ride on others, see `chains`
@@ -265,6 +267,7 @@ class State:
         for facts in self.attempts_before.values():
             facts[:] = [fact.shifted(seconds) for fact in facts]
         self.rebalance_at = 0.0
+        self.reopened_at += seconds if self.reopened_at else 0.0
 
     def add_rule(
         self, number: int, optional: bool, adds: AbstractSet[str] | None = None, waits: Sequence[str] = ()
@@ -356,6 +359,12 @@ class State:
             except ValueError:
                 continue
             self.journal[position] = self._record(entry)
+
+    def settle_records(self, nodes: AbstractSet[int]) -> None:
+        """Do the same for many nodes."""
+        for position, entry in enumerate(self.journal):
+            if isinstance(entry, int) and read_entry(entry)[0] in nodes:
+                self.journal[position] = self._record(entry)
 
     def _record(self, entry: int) -> Fact:
         node, kind = read_entry(entry)
@@ -583,7 +592,7 @@ def _value_lost(state: State, fact: Fact) -> None:
     state.remaining += 1
     state.started[node] = UNSTARTED
     state.numbers[node] = fact.number + 1
-    state.waiting[node] = sum(not _satisfies(state, each, node) for each in state.plan.predecessors[node])
+    state.waiting[node] = sum(not satisfies(state, each, node) for each in state.plan.predecessors[node])
     for after in state.plan.successors[node]:
         if state.status[after] in (READY, WAITING):
             move(state, after, PENDING)
@@ -707,7 +716,7 @@ def _patched(state: State, fact: Fact) -> None:
         missing = 0
         for before in plan.predecessors[node]:
             if state.status[before] != COMPLETED:
-                missing += not _satisfies(state, before, node)
+                missing += not satisfies(state, before, node)
                 if _dooms(state, before, node):
                     state.doomed.append((node, before))
                     break
@@ -717,7 +726,8 @@ def _patched(state: State, fact: Fact) -> None:
     refresh(state)
 
 
-def _satisfies(state: State, before: int, node: int) -> bool:
+def satisfies(state: State, before: int, node: int) -> bool:
+    """Return whether a node need not wait for this predecessor any more."""
     status = state.status[before]
     return status == COMPLETED or (status >= FAILED and not _dooms(state, before, node))
 
@@ -738,7 +748,7 @@ def _run_ended(state: State, fact: Fact) -> None:
     state.fast = False
 
 
-# Other rooms add theirs: `closing`.
+# Other rooms add theirs: `closing`, `reopening`.
 MOVES: dict[Kind, Callable[[State, Fact], None]] = {
     Kind.ASSIGNED: _assigned,
     Kind.FAILED: _ended,

@@ -123,9 +123,11 @@ class _Lowering:
         )
         task: Command = HANDLER if handler is not None else STEP
         on = step.continue_on
-        tolerance: tuple[ContinueOn, ...] = (
-            ("failure",) * on.failure + ("skipped",) * on.skipped + ("success",) * (on.failure and on.mark_success)
-        )
+        words: dict[ContinueOn, bool] = {
+            "failure": on.failure,
+            "skipped": on.skipped,
+            "success": on.failure and on.mark_success,
+        }
         settings: dict[str, Any] = {"handler": handler} if handler is not None else {}
         return Node(
             name,
@@ -138,7 +140,7 @@ class _Lowering:
             timeout=step.timeout_sec or None,
             kind=HANDLER_KIND if step.name not in self.waits else None,
             reads=tuple(one for one in reads if one not in waits),
-            continue_on=tolerance,
+            continue_on=[word for word, is_meant in words.items() if is_meant],
             arguments=Arguments((spec, *(Ref(one) for one in reads)), sources=reads),
             **settings,
         )

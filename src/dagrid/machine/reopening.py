@@ -1,0 +1,93 @@
+"""A run that has ended is taken up again: what did not complete, what is to run anew and the handlers run again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from dagrid.machine.events import UNSTARTED, Fact, Kind
+from dagrid.machine.state import COMPLETED, MOVES, PENDING, READY, WAITING, State, make_ready, refresh, satisfies
+
+
+def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> list[int]:
+    """Return the nodes that run again: of those that have ended what did not complete, the roots and all behind them, handlers.
+
+    Args:
+        state: of a run, ended or not.
+        roots: what is to run anew although it completed.
+        spared: what does not run in any case: it has a value from before, or is no part of the run.
+    """
+    anew = set(roots)
+    stack = list(anew)
+    while stack:
+        for after in state.plan.successors[stack.pop()]:
+            if after not in anew:
+                anew.add(after)
+                stack.append(after)
+    return [
+        node
+        for node, status in enumerate(state.status)
+        if status >= COMPLETED
+        and node not in spared
+        and (status != COMPLETED or node in anew or node in state.plan.handlers)
+    ]
+
+
+def _reopened(state: State, fact: Fact) -> None:
+    """Nodes that had ended are as if they had not run, but for the numbers of their tries; the run is as if it had not ended."""
+    nodes = set(fact.numbers)
+    state.settle_records(nodes)
+    touched = set(nodes)
+    for node in fact.numbers:
+        _forget(state, node)
+        touched.update(state.plan.successors[node])
+    for handler in state.plan.handlers:
+        if state.status[handler] < COMPLETED:
+            state.shut.add(handler)
+            touched.add(handler)
+    state.remaining += len(nodes)
+    state.outcome, state.unapplied = None, ()
+    state.cancelled = state.error = state.expired = ""
+    state.stopped = state.finished = False
+    state.reopened_at = fact.at
+    state.doomed.clear()
+    state.passed.clear()
+    refresh(state)
+    for node in sorted(touched):
+        _wait_again(state, node)
+
+
+def _forget(state: State, node: int) -> None:
+    """Take back how a node ended."""
+    number = state.number_of(node)
+    if state.status[node] == COMPLETED:
+        state.remade.add(node)  # what it appended is there
+    elif node not in state.remade and state.plan.adds.get(node):
+        state.may_add(state.plan.adds[node], 1)
+    if state.started[node] != UNSTARTED:
+        detail = state.detail.get(node) or "it runs again"
+        state.attempts_before.setdefault(node, []).append(
+            Fact(Kind.REOPENED, state.ended[node], node, number, state.where[node], state.started[node], detail=detail)
+        )
+        state.numbers[node] = number + 1
+    # No move of the table: this alone brings a node back that has ended.
+    state.status[node] = PENDING
+    state.started[node], state.ended[node], state.where[node] = UNSTARTED, 0.0, -1
+    for known in (state.cause, state.detail, state.failures, state.losses, state.performers):
+        known.pop(node, None)
+    state.tolerated.discard(node)
+
+
+def _wait_again(state: State, node: int) -> None:
+    """Count anew what a node waits for that has not ended."""
+    status = state.status[node]
+    if status not in (PENDING, READY, WAITING):
+        return
+    state.status[node] = PENDING
+    state.due.pop(node, None)
+    missing = sum(not satisfies(state, before, node) for before in state.plan.predecessors[node])
+    state.waiting[node] = 1 if node in state.shut else missing
+    if not state.waiting[node]:
+        make_ready(state, node)
+
+
+MOVES[Kind.REOPENED] = _reopened

@@ -1,0 +1,221 @@
+"""A run that has ended is taken up again with what did not complete; and any run can be looked at without taking it over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dagrid
+from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
+from dagrid.assemble import restart, view
+from dagrid.errors import InvalidSettingError, RunError, RunTimeoutError, UnknownNodeError, UnknownRunError
+from dagrid.execution.recording import Checkpoint
+from dagrid.stores import open_artifacts, open_store
+from dagrid.testing.gate import Gate, stand
+from tests.execution.again_tasks import dying, growing, step
+from tests.execution.durable_tasks import noted
+from tests.execution.handler_tasks import sleep
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> str:
+    return str(tmp_path / "log")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return str(tmp_path / "kept")
+
+
+def graph(log: str, fn: Any = step) -> DAG:
+    """Return a > b > c, d beside them, and two handlers."""
+    edges: dict[str, list[str]] = {"a": [], "b": ["a"], "c": ["b"], "d": []}
+    nodes = [Node(name, partial(fn, log, name), before, retries=Retry(1)) for name, before in edges.items()]
+    handlers = [Node(f"on_{word}", partial(step, log, f"on_{word}"), handler=word) for word in ("failure", "exit")]
+    return DAG([*nodes, *handlers])
+
+
+def say(log: str, what: str, *names: str) -> None:
+    for name in names:
+        Path(f"{log}.{what}.{name}").touch()
+
+
+def take_back(log: str) -> None:
+    for path in Path(log).parent.glob("log.*.*"):
+        path.unlink()
+
+
+def status_in_store(folder: str) -> tuple[str, float]:
+    store = open_store(f"{folder}/journal.db")
+    try:
+        return store.runs()[0].status, store.runs()[0].ended
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("backend", ["inline", "thread", "multiprocessing?max_workers=2"])
+@pytest.mark.parametrize("first_snapshot", [50_000, 1])
+def test_what_did_not_complete_runs_again(log: str, folder: str, backend: str, first_snapshot: int) -> None:
+    """And the handlers; the rest is there. Retries count anew, and attempts go on."""
+    say(log, "fail", "b")
+    store, artifacts = open_store(f"{folder}/journal.db"), open_artifacts(f"{folder}/values")
+    checkpoint = Checkpoint(store, artifacts, first_snapshot)
+    first = graph(log).run(backend=backend, checkpoint=checkpoint, run_id="run")
+    assert first.status is RunStatus.FAILED
+    assert Counter(noted(log)) == {"a": 1, "b": 2, "d": 1, "on_failure": 1, "on_exit": 1}
+    second = dagrid.resume(checkpoint, "run", backend=backend, again=True)
+    assert second.status is RunStatus.FAILED
+    assert second.node_result("b").attempts == 4
+    take_back(log)
+    third = dagrid.resume(checkpoint, "run", backend=backend, again=True)
+    assert third.ok
+    assert third["c"] == 3
+    assert third.node_result("b").attempts == 5
+    assert third.node_result("on_failure").status is NodeStatus.SKIPPED
+    assert Counter(noted(log)) == {"a": 1, "b": 5, "c": 1, "d": 1, "on_failure": 2, "on_exit": 3}
+    assert store.runs()[0].status == "succeeded"
+    assert dagrid.resume(checkpoint, "run")["c"] == 3
+    store.close()
+
+
+def test_roots_run_anew_with_all_behind_them(log: str, folder: str) -> None:
+    """Although they completed; a function stands for its node."""
+    assert graph(log).run(backend="inline", checkpoint=folder, run_id="run").ok
+    again = dagrid.resume(folder, again=True, roots=["b"], backend="inline")
+    assert again.ok
+    assert Counter(noted(log)) == {"a": 1, "b": 2, "c": 2, "d": 1, "on_exit": 2}
+    assert again.node_result("c").attempts == 2
+
+
+def test_a_cancelled_a_skipped_and_a_late_run_are_taken_up(log: str, folder: str) -> None:
+    """In any way means in any way; the limit of the run counts from when it was taken up."""
+    say(log, "skip", "b")
+    assert graph(log).run(backend="inline", checkpoint=folder, run_id="skipped").ok
+    take_back(log)
+    assert dagrid.resume(folder, "skipped", again=True, backend="inline")["c"] == 3
+    nodes = [Node("a", partial(sleep, log)), Node("b", partial(step, log, "b"), ["a"])]
+    with pytest.raises(RunTimeoutError):
+        DAG(nodes).run(timeout=0.2, checkpoint=folder, run_id="late").raise_for_status()
+    late = dagrid.resume(folder, "late", again=True)
+    assert late.status is RunStatus.FAILED
+    assert late.node_result("a").attempts == 2
+    run = DAG(nodes).start(checkpoint=folder, run_id="cancelled")
+    next(event for event in run.events() if event.kind == "started")
+    run.cancel()
+    assert run.wait(PATIENCE).status is RunStatus.ABORTED
+    run = restart(folder, "cancelled", again=True)
+    next(event for event in run.events() if event.kind == "started" and event.attempt == 2)
+    assert status_in_store(folder) == ("running", 0.0)
+    run.cancel()
+    assert run.wait(PATIENCE).status is RunStatus.ABORTED
+
+
+def test_what_is_no_part_of_a_run_stays_that(log: str, folder: str) -> None:
+    """Also what was given."""
+    first = graph(log).run(backend="inline", checkpoint=folder, targets=["c"], given={"a": 10})
+    assert first["c"] == 12
+    again = dagrid.resume(folder, again=True, roots=["a", "b"], backend="inline")
+    assert again["c"] == 12
+    assert Counter(noted(log)) == {"b": 2, "c": 2, "on_exit": 2}
+    assert again.node_result("d").reason == "not needed for the targets"
+
+
+def test_a_node_that_grew_the_graph_grows_it_once(log: str, folder: str) -> None:
+    """What it appended is there; it cannot be appended twice, and runs again only if it did not complete."""
+    node = Node("growing", partial(growing, log))
+    assert DAG([node]).run(backend="inline", checkpoint=folder).ok
+    again = dagrid.resume(folder, again=True, roots=["growing"], backend="inline")
+    assert again.ok
+    assert Counter(noted(log)) == {"growing": 2, "more": 1}
+
+
+@pytest.mark.parametrize("name", ["b", "c"])
+def test_a_run_that_dies_when_it_was_taken_up_goes_on(log: str, folder: str, name: str) -> None:
+    """It is a run like others then: what had completed the second time does not run a third time."""
+    say(log, "fail", "b")
+    assert not graph(log, dying).run(backend="inline", checkpoint=folder, run_id="run").ok
+    take_back(log)
+    say(log, "die", name)
+    program = "import sys, dagrid; dagrid.resume(sys.argv[1], 'run', again=True, backend='inline')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    command = [sys.executable, "-c", program, folder]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=50)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert status_in_store(folder)[0] == "running"
+    result = dagrid.resume(folder, "run", backend="inline")
+    assert result.ok
+    ran_by = Counter(noted(log))
+    assert ran_by["a"] == 1
+    assert ran_by["b"] == (5 if name == "b" else 3)
+    assert ran_by["on_exit"] == 2
+
+
+def test_what_cannot_be_taken_up_is_said(log: str, folder: str) -> None:
+    """A misspelt root must not start anything."""
+    with pytest.raises(UnknownRunError, match="has no run"):
+        dagrid.resume(folder, again=True)
+    assert graph(log).run(backend="inline", checkpoint=folder).ok
+    with pytest.raises(UnknownNodeError, match="Did you mean 'on_exit'"):
+        dagrid.resume(folder, again=True, roots=["on_exits"])
+    with pytest.raises(InvalidSettingError, match="again=True"):
+        dagrid.resume(folder, roots=["a"])
+    assert Counter(noted(log))["a"] == 1
+    assert status_in_store(folder)[0] == "succeeded"
+
+
+# --- views ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_under_way_is_looked_at_without_taking_it_over(log: str, folder: str) -> None:
+    """Somebody in another process wants to know how it stands; whoever has the run does not notice."""
+    with Gate() as gate:
+        nodes = [
+            Node("done", partial(step, log, "done")),
+            Node("held", partial(stand, gate.address), ["done"]),
+            Node("next", partial(step, log, "next"), ["held"]),
+        ]
+        run = DAG(nodes).start(checkpoint=folder, run_id="run", backend="thread")
+        visit = gate.meet()
+        seen = view(folder, "run")
+        assert not seen.done
+        assert seen.counts() == run.counts()
+        assert seen.status("held") is NodeStatus.RUNNING
+        assert seen.running() == ["held"]
+        assert seen.node_result("done").value == 1
+        assert seen.node_result("held").error is None
+        assert seen.explain("next") == "'next' waits for 'held' (running)."
+        assert [event.kind for event in seen.events()][-1] == "started"
+        for attempt in (seen.wait, seen.cancel, seen.result):
+            with pytest.raises(RunError):
+                attempt()
+        seen.close()
+        visit.release()
+        assert run.wait(PATIENCE).ok
+    ended = view(folder)
+    assert ended.done
+    assert ended.result()["next"] == 1
+    ended.close()
+    assert status_in_store(folder)[0] == "succeeded"
+
+
+def test_a_view_of_a_run_that_failed_has_its_errors(log: str, folder: str) -> None:
+    """And of one that was kept in a snapshot."""
+    say(log, "fail", "b")
+    checkpoint = Checkpoint(open_store(f"{folder}/journal.db"), open_artifacts(f"{folder}/values"), 1)
+    graph(log).run(backend="inline", checkpoint=checkpoint, run_id="run")
+    seen = view(checkpoint, "run")
+    with pytest.raises(ValueError, match="b on purpose"):
+        seen.result().raise_for_status()
+    assert seen.node_result("c").status is NodeStatus.SKIPPED
+    checkpoint.store.close()
