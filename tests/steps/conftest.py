@@ -108,3 +108,12 @@ def wrong(text):
     except WorkflowError as error:
         return str(error).splitlines()
     return []
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """One server for all tests."""
+    from tests.stores.postgres_place import cluster  # only the tests with an engine have it
+
+    with cluster() as server:
+        yield server

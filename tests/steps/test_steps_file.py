@@ -100,7 +100,7 @@ def test_deletes_have_bounds(place, tmp_path, monkeypatch):
             filing.delete([path], str(place), recursive=True)
     with pytest.raises(StepError, match="is not empty; set recursive: true"):
         filing.delete(["sub"], str(place))
-    with pytest.raises(StepError, match="6 files would be deleted, and the limit is 3. Set limit: 6"):
+    with pytest.raises(StepError, match=r"6 files would be deleted, and the limit is 3\. Set limit: 6"):
         filing.delete(["*.txt", "sub"], str(place), recursive=True, limit=3)
     with pytest.raises(StepError, match="There is nothing at 'no-such'"):
         filing.delete(["a.txt", "no-such"], str(place))
@@ -152,7 +152,7 @@ def test_a_write_that_fails_leaves_the_old_file(place, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(filing.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StepError, match="No space left on device"):
         filing.write("a.txt", "new", overwrite=True)
     assert (place / "a.txt").read_text() == "a.txt"

@@ -11,6 +11,8 @@ import pytest
 
 from tests.steps.conftest import wrong
 
+RELEASED = threading.Event()
+
 
 class Handler(BaseHTTPRequestHandler):
     """Tells what it was asked, or behaves as its path says."""
@@ -47,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         if path == "/late":
-            self.server.released.wait(20)
+            RELEASED.wait(20)
         return self.say(200, json.dumps(asked).encode(), **{"Content-Type": "application/json"})
 
     do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
@@ -72,7 +74,6 @@ class Server(ThreadingHTTPServer):
 
 def serving():
     server = Server(("127.0.0.1", 0), Handler)
-    server.released = threading.Event()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     return server, thread
@@ -83,7 +84,7 @@ def servers():
     made = [serving(), serving()]
     yield [f"http://127.0.0.1:{server.server_address[1]}" for server, _ in made]
     for server, thread in made:
-        server.released.set()
+        RELEASED.set()
         server.shutdown()
         thread.join(10)
         server.server_close()

@@ -116,10 +116,10 @@ def send(server: Server, letter: Letter) -> None:
             f"SSL_CERT_FILE in the environment."
         ) from None
     except TimeoutError:
-        raise StepError(
-            f"{server.shown} has not answered within {server.timeout:g} s. Check host and port of `smtp`."
-        ) from None
+        raise _silent(server) from None
     except smtplib.SMTPServerDisconnected as error:
+        if "timed out" in str(error):
+            raise _silent(server) from None
         raise StepError(f"{server.shown} closed the connection: {error}") from None
     except smtplib.SMTPException as error:
         raise StepError(f"{server.shown}: {error}") from None
@@ -128,6 +128,10 @@ def send(server: Server, letter: Letter) -> None:
         raise StepError(f"{server.shown} {how}: {error.strerror or error}. Check host and port of `smtp`.") from None
     if refused:
         raise _refused(refused, everybody)
+
+
+def _silent(server: Server) -> StepError:
+    return StepError(f"{server.shown} has not answered within {server.timeout:g} s. Check host and port of `smtp`.")
 
 
 def _connected(server: Server) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ OWN = frozenset({
 """First words of statements that end a transaction, or cannot be in one: a text with one of them gets none around it."""
 ROWS_AT_ONCE = 1000
 _SILENT = frozenset({"Count", "Success"})
+_ASKS = re.compile(r"\A[\s(]*(?:select|with|values|table)\b|\breturning\b", re.IGNORECASE)
 
 
 class Database(Protocol):
@@ -197,6 +199,7 @@ class _DuckDB:
 
         self.errors: tuple[type[Exception], ...] = (duckdb.Error, RuntimeError)
         self.connection = duckdb.connect(dsn)
+        self.connection.execute("SET enable_progress_bar = false")  # it would be drawn into the output
 
     def execute(self, text: str, parameters: Parameters) -> int:
         answer = self.rows(text, parameters)
@@ -238,6 +241,11 @@ class _Postgres:
         import psycopg
 
         cursor = self.connection.cursor()
+        if not _ASKS.search(text):
+            cursor.execute(text, parameters)
+            if cursor.description is None:
+                return cursor.rowcount
+            return [column.name for column in cursor.description], iter(cursor)
         stream = cursor.stream(text, parameters)  # row by row: whatever its size, the result is never here as a whole
         try:
             first = [next(stream)]
@@ -246,10 +254,8 @@ class _Postgres:
         except psycopg.ProgrammingError as error:
             if error.sqlstate is not None or "didn't produce" not in str(error):
                 raise
-            return cursor.rowcount
-        if cursor.description is None:
-            return cursor.rowcount
-        return [column.name for column in cursor.description], chain(first, stream)
+            return -1
+        return [column.name for column in cursor.description or ()], chain(first, stream)
 
     def many(self, text: str, rows: Sequence[Row]) -> int:
         with self.connection.cursor() as cursor:
@@ -257,7 +263,7 @@ class _Postgres:
             return cursor.rowcount
 
     def interrupt(self) -> None:
-        self.connection.cancel()
+        self.connection.cancel_safe(timeout=10)
 
     def close(self) -> None:
         self.connection.close()

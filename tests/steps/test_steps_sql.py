@@ -1,0 +1,321 @@
+"""Steps of type sql: the same statements on three real databases, and what is each one's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from textwrap import indent
+
+import pytest
+
+from dagrid.errors import StepError
+from dagrid.workflow.steps.printing import printed
+from dagrid.workflow.steps.querying import query
+from dagrid.workflow.steps.statements import statements
+from dagrid.workflow.warm import Returned
+from dagrid.workflow.work import Work
+from tests.steps.conftest import wrong
+
+KINDS = ["sqlite", "duckdb", pytest.param("postgres", marks=pytest.mark.engine)]
+
+
+@pytest.fixture(params=KINDS)
+def database(request, tmp_path):
+    """A kind of database, and the DSN of an empty one."""
+    if request.param != "postgres":
+        return request.param, f"data.{'db' if request.param == 'sqlite' else 'duckdb'}"
+    server = request.getfixturevalue("postgres")
+    name = f"d{abs(hash(str(tmp_path)))}"
+    with server.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return "postgres", server.url(database=name).partition("?")[0]
+
+
+class Asker:
+    def __init__(self, perform, kind, dsn):
+        self.perform, self.kind, self.dsn = perform, kind, dsn
+
+    def __call__(self, script, more="", params="", before=""):
+        return self.perform(
+            f"{before}\n{params}\nsteps:\n  - name: a\n    type: {self.kind}\n    config:\n      dsn: '{self.dsn}'\n"
+            f"{indent(more, '      ')}\n    script: |\n{indent(script, '      ')}\n"
+        )
+
+
+def call_here(work, fn, *args, **kwargs):
+    """Call a function in this process, which is quicker by the start of another one."""
+    saved, there = [os.dup(1), os.dup(2)], os.getcwd()
+    sys.stdout.flush()
+    for descriptor, path in ((1, work.stdout), (2, work.stderr)):
+        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.dup2(log, descriptor)
+        os.close(log)
+    os.chdir(work.folder)
+    try:
+        with (
+            open(1, "w", closefd=False) as out,
+            open(2, "w", closefd=False) as err,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            fn(*args, **kwargs)
+    finally:
+        os.chdir(there)
+        for descriptor, one in zip((1, 2), saved, strict=True):
+            os.dup2(one, descriptor)
+            os.close(one)
+    yield from ()
+    return Returned()
+
+
+@pytest.fixture
+def ask(perform, database, monkeypatch):
+    monkeypatch.setattr(Work, "call", call_here)
+    return Asker(perform, *database)
+
+
+TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, price DECIMAL(10, 2));\n"
+ROWS = "INSERT INTO t VALUES (1, 'one; not two', 1.50), (2, NULL, 2.25);\n"
+
+
+def test_the_rows_of_the_last_statement_are_the_output(ask):
+    ended = ask(TABLE + ROWS + "-- a comment; with a semicolon\nSELECT id, name FROM t ORDER BY id;")
+    assert not ended.error
+    assert [json.loads(line) for line in ended.out.splitlines()] == [
+        {"id": 1, "name": "one; not two"},
+        {"id": 2, "name": None},
+    ]
+    assert ask("INSERT INTO t VALUES (3, 'x', 0)").out == ""
+    assert ask("UPDATE t SET name = 'y' WHERE id > 1").err == "2 rows changed\n"
+    assert ask("SELECT * FROM t WHERE id > 9").out == ""
+
+
+@pytest.mark.parametrize(
+    ("output", "out"),
+    [
+        ("csv", "id,name\n1,one; not two\n2,-\n"),
+        ("csv\nheaders: false", "1,one; not two\n2,-\n"),
+        ("json", '[\n    {"id":1,"name":"one; not two"},\n    {"id":2,"name":null}\n]\n'),
+        ("table", "id  name\n--  ------------\n 1  one; not two\n 2  -\n"),
+        ("csv\nmax_rows: 1", "id,name\n1,one; not two\n"),
+    ],
+)
+def test_forms_of_output(ask, output, out):
+    assert not ask(TABLE + ROWS).error
+    assert ask("SELECT id, name FROM t ORDER BY id", f"output: {output}\nnull: '-'").out == out
+
+
+def test_all_statements_count_or_none(ask):
+    """A step that fails half-way and is tried again must find what it found the first time."""
+    assert not ask(TABLE).error
+    assert ask(ROWS + "INSERT INTO no_such VALUES (1)").error
+    assert ask("SELECT id FROM t").out == ""
+    assert ask(ROWS + "INSERT INTO no_such VALUES (1)", "autocommit: true").error
+    assert len(ask("SELECT id FROM t").out.splitlines()) == 2
+    assert not ask("BEGIN; DELETE FROM t; COMMIT;").error
+    assert ask("SELECT id FROM t").out == ""
+
+
+def test_values_are_parameters_and_never_text(ask):
+    hostile = "x'; DROP TABLE t; --"
+    assert not ask(TABLE).error
+    named = f"params: {{id: 7, name: {json.dumps(hostile)}}}"
+    assert not ask("INSERT INTO t (id, name) VALUES (:id, :name); SELECT CAST('1' AS INTEGER)", named).error
+    assert json.loads(ask("SELECT name FROM t WHERE id = :id AND name LIKE '%;%'", "params: {id: 7}").out) == {
+        "name": hostile
+    }
+    by_position = "params: [8, a, 7, 8]"
+    ended = ask("INSERT INTO t (id, name) VALUES (?, ?); SELECT count(*) AS n FROM t WHERE id IN (?, ?)", by_position)
+    assert json.loads(ended.out) == {"n": 2}
+    assert "have 1 parameters, and `params` has 2 values" in ask("SELECT ?", "params: [1, 2]").error
+    assert "No statement has the parameter :b" in ask("SELECT :a", "params: {a: 1, b: 2}").error
+
+
+def test_names_of_the_workflow_are_put_into_the_text(ask):
+    script = "SELECT '${DAY}' AS a, $N AS b, '$1 ${NONE}' AS c, '`x`' AS d"
+    ended = ask(script, before="params: {DAY: monday, N: 3}")
+    assert json.loads(ended.out) == {"a": "monday", "b": 3, "c": "$1 ${NONE}", "d": "`x`"}
+
+
+def test_errors_say_what_the_database_says(ask):
+    ended = ask("SELECT * FROM no_such")
+    assert "no_such" in ended.error
+    assert "Traceback" not in ended.err
+    assert ask("SELEC 1").error
+
+
+def test_a_long_statement_is_interrupted(ask):
+    table = "generate_series(1, 100000000)" if ask.kind == "postgres" else "range(10000000000)"
+    slow = f"SELECT count(*) FROM {table} a, {table} b"
+    if ask.kind == "sqlite":
+        slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
+    assert "took longer than 0.3 s" in ask(slow, "timeout: 300ms").error
+
+
+def test_rows_go_to_a_file_whole_or_not_at_all(ask, tmp_path):
+    assert not ask(TABLE + ROWS).error
+    ended = ask("SELECT id FROM t ORDER BY id", "output: csv\nfile: out.csv")
+    assert ended.out == ""
+    assert "2 rows in" in ended.err
+    assert (tmp_path / "out.csv").read_text() == "id\n1\n2\n"
+    assert ask("SELECT id FROM no_such", "output: csv\nfile: out.csv").error
+    assert (tmp_path / "out.csv").read_text() == "id\n1\n2\n"
+
+
+def test_a_file_is_imported(ask, tmp_path):
+    (tmp_path / "in.csv").write_text('id,name\n1,a\n2,\n3,"x, y"\n')
+    assert not ask(TABLE).error
+    taken = "import: {inputFile: in.csv, table: t, batchSize: 2}"
+    ended = ask("SELECT id, name FROM t ORDER BY id", taken)
+    assert "3 rows from" in ended.err
+    assert [json.loads(line)["name"] for line in ended.out.splitlines()] == ["a", None, "x, y"]
+    assert ask("SELECT 1 AS a", taken).error
+    assert not ask("SELECT 1 AS a", "import: {inputFile: in.csv, table: t, onConflict: ignore}").error
+    (tmp_path / "in.jsonl").write_text('{"id": 1, "name": "new"}\n')
+    ended = ask(
+        "SELECT name FROM t WHERE id = 1", "import: {file: in.jsonl, table: t, onConflict: replace, conflictTarget: id}"
+    )
+    assert json.loads(ended.out) == {"name": "new"}
+    (tmp_path / "in.csv").write_text("id,name\n1\n")
+    assert "a row of 1 values where there are 2 columns" in ask("SELECT 1", taken).error
+
+
+def test_a_large_result_streams(ask, tmp_path):
+    """A result must not be held in memory: one of 160 MB comes through a process that grows by less than half of that."""
+    if ask.kind == "sqlite":
+        numbers = "WITH RECURSIVE c(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM c WHERE i < 399999)"
+        text = f"{numbers} SELECT i, hex(zeroblob(200)) AS x FROM c"
+    else:
+        source = "generate_series(0, 399999) t(i)" if ask.kind == "postgres" else "range(400000) t(i)"
+        text = f"SELECT i, repeat('0', 400) AS x FROM {source}"
+    limited = (
+        "import resource\nfrom dagrid.workflow.steps.querying import query\n"
+        "def limited(kind, dsn, text, **settings):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "    query(kind, dsn, text, **settings)\n"
+        "    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before\n"
+        "    return grown\n"
+    )
+    (tmp_path / "limited.py").write_text(limited)
+    program = f"import limited; print(limited.limited({ask.kind!r}, {ask.dsn!r}, {text!r}, file='out.jsonl'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=55
+    )
+    assert (tmp_path / "out.jsonl").stat().st_size > 160_000_000
+    assert int(done.stdout) < 80_000
+
+
+@pytest.mark.engine
+def test_a_password_is_in_no_message(perform, postgres, monkeypatch):
+    wrong_one = "open-says-me"
+    url = postgres.url(password=wrong_one).partition("?")[0]
+    step = "steps: [{type: postgres, command: SELECT 1, config: {dsn: '%s'}}]"
+    for dsn in (
+        url,
+        url.replace("127.0.0.1", "127.0.0.1:x"),
+        "postgresql://dagrid:open-says-me@127.0.0.1:1/x",
+        f"{url}?no=1",
+    ):
+        ended = perform(step % dsn)
+        assert "cannot be opened" in ended.error
+        assert wrong_one not in ended.error + ended.err + ended.out
+
+
+@pytest.mark.engine
+def test_what_postgres_alone_has(perform, postgres):
+    ask = Asker(perform, "postgres", postgres.url().partition("?")[0])
+    assert not ask("VACUUM").error
+    body = (
+        "CREATE OR REPLACE FUNCTION f(a int) RETURNS int LANGUAGE plpgsql AS $body$ BEGIN RETURN a; END; $body$;\n"
+        "CREATE OR REPLACE FUNCTION g() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; SELECT 2; END;\n"
+        "SELECT f(3) AS f, g() AS g, '{\"a\": [1]}'::jsonb AS j, 5 % 3 AS m, 1.50::numeric AS d, E'it\\'s; x' AS e"
+    )
+    assert json.loads(ask(body).out) == {"f": 3, "g": 2, "j": {"a": [1]}, "m": 2, "d": 1.5, "e": "it's; x"}
+    assert json.loads(ask("SELECT :a::text || '%' AS a", "params: {a: x}").out) == {"a": "x%"}
+
+
+def test_what_sqlite_alone_has(perform):
+    script = (
+        "CREATE TABLE t (a); CREATE TABLE log (a);\n"
+        "CREATE TRIGGER tr AFTER INSERT ON t BEGIN INSERT INTO log VALUES (new.a); INSERT INTO log VALUES (new.a); END;\n"
+        "INSERT INTO t VALUES (1); SELECT count(*) AS n FROM log;"
+    )
+    assert json.loads(Asker(perform, "sqlite", ":memory:")(script).out) == {"n": 2}
+
+
+def test_duckdb_reads_files_of_the_folder(perform, tmp_path):
+    (tmp_path / "in.csv").write_text("a,b\n1,x\n2,y\n")
+    query = "SELECT sum(a) AS s, DATE '2024-01-02' AS d, 1.10 AS p, [1, 2] AS l FROM 'in.csv'"
+    text = f'steps: [{{type: duckdb, command: "{query}"}}]'
+    assert perform(text).out == '{"s":3,"d":"2024-01-02","p":1.10,"l":[1,2]}\n'
+
+
+def test_a_general_type_sees_which_database_is_meant(perform, tmp_path, monkeypatch):
+    monkeypatch.setattr(Work, "call", call_here)
+    for dsn in ("x.db", "sqlite:///x.db", f"sqlite:///{tmp_path}/x.db", "file:x.db?mode=rw"):
+        assert not perform(
+            f"steps: [{{type: sql, command: CREATE TABLE IF NOT EXISTS t (a), config: {{dsn: '{dsn}'}}}}]"
+        ).error
+    with sqlite3.connect(tmp_path / "x.db") as connection:
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (0,)
+    connection.close()
+    for dsn in ("y.duckdb", "duckdb:///y.duckdb", ":memory:"):
+        assert json.loads(perform(f"steps: [{{type: sql, command: SELECT 1 AS a, config: {{dsn: '{dsn}'}}}}]").out) == {
+            "a": 1
+        }
+    assert (tmp_path / "y.duckdb").exists()
+
+
+@pytest.mark.parametrize(("kind", "package"), [("duckdb", "duckdb"), ("postgres", "psycopg")])
+def test_a_package_that_is_missing(kind, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(StepError, match=rf"need the package {package}: pip install 'dagrid\[{kind}\]'"):
+        query(kind, "x", "SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a; b ;; c", ["a", "b", "c"]),
+        ("a ';' \";\" -- ;\n; b /* ; /* ; */ ; */ c", ["a ';' \";\" -- ;", "b /* ; /* ; */ ; */ c"]),
+        ("a $$ ; $$; b $x$ ; $$ ; $x$", ["a $$ ; $$", "b $x$ ; $$ ; $x$"]),
+        ("a 'it''s;'; b E'\\';'; c", ["a 'it''s;'", "b E'\\';'", "c"]),
+        ("-- nothing\n;  ;", []),
+        ("a 'never closed; b", ["a 'never closed", "b"]),
+    ],
+)
+def test_statements_are_told_apart(text, found):
+    assert [one.text for one in statements(text, "postgres")] == found
+
+
+def test_columns_of_one_name_are_all_there():
+    pieces: list[bytes] = []
+    printed(["a", "a", "a"], [(1, 2, 3)], "jsonl", pieces.append, headers=True, null="")
+    assert b"".join(pieces) == b'{"a":1,"a_2":2,"a_3":3}\n'
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (
+            "{type: postgres, command: SELECT 1}",
+            "a step of type postgres needs a database; write dsn: postgresql://USER@HOST/NAME",
+        ),
+        ("{type: sql, command: SELECT 1, config: {dsn: x.txt}}", "it cannot be seen which database that is"),
+        ("{type: duckdb}", "a step of type duckdb has nothing to do"),
+        ("{type: duckdb, command: SELECT 1, config: {output: jsno}}", "Did you mean 'json'?"),
+        (
+            "{type: duckdb, command: SELECT 1, config: {params: 3}}",
+            "'params' is a mapping of names to values, or a list",
+        ),
+        ("{type: duckdb, config: {import: {fiel: x, table: t}}}", "unknown key 'fiel' in import"),
+    ],
+)
+def test_a_file_is_told_what_is_wrong_with_it(step, message):
+    found = wrong(f"steps: [{step}]")
+    assert len(found) == 1
+    assert message in found[0]
