@@ -20,6 +20,7 @@ from dagrid.assemble import restart
 from dagrid.assemble import start as start_graph
 from dagrid.errors import UnknownRunError, WorkflowNotFoundError
 from dagrid.execution.backends.command import CommandBackend
+from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
 from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
@@ -269,7 +270,7 @@ def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
 
 def _settings(context: Context, observers: Readers) -> dict[str, Any]:
     return {
-        "backend": "inline",
+        "backend": InlineBackend(),  # by its name it would be looked for among the entry points of all packages
         "places": {"command": CommandBackend(MOST_ATTEMPTS, context.workflow.max_active_steps or PROCESSES)},
         "progress": False,
         "cache": False,
