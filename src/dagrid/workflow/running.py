@@ -279,11 +279,11 @@ def _settings(context: Context, observers: Readers) -> dict[str, Any]:
 
 
 def _capacities(dag: DAG, said: Mapping[str, float] | None) -> dict[str, float]:
-    """Return the capacity of what steps ask for."""
+    """Return the capacity of what steps ask for: what nobody gives one there is once, as a lock is."""
     asked = {resource for name in dag for resource in dag.node(name).resources}
     cores = float(os.cpu_count() or 1)
     known = {**dict.fromkeys(("cpu", "cpus", "cores"), cores), **(said or {})}
-    return {resource: amount for resource, amount in known.items() if resource in asked}
+    return {resource: known.get(resource, 1.0) for resource in asked}
 
 
 def _tell(run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[str, str]) -> None:
