@@ -33,7 +33,7 @@ TOLD = {
 
 
 class RunLog:
-    """Append what happens in a run to a file.
+    """Append what happens in a run to a file; of a run that goes on, what the file does not tell yet.
 
     Args:
         path: of the file.
@@ -45,9 +45,11 @@ class RunLog:
         self._mask = mask
         self._file: TextIO | None = None
         self._offset = 0.0
+        self._known = 0
 
     def begin(self, run: Any) -> None:
         """Open the file."""
+        self._known = _lines(self._path)
         self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # closed in `end`
         self._offset = time() - run.seconds
 
@@ -58,6 +60,9 @@ class RunLog:
         for event in events:
             told = TOLD.get(event.kind)
             if told is None:
+                continue
+            if self._known:
+                self._known -= 1  # an earlier process of this run has told it
                 continue
             at = datetime.fromtimestamp(self._offset + event.at).astimezone().isoformat(timespec="milliseconds")
             what = f"{event.node}: {told}" if event.node else told
@@ -71,3 +76,11 @@ class RunLog:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _lines(path: str | PathLike[str]) -> int:
+    try:
+        with open(path, "rb") as file:
+            return sum(1 for _ in file)
+    except FileNotFoundError:
+        return 0

@@ -20,6 +20,7 @@ from dagrid.assemble import restart
 from dagrid.assemble import start as start_graph
 from dagrid.errors import UnknownRunError, WorkflowNotFoundError
 from dagrid.execution.backends.command import CommandBackend
+from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
 from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
@@ -269,7 +270,7 @@ def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
 
 def _settings(context: Context, observers: Readers) -> dict[str, Any]:
     return {
-        "backend": "inline",
+        "backend": InlineBackend(),  # by its name it would be looked for among the entry points of all packages
         "places": {"command": CommandBackend(MOST_ATTEMPTS, context.workflow.max_active_steps or PROCESSES)},
         "progress": False,
         "cache": False,
@@ -278,11 +279,11 @@ def _settings(context: Context, observers: Readers) -> dict[str, Any]:
 
 
 def _capacities(dag: DAG, said: Mapping[str, float] | None) -> dict[str, float]:
-    """Return the capacity of what steps ask for."""
+    """Return the capacity of what steps ask for: what nobody gives one there is once, as a lock is."""
     asked = {resource for name in dag for resource in dag.node(name).resources}
     cores = float(os.cpu_count() or 1)
     known = {**dict.fromkeys(("cpu", "cpus", "cores"), cores), **(said or {})}
-    return {resource: amount for resource, amount in known.items() if resource in asked}
+    return {resource: known.get(resource, 1.0) for resource in asked}
 
 
 def _tell(run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[str, str]) -> None:

@@ -1,0 +1,36 @@
+"""The file that tells a run: each thing once, whoever goes on with the run, and nothing secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import dagrid
+from dagrid import DAG, Node
+from dagrid.observe.log import RunLog
+
+
+def one() -> int:
+    return 1
+
+
+def two(one: int) -> int:
+    return one + 1
+
+
+def told(path: Path) -> list[str]:
+    """Return what the file tells, without the times."""
+    return [line.partition(" ")[2] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("kept", [0, 2, 3, 5], ids=["nothing", "a part", "more", "all"])
+def test_who_goes_on_with_a_run_tells_only_what_the_file_does_not(kept: int, tmp_path: Path) -> None:
+    """A process that is killed may not have told all that is recorded; the next one must neither repeat nor leave out."""
+    log = tmp_path / "run.log"
+    DAG([Node(one), Node(two, depends_on=[one])]).run(checkpoint=tmp_path, run_id="r", observers=[RunLog(log)])
+    whole = told(log)
+    assert whole == ["one: started", "one: completed", "two: started", "two: completed", "the run has ended"]
+    log.write_text("".join(log.read_text(encoding="utf-8").splitlines(True)[:kept]), encoding="utf-8")
+    dagrid.resume(tmp_path, "r", observers=[RunLog(log)])
+    assert told(log) == whole
