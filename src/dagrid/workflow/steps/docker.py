@@ -76,12 +76,12 @@ STATE = "{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}"
 
 RUN_GUARD = (
     'name=$1 grace=$2 keep=$3; shift 3; trap \'trap "" TERM INT HUP; docker stop --time "$grace" "$name" >/dev/null 2>&1; '
-    '[ "$keep" ] || docker rm --force "$name" >/dev/null 2>&1; wait; exit 143\' TERM INT HUP; "$@" <&0 & wait "$!"'
+    '[ "$keep" ] || docker rm --force "$name" >/dev/null 2>&1; wait; exit 143\' TERM INT HUP; exec 3<&0; "$@" <&3 3<&- & wait "$!"'
 )
 """What a client runs under: told to stop, it stops the container, for a process in one may not hear of it otherwise."""
 EXEC_GUARD = (
     'name=$1 file=$2; shift 2; trap \'trap "" TERM INT HUP; docker exec "$name" sh -c "kill -TERM -- -\\$(cat $file); '
-    'rm -f $file" >/dev/null 2>&1; wait; exit 143\' TERM INT HUP; "$@" <&0 & wait "$!"'
+    'rm -f $file" >/dev/null 2>&1; wait; exit 143\' TERM INT HUP; exec 3<&0; "$@" <&3 3<&- & wait "$!"'
 )
 """The same for a process in a container that goes on: it is told to stop, with all that it has started."""
 EXEC_START = 'echo $$ >"$0"; "$@"; r=$?; rm -f "$0"; exit $r'

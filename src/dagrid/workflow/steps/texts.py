@@ -8,7 +8,7 @@ from collections.abc import Collection, Generator, Mapping
 from typing import Any
 
 from dagrid.errors import StepError
-from dagrid.workflow.expressions import Literal, evaluate, parse
+from dagrid.workflow.expressions import Literal, Reference, evaluate, parse
 from dagrid.workflow.variables import Names
 from dagrid.workflow.work import Work
 
@@ -59,7 +59,7 @@ def words(text: str, work: Work) -> Generator[Any, Any, list[str]]:
     values: list[str] = []
     written = []
     for part in parse(text).parts:
-        if type(part) is Literal:
+        if type(part) is Literal or (type(part) is Reference and part.quote == "'" and not part.path):
             written.append(part.written)
             continue
         values.append((yield from work.text(part.written)))
