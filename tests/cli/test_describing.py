@@ -68,12 +68,11 @@ def test_all_that_is_wrong_at_once(dagrid, files):
 
 
 def test_workflows_by_name(dagrid, files, tmp_path):
-    """Beside the current folder there is one for workflows; a call finds those there too."""
+    """Beside the current folder there is one for workflows."""
     dags = tmp_path / "home" / "dags"
     dags.mkdir(parents=True)
     (dags / "nightly.yaml").write_text("steps:\n  - command: echo\n")
-    (files / "calls.yaml").write_text("steps:\n  - {call: nightly}\n")
-    assert dagrid("validate", "nightly", "calls.yaml").code == 0
+    assert dagrid("validate", "nightly").code == 0
     said = dagrid("validate", "nihgtly")
     assert said.code == Exit.UNKNOWN
     assert "Did you mean 'nightly'?" in said.out

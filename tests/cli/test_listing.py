@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from dagrid import DAG, Node
+from dagrid.assemble import start
 from dagrid.cli.exits import Exit
 from dagrid.history import About
 from tests.cli.conftest import PATIENCE
@@ -130,8 +132,9 @@ def test_a_run_that_goes_on(dagrid, history, performer):
 @pytest.fixture
 def written(history):
     """A run of a workflow with two steps, of which one has written something."""
-    spec = "steps:\n  - {name: fetch all, command: x}\n  - {name: load, command: y}\n"
-    place = ended(history, "nightly", "failed", "run-1", spec=spec, source="nightly.yaml")
+    graph = DAG([Node("fetch all", fn=int), Node("load", fn=int)])
+    with history.begin("nightly", About(source="nightly.yaml"), "run-1") as place:
+        start(graph, checkpoint=history.checkpoint, run_id="run-1", epoch=place.epoch, progress=False).wait()
     place.stdout("fetch all").write_bytes(b"one\ntwo\nthree\n")
     place.stderr("fetch all").write_bytes(b"oh\xff\n")
     place.log.write_text("began\nended\n")

@@ -32,6 +32,7 @@ def sample(setting: Setting, number: int) -> str:
         "TIME": f"{number + 1}h",
         "NUMBER": str(number + 3),
         "NAME=VALUE": f"A=v{number}",
+        "NAME=NUMBER": f"A={number + 1}",
     }.get(kind.metavar, f"text{number}")
 
 

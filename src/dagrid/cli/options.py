@@ -10,7 +10,6 @@ import click
 from dagrid.cli.calls import Call
 from dagrid.config import BY_NAME, Config, settings_of
 from dagrid.config.table import FLAG, Setting
-from dagrid.errors import DagridError
 
 Body = Callable[..., int | None]
 Complete = Callable[[click.Context, click.Parameter, str], list[Any]]
@@ -74,7 +73,7 @@ def completing(words: Callable[[Call, str], list[tuple[str, str]]]) -> Complete:
         try:
             with context:
                 return [CompletionItem(word, help=said or None) for word, said in words(call, typed)]
-        except DagridError:  # nobody who presses a key wants to read about it
+        except Exception:  # noqa: BLE001  # nobody who presses a key wants to read about it
             return []
         finally:
             call.close()

@@ -8,21 +8,26 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import localtime, strftime, time
 from typing import TYPE_CHECKING, Any
 
-from dagrid.cli.exits import Exit, exit_of_status
-from dagrid.cli.output import took
+from dagrid.cli.exits import exit_of_status
+from dagrid.cli.output import plain, took
+from dagrid.cli.workflows import said
+from dagrid.errors import DagridError
 from dagrid.execution.interrupts import HeldInterrupts
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
+    from dagrid.execution.results import ExecutionResult, NodeResult
     from dagrid.history import Place
     from dagrid.ports import Observer
+    from dagrid.workflow.running import Started
 
 # A graph of more nodes is shown as a bar.
 MOST_STEPS = 1_000
 MOST_LINES = 2_000
+MOST_FAILURES = 20
+BAD = ("failed", "timed_out", "lost")
 
 
 class Watched:
@@ -62,38 +67,6 @@ class Watched:
     def _tell(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
-
-
-class Log:
-    """The file that tells what happened in a run, `run.log`; what was there before a run is gone on with stays."""
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._run: Any = None
-
-    def begin(self, run: Any) -> None:
-        """Say which run it is."""
-        from dagrid.observe.lines import Lines
-
-        self._run = run
-        self._file = open(self._place.log, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # until `end`
-        began = time() - run.seconds
-        self._lines = Lines(self._put, lambda at: strftime("%Y-%m-%d %H:%M:%S ", localtime(began + at)))
-        self._put(f"{strftime('%Y-%m-%d %H:%M:%S')} run {run.id} of {self._place.about.source}\n")
-
-    def observe(self, events: Sequence[Any]) -> None:
-        """Tell of these."""
-        self._lines.observe(events)
-
-    def end(self) -> None:
-        """Say how it has ended, and close the file."""
-        if self._run.done:
-            self._put(f"{strftime('%Y-%m-%d %H:%M:%S')} the run has ended: {self._run.result().status}\n")
-        self._file.close()
-
-    def _put(self, text: str) -> None:
-        self._file.write(text)
-        self._file.flush()
 
 
 @contextmanager
@@ -136,10 +109,76 @@ def attend(run: Any, held: HeldInterrupts, wait: Callable[[], object]) -> bool:
             return stops > 0
 
 
-def told_end(call: Call, name: str, run_id: str, status: str, seconds: float, stopped: bool) -> Exit:
+def finished(call: Call, started: Started, held: HeldInterrupts) -> int:
+    """Wait for a run of a workflow, say how it has ended or what it waits for, and return the exit code."""
+    run, place, name = started.run, started.place, started.context.name
+    with started:
+        stopped = attend(run, held, run.wait)
+        result = started.finish()
+    record = run_record(place.run_id, name, result)
+    return told_end(call, record, result, stopped)
+
+
+def told_end(call: Call, record: dict[str, Any], result: ExecutionResult, stopped: bool) -> int:
     """Say how a run has ended, and return the exit code."""
-    words = status.replace("_", " ")
-    call.out.say(f"{name} {words} after {took(seconds)}: run {run_id}")
-    if status == "waiting":
-        call.out.say(f"It waits for a person: dagrid approve {run_id} STEP, or dagrid reject {run_id} STEP.")
+    status = record["status"]
+    if call.out.as_json:
+        call.out.json(record)
+    else:
+        for line in failures(result):
+            call.out.complain(line)
+    call.out.say(f"{record['name']} {status.replace('_', ' ')} after {took(record['seconds'])}: run {record['run']}")
     return exit_of_status(status, stopped)
+
+
+def run_record(run_id: str, name: str, result: ExecutionResult) -> dict[str, Any]:
+    """Return what programs are told of a run and its steps."""
+    return {
+        "run": run_id,
+        "name": name,
+        "status": result.status.value,
+        "seconds": result.total_duration_seconds,
+        "steps": [step_record(one) for one in result.node_results.values()],
+    }
+
+
+def step_record(result: NodeResult) -> dict[str, Any]:
+    """Return what programs are told of a step."""
+    end = result.value
+    is_step = type(end).__name__ == "StepEnd"
+    return plain(
+        {
+            "name": result.name,
+            "status": result.status.value,
+            "attempts": result.attempts,
+            "started": result.started if result.attempts else None,
+            "seconds": result.duration_seconds if result.attempts else None,
+            "reason": result.reason,
+            "error": error_of(result),
+            "code": end.code if is_step else None,
+            "outputs": {key: value for key, value in end.outputs.items() if key not in end.hidden} if is_step else None,
+            "stdout": end.stdout if is_step else None,
+            "stderr": end.stderr if is_step else None,
+        }
+    )
+
+
+def error_of(result: NodeResult) -> str:
+    """Return what a step has failed with, in words."""
+    if result.error is None:
+        return ""
+    return (
+        str(result.error) if isinstance(result.error, DagridError) else f"{type(result.error).__name__}: {result.error}"
+    )
+
+
+def failures(result: ExecutionResult) -> Iterator[str]:
+    """Yield what went wrong, a line each, with the place in the user's code."""
+    if result.failure is not None:
+        yield f"dagrid: {result.failure}"
+    failed = [one for one in result.node_results.values() if one.error is not None and one.status in BAD]
+    for one in failed[:MOST_FAILURES]:
+        words = said(one.error) if one.error is not None else ""
+        yield f"{one.name}: {words}"
+    if len(failed) > MOST_FAILURES:
+        yield f"... and {len(failed) - MOST_FAILURES} more"

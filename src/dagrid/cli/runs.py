@@ -13,7 +13,6 @@ from dagrid.errors import DagridError, InvalidSettingError, UnknownNodeError
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.history import RunInfo
-    from dagrid.workflow.model import Workflow
 
 MOST_COMPLETED = 50
 
@@ -58,23 +57,10 @@ def chosen(call: Call, text: str | None) -> RunInfo:
 
 
 def steps_of(call: Call, run_id: str) -> list[str]:
-    """Return the names of the steps of a run, those of its handlers at the end. Raises DagridError: nobody knows them."""
-    about = call.history.about(run_id)
-    if about.kind == "graph":
-        from dagrid.execution.recording import read_head
+    """Return the names of the steps of a run that has begun, with those of its handlers. Raises DagridError: nobody knows."""
+    from dagrid.execution.recording import read_head
 
-        return list(read_head(call.history.checkpoint, run_id)["dag"])
-    from dagrid.workflow import loads
-
-    return steps_in(loads(about.spec, name=about.source or about.name, exists=lambda _: True).main)
-
-
-def steps_in(workflow: Workflow) -> list[str]:
-    """Return the names of the steps of a workflow, those of its handlers at the end."""
-    names = [step.name for step in workflow.steps]
-    handlers = workflow.handler_on
-    found = [handlers.init, handlers.success, handlers.failure, handlers.cancel, handlers.exit]
-    return [*names, *(step.name for step in found if step is not None and step.name)]
+    return list(read_head(call.history.checkpoint, run_id)["dag"])
 
 
 def check_step(known: Sequence[str], step: str, run_id: str) -> None:

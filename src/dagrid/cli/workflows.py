@@ -33,7 +33,7 @@ def load_workflow(call: Call, target: str) -> File:
         WorkflowNotFoundError: there is none.
         WorkflowError: all that is wrong with it.
     """
-    from dagrid.workflow import find, load
+    from dagrid.workflow import find, load, steps
 
     path = Path(target)
     if find(target, ".") is None and not path.exists() and path.name == target:
@@ -41,14 +41,13 @@ def load_workflow(call: Call, target: str) -> File:
         if known is None:
             raise _not_found(target, call.dags)
         path = known
-    return load(path, exists=lambda name: find(name, call.dags) is not None, types=step_types())
+    return load(path, types=steps.KINDS, inspect=steps.check)
 
 
-def step_types() -> list[str]:
-    """Return the types of steps that are there by entry point."""
-    from importlib.metadata import entry_points
-
-    return [point.name for point in entry_points(group="dagrid.steps")]
+def warn(call: Call, file: File) -> None:
+    """Say what is not wrong with a workflow, but surely not meant."""
+    for warning in file.warnings:
+        call.out.say(f"{warning} (warning)")
 
 
 def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, Any]]:
@@ -172,7 +171,9 @@ def _converted(text: str, kind: Any, name: str) -> Any:
 
 
 def said(error: BaseException) -> str:
-    """Return what happened in the user's code, and where."""
+    """Return what happened in the user's code, and where; what dagrid says itself needs no place."""
+    if isinstance(error, DagridError):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     ours = os.path.dirname(__file__)
     last = next((one for one in reversed(frames) if not one.filename.startswith((ours, "<frozen"))), None)

@@ -126,6 +126,8 @@ class Config:
             if number < len(way) - 1 and not isinstance(at, Mapping):
                 raise self.file.refuse(f"{'.'.join(way[: number + 1])} holds settings by name.", *way[: number + 1])
         where = self.file.where(*way)
+        if setting.kind.separator and isinstance(at, Mapping):
+            at = [f"{name}={_text(value)}" for name, value in at.items()]
         many = setting.kind.many and isinstance(at, list)
         if isinstance(at, (Mapping, list)) and not many:
             raise InvalidSettingError(f"{where}: {setting.key} is {setting.kind.wanted}.")
@@ -155,8 +157,8 @@ class Config:
 def _read(setting: Setting, said: str | Iterable[str], source: str) -> Any:
     kind = setting.kind
     texts = [said] if isinstance(said, str) else list(said)
-    if kind.many and isinstance(said, str) and kind.choices:
-        texts = said.replace(",", " ").split()
+    if kind.separator:
+        texts = [part.strip() for text in texts for part in text.split(kind.separator) if part.strip()]
     try:
         values = tuple([kind.read(text) for text in texts])
     except (ValueError, OverflowError):

@@ -26,6 +26,7 @@ class Kind(NamedTuple):
         metavar: what stands behind a flag in its help; nothing for a flag that takes no value.
         many: whether it may be said several times.
         choices: the values that there are, where these are few.
+        separator: what stands between several in one text.
     """
 
     wanted: str
@@ -34,6 +35,7 @@ class Kind(NamedTuple):
     metavar: str = "TEXT"
     many: bool = False
     choices: tuple[str, ...] = ()
+    separator: str = ""
 
 
 def _flag(text: str) -> bool:
@@ -78,6 +80,14 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _amount(text: str) -> tuple[str, float]:
+    name, value = _pair(text)
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return name, number
+
+
 def _some(text: str) -> str:
     if not text:
         raise ValueError
@@ -93,6 +103,22 @@ DURATION = Kind("a time such as 90s, 30m, 12h or 7d", _seconds, {"type": ["strin
 MOMENT = Kind("a day, or a day and a time, such as 2026-01-31T08:00", _moment, {"type": "string"}, "DAY")
 TEXTS = Kind("text", str, {"type": "array", "items": {"type": "string"}}, "TEXT", many=True)
 PATHS = Kind("a path", _some, {"type": "array", "items": {"type": "string"}}, "PATH", many=True)
+AMOUNTS = Kind(
+    "NAME=number",
+    _amount,
+    {"type": ["array", "object"], "items": {"type": "string"}, "additionalProperties": {"type": "number"}},
+    "NAME=NUMBER",
+    many=True,
+    separator=",",
+)
+LABELS = Kind(
+    "NAME=value",
+    _pair,
+    {"type": ["array", "object"], "items": {"type": "string"}, "additionalProperties": {"type": "string"}},
+    "NAME=VALUE",
+    many=True,
+    separator=",",
+)
 PAIRS = Kind("NAME=value", _pair, {"type": "array", "items": {"type": "string"}}, "NAME=VALUE", many=True)
 
 
@@ -113,6 +139,7 @@ def one_of(*choices: str, many: bool = False) -> Kind:
         "|".join(choices) if len(choices) < 6 else "WORD",
         many,
         choices,
+        "," if many else "",
     )
 
 
@@ -207,7 +234,23 @@ SETTINGS = (
         "A file with settings of the nodes of a Python graph, in YAML, TOML or JSON.",
         None,
         ("--settings",),
-        ("start", "graph"),
+        ("start", "restart", "graph"),
+    ),
+    Setting(
+        "resources",
+        AMOUNTS,
+        "How much there is of what steps or nodes ask for with `resources`, such as gpu=2.",
+        (),
+        ("--resources",),
+        ("start", "restart"),
+    ),
+    Setting(
+        "worker.labels",
+        LABELS,
+        "The labels of this machine, which `workerSelector` must match, such as zone=a,gpu=yes.",
+        (),
+        ("--worker.labels",),
+        ("start", "restart", "exec", "dry"),
     ),
     Setting(
         "params",
@@ -242,7 +285,7 @@ SETTINGS = (
         "What began the run, for the history.",
         "manual",
         ("--trigger-type",),
-        ("start", "enqueue"),
+        ("start", "enqueue", "restart", "exec"),
     ),
     Setting("next", TEXT, "Start the run that is the next one in this queue.", None, ("--next",), ("start",)),
     Setting(

@@ -182,22 +182,6 @@ class History:
             lock.release()
             raise
 
-    def give_up(self, place: Place, reason: str) -> None:
-        """End a run that was begun here and could not be started: nothing is left of it, unless it had waited in a queue.
-
-        Such a run has failed, and its log says why. One that has begun after all stays as it is.
-        """
-        record = self._record(place.run_id)
-        if record.facts or not place.epoch:
-            return
-        if place.epoch == 1:
-            self._forget(record, place.about, locked=True)
-            return
-        with suppress(OSError), place.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(f"The run could not be started: {reason}\n")
-        with suppress(StaleEpochError):
-            self.checkpoint.store.append(place.run_id, place.epoch, record.facts, [], status="failed", at=time.time())
-
     def stop(self, run_id: str) -> RunInfo:
         """Ask the process that performs a run to stop it, by SIGTERM, and return what the run was.
 
@@ -216,14 +200,20 @@ class History:
             raise RunStateError(f"Run {run_id!r} is not running: it is {now.status}.", now.status)
         return info
 
-    def discard(self, place: Place) -> None:
-        """Let go of a run that could not begin: it is forgotten, or has failed if it waited in a queue."""
+    def discard(self, place: Place, reason: str = "") -> None:
+        """Let go of a run that could not begin: it is forgotten or, if it had waited in a queue, has failed for that reason.
+
+        One that has begun after all stays as it is.
+        """
         record = self._record(place.run_id)
+        if place.epoch == 1 and not record.facts:
+            self._forget(record, place.about, locked=True)
+        elif place.epoch and not record.facts:
+            with suppress(OSError), place.log.open("a", encoding="utf-8", errors="backslashreplace") as log:
+                log.write(f"The run could not be started: {reason}\n")
+            with suppress(StaleEpochError):
+                self.checkpoint.store.append(place.run_id, place.epoch, 0, [], status=FAILED, at=time.time())
         place.close()
-        if place.epoch > 1:
-            self.checkpoint.store.append(place.run_id, place.epoch, record.facts, [], status=FAILED, at=time.time())
-        else:
-            self._forget(record, place.about)
 
     # Queues.
 

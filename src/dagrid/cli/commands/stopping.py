@@ -1,12 +1,17 @@
-"""`dagrid stop`: the process that performs a run is asked to stop it."""
+"""`dagrid stop` and `dagrid restart`: the process that performs a run is asked to stop it, and what it is of is begun anew."""
 
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
+from dagrid.cli.launching import file_now, start_graph, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.runs import chosen, run_argument
+
+if TYPE_CHECKING:
+    from dagrid.history import RunInfo
 
 PAUSE = 0.05
 
@@ -17,11 +22,34 @@ def stop_command(call: Call, run: str | None) -> None:
 
     RUN is an id, the beginning of one, or a name for its newest run.
     """
-    info = call.history.stop(chosen(call, run).run)
-    call.out.say(f"{info.name} is being stopped: run {info.run}, process {info.pid}")
-    while (now := call.history.info(info.run)).status == "running":
-        time.sleep(PAUSE)
+    now = _stopped(call, chosen(call, run))
     if call.out.as_json:
         call.out.json({"run": now.run, "name": now.name, "status": now.status})
     else:
         call.out.say(f"{now.name} is {now.status}")
+
+
+@command("restart", run_argument(required=False), examples=("dagrid restart nightly", "dagrid restart -r 0190b6c8"))
+def restart_command(call: Call, run: str | None) -> int:
+    """Stop a run if it goes on, and start what it is of anew, with the same parameters, as a new run.
+
+    A workflow is read from its file again. RUN is an id, the beginning of one, or a name for its newest run.
+    """
+    info = chosen(call, run)
+    about = call.history.about(info.run)
+    file = None if about.kind == "graph" else file_now(call, about)
+    if info.status == "running":
+        _stopped(call, info)
+    if file is None:
+        return start_graph(call, about.source, about.params, name=info.name)
+    time.sleep(file.main.restart_wait_sec)
+    return start_workflow(call, file, about.params, name=info.name)
+
+
+def _stopped(call: Call, info: RunInfo) -> RunInfo:
+    """Stop a run, and return how it stands when it has ended."""
+    info = call.history.stop(info.run)
+    call.out.say(f"{info.name} is being stopped: run {info.run}, process {info.pid}")
+    while (now := call.history.info(info.run)).status == "running":
+        time.sleep(PAUSE)
+    return now

@@ -1,0 +1,155 @@
+"""Runs are begun: of a workflow, of a graph of Python's, of what an earlier run was of, of what waits in a queue."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
+from dagrid.cli.workflows import load_graph, load_workflow
+from dagrid.errors import DuplicateRunError, InvalidSettingError, RunHeldError, UnknownRunError
+from dagrid.history import About
+
+if TYPE_CHECKING:
+    from dagrid.cli.calls import Call
+    from dagrid.graph.dag import DAG
+    from dagrid.workflow import File
+
+
+def start_workflow(
+    call: Call, file: File, params: Sequence[str], *, run_id: str | None = None, name: str | None = None
+) -> int:
+    """Run a workflow, wait for its end, and return the exit code."""
+    from dagrid.workflow.running import start
+
+    watched = Watched(call, name or file.main.name, len(file.main.steps))
+    with stoppable() as held:
+        started = start(
+            file,
+            params,
+            history=call.history,
+            run_id=run_id,
+            name=name,
+            labels=dict(call.config["worker.labels"]),
+            resources=dict(call.config["resources"]),
+            observers=watched.observers,
+            trigger=call.config["trigger_type"],
+        )
+        watched.at(started.place)
+        return finished(call, started, held)
+
+
+def start_graph(
+    call: Call, target: str, params: Sequence[str], *, run_id: str | None = None, name: str | None = None
+) -> int:
+    """Run a graph of Python's, wait for its end, and return the exit code."""
+    from dagrid.assemble import start
+    from dagrid.observe.log import RunLog
+
+    dag, settings = load_graph(target, params)
+    name = name or dag.name or target.rpartition(":")[2]
+    settings = {**settings, **_tuning(call, dag)}
+    dag = settings.pop("dag", dag)
+    for ours in ("checkpoint", "run_id", "progress", "observers"):
+        settings.pop(ours, None)
+    if call.config["backend"]:
+        settings["backend"] = call.config["backend"]
+    resources = dict(call.config["resources"])
+    if resources:
+        settings["resources"] = {**(settings.get("resources") or {}), **resources}
+    about = About(
+        kind="graph",
+        source=target,
+        params=tuple(params),
+        trigger=call.config["trigger_type"],
+        more={"folder": os.getcwd()},
+    )
+    watched = Watched(call, name, len(dag))
+    with stoppable() as held, call.history.begin(name, about, run_id) as place:
+        watched.at(place)
+        try:
+            run = start(
+                dag,
+                checkpoint=call.history.checkpoint,
+                run_id=place.run_id,
+                epoch=place.epoch,
+                progress=False,
+                observers=[RunLog(place.log), *watched.observers],
+                **settings,
+            )
+        except BaseException as error:
+            call.history.discard(place, str(error))
+            raise
+        stopped = attend(run, held, run.wait)
+        result = run.result()
+        return told_end(call, run_record(place.run_id, name, result), result, stopped)
+
+
+def start_like(call: Call, about: About, params: Sequence[str], **settings: Any) -> int:
+    """Run what an earlier run was of, as it was written then."""
+    if about.kind == "graph":
+        return start_graph(call, about.source, params, **settings)
+    return start_workflow(call, file_of(about), params, **settings)
+
+
+def start_next(call: Call, queue: str) -> int:
+    """Run what is the next in a queue, and return the exit code; several processes that do so never take the same run.
+
+    Raises:
+        UnknownRunError: nothing waits there.
+    """
+    lost: set[str] = set()
+    while True:
+        waiting = [info for info in call.history.queued(queue) if info.run not in lost]
+        if not waiting:
+            raise UnknownRunError(f"No run waits in a queue {queue!r}.", queue)
+        run = waiting[0]
+        try:
+            about = call.history.about(run.run)
+            return start_like(call, about, about.params, run_id=run.run, name=run.name)
+        except (DuplicateRunError, RunHeldError):  # somebody was faster
+            lost.add(run.run)
+
+
+def file_now(call: Call, about: About) -> File:
+    """Return the workflow of a run as its file is now or, where that is gone, as it was."""
+    return load_workflow(call, about.source) if Path(about.source).is_file() else file_of(about)
+
+
+def file_of(about: About) -> File:
+    """Return the workflow of a run as it was written when the run was begun.
+
+    Raises:
+        WorkflowError: this version of dagrid cannot read it.
+    """
+    from dagrid.workflow import loads, steps
+
+    file = loads(
+        about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS, inspect=steps.check
+    )
+    file.folder = about.more.get("folder") or os.path.dirname(about.source)
+    return file
+
+
+def _tuning(call: Call, dag: DAG) -> dict[str, Any]:
+    """Return what the file of settings says of a graph and of its run."""
+    path = call.config["settings"]
+    if not path:
+        return {}
+    from dagrid.config.graphs import tuned
+
+    found = tuned(dag, path)
+    return {"dag": found.dag, "resources": found.resources, "max_concurrency": found.max_concurrency}
+
+
+def refuse_both(call: Call, *names: str) -> None:
+    """Refuse settings that each say what is to be started.
+
+    Raises:
+        InvalidSettingError: more than one was given.
+    """
+    said = [call.config.value(name).source for name in names if call.config[name]]
+    if len(said) > 1:
+        raise InvalidSettingError(f"{' and '.join(said)} each say what is to be started. Keep one of them.")
