@@ -76,6 +76,7 @@ class RunSettings(TypedDict, total=False):
     on_failure: OnFailure
     node_timeout: float | None
     timeout: float | None
+    cancelled: str
     rules: Sequence[Rule]
     max_nodes: int
     progress: bool | None
@@ -107,6 +108,7 @@ def start(
     on_failure: OnFailure = "skip",
     node_timeout: float | None = None,
     timeout: float | None = None,
+    cancelled: str = "",
     rules: Sequence[Rule] = (),
     max_nodes: int = 1_000_000,
     progress: bool | None = None,
@@ -145,6 +147,7 @@ def start(
         on_failure: "skip" the descendants of a failed node, "continue" also with those that take no value from it, or "stop".
         node_timeout: seconds for nodes without a timeout of their own.
         timeout: seconds for the run as a whole: its nodes are then cancelled, and it has failed. Handlers run after that.
+        cancelled: why the run is cancelled before it begins, so that nothing but its handlers runs; empty where it is not.
         rules: make the graph grow while it runs.
         max_nodes: a growing graph may not have more nodes than this.
         progress: a progress bar on stderr; by default, when stderr is a terminal, one that appears after a second.
@@ -233,7 +236,7 @@ def start(
             keeping=_keeping(keep, compiled, recorder),
         )
         engine.began = began
-        engine.start()
+        engine.start(cancelled)
         readers = [*observers, *_progress(progress)]
         return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "")
 

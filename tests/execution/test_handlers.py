@@ -74,6 +74,15 @@ def test_a_cancelled_run_is_cleaned_up(backend: str, log: str) -> None:
     assert result.node_result("next").status is NodeStatus.CANCELLED
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_that_is_cancelled_before_it_begins_runs_its_handlers_only(backend: str, log: str) -> None:
+    """However quick the backend is, no other node starts."""
+    result = DAG([*handlers(log), Node("node", partial(work, log))]).run(backend=backend, cancelled="not today")
+    assert noted(log) == ["cancel", "exit"]
+    assert result["exit"] == ("aborted", (), "not today")
+    assert result.node_result("node").attempts == 0
+
+
 @pytest.mark.parametrize("backend", ["thread?max_workers=1", "multiprocessing?max_workers=1"])
 def test_a_second_cancel_stops_the_handlers(backend: str, log: str) -> None:
     """A handler that hangs must not keep a person for ever."""

@@ -144,13 +144,19 @@ class Engine:
         self._lent = False
         self._stirred = Flag()
 
-    def start(self) -> None:
-        """Open the backend and begin, or go on where a run that was restored has stopped; returns at once."""
+    def start(self, cancelled: str = "") -> None:
+        """Open the backend and begin, or go on where a run that was restored has stopped; returns at once.
+
+        Args:
+            cancelled: why nothing is to run but handlers, if that is so.
+        """
         self.began = self.began or self.now()
         if self._given:
             self._take_given()
         with self._lock:
             first = self._beginning()
+            if cancelled:
+                first.append(CancelRequested(self.now(), cancelled))
             limit = self.state.plan.settings.timeout
             if limit is not None:
                 since = self.now() if self._again is not None else self.state.reopened_at or self.began

@@ -33,7 +33,17 @@ R = TypeVar("R")
 
 SETTINGS = frozenset(
     (
-        *("backend", "max_concurrency", "resources", "on_failure", "node_timeout", "timeout", "rules", "max_nodes"),
+        *(
+            "backend",
+            "max_concurrency",
+            "resources",
+            "on_failure",
+            "node_timeout",
+            "timeout",
+            "cancelled",
+            "rules",
+            "max_nodes",
+        ),
         *("progress", "observers", "tracing", "seed", "clock", "keep", "checkpoint", "run_id", "cache"),
         *("targets", "roots", "exclude", "debug", "given", "from_run", "from_file"),
     )

@@ -164,6 +164,7 @@ def start(
                 dag,
                 resources=_capacities(dag, resources),
                 timeout=chosen.timeout_sec or None,
+                cancelled=f"a precondition does not hold: {reason}" if reason else "",
                 run_id=place.run_id,
                 epoch=place.epoch,
                 checkpoint=history.checkpoint,
@@ -172,8 +173,6 @@ def start(
         except BaseException:
             history.discard(place)  # nothing has run
             raise
-        if reason:
-            run.cancel(f"a precondition does not hold: {reason}")
         return Started(run, place, context, closing.pop_all())
 
 
