@@ -33,19 +33,9 @@ R = TypeVar("R")
 
 SETTINGS = frozenset(
     (
-        *(
-            "backend",
-            "max_concurrency",
-            "resources",
-            "on_failure",
-            "node_timeout",
-            "timeout",
-            "cancelled",
-            "rules",
-            "max_nodes",
-        ),
-        *("progress", "observers", "tracing", "seed", "clock", "keep", "checkpoint", "run_id", "cache"),
-        *("targets", "roots", "exclude", "debug", "given", "from_run", "from_file"),
+        *("backend", "places", "max_concurrency", "resources", "on_failure", "node_timeout", "timeout", "cancelled"),
+        *("rules", "max_nodes", "progress", "observers", "tracing", "seed", "clock", "keep", "checkpoint", "run_id"),
+        *("cache", "targets", "roots", "exclude", "debug", "given", "from_run", "from_file"),
     )
 )
 """The names of what a run takes; a test holds them against `dagrid.assemble.RunSettings`."""
