@@ -23,7 +23,12 @@ _WORDS = {
     "passed": "skipped",
     "retry": "will be tried again",
     "requeued": "will be sent again",
+    "repeated": "will be run again",
+    "held": "waits for a person",
+    "signalled": "goes on, as a person has said",
     "stopped": "the run is being stopped",
+    "reopened": "the run is taken up again",
+    "run_ended": "the run has ended",
     "patched": "the graph has grown",
     "noted": "",
 }

@@ -9,27 +9,8 @@ from time import time
 from typing import Any, TextIO
 
 from dagrid.masking import masked
+from dagrid.observe.lines import Lines, told
 from dagrid.ports import RunEvent
-
-TOLD = {
-    "started": "started",
-    "completed": "completed",
-    "failed": "failed",
-    "timed_out": "timed out",
-    "cancelled": "cancelled",
-    "lost": "was lost",
-    "skipped": "skipped, because of what it waits for",
-    "passed": "skipped",
-    "retry": "failed, is tried again",
-    "repeated": "is run again",
-    "held": "waits for a person",
-    "signalled": "was told to go on",
-    "requeued": "was lost, is sent again",
-    "stopped": "the run is stopped",
-    "reopened": "the run is taken up again",
-    "run_ended": "the run has ended",
-}
-"""What is told of each kind of event; all others are of no use to a person."""
 
 
 class RunLog:
@@ -44,6 +25,7 @@ class RunLog:
         self._path = path
         self._mask = mask
         self._file: TextIO | None = None
+        self._lines = Lines(self._write, self._stamp)
         self._offset = 0.0
         self._known = 0
 
@@ -55,27 +37,28 @@ class RunLog:
 
     def observe(self, events: Sequence[RunEvent]) -> None:
         """Write what these events tell."""
-        assert self._file is not None
-        lines = []
-        for event in events:
-            told = TOLD.get(event.kind)
-            if told is None:
-                continue
-            if self._known:
-                self._known -= 1  # an earlier process of this run has told it
-                continue
-            at = datetime.fromtimestamp(self._offset + event.at).astimezone().isoformat(timespec="milliseconds")
-            what = f"{event.node}: {told}" if event.node else told
-            number = f" (attempt {event.attempt})" if event.attempt > 1 else ""
-            why = f": {' '.join(masked(event.detail, self._mask).split())}" if event.detail else ""
-            lines.append(f"{at} {what}{number}{why}\n")
-        self._file.write("".join(lines))
-        self._file.flush()
+        if self._known:
+            news = []
+            for event in events:
+                if self._known and told(event):
+                    self._known -= 1  # an earlier process of this run has told it
+                else:
+                    news.append(event)
+            events = news
+        self._lines.observe(events)
 
     def end(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+    def _write(self, text: str) -> None:
+        assert self._file is not None
+        self._file.write(masked(text, self._mask) if self._mask else text)
+        self._file.flush()
+
+    def _stamp(self, at: float) -> str:
+        return datetime.fromtimestamp(self._offset + at).astimezone().isoformat(timespec="milliseconds") + " "
 
 
 def _lines(path: str | PathLike[str]) -> int:
