@@ -76,7 +76,8 @@ STATE = "{{.State.Status}} {{if .State.Health}}{{.State.Health.Status}}{{end}}"
 
 RUN_GUARD = (
     'name=$1 grace=$2 keep=$3; shift 3; trap \'trap "" TERM INT HUP; docker stop --time "$grace" "$name" >/dev/null 2>&1; '
-    '[ "$keep" ] || docker rm --force "$name" >/dev/null 2>&1; wait; exit 143\' TERM INT HUP; exec 3<&0; "$@" <&3 3<&- & wait "$!"'
+    '[ "$keep" ] || docker rm --force "$name" >/dev/null 2>&1; wait; exit 143\' TERM INT HUP; '
+    'exec 3<&0; "$@" <&3 3<&- & wait "$!"'
 )
 """What a client runs under: told to stop, it stops the container, for a process in one may not hear of it otherwise."""
 EXEC_GUARD = (
