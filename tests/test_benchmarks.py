@@ -31,7 +31,7 @@ CHEAP = (
     "commands",
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):

@@ -11,11 +11,9 @@ from dagrid.ports import Backend
 from dagrid.testing import BackendConformance, EngineConformance
 from tests.engines.celery_place import EPMD, RABBITMQ, installation, rabbitmq
 
-pytestmark = [
-    pytest.mark.engine,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(not (RABBITMQ and EPMD), reason="there is no rabbitmq-server on this machine"),
-]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+if not (RABBITMQ and EPMD):
+    pytest.skip("there is no rabbitmq-server on this machine", allow_module_level=True)
 PROJECT = """
 from celery import Celery
 
