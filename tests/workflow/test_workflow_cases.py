@@ -1,7 +1,7 @@
 """Forty small workflows, run for real, and what the engine of the format really did with each.
 
-What that was stands in `cases/expected.json`; it was recorded by running Dagu 1.30.2. Where dagrid differs on purpose, `DIFFERENCES`
-says how, and why.
+What that was stands in `cases/expected.json`; it was recorded by running Dagu 1.30.2. Where dagrid differs on purpose,
+`DIFFERENCES` says how, and why.
 """
 
 from __future__ import annotations
