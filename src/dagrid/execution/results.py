@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagrid.errors import (
     PoisonousTaskError,
@@ -21,13 +21,15 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkerLostError,
 )
-from dagrid.execution.profile import Profile, measure
 from dagrid.execution.tracing import ExecutionTrace
 from dagrid.machine.closing import failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED
 from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status, goes_on
 from dagrid.ports import opened
+
+if TYPE_CHECKING:
+    from dagrid.execution.profile import Profile
 
 
 class NodeStatus(StrEnum):
@@ -204,6 +206,8 @@ class ExecutionResult:
 
         `print(result.profile())` shows it; `to_dict()` gives it for JSON.
         """
+        from dagrid.execution.profile import measure
+
         return measure(self._state, self._began, self.total_duration_seconds)
 
     def completed(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ What a run does is not known here, nor what a workflow is.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Collection
 from contextlib import suppress
@@ -462,8 +461,10 @@ class History:
         take = folder.is_dir() and not locked
         lock = owners.take(folder / LOCK, f"Run {record.run!r}") if take else None
         try:
+            from shutil import rmtree  # archives of every kind come with it, and few processes remove a run
+
             self.checkpoint.artifacts.clear(record.run)
-            shutil.rmtree(folder, ignore_errors=True)
+            rmtree(folder, ignore_errors=True)
             # The last one, so that what was begun can be ended.
             self.checkpoint.store.delete(record.run)
         finally:

@@ -7,7 +7,6 @@ way of a key, and what others have put there is neither read nor replaced nor de
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -172,7 +171,7 @@ def _located(key: str) -> str:
 
 def _draft() -> str:
     """Return a name that no key leads to, for what is not whole yet."""
-    return f"~{secrets.token_hex(8)}"
+    return f"~{os.urandom(8).hex()}"
 
 
 def _make(folder: Path) -> None:

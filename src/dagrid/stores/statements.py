@@ -7,10 +7,9 @@ Migrations are numbered from 1 without a gap; the number of the last one is the 
 
 from __future__ import annotations
 
-import importlib.resources
 import re
 from dataclasses import dataclass
-from importlib.resources.abc import Traversable
+from pathlib import Path
 
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^\s*--.*\n", re.MULTILINE)
@@ -40,15 +39,15 @@ def migrations(dialect: str, schema: str) -> list[Migration]:
     return [_migration(file, schema) for file in files if file.name.endswith(".sql")]
 
 
-def _migration(file: Traversable, schema: str) -> Migration:
+def _migration(file: Path, schema: str) -> Migration:
     number, _, name = file.name.removesuffix(".sql").partition("_")
     text = _COMMENT.sub("", _text(file, schema))
     return Migration(int(number), name, tuple(part.strip() for part in text.split(";\n") if part.strip()))
 
 
-def _text(file: Traversable, schema: str) -> str:
+def _text(file: Path, schema: str) -> str:
     return file.read_text(encoding="utf-8").replace("{schema}", schema)
 
 
-def _sql() -> Traversable:
-    return importlib.resources.files("dagrid.stores").joinpath("sql")
+def _sql() -> Path:
+    return Path(__file__).with_name("sql")

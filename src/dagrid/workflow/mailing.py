@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dagrid.errors import StepError
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
@@ -13,9 +14,11 @@ from dagrid.masking import masked
 from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context
 from dagrid.workflow.expressions import evaluate, parse
-from dagrid.workflow.letters import DEFAULT_PORT, Letter, Server, send
 from dagrid.workflow.model import Mail, Step
 from dagrid.workflow.variables import Names
+
+if TYPE_CHECKING:
+    from dagrid.workflow.letters import Letter, Server
 
 FAILED = (NodeStatus.FAILED, NodeStatus.TIMED_OUT, NodeStatus.LOST)
 MOST_OF_A_LOG = 256 * 1024
@@ -60,6 +63,8 @@ def send_waiting_mail(context: Context, prompts: Mapping[str, str]) -> None:
 
 def _send(context: Context, mail: Mail, what: str, lines: Sequence[str], logs: Sequence[str] | None = None) -> None:
     try:
+        from dagrid.workflow.letters import send  # MIME and sockets: few runs send a mail
+
         letter = _letter(context, mail, what, lines, logs)
         send(_server(context), letter)
     except StepError as error:
@@ -71,6 +76,8 @@ def _send(context: Context, mail: Mail, what: str, lines: Sequence[str], logs: S
 
 
 def _letter(context: Context, mail: Mail, what: str, lines: Sequence[str], logs: Sequence[str] | None) -> Letter:
+    from dagrid.workflow.letters import Letter
+
     names = Names([context.given, context.variables, os.environ])
     to = [address.strip() for text in mail.to for address in _value(text, names).split(",") if address.strip()]
     sender = _value(mail.sender, names)
@@ -89,6 +96,8 @@ def _letter(context: Context, mail: Mail, what: str, lines: Sequence[str], logs:
 
 
 def _server(context: Context) -> Server:
+    from dagrid.workflow.letters import DEFAULT_PORT, Server
+
     smtp = context.workflow.smtp
     names = Names([context.given, context.variables, os.environ])
     host = _value(smtp.host, names)
