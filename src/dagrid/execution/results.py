@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagrid.errors import (
     PoisonousTaskError,
@@ -21,13 +21,15 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkerLostError,
 )
-from dagrid.execution.profile import Profile, measure
-from dagrid.execution.tracing import ExecutionTrace
 from dagrid.machine.closing import failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED
 from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status, goes_on
 from dagrid.ports import opened
+
+if TYPE_CHECKING:
+    from dagrid.execution.profile import Profile
+    from dagrid.execution.tracing import ExecutionTrace
 
 
 class NodeStatus(StrEnum):
@@ -197,13 +199,19 @@ class ExecutionResult:
     @property
     def trace(self) -> ExecutionTrace | None:
         """The times of the run, or None when it was not traced."""
-        return ExecutionTrace(self._state, self._began, self.total_duration_seconds) if self._traced else None
+        if not self._traced:
+            return None
+        from dagrid.execution.tracing import ExecutionTrace  # most runs are not looked at so closely
+
+        return ExecutionTrace(self._state, self._began, self.total_duration_seconds)
 
     def profile(self) -> Profile:
         """Return where the time went: what the end of the run waited for, who was idle, how short the run could have been.
 
         `print(result.profile())` shows it; `to_dict()` gives it for JSON.
         """
+        from dagrid.execution.profile import measure
+
         return measure(self._state, self._began, self.total_duration_seconds)
 
     def completed(self) -> dict[str, Any]:
