@@ -21,7 +21,6 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkerLostError,
 )
-from dagrid.execution.tracing import ExecutionTrace
 from dagrid.machine.closing import failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED
 from dagrid.machine.explain import ended_word
@@ -30,6 +29,7 @@ from dagrid.ports import opened
 
 if TYPE_CHECKING:
     from dagrid.execution.profile import Profile
+    from dagrid.execution.tracing import ExecutionTrace
 
 
 class NodeStatus(StrEnum):
@@ -199,7 +199,11 @@ class ExecutionResult:
     @property
     def trace(self) -> ExecutionTrace | None:
         """The times of the run, or None when it was not traced."""
-        return ExecutionTrace(self._state, self._began, self.total_duration_seconds) if self._traced else None
+        if not self._traced:
+            return None
+        from dagrid.execution.tracing import ExecutionTrace  # most runs are not looked at so closely
+
+        return ExecutionTrace(self._state, self._began, self.total_duration_seconds)
 
     def profile(self) -> Profile:
         """Return where the time went: what the end of the run waited for, who was idle, how short the run could have been.

@@ -1,7 +1,7 @@
 """Functions that write graphs: inside a function marked with `@dag`, calling one marked with `@task` records a node.
 
 This room describes only. Who describes is known by a context variable, so several threads may do it at once; running is left to
-the methods that the front door binds to `DAG`.
+the methods of `DAG`.
 """
 
 from __future__ import annotations

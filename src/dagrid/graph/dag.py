@@ -6,6 +6,7 @@ This room knows nothing of running. Algorithms are in `analysis`, texts in `form
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Unpack
 
 from dagrid.errors import InvalidNodeError, InvalidSettingError
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["DAG", "ExecNode", "Node", "NodeRef", "OnLost", "Structure"]
 
 ExecNode = Node
+
+
+class _Above:
+    """A method that is a function above this floor, `dagrid.assemble`; it is looked up when it is called for the first time."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, graph: DAG | None, owner: type[DAG]) -> Any:
+        function = getattr(import_module("dagrid.assemble"), self.name)
+        setattr(DAG, self.name, function)
+        return function.__get__(graph, owner)
 
 
 class DAG:
@@ -144,7 +159,7 @@ class DAG:
 
         return compose(self, name, inputs, outputs)
 
-    if TYPE_CHECKING:  # bound by the front door, for running is above this floor
+    if TYPE_CHECKING:
 
         def run(
             self, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
@@ -158,6 +173,8 @@ class DAG:
             self, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
         ) -> dict[str, NodeResult]:
             """Run the graph and return the result of each node by name, see `dagrid.assemble.execute`."""
+    else:
+        run, start, execute = _Above("run"), _Above("start"), _Above("execute")
 
     # --- one node -----------------------------------------------------------------------------------------------------
 
