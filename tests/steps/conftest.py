@@ -62,9 +62,9 @@ class Performer:
         context.is_resumed = self.resumed
         return context
 
-    def dag(self, text, params=()):
+    def dag(self, text, params=(), number=0):
         context = self.context(text, params)
-        step = context.workflow.steps[0]
+        step = context.workflow.steps[number]
         work = Work(context, Spec(step=step), [], {})
 
         def perform():
@@ -78,8 +78,8 @@ class Performer:
         dag, _ = self.dag(text, params)
         return dag.start(backend="inline", places={"command": CommandBackend(4)}, progress=False, cache=False)
 
-    def __call__(self, text, params=()):
-        dag, name = self.dag(text, params)
+    def __call__(self, text, params=(), number=0):
+        dag, name = self.dag(text, params, number)
         for path in (self.logs.stdout(name), self.logs.stderr(name)):
             path.unlink(missing_ok=True)
         result = dag.run(backend="inline", places={"command": CommandBackend(4)}, progress=False, cache=False)

@@ -7,6 +7,7 @@ import ssl
 import subprocess
 from contextlib import contextmanager
 from email import policy
+from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
@@ -51,7 +52,8 @@ class Anywhere(Controller):
         return SMTP(self.handler, **self.SMTP_kwargs)
 
     def _trigger_server(self):
-        self.port = self.server.sockets[0].getsockname()[1]
+        server: Any = self.server
+        self.port = server.sockets[0].getsockname()[1]
         super()._trigger_server()
 
 

@@ -20,7 +20,7 @@ SSHD = shutil.which("sshd", path="/usr/sbin:/sbin:/usr/local/sbin:" + os.environ
 class Server:
     folder: Path
     port: int
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen[bytes]
 
     @property
     def user(self):

@@ -82,7 +82,7 @@ def surround(
         workflow=workflow,
         logs=logs,
         given=literal,
-        variables=everything,
+        variables={**everything, **special},
         environment=environment(special, everything, passed(system)),
         secrets=hidden,
         folder=folder,
