@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # The machines that run this are shared and slow at times: a deadline for one example would fail on a busy day.
 # The order of examples is fixed, so that a red build is red again for whoever looks into it.
 settings.register_profile("dagrid", deadline=None, derandomize=True)
-# A second interpreter sees the first examples of those: what differs between Pythons does not hide in the hundredth graph.
+# A second interpreter sees fewer: what differs between Pythons does not hide in the hundredth graph.
 settings.register_profile("again", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("dagrid")
 

@@ -669,7 +669,7 @@ def soon():
     threading.Timer(float(sys.argv[2]), os.kill, (os.getpid(), signal.SIGINT)).start()
 nodes = [Node(f"n{n}", nothing if n else soon, [f"n{n-1}"] if n else []) for n in range(10_000)]
 result = DAG(nodes).run(checkpoint=sys.argv[1], backend="inline", run_id="r")
-print(result.status, result.succeeded, result.cancelled)
+print(result.status, result.succeeded, result.cancelled, result.failed)
 """
 
 
@@ -678,11 +678,13 @@ def test_ctrl_c_leaves_a_whole_record(tmp_path: Path, folder: str, after: float)
     """Most of the time of short tasks is spent in writing: an interrupt there must tear nothing apart."""
     ran = script(tmp_path / "many.py", INTERRUPTED, folder, str(after))
     assert ran.returncode == 0, ran.stderr
-    status, succeeded, cancelled = ran.stdout.split()
+    status, *told = ran.stdout.split()
+    succeeded, cancelled, failed = map(int, told)
     assert status == "aborted"
     again = dagrid.resume(folder, "r")
-    assert (again.succeeded, again.cancelled) == (int(succeeded), int(cancelled))
-    assert int(succeeded) + int(cancelled) == 10_000
+    assert (again.succeeded, again.cancelled, again.failed) == (succeeded, cancelled, failed)
+    assert succeeded + cancelled + failed == 10_000
+    assert failed <= 1, "the task in which it came, if it was in none of ours"
 
 
 @task
