@@ -10,12 +10,21 @@ from dagrid.assemble import run as _run
 from dagrid.assemble import start as _start
 from dagrid.attempt import current
 from dagrid.commands import command
-from dagrid.errors import CycleError, DagridError, GraphError, PlanError, SkipTask, TaskError
+from dagrid.errors import (
+    CycleError,
+    DagridError,
+    GraphError,
+    PlanError,
+    RepeatTask,
+    SkipTask,
+    TaskError,
+    WaitForSignal,
+)
 from dagrid.execution.distributed_executor import DistributedExecutor
 from dagrid.execution.executor import DAGExecutor
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
 from dagrid.execution.run import Run
-from dagrid.graph import DAG, DAGBuilder, ExecNode, Node, Retry
+from dagrid.graph import DAG, DAGBuilder, ExecNode, Node, Repeat, Retry
 from dagrid.graph.authoring import dag, task
 from dagrid.graph.rules import Patch, Rule, View
 
@@ -43,6 +52,8 @@ __all__ = [
     "PartitionedDAGExecutor",
     "Patch",
     "PlanError",
+    "Repeat",
+    "RepeatTask",
     "Retry",
     "Rule",
     "Run",
@@ -50,6 +61,7 @@ __all__ = [
     "SkipTask",
     "TaskError",
     "View",
+    "WaitForSignal",
     "command",
     "current",
     "dag",
