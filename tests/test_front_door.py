@@ -30,6 +30,8 @@ PUBLIC: list[str] = [
     "PartitionedDAGExecutor",
     "Patch",
     "PlanError",
+    "Repeat",
+    "RepeatTask",
     "Retry",
     "Rule",
     "Run",
@@ -37,12 +39,15 @@ PUBLIC: list[str] = [
     "SkipTask",
     "TaskError",
     "View",
+    "WaitForSignal",
     "command",
     "current",
     "dag",
     "resume",
     "task",
 ]
+
+NO_ERRORS = "SkipTask|RepeatTask|WaitForSignal"
 
 # What a program that only describes a graph shall not pay for.
 NOT_AT_IMPORT = ["asyncio", "cloudpickle", "multiprocessing", "rich", "socket", "subprocess"]
@@ -53,7 +58,7 @@ def drawn_tree() -> dict[str, tuple[str, list[str]]]:
     tree: dict[str, tuple[str, list[str]]] = {}
     above: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():
-        match = re.match(r"^ {4}([ |]*)(?:\+-- )?([A-Z]\w*Error|SkipTask)\b(?: \(also ([\w, ]+)\))?", line)
+        match = re.match(rf"^ {{4}}([ |]*)(?:\+-- )?([A-Z]\w*Error|{NO_ERRORS})\b(?: \(also ([\w, ]+)\))?", line)
         if match is None:
             continue
         depth = len(match[1])

@@ -9,13 +9,22 @@ if TYPE_CHECKING:
     from dagrid.assemble import resume
     from dagrid.attempt import current
     from dagrid.commands import command
-    from dagrid.errors import CycleError, DagridError, GraphError, PlanError, SkipTask, TaskError
+    from dagrid.errors import (
+        CycleError,
+        DagridError,
+        GraphError,
+        PlanError,
+        RepeatTask,
+        SkipTask,
+        TaskError,
+        WaitForSignal,
+    )
     from dagrid.execution.distributed import PartitionedDAGExecutor
     from dagrid.execution.distributed_executor import DistributedExecutor
     from dagrid.execution.executor import DAGExecutor
     from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
     from dagrid.execution.run import Run
-    from dagrid.graph import DAG, DAGBuilder, ExecNode, Node, Retry
+    from dagrid.graph import DAG, DAGBuilder, ExecNode, Node, Repeat, Retry
     from dagrid.graph.authoring import dag, task
     from dagrid.graph.rules import Patch, Rule, View
 
@@ -37,6 +46,8 @@ __all__ = [
     "PartitionedDAGExecutor",
     "Patch",
     "PlanError",
+    "Repeat",
+    "RepeatTask",
     "Retry",
     "Rule",
     "Run",
@@ -44,6 +55,7 @@ __all__ = [
     "SkipTask",
     "TaskError",
     "View",
+    "WaitForSignal",
     "command",
     "current",
     "dag",
@@ -57,13 +69,22 @@ _HOMES = {
     "assemble": ("resume",),
     "attempt": ("current",),
     "commands": ("command",),
-    "errors": ("CycleError", "DagridError", "GraphError", "PlanError", "SkipTask", "TaskError"),
+    "errors": (
+        "CycleError",
+        "DagridError",
+        "GraphError",
+        "PlanError",
+        "RepeatTask",
+        "SkipTask",
+        "TaskError",
+        "WaitForSignal",
+    ),
     "execution.distributed": ("PartitionedDAGExecutor",),
     "execution.distributed_executor": ("DistributedExecutor",),
     "execution.executor": ("DAGExecutor",),
     "execution.results": ("ExecutionResult", "NodeResult", "NodeStatus", "RunStatus"),
     "execution.run": ("Run",),
-    "graph": ("DAG", "DAGBuilder", "ExecNode", "Node", "Retry"),
+    "graph": ("DAG", "DAGBuilder", "ExecNode", "Node", "Repeat", "Retry"),
     "graph.authoring": ("dag", "task"),
     "graph.rules": ("Patch", "Rule", "View"),
 }

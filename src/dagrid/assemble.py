@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from random import Random
 
 
-UNENDED = frozenset((RunStatus.RUNNING.value,))
+UNENDED = frozenset((RunStatus.RUNNING.value, RunStatus.WAITING.value))
 """What a store says of runs with which somebody can go on."""
 
 
@@ -287,7 +287,7 @@ def restart(
             spared = head["given"].keys() | head["omitted"].keys()
             engine.reopen(_numbers(roots, engine.state.plan), spared)
         if not engine.done.is_set():
-            recorder.begin(clock.now())
+            recorder.begin(clock.now(), waited=record.status == RunStatus.WAITING)
             engine.start()
         readers = [*observers, *_progress(progress)]
         return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=record.run)

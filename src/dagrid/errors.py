@@ -48,6 +48,8 @@
      |    +-- RunHeldError                      a process performs the run: .pid, .host
      |    +-- RunStateError                     the run is not in a state in which that can be done: .status
      +-- SkipTask                               raised by a task that wants its node to be skipped
+     +-- RepeatTask                             raised by a task that wants to be run again: .value
+     +-- WaitForSignal                          raised by a task whose node waits for somebody: .prompt, .value
      +-- InternalError                          a fault of dagrid itself, to be reported
           +-- IllegalTransitionError            a move that is not in the table of legal moves
 
@@ -57,7 +59,7 @@ A message names the remedy: what was wrong, where, and what to do. The docstring
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -445,6 +447,38 @@ class RunStateError(StoreError):
 
 class SkipTask(DagridError):  # noqa: N818  # no error: what a task raises to say so
     """Raise it in a task: its node is skipped, and so is what takes its value. The run does not fail by it."""
+
+
+class RepeatTask(DagridError):  # noqa: N818  # no error: what a task raises to say so
+    """Raise it in a task that wants to be run again, see `Repeat`. It is no failure, and uses up no retry.
+
+    Args:
+        value: the value of the node, if it may run no more.
+    """
+
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+        super().__init__("The task wants to be run again.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.value,), self.__dict__
+
+
+class WaitForSignal(DagridError):  # noqa: N818  # no error: what a task raises to say so
+    """Raise it in a task: its node waits, and holds nothing, until somebody gives its value with `Run.signal`, or rejects it.
+
+    Args:
+        prompt: what it waits for, in words.
+        value: what it leaves for whoever looks at it (`Run.held`).
+    """
+
+    def __init__(self, prompt: str = "", value: Any = None) -> None:
+        self.prompt = prompt
+        self.value = value
+        super().__init__(f"The task waits for a signal: {prompt}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.prompt, self.value), self.__dict__
 
 
 class InternalError(DagridError):

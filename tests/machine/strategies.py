@@ -9,13 +9,14 @@ from functools import partial
 from hypothesis import strategies as st
 
 from dagrid.graph.node import ContinueOn, HandlerOf, Node
-from dagrid.graph.policy import Retry
+from dagrid.graph.policy import Repeat, Retry
 from dagrid.machine.plan import Plan, Settings
 from tests.machine.world import plan_of
 
 RETRIES = [None, None, Retry(1), Retry(2, delay=0.5), Retry(1, delay=0.1, jitter=0.5)]
 CONTINUE_ON: list[list[ContinueOn]] = [[], [], ["failure"], ["skipped"], ["success"], ["failure", "skipped"]]
 HANDLERS: list[HandlerOf] = ["success", "failure", "cancel", "exit"]
+REPEATS = [None, Repeat(2), Repeat(3, interval=0.5, backoff=2.0)]
 AMOUNTS = [0.1, 0.2, 0.3, 1]
 
 
@@ -74,6 +75,7 @@ def cases(draw: st.DrawFn, most: int = 12) -> Case:
                 timeout=draw(st.sampled_from([None, None, 0.4])),
                 on_lost=draw(st.sampled_from(["requeue", "requeue", "fail"])),
                 continue_on=draw(st.sampled_from(CONTINUE_ON)),
+                repeat=draw(st.sampled_from(REPEATS)),
             )
         )
     for number, word in enumerate(draw(st.lists(st.sampled_from(HANDLERS), max_size=3))):

@@ -26,8 +26,10 @@ from dagrid.machine.events import (
     Kind,
     Outcome,
     Recalled,
+    Rejected,
     Reopened,
     RuleEvaluated,
+    Signalled,
     Started,
     Stimulus,
     TimerDue,
@@ -37,6 +39,7 @@ from dagrid.machine.events import (
     attempt_id,
 )
 from dagrid.machine.plan import Plan, Settings
+from dagrid.machine.signals import AT_ONCE, runs_no_more, stuck
 from dagrid.machine.state import (
     COMPLETED,
     LEGAL_MOVES,
@@ -45,13 +48,14 @@ from dagrid.machine.state import (
     READY,
     RUNNING,
     SKIPPED,
+    WAITING,
     State,
     Status,
     apply,
 )
 
 ENDS = {Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.SKIPPED}
-ENDS |= {Kind.REUSED, Kind.OMITTED, Kind.PASSED}
+ENDS |= {Kind.REUSED, Kind.OMITTED, Kind.PASSED, Kind.SIGNALLED}
 
 
 def plan_of(
@@ -140,6 +144,9 @@ def check(state: State) -> None:
         assert (status in (QUEUED, RUNNING)) == (node in current)
         if node in current:
             assert state.where[node] == current[node]
+        assert (status == WAITING) == ((node in state.held) != (node in state.due))
+        limit = plan.repeats.get(node, AT_ONCE).limit
+        assert not limit or state.repeats.get(node, 0) < limit
         if node in plan.handlers:
             check_handler(state, node)
         if status == READY:
@@ -148,6 +155,8 @@ def check(state: State) -> None:
     ends.subtract(fact.node for fact in state.facts() if fact.kind is Kind.VALUE_LOST)
     ends.subtract(reopened)
     assert all(ends[node] == (status >= COMPLETED) for node, status in enumerate(state.status))
+    if stuck(state):
+        assert not state.active or all(not state.current(attempt) for _, attempt in held)
     if state.finished:
         assert not state.remaining
         kinds = [fact.kind for fact in state.facts()]
@@ -203,6 +212,8 @@ def picture(state: State) -> dict[str, Any]:
         "numbers": state.numbers,
         "failures": state.failures,
         "losses": state.losses,
+        "repeats": state.repeats,
+        "held": state.held,
         "due": state.due,
         "cause": state.cause,
         "detail": state.detail,
@@ -411,6 +422,23 @@ class World:
         else:
             self._given(place, following)
 
+    def want(self, place: Place, attempt: int, outcome: Outcome) -> None:
+        """A task wants to be run again, if it may, or to wait for a signal."""
+        node = attempt & NODE_MASK
+        if outcome == Outcome.REPEATED and self.state.current(attempt) and runs_no_more(self.state, node):
+            outcome = Outcome.COMPLETED
+        self.finish(place, attempt, outcome)
+
+    def answer(self, node: int, well: bool) -> None:
+        """Somebody answers a node that waits; a second answer changes nothing."""
+        attempt = attempt_id(node, self.state.number_of(node))
+        answer = Signalled(self.at, attempt) if well else Rejected(self.at, attempt, "no")
+        self.tell(answer)
+        assert node not in self.state.held
+        before = picture(self.state)
+        self.tell(answer)
+        assert picture(self.state) == before
+
     def _given(self, place: Place, node: int) -> None:
         self.order.append(node)
         place.running[node] = self.at
@@ -482,6 +510,8 @@ class World:
     def possible(self, calm: bool = False) -> list[Callable[[], object]]:
         """Return what may happen next; when `calm`, only what brings the run to its end."""
         found: list[Callable[[], object]] = []
+        chance = self.chance
+        found += [partial(self.answer, node, calm or chance.random() < 0.7) for node in self.state.held]
         for place in self.places.values():
             if place.startable and len(place.running) < place.slots:
                 found.append(partial(self.start, place))
@@ -491,6 +521,10 @@ class World:
                     outcome = self.chance.choice([Outcome.FAILED, Outcome.LOST, Outcome.FAILED])
                     again = self.chance.random() < 0.7
                     found.append(partial(self.finish, place, attempt, outcome, again))
+                    if chance.random() < 0.5:
+                        found.append(
+                            partial(self.want, place, attempt, chance.choice([Outcome.REPEATED, Outcome.HELD]))
+                        )
             if place.pulls and (place.woken or place.asking):
                 found.append(partial(self.ask, place))
         if self.timers:

@@ -445,6 +445,8 @@ def _refused(spec: Node, cached: bool) -> str:
         return "is a handler, and parts end one by one. Remove its handler"
     if spec.continue_on:
         return "lets others go on when it fails, of which other parts are not told. Remove its continue_on"
+    if spec.repeat is not None:
+        return "may ask to be run again, and its part does not wait. Remove its repeat"
     if spec.reads:
         return "reads values that other parts may have by then, of which its own part is not told. Remove its reads"
     if spec.cache and cached:

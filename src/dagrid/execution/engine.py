@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, InvalidPatchError, RuleError, SkipTask
+from dagrid.errors import DagridError, InvalidPatchError, RuleError, RunError
 from dagrid.execution.beginning import beginning, values_lost, waiting_retries
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
@@ -27,6 +27,7 @@ from dagrid.execution.hosts import OpeningHost, PlaceHost
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.pickling import unpack
 from dagrid.execution.recording import Recorder, Recovered, facts_of
+from dagrid.execution.signalling import take_wish
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
@@ -40,12 +41,15 @@ from dagrid.machine.events import (
     Finished,
     Growth,
     Outcome,
+    Rejected,
     RuleEvaluated,
+    Signalled,
     Stimulus,
     TimerKind,
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.reopening import to_reopen
+from dagrid.machine.signals import stuck, waits
 from dagrid.machine.state import COMPLETED, State, apply
 from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, opened
 
@@ -54,14 +58,15 @@ Given = tuple[Any, str]
 PATIENCE = 1_000
 NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
+_LEAVING_VALUES = (Outcome.COMPLETED, Outcome.HELD)
 
 
 # Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
 # from a value than usual.
 _MEMBERS = """
 _again _asking _backend _bindings _calls _committer _context _given _inbox _keeping _lent _lock _omitted _place _place_of
-_places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock done draw ended errors
-failure growing now recorder state values
+_places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock detached done draw ended errors
+failure growing left now recorder state values
 """
 
 
@@ -112,6 +117,8 @@ class Engine:
         self.done = Flag()
         self.failure: BaseException | None = None
         self._again: list[int] | None = None
+        self.left: dict[int, Any] = {}  # by node, what a task left that waits for a signal
+        self.detached = False
         self.apart = False  # whether this is a part of a graph, whose nodes can say nothing to those of others
         self.began = 0.0
         self.ended = 0.0
@@ -187,7 +194,7 @@ class Engine:
         for at, retry in waiting_retries(state):
             if at > now:
                 self._timers.set(at, TimerKind.RETRY, retry, self._timers_due)
-        unended = [node for node, status in enumerate(state.status) if status < COMPLETED]
+        unended = [node for node, status in enumerate(state.status) if status < COMPLETED and node not in state.held]
         reasons = {node: reason for node, (_, reason) in self._given.items()}
         again = self._again
         lost = self._values_lost([*unended, *(again or ())])
@@ -231,6 +238,7 @@ class Engine:
         for node, error in recorder.kept_errors():
             self.errors[node] = error
             self.values[node] = getattr(error, "left", None)
+        self.left.update(recorder.kept_held(self.state.held, self.state.plan.names))
         if self.state.error:
             self.growing.failure = RuleError(self.state.error)
         self._workers = count(max(self.state.workers, default=-1) + 1)
@@ -255,7 +263,51 @@ class Engine:
         Returns:
             Whether the run has ended; False when `timeout` seconds are over before.
         """
+        return self._attend(timeout, self.done.is_set)
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Do the same until the run has ended, or nothing can happen any more until somebody gives a signal."""
+        return self._attend(timeout, self._is_settled)
+
+    def detach(self) -> None:
+        """Give the run up here: whoever takes it over goes on with it.
+
+        Raises:
+            RunError: it has no checkpoint, has ended, or something goes on in it.
+        """
+        if self.recorder is None:
+            raise RunError(
+                "The run has no checkpoint from which it could go on. Keep it, or start it with checkpoint=..."
+            )
+        self.enter()
+        try:
+            if self.done.is_set():
+                raise RunError("The run has ended, and waits for nobody.")
+            if not self._is_stuck():
+                raise RunError("Something goes on in the run. Give it up when settle() has returned False.")
+            self.recorder.park()
+            self.detached = True
+            self._end()
+        finally:
+            self.leave()
+
+    def _is_settled(self) -> bool:
         if self.done.is_set():
+            return True
+        if not self.state.held:
+            return False
+        self.enter()
+        try:
+            return self._is_stuck()
+        finally:
+            self.leave()
+
+    def _is_stuck(self) -> bool:
+        """Under the lock: whether nothing can happen, and all that has happened is recorded."""
+        return not (self._inbox or self._questions) and stuck(self.state) and self.readable == len(self.state.journal)
+
+    def _attend(self, timeout: float | None, enough: Callable[[], bool]) -> bool:
+        if enough():
             return True
         until = None if timeout is None else REAL_CLOCK.now() + timeout
         while True:
@@ -263,7 +315,7 @@ class Engine:
             if self._lend() and not self._lent and not self.done.is_set():
                 self._lent = True
                 continue  # what was woken before this stirred nobody
-            if self.done.is_set():
+            if enough():
                 self._stirred.set()  # for others who wait too
                 return True
             left = None if until is None else until - REAL_CLOCK.now()
@@ -601,6 +653,8 @@ class Engine:
             else:
                 if type(event) is Finished:
                     self._keep(event)
+                elif type(event) is Signalled or type(event) is Rejected:
+                    self._keep_answer(event)
                 yield event
 
     def _bound(self, event: Finished | RuleEvaluated) -> Stimulus:
@@ -681,6 +735,8 @@ class Engine:
         """Tell those who follow the run that there is something new."""
         for watcher in self._watchers:
             watcher.set()
+        if self.state.held:
+            self._stirred.set()  # somebody may wait until nothing else is left
 
     def give_up(self, error: Exception) -> None:
         """End the run here, with this error: what cannot be recorded must not have an effect."""
@@ -735,22 +791,26 @@ class Engine:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
         if event.extra is not None and event.outcome == Outcome.COMPLETED:
             self._open_extra(event)
-        if self.recorder is not None and event.outcome == Outcome.COMPLETED:
+        if event.outcome == Outcome.FAILED:
+            self._open_error(event)
+        if self.recorder is not None and event.outcome in _LEAVING_VALUES:
             try:
                 self.recorder.keep(event.attempt, event.value)
             except Exception as refusal:  # noqa: BLE001  # whatever the artifacts raise
                 self.give_up(refusal)
+
+    def _open_error(self, event: Finished) -> None:
+        raised = error_of(event, self.state.plan.names[event.attempt & NODE_MASK])
+        take_wish(event, raised, self.state, self.apart)
+        error = event.value
         if event.outcome != Outcome.FAILED:
             return
-        error = event.value = error_of(event, self.state.plan.names[event.attempt & NODE_MASK])
         event.error = described(error)
         event.draw = self.draw()
         retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
         event.retryable = event.retryable and retry is not None and isinstance(error, retry.on)
         event.retryable = event.retryable and said(error, "retryable", True)
         event.tolerated = not self.apart and said(error, "tolerated", False)
-        if isinstance(error, SkipTask):
-            event.outcome, event.error = Outcome.SKIPPED, str(error)
 
     def _open_extra(self, event: Finished) -> None:
         node = event.attempt & NODE_MASK
@@ -779,6 +839,20 @@ class Engine:
         if event.outcome == Outcome.FAILED:
             self.errors[node] = event.value
             self.values[node] = getattr(event.value, "left", None)
+        elif event.outcome == Outcome.HELD:
+            self.left[node] = event.value
+
+    def _keep_answer(self, event: Signalled | Rejected) -> None:
+        """Keep what somebody said to a node that waits for it."""
+        if not waits(self.state, event.attempt):
+            return
+        node = event.attempt & NODE_MASK
+        self.left.pop(node, None)
+        if isinstance(event, Signalled):
+            self.values[node] = event.value
+            self.errors.pop(node, None)
+        else:
+            self.errors[node] = event.error
 
     def _timers_due(self) -> None:
         now = self.now()

@@ -134,5 +134,6 @@ _ENDS = frozenset(
         Kind.PASSED,
         Kind.OMITTED,
         Kind.REUSED,
+        Kind.SIGNALLED,
     }
 )

@@ -11,6 +11,7 @@ from heapq import nlargest
 from math import inf
 from typing import Any, Literal
 
+from dagrid.execution.tracing import ENDS
 from dagrid.machine.events import NODE_MASK, UNSTARTED, Fact, Kind, attempt_id
 from dagrid.machine.plan import Request, shares
 from dagrid.machine.state import NO_TASK, State
@@ -18,7 +19,6 @@ from dagrid.machine.state import NO_TASK, State
 Because = Literal["start", "input", "slot", "resource", "limit", "alone", "retry", "growth", "worker"]
 
 MOST_SHOWN = 5
-_ENDS = frozenset((Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.RETRY, Kind.REQUEUED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ class _Story:
             self._assign(attempt_id(fact.node, fact.number), fact.node, fact.worker)
         elif kind is Kind.SKIPPED:
             self._pass_over(fact)
-        elif kind in _ENDS:
+        elif kind in ENDS:
             self._finish(fact)
         elif kind in (Kind.FREED, Kind.RECALLED):
             self._vacate(attempt_id(fact.node, fact.number), fact.worker, fact.at)

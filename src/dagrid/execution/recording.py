@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -140,13 +140,23 @@ class Recorder:
         self._kept: dict[int, bytes] = {}
         self._patches: list[bytes] = []
         self._errors: dict[int, bytes] = {}
+        self._held: dict[int, bytes] = {}
         self._reopened = False
         self._first_snapshot = self._next_snapshot = checkpoint.first_snapshot
         self._offset = time.time() - now
 
-    def begin(self, now: float, head: bytes = b"") -> None:
-        """Write who owns the run from now on; the first owner writes all that the run is made of, too (`pack_head`)."""
-        self._append([_encode(Entry(_OWNED, now, due=self._offset, number=FORMAT, data=head))])
+    def begin(self, now: float, head: bytes = b"", waited: bool = False) -> None:
+        """Write who owns the run from now on; the first owner writes all that the run is made of, too (`pack_head`).
+
+        Args:
+            waited: nobody had it, for it waited for a signal: the store says from now on that it goes on.
+        """
+        status = RunStatus.RUNNING.value if waited else None
+        self._append([_encode(Entry(_OWNED, now, due=self._offset, number=FORMAT, data=head))], status)
+
+    def park(self) -> None:
+        """Say in the store that the run waits for somebody, in no process."""
+        self._append([], RunStatus.WAITING.value)
 
     def keep(self, attempt: int, value: Any) -> None:
         """Make a value ready for the fact that it was made: large ones go to the artifacts. Called outside of any lock.
@@ -202,7 +212,7 @@ class Recorder:
         Args:
             state: that of the run after these facts, pickled.
         """
-        picture = Picture(state, self._patches, self.refs, self._errors, self._offset)
+        picture = Picture(state, self._patches, self.refs, self._errors, self._offset, self._held)
         self._store.snapshot(self.run, self._epoch, self._written, pickle.dumps(tuple(picture), PROTOCOL))
         self._next_snapshot = 2 * self._written
 
@@ -211,12 +221,15 @@ class Recorder:
         picture = recovered.picture
         if picture is not None:
             self._patches, self.refs, self._errors = picture.patches, picture.values, picture.errors
+            self._held = picture.held
             self._next_snapshot = max(self._first_snapshot, 2 * self._written)
 
     def note(self, fact: Fact, data: bytes) -> None:
         """Take over what an earlier owner wrote with a fact."""
-        if fact.kind in (Kind.COMPLETED, Kind.REUSED):
+        if fact.kind in (Kind.COMPLETED, Kind.REUSED, Kind.SIGNALLED):
             self.refs[fact.node] = data
+        elif fact.kind is Kind.HELD:
+            self._held[fact.node] = data
         elif fact.kind is Kind.PATCHED:
             self._patches.append(data)
         elif fact.kind is Kind.FAILED:
@@ -229,6 +242,12 @@ class Recorder:
         for node, data in self.refs.items():
             yield node, Kept(data, self.artifacts, names[node])
 
+    def kept_held(self, nodes: Iterable[int], names: Sequence[str]) -> Iterator[tuple[int, Kept]]:
+        """Yield those of these nodes that left something when they began to wait for a signal, with that."""
+        for node in nodes:
+            if node in self._held:
+                yield node, Kept(self._held[node], self.artifacts, names[node])
+
     def kept_errors(self) -> Iterator[tuple[int, BaseException]]:
         """Yield the nodes that failed, with what they raised, where that can be read."""
         for node, data in self._errors.items():
@@ -240,6 +259,7 @@ class Recorder:
         """These nodes run again: what they left is of no use any more."""
         for node in nodes:
             self.refs.pop(node, None)
+            self._held.pop(node, None)
             self._errors.pop(node, None)
 
     def _append(self, facts: Sequence[bytes], status: str | None = None, at: float = 0.0) -> None:
@@ -248,7 +268,7 @@ class Recorder:
     def _entry(self, fact: Fact, rules: Mapping[int, Rule], errors: Mapping[int, BaseException]) -> Entry:
         data = b""
         kind = fact.kind
-        if kind is Kind.COMPLETED or kind is Kind.REUSED:
+        if kind is Kind.COMPLETED or kind is Kind.REUSED or kind is Kind.SIGNALLED:
             data = self.refs[fact.node] = self._kept.pop(
                 attempt_id(fact.node, fact.number), _ABSENT + b"it was not reported"
             )
@@ -256,6 +276,8 @@ class Recorder:
             data = self._patch(fact, rules)
         elif kind is Kind.FAILED and fact.node in errors:
             data = self._errors[fact.node] = _pack_error(errors[fact.node])
+        elif kind is Kind.HELD:
+            data = self._held[fact.node] = self._kept.pop(attempt_id(fact.node, fact.number), b"")
         elif kind is Kind.REOPENED:
             self._forget(fact.numbers)
             self._reopened = True
@@ -290,13 +312,16 @@ class Recorder:
 
 
 class Picture(NamedTuple):
-    """A snapshot: the state after some facts, pickled, and what these stand for; `offset` is that of its times."""
+    """A snapshot: the state after some facts, pickled, and what these stand for; `offset` is that of its times, `held` what nodes
+    have left that wait for a signal.
+    """
 
     state: bytes
     patches: list[bytes]
     values: dict[int, bytes]
     errors: dict[int, bytes]
     offset: float
+    held: dict[int, bytes] = {}  # noqa: RUF012  # of a snapshot that was made before there were such
 
 
 @dataclass(slots=True)

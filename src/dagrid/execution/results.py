@@ -49,9 +49,10 @@ class NodeStatus(StrEnum):
 
 
 class RunStatus(StrEnum):
-    """How a run stands or ended, as a word."""
+    """How a run stands or ended, as a word; "waiting" is one that was given up until somebody answers, see `Run.detach`."""
 
     RUNNING = "running"
+    WAITING = "waiting"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     PARTIALLY_SUCCEEDED = "partially_succeeded"

@@ -11,6 +11,7 @@ from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
+from dagrid.execution.signalling import Signals
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
@@ -39,6 +40,7 @@ class Run:
     ) -> None:
         self.id = run_id
         self._view = view
+        self._own_signals: Signals | None = None
         self._engine = engine
         self._traced = traced
         self._release = release
@@ -61,7 +63,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether every node has ended."""
-        return self._engine.done.is_set()
+        return self._engine.done.is_set() and not self._engine.detached
 
     @property
     def total(self) -> int:
@@ -95,6 +97,60 @@ class Run:
             raise TimeoutError(f"The run has not ended after {timeout:g} s; it goes on. Wait again, or cancel it.")
         self._close()
         return self.result()
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until the run has ended (True), or nothing can happen any more until somebody gives a signal (False).
+
+        Raises:
+            TimeoutError: after `timeout` seconds neither holds.
+            RunError: this is a view of a run that has not ended.
+        """
+        self._check_own("waited for")
+        if not self._engine.settle(timeout):
+            raise TimeoutError(f"The run has not settled after {timeout:g} s; it goes on. Wait again, or cancel it.")
+        if self.done:
+            self._close()
+        return self.done
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The nodes that wait for a signal, see `dagrid.WaitForSignal`."""
+        return self._signals.waiting
+
+    def held(self, name: str) -> tuple[str, Any]:
+        """Return what a node says that it waits for, and the value that its task left.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+            RunError: it does not wait for a signal.
+        """
+        return self._signals.held(self._number(name))
+
+    def signal(self, name: str, value: Any = None) -> None:
+        """Complete a node that waits for a signal, with this value.
+
+        Raises:
+            UnknownNodeError: there is no such node.
+            RunError: it does not wait for a signal, was given one already, or this is a view.
+        """
+        self._check_own("signalled")
+        self._signals.give(self._number(name), value)
+
+    def reject(self, name: str, reason: str = "no reason was given") -> None:
+        """Fail a node that waits for a signal. Raises as `signal` does."""
+        self._check_own("signalled")
+        self._signals.refuse(self._number(name), reason)
+
+    def detach(self) -> None:
+        """Give up a run that waits for signals only: its store says "waiting", and who resumes it goes on and can signal it.
+
+        Raises:
+            RunError: it has no checkpoint, has ended, or something goes on in it (`settle` tells when nothing does).
+            StaleEpochError: somebody else has taken the run over.
+        """
+        self._check_own("given up")
+        self._signals.detach(self._engine.detach)
+        self._close()
 
     def wait_or_interrupt(self, held: HeldInterrupts) -> ExecutionResult:
         """Wait for the end; Ctrl-C, also one that was held, cancels the run, and the result says so.
@@ -134,6 +190,8 @@ class Run:
         Raises:
             RunError: it has not; `counts()`, `status(name)` and `events()` say how it stands.
         """
+        if self._engine.detached:
+            raise RunError("The run was given up in this process. Take it over with dagrid.assemble.restart.")
         if not self.done:
             raise RunError("The run has not ended, so it has no result. Wait for it with wait(), or await it.")
         return self._result()
@@ -261,6 +319,13 @@ class Run:
         """Let go of what a view has open: call it when no more of its values are wanted. Other runs do that at their end."""
         if self._view:
             self._close()
+
+    @property
+    def _signals(self) -> Signals:
+        with _CLOSING:
+            if self._own_signals is None:
+                self._own_signals = Signals(self._engine)
+            return self._own_signals
 
     def _check_own(self, what: str) -> None:
         if self._view and not self.done:

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 from dagrid.machine.events import UNSTARTED, Kind
 from dagrid.machine.state import COMPLETED, State
 
+ENDS = frozenset((Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST))
+ENDS |= {Kind.RETRY, Kind.REQUEUED, Kind.REPEATED, Kind.HELD}
+"""The facts with which an attempt ends."""
+
 
 class Span(NamedTuple):
     """One attempt on one worker, in seconds since the run began."""
@@ -70,7 +74,7 @@ class ExecutionTrace:
     def __iter__(self) -> Iterator[Span]:
         """Yield the attempts in the order in which they ended."""
         names = self._state.plan.names
-        ended = (Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.RETRY, Kind.REQUEUED)
+        ended = ENDS
         performer: dict[tuple[int, int], int] = {}
         for fact in self._state.facts():
             if fact.kind is Kind.PERFORMED:
@@ -130,7 +134,7 @@ class ExecutionTrace:
         durations = {
             node: state.ended[node] - state.started[node]
             for node in range(len(state.plan))
-            if state.status[node] == COMPLETED
+            if state.status[node] == COMPLETED and state.started[node] != UNSTARTED
         }
         slowest = sorted(durations, key=lambda node: -durations[node])[:5]
         return TraceSummary(

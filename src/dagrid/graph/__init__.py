@@ -5,7 +5,18 @@ from __future__ import annotations
 from dagrid.graph.analysis import CriticalPath, GraphStats, bottom_levels
 from dagrid.graph.builder import DAGBuilder
 from dagrid.graph.dag import DAG, ExecNode, Node
-from dagrid.graph.policy import Retry
+from dagrid.graph.policy import Repeat, Retry
 from dagrid.graph.structure import Structure
 
-__all__ = ["DAG", "CriticalPath", "DAGBuilder", "ExecNode", "GraphStats", "Node", "Retry", "Structure", "bottom_levels"]
+__all__ = [
+    "DAG",
+    "CriticalPath",
+    "DAGBuilder",
+    "ExecNode",
+    "GraphStats",
+    "Node",
+    "Repeat",
+    "Retry",
+    "Structure",
+    "bottom_levels",
+]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagrid.errors import DagridError, GraphError, SerializationError, hint, nearest
 from dagrid.graph.node import FIELDS, Node
-from dagrid.graph.policy import Retry
+from dagrid.graph.policy import Repeat, Retry
 from dagrid.graph.structure import paused_gc
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ FORMAT_VERSION = 1
 _TOP_LEVEL = ("dagrid", "name", "max_concurrency", "nodes")
 _MAPPINGS = ("resources", "selector", "inputs", "metadata")
 _PLAIN_TYPES = (str, int, float, bool, type(None))
+_REPEAT_KEYS = ("limit", "interval", "backoff", "max_interval")
 _RETRY_KEYS = ("max_retries", "delay", "backoff", "max_delay", "jitter", "on")
 
 
@@ -75,6 +76,8 @@ def to_json(dag: DAG, indent: int | None = None) -> str:
             continue
         if "retries" in record:
             record["retries"] = _retry_record(record["retries"], record["id"])
+        if "repeat" in record:
+            record["repeat"] = asdict(record["repeat"])
         if "adds" in record:
             record["adds"] = sorted(record["adds"])
         for setting in ("payload", "metadata"):
@@ -177,6 +180,8 @@ def _read_record(record: object, at: int) -> Node:
             )
     if isinstance(record.get("retries"), dict):
         record = record | {"retries": _read_retry(record["retries"], f"{where}.retries")}
+    if isinstance(record.get("repeat"), dict):
+        record = record | {"repeat": _read_repeat(record["repeat"], f"{where}.repeat")}
     try:
         return _node(record, where)
     except SerializationError:
@@ -223,6 +228,16 @@ def _read_retry(record: dict[str, Any], where: str) -> Retry:
         given["on"] = tuple(_read_exception(one, f"{where}.on[{at}]") for at, one in enumerate(names))
     try:
         return Retry(**given)
+    except GraphError as error:
+        raise SerializationError(f"{where}: {error}") from None
+
+
+def _read_repeat(record: dict[str, Any], where: str) -> Repeat:
+    for key in record:
+        if key not in _REPEAT_KEYS:
+            raise SerializationError(f"{where} has {key!r}, which no Repeat has.{hint(nearest(key, _REPEAT_KEYS))}")
+    try:
+        return Repeat(**record)
     except GraphError as error:
         raise SerializationError(f"{where}: {error}") from None
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 
 from dagrid.errors import InvalidNodeError, hint, nearest
 from dagrid.graph.arguments import Arguments, Ref
-from dagrid.graph.policy import Retry, as_retry
+from dagrid.graph.policy import Repeat, Retry, as_retry
 
 OnLost = Literal["requeue", "fail"]
 ContinueOn = Literal["failure", "skipped", "success"]
@@ -30,6 +30,7 @@ class NodeSettings(TypedDict, total=False):
     resources: Mapping[str, float] | None
     selector: Mapping[str, str] | None
     retries: Retry | int | None
+    repeat: Repeat | None
     timeout: float | None
     cost: float | None
     kind: str | None
@@ -60,6 +61,7 @@ class Node:
         resources: amounts of named capacities that are held while it runs, each greater than 0.
         selector: labels that its worker must have, exactly as written.
         retries: a Retry, or a whole number of retries without a delay; stored as a Retry or None.
+        repeat: a Repeat: how often and when it runs again if it asks for it (`RepeatTask`).
         timeout: seconds, greater than 0, from the start of an attempt; None is no limit.
         cost: estimated seconds, 0 or more; None is unknown and counts as 1.
         inputs: parameter of `fn` -> the node whose value it gets. These are edges too.
@@ -115,6 +117,7 @@ class Node:
     on_lost: OnLost = "requeue"
     continue_on: tuple[ContinueOn, ...] = ()
     handler: HandlerOf | None = None
+    repeat: Repeat | None = None
     reads: tuple[str, ...] = ()
     payload: Any = None
     metadata: Mapping[str, Any] | None = None
@@ -145,6 +148,7 @@ class Node:
         on_lost: OnLost = "requeue",
         continue_on: Iterable[ContinueOn] = (),
         handler: HandlerOf | None = None,
+        repeat: Repeat | None = None,
         reads: Iterable[NodeRef] = (),
         payload: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -201,6 +205,9 @@ class Node:
                 "on_lost",
                 on_lost if known else _refuse(name, f"on_lost is 'requeue' or 'fail', not {on_lost!r}"),
             )
+        if repeat is not None:
+            known = isinstance(repeat, Repeat)
+            put(self, "repeat", repeat if known else _refuse(name, f"repeat is a Repeat(...), not {repeat!r}"))
         if continue_on:
             put(self, "continue_on", _ends(name, continue_on))
         if reads:
@@ -237,6 +244,7 @@ class Node:
             self.fn is None
             and self.payload is None
             and self.retries is None
+            and self.repeat is None
             and self.timeout is None
             and self.cost is None
             and self.metadata is None

@@ -1,4 +1,4 @@
-"""How a node may be tried again: a frozen record and the arithmetic of its delays.
+"""How a node may be tried again, or run again because it asks for it: frozen records and the arithmetic of their delays.
 
 This room knows numbers only: it neither sleeps nor draws; the caller brings the draw and does the waiting.
 """
@@ -65,6 +65,43 @@ class Retry:
         return min(grown, self.max_delay) * (1.0 - self.jitter * draw)
 
 
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Run a node again that asks for it by raising `RepeatTask`. Between two times it waits, and holds nothing.
+
+    Args:
+        limit: how many times it runs in all; when it asks once more then, it completes with what it left. 0 is no limit.
+        interval: seconds before it runs the second time.
+        backoff: each further wait is that many times the one before; at least 1.
+        max_interval: no wait is longer than this, in seconds.
+
+    Raises:
+        InvalidNodeError: a number is out of its range.
+    """
+
+    limit: int = 0
+    interval: float = 0.0
+    backoff: float = 1.0
+    max_interval: float = 300.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.limit, int) or isinstance(self.limit, bool) or self.limit < 0:
+            raise InvalidNodeError(f"Repeat: limit is a whole number from 0 up, not {self.limit!r}.")
+        _check_range("interval", self.interval, 0.0, None, "seconds from 0 up", "Repeat")
+        _check_range("backoff", self.backoff, 1.0, None, "a factor from 1 up", "Repeat")
+        _check_range("max_interval", self.max_interval, 0.0, None, "seconds from 0 up", "Repeat")
+
+    def delay_after(self, repeats: int) -> float:
+        """Return the seconds to wait for a node that has run again so many times."""
+        if self.interval == 0.0:
+            return 0.0
+        try:
+            grown = self.interval * self.backoff**repeats
+        except OverflowError:
+            grown = self.max_interval
+        return min(grown, self.max_interval)
+
+
 def as_retry(value: Retry | int | None) -> Retry | None:
     """Return the policy that a `retries` setting means: a whole number is that many retries without a delay.
 
@@ -78,10 +115,10 @@ def as_retry(value: Retry | int | None) -> Retry | None:
     return Retry(max_retries=value)
 
 
-def _check_range(name: str, value: object, least: float, most: float | None, what: str) -> None:
+def _check_range(name: str, value: object, least: float, most: float | None, what: str, of: str = "Retry") -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or value < least or (most is not None and value > most):  # type: ignore[operator]
-        raise InvalidNodeError(f"Retry: {name} is {what}, not {value!r}.")
+        raise InvalidNodeError(f"{of}: {name} is {what}, not {value!r}.")
 
 
 def _exception_classes(on: object) -> tuple[type[BaseException], ...]:

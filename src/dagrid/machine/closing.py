@@ -127,18 +127,21 @@ def skip_what_cannot_run(state: State, at: float) -> None:
 # --- the end ----------------------------------------------------------------------------------------------------------------
 
 
-def end_if_done(state: State, at: float, commands: list[Command]) -> None:
-    """Open the handlers whose turn has come; end the run when all has ended."""
+def end_if_done(state: State, at: float, commands: list[Command]) -> bool:
+    """Open the handlers whose turn has come; end the run when all has ended. Return whether there are nodes to be given out."""
+    opened = False
     if state.stopped and state.remaining > len(state.shut) and not (state.cancelled or state.error or state.expired):
         stop(state, at, STOPPED, commands)
     while state.shut and state.remaining == len(state.shut) and (state.stopped or not state.asking):
+        opened = True
         _open_next(state, at)
         skip_what_cannot_run(state, at)
     if state.remaining or (not state.stopped and state.asking):
-        return
+        return opened
     left = _unapplied(state) if state.outcome is None else state.unapplied
     record(state, Fact(Kind.RUN_ENDED, at, numbers=left, detail=state.error or state.cancelled or state.expired))
     commands.append(Finish())
+    return False
 
 
 def _unapplied(state: State) -> tuple[int, ...]:

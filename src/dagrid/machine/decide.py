@@ -27,8 +27,10 @@ from dagrid.machine.events import (
     Kind,
     Outcome,
     Recalled,
+    Rejected,
     Reopened,
     RuleEvaluated,
+    Signalled,
     Started,
     Stimulus,
     Stop,
@@ -39,6 +41,7 @@ from dagrid.machine.events import (
     attempt_id,
 )
 from dagrid.machine.pick import fits_now, has_room, pick
+from dagrid.machine.signals import hold, rejected, repeat, signalled
 from dagrid.machine.state import (
     COMPLETED,
     MICRO,
@@ -92,7 +95,7 @@ def decide(state: State, stimuli: Iterable[Stimulus], at: float) -> list[Command
     if state.rules:
         _ask_rules(state, commands)
     if state.remaining <= len(state.shut) or state.stopped:
-        end_if_done(state, at, commands)
+        quiet = not end_if_done(state, at, commands) and quiet
     if not (quiet or state.finished or state.stopped):
         if state.pushed:
             _assign_free_slots(state, at, commands)
@@ -232,6 +235,10 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
             _grow(state, Fact(Kind.PATCHED, event.ended, node, numbers=numbers, growth=event.growth))
     elif event.outcome == Outcome.SKIPPED:
         record(state, Fact(Kind.PASSED, event.ended, node, number, event.worker, event.started, detail=event.error))
+    elif event.outcome == Outcome.REPEATED:
+        repeat(state, node, number, event, commands)
+    elif event.outcome == Outcome.HELD:
+        hold(state, node, number, event)
     elif event.outcome == Outcome.FAILED:
         _failed(state, Kind.FAILED, node, number, event, commands)
     elif event.outcome == Outcome.LOST:
@@ -297,7 +304,7 @@ def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
         reason = f"timeout of {state.plan.settings.timeout or 0.0:g} s"
         record(state, Fact(Kind.STOPPED, event.at, number=Stop.TIMEOUT, detail=reason))
         stop(state, event.at, reason, commands)
-    elif event.kind == TimerKind.RETRY and state.status[node] == WAITING:
+    elif event.kind == TimerKind.RETRY and state.status[node] == WAITING and node in state.due:
         record(state, Fact(Kind.DUE, event.at, node, state.number_of(node)))
 
 
@@ -597,5 +604,7 @@ _HANDLERS: dict[type, Callable[[State, Any, list[Command]], None]] = {
     Recalled: _recalled,
     TimerDue: _timer,
     CancelRequested: _cancel,
+    Signalled: signalled,
+    Rejected: rejected,
     RuleEvaluated: _rule_evaluated,
 }

@@ -31,6 +31,8 @@ class Outcome(IntEnum):
     CANCELLED = 2
     LOST = 3
     SKIPPED = 4
+    REPEATED = 5
+    HELD = 6
 
 
 class Begun(msgspec.Struct, frozen=True):
@@ -167,6 +169,23 @@ class CancelRequested(msgspec.Struct, frozen=True):
     reason: str = "cancelled"
 
 
+class Signalled(msgspec.Struct, frozen=True):
+    """Somebody gave the value for which a node waits; `attempt` is that with which it began to wait, `value` opaque here."""
+
+    at: float
+    attempt: int
+    value: Any = None
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """Somebody refused what a node waits for; `error` is opaque here."""
+
+    at: float
+    attempt: int
+    reason: str
+    error: Any = None
+
+
 class RuleEvaluated(msgspec.Struct, frozen=True):
     """The answer to `Evaluate`.
 
@@ -194,6 +213,8 @@ Stimulus = (
     | Recalled
     | TimerDue
     | CancelRequested
+    | Signalled
+    | Rejected
     | RuleEvaluated
 )
 
@@ -206,7 +227,8 @@ class Kind(IntEnum):
     was given it; TOLERATED: what waits for it runs though it is going to fail.
 
     OUTCOME: all nodes but the handlers have ended, in this way, and those of this outcome may start; LEAVING: those that run in
-    any case may start; REOPENED: these nodes, which had ended, run again.
+    any case may start; REOPENED: these nodes, which had ended, run again. REPEATED: its task wants
+    to be run again; HELD: it waits for a signal, which is SIGNALLED.
 
     An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled
     may go on for a while.
@@ -240,6 +262,9 @@ class Kind(IntEnum):
     OUTCOME = 25
     LEAVING = 26
     REOPENED = 27
+    REPEATED = 28
+    HELD = 29
+    SIGNALLED = 30
 
 
 class Stop(IntEnum):

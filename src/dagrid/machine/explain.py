@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dagrid.machine.events import UNSTARTED
+from dagrid.machine.events import UNSTARTED, Kind
 from dagrid.machine.pick import matches
 from dagrid.machine.plan import SHARES
 from dagrid.machine.state import (
@@ -51,6 +51,13 @@ def explain(state: State, node: int, at: float) -> str:
     if status == RUNNING:
         worker = state.workers[state.where[node]]
         return f"{name!r} has been running on worker {worker.name!r} for {at - state.started[node]:.3f} s."
+    if status == WAITING and node in state.held:
+        prompt = state.held[node]
+        return f"{name!r} waits for a signal{f' ({prompt})' if prompt else ''}."
+    if status == WAITING and state.attempts_before[node][-1].kind is Kind.REPEATED:
+        times = state.repeats[node]
+        left = max(state.due.get(node, at) - at, 0.0)
+        return f"{name!r} runs again in {left:.3f} s, as it asked to; {times} times so far."
     if status == WAITING:
         return f"{name!r} failed and is tried again in {max(state.due.get(node, at) - at, 0.0):.3f} s."
     if status == SKIPPED:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from dagrid.errors import GraphLimitError, InvalidNodeError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
 from dagrid.graph.node import Node
-from dagrid.graph.policy import Retry
+from dagrid.graph.policy import Repeat, Retry
 from dagrid.graph.structure import Structure
 from dagrid.machine.events import NUMBER_SHIFT
 
@@ -114,6 +114,7 @@ class Plan:
         "names",
         "places",
         "predecessors",
+        "repeats",
         "requests",
         "retries",
         "settings",
@@ -165,6 +166,7 @@ class Plan:
         self.groups = [0] * len(structure.names)
         self.timeouts: dict[int, float] = {}
         self.retries: dict[int, Retry] = {}
+        self.repeats: dict[int, Repeat] = {}
         self.fail_when_lost: set[int] = set()
         self.goes_on: dict[int, frozenset[str]] = {}  # after which ends of a node the others run all the same
         self.handlers: dict[int, str] = {}  # the nodes that run when all others have ended, and after what outcome
@@ -313,6 +315,8 @@ class Plan:
             self.timeouts[number] = node.timeout
         if node.retries is not None:
             self.retries[number] = node.retries
+        if node.repeat is not None:
+            self.repeats[number] = node.repeat
         if node.on_lost == "fail":
             self.fail_when_lost.add(number)
         if node.handler is not None:

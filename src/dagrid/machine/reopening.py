@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from dagrid.machine.events import UNSTARTED, Fact, Kind
-from dagrid.machine.state import COMPLETED, MOVES, PENDING, READY, WAITING, State, make_ready, refresh, satisfies
+from dagrid.machine.state import COMPLETED, MOVES, PENDING, READY, WAITING, State, dooms, make_ready, refresh, satisfies
 
 
 def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> list[int]:
@@ -36,7 +36,7 @@ def _reopened(state: State, fact: Fact) -> None:
     """Nodes that had ended are as if they had not run, but for the numbers of their tries; the run is as if it had not ended."""
     nodes = set(fact.numbers)
     state.settle_records(nodes)
-    touched = set(nodes)
+    touched = nodes | {*state.passed, *(node for node, _ in state.doomed)}
     for node in fact.numbers:
         _forget(state, node)
         touched.update(state.plan.successors[node])
@@ -72,7 +72,7 @@ def _forget(state: State, node: int) -> None:
     # No move of the table: this alone brings a node back that has ended.
     state.status[node] = PENDING
     state.started[node], state.ended[node], state.where[node] = UNSTARTED, 0.0, -1
-    for known in (state.cause, state.detail, state.failures, state.losses, state.performers):
+    for known in (state.cause, state.detail, state.failures, state.losses, state.repeats, state.performers):
         known.pop(node, None)
     state.tolerated.discard(node)
 
@@ -80,11 +80,14 @@ def _forget(state: State, node: int) -> None:
 def _wait_again(state: State, node: int) -> None:
     """Count anew what a node waits for that has not ended."""
     status = state.status[node]
-    if status not in (PENDING, READY, WAITING):
+    if status not in (PENDING, READY, WAITING) or node in state.held:
         return
     state.status[node] = PENDING
     state.due.pop(node, None)
     missing = sum(not satisfies(state, before, node) for before in state.plan.predecessors[node])
+    cause = next((before for before in state.plan.predecessors[node] if dooms(state, before, node)), None)
+    if cause is not None:  # it ended in this very step, when the workers of an earlier process were found to be gone
+        state.doomed.append((node, cause))
     state.waiting[node] = 1 if node in state.shut else missing
     if not state.waiting[node]:
         make_ready(state, node)

@@ -49,7 +49,7 @@ LEGAL_MOVES: Mapping[int, frozenset[int]] = {
     READY: frozenset({QUEUED, RUNNING, CANCELLED, COMPLETED, SKIPPED, PENDING}),
     QUEUED: frozenset({READY, RUNNING, CANCELLED}),
     RUNNING: frozenset({WAITING, READY, COMPLETED, FAILED, TIMED_OUT, CANCELLED, LOST, SKIPPED}),
-    WAITING: frozenset({READY, CANCELLED, PENDING}),
+    WAITING: frozenset({READY, CANCELLED, PENDING, COMPLETED, FAILED}),
     COMPLETED: frozenset({PENDING}),
     FAILED: frozenset(),
     TIMED_OUT: frozenset(),
@@ -139,6 +139,7 @@ class State:
         "finished",
         "finished_at",
         "heap",
+        "held",
         "idle",
         "journal",
         "losses",
@@ -156,6 +157,7 @@ class State:
         "remade",
         "remaining",
         "reopened_at",
+        "repeats",
         "riders",
         "rides",
         "rules",
@@ -202,6 +204,8 @@ class State:
         self.numbers: dict[int, int] = {}
         self.failures: dict[int, int] = {}
         self.losses: dict[int, int] = {}
+        self.repeats: dict[int, int] = {}
+        self.held: dict[int, str] = {}  # nodes that wait for a signal, and what they say that they wait for
         self.due: dict[int, float] = {}
         self.cause: dict[int, int] = {}
         self.detail: dict[int, str] = {}
@@ -348,7 +352,7 @@ class State:
             if isinstance(entry, int):
                 if 0 <= entry < SKIPPED_BIT:
                     yield entry
-            elif entry.kind is Kind.REUSED:
+            elif entry.kind in (Kind.REUSED, Kind.SIGNALLED):
                 yield entry.node
 
     def settle_record(self, node: int) -> None:
@@ -553,6 +557,8 @@ def _ended(state: State, fact: Fact) -> None:
         state.losses[node] = fact.numbers[0]
     state.release(node)
     state.shut.discard(node)
+    state.held.pop(node, None)
+    state.due.pop(node, None)
     settle(state, node, False)
 
 
@@ -594,7 +600,7 @@ def _value_lost(state: State, fact: Fact) -> None:
     state.numbers[node] = fact.number + 1
     state.waiting[node] = sum(not satisfies(state, each, node) for each in state.plan.predecessors[node])
     for after in state.plan.successors[node]:
-        if state.status[after] in (READY, WAITING):
+        if state.status[after] in (READY, WAITING) and after not in state.held:
             move(state, after, PENDING)
             state.due.pop(after, None)
             state.waiting[after] = 0
@@ -628,13 +634,21 @@ def _stopped(state: State, fact: Fact) -> None:
     refresh(state)
 
 
-def _again(state: State, fact: Fact) -> None:
-    """An attempt failed, or was lost, and the node is tried again, at once or when `due`."""
+def leave_attempt(state: State, fact: Fact) -> None:
+    """An attempt is over with which its node has not ended."""
     node = fact.node
     state.attempts_before.setdefault(node, []).append(fact)
     state.started[node] = UNSTARTED
     state.numbers[node] = fact.number + 1
-    counter = state.losses if fact.kind is Kind.REQUEUED else state.failures
+
+
+def _again(state: State, fact: Fact) -> None:
+    """An attempt failed, was lost, or wants another one, and the node runs again, at once or when `due`."""
+    node = fact.node
+    leave_attempt(state, fact)
+    counter = state.failures
+    if fact.kind is not Kind.RETRY:
+        counter = state.losses if fact.kind is Kind.REQUEUED else state.repeats
     counter[node] = counter.get(node, 0) + 1
     if fact.due > fact.at:
         move(state, node, WAITING)
@@ -717,7 +731,7 @@ def _patched(state: State, fact: Fact) -> None:
         for before in plan.predecessors[node]:
             if state.status[before] != COMPLETED:
                 missing += not satisfies(state, before, node)
-                if _dooms(state, before, node):
+                if dooms(state, before, node):
                     state.doomed.append((node, before))
                     break
         state.waiting.append(missing)
@@ -729,10 +743,11 @@ def _patched(state: State, fact: Fact) -> None:
 def satisfies(state: State, before: int, node: int) -> bool:
     """Return whether a node need not wait for this predecessor any more."""
     status = state.status[before]
-    return status == COMPLETED or (status >= FAILED and not _dooms(state, before, node))
+    return status == COMPLETED or (status >= FAILED and not dooms(state, before, node))
 
 
-def _dooms(state: State, before: int, node: int) -> bool:
+def dooms(state: State, before: int, node: int) -> bool:
+    """Return whether a node has to be skipped because of how this predecessor ended."""
     status = state.status[before]
     if status < FAILED:
         return False
@@ -748,7 +763,7 @@ def _run_ended(state: State, fact: Fact) -> None:
     state.fast = False
 
 
-# Other rooms add theirs: `closing`, `reopening`.
+# Other rooms add theirs: `closing`, `reopening`, `signals`.
 MOVES: dict[Kind, Callable[[State, Fact], None]] = {
     Kind.ASSIGNED: _assigned,
     Kind.FAILED: _ended,
@@ -758,6 +773,7 @@ MOVES: dict[Kind, Callable[[State, Fact], None]] = {
     Kind.RECALLED: _recalled,
     Kind.RETRY: _again,
     Kind.REQUEUED: _again,
+    Kind.REPEATED: _again,
     Kind.DUE: _due,
     Kind.FREED: _freed,
     Kind.WORKER_JOINED: _worker_joined,

@@ -1,0 +1,114 @@
+"""What a task may ask for in place of a value, by what it raises; and how somebody answers a node that waits for it.
+
+It knows the state and the record of one run; when an answer is taken is for the engine.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from dagrid.errors import CapabilityError, RepeatTask, RunError, SkipTask, TaskError, WaitForSignal
+from dagrid.execution.clock import Flag
+from dagrid.execution.recording import Recorder
+from dagrid.machine.events import NODE_MASK, Finished, Outcome, Rejected, Signalled, Stimulus, attempt_id
+from dagrid.machine.signals import runs_no_more
+from dagrid.machine.state import State, Status
+from dagrid.ports import opened
+
+
+def take_wish(event: Finished, error: BaseException, state: State, apart: bool) -> None:
+    """Make of a failure what the task wanted by it, if it wanted anything; else give it the error as its value.
+
+    Args:
+        event: changed in place.
+        error: what the task raised.
+        state: of the run.
+        apart: whether nobody can reach the nodes of this run.
+    """
+    event.value = error
+    if isinstance(error, SkipTask):
+        event.outcome, event.error = Outcome.SKIPPED, str(error)
+    elif isinstance(error, RepeatTask):
+        done = runs_no_more(state, event.attempt & NODE_MASK)
+        event.outcome, event.error = Outcome.COMPLETED if done else Outcome.REPEATED, ""
+        event.value = error.value
+    elif isinstance(error, WaitForSignal) and apart:
+        said = "A node of a part of a graph cannot wait for a signal. Run the graph with DAG.start."
+        event.value = CapabilityError(said)
+    elif isinstance(error, WaitForSignal):
+        event.outcome, event.error = Outcome.HELD, error.prompt
+        event.value = error.value
+
+
+class Waited(Protocol):
+    """What is needed here of the engine."""
+
+    state: State
+    done: Flag
+    recorder: Recorder | None
+    now: Callable[[], float]
+
+    @property
+    def left(self) -> Mapping[int, Any]: ...
+
+    def report(self, events: Sequence[Stimulus]) -> None: ...
+
+
+class Signals:
+    """Answers the nodes of one run that wait for somebody, each once."""
+
+    def __init__(self, engine: Waited) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._answered: set[int] = set()
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """The nodes that wait."""
+        state = self._engine.state
+        return tuple([state.plan.names[node] for node in sorted(state.held.copy())])
+
+    def held(self, node: int) -> tuple[str, Any]:
+        """Return what a node says that it waits for, and what its task left. Raises RunError: it does not wait."""
+        attempt = self._attempt(node)
+        return self._engine.state.held[attempt & NODE_MASK], opened(self._engine.left.get(node))
+
+    def give(self, node: int, value: Any) -> None:
+        """Complete a node that waits. Raises RunError: it does not wait, or was answered already."""
+        engine = self._engine
+        with self._lock:
+            attempt = self._unanswered(node)
+            if engine.recorder is not None:
+                engine.recorder.keep(attempt, value)
+            self._answered.add(attempt)
+            engine.report([Signalled(engine.now(), attempt, value)])
+
+    def refuse(self, node: int, reason: str) -> None:
+        """Fail a node that waits. Raises RunError: it does not wait, or was answered already."""
+        engine = self._engine
+        name = engine.state.plan.names[node]
+        with self._lock:
+            attempt = self._unanswered(node)
+            self._answered.add(attempt)
+            error = TaskError(f"Node {name!r} was rejected: {reason}", name)
+            engine.report([Rejected(engine.now(), attempt, f"rejected: {reason}", error)])
+
+    def detach(self, detach: Callable[[], None]) -> None:
+        """Give the run up, while nobody is about to answer."""
+        with self._lock:
+            detach()
+
+    def _unanswered(self, node: int) -> int:
+        attempt = self._attempt(node)
+        if attempt in self._answered:
+            raise RunError(f"Node {self._engine.state.plan.names[node]!r} was given a signal already.")
+        return attempt
+
+    def _attempt(self, node: int) -> int:
+        state = self._engine.state
+        if node not in state.held or self._engine.done.is_set():
+            word = Status(state.status[node]).name.lower().replace("_", " ")
+            raise RunError(f"Node {state.plan.names[node]!r} does not wait for a signal: it is {word}.")
+        return attempt_id(node, state.number_of(node))
