@@ -8,8 +8,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 BAR, LEFT, WIDTH = 18, 60, 720
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -21,24 +19,24 @@ svg rect { fill: #2a7f8e; }
 """
 
 
-def write(answers: str, warehouse: str, scale: str, page: str) -> str:
+def write(answers: str, tables: str, scale: str, page: str) -> str:
     """Write the page, print the same as text, and return its path.
 
     Args:
         answers: what the step that ran the queries left: JSON with the outputs of each query.
-        warehouse: the file of the database.
+        tables: for each table a line of JSON with its name and its size in rows.
         scale: the scale factor.
         page: where the page goes.
     """
     asked = [_asked(outputs) for outputs in json.loads(answers)["outputs"]]
-    tables = _tables(warehouse)
-    Path(page).write_text(_page(asked, tables, scale), encoding="utf-8")
+    sizes = {one["name"]: int(one["size"]) for one in map(json.loads, tables.splitlines())}
+    Path(page).write_text(_page(asked, sizes, scale), encoding="utf-8")
     for one in asked:
         print(
             f"{one['query']}  {one['seconds'] * 1e3:6.0f} ms  {one['rows']:4} rows  {one['verdict']:22}  {one['title']}"
         )
     checked = sum(one["compared"] > 0 for one in asked)
-    print(f"{len(asked)} queries, {checked} checked, {sum(tables.values()):,} rows at scale factor {scale}: {page}")
+    print(f"{len(asked)} queries, {checked} checked, {sum(sizes.values()):,} rows at scale factor {scale}: {page}")
     return page
 
 
@@ -47,13 +45,6 @@ def _asked(outputs: Mapping[str, str]) -> dict[str, Any]:
     one["compared"] = int(outputs.get("COMPARED") or 0)
     one["verdict"] = f"{one['compared']:,} values as known" if one["compared"] else "not checked"
     return one
-
-
-def _tables(warehouse: str) -> dict[str, int]:
-    with duckdb.connect(warehouse, read_only=True) as database:
-        return dict(
-            database.execute("select table_name, estimated_size from duckdb_tables() order by 2 desc").fetchall()
-        )
 
 
 def _page(asked: Sequence[Mapping[str, Any]], tables: Mapping[str, int], scale: str) -> str:
