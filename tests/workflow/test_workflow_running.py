@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dagrid.errors import CapabilityError, ParameterError, WorkflowError
+from dagrid.errors import CapabilityError, ParameterError, RunError, WorkflowError
 from dagrid.workflow import loads, running
 
 SECRET = "s3cret-t0ken"
@@ -272,13 +272,31 @@ def test_an_approval_waits_without_a_process_and_goes_on_elsewhere(runner):
         """
     )
     assert started.run.settle(30) is False
-    assert started.run.waiting == ["ask"]
+    assert started.run.waiting == ("ask",)
     started.detach()
     assert runner.history.info(started.place.run_id).status == "waiting"
     told = runner.go_on(started.place.run_id, signals={"ask": {"WHY": "it is late"}})
     assert told.status == "succeeded"
     assert told.out("b") == "because it is late\n"
     assert told.out("a") == "a\n"
+
+
+def test_who_speaks_to_a_step_that_does_not_wait_changes_nothing(runner):
+    """The step is named, and the run still waits for whoever finds the right one."""
+    started = runner.start(
+        "steps: [{name: a, command: echo a}, {name: ask, approval: {prompt: Go on?, required: [WHY]}}]"
+    )
+    assert started.run.settle(30) is False
+    started.detach()
+    run = started.place.run_id
+    with pytest.raises(RunError, match="'a' does not wait"):
+        runner.go_on(run, signals={"a": {}})
+    with pytest.raises(RunError, match="there is no step 'asks'"):
+        runner.go_on(run, rejects={"asks": "no"})
+    with pytest.raises(RunError, match="'ask' asks for WHY"):
+        runner.go_on(run, signals={"ask": {"OTHER": "x"}})
+    assert runner.history.info(run).status == "waiting"
+    assert runner.go_on(run, signals={"ask": {"WHY": "so"}}).status == "succeeded"
 
 
 def test_a_refusal_fails_the_step(runner):

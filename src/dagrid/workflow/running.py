@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import msgspec
 
-from dagrid.assemble import restart
+from dagrid.assemble import restart, view
 from dagrid.assemble import start as start_graph
-from dagrid.errors import UnknownRunError, WorkflowNotFoundError
+from dagrid.errors import RunError, UnknownRunError, WorkflowNotFoundError, hint, nearest
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
@@ -33,7 +33,7 @@ from dagrid.workflow import steps
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, StepEnd
 from dagrid.workflow.loading import File, find, load, loads
 from dagrid.workflow.lowering import lower
-from dagrid.workflow.mailing import send_mails
+from dagrid.workflow.mailing import send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
 from dagrid.workflow.problems import Place
 from dagrid.workflow.surroundings import surround, unmet
@@ -88,7 +88,8 @@ class Started:
                 note(self.context, wrong)
 
     def detach(self) -> None:
-        """Let go of a run that waits for a person: `go_on` with what the person said takes it up again."""
+        """Let go of a run that waits for a person, who gets a mail if that is asked for: `go_on` with what is said takes it up."""
+        send_waiting_mail(self.context, {name: self.run.held(name)[0] for name in self.run.waiting})
         self.run.detach()
         self.close()
 
@@ -200,7 +201,7 @@ def go_on(
     Raises:
         UnknownRunError: there is no such run, or it is none of a workflow.
         RunHeldError: another process performs it.
-        RunError: a step does not wait for a person.
+        RunError: a step does not wait for a person, or was not told all that it asks for; the run waits on.
     """
     with ExitStack() as closing:
         place = closing.enter_context(history.reopen(run_id))
@@ -210,6 +211,8 @@ def go_on(
                 f"The run {run_id!r} is one of a Python graph: go on with it in Python, by dagrid.resume.", run_id
             )
         file, workflow = _file_of(about)
+        if signals or rejects:
+            _check_signals(history, run_id, workflow, signals or {}, rejects or {})
         context = _context(history, place, file, workflow, about.params, _kept_values(history, run_id))
         run = _in(
             context,
@@ -220,7 +223,6 @@ def go_on(
             roots=roots,
             **_settings(context, observers),
         )
-        closing.callback(_leave, run)
         _tell(run, signals or {}, rejects or {})
         return Started(run, place, context, closing.pop_all())
 
@@ -295,10 +297,27 @@ def _tell(run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[s
         run.reject(step, reason)
 
 
-def _leave(run: Run) -> None:
-    """Let go of a run that has not ended."""
-    if not run.done:
-        run.detach()
+def _check_signals(
+    history: History,
+    run_id: str,
+    workflow: Workflow,
+    signals: Mapping[str, Mapping[str, str]],
+    rejects: Mapping[str, str],
+) -> None:
+    """Refuse what is said to a step that does not wait, or lacks what the step asks for. Raises RunError."""
+    known = {step.name: step for step in workflow.steps}
+    waiting = view(history.checkpoint, run_id).waiting
+    for name in (*signals, *rejects):
+        if name not in known:
+            raise RunError(f"In run {run_id!r} there is no step {name!r}.{hint(nearest(name, known))}")
+        if name not in waiting:
+            listed = ", ".join(map(repr, waiting)) or "none"
+            raise RunError(f"Step {name!r} does not wait for a person in run {run_id!r}; those that do: {listed}.")
+    for name, inputs in signals.items():
+        approval = known[name].approval
+        missing = [one for one in (approval.required if approval is not None else ()) if not inputs.get(one)]
+        if missing:
+            raise RunError(f"Step {name!r} asks for {', '.join(missing)}: give it as --input {missing[0]}=...")
 
 
 def _file_of(about: About) -> tuple[File, Workflow]:
