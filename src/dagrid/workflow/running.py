@@ -88,7 +88,7 @@ class Started:
                 note(self.context, wrong)
 
     def detach(self) -> None:
-        """Let go of a run that waits for a person, who gets a mail if that is asked for: `go_on` with what is said takes it up."""
+        """Let go of a run that waits for a person, who gets a mail if one is asked for; `go_on` takes it up."""
         send_waiting_mail(self.context, {name: self.run.held(name)[0] for name in self.run.waiting})
         self.run.detach()
         self.close()
