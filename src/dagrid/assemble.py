@@ -296,6 +296,8 @@ def restart(
 def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: Any) -> ExecutionResult:
     """Go on with a run whose process ended before it, and wait for it: only what had not finished runs.
 
+    A run in which nodes wait for signals goes on waiting here; `restart` gives the handle with which it can be signalled.
+
     What was running when the process ended counts as lost with its worker: it runs again, or fails where its node says
     `on_lost="fail"`, or when it was lost three times. If the process still goes on, it loses the run to this one.
 

@@ -14,8 +14,17 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from dagrid.attempt import current
-from dagrid.errors import NoCurrentTaskError, SkipTask, TaskTimeoutError, TransferError
-from dagrid.graph import DAG, Node
+from dagrid.errors import (
+    NoCurrentTaskError,
+    RepeatTask,
+    SkipTask,
+    TaskError,
+    TaskTimeoutError,
+    TransferError,
+    WaitForSignal,
+)
+from dagrid.graph import DAG, Node, Repeat
+from dagrid.graph.arguments import Arguments, Ref
 from dagrid.ports import Backend
 from dagrid.testing.conformance import raised
 from dagrid.testing.gate import Address, Gate, stand
@@ -49,6 +58,20 @@ def _mute() -> Any:
 
 def _hear(mute: Any) -> bool:
     return isinstance(mute, _Mute)
+
+
+def _again() -> None:
+    raise RepeatTask("left")
+
+
+def _ask() -> None:
+    raise WaitForSignal("well?", 7)
+
+
+def _fail_mildly() -> None:
+    error = TaskError("nobody minds")
+    error.tolerated, error.retryable = True, False
+    raise error
 
 
 def _skip() -> None:
@@ -200,6 +223,25 @@ class EngineConformance:
                 assert result.raise_for_status()["twice"] == 42
             else:
                 assert type(result.node_results["seed"].error) is NoCurrentTaskError
+
+    def test_a_task_says_what_it_wants_in_place_of_a_value(self) -> None:
+        """It runs again, waits for somebody, or fails so that nobody minds: all by what it raises, with what is in that."""
+        with self.place() as backend:
+            nodes = [
+                Node("again", _again, repeat=Repeat(limit=2)),
+                Node("asks", _ask),
+                Node("mild", _fail_mildly, retries=2),
+                Node("after", str, depends_on=["mild"], arguments=Arguments((Ref("mild"),))),
+            ]
+            run = DAG(nodes).start(backend=backend)
+            assert not run.settle(PATIENCE)
+            assert run.held("asks") == ("well?", 7)
+            run.signal("asks", 8)
+            result = run.wait(PATIENCE)
+            assert (result["again"], result["asks"], result.node_results["again"].attempts) == ("left", 8, 2)
+            assert result["after"] == "None"
+            assert result.node_results["mild"].attempts == 1
+            assert result.status == "partially_succeeded"
 
     def test_a_task_skips_its_own_node(self) -> None:
         """It says so by an exception, which travels as others do, and is no failure."""
