@@ -15,8 +15,8 @@ NEWER = $(shell main=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.versio
 CHECKED := $(wildcard src tests examples benchmarks)
 INSTALLS := pyproject.toml tools/venv requirements/installer.lock
 FAST := not slow and not engine and not example
-# The tests of engines in two halves that take about as long; the other half is what is not named here.
-HALF := tests/engines/test_celery*.py tests/engines/test_ray*.py
+# The tests of engines in two halves that take about as long: Ray, and what is not named here.
+HALF := tests/engines/test_ray*.py
 
 .PHONY: help
 help: ## show this list

@@ -158,6 +158,7 @@ def test_balanced_keeps_every_worker_busy_where_everything_depends_on_everything
     assert found.imbalance <= 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 4, 8])
 def test_small_cuts_are_below_those_of_a_depth_first_order(k: int) -> None:
     """Contiguous pieces of a depth-first order are the plain way; this must never be worse, and is better on these."""
@@ -203,6 +204,7 @@ def test_costs_count_and_level_based_cuts_between_levels() -> None:
     assert fans.partition(2, "level_based", max_imbalance=0.7).parts == [["s"], ["a", "b", "c", "d", "t"]]
 
 
+@pytest.mark.slow
 def test_with_transfer_times_the_makespan_decides() -> None:
     """When a value is dear to send, few edges are cut; when it is cheap, everybody is busy."""
     dag = layered(8, 16)
@@ -235,6 +237,7 @@ def test_small_and_odd_graphs() -> None:
         assert chain(5).partition(1, strategy).cut_edges == []
 
 
+@pytest.mark.slow
 def test_a_long_chain_and_a_wide_fan_are_ordinary() -> None:
     """Nothing recurses, and a node with very many neighbours does not take for ever."""
     assert len(chain(5_000).partition(4, "communication_min", max_iterations=1).cut_edges) == 3
