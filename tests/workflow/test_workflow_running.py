@@ -431,3 +431,42 @@ def test_a_dry_run_has_the_graph_and_runs_nothing(runner):
     assert list(dag) == ["a", "b"]
     assert context.variables["A"] == "2"
     assert not Path("hurt").exists()
+
+
+def test_old_runs_are_forgotten_as_the_workflow_says(runner):
+    """By number; runs of other workflows, and of those that it called, are another matter."""
+    text = """
+        histRetentionRuns: 2
+        steps: [{name: call, call: child}]
+        ---
+        name: child
+        steps: [{name: s, command: echo s}]
+        """
+    runner.run("steps: [{name: a, command: echo a}]", name="other")
+    ids = [runner.run(text).id for _ in range(4)]
+    assert [run.run for run in runner.history.runs(name="flow")] == ids[:1:-1]
+    assert len(runner.history.runs(name="other")) == 1
+    assert len(runner.history.runs(name="child", children=True)) == 2
+
+
+def test_logs_may_stand_elsewhere(runner, monkeypatch):
+    """`logDir` names the folder, from that of the file; the run is found and taken up there."""
+    monkeypatch.setenv("WHERE", "elsewhere")
+    told = runner.run("logDir: $WHERE/logs\nsteps: [{name: a, command: 'echo a; test -e ready'}]")
+    assert told.folder == runner.folder / "elsewhere" / "logs" / "flow" / told.id
+    (runner.folder / "ready").touch()
+    told = runner.go_on(told.id, again=True)
+    assert told.folder.parts[-4] == "elsewhere"
+    assert told.out("a") == "a\na\n"
+
+
+def test_a_workflow_may_be_started_only_as_it_is(runner):
+    """`runConfig` says what may not be changed."""
+    text = (
+        "runConfig: {disableParamEdit: true, disableRunIdEdit: true}\nparams: A=1\nsteps: [{name: a, command: echo $A}]"
+    )
+    with pytest.raises(WorkflowError, match="parameters may not be given"):
+        runner.run(text, ["A=2"])
+    with pytest.raises(WorkflowError, match="id of a run may not be chosen"):
+        runner.run(text, run_id="mine")
+    assert runner.run(text).out("a") == "1\n"

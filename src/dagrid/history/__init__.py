@@ -117,20 +117,21 @@ class History:
 
     # Beginning and going on.
 
-    def begin(self, name: str, about: About, run_id: str | None = None) -> Place:
+    def begin(self, name: str, about: About, run_id: str | None = None, logs: Path | None = None) -> Place:
         """Make a place for a new run, or for one that waits in a queue, and hold it.
 
         Args:
             name: of what is run.
             about: what it is of; who performs it, where and since when is filled in.
             run_id: what it is called; a new id by default. That of a run that a run calls begins with that one's, and a `.`.
+            logs: the folder of all logs, in place of that of the home.
 
         Raises:
             InvalidSettingError: no run can have that id.
             DuplicateRunError: there is such a run, and it is not in a queue, or another process has just taken it.
         """
         run = new_id() if run_id is None else checked_id(run_id, about.parent)
-        folder = self._folder(name, run)
+        folder = self._folder(name, run, logs)
         lock = self._taken(folder, run)
         try:
             at = time.time()
@@ -446,8 +447,8 @@ class History:
                 status = INTERRUPTED
         return RunInfo(record.run, record.name, status, record.created, record.ended, host, pid, parent)
 
-    def _folder(self, name: str, run: str) -> Path:
-        return self.home / "logs" / file_name(name) / file_name(run)
+    def _folder(self, name: str, run: str, logs: Path | None = None) -> Path:
+        return (logs or self.home / "logs") / file_name(name) / file_name(run)
 
     def _folder_of(self, record: RunRecord, about: About | None) -> Path:
         """Return where a run's logs are: in this home, which may have been moved, or else where they were written here."""

@@ -57,6 +57,10 @@ SIGNALS = frozenset(
     )
 )
 _WORKFLOW_NAME = re.compile(r"[^\s|&;<>(){}'\"]+")
+_NOT_DONE = {
+    "retry_policy": "a whole run is not tried again; give `retryPolicy` to steps, or under `defaults`",
+}
+"""Fields that are read and have no effect, with what to do instead."""
 _WORK = ("command", "script", "exec", "python", "call")
 
 
@@ -99,6 +103,14 @@ def check(
     if said(workflow, "hist_retention_days") and said(workflow, "hist_retention_runs"):
         problems.add(
             place(workflow, "hist_retention_runs"), "runs are kept by days or by number, not by both; keep one"
+        )
+    for field, remedy in _NOT_DONE.items():
+        if said(workflow, field):
+            problems.warn(place(workflow, field), remedy)
+    if workflow.handler_on.wait is not None:
+        problems.warn(
+            place(workflow.handler_on, "wait"),
+            "a `wait` handler is not run; a mail tells a person: mailOn: {wait: true}",
         )
     _check_names(workflow, problems)
     _check_depends(workflow, problems)

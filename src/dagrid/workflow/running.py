@@ -18,7 +18,7 @@ import msgspec
 
 from dagrid.assemble import restart, view
 from dagrid.assemble import start as start_graph
-from dagrid.errors import RunError, UnknownRunError, WorkflowNotFoundError, hint, nearest
+from dagrid.errors import RunError, UnknownRunError, WorkflowError, WorkflowNotFoundError, hint, nearest
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
@@ -31,12 +31,15 @@ from dagrid.observe.log import RunLog
 from dagrid.ports import Observer, Onlooker
 from dagrid.workflow import steps
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, StepEnd
+from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.loading import File, find, load, loads
 from dagrid.workflow.lowering import lower
 from dagrid.workflow.mailing import send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
+from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
 from dagrid.workflow.surroundings import surround, unmet
+from dagrid.workflow.variables import Names
 
 MOST_ATTEMPTS = 100_000
 PROCESSES = 256
@@ -51,11 +54,13 @@ class Started:
 
     Attributes:
         run: the handle on it.
-        place: where it is kept.
+        history: where all runs are kept.
+        place: where this one is.
         context: what its steps share.
     """
 
     run: Run
+    history: History
     place: Held
     context: Context
     _closing: ExitStack = field(default_factory=ExitStack)
@@ -73,10 +78,21 @@ class Started:
             if not self._ended:
                 self._ended = True
                 send_mails(self.context, result)
+                self._forget_old_runs()
                 self._remove_container()
             return result
         finally:
             self.close()
+
+    def _forget_old_runs(self) -> None:
+        """Forget runs of the workflow that are older, or more, than it keeps; those that other runs called go with these."""
+        workflow = self.context.workflow
+        if self.place.about.parent:
+            return
+        if workflow.hist_retention_runs:
+            self.history.cleanup(keep=workflow.hist_retention_runs, name=workflow.name)
+        elif workflow.hist_retention_days:
+            self.history.cleanup(days=workflow.hist_retention_days, name=workflow.name)
 
     def _remove_container(self) -> None:
         if self.context.workflow.container is not None:
@@ -140,6 +156,7 @@ def start(
     """
     chosen = workflow or file.main
     document = chosen.name if workflow is not None else ""
+    _check_edits(file, chosen, params, run_id if parent == "" else None)
     if name is not None:
         chosen = msgspec.structs.replace(chosen, name=name)
     about = About(
@@ -153,7 +170,7 @@ def start(
         more={"document": document, "folder": file.folder, "labels": dict(labels or {})},
     )
     with ExitStack() as closing:
-        place = closing.enter_context(history.begin(chosen.name, about, run_id))
+        place = closing.enter_context(history.begin(chosen.name, about, run_id, _logs(file, chosen)))
         try:
             context = _context(history, place, file, chosen, params)
             _keep_values(history, context)
@@ -174,7 +191,7 @@ def start(
         except BaseException:
             history.discard(place)  # nothing has run
             raise
-        return Started(run, place, context, closing.pop_all())
+        return Started(run, history, place, context, closing.pop_all())
 
 
 def go_on(
@@ -224,7 +241,7 @@ def go_on(
             **_settings(context, observers),
         )
         _tell(run, signals or {}, rejects or {})
-        return Started(run, place, context, closing.pop_all())
+        return Started(run, history, place, context, closing.pop_all())
 
 
 def dry(file: File, params: Sequence[str] = (), *, labels: Mapping[str, str] | None = None) -> tuple[Context, DAG]:
@@ -259,6 +276,23 @@ def _context(
     labels = place.about.more.get("labels", {})
     children = _Children(history, file, place)
     return surround(file, workflow, place, params, fixed=fixed, labels=labels, start_child=children.start)
+
+
+def _check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: str | None) -> None:
+    """Refuse what the workflow does not let those change who start it. Raises WorkflowError."""
+    said = workflow.run_config
+    for wrong, setting, what in (
+        (said.disable_param_edit and params, "disable_param_edit", "its parameters may not be given"),
+        (said.disable_run_id_edit and run_id, "disable_run_id_edit", "the id of a run may not be chosen"),
+    ):
+        if wrong:
+            raise WorkflowError([file.problem(place_of(said, setting), f"{workflow.name!r} is started as it is: {what}")])
+
+
+def _logs(file: File, workflow: Workflow) -> Path | None:
+    """Return the folder of the logs that a workflow names."""
+    said = os.path.expanduser(evaluate(workflow.log_dir, Names([os.environ])))
+    return Path(file.folder, said) if said else None
 
 
 def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
