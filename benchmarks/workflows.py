@@ -203,7 +203,7 @@ def _shell(count: int, together: int) -> None:
 
 @contextmanager
 def _surroundings(folder: Path) -> Iterator[None]:
-    """Let runs be kept in a folder of their own, modules be compiled once whatever the machine says, and the shell be sh for all."""
+    """Let runs be kept in a folder of their own, modules be compiled once in any case, and the shell be sh."""
     before = dict(os.environ)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     ours = {"DAGRID_HOME": folder / "home", "PYTHONPYCACHEPREFIX": folder / "compiled", "SHELL": "/bin/sh"}
