@@ -203,10 +203,11 @@ def _shell(count: int, together: int) -> None:
 
 @contextmanager
 def _surroundings(folder: Path) -> Iterator[None]:
-    """Let runs be kept in a folder of their own, and modules be compiled once, wherever the machine says that they are not."""
+    """Let runs be kept in a folder of their own, modules be compiled once in any case, and the shell be sh."""
     before = dict(os.environ)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    os.environ.update(DAGRID_HOME=str(folder / "home"), PYTHONPYCACHEPREFIX=str(folder / "compiled"))
+    ours = {"DAGRID_HOME": folder / "home", "PYTHONPYCACHEPREFIX": folder / "compiled", "SHELL": "/bin/sh"}
+    os.environ.update({name: str(value) for name, value in ours.items()})
     try:
         yield
     finally:

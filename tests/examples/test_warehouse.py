@@ -32,9 +32,9 @@ class Warehouse:
         self.home = folder / "home"
         self.env = {**os.environ, "DAGRID_HOME": str(self.home), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
-    def begin(self) -> subprocess.Popen[bytes]:
+    def begin(self, scale: str = "0.1") -> subprocess.Popen[bytes]:
         """Start the workflow as a process."""
-        argv = [str(BIN / "dagrid"), "start", str(WORKFLOW), "--", f"OUT={self.out}"]
+        argv = [str(BIN / "dagrid"), "start", str(WORKFLOW), "--", f"OUT={self.out}", f"SF={scale}"]
         return subprocess.Popen(argv, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def call(self, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -84,13 +84,14 @@ def test_a_killed_run_goes_on_with_what_was_not_finished(moment: tuple[str, str]
 
 
 def test_what_is_there_is_not_generated_again(tmp_path: Path) -> None:
-    """A second run finds the tables' files, and is a run of its own all the same."""
+    """A second run finds the tables' files, and is a run of its own all the same. Of this size no answers are known."""
     warehouse = Warehouse(tmp_path)
-    assert warehouse.begin().wait() == 0
-    made = {path: path.stat().st_mtime_ns for path in warehouse.out.glob("sf0.1/data/*/*.parquet")}
+    assert warehouse.begin("0.01").wait() == 0
+    made = {path: path.stat().st_mtime_ns for path in warehouse.out.glob("sf0.01/data/*/*.parquet")}
     assert len(made) == 8
-    assert warehouse.begin().wait() == 0
+    assert warehouse.begin("0.01").wait() == 0
     assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert "not checked" in (warehouse.out / "report.html").read_text(encoding="utf-8")
 
 
 def test_wrong_tables_are_refused_whole(tmp_path: Path) -> None:
