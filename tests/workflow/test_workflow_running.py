@@ -433,6 +433,30 @@ def test_a_dry_run_has_the_graph_and_runs_nothing(runner):
     assert not Path("hurt").exists()
 
 
+@pytest.mark.parametrize(
+    ("policy", "status", "runs"),
+    [
+        ("{repeat: until, exitCode: [0], intervalSec: 0, limit: 9}", "succeeded", 3),
+        ("{repeat: while, exitCode: [1], intervalSec: 0, limit: 2}", "failed", 2),
+        ("{repeat: while, exitCode: [7], intervalSec: 0}", "failed", 1),
+        ("{repeat: until, condition: 'test -e never', intervalSec: 0, limit: 4}", "failed", 1),
+        ("{repeat: true, intervalSec: 0, limit: 5}", "failed", 1),
+    ],
+)
+def test_a_failure_is_repeated_only_where_exit_codes_are_asked_for(runner, policy, status, runs):
+    """And when the limit is reached it is a failure all the same."""
+    told = runner.run(
+        f"""
+        steps:
+          - name: a
+            command: 'echo x >> runs.txt; test $(wc -l < runs.txt) -ge 3'
+            repeatPolicy: {policy}
+        """
+    )
+    assert told.status == status
+    assert (runner.folder / "runs.txt").read_text() == "x\n" * runs
+
+
 def test_old_runs_are_forgotten_as_the_workflow_says(runner):
     """By number; runs of other workflows, and of those that it called, are another matter."""
     text = """

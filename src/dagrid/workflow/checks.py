@@ -366,6 +366,15 @@ def _check_step(
             place(step, "signal_on_stop"),
             f"there is no signal {_short(step.signal_on_stop)}; write one such as SIGTERM.{question}",
         )
+    if said(step, "shell_packages"):
+        problems.warn(
+            place(step, "shell_packages"), "packages of nix are not installed here; see to it that they are there"
+        )
+    if step.approval is not None and step.approval.rewind_to:
+        problems.warn(
+            place(step.approval, "rewind_to"),
+            "nothing is rewound; who refuses lets the run be taken up by dagrid retry",
+        )
     _check_conditions(step.preconditions, problems)
     _check_policies(step.continue_on, step.retry_policy, step.repeat_policy, problems)
 

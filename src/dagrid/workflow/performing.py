@@ -147,7 +147,15 @@ def _decoded(work: Work, output: Output, text: str) -> str:
 
 
 def _repeat(work: Work, policy: RepeatPolicy, end: StepEnd, failure: StepError | None) -> Generator[Any, Any, None]:
-    """Ask whether the step is to be run again. Raises RepeatTask if it is."""
+    """Ask whether the step is to be run again. A failure is a reason where exit codes are asked for, but not after the limit.
+
+    Raises:
+        RepeatTask: it is.
+    """
+    if failure is not None and (policy.condition or not policy.exit_code):
+        return
+    if failure is not None and 0 < policy.limit <= current().number:
+        return
     work.outputs.update(end.outputs)
     wanted = policy.repeat == "while"
     if policy.condition:
@@ -156,9 +164,7 @@ def _repeat(work: Work, policy: RepeatPolicy, end: StepEnd, failure: StepError |
     elif policy.exit_code:
         found = end.code in policy.exit_code
     else:
-        found = failure is None
-        if failure is not None:
-            return
+        found = True
     if found == wanted:
         raise RepeatTask(end)
 

@@ -286,7 +286,9 @@ def _check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: 
         (said.disable_run_id_edit and run_id, "disable_run_id_edit", "the id of a run may not be chosen"),
     ):
         if wrong:
-            raise WorkflowError([file.problem(place_of(said, setting), f"{workflow.name!r} is started as it is: {what}")])
+            raise WorkflowError(
+                [file.problem(place_of(said, setting), f"{workflow.name!r} is started as it is: {what}")]
+            )
 
 
 def _logs(file: File, workflow: Workflow) -> Path | None:
