@@ -65,7 +65,7 @@ class Output:
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Write rows in columns, with colours where that is a terminal; texts of others cannot steer it."""
-        shown = [[_tame(cell) for cell in row] for row in rows]
+        shown = [[tame(cell) for cell in row] for row in rows]
         widths = [max([len(head), *(_width(row[at]) for row in shown)]) for at, head in enumerate(heads)]
         colour = coloured(sys.stdout)
         last = len(heads) - 1
@@ -132,7 +132,8 @@ def _put(stream: IO[str], text: str) -> None:
     stream.flush()
 
 
-def _tame(text: str) -> str:
+def tame(text: str) -> str:
+    """Return a text on one line that no terminal obeys."""
     return " ".join(text.splitlines()).translate(_ESCAPES) if text else text
 
 

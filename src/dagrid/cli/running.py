@@ -61,7 +61,7 @@ class Watched:
     def _lines(self) -> Observer:
         from dagrid.observe.lines import Lines
 
-        return Lines(self._tell, lambda at: f"[{at:8.3f}] ", MOST_LINES)
+        return Lines(self._tell, lambda at: f"[{at:8.3f}] ", MOST_LINES, frozenset({"run_ended"}))
 
     @staticmethod
     def _tell(text: str) -> None:
@@ -113,10 +113,26 @@ def finished(call: Call, started: Started, held: HeldInterrupts) -> int:
     """Wait for a run of a workflow, say how it has ended or what it waits for, and return the exit code."""
     run, place, name = started.run, started.place, started.context.name
     with started:
-        stopped = attend(run, held, run.wait)
+        stopped = attend(run, held, run.settle)
+        if not run.done:
+            return _waits(call, started)
         result = started.finish()
     record = run_record(place.run_id, name, result)
     return told_end(call, record, result, stopped)
+
+
+def _waits(call: Call, started: Started) -> int:
+    """Say for whom a run waits, let go of it, and return the exit code."""
+    run, run_id, name = started.run, started.place.run_id, started.context.name
+    waiting = {step: run.held(step)[0] for step in run.waiting}
+    started.detach()
+    if call.out.as_json:
+        record = {"run": run_id, "name": name, "status": "waiting"}
+        call.out.json({**record, "waiting": [{"step": step, "prompt": prompt} for step, prompt in waiting.items()]})
+    for step, prompt in waiting.items():
+        call.out.say(f"{step} waits for a person{': ' if prompt else ''}{prompt}")
+    call.out.say(f"Go on with it: dagrid approve {run_id} STEP, or dagrid reject {run_id} STEP")
+    return exit_of_status("waiting")
 
 
 def told_end(call: Call, record: dict[str, Any], result: ExecutionResult, stopped: bool) -> int:

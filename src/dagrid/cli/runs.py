@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dagrid.cli.options import Complete, completing
+from dagrid.cli.workflows import importable
 from dagrid.errors import DagridError, InvalidSettingError, UnknownNodeError
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def steps_of(call: Call, run_id: str) -> list[str]:
     """Return the names of the steps of a run that has begun, with those of its handlers. Raises DagridError: nobody knows."""
     from dagrid.execution.recording import read_head
 
+    importable(call.history.about(run_id))
     return list(read_head(call.history.checkpoint, run_id)["dag"])
 
 

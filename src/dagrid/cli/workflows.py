@@ -16,6 +16,7 @@ from dagrid.errors import DagridError, InvalidSettingError, Problem, WorkflowNot
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.graph.dag import DAG
+    from dagrid.history import About
     from dagrid.workflow import File
 
 _GRAPH = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)")
@@ -91,6 +92,14 @@ def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, 
     if params:
         raise InvalidSettingError(f"{target} is a graph and takes no parameters, such as {params[0]!r}.")
     return found, settings
+
+
+def importable(about: About) -> None:
+    """Let the functions of a graph be found that was started in another folder, or here."""
+    if about.kind == "graph":
+        sys.path[:0] = [
+            folder for folder in (os.getcwd(), about.more.get("folder")) if folder and folder not in sys.path
+        ]
 
 
 def given(call: Call, rest: Sequence[str]) -> list[str]:

@@ -309,6 +309,10 @@ class History:
         """Return what is known of a run. Raises UnknownRunError."""
         return self._info(self._record(run_id))
 
+    def has_begun(self, run_id: str) -> bool:
+        """Return whether there is a journal to go on with; a run that waited in a queue may have none. Raises UnknownRunError."""
+        return self._record(run_id).facts > 0
+
     def find(self, text: str) -> RunInfo:
         """Return the run that a text means: an id, the name of a workflow (its newest run), or the beginning of one id.
 

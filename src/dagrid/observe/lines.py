@@ -43,7 +43,7 @@ class Lines:
         write: takes some lines at once, each with its end.
         stamp: what stands before a line, made of the seconds since the run began.
         most: how many lines good news may take; of the rest only the bad is told. None is all.
-        starts: whether the starts of nodes are told.
+        without: the kinds of events that are not told.
     """
 
     def __init__(
@@ -51,16 +51,18 @@ class Lines:
         write: Callable[[str], object],
         stamp: Callable[[float], str],
         most: int | None = None,
-        starts: bool = True,
+        without: frozenset[str] = frozenset(),
     ) -> None:
         self._write = write
         self._stamp = stamp
         self._left = most
-        self._starts = starts
+        self._without = without
         self._since: dict[str, float] = {}
+        self._from = 0.0
 
     def begin(self, run: Any) -> None:
-        """There is nothing to tell before something happens."""
+        """Tell of this run from now on; what has happened before it was gone on with is known."""
+        self._from = run.seconds
 
     def observe(self, events: Sequence[RunEvent]) -> None:
         """Tell of these."""
@@ -77,7 +79,7 @@ class Lines:
         said = told(event)
         if event.kind in _ENDED and event.node in self._since:
             said += f" after {span(event.at - self._since.pop(event.node))}"
-        if not said or (event.kind == "started" and not self._starts):
+        if not said or event.at < self._from or event.kind in self._without:
             return ""
         if self._left is not None and event.kind not in BAD:
             self._left -= 1

@@ -51,6 +51,9 @@ _STATES = {
     "omitted": "skipped",
     "passed": "skipped",
     "retry": "retry",
+    "repeated": "retry",
+    "held": "waiting",
+    "signalled": "completed",
     "requeued": "pending",
     "value_lost": "pending",
 }

@@ -203,6 +203,7 @@ def go_on(
     signals: Mapping[str, Mapping[str, str]] | None = None,
     rejects: Mapping[str, str] | None = None,
     observers: Readers = (),
+    take_over: bool = False,
 ) -> Started:
     """Go on with a run that was interrupted, waits for a person, or has ended.
 
@@ -214,6 +215,7 @@ def go_on(
         signals: for steps that wait for a person: approved, with what the person entered.
         rejects: for others: refused, and why.
         observers: readers of the run.
+        take_over: also if another machine seems to perform it.
 
     Raises:
         UnknownRunError: there is no such run, or it is none of a workflow.
@@ -221,7 +223,7 @@ def go_on(
         RunError: a step does not wait for a person, or was not told all that it asks for; the run waits on.
     """
     with ExitStack() as closing:
-        place = closing.enter_context(history.reopen(run_id))
+        place = closing.enter_context(history.reopen(run_id, take_over=take_over))
         about = place.about
         if about.kind != "workflow":
             raise UnknownRunError(

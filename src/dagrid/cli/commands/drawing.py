@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ import click
 
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
-from dagrid.cli.workflows import given, is_graph, load_graph, load_workflow
-from dagrid.errors import InvalidSettingError
+from dagrid.cli.output import tame
+from dagrid.cli.workflows import given, importable, is_graph, load_graph, load_workflow
+from dagrid.errors import InvalidSettingError, UnknownRunError, WorkflowNotFoundError
 
 if TYPE_CHECKING:
+    from dagrid.execution.results import NodeResult
     from dagrid.graph.dag import DAG
     from dagrid.workflow import File
 
@@ -25,10 +28,12 @@ if TYPE_CHECKING:
         "dagrid graph nightly.yaml",
         "dagrid graph flows.etl:nightly --format mermaid",
         "dagrid graph nightly.yaml --format svg --output nightly.svg",
+        "dagrid graph 0190b6c8 --format svg > run.svg",
     ),
 )
 def graph_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
-    """Draw a workflow in a file, or a graph of Python's as package.module:name."""
+    """Draw a workflow in a file, a graph of Python's as package.module:name, or a run with the status of its steps."""
+    nodes = None
     if is_graph(target):
         dag, _ = load_graph(target, given(call, rest))
         if call.config["settings"]:
@@ -36,8 +41,14 @@ def graph_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
 
             dag = tuned(dag, call.config["settings"]).dag
     else:
-        dag = shape(load_workflow(call, target))
-    text = drawn(dag, "json" if call.out.as_json else call.config["graph.format"], dag.name or target)
+        try:
+            dag = shape(load_workflow(call, target))
+        except WorkflowNotFoundError as error:
+            found = _run(call, target)
+            if found is None:
+                raise error from None
+            dag, nodes = found
+    text = drawn(dag, "json" if call.out.as_json else call.config["graph.format"], dag.name or target, nodes)
     output = call.config["graph.output"]
     if not output:
         call.out.write(text)
@@ -58,8 +69,23 @@ def shape(file: File) -> DAG:
     return DAG([Node(step, depends_on=before) for step, before in dependencies(file.main).items()], name=file.main.name)
 
 
-def drawn(dag: DAG, form: str, title: str) -> str:
-    """Return a graph in one of the forms of the settings."""
+def _run(call: Call, target: str) -> tuple[DAG, dict[str, NodeResult]] | None:
+    """Return the graph of a run with what became of its nodes; None if there is no such run."""
+    from dagrid.assemble import view
+    from dagrid.execution.recording import read_head
+
+    try:
+        info = call.history.find(target)
+    except UnknownRunError:
+        return None
+    importable(call.history.about(info.run))
+    dag: DAG = read_head(call.history.checkpoint, info.run)["dag"]
+    seen = view(call.history.checkpoint, info.run)
+    return dag, {name: seen.node_result(name, value=False) for name in dag}
+
+
+def drawn(dag: DAG, form: str, title: str, nodes: Mapping[str, NodeResult] | None = None) -> str:
+    """Return a graph in one of the forms of the settings, the status of its nodes where these are known."""
     if form == "mermaid":
         return dag.to_mermaid()
     if form == "dot":
@@ -69,11 +95,11 @@ def drawn(dag: DAG, form: str, title: str) -> str:
     if form == "svg":
         from dagrid.execution.report.sketch import svg
 
-        return svg(dag.structure, title)
-    return in_words(dag)
+        return svg(dag.structure, title, None if nodes is None else list(nodes.values()))
+    return in_words(dag, nodes)
 
 
-def in_words(dag: DAG) -> str:
+def in_words(dag: DAG, nodes: Mapping[str, NodeResult] | None = None) -> str:
     """Return the nodes by level, each with what it waits for."""
     levels = dag.topological_levels()
     figures = len(str(len(levels)))
@@ -82,5 +108,7 @@ def in_words(dag: DAG) -> str:
         for at, name in enumerate(level):
             before = dag.predecessors(name)
             lead = str(number).rjust(figures) if at == 0 else " " * figures
-            lines.append(f"{lead}  {name}" + (f"  <- {', '.join(before)}" if before else ""))
+            status = f"  [{nodes[name].status}]" if nodes is not None else ""
+            waits = f"  <- {', '.join(map(tame, before))}" if before else ""
+            lines.append(f"{lead}  {tame(name)}{status}{waits}")
     return "\n".join(lines) + "\n" if lines else ""

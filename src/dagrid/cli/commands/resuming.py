@@ -1,0 +1,130 @@
+"""`dagrid retry`, `dagrid approve` and `dagrid reject`: a run that is there goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dagrid.cli.calls import Call
+from dagrid.cli.launching import start_like
+from dagrid.cli.options import command
+from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
+from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
+from dagrid.cli.workflows import importable
+from dagrid.errors import InvalidSettingError, RunStateError, TransferError
+
+if TYPE_CHECKING:
+    from dagrid.history import RunInfo
+
+
+@command(
+    "retry",
+    run_argument(required=False),
+    examples=("dagrid retry nightly", "dagrid retry nightly --from load", "dagrid retry -r 0190b6c8"),
+)
+def retry_command(call: Call, run: str | None) -> int:
+    """Go on with a run that failed, was stopped or was interrupted: what completed stays, all else runs.
+
+    With --from a step and all behind it run anew as well, also in a run that has succeeded. RUN is an id, the beginning of
+    one, or a name for its newest run.
+    """
+    info = chosen(call, run)
+    roots = call.config["step"]
+    history = call.history
+    if info.status == "running":
+        history.reopen(info.run, take_over=call.config["take_over"]).close()  # or it says who performs it
+    if info.status == "succeeded" and not roots:
+        raise RunStateError(
+            f"Run {info.run!r} has succeeded, so there is nothing to go on with. Name a step with --from, or restart it.",
+            info.status,
+        )
+    if not history.has_begun(info.run):
+        # Nothing has run, so it begins with what is known of it.
+        about = history.about(info.run)
+        history.remove(info.run)
+        return start_like(call, about, about.params, run_id=info.run, name=info.name)
+    for step in roots:
+        check_step(steps_of(call, info.run), step, info.run)
+    again = info.ended > 0 or bool(roots)
+    if history.about(info.run).kind == "graph":
+        return _go_on_with_graph(call, info, again=again, roots=roots)
+    return _go_on(call, info, again=again, roots=roots)
+
+
+@command(
+    "approve",
+    run_argument(),
+    step_argument(),
+    examples=("dagrid approve nightly", "dagrid approve nightly check --input TICKET=OPS-7"),
+)
+def approve_command(call: Call, run: str, step: str | None) -> int:
+    """Let a run go on that waits for a person, and wait for its end. STEP need not be named where only one waits."""
+    info, step = chosen_step(call, run, step)
+    return _go_on(call, info, signals={_waiting(call, info, step): dict(call.config["input"])})
+
+
+@command(
+    "reject",
+    run_argument(),
+    step_argument(),
+    examples=('dagrid reject nightly check --reason "the figures are wrong"',),
+)
+def reject_command(call: Call, run: str, step: str | None) -> int:
+    """Refuse what a run waits for: the step has failed, and the run ends as its workflow says."""
+    info, step = chosen_step(call, run, step)
+    return _go_on(call, info, rejects={_waiting(call, info, step): call.config["reason"] or "rejected"})
+
+
+def _go_on(call: Call, info: RunInfo, **how: Any) -> int:
+    """Go on with a run of a workflow, and return the exit code."""
+    from dagrid.workflow.running import go_on
+
+    watched = Watched(call, info.name)
+    with stoppable() as held:
+        started = go_on(call.history, info.run, take_over=call.config["take_over"], observers=watched.observers, **how)
+        watched.at(started.place)
+        return finished(call, started, held)
+
+
+def _go_on_with_graph(call: Call, info: RunInfo, *, again: bool, roots: tuple[str, ...]) -> int:
+    """Go on with a run of a graph of Python's, and return the exit code."""
+    from dagrid.assemble import restart
+    from dagrid.observe.log import RunLog
+
+    history = call.history
+    importable(history.about(info.run))
+    watched = Watched(call, info.name)
+    with stoppable() as held, history.reopen(info.run, take_over=call.config["take_over"]) as place:
+        watched.at(place)
+        run = restart(
+            history.checkpoint,
+            info.run,
+            backend=call.config["backend"],
+            again=again,
+            roots=roots,
+            progress=False,
+            observers=[RunLog(place.log), *watched.observers],
+        )
+        stopped = attend(run, held, run.wait)
+        result = run.result()
+        return told_end(call, run_record(info.run, info.name, result), result, stopped)
+
+
+def _waiting(call: Call, info: RunInfo, step: str | None) -> str:
+    """Return the step that waits for a person, or the one that is named."""
+    from dagrid.assemble import view
+
+    importable(call.history.about(info.run))
+    try:
+        waiting = view(call.history.checkpoint, info.run).waiting
+    except TransferError:
+        waiting = ()
+    if step is not None:
+        check_step(steps_of(call, info.run), step, info.run)
+        if step not in waiting:
+            raise RunStateError(f"Step {step!r} of run {info.run!r} does not wait for a person.", info.status)
+        return step
+    if not waiting:
+        raise RunStateError(f"No step of run {info.run!r} waits for a person: the run is {info.status}.", info.status)
+    if len(waiting) > 1:
+        raise InvalidSettingError(f"These steps wait: {', '.join(waiting)}. Name one of them.")
+    return waiting[0]

@@ -1,0 +1,165 @@
+"""`dagrid status` and `dagrid explain`: how a run stands, step by step, and why."""
+
+from __future__ import annotations
+
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from dagrid.cli.calls import Call
+from dagrid.cli.options import command
+from dagrid.cli.output import plain, took
+from dagrid.cli.running import BAD, error_of, step_record
+from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument
+from dagrid.cli.workflows import importable
+from dagrid.errors import TransferError
+
+if TYPE_CHECKING:
+    from dagrid.execution.results import NodeResult
+    from dagrid.execution.run import Run
+    from dagrid.history import RunInfo
+
+GOES_ON = ("queued", "running", "waiting", "interrupted")
+SENTENCES = {
+    "queued": "It waits in a queue, and nobody has begun it: dagrid start --next QUEUE does.",
+    "waiting": "It waits for a person: dagrid approve, or dagrid reject.",
+    "interrupted": "Its process is gone: dagrid retry goes on with it.",
+}
+
+
+@command(
+    "status",
+    run_argument(required=False),
+    examples=("dagrid status", "dagrid status nightly", "dagrid status nightly --json"),
+)
+def status_command(call: Call, run: str | None) -> None:
+    """Show how a run stands, step by step; without a RUN, all runs that have not ended.
+
+    RUN is an id, the beginning of one, or a name for its newest run.
+    """
+    if run is None and not call.config["run_id"]:
+        _all(call)
+        return
+    info = chosen(call, run)
+    seen = look(call, info)
+    steps = [] if seen is None else [seen.node_result(name) for name in seen.names]
+    children = call.history.children(info.run)
+    if call.out.as_json:
+        call.out.json(
+            {
+                **_record(call, info),
+                "steps": [step_record(step) for step in steps],
+                "waiting": []
+                if seen is None
+                else [{"step": name, "prompt": seen.held(name)[0]} for name in seen.waiting],
+                "children": [_record(call, child) for child in children],
+            }
+        )
+        return
+    call.out.line(f"{info.name} is {info.status.replace('_', ' ')}: run {info.run}{_when(call, info)}")
+    if info.status in SENTENCES:
+        call.out.line(SENTENCES[info.status])
+    if seen is not None and steps:
+        call.out.line()
+        call.out.table(("STEP", "STATUS", "AFTER", "TOOK", "TRIES", ""), [_row(seen, step) for step in steps])
+        for name in seen.waiting:
+            call.out.line(f"{name} waits for a person: {seen.held(name)[0]}")
+    if children:
+        call.out.line()
+        call.out.table(("RUN", "NAME", "STATUS"), [(child.run, child.name, child.status) for child in children])
+
+
+@command(
+    "explain",
+    run_argument(required=False),
+    step_argument(),
+    examples=("dagrid explain nightly report", "dagrid explain nightly"),
+)
+def explain_command(call: Call, run: str | None, step: str | None) -> None:
+    """Say why a step is not running, or how it ended; without a STEP, of every step that did not complete."""
+    info, step = chosen_step(call, run, step)
+    seen = look(call, info)
+    if seen is None:
+        told = {}
+    elif step is not None:
+        check_step(seen.names, step, info.run)
+        told = {step: seen.explain(step)}
+    else:
+        told = {name: seen.explain(name) for name in seen.names if seen.status(name) != "completed"}
+    sentence = SENTENCES.get(info.status, "")
+    if call.out.as_json:
+        call.out.json(
+            plain({"run": info.run, "name": info.name, "status": info.status, "because": sentence}) | {"steps": told}
+        )
+        return
+    if sentence:
+        call.out.line(f"The run is {info.status}. {sentence}")
+    for words in told.values():
+        call.out.line(words)
+    if not told and not sentence:
+        call.out.line("Every step has completed.")
+
+
+def look(call: Call, info: RunInfo) -> Run | None:
+    """Return a view of a run; None of one that has not begun, or whose functions cannot be found here."""
+    from dagrid.assemble import view
+
+    if not call.history.has_begun(info.run):
+        return None
+    importable(call.history.about(info.run))
+    try:
+        return view(call.history.checkpoint, info.run)
+    except TransferError as error:
+        call.out.say(f"dagrid: {error}")
+        return None
+
+
+def _all(call: Call) -> None:
+    infos = call.history.runs(status=GOES_ON, limit=None)
+    if call.out.as_json:
+        call.out.json([_record(call, info) for info in infos])
+    elif infos:
+        rows = [(info.run, info.name, info.status, call.out.time(info.created), info.host) for info in infos]
+        call.out.table(("RUN", "NAME", "STATUS", "CREATED", "HOST"), rows)
+    else:
+        call.out.say("No run goes on.")
+
+
+def _record(call: Call, info: RunInfo) -> dict[str, Any]:
+    about = call.history.about(info.run)
+    seconds = info.ended - info.created if info.ended else time() - info.created if info.status == "running" else None
+    return {
+        "run": info.run,
+        "name": info.name,
+        "status": info.status,
+        "created": call.out.stamp(info.created),
+        "ended": call.out.stamp(info.ended),
+        "seconds": seconds,
+        "host": info.host or about.host,
+        "pid": info.pid or None,
+        "params": list(about.params),
+        "source": about.source,
+        "folder": str(call.history.folder(info.run)),
+    }
+
+
+def _when(call: Call, info: RunInfo) -> str:
+    if info.ended:
+        return f", {call.out.time(info.created)}, after {took(info.ended - info.created)}"
+    if info.status == "running":
+        process = f", process {info.pid}" if info.pid else ""
+        return f", for {took(time() - info.created)}, on {info.host}{process}"
+    return f", since {call.out.time(info.created)}"
+
+
+def _row(run: Run, step: NodeResult) -> tuple[str, ...]:
+    began = bool(step.attempts)
+    seconds = run.seconds - step.started if step.status == "running" else step.duration_seconds
+    why = error_of(step) if step.status in BAD else step.reason
+    return (
+        step.name,
+        step.status.value,
+        took(step.started) if began else "",
+        took(max(seconds, 0.0)) if began else "",
+        str(step.attempts) if step.attempts > 1 else "",
+        why,
+    )

@@ -1,0 +1,470 @@
+"""Workflows through the real command: start, dry, retry, restart, approve, reject, status, explain, exec, queues, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dagrid.cli.exits import Exit
+from tests.cli.conftest import PATIENCE
+from tests.cli.test_graphs import on_a_terminal
+
+NIGHTLY = """
+params: DAY=today
+steps:
+  - name: fetch
+    command: echo "fetched $DAY"
+    output: GOT
+  - name: load
+    command: 'test -e ok || { echo "no ok file" >&2; exit 3; }'
+  - name: report
+    command: echo "report of $GOT"
+"""
+GATE = """
+steps:
+  - {name: before, command: echo before}
+  - name: check
+    command: echo figures
+    approval: {prompt: Are the figures right?, input: [TICKET]}
+  - {name: after, command: 'echo "after $TICKET"'}
+"""
+
+
+@pytest.fixture(autouse=True)
+def files(folder: Path) -> Path:
+    (folder / "nightly.yaml").write_text(NIGHTLY)
+    (folder / "gate.yaml").write_text(GATE)
+    return folder
+
+
+def appeared(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} has not come"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def process(*arguments: object, **settings: object) -> Iterator[subprocess.Popen[str]]:
+    """Start the command as a process; its group is ended in the end."""
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "dagrid", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,  # type: ignore[call-overload]
+    )
+    try:
+        yield begun
+    finally:
+        begun.kill()
+        begun.communicate()
+
+
+# start
+
+
+def test_a_workflow_runs(shell, dagrid, history, files):
+    """From its file to its end, and all of it is found again: status, outputs, logs."""
+    (files / "ok").write_text("")
+    said = shell("start", "nightly.yaml", "--", "DAY=monday")
+    assert (said.code, said.out) == (0, ""), said.err
+    assert "nightly succeeded after" in said.err
+    found = dagrid("status", "nightly", "--json").data
+    assert [(step["name"], step["status"]) for step in found["steps"]] == [
+        ("fetch", "completed"),
+        ("load", "completed"),
+        ("report", "completed"),
+    ]
+    assert found["params"] == ["DAY=monday"]
+    assert found["steps"][0]["outputs"] == {"GOT": "fetched monday"}
+    assert dagrid("logs", "nightly", "report", "--stdout").out == "report of fetched monday\n"
+    assert history.about(found["run"]).spec == NIGHTLY
+
+
+def test_parameters_by_flag_variable_and_position(dagrid, files, monkeypatch):
+    """A flag is split as a shell would, what stands behind -- is taken as it is; flags go before variables."""
+    (files / "ok").write_text("")
+
+    def day(*arguments: str) -> str:
+        assert dagrid("start", "nightly.yaml", "-q", *arguments).code == 0
+        return dagrid("logs", "nightly", "fetch", "--stdout").out
+
+    assert day() == "fetched today\n"
+    assert day("-p", "DAY='two words'") == "fetched two words\n"
+    assert day("--", "first") == "fetched first\n"
+    assert day("--", "DAY=a b") == "fetched a b\n"
+    monkeypatch.setenv("DAGRID_PARAMS", "DAY=variable")
+    assert day() == "fetched variable\n"
+    assert day("--params", "DAY=flag") == "fetched flag\n"
+
+
+def test_a_workflow_that_fails(dagrid, history):
+    """What went wrong is told with the last words of the step; the code says that the run failed."""
+    said = dagrid("start", "nightly.yaml")
+    assert said.code == Exit.FAILED
+    assert "load: " in said.err
+    assert "no ok file" in said.err
+    assert "Traceback" not in said.err
+    assert history.runs()[0].status == "failed"
+    record = dagrid("start", "nightly.yaml", "--json", "-q")
+    assert record.err == ""
+    steps = {step["name"]: step for step in record.data["steps"]}
+    assert (steps["load"]["status"], steps["report"]["status"]) == ("failed", "skipped")
+    assert "no ok file" in steps["load"]["error"]
+
+
+def test_a_workflow_whose_precondition_does_not_hold(dagrid, files):
+    """Nothing runs, and that is no failure."""
+    (files / "maybe.yaml").write_text("preconditions: 'false'\nsteps:\n  - command: touch ran\n")
+    assert dagrid("start", "maybe.yaml").code == 0
+    assert not (files / "ran").exists()
+    assert dagrid("history", "--json").data[0]["status"] == "aborted"
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "code"),
+    [
+        ("steps:\n  - comand: x\n", [], Exit.USAGE),
+        ("params: [{name: N, required: true}]\nsteps: [{command: x}]\n", [], Exit.USAGE),
+        ("steps: [{command: x, workerSelector: {gpu: 'yes'}}]\n", [], Exit.USAGE),
+        ("secrets: [{name: S, provider: env, key: NOT_SET}]\nsteps: [{command: x}]\n", [], Exit.USAGE),
+        ("steps: [{command: x}]\n", ["--run-id", "a/b"], Exit.USAGE),
+        (None, [], Exit.UNKNOWN),
+    ],
+)
+def test_what_cannot_begin_leaves_nothing(dagrid, history, files, text, arguments, code):
+    """A mistake is told, with its place where it has one, and is not a run."""
+    if text is not None:
+        (files / "wrong.yaml").write_text(text)
+    said = dagrid("start", "wrong.yaml", *arguments)
+    assert said.code == code, said.err
+    assert said.err
+    assert "Traceback" not in said.err
+    assert history.runs() == []
+
+
+def test_labels_of_this_machine(dagrid, files, monkeypatch):
+    """By flag, variable or file, and selectors match them."""
+    (files / "where.yaml").write_text("steps: [{command: 'true', workerSelector: {gpu: 'yes'}}]\n")
+    assert dagrid("start", "where.yaml").code == Exit.USAGE
+    assert dagrid("start", "where.yaml", "--worker.labels", "zone=a,gpu=yes").code == 0
+    monkeypatch.setenv("DAGRID_WORKER_LABELS", "gpu=yes")
+    assert dagrid("start", "where.yaml").code == 0
+    monkeypatch.delenv("DAGRID_WORKER_LABELS")
+    home = Path(os.environ["DAGRID_HOME"])
+    (home / "config.yaml").write_text("worker: {labels: {gpu: 'yes'}}\n")
+    assert dagrid("start", "where.yaml").code == 0
+
+
+def test_a_secret_is_shown_nowhere(shell, files, monkeypatch):
+    """Neither while the run goes on, nor at its end, nor later."""
+    monkeypatch.setenv("TOKEN", "open-sesame")
+    (files / "secret.yaml").write_text(
+        "secrets: [{name: TOKEN, provider: env, key: TOKEN}]\n"
+        "steps:\n"
+        "  - {name: leak, command: 'echo $TOKEN; echo $TOKEN >&2; exit 1', output: OUT}\n"
+    )
+    said = [shell("start", "secret.yaml"), shell("start", "secret.yaml", "--json")]
+    said += [shell(command, "secret") for command in ("status", "explain", "logs")]
+    said += [shell("logs", "secret", "leak"), shell("status", "secret", "--json"), shell("history", "--json")]
+    assert all("open-sesame" not in one.out + one.err for one in said)
+    assert "*******" in said[0].err
+
+
+# dry
+
+
+def test_what_would_run(dagrid, history, files):
+    """Steps by level with what they do, parameters as they would be, and nothing is done or kept."""
+    plan = dagrid("dry", "nightly.yaml", "--json", "--", "DAY=monday").data
+    assert plan["params"] == {"DAY": "monday"}
+    assert [(step["name"], step["level"], step.get("depends", [])) for step in plan["steps"]] == [
+        ("fetch", 1, []),
+        ("load", 2, ["fetch"]),
+        ("report", 3, ["load"]),
+    ]
+    assert plan["steps"][0]["does"] == 'echo "fetched $DAY"'
+    text = dagrid("dry", "nightly.yaml").out
+    assert "nightly: 3 steps" in text
+    assert "DAY=today" in text
+    assert history.runs() == []
+    assert dagrid("dry", "nightly.yaml", "--", "a", "b").code == 0
+    (files / "closed.yaml").write_text("params: [{name: N, type: integer, required: true}]\nsteps: [{command: x}]\n")
+    assert dagrid("dry", "closed.yaml").code == Exit.USAGE
+
+
+# retry and restart
+
+
+def test_retry_goes_on_with_what_did_not_complete(dagrid, history, files):
+    """The same run, with what completed before; from a named step all behind it is done anew."""
+    assert dagrid("start", "nightly.yaml", "-q").code == Exit.FAILED
+    (files / "ok").write_text("")
+    said = dagrid("retry", "nightly", "--json")
+    assert said.code == 0, said.err
+    (info,) = history.runs()
+    assert (said.data["run"], info.status) == (info.run, "succeeded")
+    attempts = {step["name"]: step["attempts"] for step in said.data["steps"]}
+    assert attempts == {"fetch": 1, "load": 2, "report": 1}
+    again = dagrid("retry", "nightly")
+    assert again.code == Exit.USAGE
+    assert "has succeeded" in again.err
+    anew = dagrid("retry", "nightly", "--from", "load", "--json")
+    assert anew.code == 0, anew.err
+    assert {step["name"]: step["attempts"] for step in anew.data["steps"]} == {"fetch": 1, "load": 3, "report": 2}
+    wrong = dagrid("retry", "nightly", "--from", "laod")
+    assert wrong.code == Exit.UNKNOWN
+    assert "Did you mean 'load'?" in wrong.err
+
+
+def test_retry_after_kill_9(dagrid, history, files):
+    """A run whose process was killed is interrupted; what had completed stays, what was under way runs again."""
+    (files / "long.yaml").write_text(
+        "steps:\n"
+        "  - {name: first, command: 'echo first >> ran'}\n"
+        "  - {name: second, command: 'echo second >> ran; touch there; test -e go || sleep 600'}\n"
+        "  - {name: third, command: 'echo third >> ran'}\n"
+    )
+    with process("start", "long.yaml") as running:
+        appeared(files / "there")
+        running.kill()
+        running.wait(PATIENCE)
+    assert history.runs()[0].status == "interrupted"
+    assert "dagrid retry" in dagrid("status", "long").out
+    (files / "go").write_text("")
+    said = dagrid("retry", "long")
+    assert said.code == 0, said.err
+    assert (files / "ran").read_text().split() == ["first", "second", "second", "third"]
+    assert len(history.runs()) == 1
+
+
+def test_restart_is_a_new_run(dagrid, history, files):
+    """Of the file as it is now, with the parameters of then."""
+    assert dagrid("start", "nightly.yaml", "-q", "--", "DAY=monday").code == Exit.FAILED
+    (files / "nightly.yaml").write_text("params: DAY\nsteps: [{name: new, command: 'echo new $DAY'}]\n")
+    assert dagrid("restart", "nightly").code == 0
+    new, old = history.runs()
+    assert (new.status, old.status) == ("succeeded", "failed")
+    assert dagrid("logs", "nightly", "new", "--stdout").out == "new monday\n"
+    # Where the file is gone, what it was is known.
+    (files / "nightly.yaml").unlink()
+    assert dagrid("restart", "nightly").code == 0
+    assert dagrid("start", "--from-run-id", old.run, "-q").code == Exit.FAILED
+
+
+def test_restart_stops_what_goes_on(dagrid, history, files):
+    """The old run is over before the new one begins."""
+    (files / "long.yaml").write_text(
+        "steps:\n  - {name: only, command: 'test -e there || { touch there; sleep 600; }'}\n"
+    )
+    with process("start", "long.yaml") as running:
+        appeared(files / "there")
+        said = dagrid("restart", "long")
+        assert said.code == 0, said.err
+        assert running.wait(PATIENCE) == Exit.INTERRUPTED
+    assert [info.status for info in history.runs()] == ["succeeded", "aborted"]
+
+
+def test_a_run_that_is_performed_is_not_taken_away(dagrid, history, files):
+    """Whoever retries it is told which process has it."""
+    (files / "long.yaml").write_text("steps:\n  - {name: only, command: 'touch there; sleep 600'}\n")
+    with process("start", "long.yaml") as running:
+        appeared(files / "there")
+        said = dagrid("retry", "long")
+        assert said.code == Exit.USAGE
+        assert f"process {running.pid}" in said.err
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(PATIENCE) == Exit.INTERRUPTED
+
+
+# a person
+
+
+def test_a_run_waits_for_a_person(dagrid, history):
+    """It holds no process: who approves it goes on with it, and what he says is there for the steps behind."""
+    said = dagrid("start", "gate.yaml")
+    assert said.code == Exit.WAITING, said.err
+    assert "Are the figures right?" in said.err
+    (info,) = history.runs()
+    assert info.status == "waiting"
+    status = dagrid("status", "gate", "--json").data
+    assert status["waiting"] == [{"step": "check", "prompt": "Are the figures right?"}]
+    assert dagrid("approve", "gate", "before").code == Exit.USAGE
+    done = dagrid("approve", "gate", "check", "--input", "TICKET=OPS-7")
+    assert done.code == 0, done.err
+    assert dagrid("logs", "gate", "after", "--stdout").out == "after OPS-7\n"
+    late = dagrid("approve", "gate")
+    assert late.code == Exit.USAGE
+    assert "No step of run" in late.err
+
+
+def test_a_person_refuses(dagrid, history):
+    """The step has failed for that reason, and so has the run."""
+    assert dagrid("start", "gate.yaml", "-q").code == Exit.WAITING
+    said = dagrid("reject", "gate", "--reason", "the figures are wrong")
+    assert said.code == Exit.FAILED
+    assert "the figures are wrong" in said.err
+    assert history.runs()[0].status == "failed"
+
+
+# status and explain
+
+
+def test_what_is_told_of_runs(dagrid, history, files):
+    """Of each step how it stands and why; of all runs those that go on."""
+    dagrid("start", "nightly.yaml", "-q")
+    text = dagrid("status", "nightly").out
+    assert "nightly is failed" in text
+    assert re.search(r"^load +failed .*no ok file", text, re.MULTILINE)
+    told = dagrid("explain", "nightly").out.splitlines()
+    assert len(told) == 2
+    assert "report" in told[1]
+    assert dagrid("explain", "nightly", "fetch").out.startswith("'fetch'")
+    assert dagrid("explain", "nightly", "laod").code == Exit.UNKNOWN
+    assert "load" in dagrid("explain", "nightly", "--json").data["steps"]
+    assert dagrid("status").err == "No run goes on.\n"
+    dagrid("enqueue", "nightly.yaml")
+    assert [one["status"] for one in dagrid("status", "--json").data] == ["queued"]
+    assert "start --next" in dagrid("status", "nightly").out
+    assert "queue" in dagrid("explain", "nightly").out
+
+
+def test_a_run_drawn_with_its_states(dagrid):
+    """As text, and as an SVG whose boxes have the colours of their states."""
+    dagrid("start", "nightly.yaml", "-q")
+    run = dagrid("history", "--json").data[0]["run"]
+    assert dagrid("graph", run).out.splitlines() == [
+        "1  fetch  [completed]",
+        "2  load  [failed]  <- fetch",
+        "3  report  [skipped]  <- load",
+    ]
+    assert 'class="n failed' in dagrid("graph", run, "-f", "svg").out
+
+
+# queues
+
+
+def test_the_next_of_a_queue_is_started(dagrid, history, files):
+    """By priority, with its parameters and its text as they were when it was put there, under the id that it got."""
+    (files / "ok").write_text("")
+    one = dagrid("enqueue", "nightly.yaml", "-u", "q", "--", "DAY=one").out.strip()
+    two = dagrid("enqueue", "nightly.yaml", "-u", "q", "--priority", "3", "--", "DAY=two").out.strip()
+    (files / "nightly.yaml").write_text("steps: [{command: 'false'}]\n")
+    assert dagrid("start", "--next", "q").code == 0
+    assert [history.info(run).status for run in (one, two)] == ["queued", "succeeded"]
+    assert dagrid("logs", two, "fetch", "--stdout").out == "fetched two\n"
+    assert dagrid("start", "--next", "q").code == 0
+    assert dagrid("start", "--next", "q").code == Exit.UNKNOWN
+    assert dagrid("start", "--next", "q", "nightly.yaml").code == Exit.USAGE
+    assert dagrid("start").code == Exit.USAGE
+
+
+def test_a_graph_of_pythons_waits_in_a_queue(dagrid, history, files):
+    """Its name and its arguments are kept."""
+    (files / "waiting_flows.py").write_text(
+        "from dagrid import dag, task\n@task\ndef one(x): return x\n@dag\ndef flow(n: int): return one(n)\n"
+    )
+    run = dagrid("enqueue", "waiting_flows:flow", "--", "3").out.strip()
+    assert dagrid("start", "--next", "flow").code == 0
+    assert history.info(run).status == "succeeded"
+
+
+def test_a_queued_run_that_cannot_begin_has_failed(dagrid, history, files):
+    """It does not come again with every look into the queue, and its log says why."""
+    (files / "where.yaml").write_text("steps: [{command: 'true', workerSelector: {gpu: 'yes'}}]\n")
+    run = dagrid("enqueue", "where.yaml", "-u", "q").out.strip()
+    assert dagrid("start", "--next", "q").code == Exit.USAGE
+    assert history.info(run).status == "failed"
+    assert history.queued() == []
+
+
+# exec
+
+
+def test_one_command_is_a_run(shell, dagrid, history, files):
+    """What it writes is shown and kept; what is said is taken as it is, and never expanded again."""
+    said = shell("exec", "-E", "MODE=fast $HOME", "--", "sh", "-c", 'echo "$MODE $1"; echo oh >&2', "sh", "$HOME `id`")
+    assert said.code == 0, said.err
+    assert said.out == "fast $HOME $HOME `id`\n"
+    assert "oh\n" in said.err
+    (info,) = history.runs()
+    assert (info.name, info.status) == ("exec-sh", "succeeded")
+    assert dagrid("logs", "exec-sh", "sh", "--stdout").out == said.out
+
+
+def test_how_one_command_is_run(shell, dagrid, history, files):
+    """Its name, its folder, its shell, its variables from a file, and its failure."""
+    (files / "sub").mkdir()
+    (files / "vars").write_text("GREETING=hello\n")
+    said = shell(
+        "exec",
+        "-N",
+        "mine",
+        "--workdir",
+        "sub",
+        "--dotenv",
+        "vars",
+        "--shell",
+        "sh",
+        "--",
+        "pwd; echo $GREETING | tr a-z A-Z",
+    )
+    assert (said.code, said.out) == (0, f"{files / 'sub'}\nHELLO\n"), said.err
+    failed = shell("exec", "--json", "--", "sh", "-c", "exit 7")
+    assert failed.code == Exit.FAILED
+    assert json.loads(failed.out)["steps"][0]["status"] == "failed"
+    assert dagrid("exec", "--workdir", "none", "--", "true").code == Exit.USAGE
+    assert shell("exec", "--", "surely-no-such-program").code == Exit.FAILED
+    assert [info.name for info in history.runs()][-1] == "mine"
+
+
+# signals and terminals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_workflow(dagrid, history, files, number):
+    """Its steps are stopped, its handlers run, and the code says that it was stopped."""
+    (files / "long.yaml").write_text(
+        "handlerOn:\n  cancel: {command: touch cancelled}\n"
+        "steps:\n  - {name: only, command: 'touch there; sleep 600'}\n  - {name: after, command: 'true'}\n"
+    )
+    with process("start", "long.yaml", start_new_session=True) as running:
+        appeared(files / "there")
+        running.send_signal(number)
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == Exit.INTERRUPTED, err
+    assert "long aborted after" in err
+    assert (files / "cancelled").exists()
+    assert history.runs()[0].status == "aborted"
+
+
+def test_a_workflow_on_a_terminal(files):
+    """Each step with its state and the last line that it has written."""
+    (files / "slow.yaml").write_text(
+        "steps:\n"
+        "  - {name: first, command: 'echo downloading; until test -e seen; do sleep 0.02; done; echo 42 percent'}\n"
+        "  - {name: second, command: 'echo done'}\n"
+    )
+
+    def look(drawn: str) -> None:
+        if "downloading" in drawn:
+            (files / "seen").touch()
+
+    code, drawn = on_a_terminal("start", "slow.yaml", look=look)
+    assert code == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)
+    assert re.search(r"\N{BLACK RIGHT-POINTING TRIANGLE} first +[\d.]+ m?s +downloading", plain), plain
+    assert re.search(r"\N{CHECK MARK} first +[\d.]+ m?s +42 percent", plain), plain
+    assert re.search(r"\N{CHECK MARK} second +[\d.]+ m?s +done", plain), plain
+    assert "slow  2/2" in plain
