@@ -8,7 +8,9 @@ from dagrid.ports import opened
 
 
 def described(error: BaseException) -> str:
-    """Return the class and the message of an exception, whose own `__str__` may fail."""
+    """Return the class and the message of an exception, whose own `__str__` may fail. Ours about tasks say it all."""
+    if isinstance(error, TaskError):
+        return error.message
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # noqa: BLE001  # the user's code

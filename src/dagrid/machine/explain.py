@@ -71,7 +71,7 @@ def explain(state: State, node: int, at: float) -> str:
     took = f" after {state.ended[node] - state.started[node]:.3f} s" if ran else ""
     detail = state.detail.get(node, "")
     after = "; what waits for it runs all the same" if status != COMPLETED and goes_on(state, node) else ""
-    return f"{name!r} {ended_word(status)}{took}{f': {detail}' if detail else ''}{after}."
+    return f"{name!r} {ended_word(status)}{took}{f': {detail}'.removesuffix('.') if detail else ''}{after}."
 
 
 def _turn(state: State, node: int) -> str:

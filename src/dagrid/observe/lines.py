@@ -25,7 +25,7 @@ _WORDS = {
     "requeued": "will be sent again",
     "repeated": "will be run again",
     "held": "waits for a person",
-    "signalled": "goes on, as a person has said",
+    "signalled": "goes on",
     "stopped": "the run is being stopped",
     "reopened": "the run is taken up again",
     "run_ended": "the run has ended",
