@@ -31,6 +31,7 @@ def sample(setting: Setting, number: int) -> str:
         "DAY": f"2026-01-0{number + 1}",
         "TIME": f"{number + 1}h",
         "NUMBER": str(number + 3),
+        "PORT": str(number + 3),
         "NAME=VALUE": f"A=v{number}",
         "NAME=NUMBER": f"A={number + 1}",
     }.get(kind.metavar, f"text{number}")

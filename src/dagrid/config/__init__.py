@@ -192,13 +192,14 @@ def _camel(name: str) -> str:
 
 def _check_keys(source: Source, data: Mapping[str, Any], way: tuple[str, ...]) -> None:
     """Refuse keys that no setting has, with the nearest that there is."""
-    rooms = {key.rpartition(".")[0] for key in BY_KEY} - {""}
+    parts = [key.split(".") for key in BY_KEY]
+    rooms = {".".join(names[:depth]) for names in parts for depth in range(1, len(names))}
     for name, value in data.items():
         below = (*way, name)
         key = ".".join(map(_camel, below))
         if key in BY_KEY:
             continue
-        if key in rooms and not way:
+        if key in rooms:
             if isinstance(value, Mapping):
                 _check_keys(source, value, below)
             elif value is not None:

@@ -61,6 +61,13 @@ def _count(text: str) -> int:
     return number
 
 
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 65_536:
+        raise ValueError
+    return number
+
+
 def _seconds(text: str) -> float:
     from dagrid.config.times import duration
 
@@ -98,6 +105,7 @@ TEXT = Kind("text", str, {"type": "string"})
 PATH = Kind("a path", _some, {"type": "string"}, "PATH")
 FLAG = Kind("true or false", _flag, {"type": "boolean"}, "")
 COUNT = Kind("a whole number from 0 up", _count, {"type": "integer", "minimum": 0}, "NUMBER")
+PORT = Kind("a port from 1 to 65535", _port, {"type": "integer", "minimum": 1, "maximum": 65_535}, "PORT")
 WHOLE = Kind("a whole number", int, {"type": "integer"}, "NUMBER")
 DURATION = Kind("a time such as 90s, 30m, 12h or 7d", _seconds, {"type": ["string", "number"]}, "TIME")
 MOMENT = Kind("a day, or a day and a time, such as 2026-01-31T08:00", _moment, {"type": "string"}, "DAY")
@@ -387,6 +395,33 @@ SETTINGS = (
     ),
     Setting("cleanup.dry_run", FLAG, "Only say what would be removed.", False, ("--dry-run",), ("cleanup",)),
     Setting("cleanup.yes", FLAG, "Do not ask.", False, ("--yes", "-y"), ("cleanup",)),
+    *(
+        Setting(
+            name,
+            kind,
+            f"{doc} For the fleet, which is planned: it is checked, and has no effect yet.",
+            None,
+            (flag,),
+            (name.partition(".")[0],),
+            secret=name.endswith("signing_key"),
+        )
+        for name, kind, flag, doc in (
+            ("coordinator.host", TEXT, "--coordinator.host", "The address where a coordinator listens."),
+            ("coordinator.port", PORT, "--coordinator.port", "Its port."),
+            ("coordinator.signing_key", TEXT, "--coordinator.signing-key", "What its workers prove that they know."),
+            ("coordinator.tls.cert_file", PATH, "--coordinator.tls-cert", "Its certificate."),
+            ("coordinator.tls.key_file", PATH, "--coordinator.tls-key", "The key of that."),
+            ("coordinator.tls.ca_file", PATH, "--coordinator.tls-ca", "Who certifies workers."),
+            ("worker.id", TEXT, "--worker.id", "What a worker is called."),
+            ("worker.max_active_runs", COUNT, "--worker.max-active-runs", "How many runs it performs at once."),
+            ("worker.coordinator_host", TEXT, "--worker.coordinator-host", "Where its coordinator is."),
+            ("worker.coordinator_port", PORT, "--worker.coordinator-port", "The port of that."),
+            ("worker.insecure", FLAG, "--worker.insecure", "Whether it does without TLS."),
+            ("worker.tls.cert_file", PATH, "--worker.tls-cert", "Its certificate."),
+            ("worker.tls.key_file", PATH, "--worker.tls-key", "The key of that."),
+            ("worker.tls.ca_file", PATH, "--worker.tls-ca", "Who certifies the coordinator."),
+        )
+    ),
 )
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
