@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from dagrid.cli.exits import Exit
+from dagrid.history import About
 from tests.cli.conftest import PATIENCE
 from tests.cli.test_graphs import on_a_terminal
 
@@ -249,6 +251,19 @@ def test_retry_after_kill_9(dagrid, history, files):
     assert len(history.runs()) == 1
 
 
+def test_retry_of_a_run_that_never_began(dagrid, history, files):
+    """Its process was killed before anything ran: it begins, under the id that it had."""
+    (files / "ok").write_text("")
+    about = About(source=str(files / "nightly.yaml"), spec=NIGHTLY, params=("DAY=monday",), more={"folder": str(files)})
+    with history.begin("nightly", about) as place:
+        run = place.run_id
+    assert history.info(run).status == "interrupted"
+    said = dagrid("retry", run)
+    assert said.code == 0, said.err
+    assert history.info(run).status == "succeeded"
+    assert dagrid("logs", run, "fetch", "--stdout").out == "fetched monday\n"
+
+
 def test_restart_is_a_new_run(dagrid, history, files):
     """Of the file as it is now, with the parameters of then."""
     assert dagrid("start", "nightly.yaml", "-q", "--", "DAY=monday").code == Exit.FAILED
@@ -316,6 +331,36 @@ def test_a_person_refuses(dagrid, history):
     assert said.code == Exit.FAILED
     assert "the figures are wrong" in said.err
     assert history.runs()[0].status == "failed"
+
+
+def test_a_run_that_waits_can_be_stopped(dagrid, history):
+    """Nobody performs it, and still it ends; so does one that waits in a queue."""
+    assert dagrid("start", "gate.yaml", "-q").code == Exit.WAITING
+    assert dagrid("stop", "gate", "--json").data["status"] == "aborted"
+    run = dagrid("enqueue", "gate.yaml").out.strip()
+    assert dagrid("stop", run, "--json").data["status"] == "aborted"
+    assert history.queued() == []
+
+
+def test_a_run_that_waits_while_other_steps_are_at_work(dagrid, history, files):
+    """It cannot be answered yet, and it is said why; when they have ended it can."""
+    (files / "both.yaml").write_text(
+        "type: graph\nsteps:\n"
+        "  - {name: check, command: touch asked, approval: {prompt: well?}}\n"
+        "  - {name: long, command: 'until test -e go; do sleep 0.02; done'}\n"
+    )
+    with process("start", "both.yaml") as running:
+        appeared(files / "asked")
+        deadline = time.monotonic() + PATIENCE
+        while not dagrid("status", "both", "--json").data["waiting"]:
+            assert time.monotonic() < deadline
+        said = dagrid("approve", "both")
+        assert said.code == Exit.USAGE
+        assert f"process {running.pid}" in said.err
+        assert "still at work" in said.err
+        (files / "go").touch()
+        assert running.wait(PATIENCE) == Exit.WAITING
+    assert dagrid("approve", "both").code == 0
 
 
 # status and explain
@@ -447,6 +492,48 @@ def test_a_signal_stops_a_workflow(dagrid, history, files, number):
     assert "long aborted after" in err
     assert (files / "cancelled").exists()
     assert history.runs()[0].status == "aborted"
+
+
+def test_a_second_signal_stops_the_handlers(history, files):
+    """Who cannot wait presses the keys again."""
+    (files / "long.yaml").write_text(
+        "handlerOn:\n  cancel: {command: 'touch cancelling; sleep 600'}\n"
+        "steps:\n  - {name: only, command: 'touch there; sleep 600'}\n"
+    )
+    with process("start", "long.yaml", start_new_session=True) as running:
+        for marker in ("there", "cancelling"):
+            appeared(files / marker)
+            running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == Exit.INTERRUPTED, err
+    assert history.runs()[0].status == "aborted"
+
+
+def test_a_disk_that_is_full(files):
+    """Files cannot grow: the run cannot be kept, and that is said in words."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    with process("start", "nightly.yaml", "-q", preexec_fn=limit) as running:
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode in (Exit.USAGE, Exit.FAILED), err
+    assert "runs.db" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.engine
+def test_two_homes_with_one_database(dagrid, postgres, tmp_path, files, monkeypatch):
+    """A run that one home has begun is seen from the other one, and gone on with."""
+    monkeypatch.setenv("DAGRID_STORE", postgres.url(tmp_path))
+    assert dagrid("start", "nightly.yaml", "-q").code == Exit.FAILED
+    assert dagrid("config", "store").out == postgres.url(tmp_path).replace("open-sesame", "***") + "\n"
+    monkeypatch.setenv("DAGRID_HOME", str(tmp_path / "second"))
+    assert [one["status"] for one in dagrid("history", "--json").data] == ["failed"]
+    (files / "ok").write_text("")
+    assert dagrid("retry", "nightly").code == 0
+    assert [step["status"] for step in dagrid("status", "nightly", "--json").data["steps"]] == ["completed"] * 3
 
 
 def test_a_workflow_on_a_terminal(files):

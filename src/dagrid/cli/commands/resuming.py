@@ -10,7 +10,7 @@ from dagrid.cli.options import command
 from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.workflows import importable
-from dagrid.errors import InvalidSettingError, RunStateError, TransferError
+from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
 
 if TYPE_CHECKING:
     from dagrid.history import RunInfo
@@ -59,7 +59,7 @@ def retry_command(call: Call, run: str | None) -> int:
 def approve_command(call: Call, run: str, step: str | None) -> int:
     """Let a run go on that waits for a person, and wait for its end. STEP need not be named where only one waits."""
     info, step = chosen_step(call, run, step)
-    return _go_on(call, info, signals={_waiting(call, info, step): dict(call.config["input"])})
+    return _answer(call, info, signals={_waiting(call, info, step): dict(call.config["input"])})
 
 
 @command(
@@ -71,7 +71,16 @@ def approve_command(call: Call, run: str, step: str | None) -> int:
 def reject_command(call: Call, run: str, step: str | None) -> int:
     """Refuse what a run waits for: the step has failed, and the run ends as its workflow says."""
     info, step = chosen_step(call, run, step)
-    return _go_on(call, info, rejects={_waiting(call, info, step): call.config["reason"] or "rejected"})
+    return _answer(call, info, rejects={_waiting(call, info, step): call.config["reason"] or "rejected"})
+
+
+def _answer(call: Call, info: RunInfo, **said: Any) -> int:
+    try:
+        return _go_on(call, info, **said)
+    except RunHeldError as error:
+        raise RunHeldError(
+            f"{error} Other steps of the run are still at work; answer when they have ended.", error.pid, error.host
+        ) from error
 
 
 def _go_on(call: Call, info: RunInfo, **how: Any) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dagrid.cli.calls import Call
 from dagrid.cli.launching import file_now, start_graph, start_workflow
 from dagrid.cli.options import command
+from dagrid.cli.running import attend, stoppable
 from dagrid.cli.runs import chosen, run_argument
 
 if TYPE_CHECKING:
@@ -20,9 +21,16 @@ PAUSE = 0.05
 def stop_command(call: Call, run: str | None) -> None:
     """Stop a run, and wait until it has ended: its steps are asked to stop, its handlers run.
 
-    RUN is an id, the beginning of one, or a name for its newest run.
+    One that waits, for a person or in a queue, is stopped as well. RUN is an id, the beginning of one, or a name for its newest
+    run.
     """
-    now = _stopped(call, chosen(call, run))
+    info = chosen(call, run)
+    if info.status == "queued":
+        now = call.history.dequeue(info.run)
+    elif info.status == "waiting":
+        now = _given_up(call, info)
+    else:
+        now = _stopped(call, info)
     if call.out.as_json:
         call.out.json({"run": now.run, "name": now.name, "status": now.status})
     else:
@@ -44,6 +52,19 @@ def restart_command(call: Call, run: str | None) -> int:
         return start_graph(call, about.source, about.params, name=info.name)
     time.sleep(file.main.restart_wait_sec)
     return start_workflow(call, file, about.params, name=info.name)
+
+
+def _given_up(call: Call, info: RunInfo) -> RunInfo:
+    """Cancel a run that waits for a person, and return how it stands then."""
+    from dagrid.workflow.running import go_on
+
+    with stoppable() as held:
+        started = go_on(call.history, info.run)
+        with started:
+            started.run.cancel("stopped while it waited for a person")
+            attend(started.run, held, started.run.wait)
+            started.finish()
+    return call.history.info(info.run)
 
 
 def _stopped(call: Call, info: RunInfo) -> RunInfo:
