@@ -370,7 +370,9 @@ STEP = RecordOf(
         Field("approval", APPROVAL, "A person must approve before the run goes on."),
         Field("priority", Number(-1_000_000, 1_000_000, whole=True, wanted="a whole number"), "Higher goes first."),
         Field(
-            "resources", Table(Number(1e-9, 1e12, wanted="an amount greater than 0")), "What it takes while it runs; of what nobody gives a capacity there is one."
+            "resources",
+            Table(Number(1e-9, 1e12, wanted="an amount greater than 0")),
+            "What it takes while it runs; of what nobody gives a capacity there is one.",
         ),
     ],
     "One step.",
