@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -183,6 +182,8 @@ def said(error: BaseException) -> str:
     """Return what happened in the user's code, and where; what dagrid says itself needs no place."""
     if isinstance(error, DagridError):
         return str(error)
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     ours = os.path.dirname(__file__)
     last = next((one for one in reversed(frames) if not one.filename.startswith((ours, "<frozen"))), None)

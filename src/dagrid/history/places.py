@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import sys
@@ -107,6 +106,8 @@ def file_name(name: str) -> str:
     """Return a name as one that a file may have: itself if it can be, else what is left of it and a fingerprint of all."""
     if _PLAIN.fullmatch(name):
         return name
+    import hashlib  # most names are plain
+
     left = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60].strip("_")
     return f"{left}~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:20]}"
 

@@ -11,7 +11,6 @@ import os
 import signal
 import stat
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,6 +95,8 @@ class Process:
         if hasattr(os, "memfd_create"):
             file = os.memfd_create("dagrid-stdin")
         else:
+            import tempfile  # it loads much, and few systems need it
+
             with tempfile.TemporaryFile() as temporary:
                 file = os.dup(temporary.fileno())
         self._files.append(file)

@@ -7,7 +7,6 @@ them; here is only what goes over the line. It knows no attempts: who asks is to
 from __future__ import annotations
 
 import selectors
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,6 +60,8 @@ class Service(Owner):
         self._secrets = {*mask}
         launch = Launch(kind.argv, kind.env, kind.cwd, mask=mask)
         self._watched = False
+        import socket  # only who asks a warm process needs it
+
         self._line, theirs = socket.socketpair()
         try:
             self._line.setblocking(False)

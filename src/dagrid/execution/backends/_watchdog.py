@@ -11,7 +11,6 @@ import contextlib
 import mmap
 import os
 import subprocess
-import tempfile
 
 SLOT = 16
 MOST = 4096
@@ -81,5 +80,7 @@ class Watchdog:
 def _anonymous_file() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("dagrid-groups")
+    import tempfile  # it loads much, and few systems need it
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
