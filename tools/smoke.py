@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import importlib.resources
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -21,5 +23,8 @@ for entry in backends:
 assert "</html>" in dagrid.DAG([]).run().to_html(), "the page of a run is not whole"
 with tempfile.TemporaryDirectory() as folder, SQLiteStore(Path(folder) / "runs.db") as store:
     assert store.append("run", store.create("run"), 0, [b"fact"]) == 1, "the SQL of the store is not in the wheel"
+command = subprocess.run([sys.executable, "-I", "-m", "dagrid", "version"], capture_output=True, text=True, check=False)
+assert command.returncode == 2 and "dagrid[cli]" in command.stderr, "the command does not say what it needs"
+assert importlib.resources.files("dagrid.execution.report").joinpath("graph.css").is_file(), "a style is not in the wheel"
 names = ", ".join(sorted(backends.names))
 print(f"dagrid {distribution.version}: {len(dagrid.__all__)} public names; backends: {names}")

@@ -143,6 +143,15 @@ def test_a_reader_that_goes_away(shell):
     assert done.stdout == "{\n"
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_where_nobody_listens(closed):
+    """A stream that is closed is no fault."""
+    for arguments, code in (("version", 0), ("config quit", Exit.USAGE)):
+        line = f"{sys.executable} -m dagrid {arguments} {closed}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == code, done.stderr
+
+
 def test_without_its_extra_the_command_says_how_to_get_it():
     """The wheel alone has the command, and not what it needs."""
     code = "import sys\nsys.modules['click'] = None\nfrom dagrid.cli import main\nsys.exit(main(['version']))\n"

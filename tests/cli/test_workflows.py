@@ -156,6 +156,27 @@ def test_what_cannot_begin_leaves_nothing(dagrid, history, files, text, argument
     assert history.runs() == []
 
 
+def test_bytes_that_are_no_text(files, history):
+    """As a parameter they are refused; in the name of a file they do no harm."""
+    (files / "n.yaml").write_text("steps: [{command: 'true'}]\n")
+    os.link(b"n.yaml", b"odd\xff.yaml")
+
+    def run(*arguments: bytes) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "dagrid", *arguments], capture_output=True, timeout=PATIENCE, check=False
+        )
+
+    for arguments in ((b"start", b"n.yaml", b"--", b"A=\xff"), (b"exec", b"--", b"\xff")):
+        refused = run(*arguments)
+        assert refused.returncode == Exit.USAGE
+        assert b"no text in UTF-8" in refused.stderr
+    assert history.runs() == []
+    done = run(b"start", b"odd\xff.yaml")
+    assert done.returncode == 0, done.stderr
+    assert history.about(history.runs()[0].run).source == r"odd\udcff.yaml"
+    assert run(b"status", b"odd").returncode == 0
+
+
 def test_labels_of_this_machine(dagrid, files, monkeypatch):
     """By flag, variable or file, and selectors match them."""
     (files / "where.yaml").write_text("steps: [{command: 'true', workerSelector: {gpu: 'yes'}}]\n")

@@ -5,6 +5,7 @@ It needs the extra `cli`. What a command does not use it does not import, for pe
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,9 @@ MISSING = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; see `dagrid.cli.exits`."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  # as long as the process
     try:
         import click as _click  # noqa: F401  # only to see whether it is there
     except ImportError as error:

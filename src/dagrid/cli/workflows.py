@@ -106,7 +106,23 @@ def given(call: Call, rest: Sequence[str]) -> list[str]:
     from dagrid.workflow.parameters import split
 
     said = [f"{name}={value}" if name else value for text in call.config["params"] for name, value in split(text)]
-    return [*said, *rest]
+    return checked_texts([*said, *rest])
+
+
+def checked_texts(words: Sequence[str]) -> list[str]:
+    """Return words of the command line that are text.
+
+    Raises:
+        InvalidSettingError: one has bytes that are no UTF-8.
+    """
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InvalidSettingError(
+                f"{word!r} is no text in UTF-8. Put such bytes into a file, and name that."
+            ) from None
+    return list(words)
 
 
 def _module(name: str, target: str) -> Any:

@@ -418,7 +418,12 @@ class History:
         return here
 
     def _keep(self, run: str, about: About) -> None:
-        self.checkpoint.artifacts.put(_about_key(run), msgspec.json.encode(about))
+        try:
+            data = msgspec.json.encode(about)
+        except UnicodeEncodeError:  # the name of a file may be no text
+            said = msgspec.structs.asdict(about)
+            data = msgspec.json.encode({key: _text(value) for key, value in said.items()})
+        self.checkpoint.artifacts.put(_about_key(run), data)
 
     def _about(self, run: str) -> About | None:
         try:
@@ -507,6 +512,15 @@ class History:
             (folder / LOCK).unlink()
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _text(value: object) -> object:
+    """Return a text that can be kept, with escapes in the place of what is none."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, tuple):
+        return [_text(one) for one in value]
+    return {key: _text(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _about_key(run: str) -> str:

@@ -19,6 +19,7 @@ from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.running import finished, stoppable
 from dagrid.cli.tails import Tail, follow
+from dagrid.cli.workflows import checked_texts
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def one_step(call: Call, words: tuple[str, ...]) -> File:
     from dagrid.workflow import loads
 
     config = call.config
+    checked_texts(words)
     program = re.sub(r"[^A-Za-z0-9_.-]+", "_", os.path.basename(words[0].split()[0] if words[0].split() else "")).strip(
         "_."
     )
