@@ -29,6 +29,8 @@ CHEAP = (
     "partition-makespan",
     "parts",
     "commands",
+    "workflows",
+    "workflow-load",
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -76,6 +78,8 @@ def test_every_figure_has_a_row_for_each_contender_and_a_verdict(tmp_path):
             "dagrid, a request to a warm process",
             "subprocess.run",
         },
+        "workflows": {"dagrid start", "doit", "make", "python -c pass", "sh -c true, in a loop"},
+        "workflow-load": {"dagrid, checked", "PyYAML, parsed only", "ruamel, round trip"},
         "parts": {"node by node", "level_based /8", "communication_min /8", "balanced /8"},
     }
     for name, rows in expected.items():
