@@ -19,7 +19,15 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, get_current_span, set_span_in_context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    SpanContext,
+    TraceFlags,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 
 MOST_QUEUED = 8192
 MOST_AT_ONCE = 512
@@ -55,6 +63,7 @@ class Sending:
         self._exporter = _Exporter(OTLPSpanExporter(endpoint or None, headers=dict(headers), timeout=timeout))
         self._resource = dict(resource)
         self._provider: TracerProvider | None = None
+        self._tracer: Tracer | None = None
 
     def begin(
         self, name: str, trace: int, span: int, parent: int, flags: int, at: float, attributes: Mapping[str, Any]
@@ -74,11 +83,8 @@ class Sending:
             above = SpanContext(trace, parent, is_remote=False, trace_flags=TraceFlags(flags))
             context = set_span_in_context(NonRecordingSpan(above), context)
         self._ids.trace, self._ids.span = trace, span
-        return (
-            self._opened()
-            .get_tracer("dagrid")
-            .start_span(name, context, attributes=dict(attributes), start_time=nanoseconds(at))
-        )
+        tracer = self._tracer or self._opened()
+        return tracer.start_span(name, context, attributes=dict(attributes), start_time=nanoseconds(at))
 
     def end(self, span: Span, at: float) -> None:
         """End a span and send it when there is time."""
@@ -101,20 +107,19 @@ class Sending:
             return ""
         return f"{lost} of {self._made} spans were not sent: {self._exporter.why or 'there was no answer in time'}"
 
-    def _opened(self) -> TracerProvider:
+    def _opened(self) -> Tracer:
         """Return what makes spans; its thread begins with the first one, so that a run that is refused leaves none behind."""
         with self._guard:
-            if self._provider is None:
+            if self._tracer is None:
+                resource = Resource.create(self._resource)
                 self._provider = TracerProvider(
-                    ParentBased(ALWAYS_ON),
-                    Resource.create(self._resource),
-                    shutdown_on_exit=False,
-                    id_generator=self._ids,
+                    ParentBased(ALWAYS_ON), resource, shutdown_on_exit=False, id_generator=self._ids
                 )
                 self._provider.add_span_processor(
                     BatchSpanProcessor(self._exporter, MOST_QUEUED, EVERY_MILLISECONDS, MOST_AT_ONCE)
                 )
-            return self._provider
+                self._tracer = self._provider.get_tracer("dagrid")
+            return self._tracer
 
 
 class _Exporter(SpanExporter):
