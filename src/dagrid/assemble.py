@@ -238,7 +238,7 @@ def start(
         engine.began = began
         engine.start(cancelled)
         readers = [*observers, *_progress(progress)]
-        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "")
+        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "", name=dag.name)
 
 
 def restart(
@@ -290,7 +290,7 @@ def restart(
             recorder.begin(clock.now(), waited=record.status == RunStatus.WAITING)
             engine.start()
         readers = [*observers, *_progress(progress)]
-        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=record.run)
+        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=record.run, name=record.name)
 
 
 def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: Any) -> ExecutionResult:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from time import time
 from typing import Any
 
 from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
@@ -26,6 +27,7 @@ class Run:
 
     Attributes:
         id: what it is called in its checkpoint, if it has one.
+        name: that of its graph, if it has one.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class Run:
         observers: Sequence[Observer | Onlooker] = (),
         release: Callable[[], None] | None = None,
         run_id: str = "",
+        name: str | None = None,
         view: bool = False,
     ) -> None:
         self.id = run_id
+        self.name = name or ""
         self._view = view
         self._own_signals: Signals | None = None
         self._engine = engine
@@ -81,6 +85,11 @@ class Run:
         """How long the run has been going on, or took."""
         engine = self._engine
         return (engine.ended if self.done else engine.now()) - engine.began
+
+    @property
+    def began(self) -> float:
+        """When the run began, in seconds since 1970; the times of its events count from there."""
+        return time() - (self._engine.now() - self._engine.began)
 
     def wait(self, timeout: float | None = None) -> ExecutionResult:
         """Wait for the end of the run.

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from os import PathLike
-from time import time
 from typing import Any, TextIO
 
 from dagrid.masking import masked
 from dagrid.observe.lines import Lines, told
 from dagrid.ports import RunEvent
+
+NOTE = "*"
+"""What stands before the text of a line that somebody else has written."""
+
+_NOTE = f"{NOTE} ".encode()
 
 
 class RunLog:
@@ -33,7 +37,7 @@ class RunLog:
         """Open the file."""
         self._known = _lines(self._path)
         self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # closed in `end`
-        self._offset = time() - run.seconds
+        self._offset = run.began
 
     def observe(self, events: Sequence[RunEvent]) -> None:
         """Write what these events tell."""
@@ -64,6 +68,6 @@ class RunLog:
 def _lines(path: str | PathLike[str]) -> int:
     try:
         with open(path, "rb") as file:
-            return sum(1 for _ in file)
+            return sum(1 for line in file if not line.partition(b" ")[2].startswith(_NOTE))
     except FileNotFoundError:
         return 0

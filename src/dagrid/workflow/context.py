@@ -70,11 +70,12 @@ class Logs(Protocol):
 
 
 class Child(msgspec.Struct, frozen=True):
-    """A sub-workflow that a step runs: its name, the values of its parameters, and the id of its run."""
+    """A sub-workflow that a step runs: its name, the values of its parameters, its id, the traceparent of the step."""
 
     call: str
     params: tuple[str, ...]
     run_id: str
+    traceparent: str = ""
 
 
 class Running(Protocol):
@@ -120,6 +121,7 @@ class Context:
         shell: the words that are called with `-c` and a command, without the `-c`.
         labels: those of this machine.
         start_child: starts a sub-workflow.
+        traceparent: of an attempt (from 1) of a step, for what it starts; None in a run without traces.
     """
 
     file: File
@@ -133,6 +135,7 @@ class Context:
     shell: tuple[str, ...] = ("/bin/sh",)
     labels: Mapping[str, str] = field(default_factory=dict)
     start_child: StartChild | None = None
+    traceparent: Callable[[str, int], str] | None = None
     is_resumed: bool = False
 
     @property

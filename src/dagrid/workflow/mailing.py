@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dagrid.errors import StepError
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
 from dagrid.masking import masked
+from dagrid.observe.log import NOTE
 from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context
 from dagrid.workflow.expressions import evaluate, parse
@@ -160,11 +161,11 @@ def _end(path: Path, most: int) -> str:
 
 
 def note(context: Context, text: str) -> None:
-    """Write a line to the log of a run."""
+    """Write a line to the log of a run; its mark says that it tells no event."""
     at = datetime.now().astimezone().isoformat(timespec="milliseconds")
     line = " ".join(masked(text, context.secrets).split())
     try:
         with open(context.logs.log, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{at} {line}\n")
+            file.write(f"{at} {NOTE} {line}\n")
     except OSError:
         pass  # there is no other place to say it

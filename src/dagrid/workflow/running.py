@@ -28,6 +28,7 @@ from dagrid.history import About, History
 from dagrid.history import Place as Held
 from dagrid.masking import masked
 from dagrid.observe.log import RunLog
+from dagrid.observe.otel import Traces
 from dagrid.ports import Observer, Onlooker
 from dagrid.workflow import steps
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, StepEnd
@@ -39,6 +40,7 @@ from dagrid.workflow.model import Workflow
 from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
 from dagrid.workflow.surroundings import surround, unmet
+from dagrid.workflow.tracing import NOBODY, Above, trace_of, traces_of
 from dagrid.workflow.variables import Names
 
 MOST_ATTEMPTS = 100_000
@@ -134,6 +136,7 @@ def start(
     trigger: str = "manual",
     parent: str = "",
     root: str = "",
+    above: Above = NOBODY,
 ) -> Started:
     """Start a run of a workflow.
 
@@ -149,6 +152,7 @@ def start(
         observers: readers of the run.
         trigger: what started it, for the history.
         parent, root: the ids of the runs that called this one, and that began it all.
+        above: what the run that called this one says of traces.
 
     Raises:
         WorkflowError, ParameterError: the workflow cannot run with these parameters, or here; nothing has run.
@@ -167,12 +171,17 @@ def start(
         parent=parent,
         root=root,
         trigger=trigger,
-        more={"document": document, "folder": file.folder, "labels": dict(labels or {})},
+        more={
+            "document": document,
+            "folder": file.folder,
+            "labels": dict(labels or {}),
+            "trace": trace_of(chosen, above),
+        },
     )
     with ExitStack() as closing:
         place = closing.enter_context(history.begin(chosen.name, about, run_id, _logs(file, chosen)))
         try:
-            context = _context(history, place, file, chosen, params)
+            context, readers = _context(history, place, file, chosen, params, above)
             _keep_values(history, context)
             reason = unmet(context)
             dag = lower(context)
@@ -186,7 +195,7 @@ def start(
                 run_id=place.run_id,
                 epoch=place.epoch,
                 checkpoint=history.checkpoint,
-                **_settings(context, observers),
+                **_settings(context, [*readers, *observers]),
             )
         except BaseException:
             history.discard(place)  # nothing has run
@@ -204,6 +213,7 @@ def go_on(
     rejects: Mapping[str, str] | None = None,
     observers: Readers = (),
     take_over: bool = False,
+    above: Above = NOBODY,
 ) -> Started:
     """Go on with a run that was interrupted, waits for a person, or has ended.
 
@@ -216,6 +226,7 @@ def go_on(
         rejects: for others: refused, and why.
         observers: readers of the run.
         take_over: also if another machine seems to perform it.
+        above: what the run that called this one says of traces.
 
     Raises:
         UnknownRunError: there is no such run, or it is none of a workflow.
@@ -232,7 +243,7 @@ def go_on(
         file, workflow = _file_of(about)
         if signals or rejects:
             _check_signals(history, run_id, workflow, signals or {}, rejects or {})
-        context = _context(history, place, file, workflow, about.params, _kept_values(history, run_id))
+        context, readers = _context(history, place, file, workflow, about.params, above, _kept_values(history, run_id))
         run = _in(
             context,
             restart,
@@ -240,7 +251,7 @@ def go_on(
             run_id,
             again=again,
             roots=roots,
-            **_settings(context, observers),
+            **_settings(context, [*readers, *observers]),
         )
         _tell(run, signals or {}, rejects or {})
         return Started(run, history, place, context, closing.pop_all())
@@ -273,11 +284,17 @@ def _context(
     file: File,
     workflow: Workflow,
     params: Sequence[str],
+    above: Above,
     fixed: Mapping[str, str] | None = None,
-) -> Context:
-    labels = place.about.more.get("labels", {})
+) -> tuple[Context, list[Traces]]:
+    """Return the context of a run, and the readers that it wants."""
+    about = place.about
+    labels = about.more.get("labels", {})
     children = _Children(history, file, place)
-    return surround(file, workflow, place, params, fixed=fixed, labels=labels, start_child=children.start)
+    context = surround(file, workflow, place, params, fixed=fixed, labels=labels, start_child=children.start)
+    told = {"dagrid.trigger": about.trigger, **({"dagrid.parent": about.parent} if about.parent else {})}
+    children.traces = traces_of(context, about.more.get("trace", ""), above, told)
+    return context, [children.traces] if children.traces is not None else []
 
 
 def _check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: str | None) -> None:
@@ -404,6 +421,7 @@ class _Children:
         self._history = history
         self._file = file
         self._place = place
+        self.traces: Traces | None = None
 
     def start(self, child: Child) -> _Running:
         """Start one, see `dagrid.workflow.context.StartChild`."""
@@ -413,7 +431,7 @@ class _Children:
             return _Running(child, self._new(child))
         # One that has succeeded gives its result; any other is taken up again.
         has_failed = info.ended > 0 and info.status != "succeeded"
-        return _Running(child, go_on(self._history, child.run_id, again=has_failed))
+        return _Running(child, go_on(self._history, child.run_id, again=has_failed, above=self._above(child)))
 
     def _new(self, child: Child) -> Started:
         about = self._place.about
@@ -428,7 +446,11 @@ class _Children:
             trigger="call",
             parent=self._place.run_id,
             root=about.root or self._place.run_id,
+            above=self._above(child),
         )
+
+    def _above(self, child: Child) -> Above:
+        return Above(child.traceparent, self.traces)
 
     def _loaded(self, name: str) -> File:
         found = find(name, self._file.folder)

@@ -26,7 +26,7 @@ from dagrid.workflow.parameters import Argument, compiled
 from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.variables import Names, environment, expanded, for_shell
 
-PASSED = ("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR")
+PASSED = ("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR", "TRACEPARENT")
 PASSED_PREFIXES = ("DAGRID_", "DAGU_", "DAG_", "LC_")
 """What of the environment of dagrid itself the processes of steps get; all else only by `env`."""
 NOT_PASSED = ("_KEY", "_TOKEN", "_PASSWORD", "_SECRET")

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
+from dagrid.attempt import current
 from dagrid.commands import Exit, Launch
 from dagrid.workflow.context import Context, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
@@ -77,6 +78,9 @@ class Work:
             "DAG_RUN_STEP_STDERR_FILE": self.stderr,
             **extra,
         }
+        if context.traceparent is not None:
+            attempt = current()
+            special["TRACEPARENT"] = context.traceparent(attempt.node, attempt.number)
         self.own: dict[str, str] = {}
         steps = {one: self.ends[name] for one, name in spec.ids.items() if name in self.ends}
         self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)

@@ -34,7 +34,7 @@ class Call:
         name = yield from work.text(step.call)
         if step.parallel is None:
             params = yield from _params(work, step.params)
-            (end,) = yield from _run(work, [Child(name, params, _run_id(work, params, 0))], 1)
+            (end,) = yield from _run(work, [_child(work, name, params, 0)], 1)
             _write(work.stdout, _shown(end))
             if end.status not in GOOD:
                 raise StepError(f"The workflow {name!r} has {end.status}{_why(end)} (run {end.run_id}).", step.name)
@@ -44,7 +44,7 @@ class Call:
         for number, item in enumerate(items):
             work.own["ITEM"] = item
             params = (yield from _params(work, step.params)) if step.params.items else (item,)
-            children.append(Child(name, params, _run_id(work, params, number)))
+            children.append(_child(work, name, params, number))
         ends = yield from _run(work, children, step.parallel.max_concurrent)
         failed = [end for end in ends if end.status not in GOOD]
         _write(
@@ -89,6 +89,10 @@ def _items(work: Work, said: tuple[Any, ...] | str) -> Generator[Launch, Exit, l
     if not isinstance(found, list):
         raise StepError(f"The items of step {work.step.name!r} are {text[:60]!r}, which is no list.", work.step.name)
     return [json_text(item) for item in found]
+
+
+def _child(work: Work, name: str, params: tuple[str, ...], number: int) -> Child:
+    return Child(name, params, _run_id(work, params, number), work.env.get("TRACEPARENT", ""))
 
 
 def _run_id(work: Work, params: Sequence[str], number: int) -> str:
