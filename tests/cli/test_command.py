@@ -152,6 +152,30 @@ def test_where_nobody_listens(closed):
         assert done.returncode == code, done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no such device")
+def test_data_that_cannot_be_written():
+    """It is said, and the code tells it too: who reads the file later must not take it for whole."""
+    line = f"{sys.executable} -m dagrid schema > /dev/full"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == Exit.USAGE
+    assert done.stderr == "dagrid: No space left on device\n"
+
+
+def test_what_is_written_at_the_end_is_not_lost():
+    """The program ends at once, and yet not before all is written and whoever asked for it was called."""
+    code = (
+        "import atexit, sys, threading, time\n"
+        "from dagrid.cli import script\n"
+        "atexit.register(lambda: print('called', flush=False))\n"
+        "threading.Thread(target=lambda: (time.sleep(0.2), print('waited for'))).start()\n"
+        "sys.argv = ['dagrid', 'version']\n"
+        "script()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    *before, last = done.stdout.splitlines()
+    assert (sorted(before), last) == ([f"dagrid {__version__}", "waited for"], "called")
+
+
 def test_without_its_extra_the_command_says_how_to_get_it():
     """The wheel alone has the command, and not what it needs."""
     code = "import sys\nsys.modules['click'] = None\nfrom dagrid.cli import main\nsys.exit(main(['version']))\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -95,6 +96,7 @@ def attend(run: Any, held: HeldInterrupts, wait: Callable[[], object]) -> bool:
     Raises:
         KeyboardInterrupt: the third one.
     """
+    gc.enable()  # see `dagrid.cli.script`
     stops = 0
     while True:
         try:

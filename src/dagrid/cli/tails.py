@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -53,6 +54,7 @@ class Tail:
 
 def follow(tails: Sequence[Tail], more: Callable[[], bool]) -> None:
     """Copy files until there is nothing more to come, and nothing that has not been copied."""
+    gc.enable()  # see `dagrid.cli.script`
     try:
         while True:
             expected = more()
