@@ -111,8 +111,9 @@ def _ours(place: Place, needs: Mapping[str, float]) -> Callable[[Shape], None]:
     known: dict[int, DAG] = {}
 
     def run(shape: Shape) -> None:
-        dag = known.setdefault(len(shape), _asking(shape, needs) if needs else shape.dag())
-        result = dag.run(backend=place.backend, progress=False)
+        if len(shape) not in known:
+            known[len(shape)] = _asking(shape, needs) if needs else shape.dag()
+        result = known[len(shape)].run(backend=place.backend, progress=False)
         shape.check([result[f"n{len(shape) - 1}"]])
 
     return run

@@ -159,6 +159,9 @@ class Crew:
         for session in list(self._sessions):
             if session.events:
                 session.deliver()
+        if self._inbox.empty():  # else there may be letters to be sent first, which an engine may answer with records
+            for member in [member for member in self._members if not member.listening]:
+                self._listen(member)
 
     # Lanes and performers.
 
@@ -226,7 +229,7 @@ class Crew:
             return
         try:
             member = Member(self._make(site), site)
-            self._listen(member)
+            self._await_records(member)
         except Exception as error:  # noqa: BLE001 - engines raise all kinds, the end of their session among them
             self._broken = BackendUnreachableError(
                 f"The backend {self._engine!r} cannot start a worker ({told(error)}). Put that right, then make a new one."
@@ -235,6 +238,13 @@ class Crew:
         self._members.append(member)
 
     def _listen(self, member: Member) -> None:
+        try:
+            self._await_records(member)
+        except Exception as error:  # noqa: BLE001 - engines raise all kinds, the end of their session among them
+            self.command(self._bury, member, told(error))
+
+    def _await_records(self, member: Member) -> None:
+        member.listening = True
         member.channel.listen().add_done_callback(lambda done: self.command(self._hear, member, done))
 
     def _feed(self, member: Member) -> None:
@@ -269,7 +279,7 @@ class Crew:
         try:
             member.tell(*args)
         except Exception as error:  # noqa: BLE001 - engines raise all kinds, the end of their session among them
-            self._bury(member, told(error))
+            self.command(self._bury, member, told(error))
 
     def _doom(self, member: Member, token: int) -> None:
         """Have a call stopped: if it waits it comes back, if it runs the performer says what it had finished and is killed."""
@@ -448,11 +458,7 @@ class Crew:
         except BaseException as error:  # noqa: BLE001 - engines raise all kinds
             self._bury(member, _reason(error))
             return
-        try:
-            self._listen(member)
-        except Exception as error:  # noqa: BLE001 - engines raise all kinds, the end of their session among them
-            self._bury(member, told(error))
-            return
+        member.listening = False
         for kind, token, payload in records:
             if kind == _performer.READY:
                 member.ready, member.name, self._stillborn = True, payload, 0

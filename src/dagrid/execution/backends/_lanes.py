@@ -100,7 +100,7 @@ class Member:
         self.channel = channel
         self.site = site
         self.name = ""
-        self.ready = self.leaving = False
+        self.ready = self.leaving = self.listening = False
         self.doomed = 0  # the token of what it is to be killed for
         self.kill_at = 0.0
         self.lane: Lane | None = None

@@ -28,7 +28,7 @@ a call that will not be performed, for what it rides on has not completed."""
 REMEMBERED = 512
 """How many functions are kept open."""
 
-_NOTHING, _AN_END, _REST = range(3)
+_NOTHING, _NEWS, _AN_END, _REST = range(4)
 """What a thread waits for."""
 
 Record = tuple[int, int, Any]
@@ -81,10 +81,7 @@ class Performer:
             back: tokens of calls to be given back, if they have not started.
             stop: the token of one to be given back, or, if it runs, the last to be performed here; 0 for none.
         """
-        self._letters[number] = (calls, back, stop)
-        while (letter := self._letters.pop(self._next_letter, None)) is not None:
-            self._next_letter += 1
-            self._read(*letter)
+        self.take_in_turn(number, calls, back, stop)
 
     async def listen(self) -> list[Record]:
         """Return what has happened since the last time, as soon as there is something."""
@@ -109,9 +106,7 @@ class Performer:
                     await self._news.wait()
             except TimeoutError:
                 break
-        records, kept = self._taken()
-        ended = {token for kind, token, _ in records if kind in (FINISHED, KEPT)}
-        return [record for record in records if record[0] != STARTED or record[1] not in ended], kept
+        return self.gathered_apart()
 
     @property
     def busy(self) -> bool:
@@ -170,14 +165,31 @@ class Performer:
         self._records.append((kind, token, payload))
         if len(self._records) == 1 and self._loop is not None and self._news is not None:
             self._loop.call_soon_threadsafe(self._news.set)
-        if kind != STARTED and (self._awaited == _AN_END or (self._awaited == _REST and not self._calls)):
+        if self._awaited == _NEWS or (
+            kind != STARTED and (self._awaited == _AN_END or (self._awaited == _REST and not self._calls))
+        ):
             self._changed.notify_all()
 
-    # For engines without an event loop: one thread gives letters and waits.
+    # For engines that call in threads: any of them gives letters, and one waits.
 
     def take(self, calls: Sequence[Sent], back: Sequence[int], stop: int) -> None:
         """Take a letter as `tell` does; letters come in their order."""
         self._read(calls, back, stop)
+
+    def take_in_turn(self, number: int, calls: Sequence[Sent], back: Sequence[int], stop: int) -> None:
+        """Take a letter as `tell` does; they may come in any order."""
+        with self._changed:
+            self._letters[number] = (calls, back, stop)
+            while (letter := self._letters.pop(self._next_letter, None)) is not None:
+                self._next_letter += 1
+                self._read(*letter)
+
+    def await_news(self, linger: float) -> None:
+        """Wait until something has happened, and for so many seconds at most until there is nothing to do."""
+        self.await_rest(linger)
+        while not self._records:
+            self._await(_NEWS, lambda: bool(self._records), None)
+            self.await_rest(linger)
 
     def await_end(self, limit: float) -> bool:
         """Wait until a call has ended, for so many seconds at most; return whether one has that was not told."""
@@ -194,12 +206,15 @@ class Performer:
 
     def gathered(self) -> list[Record]:
         """Return what has happened since the last time."""
-        with self._changed:
-            records, self._records = self._records, []
-        ended = {token for kind, token, _ in records if kind == FINISHED}
-        return [record for record in records if record[0] != STARTED or record[1] not in ended]
+        return self.gathered_apart()[0]
 
-    def _await(self, what: int, there: Callable[[], bool], limit: float) -> bool:
+    def gathered_apart(self) -> tuple[list[Record], bytes | None]:
+        """Return what has happened since the last time, and a value that is to be kept: the one of the last record."""
+        records, kept = self._taken()
+        ended = {token for kind, token, _ in records if kind in (FINISHED, KEPT)}
+        return [record for record in records if record[0] != STARTED or record[1] not in ended], kept
+
+    def _await(self, what: int, there: Callable[[], bool], limit: float | None) -> bool:
         with self._changed:
             self._awaited = what
             try:

@@ -133,11 +133,6 @@ def expect_session() -> None:
         raise BackendError("the Ray session is over; make a new backend")
 
 
-def fetch_all(handles: Sequence[Any]) -> Sequence[bytes]:
-    """Return the pickled values that objects of Ray hold; in an actor, whose threads shall not call `ray.get`."""
-    return [future.result() for future in [handle.future() for handle in handles]]
-
-
 class Tasks:
     """Launches calls as tasks of Ray, for all runs of a backend.
 

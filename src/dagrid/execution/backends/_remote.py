@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from time import time
 from typing import Any
 from weakref import WeakSet
@@ -306,7 +307,12 @@ def where(sent_back: bytes) -> str:
 
 def worker_name() -> str:
     """Return what this process is called in traces: its machine and its number."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return _name_of(os.getpid())
+
+
+@lru_cache(1)
+def _name_of(process: int) -> str:
+    return f"{socket.gethostname()}:{process}"
 
 
 class _ClosedError(Exception):

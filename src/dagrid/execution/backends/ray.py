@@ -14,13 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
+from pickle import loads
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import ray
 
 from dagrid.errors import BackendNotInstalledError, BackendUnreachableError, InvalidSettingError
-from dagrid.execution.backends import _performer, _ray_tasks
+from dagrid.execution.backends import _performer, _ray_tasks, _ray_worker
 from dagrid.execution.backends._crew import WINDOW, Crew
 from dagrid.execution.backends._delegate import IN_FLIGHT, Delegation, Joined
 from dagrid.execution.backends._lanes import Site
@@ -139,30 +140,42 @@ def _end(crew: Crew, tasks: _ray_tasks.Tasks, depot: Depot) -> None:
 
 
 class _Channel:
-    """How Ray reaches an actor."""
+    """How Ray reaches an actor: by letters, of which one at a time is answered with what has happened then.
+
+    So most answers cost no call of their own.
+    """
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
+        self._heard: Future[list[_performer.Record]] | None = None
+        self._next: Future[list[_performer.Record]] | None = None
 
-    def tell(self, number: int, calls: Sequence[_performer.Sent], back: Sequence[int], stop: int) -> None:
-        self._handle.tell.remote(number, list(calls), list(back), stop)
+    def tell(self, *letter: Any) -> None:
+        if self._next is None and (self._heard is None or self._heard.done()):
+            self._next = self._exchange(letter)
+        else:
+            self._handle.tell.remote(_ray_worker.sealed(letter))
 
     def listen(self) -> Future[list[_performer.Record]]:
-        records, kept = self._handle.listen_apart.options(num_returns=2).remote()
-        found: Future[list[_performer.Record]] = Future()
-        records.future().add_done_callback(partial(_pass_on, found, kept))
-        return found
+        self._heard, self._next = self._next or self._exchange(), None
+        return self._heard
 
     def kill(self) -> None:
         with suppress(Exception):  # it is dead, or Ray is gone, and it with it
             if ray.is_initialized():  # else Ray would begin a session
                 ray.kill(self._handle)
 
+    def _exchange(self, *letters: Sequence[Any]) -> Future[list[_performer.Record]]:
+        records, kept = self._handle.exchange.remote(*map(_ray_worker.sealed, letters))
+        found: Future[list[_performer.Record]] = Future()
+        records.future().add_done_callback(partial(_pass_on, found, kept))
+        return found
 
-def _pass_on(found: Future[list[_performer.Record]], kept: Any, done: Future[list[_performer.Record]]) -> None:
+
+def _pass_on(found: Future[list[_performer.Record]], kept: Any, done: Future[bytes]) -> None:
     """Put Ray's handle of the value that was kept, which is returned beside the records, into the record that speaks of it."""
     try:
-        records = done.result()
+        records = loads(done.result())
     except BaseException as error:  # noqa: BLE001 - Ray's, all kinds
         found.set_exception(error)
     else:
@@ -171,14 +184,15 @@ def _pass_on(found: Future[list[_performer.Record]], kept: Any, done: Future[lis
 
 def _actor_class(options: dict[str, Any]) -> Callable[[Site], _Channel]:
     """Return what starts an actor; Ray looks at the options at once."""
+    ours = {"max_restarts": 0, "max_concurrency": _ray_worker.AT_ONCE}
     try:
-        kind = ray.remote(_performer.Performer).options(**{"num_cpus": 1, **options, "max_restarts": 0})
+        kind = ray.remote(_ray_worker.Seat).options(**{"num_cpus": 1, **options, **ours})
     except (TypeError, ValueError) as error:
         raise InvalidSettingError(f"Ray cannot start workers with {options}: {error}") from error
 
     def make(_: Site) -> _Channel:
         _ray_tasks.expect_session()
-        return _Channel(kind.remote(fetch=_ray_tasks.fetch_all))
+        return _Channel(kind.remote())
 
     return make
 
