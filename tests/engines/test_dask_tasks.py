@@ -42,7 +42,7 @@ def client(_by_value: None) -> Iterator[Client]:
     right = {"nthreads": 1, "resources": {"slot": 1, "zone=b": 1, "both": 1}}
     cluster = SpecCluster(
         workers={"left": {"cls": Nanny, "options": left}, "right": {"cls": Nanny, "options": right}},
-        scheduler={"cls": Scheduler, "options": {"dashboard": False, "host": "127.0.0.1", "port": 0}},
+        scheduler={"cls": Scheduler, "options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1", "port": 0}},
         silence_logs=50,
     )
     with cluster:

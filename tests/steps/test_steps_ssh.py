@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import signal
 import time
 
@@ -72,7 +73,7 @@ def test_the_shell_there_reads_what_the_file_says(ask):
     ended = ask(work, before, [f"HOSTILE={hostile}"])
     assert not ended.error
     assert ended.out.splitlines() == [
-        hostile, "x y", "own value", "$HOSTILE", os.path.expanduser("~"),
+        hostile, "x y", "own value", "$HOSTILE", pwd.getpwuid(os.getuid()).pw_dir,
         "a", "b", "here own value", "nothing to read",
     ]  # fmt: skip
     assert not os.path.exists("/tmp/dagrid-evil")
