@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from distributed import KilledWorker
+from distributed.client import done_callback
 
 from dagrid.errors import BackendError, TransferError, UnsatisfiableError
 from dagrid.execution.backends._dask import Cluster, Post
@@ -124,24 +125,21 @@ class Tasks:
             return
         for task, future in zip(tasks, futures, strict=True):
             task.future = future
-            future.add_done_callback(partial(self._note_end, task))
+            # A callback of the future's own would come from another thread, and wait there for this one to let go.
+            self._client.loop.add_callback(done_callback, future, partial(self._note_end, task))
 
     def _drop(self, task: Task) -> None:
         self._tasks.pop(task.label, None)
         task.flight.handle = task.future = None
 
     def _note_end(self, task: Task, _future: object) -> None:
-        """Dask has a result, or never will: fetch it, with all others that there are by then. Called in a thread of Dask's."""
-        with self._guard:
-            self._ended.append(task)
-            first = len(self._ended) == 1
-        if first:
-            with suppress(RuntimeError):  # the client's loop has ended
-                self._cluster.soon(self._fetch())
+        """Dask has a result, or never will: fetch it, with all others that there are by then."""
+        self._ended.append(task)
+        if len(self._ended) == 1:
+            self._client.loop.add_callback(self._fetch)
 
     async def _fetch(self) -> None:
-        with self._guard:
-            ended, self._ended = self._ended, []
+        ended, self._ended = self._ended, []
         ended = [task for task in ended if task.future is not None]
         good = [task for task in ended if task.future.status == "finished"]
         answers: list[Any] = []
