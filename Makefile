@@ -15,6 +15,8 @@ NEWER = $(shell main=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.versio
 CHECKED := $(wildcard src tests examples benchmarks)
 INSTALLS := pyproject.toml tools/venv requirements/installer.lock
 FAST := not slow and not engine and not example
+# What these start and speak to is the same for every Python; what they call has tests of its own.
+OUTSIDE := tests/cli tests/steps
 # The tests of engines in two halves that take about as long: Ray, and what is not named here.
 HALF := tests/engines/test_ray*.py
 
@@ -69,7 +71,7 @@ test-newer: $(VENV)/.dev ## the fast tests on each newer Python that this machin
 	@$(BIN)/python tools/side_by_side.py 1 $(addprefix test-on-,$(NEWER))
 
 test-on-%: .venvs/%/.dev
-	.venvs/$*/bin/python -m pytest -q -m '$(FAST)' -p no:cacheprovider --hypothesis-profile=again
+	.venvs/$*/bin/python -m pytest -q -m '$(FAST)' -p no:cacheprovider --hypothesis-profile=again $(OUTSIDE:%=--ignore=%)
 
 .PHONY: test-wheel
 test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that holds nothing else
