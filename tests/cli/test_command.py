@@ -135,7 +135,7 @@ def test_debug_shows_all_of_it(dagrid, monkeypatch):
 
 def test_a_reader_that_goes_away(shell):
     """`dagrid schema | head -1` is no error."""
-    command = f"{sys.executable} -m dagrid schema | head -1"
+    command = f"unset PYTHONUNBUFFERED; {sys.executable} -m dagrid schema | head -1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30, check=False
     )

@@ -31,7 +31,9 @@ def script() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # nobody reads it any more
+        except BrokenPipeError:
+            pass  # nobody reads it any more, which is no failure of ours
+        except (OSError, ValueError):
             code = code or 1
     os._exit(code)
 

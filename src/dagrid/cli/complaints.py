@@ -15,6 +15,7 @@ import click
 
 from dagrid.cli.exits import Exit, exit_of_error
 from dagrid.cli.options import last_call
+from dagrid.cli.output import ReaderGoneError
 from dagrid.errors import DagridError, InternalError, WorkflowError
 
 ISSUES = "the maintainers of dagrid"
@@ -27,8 +28,8 @@ def told(error: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         _complain("interrupted", error, Exit.INTERRUPTED)
         return Exit.INTERRUPTED
-    if isinstance(error, BrokenPipeError):
-        # Whoever read has what it wanted; what is still to be written need not be.
+    if isinstance(error, ReaderGoneError):
+        # What is still to be written need not be.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return Exit.SUCCESS
     if isinstance(error, SystemExit):

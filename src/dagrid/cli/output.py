@@ -123,13 +123,20 @@ def plain(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if value not in (None, "", (), [])}
 
 
+class ReaderGoneError(Exception):
+    """Whoever read the output has what it wanted. It is no OSError, which click would take for a failure of the command."""
+
+
 def _put(stream: IO[str], text: str) -> None:
     try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        encoding = getattr(stream, "encoding", None) or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            encoding = getattr(stream, "encoding", None) or "ascii"
+            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        stream.flush()
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
 
 
 def tame(text: str) -> str:
