@@ -286,11 +286,20 @@ def restart(
         if again:
             spared = head["given"].keys() | head["omitted"].keys()
             engine.reopen(_numbers(roots, engine.state.plan), spared)
+        since = clock.now() - engine.began
         if not engine.done.is_set():
             recorder.begin(clock.now(), waited=record.status == RunStatus.WAITING)
             engine.start()
         readers = [*observers, *_progress(progress)]
-        return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=record.run, name=record.name)
+        return Run(
+            engine,
+            traced=tracing,
+            observers=readers,
+            release=opened.close,
+            run_id=record.run,
+            name=record.name,
+            since=since,
+        )
 
 
 def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: Any) -> ExecutionResult:

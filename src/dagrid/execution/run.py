@@ -27,6 +27,7 @@ class Run:
 
     Attributes:
         id: what it is called in its checkpoint, if it has one.
+        since: how many seconds it had been going on when this process took it up; 0 where it began here.
         name: that of its graph, if it has one.
     """
 
@@ -38,10 +39,12 @@ class Run:
         observers: Sequence[Observer | Onlooker] = (),
         release: Callable[[], None] | None = None,
         run_id: str = "",
+        since: float = 0.0,
         name: str | None = None,
         view: bool = False,
     ) -> None:
         self.id = run_id
+        self.since = since
         self.name = name or ""
         self._view = view
         self._own_signals: Signals | None = None

@@ -62,7 +62,7 @@ class Lines:
 
     def begin(self, run: Any) -> None:
         """Tell of this run from now on; what has happened before it was gone on with is known."""
-        self._from = run.seconds
+        self._from = run.since
 
     def observe(self, events: Sequence[RunEvent]) -> None:
         """Tell of these."""
