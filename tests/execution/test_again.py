@@ -23,6 +23,7 @@ from dagrid.testing.gate import Gate, stand
 from tests.execution.again_tasks import dying, growing, step
 from tests.execution.durable_tasks import noted
 from tests.execution.handler_tasks import sleep
+from tests.execution.wishing_tasks import ask
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -219,3 +220,18 @@ def test_a_view_of_a_run_that_failed_has_its_errors(log: str, folder: str) -> No
         seen.result().raise_for_status()
     assert seen.node_result("c").status is NodeStatus.SKIPPED
     checkpoint.store.close()
+
+
+def test_a_handler_that_waits_for_somebody_is_asked_anew(log: str, folder: str) -> None:
+    """What runs again may end otherwise, so the handlers wait for the new end, and nobody's old answer counts."""
+    nodes = [Node("a", partial(step, log, "a")), Node("on_exit", partial(ask, log), handler="exit")]
+    run = DAG(nodes).start(checkpoint=folder, run_id="mine", backend="inline")
+    assert run.settle(PATIENCE) is False
+    run.detach()
+    again = restart(folder, "mine", again=True, roots=["a"], backend="inline")
+    assert again.settle(PATIENCE) is False
+    assert again.waiting == ("on_exit",)
+    again.signal("on_exit", "yes")
+    result = again.wait(PATIENCE)
+    assert (result["on_exit"], result.status) == ("yes", RunStatus.SUCCEEDED)
+    assert Counter(noted(log))["a"] == 2

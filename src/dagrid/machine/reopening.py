@@ -42,6 +42,7 @@ def _reopened(state: State, fact: Fact) -> None:
         touched.update(state.plan.successors[node])
     for handler in state.plan.handlers:
         if state.status[handler] < COMPLETED:
+            state.held.pop(handler, None)  # nobody is asked any more
             state.shut.add(handler)
             touched.add(handler)
     state.remaining += len(nodes)
