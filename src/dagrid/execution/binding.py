@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from operator import itemgetter
 from types import FunctionType
@@ -64,8 +64,7 @@ class Binding(msgspec.Struct):
     outcome: bool = False
 
 
-@dataclass(slots=True)
-class Bindings:
+class Bindings(msgspec.Struct, eq=False):
     """By node number: the function, the nodes whose values are its positional arguments, and those passed by name.
 
     `gather` takes the positional arguments out of the list of all values; where they are the value of one node, as so often,
@@ -73,16 +72,16 @@ class Bindings:
     handlers that are told how the run ended.
     """
 
-    fns: list[Task | None] = field(default_factory=list)
-    args: list[tuple[int, ...]] = field(default_factory=list)
-    kwargs: list[dict[str, int] | None] = field(default_factory=list)
-    gather: list[Gather] = field(default_factory=list)
-    single: list[int] = field(default_factory=list)
-    places: dict[int, str] = field(default_factory=dict)
-    lineages: dict[int, Lineage] = field(default_factory=dict)
-    alone: list[int] = field(default_factory=list)
-    reads: dict[int, frozenset[int]] = field(default_factory=dict)
-    outcomes: set[int] = field(default_factory=set)
+    fns: list[Task | None] = []
+    args: list[tuple[int, ...]] = []
+    kwargs: list[dict[str, int] | None] = []
+    gather: list[Gather] = []
+    single: list[int] = []
+    places: dict[int, str] = {}
+    lineages: dict[int, Lineage] = {}
+    alone: list[int] = []
+    reads: dict[int, frozenset[int]] = {}
+    outcomes: set[int] = set()
 
     def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
@@ -211,7 +210,10 @@ class Binder:
 
     def task(self, name: str, spec: Node | None) -> Task | None:
         """Return the function of a node: the one given for this run, else its own."""
-        fn = self._tasks.get(name, spec.fn if spec is not None else None)
+        fn = None if spec is None else spec.fn
+        if not self._tasks:
+            return fn
+        fn = self._tasks.get(name, fn)
         if fn is not None and not callable(fn):
             raise InvalidNodeError(f"The task of node {name!r} cannot be called: it is {fn!r}. Give a function.")
         return fn

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from dagrid.errors import HandleError, InvalidNodeError, UnknownNodeError
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.dag import DAG
@@ -18,21 +20,18 @@ from dagrid.graph.node import Node
 from dagrid.graph.structure import Structure
 
 
-class Recording:
+class Recording(msgspec.Struct, eq=False):
     """A graph that is being described: what each call of a task adds to."""
 
-    __slots__ = ("_counts", "_index", "_maps", "_names", "_predecessors", "_specs", "name", "open", "prefix")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.open = True
-        self.prefix = ""
-        self._names: list[str] = []
-        self._index: dict[str, int] = {}
-        self._counts: dict[str, int] = {}
-        self._predecessors: list[list[int]] = []
-        self._specs: dict[int, Node] = {}
-        self._maps: set[int] = set()
+    name: str
+    open: bool = True
+    prefix: str = ""
+    _names: list[str] = []
+    _index: dict[str, int] = {}
+    _counts: dict[str, int] = {}
+    _predecessors: list[list[int]] = []
+    _specs: dict[int, Node] = {}
+    _maps: set[int] = set()
 
     def add(
         self,
@@ -200,7 +199,7 @@ class Recording:
 recording: ContextVar[Recording | None] = ContextVar("dagrid_recording", default=None)
 
 
-class Handle:
+class Handle(msgspec.Struct, eq=False):
     """What a task called inside a `@dag` function returns: it stands for the value that a run will make.
 
     It can be passed to tasks, also inside of lists, tuples and dicts; returned; indexed, where the index is applied by whoever
@@ -212,14 +211,11 @@ class Handle:
             outside of the function in which it was made.
     """
 
-    __slots__ = ("at", "elements", "length", "recording", "ref")
-
-    def __init__(self, recording: Recording, at: int, ref: Ref, length: int | None = None) -> None:
-        self.elements: Sequence[Handle] | None = None
-        self.recording = recording
-        self.at = at
-        self.ref = ref
-        self.length = length
+    recording: Recording
+    at: int
+    ref: Ref
+    length: int | None = None
+    elements: Sequence[Handle] | None = None
 
     __hash__ = object.__hash__
 
