@@ -174,20 +174,24 @@ class Gathered:
         return self.fn(*args, **kwargs)
 
 
-class Binder:
-    """Binds nodes to tasks; remembers what it found out of functions, so that each is looked at once."""
+class Binder(msgspec.Struct, eq=False):
+    """Binds nodes to tasks; remembers what it found out of functions, so that each is looked at once.
 
-    def __init__(self, tasks: Mapping[str, Task] | None, index: Mapping[str, int], late: Collection[str] = ()) -> None:
-        """Take the functions of a run by node name, the nodes of the graph, and the names of those that it will grow by."""
-        self._tasks = tasks or {}
-        self._index = index
-        self._known: dict[int, tuple[object, Parameters]] = {}
-        self._filling: dict[int, tuple[object, Task]] = {}
-        self._own_places: dict[int, tuple[object, str]] = {}
-        self._cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
-        for name in self._tasks:
-            if name not in index and name not in late:
-                suggestion = nearest(name, [*index, *late])
+    It is made of the functions of a run by node name, the nodes of the graph, and the names of those that it will grow by.
+    """
+
+    _tasks: Mapping[str, Task] | None
+    _index: Mapping[str, int]
+    _late: Collection[str] = ()
+    _known: dict[int, tuple[object, Parameters]] = {}
+    _filling: dict[int, tuple[object, Task]] = {}
+    _own_places: dict[int, tuple[object, str]] = {}
+    _cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
+
+    def __post_init__(self) -> None:
+        for name in self._tasks or ():
+            if name not in self._index and name not in self._late:
+                suggestion = nearest(name, [*self._index, *self._late])
                 raise UnknownTaskError(
                     f"There is a task for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
                 )
