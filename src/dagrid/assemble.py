@@ -228,13 +228,7 @@ def start(
         if checkpoint is not None and run_id is not None and head is not None:
             recorder = _record(opened, checkpoint, run_id, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
-        engine = engine_of(
-            all_rules,
-            given=part.given,
-            omitted=part.omitted,
-            recorder=recorder,
-            keeping=_keeping(keep, compiled, recorder),
-        )
+        engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(keep, compiled, recorder))
         engine.began = began
         engine.start(cancelled)
         readers = [*observers, *_progress(progress)]
@@ -492,24 +486,16 @@ def _engines(
     beside = getattr(place, "open_place", None) or partial(
         open_place, max_concurrency=compiled.plan.settings.max_concurrency
     )
-    return partial(
-        Engine,
-        compiled.plan,
-        compiled.binder,
-        compiled.bindings,
-        place,
-        clock,
-        _drawing(seed),
-        place=beside if not places else lent_places(places, beside),
-        cache=cache,
-    )
+    beside = beside if not places else lent_places(places, beside)
+    plan, binder, bindings = compiled.plan, compiled.binder, compiled.bindings
+    return partial(Engine, plan, binder, bindings, place, clock, _drawing(seed), beside, cache)
 
 
 def _run_setup(
     engine_of: Callable[..., Engine], given: Mapping[int, Given], omitted: Mapping[int, str]
 ) -> ExecutionResult:
     """Run the setup nodes of a graph by themselves."""
-    engine = engine_of(given=given, omitted=omitted)
+    engine = engine_of((), given, omitted)
     engine.start()
     with interruptible():
         result = Run(engine, traced=False).wait_or_interrupt(HeldInterrupts())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from operator import itemgetter
 from types import FunctionType
@@ -64,8 +64,7 @@ class Binding(msgspec.Struct):
     outcome: bool = False
 
 
-@dataclass(slots=True)
-class Bindings:
+class Bindings(msgspec.Struct, eq=False):
     """By node number: the function, the nodes whose values are its positional arguments, and those passed by name.
 
     `gather` takes the positional arguments out of the list of all values; where they are the value of one node, as so often,
@@ -73,16 +72,16 @@ class Bindings:
     handlers that are told how the run ended.
     """
 
-    fns: list[Task | None] = field(default_factory=list)
-    args: list[tuple[int, ...]] = field(default_factory=list)
-    kwargs: list[dict[str, int] | None] = field(default_factory=list)
-    gather: list[Gather] = field(default_factory=list)
-    single: list[int] = field(default_factory=list)
-    places: dict[int, str] = field(default_factory=dict)
-    lineages: dict[int, Lineage] = field(default_factory=dict)
-    alone: list[int] = field(default_factory=list)
-    reads: dict[int, frozenset[int]] = field(default_factory=dict)
-    outcomes: set[int] = field(default_factory=set)
+    fns: list[Task | None] = []
+    args: list[tuple[int, ...]] = []
+    kwargs: list[dict[str, int] | None] = []
+    gather: list[Gather] = []
+    single: list[int] = []
+    places: dict[int, str] = {}
+    lineages: dict[int, Lineage] = {}
+    alone: list[int] = []
+    reads: dict[int, frozenset[int]] = {}
+    outcomes: set[int] = set()
 
     def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
@@ -175,20 +174,24 @@ class Gathered:
         return self.fn(*args, **kwargs)
 
 
-class Binder:
-    """Binds nodes to tasks; remembers what it found out of functions, so that each is looked at once."""
+class Binder(msgspec.Struct, eq=False):
+    """Binds nodes to tasks; remembers what it found out of functions, so that each is looked at once.
 
-    def __init__(self, tasks: Mapping[str, Task] | None, index: Mapping[str, int], late: Collection[str] = ()) -> None:
-        """Take the functions of a run by node name, the nodes of the graph, and the names of those that it will grow by."""
-        self._tasks = tasks or {}
-        self._index = index
-        self._known: dict[int, tuple[object, Parameters]] = {}
-        self._filling: dict[int, tuple[object, Task]] = {}
-        self._own_places: dict[int, tuple[object, str]] = {}
-        self._cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
-        for name in self._tasks:
-            if name not in index and name not in late:
-                suggestion = nearest(name, [*index, *late])
+    It is made of the functions of a run by node name, the nodes of the graph, and the names of those that it will grow by.
+    """
+
+    _tasks: Mapping[str, Task] | None
+    _index: Mapping[str, int]
+    _late: Collection[str] = ()
+    _known: dict[int, tuple[object, Parameters]] = {}
+    _filling: dict[int, tuple[object, Task]] = {}
+    _own_places: dict[int, tuple[object, str]] = {}
+    _cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
+
+    def __post_init__(self) -> None:
+        for name in self._tasks or ():
+            if name not in self._index and name not in self._late:
+                suggestion = nearest(name, [*self._index, *self._late])
                 raise UnknownTaskError(
                     f"There is a task for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
                 )
@@ -211,7 +214,10 @@ class Binder:
 
     def task(self, name: str, spec: Node | None) -> Task | None:
         """Return the function of a node: the one given for this run, else its own."""
-        fn = self._tasks.get(name, spec.fn if spec is not None else None)
+        fn = None if spec is None else spec.fn
+        if not self._tasks:
+            return fn
+        fn = self._tasks.get(name, fn)
         if fn is not None and not callable(fn):
             raise InvalidNodeError(f"The task of node {name!r} cannot be called: it is {fn!r}. Give a function.")
         return fn

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 
+import msgspec
+
 Action = Callable[[], None]
 
 
@@ -56,14 +58,11 @@ REAL_CLOCK = RealClock()
 SIGNALS_SEEN = 0.2
 
 
-class Flag:
+class Flag(msgspec.Struct, eq=False):
     """An event that costs next to nothing as long as nobody waits for it."""
 
-    __slots__ = ("_event", "_set")
-
-    def __init__(self) -> None:
-        self._set = False
-        self._event: threading.Event | None = None
+    _set: bool = False
+    _event: threading.Event | None = None
 
     def is_set(self) -> bool:
         return self._set

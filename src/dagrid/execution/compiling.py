@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from dagrid.errors import InvalidSettingError, UnknownNodeError
 from dagrid.execution.binding import Binder, Bindings, bind, check_sources
@@ -15,8 +16,7 @@ from dagrid.machine.plan import Plan, Settings, order_keys
 Keep = Literal["all", "outputs"] | Collection[str]
 
 
-@dataclass(slots=True)
-class Compiled:
+class Compiled(msgspec.Struct, eq=False):
     """A graph bound to its tasks and compiled; kept with the graph, so that it is done once for runs that are alike.
 
     `own` says that all tasks are the nodes' own, which cannot change.

@@ -83,14 +83,13 @@ class Engine:
         backend: Backend,
         clock: Clock,
         draw: Callable[[], float],
-        rules: Sequence[Rule] = (),
-        *,
         place: OpenPlace | None = None,
+        cache: OpenCache | None = None,
+        rules: Sequence[Rule] = (),
         given: Mapping[int, Given] | None = None,
         omitted: Mapping[int, str] | None = None,
         recorder: Recorder | None = None,
         keeping: Keeping | None = None,
-        cache: OpenCache | None = None,
     ) -> None:
         """Take all that a run needs.
 
@@ -99,13 +98,13 @@ class Engine:
             backend: where attempts are performed.
             clock: where time comes from.
             draw: returns random numbers in [0, 1).
-            rules: those of a growing graph.
             place: opens what performs the nodes that have a place of their own.
+            cache: returns where the values of cached nodes are kept; None keeps none.
+            rules: those of a growing graph.
             given: by node number, a value from before and where it comes from.
             omitted: by node number, why it is not part of this run.
             recorder: writes the journal into a store; what happens has no effect before it is written.
             keeping: drops values that nobody needs any more.
-            cache: returns where the values of cached nodes are kept; None keeps none.
         """
         self.values: list[Any] = [None] * len(plan.names)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)

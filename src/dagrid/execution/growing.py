@@ -9,15 +9,16 @@ from __future__ import annotations
 import threading
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from typing import Any
+
+import msgspec
 
 from dagrid.attempt import Extra
 from dagrid.errors import GraphLimitError, RuleError
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.faults import described
 from dagrid.graph.rules import NO_KINDS, Patch, Rule, View, check_declared, check_patch, check_sealed
-from dagrid.machine.events import Growth, RuleEvaluated
+from dagrid.machine.events import Growth, NumberedRule, RuleEvaluated
 from dagrid.machine.state import NO_GROWTH, State, Status
 from dagrid.ports import opened
 
@@ -47,8 +48,8 @@ class Growing:
 
     def evaluate(self, state: State, number: int, now: float) -> RuleEvaluated:
         """Ask a rule, and its body if it holds. This calls the user's code; the graph may not grow meanwhile."""
-        rule = self.rules[number]
-        view = View(_Snapshot(state, self._values, number))
+        rule, plan = self.rules[number], state.plan
+        view = View(_Snapshot(number, state, self._values, plan.names, plan.index, plan.kinds))
         try:
             if not rule.predicate(view):
                 return RuleEvaluated(number, now, reads=view.reads, looked=view.looked)
@@ -158,10 +159,19 @@ class Growing:
 _NUMBERING = threading.Lock()
 
 
-def _numbered(
-    first: int, rules: Iterable[Rule]
-) -> tuple[tuple[int, bool, AbstractSet[str] | None, tuple[str, ...]], ...]:
-    return tuple([(number, rule.optional, rule.adds, rule.waits) for number, rule in enumerate(rules, first)])
+def _numbered(first: int, rules: Iterable[Rule]) -> tuple[NumberedRule, ...]:
+    """Return what the machine has to know of rules, in tuples alone, which the garbage collector need not look at again."""
+    return tuple(
+        [
+            (
+                number,
+                rule.optional,
+                tuple(sorted(rule.adds)) if rule.adds else None if rule.adds is None else (),
+                rule.waits,
+            )
+            for number, rule in enumerate(rules, first)
+        ]
+    )
 
 
 class _Names(Sequence[str]):
@@ -178,29 +188,25 @@ class _Names(Sequence[str]):
         return self._old[number] if number < len(self._old) else self._new[number - len(self._old)]
 
 
-class _Snapshot:
-    """What a rule's view reads of a running graph."""
+class _Snapshot(msgspec.Struct, eq=False):
+    """What the view of a rule reads of a running graph."""
 
-    __slots__ = ("_rule", "_state", "_values", "index", "kinds", "names")
-
-    def __init__(self, state: State, values: Sequence[Any], rule: int) -> None:
-        plan = state.plan
-        self._state = state
-        self._values = values
-        self._rule = rule
-        self.names = plan.names
-        self.index = plan.index
-        self.kinds = plan.kinds
+    rule: int
+    state: State
+    values: Sequence[Any]
+    names: Sequence[str]
+    index: Mapping[str, int]
+    kinds: Mapping[str, Sequence[int]]
 
     def status(self, node: int) -> tuple[int, str]:
-        code = self._state.status[node]
+        code = self.state.status[node]
         return code, _WORDS[code]
 
     def value(self, node: int) -> Any:
-        return opened(self._values[node])
+        return opened(self.values[node])
 
     def closed(self, kind: str) -> bool:
-        return self._state.closed(kind, self._rule)
+        return self.state.closed(kind, self.rule)
 
 
 _WORDS = [status.name.lower() for status in Status]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
+
+import msgspec
 
 from dagrid.errors import InvalidSettingError
 from dagrid.execution.binding import Bindings
@@ -26,8 +27,7 @@ SET_UP = "set up before"
 FOR_SETUP = "not needed for the setup"
 
 
-@dataclass(slots=True)
-class Before:
+class Before(msgspec.Struct, eq=False):
     """Where values come from that are not made anew, see `dagrid.assemble.start`."""
 
     given: Mapping[NodeRef, Any] | None = None
@@ -39,14 +39,13 @@ class Before:
         return self.given is None and self.from_run is None and self.from_file is None
 
 
-@dataclass(slots=True)
-class Part:
+class Part(msgspec.Struct, eq=False):
     """A graph, and by number what does not run of it: what has a value, and what is omitted. `setup` is to run before it."""
 
     dag: DAG
-    given: dict[int, Given] = field(default_factory=dict)
-    omitted: dict[int, str] = field(default_factory=dict)
-    setup: list[int] = field(default_factory=list)
+    given: dict[int, Given] = {}
+    omitted: dict[int, str] = {}
+    setup: list[int] = []
 
     def check(self, bindings: Bindings) -> None:
         """Check that all values are there that are taken, and open those.

@@ -21,7 +21,7 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkerLostError,
 )
-from dagrid.machine.closing import failed_nodes, verdict
+from dagrid.machine.closing import Verdict, failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED
 from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status, goes_on
@@ -59,6 +59,7 @@ class RunStatus(StrEnum):
     ABORTED = "aborted"
 
 
+_RUN_STATUS = {code: RunStatus(code.name.lower()) for code in Verdict}
 _STATUS = {int(code): NodeStatus(code.name.lower()) for code in Status}
 
 
@@ -380,7 +381,7 @@ class ExecutionResult:
 
 def run_status(state: State) -> RunStatus:
     """Return how a run ended, as its state says."""
-    return RunStatus(verdict(state).name.lower())
+    return _RUN_STATUS[verdict(state)]
 
 
 class _NodeResults(Mapping[str, NodeResult]):

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import heappop, heappush
 
+import msgspec
+
 from dagrid.machine.events import TimerDue
 from dagrid.ports import Clock
 
 
-class Timers:
+class Timers(msgspec.Struct, eq=False):
     """Calls `due` when there is something to `take`. All else is called under the lock of the run.
 
     It keeps `due`, which is the run's, only as long as something waits, so that a run that is over is let go of at once.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._waiting: list[tuple[float, int, int]] = []
-        self._armed: tuple[float, Callable[[], None]] | None = None
+    _clock: Clock
+    _waiting: list[tuple[float, int, int]] = []
+    _armed: tuple[float, Callable[[], None]] | None = None
 
     def set(self, at: float, kind: int, subject: int, due: Callable[[], None]) -> None:
         """Report `TimerDue(kind, subject)` at a time."""

@@ -327,6 +327,7 @@ class Flow(Generic[P, R]):
         self.name = name
         self._settings = settings
         self._own = SETTINGS.intersection(inspect.signature(fn).parameters)
+        self._last: tuple[Recording, DAG] | None = None
 
     @property
     def settings(self) -> RunSettings:
@@ -385,6 +386,9 @@ class Flow(Generic[P, R]):
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.__qualname__ if _is_importable(self) else super().__reduce_ex__(protocol)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
     def _describe(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[DAG, Any]:
         made = Recording(self.name)
         token = recording.set(made)
@@ -395,7 +399,13 @@ class Flow(Generic[P, R]):
             finally:
                 made.open = False
                 recording.reset(token)
-            return made.graph(self._settings.get("max_concurrency")), template
+            graph = made.graph(self._settings.get("max_concurrency"))
+        last = self._last
+        if last is not None and last[1].compiled is not None and made.repeats(last[0]):
+            graph.compiled = last[1].compiled  # what was found out of the same description need not be found out again
+        else:
+            self._last = (made, graph) if made.memorable else None
+        return graph, template
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], RunSettings]:
         names = SETTINGS - self._own

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import msgspec
 
 from dagrid.errors import InvalidNodeError, hint, nearest
 from dagrid.graph.arguments import Arguments, Ref
@@ -20,6 +22,11 @@ ContinueOn = Literal["failure", "skipped", "success"]
 HandlerOf = Literal["success", "failure", "cancel", "exit"]
 Place = Literal["caller"]
 NodeRef = str | Callable[..., Any]
+
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+NONE: tuple[Any, ...] = ()  # there is one empty tuple, so it is known by its identity
+_put = msgspec.structs.force_setattr
 
 
 class NodeSettings(TypedDict, total=False):
@@ -48,8 +55,17 @@ class NodeSettings(TypedDict, total=False):
     metadata: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, init=False, repr=False)
-class Node:
+class _Positional(msgspec.Struct, frozen=True):
+    """What may be said of a node without its name."""
+
+    id: str
+    fn: Callable[..., Any] | None = None
+    depends_on: tuple[str, ...] = ()
+    priority: int = 0
+    is_sequential: bool = False
+
+
+class Node(_Positional, frozen=True, kw_only=True):
     """A task of a graph. Wherever a name is asked for, a function is accepted and means its `__name__`.
 
     Args:
@@ -94,14 +110,8 @@ class Node:
         InvalidNodeError: a setting that cannot be; the message names the node.
     """
 
-    # Without slots: what is not said stands in the class, and neither costs time nor room.
-    id: str
-    fn: Callable[..., Any] | None = None
-    depends_on: tuple[str, ...] = ()
-    priority: int = 0
-    is_sequential: bool = False
-    resources: Mapping[str, float] = field(default_factory=dict)
-    selector: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, float] = NOTHING
+    selector: Mapping[str, str] = NOTHING
     retries: Retry | None = None
     timeout: float | None = None
     cost: float | None = None
@@ -123,103 +133,100 @@ class Node:
     metadata: Mapping[str, Any] | None = None
     arguments: Arguments | None = None
 
-    def __init__(
-        self,
-        id: NodeRef,
-        fn: Callable[..., Any] | None = None,
-        depends_on: Iterable[NodeRef] = (),
-        priority: int = 0,
-        is_sequential: bool = False,
-        *,
-        resources: Mapping[str, float] | None = None,
-        selector: Mapping[str, str] | None = None,
-        retries: Retry | int | None = None,
-        timeout: float | None = None,
-        cost: float | None = None,
-        inputs: Mapping[str, NodeRef] | None = None,
-        kind: str | None = None,
-        adds: AbstractSet[str] | None = None,
-        tags: Iterable[str] = (),
-        when: NodeRef | Ref | None = None,
-        setup: bool = False,
-        debug: bool = False,
-        cache: bool | str = False,
-        place: Place | None = None,
-        on_lost: OnLost = "requeue",
-        continue_on: Iterable[ContinueOn] = (),
-        handler: HandlerOf | None = None,
-        repeat: Repeat | None = None,
-        reads: Iterable[NodeRef] = (),
-        payload: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        arguments: Arguments | None = None,
-    ) -> None:
-        name = id if type(id) is str and id else node_id(id)
-        if fn is None and type(id) is not str and not isinstance(id, str):
-            fn = id
-        put = object.__setattr__
-        put(self, "id", name)
-        put(self, "resources", _amounts(name, resources) if resources else {})
-        put(self, "selector", _labels(name, selector) if selector else {})
-        if fn is not None:
-            put(self, "fn", fn if callable(fn) else _refuse(name, f"fn is not callable: {fn!r}"))
-        if depends_on:
-            put(self, "depends_on", _names(name, depends_on))
-        if priority != 0 or type(priority) is not int:
-            put(self, "priority", _whole(name, priority))
-        if is_sequential:
-            put(self, "is_sequential", True)
-        if retries is not None:
-            put(self, "retries", _retry(name, retries))
-        if timeout is not None:
-            put(self, "timeout", _seconds(name, "timeout", timeout, zero=False))
-        if cost is not None:
-            put(self, "cost", _seconds(name, "cost", cost, zero=True))
-        if inputs:
-            put(self, "inputs", _inputs(name, inputs))
-        if kind is not None:
-            put(self, "kind", kind if isinstance(kind, str) else _refuse(name, f"kind is a word, not {kind!r}"))
-        if adds is not None:
-            put(self, "adds", frozenset(_words(name, "adds", adds)))
-        if tags:
-            put(self, "tags", _words(name, "tags", tags))
-        if when is not None:
-            put(self, "when", _condition(name, when))
-        if setup:
-            put(self, "setup", True)
-        if debug:
-            put(self, "debug", True)
-        if cache is not False:
-            said = isinstance(cache, (bool, str))
-            put(self, "cache", cache if said else _refuse(name, f"cache is True, False or a text, not {cache!r}"))
-        if place is not None:
-            put(
-                self,
-                "place",
-                place if place == "caller" else _refuse(name, f"place is 'caller' or None, not {place!r}"),
-            )
-        if on_lost != "requeue":
-            known = on_lost == "fail"
-            put(
-                self,
-                "on_lost",
-                on_lost if known else _refuse(name, f"on_lost is 'requeue' or 'fail', not {on_lost!r}"),
-            )
-        if repeat is not None:
-            known = isinstance(repeat, Repeat)
-            put(self, "repeat", repeat if known else _refuse(name, f"repeat is a Repeat(...), not {repeat!r}"))
-        if continue_on:
-            put(self, "continue_on", _ends(name, continue_on))
-        if reads:
-            put(self, "reads", tuple(dict.fromkeys(_names(name, reads, "reads"))))
-        if payload is not None:
-            put(self, "payload", payload)
-        if metadata is not None:
-            put(self, "metadata", dict(_mapping(name, "metadata", metadata)))
-        if arguments is not None:
-            put(self, "arguments", _arguments(name, arguments, inputs))
-        if handler is not None:
-            put(self, "handler", _handler(self, handler))
+    if TYPE_CHECKING:  # it takes more than it holds
+
+        def __init__(
+            self,
+            id: NodeRef,
+            fn: Callable[..., Any] | None = None,
+            depends_on: Iterable[NodeRef] = (),
+            priority: int = 0,
+            is_sequential: bool = False,
+            *,
+            resources: Mapping[str, float] | None = None,
+            selector: Mapping[str, str] | None = None,
+            retries: Retry | int | None = None,
+            timeout: float | None = None,
+            cost: float | None = None,
+            inputs: Mapping[str, NodeRef] | None = None,
+            kind: str | None = None,
+            adds: AbstractSet[str] | None = None,
+            tags: Iterable[str] = (),
+            when: NodeRef | Ref | None = None,
+            setup: bool = False,
+            debug: bool = False,
+            cache: bool | str = False,
+            place: Place | None = None,
+            on_lost: OnLost = "requeue",
+            continue_on: Iterable[ContinueOn] = (),
+            handler: HandlerOf | None = None,
+            repeat: Repeat | None = None,
+            reads: Iterable[NodeRef] = (),
+            payload: Any = None,
+            metadata: Mapping[str, Any] | None = None,
+            arguments: Arguments | None = None,
+        ) -> None: ...
+
+        def __copy__(self) -> Node: ...
+
+    def __post_init__(self) -> None:
+        """Check what was said, and put it into its one form."""
+        given: Any = self.id
+        if type(given) is not str or not given:
+            _put(self, "id", node_id(given))
+            if self.fn is None and not isinstance(given, str):
+                _put(self, "fn", given)
+        name = self.id
+        if self.fn is not None and not callable(self.fn):
+            _refuse(name, f"fn is not callable: {self.fn!r}")
+        if self.depends_on is not NONE:
+            _put(self, "depends_on", _names(name, self.depends_on))
+        if self.priority != 0 or type(self.priority) is not int:
+            _put(self, "priority", _whole(name, self.priority))
+        if self.is_sequential is not False:
+            _put(self, "is_sequential", bool(self.is_sequential))
+        if self.resources is not NOTHING:
+            _put(self, "resources", _amounts(name, self.resources) if self.resources else NOTHING)
+        if self.selector is not NOTHING:
+            _put(self, "selector", _labels(name, self.selector) if self.selector else NOTHING)
+        if self.retries is not None:
+            _put(self, "retries", _retry(name, self.retries))
+        if self.timeout is not None:
+            _put(self, "timeout", _seconds(name, "timeout", self.timeout, zero=False))
+        if self.cost is not None:
+            _put(self, "cost", _seconds(name, "cost", self.cost, zero=True))
+        if self.inputs is not None:
+            _put(self, "inputs", _inputs(name, self.inputs) if self.inputs else None)
+        if self.kind is not None and not isinstance(self.kind, str):
+            _refuse(name, f"kind is a word, not {self.kind!r}")
+        if self.adds is not None:
+            _put(self, "adds", frozenset(_words(name, "adds", self.adds)))
+        if self.tags is not NONE:
+            _put(self, "tags", _words(name, "tags", self.tags) if self.tags else ())
+        if self.when is not None:
+            _put(self, "when", _condition(name, self.when))
+        if self.setup is not False:
+            _put(self, "setup", bool(self.setup))
+        if self.debug is not False:
+            _put(self, "debug", bool(self.debug))
+        if self.cache is not False and not isinstance(self.cache, (bool, str)):
+            _refuse(name, f"cache is True, False or a text, not {self.cache!r}")
+        if self.place is not None and self.place != "caller":
+            _refuse(name, f"place is 'caller' or None, not {self.place!r}")
+        if self.on_lost != "requeue" and self.on_lost != "fail":
+            _refuse(name, f"on_lost is 'requeue' or 'fail', not {self.on_lost!r}")
+        if self.repeat is not None and not isinstance(self.repeat, Repeat):
+            _refuse(name, f"repeat is a Repeat(...), not {self.repeat!r}")
+        if self.continue_on is not NONE:
+            _put(self, "continue_on", _ends(name, self.continue_on) if self.continue_on else ())
+        if self.reads is not NONE:
+            _put(self, "reads", tuple(dict.fromkeys(_names(name, self.reads, "reads"))) if self.reads else ())
+        if self.metadata is not None:
+            _put(self, "metadata", dict(_mapping(name, "metadata", self.metadata)))
+        if self.arguments is not None:
+            _check_arguments(name, self.arguments, self.inputs)
+        if self.handler is not None:
+            _check_handler(self, self.handler)
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -227,6 +234,9 @@ class Node:
     def __repr__(self) -> str:
         said = [f", {name}={value!r}" for name, value in self.settings().items()]
         return f"Node({self.id!r}{''.join(said)})"
+
+    def __reduce__(self) -> Any:
+        return _made, (self.id, self.settings())
 
     def settings(self) -> dict[str, Any]:
         """Return what was set, by the name of the argument: everything but the id that is not as it would be unsaid."""
@@ -296,15 +306,16 @@ class Node:
 
     def called(self, name: str, arguments: Arguments) -> Node:
         """Return a copy with another name and these arguments, without checking anything again."""
-        made = object.__new__(Node)
-        put = object.__setattr__
-        for setting, value in vars(self).items():
-            put(made, setting, value)
-        put(made, "id", name)
-        put(made, "arguments", arguments)
+        made = self.__copy__()
+        _put(made, "id", name)
+        _put(made, "arguments", arguments)
         if self.inputs is not None:
-            put(made, "inputs", None)
+            _put(made, "inputs", None)
         return made
+
+
+def _made(name: str, settings: dict[str, Any]) -> Node:
+    return Node(name, **settings)
 
 
 def origin_of(fn: object) -> object:
@@ -312,7 +323,7 @@ def origin_of(fn: object) -> object:
     return getattr(fn, "origin", fn)
 
 
-FIELDS: tuple[str, ...] = tuple(each.name for each in fields(Node))
+FIELDS: tuple[str, ...] = Node.__struct_fields__
 
 
 def node_id(given: object) -> str:
@@ -427,7 +438,7 @@ def _ends(name: str, given: object) -> tuple[ContinueOn, ...]:
     return tuple([one for one in _ENDS if one in words])
 
 
-def _handler(node: Node, given: object) -> HandlerOf:
+def _check_handler(node: Node, given: object) -> None:
     known = ", ".join(map(repr, _HANDLERS))
     if given not in _HANDLERS:
         suggestion = nearest(given, _HANDLERS) if isinstance(given, str) else None
@@ -441,7 +452,6 @@ def _handler(node: Node, given: object) -> HandlerOf:
     for setting in ("adds", "cache", "setup"):
         if getattr(node, setting):
             _refuse(node.id, f"a handler runs after the graph, and cannot have {setting}; remove it")
-    return given  # type: ignore[return-value]
 
 
 _HANDLERS: tuple[HandlerOf, ...] = ("success", "failure", "cancel", "exit")
@@ -456,12 +466,11 @@ def _condition(name: str, given: object) -> Ref:
     return Ref(_reference(name, given))
 
 
-def _arguments(name: str, given: object, inputs: object) -> Arguments:
+def _check_arguments(name: str, given: object, inputs: object) -> None:
     if not isinstance(given, Arguments):
         _refuse(name, f"arguments is an Arguments(...) record, not {given!r}")
     if inputs:
         _refuse(name, "arguments and inputs both say what fn is called with; keep one of them")
-    return given  # type: ignore[return-value]
 
 
 _BARE = Node("bare")

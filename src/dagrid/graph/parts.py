@@ -6,8 +6,9 @@ This room knows names, tags, tasks and edges. Where the values of what does not 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from dagrid.errors import InvalidSettingError, PlanError, UnknownNodeError, hint
 from dagrid.graph.node import Node, NodeRef, node_id, origin_of
@@ -16,8 +17,7 @@ from dagrid.graph.structure import Structure, suggest
 SHOWN = 5
 
 
-@dataclass(slots=True)
-class Choice:
+class Choice(msgspec.Struct, eq=False):
     """What a run is asked to run; None means that nothing is said. An item is a name, a task or a function, or a tag."""
 
     targets: Iterable[NodeRef] | None = None

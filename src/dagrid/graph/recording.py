@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from dagrid.errors import HandleError, InvalidNodeError, UnknownNodeError
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.dag import DAG
@@ -18,21 +20,19 @@ from dagrid.graph.node import Node
 from dagrid.graph.structure import Structure
 
 
-class Recording:
+class Recording(msgspec.Struct, eq=False):
     """A graph that is being described: what each call of a task adds to."""
 
-    __slots__ = ("_counts", "_index", "_maps", "_names", "_predecessors", "_specs", "name", "open", "prefix")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.open = True
-        self.prefix = ""
-        self._names: list[str] = []
-        self._index: dict[str, int] = {}
-        self._counts: dict[str, int] = {}
-        self._predecessors: list[list[int]] = []
-        self._specs: dict[int, Node] = {}
-        self._maps: set[int] = set()
+    name: str
+    open: bool = True
+    prefix: str = ""
+    _names: list[str] = []
+    _index: dict[str, int] = {}
+    _counts: dict[str, int] = {}
+    _predecessors: list[list[int]] = []
+    _patterns: list[Node] = []
+    _specs: dict[int, Node] = {}
+    _maps: set[int] = set()
 
     def add(
         self,
@@ -63,6 +63,7 @@ class Recording:
         at = len(self._names)
         self._names.append(name)
         self._index[name] = at
+        self._patterns.append(pattern)
         self._specs[at] = pattern.called(name, Arguments(given, named, tuple(taken.values())))
         if pattern.when is not None or pattern.depends_on:
             self._wait(pattern, taken)
@@ -128,6 +129,20 @@ class Recording:
             outline = Outline(structure, self._specs, frozenset(self._maps))
             return split(outline, name=self.name, max_concurrency=max_concurrency)
         return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
+
+    @property
+    def memorable(self) -> bool:
+        """Whether it may be kept to compare the next one with it: it is small, and holds nothing of the user's but tasks."""
+        return len(self._names) <= MOST_REMEMBERED and not self._maps and all(map(_is_simple, self._specs.values()))
+
+    def repeats(self, earlier: Recording) -> bool:
+        """Return whether it describes the same as a memorable one: the same tasks, with equal names, edges and arguments."""
+        return (
+            self._names == earlier._names
+            and self._predecessors == earlier._predecessors
+            and all(map(operator.is_, self._patterns, earlier._patterns))
+            and all(map(_is_called_alike, self._specs.values(), earlier._specs.values()))
+        )
 
     def _items(self, items: Any) -> Iterable[Any] | None:
         if type(items) is not Handle:
@@ -197,10 +212,42 @@ class Recording:
         return Group(kind, placed, tuple(value) if kind is dict else ())
 
 
+MOST_REMEMBERED = 1_000
+NO_ARGUMENTS = Arguments()
+_SIMPLE = frozenset((Ref, bool, int, float, str, bytes, type(None)))
+
+
+def _values(called: Arguments) -> tuple[Any, ...]:
+    return (*called.args, *called.kwargs.values()) if called.kwargs else called.args
+
+
+def _is_simple(node: Node) -> bool:
+    """Return whether a node is called with simple constants and whole values, and keeps nothing beyond a run."""
+    for one in _values(node.arguments or NO_ARGUMENTS):
+        if type(one) not in _SIMPLE or (type(one) is Ref and one.path):
+            return False
+    return not (node.setup or node.cache)
+
+
+def _is_called_alike(one: Node, other: Node) -> bool:
+    mine, theirs = one.arguments or NO_ARGUMENTS, other.arguments or NO_ARGUMENTS
+    if mine.kwargs or theirs.kwargs:
+        if list(mine.kwargs or ()) != list(theirs.kwargs or ()):
+            return False
+    elif not (mine.args or theirs.args):
+        return True
+    return len(mine.args) == len(theirs.args) and all(map(_is_alike, _values(mine), _values(theirs)))
+
+
+def _is_alike(one: Any, other: Any) -> bool:
+    """Return whether no task could tell two simple constants, or two references, from each other; -0.0 equals 0.0."""
+    return one is other or (type(one) is type(other) and type(one) is not float and one == other)
+
+
 recording: ContextVar[Recording | None] = ContextVar("dagrid_recording", default=None)
 
 
-class Handle:
+class Handle(msgspec.Struct, eq=False):
     """What a task called inside a `@dag` function returns: it stands for the value that a run will make.
 
     It can be passed to tasks, also inside of lists, tuples and dicts; returned; indexed, where the index is applied by whoever
@@ -212,14 +259,11 @@ class Handle:
             outside of the function in which it was made.
     """
 
-    __slots__ = ("at", "elements", "length", "recording", "ref")
-
-    def __init__(self, recording: Recording, at: int, ref: Ref, length: int | None = None) -> None:
-        self.elements: Sequence[Handle] | None = None
-        self.recording = recording
-        self.at = at
-        self.ref = ref
-        self.length = length
+    recording: Recording
+    at: int
+    ref: Ref
+    length: int | None = None
+    elements: Sequence[Handle] | None = None
 
     __hash__ = object.__hash__
 

@@ -83,17 +83,17 @@ class Rule(msgspec.Struct, frozen=True):
         if not (callable(self.predicate) and callable(self.body)):
             part = "body" if callable(self.predicate) else "predicate"
             raise InvalidPatchError(f"The {part} of a rule is a function of one View, not {getattr(self, part)!r}.")
-        put = msgspec.structs.force_setattr
         if self.adds is not None:
-            put(self, "adds", _kinds(self.adds) if self.adds or isinstance(self.adds, str) else NO_KINDS)
+            _put(self, "adds", _kinds(self.adds) if self.adds or isinstance(self.adds, str) else NO_KINDS)
         if not self.waits:
-            put(self, "waits", getattr(self.predicate, "waits", ()))
+            _put(self, "waits", getattr(self.predicate, "waits", ()))
         if not self.name:
             called = getattr(self.body, "__name__", "rule")
-            put(self, "name", "rule" if called == "<lambda>" else called)
+            _put(self, "name", "rule" if called == "<lambda>" else called)
 
 
 NO_KINDS: frozenset[str] = frozenset()
+_put = msgspec.structs.force_setattr
 
 
 def _kinds(adds: Any) -> frozenset[str]:
@@ -121,7 +121,7 @@ class Snapshot(Protocol):
     def closed(self, kind: str) -> bool: ...
 
 
-class View:
+class View(msgspec.Struct, eq=False):
     """What a rule may see: names, kinds, states and results. It remembers what was looked at and may still change.
 
     Attributes:
@@ -130,13 +130,10 @@ class View:
         relies: the kinds that were found closed.
     """
 
-    __slots__ = ("looked", "reads", "relies", "snapshot")
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-        self.reads: dict[int, int] = {}
-        self.looked: dict[Topic, int] = {}
-        self.relies = NO_KINDS
+    snapshot: Snapshot
+    reads: dict[int, int] = {}
+    looked: dict[Topic, int] = {}
+    relies: frozenset[str] = NO_KINDS
 
     def __contains__(self, name: object) -> bool:
         if name in self.snapshot.index:
@@ -262,7 +259,7 @@ def check_sealed(nodes: Iterable[Node], sealed: AbstractSet[str]) -> None:
             )
 
 
-def check_patch(nodes: Iterable[Node], index: Mapping[str, int]) -> None:
+def check_patch(nodes: Sequence[Node], index: Mapping[str, int]) -> None:
     """Check that a patch may be appended to a graph whose names are in `index`.
 
     Raises:
@@ -282,12 +279,13 @@ def check_patch(nodes: Iterable[Node], index: Mapping[str, int]) -> None:
             )
         own[node.id] = node
     inner: list[tuple[str, str]] = []
-    for node in own.values():
+    for node in nodes:
         for before in node.required():
-            if before in own:
-                inner.append((before, node.id))
-            elif before not in index:
+            if before in index:
+                continue
+            if before not in own:
                 raise UnknownNodeError.of(before, [*own, *index], f"Node {node.id!r} of the patch depends on")
+            inner.append((before, node.id))
     if not inner:
         return
     names = list(own)

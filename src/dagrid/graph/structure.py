@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
+
+import msgspec
 
 from dagrid.errors import CycleError, DuplicateNodeError, InvalidNodeError, UnknownNodeError, hint, nearest
 
 _SUGGESTION_POOL = 2_000
 
 
-@dataclass(slots=True, eq=False)
-class Structure:
+class Structure(msgspec.Struct, eq=False):
     """Names, edges and one topological order of a graph. Read-only by convention: graphs share parts of it.
 
     Attributes:
@@ -34,7 +34,7 @@ class Structure:
     successors: list[list[int]]
     predecessors: list[list[int]]
     order: list[int]
-    _ranks: list[int] | None = field(default=None, repr=False)
+    _ranks: list[int] | None = None
 
     @classmethod
     def build(cls, names: list[str], index: dict[str, int], edges: Sequence[tuple[str, str]]) -> Structure:

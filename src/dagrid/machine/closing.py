@@ -71,10 +71,12 @@ def _verdict(state: State, failed: list[int], left: tuple[int, ...]) -> Verdict:
         return Verdict.ABORTED
     if state.error or state.expired:
         return Verdict.FAILED
+    if not (failed or left or state.count(CANCELLED)):
+        return Verdict.SUCCEEDED
     if left or state.count(CANCELLED) or not all(goes_on(state, node) for node in failed):
         some = state.plan.settings.on_failure == "continue" and state.count(COMPLETED)
         return Verdict.PARTIALLY_SUCCEEDED if some else Verdict.FAILED
-    return Verdict.PARTIALLY_SUCCEEDED if failed else Verdict.SUCCEEDED
+    return Verdict.PARTIALLY_SUCCEEDED
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Set as AbstractSet
 from heapq import heappop
 from typing import Any
@@ -405,12 +405,12 @@ def _grow(state: State, fact: Fact) -> None:
             _mark(state, number)
 
 
-def _touch_closed(state: State, adds: AbstractSet[str] | None, relies: AbstractSet[str] = frozenset()) -> None:
+def _touch_closed(state: State, adds: Collection[str] | None, relies: AbstractSet[str] = frozenset()) -> None:
     """One who might add nodes of some kinds (None: any) is gone: mark the rules that look whether a kind is closed, and it is."""
     undeclared = state.adders.get(None, 0)
     if undeclared > 1:
         return
-    left = {name for what, name in state.topics if what == "closed"} if adds is None else adds
+    left = {name for what, name in state.topics if what == "closed"} if adds is None else set(adds)
     for kind in left | relies:
         if kind not in state.sealed and state.adders.get(kind, 0) + undeclared > 1:
             continue

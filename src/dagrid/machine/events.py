@@ -6,7 +6,7 @@ made of it: the journal holds facts, and applying them again gives the same stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import IntEnum
 from typing import Any
@@ -55,15 +55,16 @@ class Reopened(msgspec.Struct, frozen=True):
     nodes: Sequence[int]
 
 
-class Growth(msgspec.Struct, frozen=True):
-    """What a patch appends, checked before: nodes, opaque here but for their settings, and rules.
+NumberedRule = tuple[int, bool, Collection[str] | None, tuple[str, ...]]
+"""A rule: its number, whether it is optional, the kinds that it may add (None: any), and the names of nodes without whose end
+there is no use in asking it."""
 
-    Each rule comes as its number, whether it is optional, the kinds that it may add (None: any), and the names of nodes without
-    whose end there is no use in asking it.
-    """
+
+class Growth(msgspec.Struct, frozen=True):
+    """What a patch appends, checked before: nodes, opaque here but for their settings, and rules."""
 
     nodes: Sequence[Any] = ()
-    rules: Sequence[tuple[int, bool, AbstractSet[str] | None, tuple[str, ...]]] = ()
+    rules: Sequence[NumberedRule] = ()
     relies: AbstractSet[str] = frozenset()
 
 

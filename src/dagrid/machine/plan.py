@@ -93,6 +93,7 @@ class Request:
 
 
 PLAIN = Request()
+NOBODY: list[int] = []  # the successors of every added node that has none, never changed
 
 
 class Plan:
@@ -217,13 +218,16 @@ class Plan:
         for number, node in enumerate(nodes, first):
             self.names.append(node.id)
             index[node.id] = number
-            successors.append([])
+            successors.append(NOBODY)
             self.groups.append(0)
         for number, node in enumerate(nodes, first):
             before = tuple([index[name] for name in node.required()])
             self.predecessors.append(before)
             for predecessor in before:
-                successors[predecessor].append(number)
+                if successors[predecessor]:
+                    successors[predecessor].append(number)
+                else:
+                    successors[predecessor] = [number]
             if limit is not None:
                 self.timeouts[number] = limit
             self._admit(number, node)
@@ -308,9 +312,9 @@ class Plan:
             self.keys.append(_key(node.priority, levels[number], number))
 
     def _admit(self, number: int, node: Node) -> None:
-        request = self._request_of(node, self.places.get(number, ""))
-        if request is not PLAIN:
-            self._group(number, request)
+        place = self.places.get(number, "") if self.places else ""
+        if place or node.resources or node.selector or node.is_sequential:
+            self._group(number, self._request_of(node, place))
         if node.timeout is not None:
             self.timeouts[number] = node.timeout
         if node.retries is not None:
@@ -337,8 +341,6 @@ class Plan:
         self.groups[number] = group
 
     def _request_of(self, node: Node, place: str) -> Request:
-        if not (node.resources or node.selector or node.is_sequential or place):
-            return PLAIN
         own, foreign = [], []
         for name, amount in sorted(node.resources.items()):
             capacity = self.settings.resources.get(name)
@@ -394,3 +396,4 @@ def _cost(node: Node) -> float:
 
 
 _PLAIN_KEY = _key(0, 1.0, 0)
+NO_PLAN = Plan(Structure([], {}, [], [], []), {}, Settings())

@@ -6,7 +6,7 @@ failure, nodes that have nothing to do) is left in `doomed` and `passed`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import IntEnum
 from heapq import heappush
@@ -17,7 +17,7 @@ import msgspec
 from dagrid.errors import IllegalTransitionError, InternalError
 from dagrid.graph.rules import UNENDED
 from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, UNSTARTED, Fact, Growth, Kind, Stop, attempt_id
-from dagrid.machine.plan import Plan, shares
+from dagrid.machine.plan import NO_PLAN, Plan, shares
 
 
 class Status(IntEnum):
@@ -89,7 +89,7 @@ class RuleState(msgspec.Struct):
 
     number: int
     optional: bool
-    adds: AbstractSet[str] | None
+    adds: Collection[str] | None
     reads: Mapping[int, int]
     dirty: bool = False
     asked: bool = False
@@ -110,158 +110,101 @@ NO_GROWTH = Growth()
 NOTHING_READ: Mapping[int, int] = {}
 
 
-class State:
+class State(msgspec.Struct, eq=False):
     """Everything that the machine knows of a run, by node number, in lists that the hot path can reach.
 
     The journal holds facts. The three commonest stand in it as one integer each, see `read_entry`, and their times and workers in
-    the lists; `facts` makes records of them when somebody reads.
+    the lists; `facts` makes records of them when somebody reads. The `first` rules of a run are numbered from 0.
     """
 
-    __slots__ = (
-        "active",
-        "adders",
-        "asking",
-        "asks",
-        "attempts_before",
-        "available",
-        "cancelled",
-        "cause",
-        "chains",
-        "detail",
-        "dirty",
-        "doomed",
-        "due",
-        "ended",
-        "error",
-        "expired",
-        "failures",
-        "fast",
-        "finished",
-        "finished_at",
-        "heap",
-        "held",
-        "idle",
-        "journal",
-        "losses",
-        "mean_duration",
-        "numbers",
-        "outcome",
-        "passed",
-        "performers",
-        "plan",
-        "present",
-        "pushed",
-        "queues",
-        "ready",
-        "rebalance_at",
-        "remade",
-        "remaining",
-        "reopened_at",
-        "repeats",
-        "riders",
-        "rides",
-        "rules",
-        "scanned",
-        "sealed",
-        "sequential",
-        "shut",
-        "started",
-        "starts",
-        "status",
-        "stopped",
-        "tolerated",
-        "topics",
-        "unapplied",
-        "waiting",
-        "watchers",
-        "where",
-        "workers",
-    )
+    plan: Plan
+    first: Growth = NO_GROWTH
+    status: bytearray = bytearray()
+    waiting: list[int] = []
+    started: list[float] = []
+    ended: list[float] = []
+    where: list[int] = []
+    ready: list[list[int]] = []
+    heap: list[int] = []  # the first of `ready`, that of plain nodes
+    remaining: int = 0
+    active: int = 0
+    sequential: bool = False
+    available: dict[str, int] = {}
+    workers: dict[int, Worker] = {}  # all that ever joined, for those who read what was
+    present: dict[int, Worker] = {}
+    performers: dict[int, int] = {}  # who performed the last try of a node, if not the worker that it was given to
+    pushed: int = 0  # how many of the present workers do not pull
+    queues: dict[int, dict[int, None]] = {}
+    idle: dict[int, None] = {}
+    numbers: dict[int, int] = {}
+    failures: dict[int, int] = {}
+    losses: dict[int, int] = {}
+    repeats: dict[int, int] = {}
+    held: dict[int, str] = {}  # nodes that wait for a signal, and what they say that they wait for
+    due: dict[int, float] = {}
+    cause: dict[int, int] = {}
+    detail: dict[int, str] = {}
+    tolerated: set[int] = set()  # nodes whose task said that nobody shall mind its failure
+    attempts_before: dict[int, list[Fact]] = {}
+    rules: dict[int, RuleState] = {}
+    adders: dict[str | None, int] = {}  # how many rules are left that may add a kind; None: that may add any
+    remade: set[int] = set()  # nodes whose value was lost: what they append is there already
+    sealed: set[str] = set()  # the kinds that applied rules found closed
+    dirty: list[int] = []  # rules to be asked
+    asking: int = 0
+    asks: list[int] = []  # rules that the hot path found to be asked
+    starts: set[int] = set()  # the watched nodes of which a rule saw more than that they had not ended
+    watchers: dict[int, set[int]] = {}
+    topics: dict[tuple[str, str], set[int]] = {}
+    scanned: int = 0
+    unapplied: tuple[int, ...] = ()
+    journal: list[int | Fact] = []
+    doomed: list[tuple[int, int]] = []
+    passed: list[int] = []
+    cancelled: str = ""
+    error: str = ""
+    expired: str = ""
+    outcome: Ending | None = None  # how the run ended but for its handlers, once it has
+    shut: set[int] = set()  # the handlers that may not start yet
+    stopped: bool = False
+    finished: bool = False
+    finished_at: float = 0.0
+    reopened_at: float = 0.0  # when it was taken up again after its end, the last time
+    rebalance_at: float = 0.0
+    mean_duration: float = -1.0
+    chains: bool = False  # whether workers that are pushed to take nodes that ride on others, see `chains`
+    rides: dict[int, int] = {}  # by node, the attempt that it rode on
+    riders: dict[int, int] = {}  # by attempt that is with a worker, the node that rides on it
+    fast: bool = False
 
-    def __init__(self, plan: Plan, rules: Growth = NO_GROWTH) -> None:
-        """Begin a run of a plan with rules, numbered from 0."""
-        count = len(plan.names)
-        self.plan = plan
+    def __post_init__(self) -> None:
+        """Begin a run of a plan."""
+        plan = self.plan
+        count = self.remaining = len(plan.names)
         self.status = bytearray(count)
         self.waiting = list(map(len, plan.predecessors))
         self.started = [UNSTARTED] * count
         self.ended = [0.0] * count
         self.where = [-1] * count
-        self.ready: list[list[int]] = [[] for _ in plan.requests]
+        self.ready = [[] for _ in plan.requests]
         self.heap = self.ready[0]
-        self.remaining = count
-        self.active = 0
-        self.sequential = False
-        self.available = {name: shares(capacity) for name, capacity in plan.settings.resources.items()}
-        self.workers: dict[int, Worker] = {}  # all that ever joined, for those who read what was
-        self.present: dict[int, Worker] = {}
-        self.performers: dict[
-            int, int
-        ] = {}  # who performed the last try of a node, if not the worker that it was given to
-        self.pushed = 0  # how many of the present workers do not pull
-        self.queues: dict[int, dict[int, None]] = {}
-        self.idle: dict[int, None] = {}
-        self.numbers: dict[int, int] = {}
-        self.failures: dict[int, int] = {}
-        self.losses: dict[int, int] = {}
-        self.repeats: dict[int, int] = {}
-        self.held: dict[int, str] = {}  # nodes that wait for a signal, and what they say that they wait for
-        self.due: dict[int, float] = {}
-        self.cause: dict[int, int] = {}
-        self.detail: dict[int, str] = {}
-        self.tolerated: set[int] = set()  # nodes whose task said that nobody shall mind its failure
-        self.attempts_before: dict[int, list[Fact]] = {}
-        self.rules: dict[int, RuleState] = {}
-        self.adders: dict[str | None, int] = {}  # how many rules are left that may add a kind; None: that may add any
-        self.remade: set[int] = set()  # nodes whose value was lost: what they append is there already
-        self.sealed: set[str] = set()  # the kinds that applied rules found closed
-        self.dirty: list[int] = []  # rules to be asked
-        self.asking = 0
-        self.asks: list[int] = []  # rules that the hot path found to be asked
-        self.starts: set[int] = set()  # the watched nodes of which a rule saw more than that they had not ended
-        self.watchers: dict[int, set[int]] = {}
-        self.topics: dict[tuple[str, str], set[int]] = {}
+        if plan.settings.resources:
+            self.available = {name: shares(capacity) for name, capacity in plan.settings.resources.items()}
         for kinds in plan.adds.values():
             self.may_add(kinds, 1)
-        for rule in rules.rules:
+        for rule in self.first.rules:
             self.add_rule(*rule)
-        self.scanned = 0
-        self.unapplied: tuple[int, ...] = ()
-        self.journal: list[int | Fact] = []
-        self.doomed: list[tuple[int, int]] = []
-        self.passed: list[int] = []
-        self.cancelled = ""
-        self.error = ""
-        self.expired = ""
-        self.outcome: Ending | None = None  # how the run ended but for its handlers, once it has
-        self.shut = set(plan.handlers)  # the handlers that may not start yet
-        self.stopped = False
-        self.finished = False
-        self.finished_at = 0.0
-        self.reopened_at = 0.0  # when it was taken up again after its end, the last time
-        self.rebalance_at = 0.0
-        self.mean_duration = -1.0
-        self.chains = False  # whether workers that are pushed to take nodes that ride on others, see `chains`
-        self.rides: dict[int, int] = {}  # by node, the attempt that it rode on
-        self.riders: dict[int, int] = {}  # by attempt that is with a worker, the node that rides on it
-        self.fast = False
         for node in plan.handlers:
+            self.shut.add(node)
             self.waiting[node] = 1
         for node, missing in enumerate(self.waiting):
             if not missing:
                 make_ready(self, node)
         refresh(self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return all but the plan, which is made again, and the journal, which is read by others."""
-        return {name: getattr(self, name) for name in State.__slots__ if name not in ("plan", "journal", "heap")}
-
-    def __setstate__(self, known: dict[str, Any]) -> None:
-        for name, value in known.items():
-            setattr(self, name, value)
-        self.heap = self.ready[0]
-        self.journal = []
-        self.scanned = 0
+    def __reduce__(self) -> Any:
+        """Travel without the plan, which is made again, and the journal, which is read by others."""
+        return _restored, ({name: getattr(self, name) for name in State.__struct_fields__ if name not in _MADE_AGAIN},)
 
     def shift(self, seconds: float) -> None:
         """Change all times to those of another clock."""
@@ -274,7 +217,7 @@ class State:
         self.reopened_at += seconds if self.reopened_at else 0.0
 
     def add_rule(
-        self, number: int, optional: bool, adds: AbstractSet[str] | None = None, waits: Sequence[str] = ()
+        self, number: int, optional: bool, adds: Collection[str] | None = None, waits: Sequence[str] = ()
     ) -> None:
         """Take a rule, which is to be asked when one of the nodes that it waits for has ended; at once if it waits for none."""
         rule = self.rules[number] = RuleState(number, optional, adds, NOTHING_READ)
@@ -307,7 +250,7 @@ class State:
         if rule is not None and (rule.adds is None or rule.adds):
             self.may_add(rule.adds, -1)
 
-    def may_add(self, kinds: AbstractSet[str] | None, change: int) -> None:
+    def may_add(self, kinds: Collection[str] | None, change: int) -> None:
         """Count one more, or one less, of those who may add nodes of these kinds."""
         for kind in (None,) if kinds is None else kinds:
             self.adders[kind] = self.adders.get(kind, 0) + change
@@ -385,6 +328,17 @@ class State:
         if kind is Kind.STARTED:
             return Fact(kind, started, node, worker=worker)
         return Fact(kind, self.ended[node], node, self.number_of(node), worker, started)
+
+
+_MADE_AGAIN = frozenset(("plan", "first", "heap", "journal", "scanned"))
+
+
+def _restored(known: dict[str, Any]) -> State:
+    state = State(NO_PLAN)
+    for name, value in known.items():
+        setattr(state, name, value)
+    state.heap = state.ready[0]
+    return state
 
 
 def read_entry(entry: int) -> tuple[int, Kind]:
@@ -673,8 +627,8 @@ def _due(state: State, fact: Fact) -> None:
 
 def _worker_joined(state: State, fact: Fact) -> None:
     slots, window, pulls, delegates, ahead = fact.numbers
-    labels = dict(fact.labels)
-    place = labels.pop(PLACE, "")
+    labels = dict(fact.labels) if fact.labels else {}
+    place = labels.pop(PLACE, "") if labels else ""
     worker = Worker(
         fact.worker,
         fact.detail,
@@ -737,7 +691,7 @@ def _patched(state: State, fact: Fact) -> None:
         state.waiting.append(missing)
         if not missing:
             make_ready(state, node)
-    refresh(state)
+    state.fast = state.fast and plan.uniform
 
 
 def satisfies(state: State, before: int, node: int) -> bool:
