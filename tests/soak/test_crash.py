@@ -20,6 +20,7 @@ import pytest
 import dagrid
 from dagrid import DAG, Node, Patch, Retry, Rule, View
 from dagrid.assemble import restart
+from dagrid.errors import DuplicateRunError
 from dagrid.stores import is_postgres, open_store
 from tests.execution.durable_tasks import checkpoint_of
 
@@ -88,8 +89,14 @@ def child(seed: int, log: str, kept: str, backend: str, snapshot: int, keep: str
         dagrid.resume(checkpoint, "run", backend=backend)
         return
     dag, rules = graph(seed, log)
-    names = {"keep": keep}
-    dag.run(rules=rules, backend=backend, checkpoint=checkpoint, run_id="run", **names)  # type: ignore[arg-type]
+    run = partial(dag.run, rules=rules, backend=backend, checkpoint=checkpoint, run_id="run", keep=keep)
+    try:
+        run()
+    except (
+        DuplicateRunError
+    ):  # who was killed had given the name, or a server still did so for it, and nothing had begun
+        checkpoint.store.delete("run")
+        run()
 
 
 def crashes(seed: int, folder: Path, kept: str) -> None:
