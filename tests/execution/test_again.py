@@ -229,7 +229,7 @@ def test_a_handler_that_waits_for_somebody_is_asked_anew(log: str, folder: str) 
     assert run.settle(PATIENCE) is False
     run.detach()
     again = restart(folder, "mine", again=True, roots=["a"], backend="inline")
-    assert again.waiting == ()
+    assert not again.waiting
     assert again.settle(PATIENCE) is False
     assert again.waiting == ("on_exit",)
     again.signal("on_exit", "yes")
