@@ -494,3 +494,20 @@ def test_a_workflow_may_be_started_only_as_it_is(runner):
     with pytest.raises(WorkflowError, match="id of a run may not be chosen"):
         runner.run(text, run_id="mine")
     assert runner.run(text).out("a") == "1\n"
+
+
+def test_a_sub_workflow_that_was_killed_before_it_had_begun_begins_anew(runner):
+    """Its name stands in the history already, and nothing else of it."""
+    text = """
+        steps: [{name: call, call: child}]
+        ---
+        name: child
+        steps: [{name: s, command: echo s}]
+        """
+    first = runner.run(text, run_id="mine")
+    (child,) = runner.history.children("mine")
+    runner.history.remove("mine")
+    runner.history.checkpoint.store.create(child.run)
+    again = runner.run(text, run_id="mine")
+    assert (first.status, again.status) == ("succeeded", "succeeded")
+    assert [run.status for run in runner.history.children("mine")] == ["succeeded"]

@@ -425,10 +425,13 @@ class _Children:
 
     def start(self, child: Child) -> _Running:
         """Start one, see `dagrid.workflow.context.StartChild`."""
-        try:
-            info = self._history.info(child.run_id)
-        except UnknownRunError:
+        store = self._history.checkpoint.store
+        known = next((record for record in store.runs(child.run_id) if record.run == child.run_id), None)
+        if known is not None and not known.facts:
+            store.delete(child.run_id)  # its process was killed when it had only just given the name
+        if known is None or not known.facts:
             return _Running(child, self._new(child))
+        info = self._history.info(child.run_id)
         # One that has succeeded gives its result; any other is taken up again.
         has_failed = info.ended > 0 and info.status != "succeeded"
         return _Running(child, go_on(self._history, child.run_id, again=has_failed, above=self._above(child)))
