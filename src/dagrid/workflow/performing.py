@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from dagrid.attempt import Outcome, current
-from dagrid.commands import Await, Command, Exit, Launch, Request
+from dagrid.commands import Await, Command, Launch, Request
 from dagrid.errors import OutputLimitError, RepeatTask, SkipTask, StepError, TaskError, WaitForSignal
 from dagrid.masking import masked
 from dagrid.workflow import steps
@@ -196,6 +196,3 @@ def _said(work: Work, patterns: Sequence[str]) -> bool:
         for line in lines
         for pattern in patterns
     )
-
-
-__all__ = ["HANDLER", "STEP", "Exit", "perform", "perform_handler"]
