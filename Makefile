@@ -48,6 +48,7 @@ check: $(VENV)/.dev ## formatting, lint, types, the floors between packages
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CHECKED)
 	$(BIN)/lint-imports --no-cache --no-logo
+	tools/stubs --check
 
 .PHONY: test-main
 test-main: $(VENV)/.dev ## all tests on the main Python
@@ -97,6 +98,10 @@ bench-engines: $(VENV)/.dev ## start Ray, Dask, Celery and ipyparallel, and meas
 bench-workflows: $(VENV)/.dev ## measure workflows in YAML beside doit, make and bare processes
 	$(BIN)/python -m benchmarks workflows workflow-load
 
+.PHONY: stubs
+stubs: $(VENV)/.dev ## write what protoc makes of the words of the fleet
+	tools/stubs
+
 .PHONY: format
 format: $(VENV)/.dev ## put the code into its one format
 	$(BIN)/ruff check --fix-only .
@@ -109,7 +114,7 @@ COMPILE = tools/uv $(VENV) pip compile pyproject.toml --quiet --upgrade --univer
 .PHONY: lock
 lock: ## choose the newest versions that fit together and write them to requirements/
 	@test -x $(BIN)/uv || { PYTHON="$$(tools/find_python --main)" && "$$PYTHON" -m venv $(VENV) && $(BIN)/pip install --quiet uv; }
-	$(COMPILE) --extra archive --extra celery --extra cli --extra dask --extra duckdb --extra ipyparallel --extra jq --extra mosaic --extra otel --extra postgres --extra ray --extra search --extra warehouse --extra workflow --group build --group test --group check --group bench -o requirements/dev.lock >/dev/null
+	$(COMPILE) --extra archive --extra celery --extra cli --extra cluster --extra dask --extra duckdb --extra ipyparallel --extra jq --extra mosaic --extra otel --extra postgres --extra ray --extra search --extra service --extra warehouse --extra workflow --group build --group test --group check --group bench -o requirements/dev.lock >/dev/null
 	$(COMPILE) -c requirements/dev.lock --extra mosaic --extra search --extra warehouse --extra workflow --group build -o requirements/run.lock >/dev/null
 	$(COMPILE) -c requirements/dev.lock -o requirements/base.lock >/dev/null
 	$(subst pip compile pyproject.toml,pip compile,$(COMPILE)) --group installer -o requirements/installer.lock >/dev/null
