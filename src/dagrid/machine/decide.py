@@ -514,7 +514,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
         (other[0] for group, other in enumerate(state.ready) if other and requests[group].sequential), default=0
     )
     for worker in workers:
-        target = min(worker.window, _ahead(state, worker), len(worker.queue) + share)
+        target = min(worker.window, worker.room, _ahead(state, worker), len(worker.queue) + share)
         if len(worker.queue) * 2 > target:
             continue
         attempts = []
@@ -553,7 +553,8 @@ def _handed(state: State, node: int, worker: Worker, at: float) -> list[int]:
     attempt = attempt_id(node, number)
     if not (state.chains and worker.window > worker.slots and _is_short(state)):
         return [attempt]
-    return [attempt, *along(state, attempt, min(worker.window, _ahead(state, worker)) - len(worker.queue))]
+    most = min(worker.window, worker.room, _ahead(state, worker))
+    return [attempt, *along(state, attempt, most - len(worker.queue))]
 
 
 def _wake_idle(state: State, commands: list[Command]) -> None:
