@@ -217,7 +217,7 @@ def start(
         place, owned = open_backend(backend, max_concurrency)
         if owned:
             opened.add(partial(place.close, wait=False))
-        _check_needs(compiled.plan, place)
+        _check_needs(compiled.plan, place, places)
         opened_cache = open_cache(cache)
         if opened_cache is not None and compiled.bindings.lineages:
             opened_cache()
@@ -262,7 +262,7 @@ def restart(
         place, owned = open_backend(backend, settings.max_concurrency)
         if owned:
             opened.add(partial(place.close, wait=False))
-        _check_needs(compiled.plan, place)
+        _check_needs(compiled.plan, place, places)
         # From here on the run is ours; whoever had it has lost it. One that has ended is only read.
         store = place_of_record.store
         epoch = store.acquire(record.run) if again or record.status in UNENDED else record.epoch
@@ -504,7 +504,7 @@ def _run_setup(
     return result
 
 
-def _check_needs(plan: Plan, place: Backend) -> None:
+def _check_needs(plan: Plan, main: Backend, places: Mapping[str, Backend] | None) -> None:
     """Refuse a graph whose nodes ask for labels or resources that the backend cannot find.
 
     Raises:
@@ -513,14 +513,15 @@ def _check_needs(plan: Plan, place: Backend) -> None:
     """
     if len(plan.requests) == 1:
         return
-    needs: dict[str, Needs] = {}
-    can = place.capabilities
+    needs: dict[Backend, dict[str, Needs]] = {}
     for node, group in enumerate(plan.groups):
         request = plan.requests[group]
         found = needs_of(request)
         if found is None:
             continue
         name = plan.names[node]
+        place = places.get(request.place, main) if places else main
+        can = place.capabilities
         if request.foreign and (request.place or not can.delegates):
             raise plan.unknown_resource(name, request)
         if request.selector and not (can.matches_selectors or can.delegates):
@@ -528,10 +529,11 @@ def _check_needs(plan: Plan, place: Backend) -> None:
                 f"Node {name!r} selects workers by labels, and the backend {place.name!r} has none. "
                 f"Remove its selector, or run where workers have labels."
             )
-        needs[name] = found
-    check = getattr(place, "check", None)  # a backend that was written against the five methods has none
-    if needs and check is not None:
-        check(needs)
+        needs.setdefault(place, {})[name] = found
+    for place, asked in needs.items():
+        check = getattr(place, "check", None)  # a backend that was written against the five methods has none
+        if check is not None:
+            check(asked)
 
 
 def _progress(wanted: bool | None) -> list[Onlooker]:

@@ -23,9 +23,9 @@ from dagrid.errors import (
     hint,
     nearest,
 )
-from dagrid.execution.binding import COMMAND, LOOP
+from dagrid.execution.binding import COMMAND, HERE, LOOP
 from dagrid.execution.recording import Checkpoint
-from dagrid.ports import Artifacts, Backend, FourMethods
+from dagrid.ports import Artifacts, Backend, FourMethods, Surviving
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -35,7 +35,7 @@ DEFAULT_BACKEND = "thread"
 AUTO = "auto"
 VARIABLE = "DAGRID_BACKEND"
 CALLER = "caller"
-PLACES = COMMAND, LOOP, CALLER
+PLACES = COMMAND, HERE, LOOP, CALLER
 DEFAULT_CACHE = ".dagrid/cache"
 BackendLike = str | Backend | FourMethods
 CacheLike = str | PathLike[str] | Artifacts | bool
@@ -138,7 +138,7 @@ def chosen() -> str | None:
 
 def open_place(name: str, max_concurrency: int | None = None) -> Backend:
     """Return what performs the nodes of a place; `max_concurrency` is how many commands run at once, where the run says it."""
-    if name == COMMAND:
+    if name in (COMMAND, HERE):
         from dagrid.execution.backends.command import CommandBackend
 
         return CommandBackend(max_concurrency)
@@ -174,6 +174,8 @@ class _Lent:
         self.name = backend.name
         self.capabilities = backend.capabilities
         self.open = backend.open
+        if isinstance(backend, Surviving):
+            self.reopen = backend.reopen
 
     def close(self, wait: bool = True) -> None:
         """It stays open."""

@@ -28,6 +28,7 @@ class Capabilities:
         passes_references: a value can stay where it was made.
         chains: calls for a worker may take the values of those before them in their bundle (`Call.rides`).
         delegates: it finds by itself workers with the labels and the resources that a node asks for; calls say them (`Needs`).
+        survives: attempts go on when the process of their run ends, and are found again when the run is taken up (`reopen`).
     """
 
     shares_memory: bool = False
@@ -37,6 +38,7 @@ class Capabilities:
     passes_references: bool = False
     chains: bool = False
     delegates: bool = False
+    survives: bool = False
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -118,8 +120,22 @@ class Bundle:
     calls: Sequence[Call]
 
 
+class Use(msgspec.Struct, frozen=True):
+    """A worker of a run whose process has ended, with what was under way there: what it had, and of that what had started."""
+
+    worker: int
+    name: str
+    queued: Sequence[int] = ()
+    started: Sequence[int] = ()
+
+
 class Host(Protocol):
     """What a backend may ask of the engine that opened it. All of it may be called from any thread."""
+
+    @property
+    def run(self) -> str:
+        """The id of a run that is recorded, the same for whoever takes it up again; empty for others."""
+        ...
 
     def now(self) -> float:
         """Return the seconds of the run's clock, which `time.perf_counter` of this machine shares unless time is virtual."""
@@ -134,7 +150,7 @@ class Host(Protocol):
         ...
 
     def report(self, events: Sequence[Stimulus]) -> None:
-        """Push events into the run: WorkerJoined, WorkerGone, Started, Finished, Recalled. Never blocks for long.
+        """Push events into the run: WorkerJoined, WorkerGone, Started, Finished, Recalled, Room. Never blocks for long.
 
         Each attempt that was handed out gets exactly one terminal event: a `Finished`, a `Recalled` that names it, or the
         `WorkerGone` of its worker.
@@ -211,6 +227,19 @@ class Backend(Protocol):
 
     def close(self, wait: bool = True) -> None:
         """Release everything. With `wait`, calls under way may end first. May be called twice."""
+        ...
+
+
+@runtime_checkable
+class Surviving(Backend, Protocol):
+    """A backend whose attempts outlive the process of their run: its capabilities say `survives`."""
+
+    def reopen(self, host: Host, uses: Sequence[Use]) -> Session:
+        """Begin to serve a run that is taken up again.
+
+        The workers of `uses` are known to the host, and not announced; for each attempt there comes in the end what comes for any
+        (`Host.report`), or the worker is gone.
+        """
         ...
 
 

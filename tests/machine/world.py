@@ -28,6 +28,7 @@ from dagrid.machine.events import (
     Recalled,
     Rejected,
     Reopened,
+    Room,
     RuleEvaluated,
     Signalled,
     Started,
@@ -337,6 +338,7 @@ class World:
             assert not place.running
             place.running[command.attempts[0]] = self.at
         else:
+            assert len(self.state.workers[command.worker].queue) <= self.state.workers[command.worker].room
             place.waiting.extend(command.attempts)
             for attempt in command.attempts:
                 on = self.state.rides.get(attempt & NODE_MASK)
@@ -387,6 +389,10 @@ class World:
         self.cancels = [cancel for cancel in self.cancels if cancel.worker != number]
         self.recalls = [recall for recall in self.recalls if recall.worker != number]
         self.tell(WorkerGone(number, self.at))
+
+    def limit_room(self, number: int, slots: int) -> None:
+        """Others have the worker too."""
+        self.tell(Room(number, slots, self.at))
 
     def start(self, place: Place) -> None:
         attempt = place.startable[0]
@@ -551,6 +557,7 @@ class World:
         if self.places and chance.random() < 0.3:
             number = chance.choice(list(self.places))
             found.append(partial(self.vanish, number))
+            found.append(partial(self.limit_room, number, chance.randint(0, 3)))
         if self.old:
             found.append(self.late)
         if self.questions:

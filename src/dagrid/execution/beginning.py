@@ -5,12 +5,13 @@ It reads the state and the values of one run, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dagrid.execution.recording import Kept
-from dagrid.machine.events import Begun, Reopened, Stimulus, TimerDue, TimerKind, WorkerGone, attempt_id
-from dagrid.machine.state import COMPLETED, State
+from dagrid.machine.events import NODE_MASK, Begun, Reopened, Stimulus, TimerDue, TimerKind, WorkerGone, attempt_id
+from dagrid.machine.state import COMPLETED, QUEUED, State
+from dagrid.ports import Use
 
 
 def beginning(
@@ -20,6 +21,7 @@ def beginning(
     omitted: Mapping[int, str],
     lost: Sequence[int],
     again: Sequence[int] | None = None,
+    spared: Collection[int] = (),
 ) -> list[Stimulus]:
     """Return what the machine has to be told first.
 
@@ -29,14 +31,31 @@ def beginning(
         given, omitted: by node number, why it does not run.
         lost: the nodes whose values are needed and are not there any more.
         again: the nodes that had ended and run again, if the run is taken up again.
+        spared: the workers that did not go with the process which had the run before.
     """
     reopened = [] if again is None else [Reopened(now, again)]
-    gone = [WorkerGone(worker, now, "the process of the run ended") for worker in state.present]
+    went = [worker for worker in state.present if worker not in spared]
+    gone = [WorkerGone(worker, now, "the process of the run ended") for worker in went]
     begun = [Begun(now, given, omitted, lost)] if given or omitted or lost else []
     due = [TimerDue(TimerKind.RETRY, retry, now) for at, retry in waiting_retries(state) if at <= now]
     if state.finished:
         return [*reopened, *gone, *begun, *due]  # before it nothing is heard
     return [*gone, *reopened, *begun, *due]
+
+
+def uses(state: State, place: str) -> list[Use]:
+    """Return the workers of a place with which something was under way."""
+    found = []
+    for worker in state.present.values():
+        if worker.place == place and worker.queue:
+            queued = [
+                attempt
+                for attempt in worker.queue
+                if state.current(attempt) and state.status[attempt & NODE_MASK] == QUEUED
+            ]
+            started = [attempt for attempt in worker.queue if attempt not in set(queued)]
+            found.append(Use(worker.number, worker.name, queued, started))
+    return found
 
 
 def waiting_retries(state: State) -> Iterator[tuple[float, int]]:

@@ -44,6 +44,9 @@ OUTCOME = "outcome"
 COMMAND = "command"
 """The place of nodes whose task is a `Command`, which starts a process."""
 
+HERE = "here"
+"""The place of commands that run where the run is, whatever performs the others."""
+
 
 class Binding(msgspec.Struct):
     """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
@@ -300,8 +303,12 @@ class Binder(msgspec.Struct, eq=False):
             binding = _guarded(binding, spec.when, next(one for one in before if names[one] == spec.when.node))
         binding.place = self._own_place(fn)
         if spec is not None and spec.place is not None:
-            if binding.place == COMMAND:
-                raise InvalidNodeError(f"Node {name!r} is a command, which runs in no thread. Remove its place.")
+            if (binding.place == COMMAND) != (spec.place == HERE):
+                raise InvalidNodeError(
+                    f"Node {name!r} is a command, which runs in no thread. Remove its place, or say 'here'."
+                    if binding.place == COMMAND
+                    else f"Node {name!r} is no command. Remove its place, or say 'caller'."
+                )
             binding.place = spec.place
         if binding.place == COMMAND and type(fn) is TaskBody and fn.args:
             raise InvalidNodeError(f"Node {name!r} is a command, whose value is not unpacked. Remove unpack_to.")

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagrid.execution.binding import COMMAND, LOOP, Bindings
+from dagrid.execution.binding import COMMAND, HERE, LOOP, Bindings
 from dagrid.execution.pieces import Draft, Piece
 from dagrid.graph.node import Node
 from dagrid.graph.structure import paused_gc
@@ -193,7 +193,7 @@ class Divider:
             {
                 own[node]: place
                 for node in row
-                if (place := bindings.places.get(node)) in (LOOP, COMMAND) and own[node] not in bound
+                if (place := bindings.places.get(node)) in (LOOP, COMMAND, HERE) and own[node] not in bound
             }
             if bindings.places
             else {},

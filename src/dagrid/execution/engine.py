@@ -16,14 +16,14 @@ from typing import Any
 
 from dagrid.attempt import Extra
 from dagrid.errors import DagridError, InvalidPatchError, RuleError, RunError
-from dagrid.execution.beginning import beginning, values_lost, waiting_retries
+from dagrid.execution.beginning import beginning, uses, values_lost, waiting_retries
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
 from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
 from dagrid.execution.committing import NOBODY, Committer
 from dagrid.execution.faults import described, error_of, fault, said
 from dagrid.execution.growing import Growing
-from dagrid.execution.hosts import OpeningHost, PlaceHost
+from dagrid.execution.hosts import OpeningHost, PlaceHost, session_of
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.pickling import unpack
 from dagrid.execution.recording import Recorder, Recovered, facts_of
@@ -50,8 +50,8 @@ from dagrid.machine.events import (
 from dagrid.machine.plan import Plan
 from dagrid.machine.reopening import to_reopen
 from dagrid.machine.signals import stuck, waits
-from dagrid.machine.state import COMPLETED, State, apply
-from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, opened
+from dagrid.machine.state import COMPLETED, RUNNING, State, apply
+from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, Use, opened
 
 OpenPlace = Callable[[str], Backend]
 Given = tuple[Any, str]
@@ -160,23 +160,45 @@ class Engine:
         if self._given:
             self._take_given()
         with self._lock:
-            first = self._beginning()
-            if cancelled:
-                first.append(CancelRequested(self.now(), cancelled))
             limit = self.state.plan.settings.timeout
             if limit is not None:
                 since = self.now() if self._again is not None else self.state.reopened_at or self.began
                 self._timers.set(since + limit, TimerKind.RUN, 0, self._timers_due)
-            self._session = self._backend.open(self if self.recorder is None else OpeningHost(self))
+            left = self._uses("", self._backend)
+            self._session = session_of(self._backend, self if self.recorder is None else OpeningHost(self), left)
             self._allow_chains()
             places = self._bindings.places
             for place in set(places.values()) if places else ():
                 self._open_place(place)
+            spared = {use.worker for use in left} | self._place_of.keys()
+            first = self._beginning(spared)
+            if cancelled:
+                first.append(CancelRequested(self.now(), cancelled))
             self._step(first)
+            for worker in spared:
+                self._renew(worker)
         self._after()
         if self.failure is not None and not self.state.finished:
             self.close()
             raise self.failure
+
+    def _uses(self, place: str, backend: Backend) -> list[Use]:
+        """Return what an earlier process of the run left under way in a place where that goes on."""
+        if self.recorder is None or not backend.capabilities.survives:
+            return []
+        return uses(self.state, place)
+
+    def _renew(self, worker: int) -> None:
+        """What a worker performs goes on: its time is counted again, and what nobody wants any more is stopped."""
+        state = self.state
+        known = state.present.get(worker)
+        for attempt in list(known.queue) if known is not None else ():
+            node = attempt & NODE_MASK
+            limit = state.plan.timeouts.get(node)
+            if not state.current(attempt):
+                self.perform(Cancel(worker, attempt))
+            elif limit is not None and state.status[node] == RUNNING:
+                self._timers.set(state.started[node] + limit, TimerKind.TIMEOUT, attempt, self._timers_due)
 
     def _take_given(self) -> None:
         for node, (value, _) in self._given.items():
@@ -184,8 +206,12 @@ class Engine:
             if self.recorder is not None:
                 self.recorder.keep(node, value)
 
-    def _beginning(self) -> list[Stimulus]:
-        """Return what happened before anything runs: values from before, and workers that went with an earlier process."""
+    def _beginning(self, spared: Collection[int]) -> list[Stimulus]:
+        """Return what happened before anything runs: values from before, and workers that went with an earlier process.
+
+        Args:
+            spared: workers that did not.
+        """
         recorder, state = self.recorder, self.state
         if not (self._given or self._omitted or recorder is not None):
             return []
@@ -199,7 +225,7 @@ class Engine:
         lost = self._values_lost([*unended, *(again or ())])
         if again is not None:
             lost = [node for node in lost if node not in set(again)]
-        return beginning(state, now, reasons, self._omitted, lost, again)
+        return beginning(state, now, reasons, self._omitted, lost, again, spared)
 
     def _values_lost(self, nodes: Iterable[int]) -> list[int]:
         """Return the nodes whose values these ones need, and an earlier process could not keep."""
@@ -350,7 +376,8 @@ class Engine:
         if name not in self._places and self._place is not None:
             place = self._place(name)
             # Who waits already may be wanted by it, and whoever made the graph grow has another context.
-            self._places[name] = self._context.copy().run(PlaceHost, self, name, place, self._place_of)
+            left = self._uses(name, place)
+            self._places[name] = self._context.copy().run(PlaceHost, self, name, place, self._place_of, left)
             self._stirred.set()
 
     def _session_of(self, worker: int) -> Session:
@@ -371,6 +398,11 @@ class Engine:
         self._watchers = [each for each in self._watchers if each is not event]
 
     # --- what a backend may ask of its host ------------------------------------------------------------------------------
+
+    @property
+    def run(self) -> str:
+        """The id of a run that is recorded."""
+        return "" if self.recorder is None else self.recorder.run
 
     def new_worker(self) -> int:
         """Return a number for a worker."""

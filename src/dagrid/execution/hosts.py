@@ -13,7 +13,14 @@ import msgspec
 
 from dagrid.attempt import Extra
 from dagrid.machine.events import Stimulus, WorkerJoined
-from dagrid.ports import Backend, Call, Host, opened
+from dagrid.ports import Backend, Call, Host, Session, Surviving, Use, opened
+
+
+def session_of(backend: Backend, host: Host, uses: Sequence[Use]) -> Session:
+    """Return what serves a run, which an earlier process may have left with a part of it under way."""
+    if uses and isinstance(backend, Surviving):
+        return backend.reopen(host, uses)
+    return backend.open(host)
 
 
 class OpeningHost:
@@ -21,6 +28,7 @@ class OpeningHost:
 
     def __init__(self, engine: Host) -> None:
         self._engine = engine
+        self.run = engine.run
         self.now = engine.now
         self.draw = engine.draw
         self.new_worker = engine.new_worker
@@ -55,8 +63,11 @@ class OpeningHost:
 class PlaceHost:
     """What the backend of a place takes for its host: the engine, whose workers are told apart by the place."""
 
-    def __init__(self, engine: Host, name: str, backend: Backend, place_of: dict[int, PlaceHost]) -> None:
+    def __init__(
+        self, engine: Host, name: str, backend: Backend, place_of: dict[int, PlaceHost], uses: Sequence[Use] = ()
+    ) -> None:
         self._engine = engine
+        self.run = engine.run
         self._name = name
         self._backend = backend
         self._place_of = place_of
@@ -66,7 +77,8 @@ class PlaceHost:
         self.next = opening.next
         self.completed = opening.completed
         self.failed = opening.failed
-        self.session = backend.open(self)
+        place_of.update((use.worker, self) for use in uses)
+        self.session = session_of(backend, self, uses)
 
     def close(self) -> None:
         """End the use of the place."""

@@ -19,7 +19,7 @@ from dagrid.errors import CapabilityError, GraphLimitError
 from dagrid.execution.backends._transfer import decode_error, stuck_error
 from dagrid.execution.backends._worker import STUCK, encode_error
 from dagrid.execution.backends.inline import InlineBackend
-from dagrid.execution.binding import COMMAND
+from dagrid.execution.binding import LOOP
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.pieces import SIMPLE, Draft, Piece, Unsent, Work, sendable
@@ -169,13 +169,13 @@ def _inner_backend(draft: Draft, plan: Plan) -> Backend:
 
 
 def _place(name: str) -> Backend:
-    if name == COMMAND:
-        from dagrid.execution.backends.command import CommandBackend
+    if name == LOOP:
+        from dagrid.execution.backends.event_loop import EventLoopBackend  # asyncio, which few graphs need
 
-        return CommandBackend()
-    from dagrid.execution.backends.event_loop import EventLoopBackend  # asyncio, which few graphs need
+        return EventLoopBackend()
+    from dagrid.execution.backends.command import CommandBackend
 
-    return EventLoopBackend()
+    return CommandBackend()
 
 
 def _drawing(inputs: Inputs) -> Callable[[], float]:

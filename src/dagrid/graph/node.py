@@ -20,7 +20,7 @@ from dagrid.graph.policy import Repeat, Retry, as_retry
 OnLost = Literal["requeue", "fail"]
 ContinueOn = Literal["failure", "skipped", "success"]
 HandlerOf = Literal["success", "failure", "cancel", "exit"]
-Place = Literal["caller"]
+Place = Literal["caller", "here"]
 NodeRef = str | Callable[..., Any]
 
 
@@ -90,7 +90,8 @@ class Node(_Positional, frozen=True, kw_only=True):
         debug: it runs only where a run asks for it. What is no debug node cannot depend on it.
         cache: True keeps the value for later runs where a run has a cache, see `dagrid.assemble.start`; a text does the same, and
             stands for the code of `fn`: say another one to have it computed anew.
-        place: "caller" runs it in the thread that waits for the run, wherever the others run.
+        place: "caller" runs it in the thread that waits for the run, wherever others run; "here" runs a command on the machine
+            of the run, where other commands run elsewhere.
         on_lost: whether an attempt whose worker vanished is sent again ("requeue") or fails ("fail").
         continue_on: after what end of this node the nodes that wait for it run all the same, with None for its value. "failure":
             it failed, timed out or was lost; a run with such failures alone has partially succeeded. "success" means that too,
@@ -211,8 +212,8 @@ class Node(_Positional, frozen=True, kw_only=True):
             _put(self, "debug", bool(self.debug))
         if self.cache is not False and not isinstance(self.cache, (bool, str)):
             _refuse(name, f"cache is True, False or a text, not {self.cache!r}")
-        if self.place is not None and self.place != "caller":
-            _refuse(name, f"place is 'caller' or None, not {self.place!r}")
+        if self.place is not None and self.place not in ("caller", "here"):
+            _refuse(name, f"place is 'caller', 'here' or None, not {self.place!r}")
         if self.on_lost != "requeue" and self.on_lost != "fail":
             _refuse(name, f"on_lost is 'requeue' or 'fail', not {self.on_lost!r}")
         if self.repeat is not None and not isinstance(self.repeat, Repeat):

@@ -29,6 +29,7 @@ from dagrid.machine.events import (
     Recalled,
     Rejected,
     Reopened,
+    Room,
     RuleEvaluated,
     Signalled,
     Started,
@@ -288,6 +289,12 @@ def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
             record(state, Fact(Kind.FREED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
 
 
+def _room(state: State, event: Room, commands: list[Command]) -> None:
+    worker = state.present.get(event.worker)
+    if worker is not None:
+        worker.room = event.slots
+
+
 def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
     node = event.subject & NODE_MASK
     if event.kind == TimerKind.TIMEOUT and state.current(event.subject) and state.status[node] == RUNNING:
@@ -470,8 +477,8 @@ def _assign_free_slots(state: State, at: float, commands: list[Command]) -> None
     """Give each free slot of a pushed worker the best node that fits it, one at a time so that the workers share."""
     if not has_room(state):
         return
-    free = [worker for worker in state.present.values() if not worker.pulls and len(worker.queue) < worker.slots]
-    free.sort(key=lambda worker: len(worker.queue))
+    free = [worker for worker in state.present.values() if not worker.pulls and worker.free > 0]
+    free.sort(key=lambda worker: len(worker.queue) / worker.slots)
     given: dict[int, list[int]] = {}
     while free:
         still_free = []
@@ -480,7 +487,7 @@ def _assign_free_slots(state: State, at: float, commands: list[Command]) -> None
             if node < 0:
                 continue
             given.setdefault(worker.number, []).extend(_handed(state, node, worker, at))
-            if len(worker.queue) < worker.slots:
+            if worker.free > 0:
                 still_free.append(worker)
         free = still_free
     commands.extend(Perform(number, attempts) for number, attempts in given.items())
@@ -497,7 +504,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
     workers = [
         worker
         for worker in state.present.values()
-        if not worker.pulls and worker.window > worker.slots and not worker.place and not worker.delegates
+        if not (worker.pulls or worker.place or worker.delegates) and worker.slots < min(worker.window, worker.room)
     ]
     if not workers:
         return
@@ -507,7 +514,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
         (other[0] for group, other in enumerate(state.ready) if other and requests[group].sequential), default=0
     )
     for worker in workers:
-        target = min(worker.window, _ahead(state, worker), len(worker.queue) + share)
+        target = min(worker.window, worker.room, _ahead(state, worker), len(worker.queue) + share)
         if len(worker.queue) * 2 > target:
             continue
         attempts = []
@@ -546,7 +553,8 @@ def _handed(state: State, node: int, worker: Worker, at: float) -> list[int]:
     attempt = attempt_id(node, number)
     if not (state.chains and worker.window > worker.slots and _is_short(state)):
         return [attempt]
-    return [attempt, *along(state, attempt, min(worker.window, _ahead(state, worker)) - len(worker.queue))]
+    most = min(worker.window, worker.room, _ahead(state, worker))
+    return [attempt, *along(state, attempt, most - len(worker.queue))]
 
 
 def _wake_idle(state: State, commands: list[Command]) -> None:
@@ -569,7 +577,7 @@ def _wake_idle(state: State, commands: list[Command]) -> None:
 def _take_back(state: State, at: float, commands: list[Command]) -> None:
     """When a worker has a free slot and another one sits on attempts that it has not started, ask for them."""
     plain = [worker for worker in state.present.values() if not (worker.pulls or worker.delegates)]
-    if all(len(worker.queue) >= worker.slots for worker in plain):
+    if all(worker.free <= 0 for worker in plain):
         return
     earliest = 0.0
     for worker in plain:
@@ -602,6 +610,7 @@ _HANDLERS: dict[type, Callable[[State, Any, list[Command]], None]] = {
     Started: _started,
     Finished: _finished,
     Recalled: _recalled,
+    Room: _room,
     TimerDue: _timer,
     CancelRequested: _cancel,
     Signalled: signalled,

@@ -146,6 +146,14 @@ class Recalled(msgspec.Struct, frozen=True):
     at: float
 
 
+class Room(msgspec.Struct, frozen=True):
+    """At most so many attempts may be with a worker until the next word of it, for other runs have it too. It is no fact."""
+
+    worker: int
+    slots: int
+    at: float
+
+
 class TimerKind(IntEnum):
     """What a timer was set for."""
 
@@ -212,6 +220,7 @@ Stimulus = (
     | Started
     | Finished
     | Recalled
+    | Room
     | TimerDue
     | CancelRequested
     | Signalled

@@ -26,6 +26,7 @@ PLACES = {
     "caller": "the thread that waits for the run: somebody has to wait for it, and no other such node be running",
     "loop": "a free slot of the event loop",
     "command": "a command to end, for as many run as may at once",
+    "here": "a command to end, for as many run as may at once",
 }
 
 
@@ -109,14 +110,14 @@ def _lacking(state: State, node: int) -> str:
     workers = [worker for worker in state.present.values() if worker.slots and worker.place == request.place]
     if not workers:
         return "a worker: none has joined yet"
-    if request.place:
-        return PLACES.get(request.place, f"the place {request.place!r}")
     delegated = any(worker.delegates for worker in workers)
     if request.foreign and not delegated:
         return f"a worker with the resource {request.foreign[0][0]!r}: none of the {len(workers)} has it"
     if request.selector and not delegated and not any(matches(worker.labels, request.selector) for worker in workers):
         wanted = ", ".join(f"{label}={value}" for label, value in request.selector)
         return f"a worker with the labels {wanted}: none of the {len(workers)} has them"
+    if request.place:
+        return PLACES.get(request.place, f"the place {request.place!r}")
     return "a free slot"
 
 

@@ -66,6 +66,9 @@ MICRO = 1_000_000  # whole numbers in facts, of what is in seconds
 PLACE = ""  # the name among a worker's labels, which no label can have, under which its place stands
 
 
+UNBOUNDED = 1 << 30
+
+
 class Worker(msgspec.Struct):
     """A worker as announced, and the attempts that are with it, oldest first."""
 
@@ -82,6 +85,12 @@ class Worker(msgspec.Struct):
     heard: float = 0.0
     recalling: bool = False
     woken: bool = False
+    room: int = UNBOUNDED
+
+    @property
+    def free(self) -> int:
+        """How many more attempts it may perform at once."""
+        return min(self.slots, self.room) - len(self.queue)
 
 
 class RuleState(msgspec.Struct):

@@ -237,6 +237,8 @@ class Probe:
 
     # The host's side, called by the backend.
 
+    run = ""
+
     def now(self) -> float:
         return time.perf_counter()
 

@@ -98,6 +98,8 @@ class Submissions:
 
     # What a backend asks of its host.
 
+    run = ""
+
     def now(self) -> float:
         return time.perf_counter()
 
