@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -244,6 +245,42 @@ class Surviving(Backend, Protocol):
 
         The workers of `uses` are known to the host, and not announced; for each attempt there comes in the end what comes for any
         (`Host.report`), or the worker is gone.
+        """
+        ...
+
+
+class Surroundings(Protocol):
+    """What the calls of one run find around them on one worker of a fleet, made by a `Kit`."""
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Folders in which the modules of the run are found, before all others."""
+        ...
+
+    def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that calls this one in its context. It is asked for commands, which run in the worker itself."""
+        ...
+
+    def close(self) -> None:
+        """The run is over here. The folder is removed afterwards."""
+        ...
+
+
+class Kit(Protocol):
+    """What the calls of a run need around them on a worker of a fleet. It is pickled, and opened once for a run on a worker."""
+
+    @property
+    def contents(self) -> Sequence[bytes]:
+        """What must be on the worker before, by SHA-256."""
+        ...
+
+    def arrive(self, folder: Path, content: Callable[[bytes], Path], labels: Mapping[str, str]) -> Surroundings:
+        """Make the surroundings of a run on a worker.
+
+        Args:
+            folder: fresh, and the run's own there. What is written below its `logs` goes to the coordinator while it grows.
+            content: returns the file with a content, which is not to be changed.
+            labels: of the worker.
         """
         ...
 
