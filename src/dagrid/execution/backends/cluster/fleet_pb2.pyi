@@ -58,16 +58,18 @@ class Hello(_message.Message):
     def __init__(self, id: _Optional[str] = ..., incarnation: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., slots: _Optional[int] = ..., max_active_runs: _Optional[int] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class Held(_message.Message):
-    __slots__ = ("run", "fence", "open", "ended")
+    __slots__ = ("run", "fence", "open", "ended", "rides")
     RUN_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    RIDES_FIELD_NUMBER: _ClassVar[int]
     run: str
     fence: int
     open: _containers.RepeatedScalarFieldContainer[int]
     ended: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., open: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[int]] = ...) -> None: ...
+    rides: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., open: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[int]] = ..., rides: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("nonce", "proof")
