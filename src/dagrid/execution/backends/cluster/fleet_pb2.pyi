@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Envelope(_message.Message):
-    __slots__ = ("body", "number", "expires", "mac")
+    __slots__ = ("body", "number", "expires", "mac", "size")
     BODY_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     body: bytes
     number: int
     expires: float
     mac: bytes
-    def __init__(self, body: _Optional[bytes] = ..., number: _Optional[int] = ..., expires: _Optional[float] = ..., mac: _Optional[bytes] = ...) -> None: ...
+    size: int
+    def __init__(self, body: _Optional[bytes] = ..., number: _Optional[int] = ..., expires: _Optional[float] = ..., mac: _Optional[bytes] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("id", "incarnation", "labels", "slots", "max_active_runs", "protocol", "version", "python", "host", "pid", "held", "nonce", "coordinator")
@@ -56,16 +58,18 @@ class Hello(_message.Message):
     def __init__(self, id: _Optional[str] = ..., incarnation: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., slots: _Optional[int] = ..., max_active_runs: _Optional[int] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class Held(_message.Message):
-    __slots__ = ("run", "fence", "open", "ended")
+    __slots__ = ("run", "fence", "open", "ended", "rides")
     RUN_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    RIDES_FIELD_NUMBER: _ClassVar[int]
     run: str
     fence: int
     open: _containers.RepeatedScalarFieldContainer[int]
     ended: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., open: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[int]] = ...) -> None: ...
+    rides: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., open: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[int]] = ..., rides: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("nonce", "proof")
@@ -298,7 +302,7 @@ class LogAck(_message.Message):
     def __init__(self, run: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close")
+    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -308,6 +312,7 @@ class Ask(_message.Message):
     ACKS_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     proof: Proof
     parts: _containers.RepeatedCompositeFieldContainer[Part]
@@ -317,7 +322,8 @@ class Ask(_message.Message):
     acks: _containers.RepeatedCompositeFieldContainer[Some]
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     close: bool
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ...) -> None: ...
+    drops: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python")
