@@ -57,6 +57,9 @@ class Workers:
 
         return Far(check)
 
+    def began(self, started):
+        """It keeps no list of runs."""
+
 
 PIPELINE = """
 workerSelector: {zone: a}

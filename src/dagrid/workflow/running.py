@@ -31,6 +31,7 @@ from dagrid.observe.log import RunLog
 from dagrid.observe.otel import Traces
 from dagrid.ports import Backend, Observer, Onlooker
 from dagrid.workflow import steps
+from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
 from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.loading import File, find, load, loads
@@ -55,6 +56,10 @@ class Fleet(Protocol):
 
     def place(self, context: Context, about: About) -> Backend:
         """Return what performs the steps of a run, for its place `command`; who asked closes it."""
+        ...
+
+    def began(self, started: Started) -> None:
+        """Hear of a run that another one has called."""
         ...
 
 
@@ -122,6 +127,11 @@ class Started:
         """Let go of a run that waits for a person, who gets a mail if one is asked for; `go_on` takes it up."""
         send_waiting_mail(self.context, {name: self.run.held(name)[0] for name in self.run.waiting})
         self.run.detach()
+        self.close()
+
+    def let_go(self) -> None:
+        """Do nothing more for the run here, whatever is under way; `go_on` takes it up."""
+        self.run.let_go()
         self.close()
 
     def close(self) -> None:
@@ -218,8 +228,8 @@ def start(
                 checkpoint=history.checkpoint,
                 **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
             )
-        except BaseException:
-            history.discard(place)  # nothing has run
+        except BaseException as error:
+            history.discard(place, str(error))  # nothing has run
             raise
         return Started(run, history, place, context, closing.pop_all())
 
@@ -418,10 +428,24 @@ def _check_signals(
             raise RunError(f"Step {name!r} asks for {', '.join(missing)}: give it as --input {missing[0]}=...")
 
 
+def file_of(about: About, inspect: Inspect | None = steps.check) -> File:
+    """Return the workflow of a run as it was written when the run was begun, or put into its queue.
+
+    Args:
+        about: the run.
+        inspect: what is asked of the types of steps.
+
+    Raises:
+        WorkflowError: this version of dagrid cannot read it.
+    """
+    file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS, inspect=inspect)
+    file.folder = about.more.get("folder") or os.path.dirname(about.source)
+    return file
+
+
 def _file_of(about: About) -> tuple[File, Workflow]:
     """Return the file of a run as it was when it was started, and the document that runs."""
-    file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS)
-    file.folder = about.more["folder"]
+    file = file_of(about, None)
     document = about.more["document"]
     workflow = file.locals[document] if document else file.main
     return file, msgspec.structs.replace(workflow, name=about.name)
@@ -474,12 +498,18 @@ class _Children:
         if known is not None and not known.facts:
             store.delete(child.run_id)  # its process was killed when it had only just given the name
         if known is None or not known.facts:
-            return _Running(child, self._new(child))
+            return self._under_way(child, self._new(child))
         info = self._history.info(child.run_id)
         # One that has succeeded gives its result; any other is taken up again.
         has_failed = info.ended > 0 and info.status != "succeeded"
         above = self._above(child)
-        return _Running(child, go_on(self._history, child.run_id, again=has_failed, above=above, fleet=self._fleet))
+        started = go_on(self._history, child.run_id, again=has_failed, above=above, fleet=self._fleet)
+        return self._under_way(child, started)
+
+    def _under_way(self, child: Child, started: Started) -> _Running:
+        if self._fleet is not None:
+            self._fleet.began(started)
+        return _Running(child, started)
 
     def _new(self, child: Child) -> Started:
         about = self._place.about
