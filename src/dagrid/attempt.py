@@ -18,6 +18,7 @@ from dagrid.graph.rules import Patch, Rule
 from dagrid.machine.events import NUMBER_SHIFT
 
 PUBLISHED = "dagrid_worker"  # the module under which a worker process that does not import dagrid says what it performs
+KEY = "DAGRID_ATTEMPT_KEY"  # the variable in which a task finds what stays the same however often its node is performed
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,8 @@ before: ContextVar[Callable[[], Any]] = ContextVar(
 
 def value_before() -> Any:
     """Return the value of the call that the present one rides on; said where calls travel together."""
-    return before.get()()
+    give = before.get(None)
+    return sys.modules[PUBLISHED].holder.value_before() if give is None else give()
 
 
 class Attempt:

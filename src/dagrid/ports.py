@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -52,7 +53,10 @@ class Call(msgspec.Struct):
     """One attempt as a backend sees it: its identity, unique within the session, the function and what to call it with.
 
     `grows` says that the task may leave something beside its value, such as nodes that the graph grows by, so that it has to find
-    out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates.
+    out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates. `key` stays the same
+    over all tries of the node in its run, however often it is performed; where there is one, the task finds it in its environment
+    as DAGRID_ATTEMPT_KEY (`dagrid.attempt.KEY`). `path` are folders in which the modules of the function and of the arguments are
+    found, before all others.
 
     A call that `rides` on another attempt, which is before it in its bundle, is performed when that one has completed, with its
     value in the place of the `Awaited` among the arguments. If that one ends otherwise, is given back or cancelled, the rider is
@@ -67,6 +71,8 @@ class Call(msgspec.Struct):
     grows: bool = False
     needs: Needs | None = None
     rides: int = -1
+    key: str = ""
+    path: tuple[str, ...] = ()
 
 
 class Encoded:
@@ -239,6 +245,42 @@ class Surviving(Backend, Protocol):
 
         The workers of `uses` are known to the host, and not announced; for each attempt there comes in the end what comes for any
         (`Host.report`), or the worker is gone.
+        """
+        ...
+
+
+class Surroundings(Protocol):
+    """What the calls of one run find around them on one worker of a fleet, made by a `Kit`."""
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Folders in which the modules of the run are found, before all others."""
+        ...
+
+    def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that calls this one in its context. It is asked for commands, which run in the worker itself."""
+        ...
+
+    def close(self) -> None:
+        """The run is over here. The folder is removed afterwards."""
+        ...
+
+
+class Kit(Protocol):
+    """What the calls of a run need around them on a worker of a fleet. It is pickled, and opened once for a run on a worker."""
+
+    @property
+    def contents(self) -> Sequence[bytes]:
+        """What must be on the worker before, by SHA-256."""
+        ...
+
+    def arrive(self, folder: Path, content: Callable[[bytes], Path], labels: Mapping[str, str]) -> Surroundings:
+        """Make the surroundings of a run on a worker.
+
+        Args:
+            folder: fresh, and the run's own there. What is written below its `logs` goes to the coordinator while it grows.
+            content: returns the file with a content, which is not to be changed.
+            labels: of the worker.
         """
         ...
 

@@ -13,14 +13,16 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from pickle import dumps
+from typing import Any, cast
 
 import pytest
 
 from dagrid.errors import BackendClosedError, BackendError, InvalidSettingError, TransferError
+from dagrid.execution.backends._transfer import Packed, Unopened, decode_error, encode_function
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
-from dagrid.ports import Bundle, Call, Encoded
+from dagrid.ports import AWAITED, Bundle, Call, Encoded, opened
 from tests.backends import process_tasks as tasks
 from tests.backends.gates import Gate
 
@@ -572,3 +574,113 @@ def test_settings_are_checked_and_shown() -> None:
     backend.close()
     assert "closed" in repr(backend)
     assert MultiprocessingBackend().max_workers == os.cpu_count()
+
+
+class TestPassedOn:
+    """Who passes on what comes from elsewhere opens nothing of it, and says what each attempt finds around it."""
+
+    @pytest.fixture
+    def host(self) -> Iterator[PassingOn]:
+        with MultiprocessingBackend(1) as backend:
+            host = PassingOn(backend)
+            yield host
+            host.session.close()
+
+    def test_what_came_pickled_goes_on_as_it_is(self, host: PassingOn) -> None:
+        """A function and arguments of which this process knows nothing are opened where they are performed; so is a failure."""
+        call = Call(1, "node", len)
+        call.fn, call.args = Packed(encode_function(Call(0, "", _divided))), cast(Any, Packed(dumps(((6, 3), None))))
+        failing = Call(2, "node", call.fn, cast(Any, Packed(dumps(((6, 0), None)))))
+        host.session.perform(Bundle(host.worker, [call, failing]))
+        assert opened(host.finished(1).value) == 2
+        failure = host.finished(2).value
+        assert isinstance(failure, Unopened)
+        assert isinstance(decode_error(failure.data, "node"), ZeroDivisionError)
+        assert not failure.stuck
+
+    def test_a_key_is_in_the_environment(self, host: PassingOn) -> None:
+        """An attempt finds its own key, whatever ran in its process before."""
+        calls = [Call(number, "node", _key, key=f"run/{number}") for number in range(3)]
+        host.session.perform(Bundle(host.worker, calls))
+        assert [opened(host.finished(number).value) for number in range(3)] == ["run/0", "run/1", "run/2"]
+
+    def test_projects_take_turns(self, host: PassingOn, tmp_path: Path) -> None:
+        """Two versions of one module are kept apart in one process, and each is imported once."""
+        paths = []
+        for version in ("old", "new"):
+            paths.append(str(tmp_path / version))
+            (tmp_path / version).mkdir()
+            (tmp_path / version / "of_project.py").write_text(f"count = iter(range(9))\nversion = {version!r}\n")
+        calls = [Call(number, "node", _version, path=(paths[number % 2],)) for number in range(4)]
+        host.session.perform(Bundle(host.worker, [*calls, Call(4, "node", _finds_project)]))
+        found = [opened(host.finished(number).value) for number in range(5)]
+        assert found == [("old", 0), ("new", 0), ("old", 1), ("new", 1), False]
+
+    def test_riders_find_the_value_before_them(self, host: PassingOn) -> None:
+        """A chain in one bundle runs in the process, and what rides on a failure is dropped without a word."""
+        first = [
+            Call(0, "a", int, [20]),
+            Call(1, "b", _twice, [AWAITED], rides=0),
+            Call(2, "c", _twice, [AWAITED], rides=1),
+        ]
+        bad = [
+            Call(3, "d", _divided, [1, 0]),
+            Call(4, "e", _twice, [AWAITED], rides=3),
+            Call(5, "f", _twice, [AWAITED], rides=4),
+        ]
+        host.session.perform(Bundle(host.worker, [*first, *bad, Call(6, "g", int, [7])]))
+        assert opened(host.finished(6).value) == 7
+        assert [opened(host.finished(number).value) for number in range(3)] == [20, 40, 80]
+        assert isinstance(host.finished(3).value, Unopened)
+        assert not [event for event in host.events if isinstance(event, Finished) and event.attempt in (4, 5)]
+
+    def test_a_function_is_forgotten(self, host: PassingOn) -> None:
+        """Sessions that last as long as the process let go of functions that nobody will call again."""
+        fn = Packed(encode_function(Call(0, "", _key)))
+        host.session.perform(Bundle(host.worker, [Call(0, "node", fn, key="k")]))
+        host.finished(0)
+        gone = weakref.ref(fn)
+        host.session.forget([fn])
+        host.events.clear()
+        del fn
+        host.session.perform(Bundle(host.worker, [Call(1, "node", int)]))
+        host.finished(1)
+        gc.collect()
+        assert gone() is None
+
+
+class PassingOn(Recorder):
+    def __init__(self, backend: MultiprocessingBackend) -> None:
+        self.changed = threading.Condition()
+        self.numbers = 0
+        self.events: list[Stimulus] = []
+        self.session = backend.open_packed(self)
+        (self.worker,) = self.workers(1)
+
+    def finished(self, attempt: int) -> Finished:
+        found: list[Finished] = self.wait(lambda event: isinstance(event, Finished) and event.attempt == attempt)
+        return found[0]
+
+
+def _divided(one: int, other: int) -> float:
+    return one / other
+
+
+def _twice(value: int) -> int:
+    return 2 * value
+
+
+def _key() -> str | None:
+    return os.environ.get("DAGRID_ATTEMPT_KEY")
+
+
+def _version() -> tuple[str, int]:
+    import of_project  # type: ignore[import-not-found]
+
+    return of_project.version, next(of_project.count)
+
+
+def _finds_project() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("of_project") is not None

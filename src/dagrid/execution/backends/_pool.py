@@ -23,6 +23,7 @@ from dagrid.execution.backends import _worker
 from dagrid.execution.backends._process import Blueprint, Item, Process, Record
 from dagrid.execution.backends._transfer import (
     Pickled,
+    Unopened,
     decode_error,
     encode_function,
     stuck_error,
@@ -41,11 +42,15 @@ PATIENCE = 1.0
 
 
 class PoolSession:
-    """One run's use of the pool. What changes is touched by the pool's thread alone, but for `closed`."""
+    """One run's use of the pool. What changes is touched by the pool's thread alone, but for `closed`.
 
-    def __init__(self, pool: Pool, host: Host, backend: object) -> None:
+    One that is `packed` is used by somebody who passes on what comes: failures are reported as they came (`Unopened`).
+    """
+
+    def __init__(self, pool: Pool, host: Host, backend: object, packed: bool = False) -> None:
         self.pool = pool
         self.host = host
+        self.packed = packed
         self.backend: object | None = backend  # while it is open, the backend is in use
         self.closed = False
         self.delivering = threading.Lock()
@@ -70,6 +75,10 @@ class PoolSession:
 
     def cancel(self, worker: int, attempt: int) -> None:
         self.pool.command(self.pool.cancel, self, worker, attempt)
+
+    def forget(self, functions: Sequence[Callable[..., Any]]) -> None:
+        """Let go of functions that will not be called again; nothing of them is under way."""
+        self.pool.command(self.pool.forget, self, functions)
 
     def close(self) -> None:
         if self.closed:
@@ -126,8 +135,8 @@ class Pool:
         self._waits_until = 0.0
         self._broken = ""
 
-    def open(self, host: Host, backend: object) -> PoolSession:
-        session = PoolSession(self, host, backend)
+    def open(self, host: Host, backend: object, packed: bool = False) -> PoolSession:
+        session = PoolSession(self, host, backend, packed)
         with self._guard:
             if self._stopping:
                 raise BackendClosedError(
@@ -438,6 +447,12 @@ class Pool:
         session.events.clear()
         session.functions.clear()
 
+    def forget(self, session: PoolSession, functions: Sequence[Callable[..., Any]]) -> None:
+        found = [session.functions.pop(id(function), None) for function in functions]
+        numbers = {each[0] for each in found if each is not None}
+        for process in self._processes:
+            process.forget(numbers)
+
     def _kill_if_abandoned(self, process: Process) -> None:
         head = process.under_way.get(process.head)
         if head is not None and head.owner.closed and process.head not in process.asked:
@@ -494,7 +509,7 @@ class Pool:
         under_way, shift = process.under_way, process.shift
         for token, kind, started, ended, payload in records:
             if kind >= _worker.GIVEN_BACK:
-                self._take_notice(process, kind, started, payload)
+                self._take_notice(process, token, kind, started, payload)
                 shift = process.shift
                 continue
             session, call = under_way.pop(token)
@@ -511,7 +526,7 @@ class Pool:
                 event.started, event.ended = started + shift, ended + shift
             session.events.append(event)
 
-    def _take_notice(self, process: Process, kind: int, at: float, payload: bytes | bytearray) -> None:
+    def _take_notice(self, process: Process, token: int, kind: int, at: float, payload: bytes | bytearray) -> None:
         if kind == _worker.READY:
             now = perf_counter()
             process.ready = True
@@ -519,6 +534,8 @@ class Pool:
             self._stillborn = 0
         elif kind == _worker.MORE:
             process.extra = payload
+        elif kind == _worker.DROPPED:
+            self._take_drop(process, token)
         elif kind == _worker.BROKEN:
             text, trace = marshal.loads(payload)
             process.broken = f"The initializer of the worker processes raised {text}\n{trace}"
@@ -526,6 +543,12 @@ class Pool:
             given, refused = marshal.loads(payload)
             self._take_back(process, given)
             self._take_refusal(process, refused)
+
+    def _take_drop(self, process: Process, token: int) -> None:
+        """A call was dropped with the one that it rides on: who asked for it back, or for its end, is not answered either."""
+        process.under_way.pop(token, None)
+        process.asked.discard(token)
+        process.cancelled.discard(token)
 
     def _take_back(self, process: Process, tokens: Sequence[int]) -> None:
         recalled: dict[PoolSession, list[int]] = {}
@@ -567,6 +590,8 @@ class Pool:
     def _failure(
         self, session: PoolSession, number: int, call: Call, kind: int, payload: bytes | bytearray
     ) -> Finished:
+        if session.packed:
+            return Finished(number, call.attempt, FAILED, 0.0, 0.0, Unopened(kind == _worker.STUCK, bytes(payload)))
         retryable = True
         error: BaseException
         if kind == _worker.FAILED:

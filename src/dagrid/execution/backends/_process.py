@@ -27,6 +27,7 @@ from dagrid.ports import Call
 OUT_LIMIT = 1 << 18
 FRAME_CALLS = 128
 READ_SIZE = 1 << 16
+NOBODY = -1  # in place of the token of a call on which another one rides, and which is not here
 PIPE_SIZE = 1 << 20
 
 # The code comes on the data pipe, so that the start depends on no path and compiles nothing.
@@ -234,6 +235,7 @@ class Process:
         self.shift = 0.0
         self.extra: bytes | bytearray | None = None  # what came before the value that it belongs to
         self.token = 0
+        self.last: tuple[Item, int] | None = None  # what was sent last, and its token
         self.started_at = perf_counter()
         ends: list[int] = []
         try:
@@ -307,14 +309,27 @@ class Process:
                 size += self._append(flat, blobs, 0, number, source, "")
             self.token += 1
             self.under_way[self.token] = item
-            number_of_try = call.attempt >> NUMBER_SHIFT
-            name = (call.node, number_of_try) if number_of_try else call.node
-            size += self._append(flat, blobs, self.token, number, payload, name)
+            size += self._append(flat, blobs, self.token, number, payload, self._name(item))
         if not flat:
             return
         body = marshal.dumps(flat)
         yield _worker.FRAME.pack(len(body), sum(map(len, blobs))) + body
         yield from blobs
+
+    def _name(self, item: Item) -> str | tuple[str, int, str, tuple[str, ...], int, bool]:
+        """Return the name of the node of a call, with what else the worker has to know, see `_worker.Worker.stand`."""
+        call = item.call
+        before, self.last = self.last, (item, self.token)
+        after = self.unsent[0] if self.unsent else None
+        ridden = after is not None and after.call.rides == call.attempt and after.owner is item.owner
+        number_of_try = call.attempt >> NUMBER_SHIFT
+        if not (number_of_try or call.key or call.path or ridden or call.rides >= 0):
+            return call.node
+        rides = 0
+        if call.rides >= 0:
+            rode = before is not None and before[0].call.attempt == call.rides and before[0].owner is item.owner
+            rides = before[1] if before is not None and rode else NOBODY
+        return call.node, number_of_try, call.key, call.path, rides, ridden
 
     @staticmethod
     def _append(flat: list[Any], blobs: list[bytes], token: int, number: int, payload: bytes | None, name: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from dagrid.errors import TransferError
 from dagrid.execution.backends._worker import encode, loads, told, type_name
@@ -46,6 +46,34 @@ class Pickled(Encoded):
         return f"<Pickled value of {self.node!r}, {len(self.data)} bytes>"
 
 
+class Unopened(NamedTuple):
+    """A failure as it came from the process where it happened, for who passes it on.
+
+    Args:
+        stuck: whether it is what `stuck_error` opens; else `decode_error` does.
+        data: the bytes.
+    """
+
+    stuck: bool
+    data: bytes
+
+
+class Packed:
+    """A function, or the arguments of a call, as the bytes in which they came: they go on to a worker process unopened."""
+
+    __slots__ = ("__weakref__", "data")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Open the function and call it; for who performs it in this process."""
+        return loads(self.data)(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Packed, {len(self.data)} bytes>"
+
+
 class RemoteTraceback(Exception):  # noqa: N818 - it is no error by itself
     """The traceback of a worker, as the cause of the error that came from there."""
 
@@ -58,6 +86,8 @@ class RemoteTraceback(Exception):  # noqa: N818 - it is no error by itself
 
 def encode_function(call: Call) -> bytes:
     """Return the function of a call pickled: by reference if it can be imported, else by value."""
+    if isinstance(call.fn, Packed):
+        return call.fn.data
     import cloudpickle
 
     try:
@@ -72,6 +102,8 @@ def encode_function(call: Call) -> bytes:
 
 def encode_arguments(call: Call) -> bytes | None:
     """Return the arguments of a call pickled, None if there are none."""
+    if isinstance(call.args, Packed):
+        return call.args.data
     if not call.args and not call.kwargs:
         return None
     try:

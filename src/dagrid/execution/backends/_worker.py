@@ -38,10 +38,13 @@ FRAME = Struct("<QQ")
 # A request on the control pipe: length of the marshalled list of tokens.
 REQUEST = Struct("<Q")
 
-# The kinds of a record. MORE goes before the VALUE or NOTHING of the same call: what its task left beside the value.
-NOTHING, VALUE, FAILED, STUCK, GIVEN_BACK, READY, BROKEN, MORE = range(8)
+# The kinds of a record. MORE goes before the VALUE or NOTHING of the same call: what its task left beside the value. DROPPED is
+# a call that is not performed, for what it rides on has not completed here.
+NOTHING, VALUE, FAILED, STUCK, GIVEN_BACK, READY, BROKEN, MORE, DROPPED = range(9)
 # The module under which tasks find what this process performs: see `dagrid.attempt`, which is not imported here.
 PUBLISHED = "dagrid_worker"
+# The variable in which a task finds its key: see there too.
+KEY = "DAGRID_ATTEMPT_KEY"
 
 # A payload above this size travels behind the list, as a blob, so that it is copied less often.
 BLOB = 1 << 16
@@ -123,6 +126,32 @@ def read_exactly(fd: int, size: int) -> bytearray | None:
     return buffer
 
 
+class Importing:
+    """Folders where modules are found before all others, for calls of one project after another: each finds its own again."""
+
+    def __init__(self) -> None:
+        self.path: tuple[str, ...] = ()
+        self.aside: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def move(self, path: tuple[str, ...]) -> None:
+        """Look in these folders from now on, and no longer in those from before."""
+        before = self.path
+        if before:
+            mine = {name: module for name, module in sys.modules.items() if self.lies_in(module, before)}
+            for name in mine:
+                del sys.modules[name]
+            self.aside[before] = mine
+            sys.path[:] = [entry for entry in sys.path if entry not in before]
+        sys.path[:0] = path
+        sys.modules.update(self.aside.pop(path, {}))
+        self.path = path
+
+    @staticmethod
+    def lies_in(module: Any, folders: tuple[str, ...]) -> bool:
+        file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+        return isinstance(file, str) and file.startswith(tuple(folder + os.sep for folder in folders))
+
+
 class Worker:
     """The state of this process: the calls that wait, the functions that it was sent, and its pipes."""
 
@@ -131,6 +160,9 @@ class Worker:
         self.node = ""
         self.number = 0
         self.extra: Any = None
+        self.importing = Importing()
+        self.ridden = False  # whether the next call rides on this one
+        self.before: tuple[int, bytes | None] | None = None  # the value of the last one, which the next one rides on
         self.waiting: deque[tuple[int, int, Any, Any]] = deque()
         self.sources: dict[int, Any] = {}
         self.functions: dict[int, Callable[..., Any]] = {}
@@ -256,9 +288,11 @@ class Worker:
         while (entry := take()) is not None:
             token, number, payload, name = entry
             if type(name) is str:
-                self.node, self.number = name, 0
-            else:
-                self.node, self.number = name
+                self.node, self.number, self.ridden = name, 0, False
+                if self.importing.path:
+                    self.importing.move(())
+            elif not self.stand(token, *name):
+                continue
             try:
                 fn = self.functions.get(number) or self.function(number)
             except BaseException as error:  # noqa: BLE001 - the user's code, and a task must not end its worker
@@ -285,10 +319,44 @@ class Worker:
                     continue
                 if value is None:
                     self.send(NOTHING, token, b"", started, ended)
+                    if self.ridden:
+                        self.before = token, None
                 else:
                     self.send_value(token, value, started, ended)
             # An idle worker holds nothing of the user's.
             value = args = kwargs = payload = entry = None  # type: ignore[assignment]
+
+    def stand(
+        self, token: int, node: str, number: int, key: str, path: tuple[str, ...], rides: int, ridden: bool
+    ) -> bool:
+        """Take what is said of a call beside its name; False if it is dropped.
+
+        Args:
+            token: of the call.
+            node, number: its node, and which try it is.
+            key: what the task finds in its environment.
+            path: where its modules are found.
+            rides: the token of the call on whose value it waits, the last one here; 0: on none.
+            ridden: whether the next call waits for its value.
+        """
+        if rides and (self.before is None or self.before[0] != rides):
+            self.before = None
+            self.send(DROPPED, token)
+            return False
+        if not rides:
+            self.before = None
+        self.node, self.number, self.ridden = node, number, ridden
+        if key:
+            os.environ[KEY] = key
+        if path != self.importing.path:
+            self.importing.move(path)
+        return True
+
+    def value_before(self) -> Any:
+        """Return the value of the last call, for the one that rides on it; a new object each time."""
+        assert self.before is not None
+        data = self.before[1]
+        return None if data is None else loads(data)
 
     def send_extra(self, token: int, started: float, ended: float) -> bool:
         """Send what the task left beside its value; False if it cannot travel, and the call has failed by it."""
@@ -308,6 +376,8 @@ class Worker:
             self.send(STUCK, token, stuck("value", type_name(value), error), started, ended)
         else:
             self.send(VALUE, token, data, started, ended)
+            if self.ridden:
+                self.before = token, data
 
     def disown(self) -> None:
         """In a fork that a task made: let go of the pipes, so that their ends still tell who is alive."""

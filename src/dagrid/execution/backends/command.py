@@ -12,9 +12,11 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from dagrid.attempt import KEY
 from dagrid.commands import Await, Launch, Request, Thing, value_of
 from dagrid.errors import BackendError, CommandError, InvalidSettingError, TaskError
 from dagrid.execution.backends._carriers import carry
@@ -268,6 +270,10 @@ class CommandSession:
         at = self._host.now()
         try:
             if isinstance(thing, Launch):
+                if flight.call.key:
+                    thing = replace(
+                        thing, env={**(os.environ if thing.env is None else thing.env), KEY: flight.call.key}
+                    )
                 flight.doing = Running(self._ground, thing, partial(self._ended, flight), partial(self._fail, flight))
             else:
                 flight.doing = self._servers.ask(thing, partial(self._answered, flight))

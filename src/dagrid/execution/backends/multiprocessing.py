@@ -61,6 +61,14 @@ class MultiprocessingBackend(BackendBase):
         self.check_open()
         return self._pool.open(host, self)
 
+    def open_packed(self, host: Host) -> PoolSession:
+        """Begin to serve somebody who passes on what comes: failures are reported unopened.
+
+        Functions and arguments may be given as the bytes in which they came (`_transfer.Packed`).
+        """
+        self.check_open()
+        return self._pool.open(host, self, packed=True)
+
     def release(self, wait: bool) -> None:
         """Stop the workers: with `wait` they have a second to end what they do, else they are killed."""
         self._finalizer.detach()

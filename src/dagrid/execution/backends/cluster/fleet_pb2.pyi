@@ -7,19 +7,21 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Envelope(_message.Message):
-    __slots__ = ("body", "number", "expires", "mac")
+    __slots__ = ("body", "number", "expires", "mac", "size")
     BODY_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     body: bytes
     number: int
     expires: float
     mac: bytes
-    def __init__(self, body: _Optional[bytes] = ..., number: _Optional[int] = ..., expires: _Optional[float] = ..., mac: _Optional[bytes] = ...) -> None: ...
+    size: int
+    def __init__(self, body: _Optional[bytes] = ..., number: _Optional[int] = ..., expires: _Optional[float] = ..., mac: _Optional[bytes] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("id", "incarnation", "labels", "slots", "max_active_runs", "protocol", "version", "python", "host", "pid", "held", "nonce")
+    __slots__ = ("id", "incarnation", "labels", "slots", "max_active_runs", "protocol", "version", "python", "host", "pid", "held", "nonce", "coordinator")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +41,7 @@ class Hello(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     id: str
     incarnation: str
     labels: _containers.ScalarMap[str, str]
@@ -51,19 +54,22 @@ class Hello(_message.Message):
     pid: int
     held: _containers.RepeatedCompositeFieldContainer[Held]
     nonce: bytes
-    def __init__(self, id: _Optional[str] = ..., incarnation: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., slots: _Optional[int] = ..., max_active_runs: _Optional[int] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    coordinator: str
+    def __init__(self, id: _Optional[str] = ..., incarnation: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., slots: _Optional[int] = ..., max_active_runs: _Optional[int] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., host: _Optional[str] = ..., pid: _Optional[int] = ..., held: _Optional[_Iterable[_Union[Held, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class Held(_message.Message):
-    __slots__ = ("run", "fence", "open", "ended")
+    __slots__ = ("run", "fence", "open", "ended", "rides")
     RUN_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     OPEN_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    RIDES_FIELD_NUMBER: _ClassVar[int]
     run: str
     fence: int
     open: _containers.RepeatedScalarFieldContainer[int]
     ended: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., open: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[int]] = ...) -> None: ...
+    rides: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., open: _Optional[_Iterable[int]] = ..., ended: _Optional[_Iterable[int]] = ..., rides: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("nonce", "proof")
@@ -120,17 +126,19 @@ class Up(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., drained: _Optional[bool] = ..., draining: _Optional[bool] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ("running", "waiting", "load")
+    __slots__ = ("running", "waiting", "load", "echo")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    ECHO_FIELD_NUMBER: _ClassVar[int]
     running: int
     waiting: int
     load: float
-    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., load: _Optional[float] = ...) -> None: ...
+    echo: int
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., load: _Optional[float] = ..., echo: _Optional[int] = ...) -> None: ...
 
 class Down(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "parts", "assigns", "recalls", "cancels", "acks", "log_acks", "over", "drain")
+    __slots__ = ("challenge", "welcome", "refusal", "parts", "assigns", "recalls", "cancels", "acks", "log_acks", "over", "drain", "echo")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +150,7 @@ class Down(_message.Message):
     LOG_ACKS_FIELD_NUMBER: _ClassVar[int]
     OVER_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    ECHO_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -153,7 +162,8 @@ class Down(_message.Message):
     log_acks: _containers.RepeatedCompositeFieldContainer[LogAck]
     over: _containers.RepeatedScalarFieldContainer[str]
     drain: bool
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., over: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ...) -> None: ...
+    echo: int
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., over: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., echo: _Optional[int] = ...) -> None: ...
 
 class Some(_message.Message):
     __slots__ = ("run", "fence", "attempts")
@@ -166,20 +176,22 @@ class Some(_message.Message):
     def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., attempts: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("run", "fence", "worker", "generation", "kit", "calls")
+    __slots__ = ("run", "fence", "worker", "generation", "kit", "calls", "needs")
     RUN_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     KIT_FIELD_NUMBER: _ClassVar[int]
     CALLS_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_FIELD_NUMBER: _ClassVar[int]
     run: str
     fence: int
     worker: str
     generation: int
     kit: bytes
     calls: _containers.RepeatedCompositeFieldContainer[Call]
-    def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., worker: _Optional[str] = ..., generation: _Optional[int] = ..., kit: _Optional[bytes] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ...) -> None: ...
+    needs: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., worker: _Optional[str] = ..., generation: _Optional[int] = ..., kit: _Optional[bytes] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., needs: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Call(_message.Message):
     __slots__ = ("attempt", "node", "function", "arguments", "apart", "place", "grows", "rides", "exclusive", "key")
@@ -290,7 +302,7 @@ class LogAck(_message.Message):
     def __init__(self, run: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close")
+    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +312,7 @@ class Ask(_message.Message):
     ACKS_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     proof: Proof
     parts: _containers.RepeatedCompositeFieldContainer[Part]
@@ -309,7 +322,8 @@ class Ask(_message.Message):
     acks: _containers.RepeatedCompositeFieldContainer[Some]
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     close: bool
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ...) -> None: ...
+    drops: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python")

@@ -1,0 +1,251 @@
+"""What the coordinator keeps of its workers, of the runs that use them, and of the attempts between the two. Pure data.
+
+Who may do what with it, and what is said of it to whom, is `ledger`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from enum import Enum
+
+import msgspec
+
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.posts import ForRun, ForWorker, Key, run_of
+
+Link = Hashable
+"""Stands for a stream, of a worker or of a run."""
+
+HEALTHY_FOR, WARNED_FOR, UNHEALTHY_FOR = 5.0, 15.0, 30.0
+"""Seconds since the last word of a worker."""
+
+
+class Health(Enum):
+    """How long ago a worker was heard."""
+
+    HEALTHY = "healthy"
+    WARNING = "warning"
+    UNHEALTHY = "unhealthy"
+    OFFLINE = "offline"
+
+
+def health(silent: float) -> Health:
+    """Return what a silence of so many seconds says of a worker."""
+    if silent < HEALTHY_FOR:
+        return Health.HEALTHY
+    if silent <= WARNED_FOR:
+        return Health.WARNING
+    return Health.UNHEALTHY if silent <= UNHEALTHY_FOR else Health.OFFLINE
+
+
+class Activity(msgspec.Struct, frozen=True):
+    """A run that has something under way on a worker: its id, name and root, since when, and how much has started."""
+
+    run: str
+    name: str
+    root: str
+    since: float
+    started: int
+
+
+class WorkerView(msgspec.Struct, frozen=True):
+    """A worker as it may be shown. Times are by the clock of whoever asked."""
+
+    id: str
+    health: Health
+    heard: float
+    slots: int
+    max_active_runs: int
+    labels: dict[str, str]
+    running: list[Activity]
+    waiting: int
+    load: float
+    draining: bool
+    connected: bool
+    host: str
+    pid: int
+    version: str
+    python: str
+
+
+class Job:
+    """An attempt with a worker. `call` is None where it was sent in another life of this coordinator."""
+
+    __slots__ = ("absent", "attempt", "call", "cancelled", "end", "recalled", "rides", "since", "started", "use")
+
+    def __init__(self, use: Use, attempt: int, call: pb.Call | None = None) -> None:
+        self.use = use
+        self.attempt = attempt
+        self.call = call
+        self.rides: Job | None = None  # while that one has not ended
+        self.absent = False  # it rides, and its worker does not have it
+        self.started = self.recalled = self.cancelled = False
+        self.end: pb.Finished | None = None
+        self.since = 0.0
+
+
+class Use:
+    """A worker as one run uses it, under a fence. `about` is an assignment without calls: what goes with those that are sent."""
+
+    __slots__ = ("about", "fence", "jobs", "key", "open", "riders", "run", "running", "worker")
+
+    def __init__(self, key: Key, worker: Worker, run: Run | None) -> None:
+        self.key = key
+        self.fence = key[1]
+        self.worker = worker
+        self.run = run
+        self.about = pb.Assign(fence=self.fence)
+        self.jobs: dict[int, Job] = {}
+        self.riders: dict[int, list[Job]] = {}  # by the attempt that they ride on
+        self.open = 0  # attempts that have not ended and do not ride
+        self.running = 0  # and of those, the started ones
+
+
+class Awaited:
+    """A use from before whose worker has not come."""
+
+    __slots__ = ("deadline", "use")
+
+    def __init__(self, use: pb.Use, deadline: float) -> None:
+        self.use = use
+        self.deadline = deadline
+
+
+class Run:
+    """A run with its line, the workers that it knows of, and its uses of them."""
+
+    def __init__(self, opened: pb.Open) -> None:
+        self.key = opened.run
+        self.group = run_of(opened.run)
+        self.python = opened.python
+        self.name = opened.name
+        self.root = opened.root
+        self.link: Link | None = None
+        self.deadline = 0.0  # while there is no line
+        self.box = ForRun()
+        self.joined: dict[str, int] = {}  # generations by worker, as told on this line
+        self.uses: dict[int, Use] = {}
+        self.awaited: dict[int, Awaited] = {}
+        self.rooms: dict[str, int] = {}  # what is told less than the slots
+        self.moved: set[int] = set()
+        self.touched: set[Worker] = set()  # those that keep something of it
+
+    def clear(self) -> None:
+        """Nothing is left to be told."""
+        self.box = ForRun()
+
+    def connect(self, opened: pb.Open, link: Link) -> None:
+        """It has a line on which nothing has been told yet."""
+        self.python = opened.python
+        self.link = link
+        self.box = ForRun()
+        self.joined.clear()
+        self.rooms.clear()
+        self.awaited.clear()
+
+    def fits(self, worker: Worker) -> bool:
+        """Return whether a worker can perform what this run sends: calls need the Python that pickled them."""
+        return self.key != self.group or not self.python or self.python == worker.hello.python
+
+
+class Worker:
+    """A worker in one generation: from its coming to the end of its lease."""
+
+    def __init__(self, hello: pb.Hello, generation: int, now: float) -> None:
+        self.hello = hello
+        self.id = hello.id
+        self.generation = generation
+        self.slots = hello.slots
+        self.most_runs = hello.max_active_runs
+        self.link: Link | None = None
+        self.heard = now
+        self.box = ForWorker()
+        self.uses: dict[Key, Use] = {}
+        self.strays: dict[Key, Use] = {}  # of runs that nobody has opened yet
+        self.open = 0  # attempts that have not ended and do not ride
+        self.running = 0
+        self.groups: dict[str, int] = {}  # by run, of the open ones
+        self.reported = pb.Heartbeat()
+        self.draining = False
+        self.limited: set[str] = set()  # the runs that were told of less room
+        self.coming = 0  # attempts that were taken back from elsewhere on its behalf
+        self.pushed: set[bytes] = set()
+
+    def clear(self) -> None:
+        """Nothing is left to be told."""
+        self.box = ForWorker()
+
+    def connect(self, hello: pb.Hello, link: Link, now: float) -> None:
+        """It has a stream on which nothing has been said yet."""
+        self.hello, self.link, self.heard = hello, link, now
+        self.box = ForWorker()
+        self.pushed.clear()
+        for stray in self.strays.values():
+            self.count(stray, -stray.open, -stray.running)
+        self.strays.clear()
+
+    def vacate(self) -> None:
+        """It has nothing any more."""
+        for kept in (self.uses, self.strays, self.groups, self.limited):
+            kept.clear()
+        self.open = self.running = self.coming = 0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether something is with it that it will not begin yet."""
+        return self.open > self.slots or 0 < self.most_runs < len(self.groups)
+
+    def takes(self, group: str) -> bool:
+        """Return whether it would begin at once an attempt of a run."""
+        if self.link is None or self.draining or self.open + self.coming >= self.slots:
+            return False
+        return not self.most_runs or group in self.groups or len(self.groups) < self.most_runs
+
+    def count(self, use: Use, change: int, started: int = 0) -> None:
+        """Count attempts that came or went."""
+        use.open += change
+        use.running += started
+        self.open += change
+        self.running += started
+        group = run_of(use.key[0])
+        left = self.groups.get(group, 0) + change
+        if left:
+            self.groups[group] = left
+        else:
+            self.groups.pop(group, None)
+
+    def view(self, now: float) -> WorkerView:
+        """Return what may be shown of it."""
+        activities: dict[str, Activity] = {}
+        for use in self.uses.values():
+            for job in use.jobs.values():
+                if job.started and job.end is None and use.run is not None:
+                    known = activities.get(use.run.group)
+                    since = min(job.since, known.since) if known else job.since
+                    started = known.started + 1 if known else 1
+                    activities[use.run.group] = Activity(use.run.group, use.run.name, use.run.root, since, started)
+        hello = self.hello
+        return WorkerView(
+            id=self.id,
+            health=health(now - self.heard),
+            heard=self.heard,
+            slots=self.slots,
+            max_active_runs=self.most_runs,
+            labels=dict(hello.labels),
+            running=list(activities.values()),
+            waiting=self.open - self.running,
+            load=self.reported.load,
+            draining=self.draining,
+            connected=self.link is not None,
+            host=hello.host,
+            pid=hello.pid,
+            version=hello.version,
+            python=hello.python,
+        )
+
+
+def least_loaded(workers: Iterable[Worker], first: int) -> list[Worker]:
+    """Return workers, the least loaded first; of equal ones another is first each time."""
+    found = list(workers)
+    turned = found[first % len(found) :] + found[: first % len(found)] if found else []
+    return sorted(turned, key=lambda worker: (worker.open + worker.coming) / worker.slots)

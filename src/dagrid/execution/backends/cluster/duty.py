@@ -1,0 +1,644 @@
+"""A worker's book: what it was given, what of it is performed, and what has to be said of it until that has arrived.
+
+Pure: it knows no stream, no clock, no thread and performs nothing. Whoever has it tells it what happened, and obeys the acts that
+it answers with; what is to be sent is fetched with `take`. Everything goes on while there is no stream; each greeting says what
+is held, and after it all is said again that may not have arrived.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.posts import Key, Reports, run_of
+from dagrid.machine.events import Outcome
+
+SHORT = 0.002
+"""Seconds: calls that take less on average may be released before there is a slot for them."""
+AHEAD = 0.005
+"""Seconds of such work that may be released ahead, for each slot."""
+LEAST = 0.00002
+"""Seconds that a call is taken to last at least."""
+KNOWN = 0.8
+"""How much of an average stays when another duration is known."""
+MARGIN = 0.1
+"""The part of a lease before whose end what is exclusive is stopped, for stopping takes time."""
+
+
+class Perform(msgspec.Struct, frozen=True):
+    """Perform a call; say `started` and `finished` with its token. One that rides comes right behind the one that it rides on."""
+
+    token: int
+    run: str
+    fence: int
+    call: pb.Call
+    kit: bytes
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Stop what is performed, by force where possible, and say `finished`."""
+
+    token: int
+
+
+class TakeBack(msgspec.Struct, frozen=True):
+    """Say `gave_back` if this has not started, nothing if it has."""
+
+    token: int
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """A run has ended and nothing of it is performed any more: remove its surroundings."""
+
+    run: str
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """All is done: send what is to be sent, and go."""
+
+
+Act = Perform | Stop | TakeBack | Forget | Leave
+
+
+class Job:
+    """An attempt that is here, from its coming until nobody wants to hear of it."""
+
+    __slots__ = (
+        "attempt",
+        "call",
+        "end",
+        "key",
+        "kit",
+        "missing",
+        "overdue",
+        "riders",
+        "rides",
+        "run",
+        "started",
+        "token",
+        "wanted",
+    )
+
+    def __init__(self, run: Run, key: Key, call: pb.Call, kit: bytes) -> None:
+        self.run = run
+        self.key = key
+        self.attempt = call.attempt
+        self.call = call
+        self.kit = kit
+        self.missing: set[bytes] = set()
+        self.rides: Job | None = None  # while that one has not ended
+        self.riders: list[Job] = []
+        self.token = 0  # once it is released
+        self.wanted = True
+        self.overdue = False
+        self.started: pb.Started | None = None
+        self.end: pb.Finished | None = None
+
+    @property
+    def head(self) -> Job:
+        """What it is released with."""
+        return self.rides.head if self.rides is not None else self
+
+    @property
+    def waits(self) -> bool:
+        """Whether it may still be released."""
+        return self.wanted and not self.token and self.end is None
+
+    def chain(self) -> list[Job]:
+        """Return it with all that rides on it, in order."""
+        found = [self]
+        for job in found:
+            found += job.riders
+        return found
+
+
+class Run:
+    """What the worker knows of a run under one key, until it is told to forget it."""
+
+    __slots__ = ("fence", "key", "later", "leaving", "performing", "turn")
+
+    def __init__(self, key: str, turn: Turn) -> None:
+        self.key = key
+        self.turn = turn
+        self.fence = 0  # the newest
+        self.performing = 0
+        self.leaving = False  # it is over, and may come again when what is left of it has stopped
+        self.later: list[Job] = []
+
+
+class Turn:
+    """A run whose turn comes: what of it may be released, in the order of coming, and how much is."""
+
+    __slots__ = ("admitted", "listed", "mean", "open", "ready", "released")
+
+    def __init__(self) -> None:
+        self.ready: deque[Job] = deque()
+        self.open = 0  # what is wanted and has not ended
+        self.released = 0  # without what rides
+        self.admitted = self.listed = False
+        self.mean = -1.0  # seconds that a call takes
+
+
+class Duty:
+    """The book of one worker process. Times are seconds of one clock that never goes back, but for those in reports."""
+
+    def __init__(self, hello: pb.Hello) -> None:
+        """Begin with nothing.
+
+        Args:
+            hello: id, incarnation, labels, slots, max_active_runs and versions.
+        """
+        self._hello = pb.Hello()
+        self._hello.CopyFrom(hello)
+        self.load = 0.0
+        """Of the machine, for heartbeats; written by whoever has this book."""
+        self._connected = False
+        self._now = 0.0
+        self._interval, self._lease = 1.0, 30.0
+        self._beat_at = 0.0
+        self._beats = False
+        self._echo = 0
+        self._echoes: dict[int, float] = {}
+        self._sure_until = -1.0  # what is exclusive may be performed until then
+        self._unsure: list[Job] = []
+        self._exclusive: set[Job] = set()
+        self._draining = self._left = self._says_draining = self._says_left = False
+        self._runs: dict[str, Run] = {}
+        self._turns: dict[str, Turn] = {}
+        self._admitted = 0
+        self._queue: dict[Turn, None] = {}  # that have something ready and are not admitted
+        self._order: deque[Turn] = deque()  # that have, and are
+        self._jobs: dict[tuple[Key, int], Job] = {}  # what is wanted
+        self._released: dict[int, Job] = {}
+        self._tokens = 0
+        self._busy = 0  # slots
+        self._known: set[bytes] = set()
+        self._missing: dict[bytes, list[Job]] = {}
+        self._wants: dict[bytes, None] = {}
+        self._reports = Reports()
+        self._returned: list[tuple[Key, int]] = []
+
+    # --- the stream -------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> pb.Hello:
+        """Return how to greet a coordinator: who this is and what it holds. Whatever it gave back before is told by this."""
+        self._returned.clear()
+        hello = pb.Hello()
+        hello.CopyFrom(self._hello)
+        held: dict[Key, pb.Held] = {}
+        for (key, attempt), job in self._jobs.items():
+            mine = held.setdefault(key, pb.Held(run=key[0], fence=key[1]))
+            if job.end is not None:
+                mine.ended.append(attempt)
+                continue
+            mine.open.append(attempt)
+            mine.rides.append(job.rides.attempt + 1 if job.rides is not None else 0)
+        for run in self._runs.values():
+            if not run.leaving:
+                held.setdefault((run.key, run.fence), pb.Held(run=run.key, fence=run.fence))
+        for mine in held.values():
+            if not any(mine.rides):
+                mine.ClearField("rides")
+        hello.held.extend(held.values())
+        return hello
+
+    def welcomed(self, welcome: pb.Welcome, now: float) -> None:
+        """A coordinator has taken it in: all that it may not know is said."""
+        self._now = now
+        self._connected = True
+        self._hello.coordinator = welcome.coordinator
+        self._interval, self._lease = welcome.heartbeat, welcome.lease
+        self._beats = True
+        self._says_draining, self._says_left = self._draining, self._left
+        self._reports = Reports()
+        for (key, _), job in self._jobs.items():
+            if job.end is not None:
+                self._reports.on(key).finish(job.end)
+            elif job.started is not None:
+                self._reports.on(key).start(job.started)
+        for key, attempt in self._returned:
+            self._reports.on(key).recalled[attempt] = None
+        self._returned.clear()
+        self._wants = dict.fromkeys(self._missing)
+        self._beat(now)
+
+    def lose(self, now: float) -> None:
+        """The stream broke; everything goes on."""
+        self._now = now
+        self._connected = False
+        self._reports = Reports()
+        self._echoes.clear()
+
+    def hear(self, down: pb.Down, now: float) -> list[Act]:
+        """Take what the coordinator says. Contents that came with it have `arrived` before."""
+        self._now = now
+        acts: list[Act] = []
+        if down.echo:
+            self._heard_echo(down.echo)
+        for run in down.over:
+            self._over(run, acts)
+        for job in self._named(down.acks):
+            self._acknowledged(job, acts)
+        for job in self._named(down.recalls):
+            self._recall(job, acts)
+        for assign in down.assigns:
+            self._assign(assign)
+        for job in self._named(down.cancels):
+            self._cancel(job, acts)
+        if down.drain:
+            self._drain(acts)
+        return self._answer(acts)
+
+    def take(self) -> pb.Up | None:
+        """Return what is to be sent, None if there is nothing or no stream."""
+        if not self._connected:
+            return None
+        up = pb.Up(wants=self._wants, draining=self._says_draining)
+        if self._beats:
+            up.heartbeat.running = self._busy
+            up.heartbeat.waiting = sum(turn.open for turn in self._turns.values()) - self._busy
+            up.heartbeat.load = self.load
+            if self._exclusive:
+                up.heartbeat.echo = self._echo
+        self._reports.write(up)
+        up.drained = self._says_left
+        self._beats = self._says_draining = self._says_left = False
+        self._wants = {}
+        self._reports = Reports()
+        return up if up.ByteSize() else None
+
+    # --- who performs -----------------------------------------------------------------------------------------------------
+
+    def started(self, token: int, at: float) -> None:
+        """What was released has started, at a time of the clock of day."""
+        job = self._released.get(token)
+        if job is None or not job.wanted:
+            return
+        job.started = pb.Started(attempt=job.attempt, at=at)
+        if self._connected:
+            self._reports.on(job.key).start(job.started)
+
+    def finished(self, token: int, end: pb.Finished) -> list[Act]:
+        """What was released has ended; its slot is free."""
+        acts: list[Act] = []
+        job = self._released.pop(token, None)
+        if job is None:
+            return acts
+        self._free(job)
+        completed = end.outcome == Outcome.COMPLETED
+        if completed and not job.call.place:
+            took = max(end.ended - end.started, LEAST)
+            mean = job.run.turn.mean
+            job.run.turn.mean = took if mean < 0 else KNOWN * mean + (1 - KNOWN) * took
+        self._leave_chain(job)
+        for rider in list(job.riders):
+            if completed:
+                rider.rides = None
+                self._occupy(rider)
+            else:
+                self._drop(rider)
+        job.riders = []
+        if job.wanted:
+            if job.overdue and end.outcome == Outcome.CANCELLED:
+                end.outcome, end.error = Outcome.LOST, "the lease of its worker ended"
+            self._end(job, end)
+        self._rest(job.run, acts)
+        return self._answer(acts)
+
+    def gave_back(self, token: int) -> list[Act]:
+        """What was to be taken back had not started, and will not."""
+        acts: list[Act] = []
+        job = self._released.pop(token, None)
+        if job is None:
+            return acts
+        self._free(job)
+        job.token = 0
+        if job.wanted:
+            self._give_back(job)
+        self._rest(job.run, acts)
+        return self._answer(acts)
+
+    def arrived(self, digest: bytes) -> list[Act]:
+        """A content is here."""
+        self._known.add(digest)
+        self._wants.pop(digest, None)
+        for job in self._missing.pop(digest, ()):
+            job.missing.discard(digest)
+            if job.waits and not job.missing:
+                self._ready(job)
+        return self._answer([])
+
+    def evicted(self, digest: bytes) -> None:
+        """A content is not here any more."""
+        self._known.discard(digest)
+
+    def drain(self, now: float) -> list[Act]:
+        """Take nothing any more, give back what has not started, and leave when all has ended and arrived."""
+        self._now = now
+        acts: list[Act] = []
+        self._drain(acts)
+        return self._answer(acts)
+
+    # --- time -------------------------------------------------------------------------------------------------------------
+
+    @property
+    def next_tick(self) -> float | None:
+        """When `tick` is to be called next; None while there is nothing to wait for."""
+        due = [self._beat_at] if self._connected else []
+        if self._exclusive and self._sure_until >= 0:
+            due.append(self._sure_until)
+        return min(due, default=None)
+
+    def tick(self, now: float) -> list[Act]:
+        """Take note of the time: heartbeats are due, or what is exclusive may not go on."""
+        self._now = now
+        acts: list[Act] = []
+        if self._connected and now >= self._beat_at:
+            self._beat(now)
+        if 0 <= self._sure_until <= now:
+            self._sure_until = -1.0
+            for job in self._exclusive:
+                if job.token and not job.overdue:
+                    job.overdue = True
+                    acts.append(Stop(job.token))
+        return self._answer(acts)
+
+    def _beat(self, now: float) -> None:
+        self._beats = True
+        self._beat_at = now + self._interval
+        if self._exclusive:
+            self._echo += 1
+            self._echoes[self._echo] = now
+
+    def _heard_echo(self, echo: int) -> None:
+        sent = self._echoes.get(echo)
+        if sent is None:
+            return
+        self._sure_until = max(self._sure_until, sent + self._lease * (1 - MARGIN))
+        self._echoes = {number: at for number, at in self._echoes.items() if number > echo}
+        unsure, self._unsure = self._unsure, []
+        for job in unsure:
+            if job.waits:
+                self._ready(job)
+
+    # --- what comes and goes ----------------------------------------------------------------------------------------------
+
+    def _named(self, some: Iterable[pb.Some]) -> list[Job]:
+        jobs = self._jobs
+        found = [jobs.get(((each.run, each.fence), attempt)) for each in some for attempt in each.attempts]
+        return [job for job in found if job is not None]
+
+    def _assign(self, assign: pb.Assign) -> None:
+        run = self._runs.get(assign.run)
+        if run is None:
+            turn = self._turns.setdefault(run_of(assign.run), Turn())
+            run = self._runs[assign.run] = Run(assign.run, turn)
+        run.fence = max(run.fence, assign.fence)
+        key = (assign.run, assign.fence)
+        around = [digest for digest in (assign.kit, *assign.needs) if digest]
+        heads = []
+        for call in assign.calls:
+            if (key, call.attempt) in self._jobs:
+                continue
+            job = Job(run, key, call, assign.kit)
+            if call.rides:
+                base = self._jobs.get((key, call.rides - 1))
+                if base is None or not base.head.waits:
+                    continue  # it is dropped, as that one is not going to carry it
+                job.rides = base
+                base.riders.append(job)
+            else:
+                heads.append(job)
+            self._jobs[key, call.attempt] = job
+            run.turn.open += 1
+            if call.exclusive:
+                self._exclusive.add(job)
+            self._look_for(job.head, (*around, call.function, call.apart))
+        for job in heads:
+            if self._draining:
+                self._give_back(job)
+            elif not job.missing:
+                self._ready(job)
+
+    def _look_for(self, job: Job, digests: Iterable[bytes]) -> None:
+        for digest in digests:
+            if not digest or digest in self._known or digest in job.missing:
+                continue
+            job.missing.add(digest)
+            waiting = self._missing.get(digest)
+            if waiting is None:
+                waiting = self._missing[digest] = []
+                self._wants[digest] = None
+            waiting.append(job)
+
+    def _recall(self, job: Job, acts: list[Act]) -> None:
+        if job.rides is not None or job.started is not None or job.end is not None:
+            return
+        if job.token:
+            acts.append(TakeBack(job.token))
+        else:
+            self._give_back(job)
+
+    def _cancel(self, job: Job, acts: list[Act]) -> None:
+        if job.end is not None:
+            return
+        if job.token:
+            acts.append(Stop(job.token))
+            return
+        self._leave_chain(job)
+        for rider in list(job.riders):
+            self._drop(rider)
+        job.riders = []
+        self._end(job, pb.Finished(outcome=Outcome.CANCELLED))
+
+    def _acknowledged(self, job: Job, acts: list[Act]) -> None:
+        """An end has arrived, or nobody wants to hear of an attempt."""
+        if job.end is not None:
+            self._forget(job)
+            return
+        self._leave_chain(job)
+        for each in job.chain():
+            self._forget(each)
+            if each.token:
+                acts.append(Stop(each.token))
+
+    def _over(self, key: str, acts: list[Act]) -> None:
+        run = self._runs.get(key)
+        if run is None:
+            return
+        for job in [job for job in self._jobs.values() if job.run is run]:
+            self._forget(job)
+            if job.token in self._released:
+                acts.append(Stop(job.token))
+        run.later.clear()
+        self._reports.end(key)
+        self._returned = [each for each in self._returned if each[0][0] != key]
+        run.leaving = True
+        self._rest(run, acts)
+
+    def _drain(self, acts: list[Act]) -> None:
+        if self._draining:
+            return
+        self._draining = self._says_draining = True
+        for job in list(self._jobs.values()):
+            if job.wanted:
+                self._recall(job, acts)
+
+    # --- moves ------------------------------------------------------------------------------------------------------------
+
+    def _answer(self, acts: list[Act]) -> list[Act]:
+        """Release what may be, and leave if all is done."""
+        while (job := self._next()) is not None:
+            self._release(job, acts)
+        if self._draining and not (self._left or self._jobs or self._released):
+            self._left = self._says_left = True
+            acts.append(Leave())
+        return acts
+
+    def _ready(self, job: Job) -> None:
+        """All that a call needs is here."""
+        turn = job.run.turn
+        if job.run.leaving:
+            job.run.later.append(job)
+        elif any(each.call.exclusive for each in job.chain()) and self._now >= self._sure_until:
+            self._unsure.append(job)
+            self._beat(self._now)
+        else:
+            turn.ready.append(job)
+            if not turn.admitted:
+                self._queue[turn] = None
+            elif not turn.listed:
+                turn.listed = True
+                self._order.append(turn)
+
+    def _next(self) -> Job | None:
+        """Take what is released next, in fair turns."""
+        most = self._hello.max_active_runs
+        while self._queue and (not most or self._admitted < most):
+            turn = next(iter(self._queue))
+            del self._queue[turn]
+            self._clean(turn)
+            if turn.ready:
+                turn.admitted = True
+                self._admitted += 1
+                if not turn.listed:
+                    turn.listed = True
+                    self._order.append(turn)
+        for _ in range(len(self._order)):
+            turn = self._order.popleft()
+            self._clean(turn)
+            turn.listed = turn.admitted and bool(turn.ready)
+            if not turn.listed:
+                continue
+            self._order.append(turn)
+            job = turn.ready[0]
+            if self._busy < self._hello.slots or self._goes_ahead(turn, job):
+                turn.ready.popleft()
+                if job.call.exclusive and self._now >= self._sure_until:
+                    self._ready(job)
+                    continue
+                return job
+        return None
+
+    @staticmethod
+    def _clean(turn: Turn) -> None:
+        while turn.ready and not turn.ready[0].waits:
+            turn.ready.popleft()
+
+    def _goes_ahead(self, turn: Turn, job: Job) -> bool:
+        if job.call.place or not 0 <= turn.mean < SHORT:
+            return False
+        return turn.released < self._hello.slots * (1 + AHEAD / turn.mean)
+
+    def _release(self, job: Job, acts: list[Act]) -> None:
+        for each in job.chain():
+            self._tokens += 1
+            each.token = self._tokens
+            self._released[each.token] = each
+            each.run.performing += 1
+            acts.append(Perform(each.token, each.key[0], each.key[1], each.call, each.kit))
+        self._occupy(job)
+
+    def _occupy(self, job: Job) -> None:
+        self._busy += 1
+        job.run.turn.released += 1
+
+    def _free(self, job: Job) -> None:
+        """What was released is not performed any more."""
+        job.run.performing -= 1
+        if job.rides is None:
+            self._busy -= 1
+            job.run.turn.released -= 1
+            self._pass_on(job.run.turn)
+
+    def _end(self, job: Job, end: pb.Finished) -> None:
+        """An attempt has ended: that is said until it is acknowledged."""
+        end.attempt = job.attempt
+        job.end = end
+        self._close(job)
+        if self._connected:
+            self._reports.on(job.key).finish(end)
+
+    def _give_back(self, job: Job) -> None:
+        """An attempt has not been performed and will not be."""
+        self._drop(job)
+        if self._connected:
+            told = self._reports.on(job.key)
+            told.forget(job.attempt)
+            told.recalled[job.attempt] = None
+        else:
+            self._returned.append((job.key, job.attempt))
+
+    def _drop(self, job: Job) -> None:
+        """An attempt, and what rides on it, is not here any more; what is performed of it ends by itself."""
+        self._leave_chain(job)
+        for each in job.chain():
+            if self._released.pop(each.token, None) is not None:
+                self._free(each)
+            self._forget(each)
+
+    def _forget(self, job: Job) -> None:
+        """Nobody wants to hear of an attempt any more."""
+        if not job.wanted:
+            return
+        job.wanted = False
+        self._jobs.pop((job.key, job.attempt), None)
+        self._reports.forget(job.key, job.attempt)
+        if job.end is None:
+            self._close(job)
+
+    def _close(self, job: Job) -> None:
+        """An attempt counts no more among the open ones of its run."""
+        self._exclusive.discard(job)
+        job.run.turn.open -= 1
+        self._pass_on(job.run.turn)
+
+    def _pass_on(self, turn: Turn) -> None:
+        """A run has nothing here at present: another one may have its place."""
+        if turn.admitted and not (turn.open or turn.released):
+            turn.admitted = False
+            self._admitted -= 1
+
+    @staticmethod
+    def _leave_chain(job: Job) -> None:
+        if job.rides is not None:
+            job.rides.riders.remove(job)
+
+    def _rest(self, run: Run, acts: list[Act]) -> None:
+        """A run that is over has stopped: it is forgotten, and may come again."""
+        if not run.leaving or run.performing:
+            return
+        run.leaving = False
+        acts.append(Forget(run.key))
+        later, run.later = run.later, []
+        if any(job.wanted for job in self._jobs.values() if job.run is run):
+            for job in later:
+                if job.waits:
+                    self._ready(job)
+            return
+        del self._runs[run.key]
+        if all(other.turn is not run.turn for other in self._runs.values()):
+            self._turns.pop(run_of(run.key), None)

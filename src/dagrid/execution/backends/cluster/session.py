@@ -1,0 +1,649 @@
+"""One run's use of the fleet: the port on one side, what is asked and told on the other.
+
+It pickles and opens in a thread of its own, so that neither the engine nor who has the line waits for that. Whatever gathers
+while it is busy goes in one message. It knows calls and workers; how a message travels, and what a run decides, it does not know.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from hashlib import sha256
+from queue import SimpleQueue
+from time import time
+from typing import Any, NamedTuple, Protocol
+
+from dagrid.errors import BackendError, BackendUnreachableError, TransferError
+from dagrid.execution.backends._carriers import carry
+from dagrid.execution.backends._remote import lost_error
+from dagrid.execution.backends._transfer import (
+    Pickled,
+    decode_error,
+    encode_arguments,
+    encode_function,
+    stuck_error,
+)
+from dagrid.execution.backends._worker import encode, loads, told
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.machine.events import (
+    UNSTARTED,
+    Finished,
+    Outcome,
+    Recalled,
+    Room,
+    Started,
+    Stimulus,
+    WorkerGone,
+    WorkerJoined,
+)
+from dagrid.ports import Artifacts, Bundle, Call, Encoded, Host, Kit, Use
+
+INLINE = 1 << 18
+"""What is pickled in more bytes than this travels apart from the message that refers to it."""
+PIECE = 1 << 20
+WINDOW = 256
+AHEAD = 0.005
+"""Seconds of work that may wait at a worker."""
+PATIENCE = 1.0
+"""Seconds that a close waits for a report that is being made."""
+FETCHING = 60.0
+"""Seconds without a piece after which a value cannot be had."""
+
+
+class Line(Protocol):
+    """One run's way to the hub. All of it may be called from any thread, and never blocks."""
+
+    def ask(self, ask: pb.Ask) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Borrow = Callable[["FleetSession"], Line]
+"""Begins the use: what `opening` of the session says is sent, now and whenever the line is made anew, and the session is told."""
+
+
+class Apart(Encoded):
+    """A large value that is still with the fleet; it is fetched when somebody reads it, and at the end of its session."""
+
+    __slots__ = ("__weakref__", "_data", "_fetch", "digest", "node", "size")
+
+    def __init__(self, digest: bytes, size: int, node: str, fetch: Callable[[bytes, int], bytes]) -> None:
+        self.digest = digest
+        self.size = size
+        self.node = node
+        self._fetch: Callable[[bytes, int], bytes] | None = fetch
+        self._data: bytes | None = None
+
+    def decode(self) -> Any:
+        return Pickled(self.packed(), self.node).decode()
+
+    def packed(self) -> bytes:
+        data, fetch = self._data, self._fetch
+        if data is None and fetch is not None:
+            try:
+                data = self._data = fetch(self.digest, self.size)
+            except Exception as error:
+                raise lost_error(self.node, self.size, error) from error
+            self._fetch = None
+        assert data is not None or self._data is not None
+        return data if data is not None else self._data  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return loads, (self.packed(),)
+
+    def __repr__(self) -> str:
+        return f"<Apart value of {self.node!r}, {self.size} bytes>"
+
+
+class Sent(NamedTuple):
+    """A call that is with a worker, when it was sent, and what of it was sent apart."""
+
+    call: Call
+    at: float
+    apart: bytes
+
+
+class Lane:
+    """One use of a worker: what is under way there. `generation` is 0 as long as nobody knows whether the worker comes back."""
+
+    __slots__ = ("begun", "generation", "number", "sent", "worker")
+
+    def __init__(self, number: int, worker: str, generation: int) -> None:
+        self.number = number
+        self.worker = worker
+        self.generation = generation
+        self.sent: dict[int, Sent] = {}
+        self.begun: dict[int, float] = {}  # when those have started that have
+
+
+class FleetSession:
+    """A session on the fleet. What changes is touched by its own thread alone, but for the lanes, which its guard has.
+
+    Args:
+        host: of the run.
+        run: what the coordinator knows it by.
+        name, root: what it is called for who looks, and the run that began it all.
+        place: of its calls: "" for functions, "command" for commands.
+        kit: the `dagrid.ports.Kit` of the run.
+        contents: gives what the kit needs, by its SHA-256.
+        artifacts: where large values are kept, if not with the coordinator.
+        uses: workers that the run has used before, and what is under way there.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        run: str,
+        *,
+        name: str = "",
+        root: str = "",
+        place: str = "",
+        kit: Kit | None = None,
+        contents: Callable[[bytes], bytes | None] = lambda _: None,
+        artifacts: Artifacts | None = None,
+        uses: Sequence[Use] = (),
+    ) -> None:
+        self.host = host
+        self.run = run
+        self._key = run.removesuffix(f":{place}") if place else run
+        self._name = name
+        self._root = root
+        self._place = place
+        packed = b"" if kit is None else encode(kit)
+        self._kit = sha256(packed).digest() if kit is not None else b""
+        self._needs = [] if kit is None else list(kit.contents)
+        self._contents = contents
+        self._artifacts = artifacts
+        self._shift = host.now() - time()
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._guard = threading.Lock()
+        self._delivering = threading.Lock()
+        self._events: list[Stimulus] = []
+        self._out = pb.Ask()
+        self._acks: dict[int, list[int]] = {}
+        self._lanes: dict[int, Lane] = {}
+        self._numbers: dict[tuple[str, int], int] = {}
+        self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
+        self._kept: dict[bytes, bytes] = {self._kit: packed} if kit is not None else {}
+        self._given: set[bytes] = set()  # what was sent to this coordinator
+        self._coordinator = ""
+        self._fetches: dict[bytes, _Fetch] = {}
+        self._values: weakref.WeakSet[Apart] = weakref.WeakSet()
+        self._refused: Exception | None = None
+        self._line: Line | None = None
+        self._closed = self._over = False
+        self._thread: threading.Thread | None = None
+        self.welcome = threading.Event()
+        for use in uses:
+            lane = self._lanes[use.worker] = Lane(use.worker, use.name, 0)
+            for attempt in (*use.queued, *use.started):
+                lane.sent[attempt] = Sent(Call(attempt, "", callable), float("-inf"), b"")
+            lane.begun = dict.fromkeys(use.started, UNSTARTED)
+
+    def begin(self, borrow: Callable[[FleetSession], Line]) -> None:
+        """Begin to use the fleet."""
+        carry(self._serve, "dagrid-fleet")
+        self._line = borrow(self)
+
+    # The port.
+
+    def wake(self, worker: int) -> None:
+        """Its workers are pushed to."""
+
+    def attend(self) -> None:
+        """It has a thread of its own."""
+
+    def perform(self, bundle: Bundle) -> None:
+        self._do(partial(self._perform, bundle))
+
+    def recall(self, worker: int, attempts: Sequence[int]) -> None:
+        self._do(partial(self._recall, worker, list(attempts)))
+
+    def cancel(self, worker: int, attempt: int) -> None:
+        self._do(partial(self._cancel, worker, attempt))
+
+    def close(self) -> None:
+        """End the use: what is under way is stopped. Large values that somebody still has are fetched before."""
+        with self._guard:
+            again, self._closed = self._closed, True
+        if again:
+            return
+        own = threading.current_thread() is self._thread
+        if not own and self._delivering.acquire(timeout=PATIENCE):
+            self._delivering.release()
+        if not own:
+            with suppress(TransferError):  # one that is not to be had says so when it is read; so do the others then
+                for value in list(self._values):
+                    value.packed()
+        self._inbox.put(None)
+        if self._line is not None:
+            self._line.ask(pb.Ask(close=True))
+            self._line.close()
+
+    # The line.
+
+    def opening(self) -> pb.Open:
+        """Return what the use begins with, or goes on with on a new line; from any thread."""
+        with self._guard:
+            uses = [
+                pb.Use(
+                    fence=lane.number + 1,
+                    worker=lane.worker,
+                    queued=[attempt for attempt in lane.sent if attempt not in lane.begun],
+                    started=[attempt for attempt in lane.sent if attempt in lane.begun],
+                )
+                for lane in self._lanes.values()
+            ]
+        python = ".".join(map(str, sys.version_info[:2]))
+        return pb.Open(run=self.run, name=self._name, root=self._root, uses=uses, protocol=PROTOCOL, python=python)
+
+    def tell(self, tell: pb.Tell) -> None:
+        """Take what the coordinator says; called in order, by whoever has the line."""
+        for part in tell.parts:  # the session's thread may be waiting for it
+            self._take_part(part)
+        if not self._over:
+            self._inbox.put(partial(self._hear, tell))
+
+    def content(self, digest: bytes, size: int) -> bytes:
+        """Return a large value, waiting for it; from any thread but the session's own.
+
+        Raises:
+            BackendError: it is not to be had any more.
+        """
+        if self._artifacts is not None:
+            found = self._artifacts.get(artifact_key(digest))
+            if found is not None:
+                return found
+        with self._guard:
+            fetch = self._fetches.get(digest)
+            if fetch is None:
+                fetch = self._fetches[digest] = _Fetch(size)
+        if self._line is None or self._over:
+            raise BackendError("the coordinator is out of reach")
+        self._line.ask(pb.Ask(wants=[digest]))
+        data = fetch.wait()
+        with self._guard:
+            self._fetches.pop(digest, None)
+        return data
+
+    # In the session's thread.
+
+    def _do(self, action: Callable[[], None]) -> None:
+        if not self._closed:
+            self._inbox.put(action)
+
+    def _serve(self) -> None:
+        self._thread = threading.current_thread()
+        while (action := self._inbox.get()) is not None:
+            action()
+            for _ in range(self._inbox.qsize()):
+                action = self._inbox.get()
+                if action is None:
+                    self._end()
+                    return
+                action()
+            self._deliver()
+            self._flush()
+        self._end()
+
+    def _end(self) -> None:
+        self._over = True
+        self._functions.clear()
+        self._kept.clear()
+        self._events.clear()
+        with self._guard:
+            fetches, self._fetches = list(self._fetches.values()), {}
+            self._lanes.clear()
+        for fetch in fetches:
+            fetch.fail("the run was closed")
+
+    def _deliver(self) -> None:
+        """Report what has gathered, acknowledge it, and do what the engine wants in answer."""
+        events, self._events = self._events, []
+        if not (events or self._acks):
+            return
+        with self._delivering:
+            if self._closed:
+                return
+            try:
+                if events:
+                    self.host.report(events)
+            except BaseException:  # noqa: BLE001 - a fault of one host must not end its run unseen
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+        for number, attempts in self._acks.items():
+            self._out.acks.add(run=self.run, fence=number + 1, attempts=attempts)
+        self._acks.clear()
+        for _ in range(self._inbox.qsize()):
+            action = self._inbox.get()
+            if action is None:
+                self._inbox.put(None)
+                return
+            action()
+
+    def _flush(self) -> None:
+        if self._line is None or self._closed or not self._out.ByteSize():
+            return
+        out, self._out = self._out, pb.Ask()
+        self._line.ask(out)
+
+    def _perform(self, bundle: Bundle) -> None:
+        lane = self._lanes.get(bundle.worker)
+        if lane is None:
+            return  # it was said to be gone
+        if self._refused is not None:
+            for call in bundle.calls:
+                self._fail(lane.number, call, self._refused, final=True)
+            return
+        assign = pb.Assign(
+            run=self.run,
+            fence=lane.number + 1,
+            worker=lane.worker,
+            generation=lane.generation,
+            kit=self._kit,
+            needs=self._needs,
+        )
+        if self._kit:
+            self._give(self._kit)
+        now = self.host.now()
+        stayed: set[int] = set()
+        sent: dict[int, Sent] = {}
+        for call in bundle.calls:
+            if call.rides in stayed:
+                stayed.add(call.attempt)
+                continue
+            try:
+                apart = self._put(assign, call)
+            except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
+                stayed.add(call.attempt)
+                self._fail(lane.number, call, error, final=True)
+                continue
+            sent[call.attempt] = Sent(call, now, apart)
+        with self._guard:
+            lane.sent.update(sent)
+        if assign.calls:
+            self._out.assigns.append(assign)
+
+    def _put(self, assign: pb.Assign, call: Call) -> bytes:
+        """Add a call to an assignment, and return the digest of arguments that are sent apart, or nothing."""
+        function = self._function_of(call)
+        arguments = encode_arguments(call) or b""
+        apart = b""
+        if len(arguments) > INLINE:
+            apart = self._keep(arguments)
+            arguments = b""
+        assign.calls.add(
+            attempt=call.attempt,
+            node=call.node,
+            function=function,
+            arguments=arguments,
+            apart=apart,
+            place=self._place,
+            grows=call.grows,
+            rides=call.rides + 1,
+            exclusive=bool(getattr(call.fn, "exclusive", False)),
+            key=f"{self._key}/{call.node}",
+        )
+        return apart
+
+    def _function_of(self, call: Call) -> bytes:
+        """Return the digest of a call's function, which is pickled once, and kept, so that its id is its own."""
+        found = self._functions.get(id(call.fn))
+        if found is None:
+            data = encode_function(call)
+            digest = sha256(data).digest()
+            self._kept[digest] = data
+            found = self._functions[id(call.fn)] = (digest, call.fn)
+        self._give(found[0])
+        return found[0]
+
+    def _keep(self, data: bytes) -> bytes:
+        """Send something apart, and have it at hand until the attempt has ended."""
+        digest = sha256(data).digest()
+        if self._artifacts is not None:
+            self._artifacts.put(artifact_key(digest), data)
+        else:
+            self._kept[digest] = data
+            self._give(digest)
+        return digest
+
+    def _give(self, digest: bytes) -> None:
+        """Send a content, unless this coordinator has got it."""
+        if digest in self._given:
+            return
+        self._given.add(digest)
+        data = self._kept[digest]
+        for offset in range(0, len(data) or 1, PIECE):
+            self._out.parts.add(digest=digest, offset=offset, size=len(data), data=data[offset : offset + PIECE])
+            if len(data) > PIECE:
+                self._flush()
+
+    def _recall(self, worker: int, attempts: Sequence[int]) -> None:
+        lane = self._lanes.get(worker)
+        here = [attempt for attempt in attempts if attempt in lane.sent] if lane is not None else []
+        if here:
+            if self._out.assigns:  # which are taken after what is called back
+                self._flush()
+            self._out.recalls.add(run=self.run, fence=worker + 1, attempts=here)
+
+    def _cancel(self, worker: int, attempt: int) -> None:
+        lane = self._lanes.get(worker)
+        if lane is not None and attempt in lane.sent:
+            self._out.cancels.add(run=self.run, fence=worker + 1, attempts=[attempt])
+
+    # What the coordinator says.
+
+    def _hear(self, tell: pb.Tell) -> None:
+        if self._closed:
+            return
+        if tell.HasField("welcome"):
+            self._begin_with(tell.welcome.coordinator)
+        if tell.HasField("refusal"):
+            self._refuse(tell.refusal.reason)
+        for joined in tell.joined:
+            self._join(joined)
+        for room in tell.rooms:
+            number = self._numbers.get((room.worker, room.generation))
+            if number is not None:
+                self._events.append(Room(number, room.slots, self.host.now()))
+        for report in tell.reports:
+            self._take(report)
+        for gone in tell.gone:
+            self._part(gone)
+        for digest in tell.wants:
+            self._take_want(digest)
+
+    def _begin_with(self, coordinator: str) -> None:
+        """A coordinator that has just begun has nothing of what was sent to the one before it."""
+        if coordinator != self._coordinator:
+            self._coordinator = coordinator
+            self._given.clear()
+        self.welcome.set()
+
+    def _refuse(self, reason: str) -> None:
+        """The coordinator will have nothing to do with us: what is to be performed fails, here at a worker that is none."""
+        self._refused = BackendUnreachableError(f"The coordinator refuses: {reason}")
+        self.welcome.set()
+        for lane in list(self._lanes.values()):
+            self._leave(lane, reason)
+        number = self.host.new_worker()
+        with self._guard:
+            self._lanes[number] = Lane(number, "nobody", 0)
+        self._events.append(WorkerJoined(number, "nobody", self.host.now(), WINDOW, WINDOW))
+
+    @property
+    def refused(self) -> Exception | None:
+        """Why the coordinator will have nothing to do with us, if that is so."""
+        return self._refused
+
+    def _join(self, joined: pb.Joined) -> None:
+        identity = joined.worker, joined.generation
+        if joined.fence:
+            lane = self._lanes.get(joined.fence - 1)
+            if lane is not None:
+                self._numbers.pop((lane.worker, lane.generation), None)
+                lane.generation = joined.generation
+                self._numbers[identity] = lane.number
+            return
+        if identity in self._numbers:
+            return
+        number = self._numbers[identity] = self.host.new_worker()
+        with self._guard:
+            self._lanes[number] = Lane(number, *identity)
+        self._events.append(
+            WorkerJoined(
+                number,
+                joined.worker,
+                self.host.now(),
+                joined.slots,
+                max(WINDOW, joined.slots),
+                labels=dict(joined.labels),
+                ahead=AHEAD,
+            )
+        )
+
+    def _part(self, gone: pb.Gone) -> None:
+        number = gone.fence - 1 if gone.fence else self._numbers.get((gone.worker, gone.generation), -1)
+        lane = self._lanes.get(number)
+        if lane is not None:
+            self._leave(lane, gone.reason)
+
+    def _leave(self, lane: Lane, reason: str) -> None:
+        self._numbers.pop((lane.worker, lane.generation), None)
+        with self._guard:
+            del self._lanes[lane.number]
+        for sent in lane.sent.values():
+            self._kept.pop(sent.apart, None)
+        self._events.append(WorkerGone(lane.number, self.host.now(), reason or "the worker ended"))
+
+    def _take(self, report: pb.Report) -> None:
+        """Turn a report into events; what ended is acknowledged when these have arrived, and what is not known at once."""
+        number = report.fence - 1
+        lane = self._lanes.get(number)
+        now = self.host.now()
+        for end in report.finished:
+            self._acks.setdefault(number, []).append(end.attempt)
+            sent = lane.sent.get(end.attempt) if lane is not None else None
+            if lane is None or sent is None:
+                continue
+            event = self._ended(number, end, sent, lane.begun.get(end.attempt, UNSTARTED), now)
+            self._forget(lane, end.attempt, sent)
+            self._events.append(event)
+        for started in report.started:
+            sent = lane.sent.get(started.attempt) if lane is not None else None
+            if lane is None or sent is None:
+                continue
+            at = min(max(sent.at, started.at + self._shift), now)
+            with self._guard:
+                lane.begun[started.attempt] = at
+            self._events.append(Started(number, started.attempt, at))
+        back = [attempt for attempt in report.recalled if lane is not None and attempt in lane.sent]
+        for attempt in back:
+            assert lane is not None
+            self._forget(lane, attempt, lane.sent[attempt])
+        if back:
+            self._events.append(Recalled(number, back, now))
+
+    def _forget(self, lane: Lane, attempt: int, sent: Sent) -> None:
+        with self._guard:
+            del lane.sent[attempt]
+            lane.begun.pop(attempt, None)
+        if sent.apart and all(other.apart != sent.apart for other in lane.sent.values()):
+            self._kept.pop(sent.apart, None)
+            self._given.discard(sent.apart)
+
+    def _ended(self, number: int, end: pb.Finished, sent: Sent, begun: float, now: float) -> Finished:
+        call = sent.call
+        ended = min(max(sent.at, end.ended + self._shift), now)
+        # The clocks of two machines differ; how long it took, each knows.
+        started = begun if begun != UNSTARTED else max(sent.at, ended - max(0.0, end.ended - end.started))
+        outcome = Outcome(end.outcome)
+        event = Finished(number, end.attempt, outcome, started, max(started, ended), draw=self.host.draw())
+        if end.extra:
+            event.extra = Pickled(end.extra, call.node)
+        if end.stuck:
+            event.value, event.retryable = stuck_error(end.stuck, call)
+        elif end.failure:
+            event.value = decode_error(end.failure, call.node)
+        elif end.apart:
+            event.value = Apart(end.apart, end.size, call.node, self.content)
+            self._values.add(event.value)
+        elif end.value:
+            event.value = Pickled(end.value, call.node)
+        if isinstance(event.value, BaseException):
+            event.error = told(event.value)
+        elif outcome is Outcome.FAILED:
+            event.value, event.error = BackendError(end.error), end.error
+        else:
+            event.error = end.error
+        event.retryable = event.retryable and not end.final
+        return event
+
+    def _fail(self, number: int, call: Call, error: Exception, final: bool) -> None:
+        now = self.host.now()
+        self._events.append(
+            Finished(number, call.attempt, Outcome.FAILED, now, now, error, told(error), not final, self.host.draw())
+        )
+
+    def _take_part(self, part: pb.Part) -> None:
+        with self._guard:
+            fetch = self._fetches.get(part.digest)
+        if fetch is not None:
+            fetch.take(part)
+
+    def _take_want(self, digest: bytes) -> None:
+        """The coordinator, or a worker behind it, lacks a content that we have named."""
+        if digest not in self._kept:
+            data = self._contents(digest)
+            if data is None:
+                return
+            self._kept[digest] = data
+            self._given.discard(digest)
+            self._give(digest)
+            del self._kept[digest]
+            return
+        self._given.discard(digest)
+        self._give(digest)
+
+
+class _Fetch:
+    """A content that is awaited."""
+
+    def __init__(self, size: int) -> None:
+        self._data = bytearray(size)
+        self._left = size
+        self._changed = threading.Condition()
+        self._failed = ""
+
+    def take(self, part: pb.Part) -> None:
+        with self._changed:
+            if len(self._data) != part.size:
+                self._data, self._left = bytearray(part.size), part.size
+            self._data[part.offset : part.offset + len(part.data)] = part.data
+            self._left -= len(part.data)
+            self._changed.notify_all()
+
+    def fail(self, why: str) -> None:
+        with self._changed:
+            self._failed = why
+            self._changed.notify_all()
+
+    def wait(self) -> bytes:
+        with self._changed:
+            left = self._left
+            while self._left > 0 and not self._failed:
+                if not self._changed.wait(FETCHING) and self._left == left:
+                    self._failed = "the coordinator does not send it"
+                left = self._left
+            if self._failed:
+                raise BackendError(self._failed)
+            return bytes(self._data)
+
+
+def artifact_key(digest: bytes) -> str:
+    """Return under which key a content is kept in an artifact store."""
+    return f"fleet/{digest.hex()}"

@@ -1,0 +1,205 @@
+"""What a worker's book says, done: calls go to warm processes, commands to the thread that watches them, under their run's kit.
+
+The backends here are opened when there is something for them. All of it is called in the worker's loop, which is told what happens
+in batches. It knows neither streams nor how attempts are numbered elsewhere.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from time import perf_counter
+
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Leave, Perform, Stop, TakeBack
+from dagrid.service.worker.commands import Commands
+from dagrid.service.worker.processes import Processes
+from dagrid.service.worker.runs import Run, Runs
+from dagrid.service.worker.tasks import SHIFT, Task, cancelled, failed
+
+COMMAND = "command"
+"""The place of calls that are commands."""
+
+
+class Bench:
+    """Performs what the book of a worker says, and tells the book what becomes of it.
+
+    Args:
+        duty: the book.
+        loop: of the worker.
+        slots: how much is performed at once.
+        folder: where runs get folders of their own.
+        contents: has functions, arguments and kits, and gets large values.
+        labels: of the worker.
+        begun: called with a run that has got a folder.
+        ended: called with a task that has ended, before the book is told.
+        over: called with a run of which nothing is left, before its folder goes.
+        changed: called when there may be something to send.
+        leave: called when the worker is to end.
+    """
+
+    def __init__(
+        self,
+        duty: Duty,
+        *,
+        loop: AbstractEventLoop,
+        slots: int,
+        folder: Path,
+        contents: Contents,
+        labels: Mapping[str, str],
+        begun: Callable[[Run], None],
+        ended: Callable[[Task], None],
+        over: Callable[[Run], None],
+        changed: Callable[[], None],
+        leave: Callable[[], None],
+    ) -> None:
+        self._duty = duty
+        self._loop = loop
+        self._slots = slots
+        self._contents = contents
+        self._ended = ended
+        self._over = over
+        self._changed = changed
+        self._leave = leave
+        self._runs = Runs(loop, folder, contents, labels, begun)
+        self._tasks: dict[int, Task] = {}
+        self._arriving: dict[str, list[Task]] = {}  # by run, what waits for its kit
+        self._processes: Processes | None = None
+        self._commands: Commands | None = None
+
+    def do(self, acts: Iterable[Act]) -> None:
+        """Do what the book says."""
+        calls: list[Task] = []
+        commands: list[Task] = []
+        for act in acts:
+            if isinstance(act, Perform):
+                self._take(act, calls, commands)
+            elif isinstance(act, Stop):
+                self._stop(act.token)
+            elif isinstance(act, TakeBack):
+                self._take_back(act.token)
+            elif isinstance(act, Forget):
+                self._forget(act.run)
+            elif isinstance(act, Leave):
+                self._leave()
+        self._perform(calls, commands)
+
+    def close(self) -> None:
+        """End all that is performed, and remove what belongs to it."""
+        if self._processes is not None:
+            self._processes.close()
+        if self._commands is not None:
+            self._commands.close()
+        self._runs.close()
+
+    def _take(self, act: Perform, calls: list[Task], commands: list[Task]) -> None:
+        run = self._runs.get(act.run) or self._runs.begin(act.run, act.kit, self._arrived)
+        task = self._tasks[act.token] = Task(act.token, run, act.fence, act.call, self._ridden(act, run))
+        if not run.ready or act.run in self._arriving:
+            self._arriving.setdefault(act.run, []).append(task)
+        else:
+            (commands if act.call.place == COMMAND else calls).append(task)
+
+    def _ridden(self, act: Perform, run: Run) -> Task | None:
+        """Return the task that a call rides on; it came just before."""
+        if not act.call.rides:
+            return None
+        key = run, act.fence, act.call.rides - 1
+        return next(
+            (task for task in reversed(self._tasks.values()) if (task.run, task.fence, task.call.attempt) == key), None
+        )
+
+    def _arrived(self, run: Run) -> None:
+        """The kit of a run has been opened: what waited for it is performed."""
+        waiting = self._arriving.pop(run.name, [])
+        calls = [task for task in waiting if task.call.place != COMMAND]
+        self._perform(calls, [task for task in waiting if task.call.place == COMMAND])
+        self._changed()
+
+    def _perform(self, calls: list[Task], commands: list[Task]) -> None:
+        for tasks in (calls, commands):
+            for task in [task for task in tasks if task.run.error is not None]:
+                tasks.remove(task)
+                assert task.run.error is not None
+                self.ended(task, failed(task.run.error))
+        read, keep = self._contents.get, self._contents.put
+        if calls:
+            if self._processes is None:
+                self._processes = Processes(self._loop, self._slots, read, keep, self)
+            self._processes.perform(calls)
+        if commands:
+            if self._commands is None:
+                self._commands = Commands(self._loop, self._slots, read, keep, self)
+            self._commands.perform(commands)
+
+    def _stop(self, token: int) -> None:
+        task = self._tasks.get(token)
+        if task is None:
+            return
+        if self._waits(task):
+            self.ended(task, cancelled(perf_counter()))
+        else:
+            self._place_of(task).stop(task)
+
+    def _take_back(self, token: int) -> None:
+        task = self._tasks.get(token)
+        if task is None or task.began:
+            return
+        if self._waits(task):
+            self.returned(task)
+        else:
+            self._place_of(task).take_back(task)
+
+    def _waits(self, task: Task) -> bool:
+        """Take a task out of those that wait for their kit, if it is there."""
+        waiting = self._arriving.get(task.run.name, [])
+        if task not in waiting:
+            return False
+        waiting.remove(task)
+        return True
+
+    def _place_of(self, task: Task) -> Processes | Commands:
+        place = self._commands if task.call.place == COMMAND else self._processes
+        assert place is not None
+        return place
+
+    def _forget(self, name: str) -> None:
+        run = self._runs.get(name)
+        if run is None:
+            return
+        if self._processes is not None and run.packed:
+            self._processes.forget(run.packed.values())
+        self._over(run)
+        self._runs.end(run)
+
+    # What becomes of tasks.
+
+    def began(self, task: Task, at: float) -> None:
+        self._duty.started(task.token, at + SHIFT)
+
+    def ended(self, task: Task, end: pb.Finished) -> None:
+        end.attempt = task.call.attempt
+        task.end = end
+        del self._tasks[task.token]
+        if not task.completed:
+            self._drop_riders(task)
+        self._ended(task)
+        self.do(self._duty.finished(task.token, end))
+
+    def returned(self, task: Task) -> None:
+        del self._tasks[task.token]
+        self._drop_riders(task)
+        self.do(self._duty.gave_back(task.token))
+
+    def settled(self) -> None:
+        self._changed()
+
+    def _drop_riders(self, task: Task) -> None:
+        """What rides on a task that does not complete here is not performed; the book knows that."""
+        for rider in task.riders:
+            rider.gone = True
+            if self._tasks.pop(rider.token, None) is not None:
+                self._waits(rider)
+            self._drop_riders(rider)

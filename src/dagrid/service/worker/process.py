@@ -1,0 +1,148 @@
+"""The worker process: it is linked with its coordinator, performs what it is given, and leaves when it is told to, or when all is done.
+
+It gets a folder of its own, which goes with it; what workers have left behind that died is removed when the next one begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagrid
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.dialer import Address, WorkerLink
+from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.service.worker.station import Station
+
+_log = logging.getLogger("dagrid.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker is, and where its coordinator is.
+
+    Attributes:
+        address: of the coordinator.
+        home: the folder in which it gets one of its own.
+        id: what it is called; by default the name of the host and the number of the process.
+        labels: what is said of it; selectors ask for them.
+        slots: how many attempts it performs at once; by default one for each core.
+        max_active_runs: of how many runs it performs attempts at a time; 0: of as many as come.
+    """
+
+    address: Address
+    home: Path
+    id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    slots: int = 0
+    max_active_runs: int = 0
+
+
+async def serve(settings: WorkerSettings) -> int:
+    """Serve a coordinator until SIGTERM or SIGINT says to leave, and return the exit code of the process.
+
+    The first signal lets what runs end, and what it has to report arrive; the second one stops at once.
+
+    Raises:
+        FleetRefusedError: the coordinator does not want the worker, and will not.
+    """
+    loop = asyncio.get_running_loop()
+    folder, lock = own_folder(settings.home / "worker")
+    hello = greeting(settings)
+    station: Station
+
+    def wake() -> None:
+        link.wake()
+
+    def leave() -> None:
+        link.leave()
+
+    station = Station(hello, loop=loop, folder=folder, labels=settings.labels, wake=wake, leave=leave)
+    link = WorkerLink(settings.address, station)
+    linked = loop.create_task(link.run())
+    ticking = loop.create_task(_tick(station))
+    stopped = asyncio.Event()
+
+    def on_signal() -> None:
+        if stopped.is_set():
+            _log.warning("Stopped at once.")
+            linked.cancel()
+            return
+        stopped.set()
+        _log.info("Leaving when all is done that runs here. A second signal stops it at once.")
+        station.drain()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    _log.info("Worker %s with %d slots%s.", hello.id, hello.slots, _shown(settings.labels))
+    try:
+        await linked
+    except asyncio.CancelledError:
+        return 1
+    finally:
+        ticking.cancel()
+        station.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+    return 0
+
+
+async def _tick(station: Station) -> None:
+    while True:
+        await asyncio.sleep(station.tick())
+
+
+def greeting(settings: WorkerSettings) -> pb.Hello:
+    """Return what a new worker says of itself."""
+    return pb.Hello(
+        id=settings.id or f"{socket.gethostname()}@{os.getpid()}",
+        incarnation=secrets.token_hex(8),
+        labels=settings.labels,
+        slots=settings.slots or os.cpu_count() or 1,
+        max_active_runs=settings.max_active_runs,
+        protocol=PROTOCOL,
+        version=dagrid.__version__,
+        python=".".join(map(str, sys.version_info[:2])),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+
+
+def own_folder(parent: Path) -> tuple[Path, int]:
+    """Make a folder for this process, and remove those of processes that are no more.
+
+    Returns:
+        The folder, and an open file in it that is locked as long as this process lives.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for other in parent.iterdir():
+        with suppress(OSError):
+            fd = os.open(other / "lock", os.O_RDWR)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(other, ignore_errors=True)
+            finally:
+                os.close(fd)
+    while True:
+        folder = parent / secrets.token_hex(8)
+        folder.mkdir()
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "lock").exists():  # nobody has taken it for a dead one's
+            return folder, lock
+        os.close(lock)
+
+
+def _shown(labels: Mapping[str, str]) -> str:
+    return " and labels " + ", ".join(f"{name}={value}" for name, value in labels.items()) if labels else ""

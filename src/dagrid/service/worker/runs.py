@@ -1,0 +1,129 @@
+"""What a worker has of a run: its folder, what its kit makes around its calls, and the functions that it was sent.
+
+A kit is opened beside the loop, for it may unpack a lot; calls of the run wait meanwhile. It knows no attempts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dagrid.execution.backends._transfer import Packed
+from dagrid.execution.backends._worker import loads
+from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.ports import Surroundings
+
+LOGS = "logs"
+"""The folder below that of a run whose files go to the coordinator."""
+
+
+class Run:
+    """One run on this worker.
+
+    Attributes:
+        folder: its own here, if it has a kit.
+        surroundings: what its kit has made.
+        path: where its modules are found.
+        error: why its kit cannot be opened.
+        ready: its calls may be performed.
+        packed, opened: its functions by digest: as they came, and as they are called here.
+    """
+
+    __slots__ = ("error", "folder", "name", "opened", "packed", "path", "ready", "surroundings")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder: Path | None = None
+        self.surroundings: Surroundings | None = None
+        self.path: tuple[str, ...] = ()
+        self.error: BaseException | None = None
+        self.ready = False
+        self.packed: dict[bytes, Packed] = {}
+        self.opened: dict[bytes, Callable[..., Any]] = {}
+
+
+class Runs:
+    """The runs that have something here.
+
+    Args:
+        loop: of the worker.
+        folder: in which they get folders of their own.
+        contents: has what kits need.
+        labels: of the worker.
+        begun: called with a run that has a folder, before anything is written there.
+    """
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        folder: Path,
+        contents: Contents,
+        labels: Mapping[str, str],
+        begun: Callable[[Run], None],
+    ) -> None:
+        self._loop = loop
+        self._folder = folder
+        self._contents = contents
+        self._labels = labels
+        self._begun = begun
+        self._runs: dict[str, Run] = {}
+        self._helpers = ThreadPoolExecutor(2, "dagrid-kits")
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __getitem__(self, name: str) -> Run:
+        return self._runs[name]
+
+    def get(self, name: str) -> Run | None:
+        """Return a run that is known here."""
+        return self._runs.get(name)
+
+    def begin(self, name: str, kit: bytes, ready: Callable[[Run], None]) -> Run:
+        """Take in a run; `ready` is called when its kit has been opened, at once where there is none."""
+        run = self._runs[name] = Run(name)
+        if not kit:
+            run.ready = True
+            return run
+        try:
+            run.folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
+            (run.folder / LOGS).mkdir()
+            self._begun(run)
+        except OSError as error:
+            run.error, run.ready = error, True
+            return run
+        done = self._loop.run_in_executor(self._helpers, self._open, run, kit)
+        done.add_done_callback(lambda _: ready(run))
+        return run
+
+    def end(self, run: Run) -> None:
+        """Forget a run of which nothing is here any more, and remove its folder."""
+        self._runs.pop(run.name, None)
+        self._helpers.submit(self._close, run)
+
+    def close(self) -> None:
+        """Forget all of them."""
+        for run in list(self._runs.values()):
+            self.end(run)
+        self._helpers.shutdown()
+
+    def _open(self, run: Run, kit: bytes) -> None:
+        try:
+            assert run.folder is not None
+            run.surroundings = loads(self._contents.get(kit)).arrive(run.folder, self._contents.path, self._labels)
+            run.path = tuple(getattr(run.surroundings, "path", ()))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the run's
+            run.error = error
+        run.ready = True
+
+    @staticmethod
+    def _close(run: Run) -> None:
+        if run.surroundings is not None:
+            with suppress(Exception):
+                run.surroundings.close()
+        if run.folder is not None:
+            shutil.rmtree(run.folder, ignore_errors=True)

@@ -1,0 +1,268 @@
+"""Where a worker's book, its bench, its contents and its logs meet: what the coordinator says is done, and what there is to say told.
+
+A report that rests on something long, a large value or the end of a log, is told when that has been sent. All of it is called in
+the worker's loop, by the link and by the bench. It knows no stream.
+"""
+
+from __future__ import annotations
+
+import os
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from time import monotonic
+
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.execution.backends.cluster.duty import Duty
+from dagrid.service.worker.bench import Bench
+from dagrid.service.worker.logs import Logs
+from dagrid.service.worker.runs import LOGS, Run
+from dagrid.service.worker.tasks import Task
+
+LOOK = 0.1
+"""Seconds between two looks at what attempts write."""
+SPARE = 1 << 30
+"""Bytes that are kept of contents that no run here has any more."""
+
+Key = tuple[str, int, int]
+
+
+class Station:
+    """The desk of a worker (`dagrid.execution.backends.cluster.dialer.Desk`).
+
+    Args:
+        hello: what the worker is.
+        loop: it lives in.
+        folder: its own.
+        labels: of the worker.
+        wake: called when there is something to say.
+        leave: called when all is said for good.
+    """
+
+    def __init__(
+        self,
+        hello: pb.Hello,
+        *,
+        loop: AbstractEventLoop,
+        folder: Path,
+        labels: Mapping[str, str],
+        wake: Callable[[], None],
+        leave: Callable[[], None],
+    ) -> None:
+        self.contents = Contents(folder / "contents", SPARE)
+        self.duty = Duty(hello)
+        self.logs = Logs()
+        self._wake = wake
+        self._marks: dict[Key, dict[str, int]] = {}  # how far logs have to be sent before an end is told
+        self._withheld: dict[Key, pb.Finished] = {}
+        self._given: set[bytes] = set()  # large values that were sent on this stream
+        self._long: dict[bytes, Iterator[pb.Part]] = {}
+        self._turn = False
+        self._held: dict[str, set[Key]] = {}
+        self.bench = Bench(
+            self.duty,
+            loop=loop,
+            slots=hello.slots,
+            folder=folder / "runs",
+            contents=self.contents,
+            labels=labels,
+            begun=self._begun,
+            ended=self._ended,
+            over=self._over,
+            changed=wake,
+            leave=leave,
+        )
+
+    # The link.
+
+    def hello(self) -> pb.Hello:
+        return self.duty.hello()
+
+    def welcomed(self, welcome: pb.Welcome) -> None:
+        self.duty.welcomed(welcome, monotonic())
+
+    def hear(self, down: pb.Down) -> None:
+        for part in down.parts:
+            if self.contents.add(part, "coordinator"):
+                self.bench.do(self.duty.arrived(part.digest))
+        for assign in down.assigns:
+            self._hold(assign)
+        for ack in down.log_acks:
+            self.logs.acknowledge(ack)
+        for some in down.acks:
+            for attempt in some.attempts:
+                self._release((some.run, some.fence, attempt))
+        self.bench.do(self.duty.hear(down, monotonic()))
+        self._wake()
+
+    def take(self) -> pb.Up | None:
+        self.logs.look()
+        up = self.duty.take()
+        if up is not None and (self._marks or any(end.apart for report in up.reports for end in report.finished)):
+            self._withhold(up)
+        logs = self.logs.take(small=True)
+        ready = self._ready() if self._withheld else []
+        if not (logs or ready):
+            return up
+        up = up or pb.Up()
+        up.logs.extend(logs)
+        up.reports.extend(ready)
+        return up
+
+    def piece(self) -> pb.Up | None:
+        """Return a piece of a value, or of a log, in turns."""
+        ways = (self._log_piece, self._value_piece) if self._turn else (self._value_piece, self._log_piece)
+        self._turn = not self._turn
+        return ways[0]() or ways[1]()
+
+    def _log_piece(self) -> pb.Up | None:
+        logs = self.logs.take()
+        return pb.Up(logs=logs) if logs else None
+
+    def _value_piece(self) -> pb.Up | None:
+        for digest, parts in list(self._long.items()):
+            part = next(parts, None)
+            if part is not None:
+                return pb.Up(parts=[part])
+            del self._long[digest]
+            self._given.add(digest)
+            self._wake()
+        return None
+
+    def lost(self) -> None:
+        self.duty.lose(monotonic())
+        self.logs.lose()
+        self.contents.give_up("coordinator")
+        self._withheld.clear()
+        self._given.clear()
+        self._long.clear()
+
+    # Time.
+
+    def tick(self) -> float:
+        """Do what is due, and return after how many seconds something will be."""
+        now = monotonic()
+        due = self.duty.next_tick
+        if due is not None and now >= due:
+            self.duty.load = os.getloadavg()[0] / (os.cpu_count() or 1)
+            self.bench.do(self.duty.tick(now))
+            self._wake()
+            due = self.duty.next_tick
+        if self.logs.active:
+            self.logs.look()
+            if self.logs.behind:
+                self._wake()
+        wait = LOOK if self.logs.active else 1.0
+        return wait if due is None else max(0.001, min(wait, due - monotonic()))
+
+    def drain(self) -> None:
+        """Take nothing any more, and leave when all has ended and arrived."""
+        self.bench.do(self.duty.drain(monotonic()))
+        self._wake()
+
+    def close(self) -> None:
+        """End all that is performed, and remove what there is of it."""
+        self.bench.close()
+        self.logs.close()
+        self.contents.close()
+
+    # What runs and attempts need, and leave.
+
+    def _hold(self, assign: pb.Assign) -> None:
+        """Keep what calls need; what was dropped meanwhile has to come again."""
+        for digest in (assign.kit, *assign.needs):
+            self._need(assign.run, digest)
+        for call in assign.calls:
+            self._need(assign.run, call.function)
+            if call.apart:
+                key = (assign.run, assign.fence, call.attempt)
+                self._need(key, call.apart)
+                self._held.setdefault(assign.run, set()).add(key)
+
+    def _need(self, holder: object, digest: bytes) -> None:
+        if not digest:
+            return
+        self.contents.hold(holder, digest)
+        if digest not in self.contents:
+            self.duty.evicted(digest)
+
+    def _begun(self, run: Run) -> None:
+        if run.folder is not None:
+            self.logs.add(run.name, str(run.folder / LOGS))
+
+    def _ended(self, task: Task) -> None:
+        key = (task.run.name, task.fence, task.call.attempt)
+        end = task.end
+        assert end is not None
+        if task.call.apart:
+            self.contents.release(key)
+        if end.apart:
+            self.contents.hold(key, end.apart)
+            self._held.setdefault(task.run.name, set()).add(key)
+        if task.run.folder is not None:
+            self.logs.look()
+            marks = self.logs.marks(task.run.name)
+            if marks:
+                self._marks[key] = marks
+
+    def _release(self, key: Key) -> None:
+        """Nobody wants to hear of an attempt any more."""
+        self._marks.pop(key, None)
+        self._withheld.pop(key, None)
+        held = self._held.get(key[0])
+        if held is not None and key in held:
+            held.discard(key)
+            self.contents.release(key)
+
+    def _over(self, run: Run) -> None:
+        for key in self._held.pop(run.name, ()):
+            self.contents.release(key)
+        self.contents.release(run.name)
+        self.logs.remove(run.name)
+        for key in [key for key in self._marks if key[0] == run.name]:
+            del self._marks[key]
+
+    # What is told later.
+
+    def _withhold(self, up: pb.Up) -> None:
+        """Take out of a message the ends that rest on what has not been sent."""
+        for report in up.reports:
+            kept = []
+            for end in report.finished:
+                key = (report.run, report.fence, end.attempt)
+                if self._rests(key, end):
+                    self._withheld[key] = _copy(end)
+                else:
+                    kept.append(_copy(end))
+            if len(kept) < len(report.finished):
+                del report.finished[:]
+                report.finished.extend(kept)
+
+    def _rests(self, key: Key, end: pb.Finished) -> bool:
+        """Return whether something has to be sent before an end is told."""
+        if end.apart and end.apart not in self._given:
+            self._long.setdefault(end.apart, self.contents.pieces(end.apart))
+            return True
+        marks = self._marks.get(key)
+        if marks is None:
+            return False
+        if not self.logs.passed(key[0], marks):
+            return True
+        del self._marks[key]
+        return False
+
+    def _ready(self) -> list[pb.Report]:
+        found = []
+        for key, end in list(self._withheld.items()):
+            if not self._rests(key, end):
+                del self._withheld[key]
+                found.append(pb.Report(run=key[0], fence=key[1], finished=[end]))
+        return found
+
+
+def _copy(end: pb.Finished) -> pb.Finished:
+    """Return an end that does not go with the message that it is in."""
+    made = pb.Finished()
+    made.CopyFrom(end)
+    return made
