@@ -91,6 +91,8 @@ def start_like(call: Call, about: About, params: Sequence[str], **settings: Any)
     """Run what an earlier run was of, as it was written then."""
     if about.kind == "graph":
         return start_graph(call, about.source, params, **settings)
+    from dagrid.workflow.running import file_of
+
     return start_workflow(call, file_of(about), params, **settings)
 
 
@@ -115,22 +117,9 @@ def start_next(call: Call, queue: str) -> int:
 
 def file_now(call: Call, about: About) -> File:
     """Return the workflow of a run as its file is now or, where that is gone, as it was."""
+    from dagrid.workflow.running import file_of
+
     return load_workflow(call, about.source) if Path(about.source).is_file() else file_of(about)
-
-
-def file_of(about: About) -> File:
-    """Return the workflow of a run as it was written when the run was begun.
-
-    Raises:
-        WorkflowError: this version of dagrid cannot read it.
-    """
-    from dagrid.workflow import loads, steps
-
-    file = loads(
-        about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS, inspect=steps.check
-    )
-    file.folder = about.more.get("folder") or os.path.dirname(about.source)
-    return file
 
 
 def _tuning(call: Call, dag: DAG) -> dict[str, Any]:

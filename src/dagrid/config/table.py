@@ -95,6 +95,11 @@ def _amount(text: str) -> tuple[str, float]:
     return name, number
 
 
+def _number_of(text: str) -> tuple[str, int]:
+    name, value = _pair(text)
+    return name, _count(value)
+
+
 def _some(text: str) -> str:
     if not text:
         raise ValueError
@@ -115,6 +120,14 @@ AMOUNTS = Kind(
     "NAME=number",
     _amount,
     {"type": ["array", "object"], "items": {"type": "string"}, "additionalProperties": {"type": "number"}},
+    "NAME=NUMBER",
+    many=True,
+    separator=",",
+)
+COUNTS = Kind(
+    "NAME=whole number",
+    _number_of,
+    {"type": ["array", "object"], "items": {}, "additionalProperties": {"type": "integer"}},
     "NAME=NUMBER",
     many=True,
     separator=",",
@@ -186,6 +199,8 @@ class Setting(NamedTuple):
 
 
 STARTS = ("start", "enqueue", "dry")
+SERVERS = ("coordinator", "start-all")
+CLIENTS = ("start", "restart", "retry", "approve", "reject", "exec")
 OF_A_RUN = ("stop", "restart", "retry", "approve", "reject", "status", "logs", "explain")
 SETTINGS = (
     Setting(
@@ -258,7 +273,7 @@ SETTINGS = (
         "The labels of this machine, which `workerSelector` must match, such as zone=a,gpu=yes.",
         (),
         ("--worker.labels",),
-        ("start", "restart", "exec", "dry"),
+        ("start", "restart", "exec", "dry", "worker"),
     ),
     Setting(
         "params",
@@ -395,32 +410,119 @@ SETTINGS = (
     ),
     Setting("cleanup.dry_run", FLAG, "Only say what would be removed.", False, ("--dry-run",), ("cleanup",)),
     Setting("cleanup.yes", FLAG, "Do not ask.", False, ("--yes", "-y"), ("cleanup",)),
-    *(
-        Setting(
-            name,
-            kind,
-            f"{doc} For the fleet, which is planned: it is checked, and has no effect yet.",
-            None,
-            (flag,),
-            (name.partition(".")[0],),
-            secret=name.endswith("signing_key"),
-        )
-        for name, kind, flag, doc in (
-            ("coordinator.host", TEXT, "--coordinator.host", "The address where a coordinator listens."),
-            ("coordinator.port", PORT, "--coordinator.port", "Its port."),
-            ("coordinator.signing_key", TEXT, "--coordinator.signing-key", "What its workers prove that they know."),
-            ("coordinator.tls.cert_file", PATH, "--coordinator.tls-cert", "Its certificate."),
-            ("coordinator.tls.key_file", PATH, "--coordinator.tls-key", "The key of that."),
-            ("coordinator.tls.ca_file", PATH, "--coordinator.tls-ca", "Who certifies workers."),
-            ("worker.id", TEXT, "--worker.id", "What a worker is called."),
-            ("worker.max_active_runs", COUNT, "--worker.max-active-runs", "How many runs it performs at once."),
-            ("worker.coordinator_host", TEXT, "--worker.coordinator-host", "Where its coordinator is."),
-            ("worker.coordinator_port", PORT, "--worker.coordinator-port", "The port of that."),
-            ("worker.insecure", FLAG, "--worker.insecure", "Whether it does without TLS."),
-            ("worker.tls.cert_file", PATH, "--worker.tls-cert", "Its certificate."),
-            ("worker.tls.key_file", PATH, "--worker.tls-key", "The key of that."),
-            ("worker.tls.ca_file", PATH, "--worker.tls-ca", "Who certifies the coordinator."),
-        )
+    Setting(
+        "coordinator.host",
+        TEXT,
+        "The address where the coordinator listens; for other commands, where it is: then its workers perform the steps.",
+        None,
+        ("--coordinator.host",),
+        (*SERVERS, *CLIENTS),
+        "127.0.0.1",
+    ),
+    Setting("coordinator.port", PORT, "Its port.", 50_055, ("--coordinator.port",), (*SERVERS, *CLIENTS)),
+    Setting(
+        "coordinator.signing_key",
+        TEXT,
+        "What coordinator and workers prove to each other that they know; better in the environment or in a file.",
+        None,
+        ("--coordinator.signing-key",),
+        (*SERVERS, "worker", *CLIENTS),
+        secret=True,
+    ),
+    Setting(
+        "coordinator.signing_key_file",
+        PATH,
+        "A file with the signing key.",
+        None,
+        ("--coordinator.signing-key-file",),
+        (*SERVERS, "worker", *CLIENTS),
+    ),
+    Setting("coordinator.tls.cert_file", PATH, "Its certificate.", None, ("--coordinator.tls-cert",), SERVERS),
+    Setting("coordinator.tls.key_file", PATH, "The key of that.", None, ("--coordinator.tls-key",), SERVERS),
+    Setting(
+        "coordinator.tls.ca_file",
+        PATH,
+        "Who certifies workers: those without a certificate of theirs are refused then.",
+        None,
+        ("--coordinator.tls-ca",),
+        SERVERS,
+    ),
+    Setting(
+        "coordinator.lease",
+        DURATION,
+        "How long a worker may be silent before its steps are given to others.",
+        30.0,
+        ("--coordinator.lease",),
+        SERVERS,
+    ),
+    Setting(
+        "queues.config",
+        COUNTS,
+        "How many runs of a queue are performed at once, such as slow=2; else `maxActiveRuns` of the workflow counts.",
+        (),
+        ("--queues.config",),
+        SERVERS,
+    ),
+    Setting(
+        "host",
+        TEXT,
+        "The address where the API listens, and the coordinator, unless that has its own.",
+        "127.0.0.1",
+        ("--host",),
+        ("start-all",),
+    ),
+    Setting("port", PORT, "The port of the API.", 8080, ("--port",), ("start-all",)),
+    Setting(
+        "auth.token",
+        TEXT,
+        "What who asks the API sends as a bearer token; without any it answers on its own machine only.",
+        None,
+        (),
+        ("start-all",),
+        secret=True,
+    ),
+    Setting(
+        "auth.token_file", PATH, "A file with such tokens, one on a line.", None, ("--auth.token-file",), ("start-all",)
+    ),
+    Setting("worker.id", TEXT, "What the worker is called.", None, ("--worker.id",), ("worker",), "hostname@PID"),
+    Setting(
+        "worker.max_active_runs",
+        COUNT,
+        "How many runs it performs at once; 0 is any number.",
+        0,
+        ("--worker.max-active-runs",),
+        ("worker",),
+    ),
+    Setting(
+        "worker.coordinator_host",
+        TEXT,
+        "Where its coordinator is.",
+        "127.0.0.1",
+        ("--worker.coordinator-host",),
+        ("worker",),
+    ),
+    Setting("worker.coordinator_port", PORT, "The port of that.", 50_055, ("--worker.coordinator-port",), ("worker",)),
+    Setting(
+        "worker.insecure",
+        FLAG,
+        "Whether the coordinator is called without TLS; by default it is, unless a file for TLS is named.",
+        None,
+        ("--worker.insecure",),
+        ("worker", *CLIENTS),
+    ),
+    Setting(
+        "worker.tls.cert_file",
+        PATH,
+        "The certificate that is shown to the coordinator.",
+        None,
+        ("--worker.tls-cert",),
+        ("worker", *CLIENTS),
+    ),
+    Setting(
+        "worker.tls.key_file", PATH, "The key of that.", None, ("--worker.tls-key",), ("worker", *CLIENTS)
+    ),
+    Setting(
+        "worker.tls.ca_file", PATH, "Who certifies the coordinator.", None, ("--worker.tls-ca",), ("worker", *CLIENTS)
     ),
 )
 

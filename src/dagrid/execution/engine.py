@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextvars import copy_context
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from dagrid.attempt import Extra
 from dagrid.errors import DagridError, InvalidPatchError, RuleError, RunError
@@ -68,6 +68,12 @@ _again _asking _backend _bindings _calls _committer _context _given _inbox _keep
 _places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock detached done draw ended errors
 failure growing left now recorder state values
 """
+
+
+class Settable(Protocol):
+    """Is told that there is something new: an event, or who acts as one."""
+
+    def set(self) -> None: ...
 
 
 class Engine:
@@ -145,7 +151,7 @@ class Engine:
         self._questions: deque[int] = deque()
         self._asking = threading.Lock()
         self._timers = Timers(clock)
-        self._watchers: list[threading.Event] = []
+        self._watchers: list[Settable] = []
         self._workers = count()
         self._lent = False
         self._stirred = Flag()
@@ -292,7 +298,7 @@ class Engine:
 
     def settle(self, timeout: float | None = None) -> bool:
         """Do the same until the run has ended, or nothing can happen any more until somebody gives a signal."""
-        return self._attend(timeout, self._is_settled)
+        return self._attend(timeout, self.is_settled)
 
     def detach(self) -> None:
         """Give the run up here: whoever takes it over goes on with it.
@@ -316,7 +322,18 @@ class Engine:
         finally:
             self.leave()
 
-    def _is_settled(self) -> bool:
+    def let_go(self) -> None:
+        """Do nothing more for the run here: whoever takes it over goes on from what is recorded."""
+        self.enter()
+        try:
+            if not self.done.is_set():
+                self.detached = True
+                self._end()
+        finally:
+            self.leave()
+
+    def is_settled(self) -> bool:
+        """Return whether the run has ended, or nothing can happen any more until somebody gives a signal."""
         if self.done.is_set():
             return True
         if not self.state.held:
@@ -387,13 +404,11 @@ class Engine:
         place = self._place_of.get(worker)
         return self._session if place is None else place.session
 
-    def watch(self) -> threading.Event:
-        """Return an event that is set whenever there are new facts; the reader clears it."""
-        event = threading.Event()
+    def watch(self, event: Settable) -> None:
+        """Set an event whenever there are new facts; its reader clears it."""
         self._watchers = [*self._watchers, event]
-        return event
 
-    def unwatch(self, event: threading.Event) -> None:
+    def unwatch(self, event: Settable) -> None:
         """Set an event of `watch` no longer."""
         self._watchers = [each for each in self._watchers if each is not event]
 

@@ -13,13 +13,25 @@ from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.execution.signalling import Signals
-from dagrid.machine.explain import explain
+from dagrid.machine.explain import explain, unmet
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
 _UNENDED = frozenset(NodeStatus(status.name.lower()) for status in Status if not status.terminal)
 _CLOSING = threading.Lock()
+
+
+class _Told:
+    """An event that calls a function when it is set."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def set(self) -> None:
+        self._call()
 
 
 class Run:
@@ -196,6 +208,26 @@ class Run:
         self._check_own("cancelled")
         self._engine.cancel(reason)
 
+    def let_go(self) -> None:
+        """Do nothing more for a run with a checkpoint here, whatever is under way: who resumes it goes on from its record."""
+        self._check_own("let go of")
+        self._engine.let_go()
+        self._close()
+
+    def watch(self, call: Callable[[], object]) -> None:
+        """Have a function called whenever something has happened, and at the end; from any thread, so it must be short."""
+        self._engine.watch(_Told(call))
+
+    @property
+    def settled(self) -> bool:
+        """Whether the run has ended, or nothing can happen any more until somebody gives a signal."""
+        return self._engine.is_settled()
+
+    @property
+    def unmet(self) -> dict[str, str]:
+        """The labels that nodes which could run want of a worker, and none has; with one of the nodes for each."""
+        return unmet(self._engine.state)
+
     def result(self) -> ExecutionResult:
         """Return the result of a run that has ended.
 
@@ -282,7 +314,9 @@ class Run:
 
     def _batches(self, follow: bool) -> Iterator[list[RunEvent]]:
         engine = self._engine
-        changed = engine.watch() if follow and not self._view else None
+        changed = threading.Event() if follow and not self._view else None
+        if changed is not None:
+            engine.watch(changed)
         try:
             yield from self._read_on(changed)
         finally:

@@ -1,6 +1,7 @@
 """Where runs are kept and found again: a home folder with a checkpoint (`runs.db`, `values/`) and the logs of each run.
 
     $DAGRID_HOME/runs.db, values/                journals, values, and what each run is of (or all of it in PostgreSQL)
+                 bell                            rung by who wants something of the process that performs runs for others
                  logs/<name>/<run id>/           run.log, <step>.out, <step>.err, owner.lock
 
 A run is performed by the process that holds its lock. One that the store says is running and that nobody holds was interrupted.
@@ -32,6 +33,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.recording import Checkpoint
 from dagrid.history import owners
+from dagrid.history.bells import STOP, Bell, ring
 from dagrid.history.places import LOCK, About, Place, checked_id, file_name, new_id
 from dagrid.opening import Opened
 
@@ -47,6 +49,7 @@ FAILED = "failed"
 STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, "succeeded", FAILED, ABORTED, "partially_succeeded")
 # These have not ended, so they are kept.
 _ACTIVE = frozenset({QUEUED, RUNNING, WAITING})
+SERVING = "serving.lock"
 _DAY = 86400.0
 _MOST_NAMED = 5
 
@@ -86,6 +89,8 @@ class History:
 
     def __init__(self, home: str | os.PathLike[str], store: str | None = None) -> None:
         self.home = Path(home).expanduser().absolute()
+        self._bell: Bell | None = None
+        self._serving: owners.Lock | None = None
         self._url = store
         self._opened = Opened()
 
@@ -103,9 +108,25 @@ class History:
         self._opened.add(store.close)
         return Checkpoint(store, open_artifacts(self.home / "values"))
 
+    def serve(self) -> Bell:
+        """Perform runs for others, as the only process of the home: what these want is said by the bell that is returned.
+
+        Raises:
+            RunHeldError: another process does so.
+        """
+        self._make_home()
+        self._serving = owners.take(self.home / SERVING, f"The home {self.home}", answers=True)
+        self._bell = Bell(self.home)
+        return self._bell
+
     def close(self) -> None:
         """Close what is open. May be called twice; runs that were begun here must have ended."""
         self._opened.close()
+        if self._bell is not None:
+            self._bell.close()
+        if self._serving is not None:
+            self._serving.release()
+        self._bell = self._serving = None
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +159,9 @@ class History:
             epoch = self._created(run, name, at, run_id is not None)
             queued = self._about(run) if epoch > 1 else None
             if queued is not None:
-                about = msgspec.structs.replace(about, queue=queued.queue, priority=queued.priority)
+                about = msgspec.structs.replace(
+                    about, queue=queued.queue, priority=queued.priority, at_once=queued.at_once
+                )
             about = msgspec.structs.replace(about, name=name, created=at)
             return Place(run, self._performed_here(run, about, folder), folder, lock, epoch)
         except BaseException as error:
@@ -195,6 +218,9 @@ class History:
         info = self._info(record, about=about)
         if info.status == RUNNING and info.host != owners.host():
             raise RunHeldError(f"Run {run_id!r} is performed on {info.host}. Stop it there.", 0, info.host)
+        owner = owners.holder(self._folder_of(record, about) / LOCK) if info.status == RUNNING else None
+        if owner is not None and owner.answers and ring(self.home, STOP, run_id):
+            return info
         if info.status != RUNNING or owners.stop(self._folder_of(record, about) / LOCK) is None:
             now = self._info(self._record(run_id))
             raise RunStateError(f"Run {run_id!r} is not running: it is {now.status}.", now.status)
@@ -231,6 +257,7 @@ class History:
         # Nobody takes it before all that it needs is there.
         self._keep(run, msgspec.structs.replace(about, name=name, created=at))
         store.append(run, epoch, 0, [], status=QUEUED)
+        ring(self.home, QUEUED, run)
         return run
 
     def queued(self, queue: str | None = None) -> list[RunInfo]:
@@ -403,7 +430,7 @@ class History:
             return store.create(run, name=name, at=at)
         except DuplicateRunError:
             record = self._record(run)
-            if not chosen or record.status != QUEUED:
+            if not chosen or not (record.status == QUEUED or self._is_stillborn(record)):
                 raise
             try:
                 epoch = store.acquire(run, record.epoch)
@@ -412,8 +439,16 @@ class History:
                 raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
             return epoch
 
+    def _is_stillborn(self, record: RunRecord) -> bool:
+        """Whether a process has taken a run, whose lock is held here now, and ended before it had written what it is made of."""
+        if record.status != RUNNING or record.facts:
+            return False
+        about = self._about(record.run)
+        return about is None or about.host in ("", owners.host())
+
     def _performed_here(self, run: str, about: About, folder: Path) -> About:
-        here = msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder))
+        served = self._serving is not None
+        here = msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served)
         self._keep(run, here)
         return here
 
@@ -500,7 +535,7 @@ class History:
             try:
                 self._make_home()
                 folder.mkdir(parents=True, exist_ok=True)
-                return owners.take(folder / LOCK, f"Run {run!r}")
+                return owners.take(folder / LOCK, f"Run {run!r}", answers=self._serving is not None)
             except FileNotFoundError:  # somebody has just removed it
                 continue
             except OSError as error:

@@ -22,11 +22,15 @@ PAUSE = 0.005
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """A process: `started` is when it began, in the words of its system, so that a number that was given anew is noticed."""
+    """A process: `started` is when it began, in the words of its system, so that a number that was given anew is noticed.
+
+    One that `answers` performs many runs, and is asked for each by its bell, see `bells`.
+    """
 
     pid: int = 0
     started: int = 0
     host: str = ""
+    answers: bool = False
 
 
 class Lock:
@@ -69,12 +73,13 @@ def host() -> str:
     return os.uname().nodename
 
 
-def take(path: Path, what: str) -> Lock:
+def take(path: Path, what: str, answers: bool = False) -> Lock:
     """Take the lock of a file, which is made when there is none, and say in it who has it.
 
     Args:
         path: of the file; its folder must be there.
         what: what messages say is held.
+        answers: whether this process is asked by its bell.
 
     Raises:
         RunHeldError: another one holds it.
@@ -85,7 +90,7 @@ def take(path: Path, what: str) -> Lock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, path):
-                mine = msgspec.json.encode(Owner(os.getpid(), started(os.getpid()), host()))
+                mine = msgspec.json.encode(Owner(os.getpid(), started(os.getpid()), host(), answers))
                 os.ftruncate(file, 0)
                 os.pwrite(file, mine, 0)
                 return Lock(path, file)

@@ -39,6 +39,8 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
         created: when it was begun there, in seconds since 1970.
         trigger: what began it, such as "manual" or "schedule".
         queue, priority: where it waited, and before which others.
+        at_once: how many of its queue may be performed at once, if the queue says nothing; 0 is any number.
+        served: whether who performs it does so for others, and takes it up again after an interruption.
         more: what whoever runs such things needs to go on with it.
     """
 
@@ -56,6 +58,8 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     trigger: str = ""
     queue: str = ""
     priority: int = 0
+    at_once: int = 0
+    served: bool = False
     more: dict[str, Any] = {}
 
 

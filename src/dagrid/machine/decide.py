@@ -157,7 +157,7 @@ def _lost(state: State, node: int, event: WorkerGone) -> None:
     detail = event.reason
     if node in state.plan.fail_when_lost:
         kind = Kind.LOST
-    elif losses >= state.plan.settings.max_losses:
+    elif losses >= state.plan.settings.max_losses and not _is_with_its_run(state, node):
         kind = Kind.FAILED
         detail = f"lost {losses} times: {event.reason}"
     number = state.number_of(node)
@@ -166,6 +166,11 @@ def _lost(state: State, node: int, event: WorkerGone) -> None:
     )
     if kind is not Kind.REQUEUED:
         stop_on_failure(state, event.at, node)
+
+
+def _is_with_its_run(state: State, node: int) -> bool:
+    """Whether a node is lost with the process of its run alone, as one is that waits for another workflow, by no fault."""
+    return state.plan.requests[state.plan.groups[node]].place == "here"
 
 
 def _asked(state: State, event: Asked, commands: list[Command]) -> None:

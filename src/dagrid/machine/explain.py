@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dagrid.machine.events import UNSTARTED, Kind
+from dagrid.machine.events import NODE_MASK, UNSTARTED, Kind
 from dagrid.machine.pick import matches
-from dagrid.machine.plan import SHARES
+from dagrid.machine.plan import SHARES, Request
 from dagrid.machine.state import (
     CANCELLED,
     COMPLETED,
@@ -75,6 +75,26 @@ def explain(state: State, node: int, at: float) -> str:
     return f"{name!r} {ended_word(status)}{took}{f': {detail}'.removesuffix('.') if detail else ''}{after}."
 
 
+def unmet(state: State) -> dict[str, str]:
+    """Return the labels that ready nodes want of a worker, and none that is here has; with one of the nodes for each."""
+    found: dict[str, str] = {}
+    for heap, request in zip(list(state.ready), state.plan.requests, strict=False):  # the run goes on meanwhile
+        if heap and request.selector and not _is_matched(state, request):
+            nodes = [key & NODE_MASK for key in list(heap)]
+            found |= {labels_of(request): state.plan.names[node] for node in nodes[:1] if state.status[node] == READY}
+    return found
+
+
+def labels_of(request: Request) -> str:
+    """Return the labels that a request wants, as they are written."""
+    return ", ".join(f"{label}={value}" for label, value in request.selector)
+
+
+def _is_matched(state: State, request: Request) -> bool:
+    workers = [worker for worker in list(state.present.values()) if worker.slots and worker.place == request.place]
+    return any(worker.delegates or matches(worker.labels, request.selector) for worker in workers)
+
+
 def _turn(state: State, node: int) -> str:
     """Say when the turn of a handler comes."""
     word = state.plan.handlers[node]
@@ -109,13 +129,13 @@ def _lacking(state: State, node: int) -> str:
         return f"the {state.active} nodes under way to end, because it runs alone"
     workers = [worker for worker in state.present.values() if worker.slots and worker.place == request.place]
     if not workers:
-        return "a worker: none has joined yet"
+        wanted = f" with the labels {labels_of(request)}" if request.selector else ""
+        return f"a worker{wanted}: none has joined yet"
     delegated = any(worker.delegates for worker in workers)
     if request.foreign and not delegated:
         return f"a worker with the resource {request.foreign[0][0]!r}: none of the {len(workers)} has it"
-    if request.selector and not delegated and not any(matches(worker.labels, request.selector) for worker in workers):
-        wanted = ", ".join(f"{label}={value}" for label, value in request.selector)
-        return f"a worker with the labels {wanted}: none of the {len(workers)} has them"
+    if request.selector and not _is_matched(state, request):
+        return f"a worker with the labels {labels_of(request)}: none of the {len(workers)} has them"
     if request.place:
         return PLACES.get(request.place, f"the place {request.place!r}")
     return "a free slot"

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,6 +50,23 @@ class Caller(NamedTuple):
 
     def __str__(self) -> str:
         return f"00-{self.trace:032x}-{self.span:016x}-{self.flags:02x}"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Gives each attempt of a run its span, the same wherever it is asked; `key` is the trace and the run."""
+
+    caller: Caller
+    key: str
+
+    def __call__(self, node: str, attempt: int) -> str:
+        """Return the traceparent of an attempt (from 1) of a node, for what goes on below it."""
+        return str(self.caller._replace(span=self.span_id(node, attempt)))
+
+    def span_id(self, node: str, attempt: int) -> int:
+        """Return the id of the span of an attempt."""
+        told = f"{self.key} {attempt} {node}".encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest()) or 1
 
 
 class Traces:
@@ -101,7 +119,7 @@ class Traces:
         trace, self._span_id = _otlp.fresh()
         given = parent or _otlp.around() or os.environ.get("TRACEPARENT", "")
         self._caller = read_traceparent(given) or Caller(trace, 0, SAMPLED)
-        self._key = f"{self._caller.trace:032x} {run_id or f'{self._span_id:016x}'}"
+        self.of_attempt = Attempts(self._caller, f"{self._caller.trace:032x} {run_id or f'{self._span_id:016x}'}")
         self._attributes = {key: self._text(one) for key, one in (attributes or {}).items()}
         self._owns = sending is None
         service = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "dagrid"}
@@ -119,10 +137,6 @@ class Traces:
     def traceparent(self) -> str:
         """The span of the run, for what goes on below it."""
         return str(self._caller._replace(span=self._span_id))
-
-    def of_attempt(self, node: str, attempt: int) -> str:
-        """Return the traceparent of an attempt (from 1) of a node, for what goes on below it."""
-        return str(self._caller._replace(span=self._attempt_id(node, attempt)))
 
     def begin(self, run: Any) -> None:
         """Begin the span of the run: of one that goes on, that of the part which this process performs."""
@@ -180,7 +194,7 @@ class Traces:
         span = self.sending.begin(
             self._text(began.node),
             caller.trace,
-            self._attempt_id(began.node, began.attempt),
+            self.of_attempt.span_id(began.node, began.attempt),
             self._span_id,
             caller.flags,
             self._offset + began.at,
@@ -208,10 +222,6 @@ class Traces:
 
         if is_good is not None:
             span.set_status(StatusCode.OK if is_good else StatusCode.ERROR, None if is_good else self._text(why))
-
-    def _attempt_id(self, node: str, attempt: int) -> int:
-        told = f"{self._key} {attempt} {node}".encode("utf-8", "surrogatepass")
-        return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest()) or 1
 
     def _text(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):

@@ -1,1 +1,4 @@
-"""What serves many runs at once and for a long time: workers of the fleet and their coordinator."""
+"""The service: a coordinator that performs runs on labelled workers, the workers, and what HTTP shows of both.
+
+It joins the history, workflows and the fleet; it knows no command line.
+"""

@@ -64,6 +64,17 @@ _NOT_DONE = {
 _WORK = ("command", "script", "exec", "python", "call")
 
 
+_DEFAULTED = (
+    "retry_policy",
+    "continue_on",
+    "repeat_policy",
+    "timeout_sec",
+    "mail_on_error",
+    "signal_on_stop",
+    "on_worker_lost",
+)
+
+
 def complete(workflow: Workflow, problems: Problems) -> None:
     """Fill in what follows from other fields: the step of a root command, names, types, defaults, what is repeated."""
     _root_command(workflow, problems)
@@ -175,7 +186,7 @@ def _root_command(workflow: Workflow, problems: Problems) -> None:
 
 def _complete_step(step: Step, workflow: Workflow, problems: Problems) -> None:
     defaults = workflow.defaults
-    for field in ("retry_policy", "continue_on", "repeat_policy", "timeout_sec", "mail_on_error", "signal_on_stop"):
+    for field in _DEFAULTED:
         if said(defaults, field) and not said(step, field):
             setattr(step, field, getattr(defaults, field))
     step.env = defaults.env + step.env

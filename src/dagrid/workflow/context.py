@@ -37,6 +37,10 @@ class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
     value: bytes | None = None
 
 
+Selector = dict[str, str] | str
+"""Labels that a worker must have, or "local" for what must run where its run is."""
+
+
 class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What the task of a step's node is called with, before the ends of other steps.
 
@@ -45,6 +49,7 @@ class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
         reads: the names of the steps whose ends it may need, in the order in which they come.
         ids: the names of steps by their ids, for those among them that have one.
         values: those among them that it waits for directly, whose Python values it may take by their names.
+        selector: the labels that its worker must have, for the steps of a workflow that it calls; "local" is where the run is.
         is_first: whether nothing comes before it.
     """
 
@@ -52,6 +57,7 @@ class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
     reads: tuple[str, ...] = ()
     ids: dict[str, str] = {}
     values: tuple[str, ...] = ()
+    selector: Selector = {}
     is_first: bool = False
 
 
@@ -69,13 +75,26 @@ class Logs(Protocol):
     def stderr(self, step: str) -> Path: ...
 
 
+Traceparents = Callable[[str, int], str]
+"""Returns the traceparent of an attempt (from 1) of a step, for what it starts; it can be pickled."""
+
+
 class Child(msgspec.Struct, frozen=True):
-    """A sub-workflow that a step runs: its name, the values of its parameters, its id, the traceparent of the step."""
+    """A sub-workflow that a step runs.
+
+    Args:
+        call: its name.
+        params: the values of its parameters.
+        run_id: its id.
+        traceparent: that of the step.
+        selector: what the step wants of workers, which goes for all that it calls.
+    """
 
     call: str
     params: tuple[str, ...]
     run_id: str
     traceparent: str = ""
+    selector: Selector = {}
 
 
 class Running(Protocol):
@@ -113,6 +132,7 @@ class Context:
         file: where the workflow stands.
         workflow: the document that runs.
         logs: the folder of the run.
+        kept: where those logs are found afterwards, if that is elsewhere.
         given: values of parameters that whoever started the run gave; nothing goes before them.
         variables: all other variables of the run: its parameters, its `env`, its dotenv files, its secrets.
         environment: what the processes of all steps have in their environment, the variables included.
@@ -121,7 +141,8 @@ class Context:
         shell: the words that are called with `-c` and a command, without the `-c`.
         labels: those of this machine.
         start_child: starts a sub-workflow.
-        traceparent: of an attempt (from 1) of a step, for what it starts; None in a run without traces.
+        selector: the labels that whatever called the run wants of the workers of all steps, see `Spec`.
+        traceparent: None in a run without traces.
     """
 
     file: File
@@ -135,8 +156,10 @@ class Context:
     shell: tuple[str, ...] = ("/bin/sh",)
     labels: Mapping[str, str] = field(default_factory=dict)
     start_child: StartChild | None = None
-    traceparent: Callable[[str, int], str] | None = None
+    selector: Selector = field(default_factory=dict)
+    traceparent: Traceparents | None = None
     is_resumed: bool = False
+    kept: Logs | None = None
 
     @property
     def name(self) -> str:

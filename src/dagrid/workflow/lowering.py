@@ -20,7 +20,7 @@ from dagrid.graph.dag import DAG
 from dagrid.graph.node import ContinueOn, Node
 from dagrid.graph.policy import Repeat, Retry
 from dagrid.workflow.checks import handlers
-from dagrid.workflow.context import Context, Spec
+from dagrid.workflow.context import Context, Selector, Spec
 from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, place
 from dagrid.workflow.order import dependencies, names_of
@@ -37,24 +37,29 @@ HANDLER_NAMES = {
 }
 HANDLER_KIND = "handler"
 """The kind of the nodes that are no steps."""
+LOCAL = "local"
+HERE_KINDS = frozenset({"approval", "dag"})
+"""Types of steps that need the process of the run, whatever performs the others."""
 
 
-def lower(context: Context) -> DAG:
+def lower(context: Context, spread: bool = False) -> DAG:
     """Return the graph of a workflow.
 
     Args:
         context: of the run, which knows the values that settings such as `retryPolicy.limit` may be made of.
+        spread: whether workers perform the steps, by their labels; else this machine does.
 
     Raises:
-        WorkflowError: a setting that is no number when its variables are known.
+        WorkflowError: a setting that is no number when its variables are known, or labels that no worker can have.
         CapabilityError: a step asks for labels that this machine does not have.
     """
-    return _Lowering(context).graph()
+    return _Lowering(context, spread).graph()
 
 
 class _Lowering:
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, spread: bool) -> None:
         self.context = context
+        self.spread = spread
         self.workflow: Workflow = context.workflow
         self.names = Names([context.given, context.variables, os.environ])
         self.by_id = names_of(self.workflow)
@@ -108,7 +113,7 @@ class _Lowering:
     def _node(
         self, step: Step, name: str, waits: tuple[str, ...], readable: tuple[str, ...], handler: str | None = None
     ) -> Node:
-        self._check_selector(step)
+        wanted = self._wanted(step)
         named = [self.by_id[one] for _, one, _ in asked(step) if one in self.by_id]
         values = tuple(one for one in waits if one in self.taken) if step.kind == "python" else ()
         reads = tuple(dict.fromkeys((*readable, *(one for one in named if one != step.name), *values)))
@@ -119,6 +124,7 @@ class _Lowering:
             reads=reads,
             ids={one.id: one.name for one in self.workflow.steps if one.id and one.name in reads},
             values=values,
+            selector=wanted if step.kind == "dag" else {},
             is_first=not waits and handler is None,
         )
         task: Command = HANDLER if handler is not None else STEP
@@ -129,6 +135,12 @@ class _Lowering:
             "success": on.failure and on.mark_success,
         }
         settings: dict[str, Any] = {"handler": handler} if handler is not None else {}
+        if not self.spread:
+            self._check_here(step, wanted)
+        elif wanted == LOCAL or step.kind in HERE_KINDS:
+            settings["place"] = "here"
+        elif wanted:
+            settings["selector"] = wanted
         return Node(
             name,
             task,
@@ -140,6 +152,7 @@ class _Lowering:
             timeout=step.timeout_sec or None,
             kind=HANDLER_KIND if step.name not in self.waits else None,
             reads=tuple(one for one in reads if one not in waits),
+            on_lost=step.on_worker_lost,
             continue_on=[word for word, is_meant in words.items() if is_meant],
             arguments=Arguments((spec, *(Ref(one) for one in reads)), sources=reads),
             **settings,
@@ -171,17 +184,29 @@ class _Lowering:
             raise WorkflowError([self.context.file.problem(place(record, field), message)])
         return number
 
-    def _check_selector(self, step: Step) -> None:
+    def _wanted(self, step: Step) -> Selector:
+        """Return the labels that the worker of a step must have: those of all that say some."""
         wanted: dict[str, str] = {}
-        for said in (self.workflow.worker_selector, step.worker_selector):
-            if isinstance(said, Mapping):
-                wanted |= said
+        for said in (self.context.selector, self.workflow.worker_selector, step.worker_selector):
+            if not isinstance(said, Mapping):
+                return LOCAL
+            for label, value in said.items():
+                if wanted.setdefault(label, value) != value:
+                    message = (
+                        f"the worker of step {step.name!r} cannot have both {label}={wanted[label]} and {label}={value}"
+                    )
+                    raise WorkflowError([self.context.file.problem(place(step, "worker_selector"), message)])
+        return wanted
+
+    def _check_here(self, step: Step, wanted: Selector) -> None:
         labels = self.context.labels
-        missing = [f"{label}={value}" for label, value in wanted.items() if labels.get(label) != value]
+        asked = wanted.items() if isinstance(wanted, Mapping) else ()
+        missing = [f"{label}={value}" for label, value in asked if labels.get(label) != value]
         if missing:
             raise CapabilityError(
                 f"Step {step.name!r} wants a worker with {', '.join(missing)}, and this machine has no such label. "
-                f"If it can do that, say so: --worker.labels {','.join(missing)}"
+                f"If it can do that, say so: --worker.labels {','.join(missing)}; or name the coordinator of workers that "
+                f"can: --coordinator.host"
             )
 
 

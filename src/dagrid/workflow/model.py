@@ -7,7 +7,7 @@ as `!key`.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -296,6 +296,7 @@ class Defaults(msgspec.Struct, kw_only=True):
     timeout_sec: float = 0
     mail_on_error: bool = False
     signal_on_stop: str = ""
+    on_worker_lost: Literal["requeue", "fail"] = "requeue"
     env: tuple[Variable, ...] = ()
     preconditions: tuple[Precondition, ...] = ()
     places: Places = {}
@@ -340,6 +341,8 @@ class Step(msgspec.Struct, kw_only=True):
     params: Params = msgspec.field(default_factory=Params)
     parallel: Parallel | None = None
     worker_selector: dict[str, str] | str = {}
+    on_worker_lost: Literal["requeue", "fail"] = "requeue"
+    exclusive: bool = False
     container: Container | None = None
     approval: Approval | None = None
     priority: int = 0
@@ -392,6 +395,7 @@ class Workflow(msgspec.Struct, kw_only=True):
     log_dir: str = ""
     log_output: str = "separate"
     worker_selector: dict[str, str] | str = {}
+    files: tuple[str, ...] = ()
     smtp: Smtp = msgspec.field(default_factory=Smtp)
     mail_on: MailOn = msgspec.field(default_factory=MailOn)
     error_mail: Mail = msgspec.field(default_factory=Mail)

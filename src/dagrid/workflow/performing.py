@@ -97,7 +97,8 @@ def _ended(work: Work, failure: StepError | None, returned: Returned | None) -> 
         value = None  # it would stand in the history; its text is masked there
     hidden = tuple(one.name for one in (*step.output, *step.outputs) if one.omit)
     code = failure.code if failure is not None else 0
-    return StepEnd(code=code, outputs=outputs, hidden=hidden, stdout=work.stdout, stderr=work.stderr, value=value)
+    stdout, stderr = work.kept
+    return StepEnd(code=code, outputs=outputs, hidden=hidden, stdout=stdout, stderr=stderr, value=value)
 
 
 def _output(work: Work, output: Output, returned: Returned | None) -> Generator[Any, Any, str]:

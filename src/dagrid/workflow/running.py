@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import msgspec
 
@@ -29,9 +29,10 @@ from dagrid.history import Place as Held
 from dagrid.masking import masked
 from dagrid.observe.log import RunLog
 from dagrid.observe.otel import Traces
-from dagrid.ports import Observer, Onlooker
+from dagrid.ports import Backend, Observer, Onlooker
 from dagrid.workflow import steps
-from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, StepEnd
+from dagrid.workflow.checks import Inspect
+from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
 from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.loading import File, find, load, loads
 from dagrid.workflow.lowering import lower
@@ -48,6 +49,18 @@ PROCESSES = 256
 """How many processes of a run are there at once, where the workflow does not say."""
 
 Readers = Sequence[Observer | Onlooker]
+
+
+class Fleet(Protocol):
+    """Workers that perform steps of workflows, with all that a run needs there."""
+
+    def place(self, context: Context, about: About) -> Backend:
+        """Return what performs the steps of a run, for its place `command`; who asked closes it."""
+        ...
+
+    def began(self, started: Started) -> None:
+        """Hear of a run that another one has called."""
+        ...
 
 
 @dataclass(slots=True)
@@ -73,20 +86,25 @@ class Started:
         """The steps, in the order of the file, without the handlers."""
         return [step.name for step in self.context.workflow.steps]
 
-    def finish(self) -> ExecutionResult:
-        """Wait for the end, send the mails that are asked for, let go of the run, and return its result."""
+    def finish(self, tidy: bool = True) -> ExecutionResult:
+        """Wait for the end, send the mails that are asked for, let go of the run, and return its result.
+
+        Args:
+            tidy: whether old runs of the workflow are forgotten too; see `tidy`.
+        """
         try:
             result = self.run.wait()
             if not self._ended:
                 self._ended = True
                 send_mails(self.context, result)
-                self._forget_old_runs()
+                if tidy:
+                    self.tidy()
                 self._remove_container()
             return result
         finally:
             self.close()
 
-    def _forget_old_runs(self) -> None:
+    def tidy(self) -> None:
         """Forget runs of the workflow that are older, or more, than it keeps; those that other runs called go with these."""
         workflow = self.context.workflow
         if self.place.about.parent:
@@ -109,6 +127,11 @@ class Started:
         """Let go of a run that waits for a person, who gets a mail if one is asked for; `go_on` takes it up."""
         send_waiting_mail(self.context, {name: self.run.held(name)[0] for name in self.run.waiting})
         self.run.detach()
+        self.close()
+
+    def let_go(self) -> None:
+        """Do nothing more for the run here, whatever is under way; `go_on` takes it up."""
+        self.run.let_go()
         self.close()
 
     def close(self) -> None:
@@ -136,7 +159,10 @@ def start(
     trigger: str = "manual",
     parent: str = "",
     root: str = "",
+    root_name: str = "",
+    selector: Selector | None = None,
     above: Above = NOBODY,
+    fleet: Fleet | None = None,
 ) -> Started:
     """Start a run of a workflow.
 
@@ -152,7 +178,10 @@ def start(
         observers: readers of the run.
         trigger: what started it, for the history.
         parent, root: the ids of the runs that called this one, and that began it all.
+        root_name: what that one is called.
+        selector: the labels that the step which called this run wants of its workers.
         above: what the run that called this one says of traces.
+        fleet: performs the steps; else this machine does.
 
     Raises:
         WorkflowError, ParameterError: the workflow cannot run with these parameters, or here; nothing has run.
@@ -176,15 +205,17 @@ def start(
             "folder": file.folder,
             "labels": dict(labels or {}),
             "trace": trace_of(chosen, above),
+            **({"root_name": root_name} if root_name else {}),
+            **({"selector": selector} if selector else {}),
         },
     )
     with ExitStack() as closing:
         place = closing.enter_context(history.begin(chosen.name, about, run_id, _logs(file, chosen)))
         try:
-            context, readers = _context(history, place, file, chosen, params, above)
+            context, readers = _context(history, place, file, chosen, params, above, fleet)
             _keep_values(history, context)
             reason = unmet(context)
-            dag = lower(context)
+            dag = lower(context, fleet is not None)
             run = _in(
                 context,
                 start_graph,
@@ -195,10 +226,10 @@ def start(
                 run_id=place.run_id,
                 epoch=place.epoch,
                 checkpoint=history.checkpoint,
-                **_settings(context, [*readers, *observers]),
+                **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
             )
-        except BaseException:
-            history.discard(place)  # nothing has run
+        except BaseException as error:
+            history.discard(place, str(error))  # nothing has run
             raise
         return Started(run, history, place, context, closing.pop_all())
 
@@ -214,6 +245,7 @@ def go_on(
     observers: Readers = (),
     take_over: bool = False,
     above: Above = NOBODY,
+    fleet: Fleet | None = None,
 ) -> Started:
     """Go on with a run that was interrupted, waits for a person, or has ended.
 
@@ -227,6 +259,7 @@ def go_on(
         observers: readers of the run.
         take_over: also if another machine seems to perform it.
         above: what the run that called this one says of traces.
+        fleet: performs the steps; else this machine does.
 
     Raises:
         UnknownRunError: there is no such run, or it is none of a workflow.
@@ -243,7 +276,8 @@ def go_on(
         file, workflow = _file_of(about)
         if signals or rejects:
             _check_signals(history, run_id, workflow, signals or {}, rejects or {})
-        context, readers = _context(history, place, file, workflow, about.params, above, _kept_values(history, run_id))
+        kept = _kept_values(history, run_id)
+        context, readers = _context(history, place, file, workflow, about.params, above, fleet, kept)
         run = _in(
             context,
             restart,
@@ -251,7 +285,7 @@ def go_on(
             run_id,
             again=again,
             roots=roots,
-            **_settings(context, [*readers, *observers]),
+            **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
         )
         _tell(run, signals or {}, rejects or {})
         return Started(run, history, place, context, closing.pop_all())
@@ -285,13 +319,22 @@ def _context(
     workflow: Workflow,
     params: Sequence[str],
     above: Above,
+    fleet: Fleet | None,
     fixed: Mapping[str, str] | None = None,
 ) -> tuple[Context, list[Traces]]:
     """Return the context of a run, and the readers that it wants."""
     about = place.about
-    labels = about.more.get("labels", {})
-    children = _Children(history, file, place)
-    context = surround(file, workflow, place, params, fixed=fixed, labels=labels, start_child=children.start)
+    children = _Children(history, file, place, fleet)
+    context = surround(
+        file,
+        workflow,
+        place,
+        params,
+        fixed=fixed,
+        labels=about.more.get("labels", {}),
+        start_child=children.start,
+        selector=about.more.get("selector"),
+    )
     told = {"dagrid.trigger": about.trigger, **({"dagrid.parent": about.parent} if about.parent else {})}
     children.traces = traces_of(context, about.more.get("trace", ""), above, told)
     return context, [children.traces] if children.traces is not None else []
@@ -324,10 +367,20 @@ def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
     return run
 
 
-def _settings(context: Context, observers: Readers) -> dict[str, Any]:
+def _performing(closing: ExitStack, context: Context, place: Held, fleet: Fleet | None) -> dict[str, Backend]:
+    """Return what performs the steps."""
+    here = CommandBackend(MOST_ATTEMPTS, context.workflow.max_active_steps or PROCESSES)
+    if fleet is None:
+        return {"command": here}
+    workers = fleet.place(context, place.about)
+    closing.callback(workers.close, wait=False)
+    return {"command": workers, "here": here}
+
+
+def _settings(context: Context, observers: Readers, places: Mapping[str, Backend]) -> dict[str, Any]:
     return {
         "backend": InlineBackend(),  # by its name it would be looked for among the entry points of all packages
-        "places": {"command": CommandBackend(MOST_ATTEMPTS, context.workflow.max_active_steps or PROCESSES)},
+        "places": places,
         "progress": False,
         "cache": False,
         "observers": [RunLog(context.logs.log, context.secrets), *observers],
@@ -375,10 +428,24 @@ def _check_signals(
             raise RunError(f"Step {name!r} asks for {', '.join(missing)}: give it as --input {missing[0]}=...")
 
 
+def file_of(about: About, inspect: Inspect | None = steps.check) -> File:
+    """Return the workflow of a run as it was written when the run was begun, or put into its queue.
+
+    Args:
+        about: the run.
+        inspect: what is asked of the types of steps.
+
+    Raises:
+        WorkflowError: this version of dagrid cannot read it.
+    """
+    file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS, inspect=inspect)
+    file.folder = about.more.get("folder") or os.path.dirname(about.source)
+    return file
+
+
 def _file_of(about: About) -> tuple[File, Workflow]:
     """Return the file of a run as it was when it was started, and the document that runs."""
-    file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS)
-    file.folder = about.more["folder"]
+    file = file_of(about, None)
     document = about.more["document"]
     workflow = file.locals[document] if document else file.main
     return file, msgspec.structs.replace(workflow, name=about.name)
@@ -417,7 +484,8 @@ class _Nowhere:
 class _Children:
     """Starts the workflows that the steps of a run call, and goes on with those that an earlier process had begun."""
 
-    def __init__(self, history: History, file: File, place: Held) -> None:
+    def __init__(self, history: History, file: File, place: Held, fleet: Fleet | None) -> None:
+        self._fleet = fleet
         self._history = history
         self._file = file
         self._place = place
@@ -430,11 +498,18 @@ class _Children:
         if known is not None and not known.facts:
             store.delete(child.run_id)  # its process was killed when it had only just given the name
         if known is None or not known.facts:
-            return _Running(child, self._new(child))
+            return self._under_way(child, self._new(child))
         info = self._history.info(child.run_id)
         # One that has succeeded gives its result; any other is taken up again.
         has_failed = info.ended > 0 and info.status != "succeeded"
-        return _Running(child, go_on(self._history, child.run_id, again=has_failed, above=self._above(child)))
+        above = self._above(child)
+        started = go_on(self._history, child.run_id, again=has_failed, above=above, fleet=self._fleet)
+        return self._under_way(child, started)
+
+    def _under_way(self, child: Child, started: Started) -> _Running:
+        if self._fleet is not None:
+            self._fleet.began(started)
+        return _Running(child, started)
 
     def _new(self, child: Child) -> Started:
         about = self._place.about
@@ -449,7 +524,10 @@ class _Children:
             trigger="call",
             parent=self._place.run_id,
             root=about.root or self._place.run_id,
+            root_name=about.more.get("root_name", about.name),
+            selector=child.selector,
             above=self._above(child),
+            fleet=self._fleet,
         )
 
     def _above(self, child: Child) -> Above:

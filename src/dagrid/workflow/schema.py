@@ -81,6 +81,7 @@ STEP_NAME = Text(r"[^\x00-\x1f]*[^\x00-\x1f\s][^\x00-\x1f]*", "a name: text on o
 ID = Text(r"[A-Za-z][A-Za-z0-9_]*", "an id: a letter, then letters, digits and '_'", 255)
 CODES = Many(Number(0, 255, whole=True, wanted="an exit code from 0 to 255"))
 CONFIG = AnyMapping()
+ON_WORKER_LOST = Choice(("requeue", "fail"))
 
 
 PRECONDITION = RecordOf(
@@ -323,6 +324,7 @@ DEFAULTS = RecordOf(
         Field("timeout_sec", SECONDS, "For steps without one."),
         Field("mail_on_error", FLAG, "For steps that do not say."),
         Field("signal_on_stop", TEXT, "For steps that do not say."),
+        Field("on_worker_lost", ON_WORKER_LOST, "For steps that do not say."),
         Field("env", ENV, "Before the env of each step."),
         Field("preconditions", PRECONDITIONS, "Before the preconditions of each step.", aliases=("precondition",)),
     ],
@@ -365,7 +367,15 @@ STEP = RecordOf(
         Field("call", TEXT, "The workflow that it runs: a document of this file, or a file.", aliases=("run",)),
         Field("params", PARAMS, "What that workflow is given."),
         Field("parallel", PARALLEL, "Runs that workflow once for each item, as ${ITEM}."),
-        Field("worker_selector", SELECTOR, "Labels that its worker must have, all of them."),
+        Field(
+            "worker_selector",
+            SELECTOR,
+            "Labels that its worker must have, all of them and those of the workflow; `local` is where the run is.",
+        ),
+        Field(
+            "on_worker_lost", ON_WORKER_LOST, "Whether it is sent to another worker, or fails, when its own is lost."
+        ),
+        Field("exclusive", FLAG, "Whether it is killed when its worker has lost the coordinator for a lease."),
         Field("container", CONTAINER, "The container in which it runs."),
         Field("approval", APPROVAL, "A person must approve before the run goes on."),
         Field("priority", Number(-1_000_000, 1_000_000, whole=True, wanted="a whole number"), "Higher goes first."),
@@ -498,7 +508,8 @@ WORKFLOW = RecordOf(
         Field("hist_retention_runs", COUNT, "How many runs are kept; in place of days."),
         Field("log_dir", TEXT, "The folder of the logs."),
         Field("log_output", Choice(("separate", "merged")), "Standard output and error in two files or in one."),
-        Field("worker_selector", SELECTOR, "Labels that the worker of the run must have, all of them."),
+        Field("worker_selector", SELECTOR, "Labels that the workers of its steps must have, all of them."),
+        Field("files", TEXTS, "What workers get of the folder of the file: names and patterns; all of it by default."),
         Field("smtp", SMTP, "The server that takes mail."),
         Field("mail_on", MAIL_ON, "After what a mail is sent."),
         Field("error_mail", MAIL, "The mail after a failure."),

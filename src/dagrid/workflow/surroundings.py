@@ -17,7 +17,7 @@ from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, Exit, Launch
 from dagrid.errors import ParameterError, Problem, StepError, WorkflowError
 from dagrid.masking import masked
 from dagrid.workflow import parameters
-from dagrid.workflow.context import Context, Logs, StartChild
+from dagrid.workflow.context import Context, Logs, Selector, StartChild
 from dagrid.workflow.dotenv import read_dotenv
 from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.loading import File
@@ -46,6 +46,7 @@ def surround(
     fixed: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
     start_child: StartChild | None = None,
+    selector: Selector | None = None,
 ) -> Context:
     """Return the context of a run.
 
@@ -57,6 +58,7 @@ def surround(
         fixed: the values of parameters as an earlier process of the same run found them; they are not found anew.
         labels: those of this machine.
         start_child: starts sub-workflows.
+        selector: what whoever called the run wants of workers.
 
     Raises:
         ParameterError: parameters that are missing, unknown or not what they must be.
@@ -89,6 +91,7 @@ def surround(
         shell=shell_words(workflow.shell) or default_shell(system),
         labels=labels or {},
         start_child=start_child,
+        selector=selector or {},
         is_resumed=fixed is not None,
     )
 

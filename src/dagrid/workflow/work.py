@@ -12,7 +12,7 @@ from typing import Any
 
 from dagrid.attempt import current
 from dagrid.commands import Exit, Launch
-from dagrid.workflow.context import Context, Spec, StepEnd
+from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
 from dagrid.workflow.surroundings import shell_argv, shell_words
 from dagrid.workflow.variables import Expanding, Names, environment, expanded, for_program, for_shell
@@ -32,6 +32,7 @@ class Work:
         folder: where they run.
         stdout: the file that gets its standard output, as `DAG_RUN_STEP_STDOUT_FILE`.
         stderr: the file that gets its standard error.
+        kept: where these two are found afterwards.
         ends: the ends of the steps that it may read, by name; those that did not end well are left out.
         values: those of steps that it waits for directly, by name, for the parameters of Python functions.
     """
@@ -42,6 +43,7 @@ class Work:
         "ends",
         "env",
         "folder",
+        "kept",
         "names",
         "outputs",
         "own",
@@ -67,9 +69,9 @@ class Work:
         self.step: Step = spec.step
         self.ends = {name: end for name, end in zip(spec.reads, ends, strict=True) if end is not None}
         self.values = {name: self.ends[name] for name in spec.values if name in self.ends}
-        logs = context.logs
-        self.stdout = os.fspath(logs.stdout(self.step.name))
-        self.stderr = self.stdout if context.workflow.log_output == "merged" else os.fspath(logs.stderr(self.step.name))
+        self.stdout, self.stderr = _files(context, context.logs, self.step.name)
+        kept = context.kept
+        self.kept = (self.stdout, self.stderr) if kept is None else _files(context, kept, self.step.name)
         self._begun = _size(self.stdout), _size(self.stderr)
         self.outputs = {name: value for end in self.ends.values() for name, value in end.outputs.items()}
         special = {
@@ -234,6 +236,12 @@ class Work:
                 return file.read(self.context.workflow.max_output_size + CAPTURED).decode("utf-8", "replace")
         except FileNotFoundError:
             return ""
+
+
+def _files(context: Context, logs: Logs, step: str) -> tuple[str, str]:
+    """Return the files of what a step writes."""
+    out = os.fspath(logs.stdout(step))
+    return out, out if context.workflow.log_output == "merged" else os.fspath(logs.stderr(step))
 
 
 def _size(path: str) -> int:

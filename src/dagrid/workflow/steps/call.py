@@ -92,7 +92,7 @@ def _items(work: Work, said: tuple[Any, ...] | str) -> Generator[Launch, Exit, l
 
 
 def _child(work: Work, name: str, params: tuple[str, ...], number: int) -> Child:
-    return Child(name, params, _run_id(work, params, number), work.env.get("TRACEPARENT", ""))
+    return Child(name, params, _run_id(work, params, number), work.env.get("TRACEPARENT", ""), work.spec.selector)
 
 
 def _run_id(work: Work, params: Sequence[str], number: int) -> str:

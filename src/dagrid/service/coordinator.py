@@ -1,0 +1,350 @@
+"""Many runs at once: taken from the queues of a home, given to a fleet, seen to their end, and taken up again after any other.
+
+One thread, the desk, has the lists of runs; it sleeps until a bell is rung or a run says something. What takes time (a run begun,
+a run closed, mails) is done by a few threads beside it. How workers are reached is for the fleet.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from time import monotonic
+from typing import Protocol
+
+from dagrid.errors import DagridError, RunError, UnknownRunError
+from dagrid.history import INTERRUPTED, About, History
+from dagrid.history.bells import QUEUED as CAME
+from dagrid.history.bells import STOP
+from dagrid.ports import Backend
+from dagrid.workflow.context import Context
+from dagrid.workflow.running import Fleet, Started, file_of, go_on, start
+
+HANDS = 8
+"""Threads that begin and close runs."""
+MOST_RUNS = 1_000
+"""So many runs are performed at once; the others wait in their queues."""
+PATIENCE = 1.0
+"""Seconds after which it is said that no worker has the labels that a step wants."""
+TIDYING = 60.0
+"""Seconds between two times that old runs of a workflow are forgotten."""
+STOPPED = "stopped by dagrid stop"
+
+
+class Workers(Protocol):
+    """The fleet of a coordinator."""
+
+    def place(self, context: Context, about: About) -> Backend:
+        """Return what performs the steps of a run, see `dagrid.workflow.running.Fleet`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the workers, which go on with what they have."""
+        ...
+
+
+@dataclass(slots=True, order=True)
+class Waiting:
+    """A run in a queue; those with a higher priority come first, then those that came before."""
+
+    rank: tuple[int, int]
+    run: str = field(compare=False)
+    queue: str = field(compare=False)
+    at_once: int = field(compare=False)
+
+
+@dataclass(slots=True, eq=False)
+class Active:
+    """A run that is performed here. What it is of is not there until it has begun."""
+
+    run: str
+    queue: str
+    started: Started | None = None
+    looking: bool = False
+    checked: bool = False
+    stopped: bool = False
+    unmet: set[str] = field(default_factory=set)
+
+
+class Coordinator:
+    """Performs the runs of a home.
+
+    Args:
+        history: the runs; nobody else may serve them.
+        workers: perform their steps.
+        limits: by queue, how many of its runs are performed at once.
+        say: gets a line for what an operator should know.
+
+    Raises:
+        RunHeldError: another process serves the home.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        workers: Workers,
+        *,
+        limits: Mapping[str, int] | None = None,
+        say: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        self._history = history
+        self._limits = dict(limits or {})
+        self._say = say
+        self._bell = history.serve()
+        self._workers = workers
+        self._fleet: Fleet = self
+        self._order = count()
+        self._waiting: dict[str, list[Waiting]] = {}
+        self._known: set[str] = set()
+        self._active: dict[str, Active] = {}
+        self._children: dict[str, Started] = {}
+        self._busy: Counter[str] = Counter()
+        self._tidied: dict[str, float] = {}
+        self._to_stop: deque[str] = deque(maxlen=100)
+        self._told: deque[Callable[[], None]] = deque()
+        self._awake, self._wake = os.pipe()
+        os.set_blocking(self._awake, False)
+        os.set_blocking(self._wake, False)
+        self._hands = ThreadPoolExecutor(HANDS, "dagrid-hand")
+        self._closing = False
+        self._checks: deque[tuple[float, Active]] = deque()
+        self._desk = threading.Thread(target=self._serve, name="dagrid-desk", daemon=True)
+
+    def start(self) -> None:
+        """Take up what was open, and begin what waits; from now on whoever enqueues a run is heard."""
+        self._desk.start()
+
+    @property
+    def active(self) -> int:
+        """How many runs are performed at this moment."""
+        return len(self._active)
+
+    def close(self) -> None:
+        """Perform nothing any more: runs are let go of, and taken up by the next coordinator. May be called twice."""
+        if self._closing:
+            return
+        self._closing = True
+        self._ring()
+        if self._desk.is_alive():
+            self._desk.join()
+        self._workers.close()
+        self._hands.shutdown(cancel_futures=True)
+        for active in list(self._active.values()):
+            if active.started is not None:
+                with suppress(DagridError):
+                    active.started.let_go()
+        for started in list(self._children.values()):
+            with suppress(DagridError):
+                started.let_go()
+        os.close(self._awake)
+        os.close(self._wake)
+
+    # The desk: only its thread runs what follows.
+
+    def _serve(self) -> None:
+        self._look_around()
+        while not self._closing:
+            self._fill()
+            timeout = max(self._checks[0][0] - monotonic(), 0.0) if self._checks else None
+            readable, _, _ = select.select([self._bell.fileno(), self._awake], [], [], timeout)
+            if self._awake in readable:
+                with suppress(BlockingIOError):
+                    os.read(self._awake, 65_536)
+            for verb, run in self._bell.read():
+                self._hear(verb, run)
+            while self._told:
+                self._told.popleft()()
+            while self._checks and self._checks[0][0] <= monotonic():
+                self._check_labels(self._checks.popleft()[1])
+
+    def _look_around(self) -> None:
+        """Find what a coordinator before this one had open, and what waits."""
+        for info in self._history.runs(status=(INTERRUPTED,), limit=None):
+            about = self._history.about(info.run)
+            if about.served or (about.queue and not self._history.has_begun(info.run)):
+                self._begin(Active(info.run, about.queue), self._resume)
+        for info in self._history.queued():
+            self._came(info.run)
+
+    def _hear(self, verb: str, run: str) -> None:
+        if verb == CAME:
+            self._came(run)
+        elif verb == STOP:
+            self._stop(run)
+
+    def _came(self, run: str) -> None:
+        """A run waits in a queue."""
+        if run in self._known:
+            return
+        try:
+            about = self._history.about(run)
+        except UnknownRunError:  # it is gone already
+            return
+        if about.kind != "workflow":
+            return  # who can import the graph takes it: dagrid start --next
+        self._known.add(run)
+        one = Waiting((-about.priority, next(self._order)), run, about.queue, about.at_once)
+        heappush(self._waiting.setdefault(about.queue, []), one)
+
+    def _fill(self) -> None:
+        """Begin all runs that may begin."""
+        for queue in list(self._waiting):
+            waiting = self._waiting[queue]
+            while waiting and len(self._active) < MOST_RUNS:
+                most = self._limits.get(queue, waiting[0].at_once)
+                if 0 < most <= self._busy[queue]:
+                    break
+                one = heappop(waiting)
+                self._begin(Active(one.run, queue), self._take)
+            if not waiting:
+                del self._waiting[queue]
+
+    def _begin(self, active: Active, how: Callable[[Active], Started | None]) -> None:
+        self._active[active.run] = active
+        self._busy[active.queue] += 1
+        self._hands.submit(self._begun, active, how)
+
+    def _stop(self, run: str) -> None:
+        active = self._active.get(run)
+        started = active.started if active is not None else self._children.get(run)
+        if active is not None:
+            active.stopped = True
+        if started is not None:
+            started.run.cancel(STOPPED)
+        elif active is None:
+            self._to_stop.append(run)  # one that another run is just about to call
+            if run in self._children:
+                self._children[run].run.cancel(STOPPED)
+
+    def _over(self, active: Active) -> None:
+        if self._active.pop(active.run, None) is not None:
+            self._known.discard(active.run)
+            self._busy[active.queue] -= 1
+
+    def _check_labels(self, active: Active) -> None:
+        """Say once for each run which labels no worker has."""
+        active.checked = True
+        if active.started is None or self._active.get(active.run) is not active:
+            return
+        for wanted, node in active.started.run.unmet.items():
+            if wanted not in active.unmet:
+                active.unmet.add(wanted)
+                name = active.started.context.name
+                self._say(f"step {node!r} of {name} waits for a worker with the labels {wanted}: run {active.run}")
+
+    # The hands: any thread runs what follows.
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        self._told.append(what)
+        self._ring()
+
+    def _ring(self) -> None:
+        with suppress(BlockingIOError, OSError):  # full is enough; closed is too late
+            os.write(self._wake, b"!")
+
+    def _begun(self, active: Active, how: Callable[[Active], Started | None]) -> None:
+        """Begin a run, and follow it from then on."""
+        try:
+            started = how(active)
+        except Exception as error:  # noqa: BLE001  # one run's fault is none of the others'
+            self._say(f"run {active.run} could not be performed: {error}")
+            started = None
+        if started is None:
+            self._tell(lambda: self._over(active))
+            return
+        active.started = started
+        if active.stopped:
+            started.run.cancel(STOPPED)
+        started.run.watch(lambda: self._stirred(active))
+        self._stirred(active)
+        self._tell(lambda: self._later(active))
+
+    def _take(self, active: Active) -> Started | None:
+        """Begin a run that waited; one that cannot begin has failed, and its log says why."""
+        about = self._history.about(active.run)
+        try:
+            file = file_of(about)
+        except DagridError as error:
+            self._refuse(active.run, about, error)
+            raise
+        return start(
+            file,
+            about.params,
+            history=self._history,
+            run_id=active.run,
+            name=about.name,
+            trigger=about.trigger,
+            fleet=self._fleet,
+        )
+
+    def _resume(self, active: Active) -> Started | None:
+        if not self._history.has_begun(active.run):
+            return self._take(active)  # its process ended when it had only just taken it
+        return go_on(self._history, active.run, fleet=self._fleet)
+
+    def _refuse(self, run: str, about: About, error: Exception) -> None:
+        with suppress(RunError):
+            self._history.discard(self._history.begin(about.name, about, run), str(error))
+
+    def _stirred(self, active: Active) -> None:
+        """Something has happened in a run: see whether it is over."""
+        started = active.started
+        if started is None or active.looking:
+            return
+        if not (started.run.done or started.run.waiting):
+            if active.checked:
+                active.checked = False
+                self._tell(lambda: self._later(active))
+            return
+        active.looking = True
+        with suppress(RuntimeError):  # the hands are gone: this coordinator closes
+            self._hands.submit(self._look, active, started)
+
+    def _look(self, active: Active, started: Started) -> None:
+        try:
+            if not started.run.settled:
+                active.looking = False
+                if started.run.settled:  # it has happened meanwhile
+                    self._stirred(active)
+                return
+            if not started.run.done:
+                started.detach()
+            else:
+                started.finish(tidy=False)
+        except Exception as error:  # noqa: BLE001  # one run's fault is none of the others'
+            self._say(f"run {active.run} could not be closed: {error}")
+            started.close()
+        self._tell(lambda: self._over(active))
+        self._tidy(started)
+
+    def _tidy(self, started: Started) -> None:
+        """Forget old runs of a workflow, not more often than now and then: it looks at all that there are."""
+        name, now = started.context.name, monotonic()
+        if now - self._tidied.get(name, -TIDYING) >= TIDYING:
+            self._tidied[name] = now
+            with suppress(DagridError):
+                started.tidy()
+
+    def _later(self, active: Active) -> None:
+        self._checks.append((monotonic() + PATIENCE, active))
+
+    # What runs ask of a fleet.
+
+    def place(self, context: Context, about: About) -> Backend:
+        """Return what performs the steps of a run."""
+        return self._workers.place(context, about)
+
+    def began(self, started: Started) -> None:
+        """Hear of a run that was called by another one, which waits for it."""
+        run = started.place.run_id
+        self._children[run] = started
+        if run in self._to_stop:
+            started.run.cancel(STOPPED)
+        started.run.watch(lambda: self._children.pop(run, None) if started.run.done else None)

@@ -1,0 +1,168 @@
+"""What the steps of a workflow find around them on a worker: their context, made there of what only the run knows.
+
+What is the worker's own (its PATH and HOME, its labels, its folders) is taken from there. Secrets are in the kit, which is never
+kept with the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dagrid.errors import TransferError, WorkflowError
+from dagrid.history import file_name
+from dagrid.service.parcels import Packer, Parcel, unpack
+from dagrid.workflow import File
+from dagrid.workflow.context import CURRENT, Context, Traceparents
+from dagrid.workflow.model import Handlers, Workflow, place, said
+from dagrid.workflow.surroundings import default_shell, passed, shell_words
+from dagrid.workflow.variables import environment
+
+LOGS = "logs"
+FILES = "files"
+LOG_FILE = "DAG_RUN_LOG_FILE"
+TRACEPARENT = "TRACEPARENT"
+
+
+@dataclass(frozen=True, slots=True)
+class LogFolder:
+    """Where the logs of a run are, see `dagrid.workflow.context.Logs`."""
+
+    run_id: str
+    folder: str
+    log: Path
+
+    def stdout(self, step: str) -> Path:
+        return Path(self.folder, f"{file_name(step)}.out")
+
+    def stderr(self, step: str) -> Path:
+        return Path(self.folder, f"{file_name(step)}.err")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class WorkflowKit:
+    """Makes the context of a run on a worker, see `dagrid.ports.Kit`.
+
+    Args:
+        workflow: the document, without its steps.
+        name: of its file.
+        kept: where the logs are in the end.
+        parcel: the SHA-256 of the list of files that it comes with.
+        contents: what must be there.
+        folder: where steps run, from the folder of the files; an absolute one is one of the worker's.
+        given, variables, secrets, traceparent, is_resumed: as in the context.
+        caller: the traceparent of all that is no step's.
+    """
+
+    workflow: Workflow
+    name: str
+    kept: LogFolder
+    parcel: bytes
+    contents: tuple[bytes, ...]
+    folder: str
+    given: Mapping[str, str]
+    variables: Mapping[str, str]
+    secrets: tuple[str, ...]
+    traceparent: Traceparents | None
+    is_resumed: bool
+    caller: str
+
+    def arrive(self, folder: Path, content: Callable[[bytes], Path], labels: Mapping[str, str]) -> Around:
+        """Make the context on a worker, with the files in place."""
+        files = folder / FILES
+        unpack(files, self.parcel, content)
+        logs = folder / LOGS
+        logs.mkdir(exist_ok=True)
+        own = LogFolder(self.kept.run_id, os.fspath(logs), folder / "run.log")
+        variables = {**self.variables, LOG_FILE: os.fspath(own.log)}
+        caller = {TRACEPARENT: self.caller} if self.caller else {}
+        base = os.fspath(files)
+        return Around(
+            Context(
+                file=File(name=self.name, folder=base, text="", main=self.workflow, locals={}),
+                workflow=self.workflow,
+                logs=own,
+                kept=self.kept,
+                given=self.given,
+                variables=variables,
+                environment=environment(caller, variables, passed(os.environ)),
+                secrets=self.secrets,
+                folder=os.path.normpath(os.path.join(base, self.folder)),
+                shell=shell_words(self.workflow.shell) or default_shell(os.environ),
+                labels=labels,
+                traceparent=self.traceparent,
+                is_resumed=self.is_resumed,
+            )
+        )
+
+
+class Around:
+    """A run on a worker, see `dagrid.ports.Surroundings`."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Functions of steps are found by the processes that run them."""
+        return ()
+
+    def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that calls one in the context of the run."""
+        return partial(_called, self.context, fn)
+
+    def close(self) -> None:
+        """Remove the container that all steps of the run have here, if they have one."""
+        if self.context.workflow.container is not None:
+            from dagrid.workflow.steps.docker import remove  # few workflows have a container
+
+            remove(self.context)
+
+
+def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> tuple[WorkflowKit, Parcel]:
+    """Return the kit of a run, and what it needs to be there before.
+
+    Args:
+        context: of the run.
+        packer: packs the files.
+        without: paths that do not travel, beside those that hold secrets.
+
+    Raises:
+        WorkflowError: there are too many files, or one cannot be read.
+    """
+    workflow, file = context.workflow, context.file
+    base = file.folder
+    hidden = [path.key for path in workflow.secrets if path.provider == "file"]
+    never = {os.path.normpath(os.path.join(base, os.path.expanduser(one))) for one in (*hidden, *workflow.dotenv)}
+    try:
+        parcel = packer.packed(base, workflow.files if said(workflow, "files") else None, {*never, *without})
+    except TransferError as error:
+        raise WorkflowError([file.problem(place(workflow, "files"), str(error))]) from error
+    inside = context.folder == base or context.folder.startswith(base + os.sep)
+    logs = context.logs
+    kit = WorkflowKit(
+        workflow=msgspec.structs.replace(workflow, steps=(), handler_on=Handlers()),
+        name=file.name,
+        kept=LogFolder(logs.run_id, os.path.dirname(logs.log), logs.log),
+        parcel=parcel.list,
+        contents=parcel.contents,
+        folder=os.path.relpath(context.folder, base) if base and inside else context.folder,
+        given=context.given,
+        variables=context.variables,
+        secrets=context.secrets,
+        traceparent=context.traceparent,
+        is_resumed=context.is_resumed,
+        caller=context.environment.get(TRACEPARENT, ""),
+    )
+    return kit, parcel
+
+
+def _called(context: Context, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    CURRENT.set(context)  # who calls has a context of its own for each attempt
+    return fn(*args, **kwargs)

@@ -1,0 +1,182 @@
+"""A coordinator by itself: queues, limits, resuming, stopping, people who are waited for; its workers are commands on this machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from dagrid.errors import RunHeldError
+from dagrid.execution.backends.command import CommandBackend
+from dagrid.history import About, History
+from dagrid.service.coordinator import Coordinator
+
+PATIENCE = 20.0
+
+
+class Here:
+    """Workers that are this machine."""
+
+    def place(self, context, about):
+        return CommandBackend(100)
+
+    def close(self):
+        """There is nothing to let go of."""
+
+
+class Service:
+    """A home with what coordinators have said."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.home = folder / "home"
+        self.history = History(self.home)
+        self.said = []
+
+    @contextmanager
+    def coordinator(self, **settings):
+        with History(self.home) as history:
+            coordinator = Coordinator(history, Here(), say=self.said.append, **settings)
+            coordinator.start()
+            try:
+                yield coordinator
+            finally:
+                coordinator.close()
+
+    def enqueue(self, text, name="flow", run=None, queue=None, at_once=0, priority=0):
+        path = self.folder / f"{name}.yaml"
+        path.write_text(text)
+        about = About(source=str(path), spec=text, queue=queue or name, at_once=at_once, priority=priority)
+        return self.history.enqueue(name, about, run)
+
+    def until(self, run, *statuses):
+        """Wait until a run has one of these statuses."""
+        deadline = time.monotonic() + PATIENCE
+        while (status := self.history.info(run).status) not in statuses:
+            assert time.monotonic() < deadline, f"{run} is {status}; {self.said}"
+            time.sleep(0.005)
+        return status
+
+
+@pytest.fixture
+def service(tmp_path):
+    made = Service(tmp_path)
+    with made.history:
+        yield made
+
+
+def test_a_run_in_a_queue_is_begun_when_it_comes(service):
+    """From before the coordinator, and while it sleeps."""
+    early = service.enqueue("steps: [echo early]")
+    with service.coordinator():
+        service.until(early, "succeeded")
+        late = service.enqueue("steps: [echo late]")
+        service.until(late, "succeeded")
+    assert service.said == []
+
+
+def test_a_queue_has_a_limit(service, tmp_path):
+    """Of its configuration, else that of the workflow; priorities go first, and another queue does not wait."""
+    step = f"steps: ['echo $0 >> {tmp_path}/order; until test -e {tmp_path}/go; do sleep 0.01; done']"
+    first = service.enqueue(step, run="first", at_once=1)
+    later = service.enqueue(step, run="later", at_once=1)
+    urgent = service.enqueue(step, run="urgent", at_once=1, priority=5)
+    wide = [service.enqueue(step, "wide", run=f"wide{number}") for number in range(3)]
+    with service.coordinator(limits={"wide": 2}) as coordinator:
+        service.until(urgent, "running")
+        service.until(wide[1], "running")
+        assert [service.history.info(run).status for run in (first, later, wide[2])] == ["queued"] * 3
+        assert coordinator.active == 3
+        (tmp_path / "go").touch()
+        for run in (first, later, urgent, *wide):
+            service.until(run, "succeeded")
+
+
+def test_what_cannot_begin_has_failed(service):
+    """Its log says why, and nothing else is held up by it."""
+    bad = service.enqueue("steps: [{name: a, command: x, depends: nobody}]", "bad")
+    good = service.enqueue("steps: [echo]")
+    with service.coordinator():
+        service.until(bad, "failed")
+        service.until(good, "succeeded")
+    assert "depends on 'nobody'" in (service.history.folder(bad) / "run.log").read_text()
+
+
+def test_a_run_that_is_let_go_of_is_taken_up_by_the_next(service, tmp_path):
+    """A coordinator that ends does not end its runs."""
+    step = f"echo begun >> {tmp_path}/log; until test -e {tmp_path}/go; do sleep 0.01; done"
+    run = service.enqueue(f"steps: [{{name: a, command: echo once >> {tmp_path}/log}}, {{name: b, command: '{step}'}}]")
+    with service.coordinator():
+        service.until(run, "running")
+        wait_for(tmp_path / "log", "begun")
+    assert service.history.info(run).status == "interrupted"
+    (tmp_path / "go").touch()
+    with service.coordinator():
+        service.until(run, "succeeded")
+    assert (tmp_path / "log").read_text().split() == ["once", "begun", "begun"]
+
+
+def test_a_run_of_somebody_else_is_left_alone(service):
+    """What `dagrid start` had begun is gone on with by hand."""
+    place = service.history.begin("mine", About(spec="steps: [echo]"), "mine")
+    place.close()
+    with service.coordinator():
+        service.until(service.enqueue("steps: [echo]"), "succeeded")
+    assert service.history.info("mine").status == "interrupted"
+
+
+def test_a_run_is_stopped_and_not_the_coordinator(service, tmp_path):
+    """`dagrid stop` reaches the one run among many, and one that another run called."""
+    calling = service.enqueue("steps: [{name: a, call: sub}]\n---\nname: sub\nsteps: [sleep 60]", "calling")
+    alone = service.enqueue("steps: [sleep 60]", "alone")
+    with service.coordinator():
+        service.until(alone, "running")
+        service.until(calling, "running")
+        deadline = time.monotonic() + PATIENCE
+        while not (children := service.history.children(calling)) or children[0].status != "running":
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        service.history.stop(alone)
+        service.until(alone, "aborted")
+        service.history.stop(children[0].run)
+        service.until(children[0].run, "aborted")
+        service.until(calling, "failed")
+        service.until(service.enqueue("steps: [echo]"), "succeeded")
+
+
+def test_who_waits_for_a_person_holds_nothing(service):
+    """The run is nobody's until somebody approves."""
+    run = service.enqueue("steps: [{name: a, command: echo, approval: {prompt: well?}}]")
+    with service.coordinator() as coordinator:
+        service.until(run, "waiting")
+        deadline = time.monotonic() + PATIENCE
+        while coordinator.active:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+
+def test_a_home_has_one_coordinator(service):
+    """Two would take each other's runs."""
+    with service.coordinator(), pytest.raises(RunHeldError, match="is performed by process"):
+        Coordinator(History(service.home), Here())
+
+
+def test_many_runs_cost_no_thread_each(service):
+    """Fifty runs of one step, enqueued at once."""
+    runs = [service.enqueue("steps: ['true']") for _ in range(50)]
+    with service.coordinator():
+        for run in runs:
+            service.until(run, "succeeded")
+        deadline = time.monotonic() + PATIENCE
+        while (left := threading.active_count()) > 20:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
+
+
+def wait_for(path, word):
+    deadline = time.monotonic() + PATIENCE
+    while not (path.exists() and word in path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

@@ -1,0 +1,208 @@
+"""What a run takes along to a worker: files, variables, secrets; and what a step finds there that is the worker's."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from dagrid.errors import TransferError, WorkflowError
+from dagrid.execution.backends.command import CommandBackend
+from dagrid.history import History
+from dagrid.service.kit import kit_of
+from dagrid.service.parcels import Packer, unpack
+from dagrid.workflow import load, running, steps
+
+
+class Passing:
+    """A session that hands on the calls of a run with the context of its kit."""
+
+    def __init__(self, session, around):
+        self._session = session
+        self._around = around
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def perform(self, bundle):
+        for call in bundle.calls:
+            call.fn = self._around.around(call.fn)
+        self._session.perform(bundle)
+
+
+class Elsewhere(CommandBackend):
+    """A worker that is here, and knows of the run what its kit says."""
+
+    def __init__(self, around):
+        super().__init__(100)
+        self._around = around
+
+    def open(self, host):
+        return Passing(super().open(host), self._around)
+
+
+class Fleet:
+    """Workers without a wire: what would travel is pickled, and arrives in a folder of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.packer = Packer()
+        self.sent = Counter()
+
+    def place(self, context, about):
+        kit, parcel = kit_of(context, self.packer, (str(self.folder),))
+        data = pickle.dumps(kit)
+        self.kits = [*getattr(self, "kits", []), data]
+
+        def content(digest):
+            path = self.folder / digest.hex()
+            if not path.exists():
+                self.sent[digest] += 1
+                found = parcel.read(digest)
+                assert sha256(found).digest() == digest
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(found)
+            return path
+
+        there = self.folder / about.name
+        there.mkdir(parents=True)
+        return Elsewhere(pickle.loads(data).arrive(there, content, {"gpu": "true"}))
+
+    def began(self, started):
+        """It keeps no list of runs."""
+
+
+@pytest.fixture
+def here(tmp_path):
+    (tmp_path / "flows").mkdir()
+    return tmp_path / "flows"
+
+
+@pytest.fixture
+def run(tmp_path, here):
+    fleet = Fleet(tmp_path / "worker")
+
+    def run(text, name="flow", params=()):
+        path = here / f"{name}.yaml"
+        path.write_text(dedent(text))
+        started = running.start(load(path, types=steps.KINDS), params, history=history, fleet=fleet)
+        result = started.finish()
+        return started, result
+
+    with History(tmp_path / "home") as history:
+        run.fleet = fleet
+        yield run
+
+
+def test_a_step_finds_what_its_workflow_says(run, here, monkeypatch, tmp_path):
+    """Files, parameters, variables, outputs and secrets are there, and what belongs to a machine is the worker's."""
+    monkeypatch.setenv("TOKEN_OF_TEST", "hush-hush")
+    (here / "data").mkdir()
+    (here / "data" / "a.txt").write_text("from the folder\n")
+    (here / "go.sh").write_text("#!/bin/sh\ncat data/a.txt\n")
+    (here / "go.sh").chmod(0o755)
+    (here / "mine.py").write_text("def length(text):\n    return len(text)\n")
+    started, result = run(
+        """
+        params: WHO=nobody
+        env: [{GREETING: "hello ${WHO}"}]
+        secrets: [{name: TOKEN, provider: env, key: TOKEN_OF_TEST}]
+        steps:
+          - {name: files, command: ./go.sh, output: FOUND}
+          - {name: told, command: 'echo "$GREETING, $FOUND, $TOKEN, $PWD"'}
+          - {name: python, python: "mine:length", args: ["${FOUND}"], output: LONG}
+          - {name: log, command: 'echo "$DAG_RUN_LOG_FILE"; echo bad >&2; echo "$LONG"'}
+        """,
+        params=["WHO=world"],
+    )
+    assert result.status == "succeeded", [str(one.error) for one in result.node_results.values()]
+    project = tmp_path / "worker" / "flow" / "files"
+    log = tmp_path / "worker" / "flow" / "logs"
+    assert (log / "told.out").read_text() == f"hello world, from the folder, *******, {project}\n"
+    assert (log / "log.out").read_text() == f"{tmp_path / 'worker' / 'flow' / 'run.log'}\n15\n"
+    end = result.node_result("log").value
+    assert (end.stdout, end.stderr) == (str(started.place.stdout("log")), str(started.place.stderr("log")))
+
+
+def test_a_secret_stays_where_it_was_sent(run, here, tmp_path):
+    """The file that holds one, and dotenv files, do not travel; what was sent is in the kit alone."""
+    (here / "secret.txt").write_text("hush-hush\n")
+    (here / ".env").write_text("SECOND=hidden-too\n")
+    _, result = run(
+        """
+        secrets: [{name: TOKEN, provider: file, key: secret.txt}]
+        steps: [{name: a, command: 'ls -A; echo "$TOKEN $SECOND"'}]
+        """
+    )
+    assert result.status == "succeeded"
+    assert (tmp_path / "worker/flow/logs/a.out").read_text() == "flow.yaml\n******* hidden-too\n"
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()]
+    assert found == [here / "secret.txt"]
+
+
+def test_what_is_named_travels_and_nothing_else(run, here, tmp_path):
+    """A folder of gigabytes stays at home when a workflow says what it needs."""
+    for name in ("a/b/c.txt", "a/d.bin", "other.txt", ".git/config"):
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(name)
+    run("steps: [{name: a, command: find . -type f | sort}]\nfiles: [a/b, '*.txt']")
+    assert (tmp_path / "worker/flow/logs/a.out").read_text() == "./a/b/c.txt\n./other.txt\n"
+    run("steps: [{name: a, command: find . -type f | sort}]\nfiles: []", "none")
+    assert (tmp_path / "worker/none/logs/a.out").read_text() == ""
+    run("steps: [{name: a, command: find . -type f | sort}]", "all")
+    assert (tmp_path / "worker/all/logs/a.out").read_text().split() == [
+        "./a/b/c.txt",
+        "./a/d.bin",
+        "./all.yaml",
+        "./flow.yaml",
+        "./none.yaml",
+        "./other.txt",
+    ]
+
+
+def test_what_has_not_changed_is_sent_once(tmp_path):
+    """Contents are known by what is in them: the second parcel of a folder names the same ones, and a large file by itself."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "small").write_bytes(b"s")
+    (folder / "large").write_bytes(os.urandom(100_000))
+    packer = Packer()
+    first = packer.packed(str(folder))
+    assert packer.packed(str(folder)) is first
+    (folder / "small").write_bytes(b"t")
+    second = packer.packed(str(folder))
+    assert second.contents[0] != first.contents[0]
+    assert second.contents[1:] == first.contents[1:]
+
+
+def test_a_file_that_changes_under_a_run_is_noticed(tmp_path):
+    """Half of an old file and half of a new one would be worse than an error."""
+    (tmp_path / "large").write_bytes(b"a" * 100_000)
+    parcel = Packer().packed(str(tmp_path))
+    (tmp_path / "large").write_bytes(b"b" * 100_000)
+    with pytest.raises(TransferError, match="has changed since the run began"):
+        parcel.read(parcel.contents[1])
+
+
+def test_too_much_is_refused_with_what_to_do(run, here):
+    """Before anything has run, and with the place in the file."""
+    with (here / "huge").open("wb") as file:
+        file.truncate(300 << 20)
+    with pytest.raises(WorkflowError, match=r"flow\.yaml.*Name what the steps need: files"):
+        run("steps: [{name: a, command: echo}]")
+
+
+def test_nothing_is_written_outside_of_the_folder(tmp_path):
+    """A parcel comes from elsewhere, whoever made it."""
+    from dagrid.service.parcels import Entry, _encode
+
+    for path in ("../evil", "/tmp/evil", "a/../../evil"):
+        (tmp_path / "list").write_bytes(_encode([Entry(path, 0o600, b"x")]))
+        with pytest.raises(TransferError, match="written elsewhere"):
+            unpack(tmp_path / "there", b"x", lambda _: tmp_path / "list")
+    assert not Path("/tmp/evil").exists()
