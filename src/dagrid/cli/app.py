@@ -30,6 +30,7 @@ COMMANDS = {
     "graph": ("drawing", "Draw a workflow, a graph of Python's, or a run."),
     "schema": ("checking", "Print the JSON schema of workflows, or of settings."),
     "exec": ("executing", "Run one command as a workflow of one step."),
+    "worker": ("working", "Perform steps and calls for a coordinator, until it is stopped."),
     "cleanup": ("cleaning", "Forget old runs."),
     "config": ("settings", "Show every setting, and where its value came from."),
     "version": ("settings", "Print the version."),

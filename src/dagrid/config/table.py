@@ -494,6 +494,15 @@ SETTINGS = (
         ("worker",),
     ),
     Setting(
+        "worker.slots",
+        COUNT,
+        "How many steps and calls it performs at once.",
+        None,
+        ("--worker.slots",),
+        ("worker",),
+        "one for each core",
+    ),
+    Setting(
         "worker.coordinator_host",
         TEXT,
         "Where its coordinator is.",
@@ -518,9 +527,7 @@ SETTINGS = (
         ("--worker.tls-cert",),
         ("worker", *CLIENTS),
     ),
-    Setting(
-        "worker.tls.key_file", PATH, "The key of that.", None, ("--worker.tls-key",), ("worker", *CLIENTS)
-    ),
+    Setting("worker.tls.key_file", PATH, "The key of that.", None, ("--worker.tls-key",), ("worker", *CLIENTS)),
     Setting(
         "worker.tls.ca_file", PATH, "Who certifies the coordinator.", None, ("--worker.tls-ca",), ("worker", *CLIENTS)
     ),

@@ -37,9 +37,9 @@ class ClusterBackend(BackendBase):
 
     Functions and values travel pickled, the modules of the project with them; what is installed has to be installed on the
     workers too, whose Python has to be of the same minor version. A node with a selector runs on a worker that has all of its
-    labels, and waits as long as there is none; commands run on workers as well, in a folder of their own with the project's files.
-    Each attempt finds what stays the same however often its node is performed in its environment, as DAGRID_ATTEMPT_KEY. What runs
-    when this process ends, in a run with a checkpoint, goes on and is found again when the run is taken up.
+    labels, and waits as long as there is none; commands run on workers as well, in a folder of their own with the project's
+    files. Each attempt finds what stays the same however often its node is performed in its environment, as DAGRID_ATTEMPT_KEY.
+    What runs when this process ends, in a run with a checkpoint, goes on and is found again when the run is taken up.
 
     Args:
         address: of the coordinator, as `grpc://host:port` (plain text) or `grpcs://host:port` (TLS); the port may be left out.

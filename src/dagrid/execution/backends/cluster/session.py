@@ -31,6 +31,7 @@ from dagrid.execution.backends._transfer import (
 from dagrid.execution.backends._worker import encode, loads, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.execution.backends.cluster.outbox import PIECE
 from dagrid.machine.events import (
     UNSTARTED,
     Finished,
@@ -48,7 +49,6 @@ _log = logging.getLogger("dagrid.fleet")
 
 INLINE = 1 << 18
 """What is pickled in more bytes than this travels apart from the message that refers to it."""
-PIECE = 1 << 20
 WINDOW = 256
 AHEAD = 0.005
 """Seconds of work that may wait at a worker."""
@@ -440,16 +440,11 @@ class FleetSession:
         return digest
 
     def _give(self, digest: bytes) -> None:
-        """Send a content, unless this coordinator has got it."""
-        if digest in self._given:
-            return
-        self._given.add(digest)
+        """Send a small content, unless this coordinator has got it; it asks for those that are not small."""
         data = self._kept[digest]
-        for offset in range(0, len(data) or 1, PIECE):
-            self._out.parts.add(digest=digest, offset=offset, size=len(data), data=data[offset : offset + PIECE])
-            if len(data) > PIECE and self._line is not None:
-                self._line.ask(pb.Ask(parts=self._out.parts))
-                del self._out.parts[:]
+        if digest not in self._given and len(data) <= PIECE:
+            self._given.add(digest)
+            self._out.parts.add(digest=digest, size=len(data), data=data)
 
     def _recall(self, worker: int, attempts: Sequence[int]) -> None:
         if self._staged:  # assignments are taken after what is called back
@@ -656,18 +651,12 @@ class FleetSession:
             fetch.take(part)
 
     def _take_want(self, digest: bytes) -> None:
-        """The coordinator, or a worker behind it, lacks a content that we have named."""
-        if digest not in self._kept:
+        """The coordinator, or a worker behind it, lacks a content that was named."""
+        data = self._kept.get(digest)
+        if data is None:
             data = self._contents(digest)
-            if data is None:
-                return
-            self._kept[digest] = data
-            self._given.discard(digest)
-            self._give(digest)
-            del self._kept[digest]
-            return
-        self._given.discard(digest)
-        self._give(digest)
+        if data is not None and self._line is not None:
+            self._line.ask(pb.Ask(parts=[pb.Part(digest=digest, size=len(data), data=data)]))
 
 
 class _Fetch:
