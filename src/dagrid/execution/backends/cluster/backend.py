@@ -212,7 +212,7 @@ class ClusterBackend(BackendBase):
         self.sessions.add(session)
         session.begin(self._begin)
         if self._hub is None:
-            session.welcome.wait(PATIENCE + 1.0)
+            session.welcome.wait(2 * PATIENCE)
             if session.refused is not None or not session.welcome.is_set():
                 session.close()
                 raise session.refused or BackendUnreachableError(f"No coordinator answers at {self.address}.")
@@ -231,7 +231,7 @@ class ClusterBackend(BackendBase):
         if self._hub is not None:
             return self._hub.borrow(session.opening(), session.tell, logs=self._logs)
         assert self.address is not None
-        return borrow(self.address, session.reopen, session.tell)
+        return borrow(self.address, session.reopen, session.tell, patience=PATIENCE)
 
     def release(self, wait: bool) -> None:
         """End every session, and the coordinator where it is this one's."""
