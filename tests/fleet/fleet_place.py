@@ -57,7 +57,8 @@ class Worker:
 
         with self._changed:
             there = self._changed.wait_for(lambda: len(found()) >= times or self._ended, PATIENCE)
-            assert there and len(found()) >= times, self.lines
+            assert there, self.lines
+            assert len(found()) >= times, self.lines
             return found()[-1]
 
     def signal(self, number: int) -> None:

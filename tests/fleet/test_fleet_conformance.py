@@ -26,13 +26,16 @@ def _by_value() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, str]]:
     """By the number of slots, the address of a coordinator: one with one worker, one with two of one slot each."""
-    with ClusterBackend.listening(files=[]) as one, ClusterBackend.listening(files=[]) as two:
-        with workers(one.port, tmp_path_factory.mktemp("one")) as start_one:
-            with workers(two.port, tmp_path_factory.mktemp("two")) as start_two:
-                start_one(id="only", slots="1")
-                for name in ("left", "right"):
-                    start_two(id=name, slots="1")
-                yield {1: f"grpc://127.0.0.1:{one.port}", 2: f"grpc://127.0.0.1:{two.port}"}
+    with (
+        ClusterBackend.listening(files=[]) as one,
+        ClusterBackend.listening(files=[]) as two,
+        workers(one.port, tmp_path_factory.mktemp("one")) as start_one,
+        workers(two.port, tmp_path_factory.mktemp("two")) as start_two,
+    ):
+        start_one(id="only", slots="1")
+        for name in ("left", "right"):
+            start_two(id=name, slots="1")
+        yield {1: f"grpc://127.0.0.1:{one.port}", 2: f"grpc://127.0.0.1:{two.port}"}
 
 
 class TestFleet(BackendConformance):

@@ -82,10 +82,9 @@ class File(io.BytesIO):
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterBackend]:
-    with ClusterBackend.listening(files=[]) as backend:
-        with workers(backend.port, tmp_path_factory.mktemp("logs")) as start:
-            start(id="writer", slots="2")
-            yield backend
+    with ClusterBackend.listening(files=[]) as backend, workers(backend.port, tmp_path_factory.mktemp("logs")) as start:
+        start(id="writer", slots="2")
+        yield backend
 
 
 def writing(script: str, name: str = "deep/out.log") -> Command:

@@ -36,10 +36,12 @@ def _by_value() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterBackend]:
     """A coordinator with a worker that nobody harms."""
-    with ClusterBackend.listening(lease=LEASE, heartbeat=0.1, files=[]) as place:
-        with workers(place.port, tmp_path_factory.mktemp("steady")) as start:
-            start(id="steady", slots="2", labels="steady=yes")
-            yield place
+    with (
+        ClusterBackend.listening(lease=LEASE, heartbeat=0.1, files=[]) as place,
+        workers(place.port, tmp_path_factory.mktemp("steady")) as start,
+    ):
+        start(id="steady", slots="2", labels="steady=yes")
+        yield place
 
 
 @pytest.fixture
@@ -149,7 +151,8 @@ import sys
 from dagrid import DAG, Node
 from deep.helper import answer
 if __name__ == "__main__":
-    result = DAG([Node("n", answer), Node("m", lambda n: n + answer(), inputs={"n": "n"})]).run(backend=sys.argv[1], progress=False)
+    nodes = [Node("n", answer), Node("m", lambda n: n + answer(), inputs={"n": "n"})]
+    result = DAG(nodes).run(backend=sys.argv[1], progress=False)
     print(result.raise_for_status()["m"])
 """
 
@@ -175,7 +178,7 @@ def test_a_project_travels(fleet: ClusterBackend, tmp_path: Path) -> None:
 def test_a_selector_waits_for_its_worker(
     fleet: ClusterBackend, start: Start, gate: Gate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is said once that nobody has the labels, and `explain` says which; when a worker comes that has them, it gets the node."""
+    """It is said once that nobody has the labels, and `explain` says which; when a worker comes that has them, it goes on."""
     nodes = [Node(f"gpu{number}", os.getpid, selector={"gpu": "true", "steady": "no"}) for number in range(50)]
     with caplog.at_level(logging.WARNING, "dagrid.fleet"):
         run = DAG([*nodes, Node("any", partial(stand, gate.address))]).start(backend=fleet)
@@ -325,5 +328,5 @@ def test_what_dead_workers_left_is_removed(start: Start, tmp_path: Path) -> None
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run on a fleet that is not there says so, and does not wait for ever."""
     monkeypatch.setattr(backend, "PATIENCE", 0.3)
-    with pytest.raises(BackendUnreachableError, match="127.0.0.1:1 "):
+    with pytest.raises(BackendUnreachableError, match=r"127\.0\.0\.1:1 "):
         DAG([Node("n", os.getpid, retries=Retry(1))]).run(backend="grpc://127.0.0.1:1", progress=False)
