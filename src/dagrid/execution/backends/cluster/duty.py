@@ -163,7 +163,7 @@ class Duty:
         self._echo = 0
         self._echoes: dict[int, float] = {}
         self._sure_until = -1.0  # what is exclusive may be performed until then
-        self._unsure: list[Job] = []
+        self._unsure: dict[Job, None] = {}
         self._exclusive: set[Job] = set()
         self._draining = self._left = self._says_draining = self._says_left = False
         self._runs: dict[str, Run] = {}
@@ -176,7 +176,7 @@ class Duty:
         self._tokens = 0
         self._busy = 0  # slots
         self._known: set[bytes] = set()
-        self._missing: dict[bytes, list[Job]] = {}
+        self._missing: dict[bytes, dict[Job, None]] = {}
         self._wants: dict[bytes, None] = {}
         self._reports = Reports()
         self._returned: list[tuple[Key, int]] = []
@@ -259,7 +259,7 @@ class Duty:
         up = pb.Up(wants=self._wants, draining=self._says_draining)
         if self._beats:
             up.heartbeat.running = self._busy
-            up.heartbeat.waiting = sum(turn.open for turn in self._turns.values()) - self._busy
+            up.heartbeat.waiting = max(sum(turn.open for turn in self._turns.values()) - self._busy, 0)
             up.heartbeat.load = self.load
             if self._exclusive:
                 up.heartbeat.echo = self._echo
@@ -379,7 +379,7 @@ class Duty:
             return
         self._sure_until = max(self._sure_until, sent + self._lease * (1 - MARGIN))
         self._echoes = {number: at for number, at in self._echoes.items() if number > echo}
-        unsure, self._unsure = self._unsure, []
+        unsure, self._unsure = self._unsure, {}
         for job in unsure:
             if job.waits:
                 self._ready(job)
@@ -430,9 +430,9 @@ class Duty:
             job.missing.add(digest)
             waiting = self._missing.get(digest)
             if waiting is None:
-                waiting = self._missing[digest] = []
+                waiting = self._missing[digest] = {}
                 self._wants[digest] = None
-            waiting.append(job)
+            waiting[job] = None
 
     def _recall(self, job: Job, acts: list[Act]) -> None:
         if job.rides is not None or job.started is not None or job.end is not None:
@@ -459,7 +459,8 @@ class Duty:
         if job.end is not None:
             self._forget(job)
             return
-        self._leave_chain(job)
+        if not job.token:
+            self._leave_chain(job)
         for each in job.chain():
             self._forget(each)
             if each.token:
@@ -504,7 +505,7 @@ class Duty:
         if job.run.leaving:
             job.run.later.append(job)
         elif any(each.call.exclusive for each in job.chain()) and self._now >= self._sure_until:
-            self._unsure.append(job)
+            self._unsure[job] = None
             self._beat(self._now)
         else:
             turn.ready.append(job)
@@ -613,6 +614,14 @@ class Duty:
     def _close(self, job: Job) -> None:
         """An attempt counts no more among the open ones of its run."""
         self._exclusive.discard(job)
+        self._unsure.pop(job, None)
+        for digest in job.missing:
+            waiting = self._missing[digest]
+            del waiting[job]
+            if not waiting:
+                del self._missing[digest]
+                self._wants.pop(digest, None)
+        job.missing.clear()
         job.run.turn.open -= 1
         self._pass_on(job.run.turn)
 
@@ -624,7 +633,7 @@ class Duty:
 
     @staticmethod
     def _leave_chain(job: Job) -> None:
-        if job.rides is not None:
+        if job.rides is not None and job in job.rides.riders:
             job.rides.riders.remove(job)
 
     def _rest(self, run: Run, acts: list[Act]) -> None:
