@@ -233,7 +233,7 @@ class World(Watch):
             nodes,
             settings,
             chains=chained,
-            exclusive=frozenset(name for name in names if chance.random() < 0.1),
+            exclusive=frozenset(name for name in names if not chained and chance.random() < 0.1),  # who rides is not
             flaky=flaky,
             contents={name: chance.choice(CONTENTS) for name in names if chance.random() < 0.3},
             durations={name: chance.random() * span for name in names},

@@ -177,16 +177,11 @@ class WorkerProcess(Process):
 
     def _take(self, perform: Perform) -> None:
         assert perform.token not in self.tasks
+        same = (perform.run, perform.call.node)
+        assert same not in [(each.perform.run, each.perform.call.node) for each in self.tasks.values()], "twice at once"
         task = self.tasks[perform.token] = Task(perform)
-        if perform.call.rides:
-            task.rides = next(
-                other
-                for other in self.tasks.values()
-                if other.perform.run == perform.run
-                and other.perform.fence == perform.fence
-                and other.perform.call.attempt == perform.call.rides - 1
-                and not other.done
-            )
+        if perform.rides:
+            task.rides = self.tasks[perform.rides]
             task.rides.riders.append(task)
         else:
             self.waiting.append(task)

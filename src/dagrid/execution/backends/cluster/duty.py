@@ -29,13 +29,17 @@ MARGIN = 0.1
 
 
 class Perform(msgspec.Struct, frozen=True):
-    """Perform a call; say `started` and `finished` with its token. One that rides comes right behind the one that it rides on."""
+    """Perform a call; say `started` and `finished` with its token. One that rides comes behind the one that it rides on.
+
+    `rides` is the token of that one, or 0; `call.rides` names its attempt.
+    """
 
     token: int
     run: str
     fence: int
     call: pb.Call
     kit: bytes
+    rides: int = 0
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -101,6 +105,11 @@ class Job:
     def head(self) -> Job:
         """What it is released with."""
         return self.rides.head if self.rides is not None else self
+
+    @property
+    def named(self) -> tuple[str, str]:
+        """Its run and its node."""
+        return self.key[0], self.call.node
 
     @property
     def waits(self) -> bool:
@@ -173,6 +182,8 @@ class Duty:
         self._order: deque[Turn] = deque()  # that have, and are
         self._jobs: dict[tuple[Key, int], Job] = {}  # what is wanted
         self._released: dict[int, Job] = {}
+        self._stopping: dict[tuple[str, str], int] = {}  # by run and node, how much of it is performed and not wanted
+        self._behind: dict[tuple[str, str], list[Job]] = {}  # what waits until that has stopped
         self._tokens = 0
         self._busy = 0  # slots
         self._known: set[bytes] = set()
@@ -502,8 +513,11 @@ class Duty:
     def _ready(self, job: Job) -> None:
         """All that a call needs is here."""
         turn = job.run.turn
+        behind = [each.named for each in job.chain() if each.named in self._stopping] if self._stopping else None
         if job.run.leaving:
             job.run.later.append(job)
+        elif behind:
+            self._behind.setdefault(behind[0], []).append(job)
         elif any(each.call.exclusive for each in job.chain()) and self._now >= self._sure_until:
             self._unsure[job] = None
             self._beat(self._now)
@@ -560,7 +574,8 @@ class Duty:
             each.token = self._tokens
             self._released[each.token] = each
             each.run.performing += 1
-            acts.append(Perform(each.token, each.key[0], each.key[1], each.call, each.kit))
+            rides = each.rides.token if each.rides is not None else 0
+            acts.append(Perform(each.token, each.key[0], each.key[1], each.call, each.kit, rides))
         self._occupy(job)
 
     def _occupy(self, job: Job) -> None:
@@ -574,6 +589,14 @@ class Duty:
             self._busy -= 1
             job.run.turn.released -= 1
             self._pass_on(job.run.turn)
+        if job.wanted:
+            return
+        self._stopping[job.named] -= 1
+        if not self._stopping[job.named]:
+            del self._stopping[job.named]
+            for each in self._behind.pop(job.named, ()):
+                if each.waits:
+                    self._ready(each)
 
     def _end(self, job: Job, end: pb.Finished) -> None:
         """An attempt has ended: that is said until it is acknowledged."""
@@ -606,6 +629,8 @@ class Duty:
         if not job.wanted:
             return
         job.wanted = False
+        if job.token in self._released:
+            self._stopping[job.named] = self._stopping.get(job.named, 0) + 1
         self._jobs.pop((job.key, job.attempt), None)
         self._reports.forget(job.key, job.attempt)
         if job.end is None:

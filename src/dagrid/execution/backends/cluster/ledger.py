@@ -19,6 +19,8 @@ from dagrid.execution.backends.cluster.traffic import Traffic
 
 PROTOCOL = 1
 """The number of this protocol; who speaks another one is refused."""
+UNKNOWN = -1
+"""The room of which a run was told last, perhaps on another line."""
 REMEMBERED = 10
 """Leases for which a worker is shown that does not come any more."""
 
@@ -313,6 +315,8 @@ class Ledger:
         self._tell_joined(run, worker, 0)
 
     def _tell_joined(self, run: Run, worker: Worker, fence: int) -> None:
+        if fence:
+            run.rooms[worker.id] = UNKNOWN
         run.joined[worker.id] = worker.generation
         hello = worker.hello
         joined = pb.Joined(
@@ -367,7 +371,6 @@ class Ledger:
         run.uses[use.fence] = use
         use.worker.uses[use.key] = use
         run.touched.add(use.worker)
-        run.rooms[use.worker.id] = 0  # it may have been told so
         self._tell_joined(run, use.worker, use.fence)
 
     def _new_use(self, run: Run, assign: pb.Assign) -> Use | None:

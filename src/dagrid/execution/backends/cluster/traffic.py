@@ -100,21 +100,18 @@ class Traffic:
     def reconcile(self, use: Use, listing: pb.Use) -> None:
         """Bring a use together with what its run believes to have under way there."""
         told = self._told(use)
-        for attempt in listing.queued:
-            job = use.jobs.get(attempt)
-            if job is None:
-                told.recalled[attempt] = None
-            elif job.end is not None:
-                told.finish(job.end)
-            elif job.started:
-                told.start(pb.Started(attempt=attempt, at=job.since))
+        queued, listed = set(listing.queued), {*listing.queued, *listing.started}
         for attempt in listing.started:
-            job = use.jobs.get(attempt)
-            if job is None:
+            if attempt not in use.jobs:
                 told.finish(_lost(attempt, "its worker has no trace of it"))
-            elif job.end is not None:
+        for attempt, job in use.jobs.items():  # what is ridden on comes before what rides
+            if attempt in listed and job.end is not None:
                 told.finish(job.end)
-        listed = {*listing.queued, *listing.started}
+            elif attempt in queued and job.started:
+                told.start(pb.Started(attempt=attempt, at=job.since))
+        for attempt in listing.queued:
+            if attempt not in use.jobs:
+                told.recalled[attempt] = None
         unwanted = [job for attempt, job in use.jobs.items() if attempt not in listed]
         for job in unwanted:
             self._discard(job)
@@ -196,7 +193,7 @@ class Traffic:
 
     def fill(self, use: Use, held: pb.Held) -> None:
         """Write into a new use what its worker holds."""
-        for attempt in (*held.open, *held.ended):
+        for attempt in (*held.ended, *held.open):  # what is ridden on comes before what rides
             use.jobs[attempt] = Job(use, attempt)
         use.worker.count(use, len(use.jobs))
         self._take_chains(use, held)
