@@ -360,8 +360,9 @@ class RemoteLine:
 
 def _pieces(parts: list[pb.Part]) -> Iterator[pb.Ask]:
     for part in parts:
-        for start in range(0, len(part.data), PIECE):
-            data = part.data[start : start + PIECE]
+        whole = part.data  # each time that it is asked for, it is copied
+        for start in range(0, len(whole), PIECE):
+            data = whole[start : start + PIECE]
             yield pb.Ask(parts=[pb.Part(digest=part.digest, offset=part.offset + start, size=part.size, data=data)])
 
 
