@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Protocol
 
-from dagrid.errors import BackendError, FleetCertificateError, FleetRefusedError
+from dagrid.errors import BackendError, FleetError, FleetRefusedError, TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import Address, call, converse
@@ -310,7 +310,9 @@ class RemoteLine:
             return True
         if self._first_by is None:
             return False
-        return isinstance(error, FleetCertificateError) or self._first_by <= monotonic()
+        if isinstance(error, FleetError) and not isinstance(error, (FleetRefusedError, TamperedError)):
+            return True
+        return self._first_by <= monotonic()
 
     async def _once(self) -> None:
         self._reopen(self)
