@@ -315,6 +315,9 @@ class FleetSession:
                 action()
             self._deliver()
             self._flush()
+            while self._events and not self._closed:  # what was asked for in answer could not be sent
+                self._deliver()
+                self._flush()
         self._end()
 
     def _end(self) -> None:
