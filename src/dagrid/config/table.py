@@ -518,9 +518,7 @@ SETTINGS = (
         ("--worker.tls-cert",),
         ("worker", *CLIENTS),
     ),
-    Setting(
-        "worker.tls.key_file", PATH, "The key of that.", None, ("--worker.tls-key",), ("worker", *CLIENTS)
-    ),
+    Setting("worker.tls.key_file", PATH, "The key of that.", None, ("--worker.tls-key",), ("worker", *CLIENTS)),
     Setting(
         "worker.tls.ca_file", PATH, "Who certifies the coordinator.", None, ("--worker.tls-ca",), ("worker", *CLIENTS)
     ),

@@ -181,9 +181,7 @@ class Api:
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(app, log_level="warning", lifespan="off", access_log=False, timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._socket],), name="dagrid-api", daemon=True
-        )
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="dagrid-api", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
