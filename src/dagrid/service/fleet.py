@@ -1,4 +1,4 @@
-"""The workers of a fleet, as runs of workflows use them: through the hub of this process, or borrowed from a coordinator elsewhere.
+"""The workers of a fleet as runs of workflows use them: through the hub of this process, or borrowed from another coordinator.
 
 What a run takes along is made here of its context. Which runs there are, and when they begin, is for the coordinator.
 """
@@ -12,6 +12,7 @@ from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.books import WorkerView
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.session import FleetSession, Line
@@ -128,11 +129,7 @@ def borrowed(address: Address, home: Path) -> Fleet:
 
 
 def _borrow(address: Address, session: FleetSession, logs: RunLogs) -> Line:  # noqa: ARG001
-    return borrow(address, lambda line: line.ask(_opening(session)), session.tell)
-
-
-def _opening(session: FleetSession) -> object:
-    return session.opening()
+    return borrow(address, lambda line: line.ask(pb.Ask(open=session.opening())), session.tell)
 
 
 @dataclass(frozen=True, slots=True)

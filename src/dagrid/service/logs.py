@@ -1,8 +1,8 @@
 """The logs of a run whose steps are performed elsewhere: what workers send, put behind what is there, each byte once.
 
-A worker counts the bytes of each of its files from 0, and sends again what was not acknowledged; a step may have been performed by
-several, or by one that has begun anew. So what is known of each source is how much of it is here. That stands in a file beside
-the logs, and outlives this process.
+A worker counts the bytes of each of its files from 0, and sends again what was not acknowledged; a step may have been performed
+by several, or by one that has begun anew. So what is known of each source is how much of it is here. That stands in a file
+beside the logs, and outlives this process.
 """
 
 from __future__ import annotations
