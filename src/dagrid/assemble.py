@@ -483,9 +483,11 @@ def _engines(
     cache: Callable[[], Artifacts | None] | None,
 ) -> Callable[..., Engine]:
     """Return what makes the engines of one run, that of its setup and its own, of what is left to be said of each."""
-    beside = getattr(place, "open_place", None) or partial(
-        open_place, max_concurrency=compiled.plan.settings.max_concurrency
-    )
+    beside: Callable[[str], Backend] = partial(open_place, max_concurrency=compiled.plan.settings.max_concurrency)
+    own = getattr(place, "open_place", None)
+    if own is not None:
+        others = beside
+        beside = lambda name: own(name) or others(name)  # noqa: E731 - the shortest way to say it
     beside = beside if not places else lent_places(places, beside)
     plan, binder, bindings = compiled.plan, compiled.binder, compiled.bindings
     return partial(Engine, plan, binder, bindings, place, clock, _drawing(seed), beside, cache)

@@ -32,6 +32,8 @@ PATIENCE = 20.0
 class Recorder:
     """A host that keeps all that it is told and decides nothing."""
 
+    run = ""
+
     def __init__(self, backend: MultiprocessingBackend) -> None:
         self.changed = threading.Condition()
         self.numbers = 0

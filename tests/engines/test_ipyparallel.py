@@ -131,6 +131,47 @@ def test_small_tasks_travel_together(engines: Any) -> None:
     assert len(engines.history) - before < 250
 
 
+class Prompt:
+    """A client, one of whose answers is there before who asked can say whom to tell, as when a thread is held up."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.prompt = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def __getitem__(self, engine: int) -> Any:
+        view = self.client[engine]
+        ask = view.apply_async
+
+        def apply_async(*args: Any) -> Any:
+            result = ask(*args)
+            if self.prompt:
+                self.prompt = False
+                result.get(30)
+            return result
+
+        view.apply_async = apply_async
+        return view
+
+
+def test_an_answer_that_is_there_at_once(engines: Any) -> None:
+    """It says that the call runs; how that ends is asked for all the same, though nothing else happens any more."""
+    client = Prompt(engines)
+    with IPyParallelBackend(client=client, max_workers=1) as backend, Gate(30.0) as gate:
+        place = gate.address
+        client.prompt = True
+        run = DAG([Node("long", lambda: stand(place, "done"))]).start(backend=backend)
+        visit = gate.meet()
+        deadline = perf_counter() + 30
+        while not run.running():
+            assert perf_counter() < deadline
+        visit.release()
+        assert run.wait(30)["long"] == "done"
+        assert not client.prompt
+
+
 def test_what_waits_behind_a_long_call_goes_to_another_engine(engines: Any) -> None:
     """No task is held back by a batch: what is with an engine that is busy comes back when the other is idle."""
     with IPyParallelBackend(client=engines) as backend, Gate(30.0) as gate:

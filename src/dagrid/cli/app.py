@@ -33,6 +33,7 @@ COMMANDS = {
     "exec": ("executing", "Run one command as a workflow of one step."),
     "coordinator": ("serving", "Perform the runs in all queues on workers, which call here."),
     "start-all": ("serving", "Be a coordinator, and answer HTTP as well."),
+    "worker": ("working", "Perform steps and calls for a coordinator, until it is stopped."),
     "cleanup": ("cleaning", "Forget old runs."),
     "config": ("settings", "Show every setting, and where its value came from."),
     "version": ("settings", "Print the version."),

@@ -494,6 +494,15 @@ SETTINGS = (
         ("worker",),
     ),
     Setting(
+        "worker.slots",
+        COUNT,
+        "How many steps and calls it performs at once.",
+        None,
+        ("--worker.slots",),
+        ("worker",),
+        "one for each core",
+    ),
+    Setting(
         "worker.coordinator_host",
         TEXT,
         "Where its coordinator is.",

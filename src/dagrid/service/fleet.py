@@ -12,7 +12,6 @@ from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.books import WorkerView
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.session import FleetSession, Line
@@ -129,7 +128,7 @@ def borrowed(address: Address, home: Path) -> Fleet:
 
 
 def _borrow(address: Address, session: FleetSession, logs: RunLogs) -> Line:  # noqa: ARG001
-    return borrow(address, lambda line: line.ask(pb.Ask(open=session.opening())), session.tell)
+    return borrow(address, session.reopen, session.tell)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,8 @@ class Fleet:
     def ask(self, engine: int, fn: Callable[[bytes], Any], argument: Any, landed: Callable[[Any], None]) -> None:
         """Let an engine call a function, and `landed` with the result to come; it may be called from any thread.
 
+        `landed` is called in a thread of the client, or within this one if the result has come already.
+
         Raises:
             Exception: whatever ipyparallel has to say; there may be no such engine any more.
         """
@@ -366,15 +368,14 @@ class Channel:
         if letters:
             self._wait = WAITS[0]
         packet = Packet(self._packet.performer, self._packet.name, letters, self._wait)
+        self._abreast += 1  # before it is asked, for an answer that is there at once lands within
         try:
             self._fleet.ask(self._engine, exchange, encode_packet(packet), self._landed)
         except Exception as error:  # noqa: BLE001 - the engine has gone, or the client is closed
             self._fail(error)
-        else:
-            self._abreast += 1
 
     def _landed(self, result: Any) -> None:
-        """Take an answer, in a thread of the client."""
+        """Take an answer, in a thread of the client, or in the one that asks."""
         try:
             records = decode_records(result.result())
         except BaseException as error:  # noqa: BLE001 - whatever ipyparallel says

@@ -1,1 +1,1 @@
-"""A worker of the fleet: it dials its coordinator, performs what it is given by local backends, and keeps what it has to report."""
+"""A worker of the fleet: it dials its coordinator, performs by local backends what it is given, and keeps what it has to say."""

@@ -1,7 +1,7 @@
 """What a worker's book says, done: calls go to warm processes, commands to the thread that watches them, under their run's kit.
 
-The backends here are opened when there is something for them. All of it is called in the worker's loop, which is told what happens
-in batches. It knows neither streams nor how attempts are numbered elsewhere.
+The backends here are opened when there is something for them. All of it is called in the worker's loop, which is told in batches
+what happens. It knows neither streams nor how attempts are numbered elsewhere.
 """
 
 from __future__ import annotations

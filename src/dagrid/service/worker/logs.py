@@ -1,8 +1,8 @@
 """What the attempts of a run write below its folder for logs, sent to the coordinator while it grows.
 
-The system says which files have grown (inotify); where it cannot, they are all looked at. A bounded amount is on its way at a time:
-what the coordinator has written is taken off, and after a broken stream all that it had not is sent again. Who reports the end of
-an attempt asks first whether all that was there by then has been sent. It knows files and runs, and no stream.
+The system says which files have grown (inotify); where it cannot, they are all looked at. A bounded amount is on its way at a
+time: what the coordinator has written is taken off, and after a broken stream all that it had not is sent again. Who reports
+the end of an attempt asks first whether all that was there by then has been sent. It knows files and runs, and no stream.
 """
 
 from __future__ import annotations

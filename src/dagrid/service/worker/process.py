@@ -1,4 +1,4 @@
-"""The worker process: it is linked with its coordinator, performs what it is given, and leaves when it is told to, or when all is done.
+"""The worker process: it is linked with its coordinator, performs what it is given, and leaves when it is told to.
 
 It gets a folder of its own, which goes with it; what workers have left behind that died is removed when the next one begins.
 """
@@ -21,7 +21,8 @@ from pathlib import Path
 
 import dagrid
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.dialer import Address, WorkerLink
+from dagrid.execution.backends.cluster.calling import Address
+from dagrid.execution.backends.cluster.dialer import WorkerLink
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.service.worker.station import Station
 

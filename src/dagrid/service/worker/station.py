@@ -1,7 +1,7 @@
-"""Where a worker's book, its bench, its contents and its logs meet: what the coordinator says is done, and what there is to say told.
+"""Where a worker's book, bench, contents and logs meet: what the coordinator says is done, and it is told what is new.
 
-A report that rests on something long, a large value or the end of a log, is told when that has been sent. All of it is called in
-the worker's loop, by the link and by the bench. It knows no stream.
+A report that rests on something long, a large value or the end of a log, is told when that has been sent. All of it is called
+in the worker's loop, by the link and by the bench. It knows no stream.
 """
 
 from __future__ import annotations

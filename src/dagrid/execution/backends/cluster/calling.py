@@ -29,11 +29,9 @@ from dagrid.errors import (
 )
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.link import OPTIONS, Link
-from dagrid.execution.backends.cluster.listener import PARTING, PATIENCE, PORT, SERVICE
+from dagrid.execution.backends.cluster.listener import KEY_HINT, PARTING, PATIENCE, PORT, SERVICE
 from dagrid.execution.backends.cluster.sealing import NONCE, Side, prove, proves, stream_key
 from dagrid.execution.backends.cluster.tls import CallerTLS, caller_credentials
-
-KEY_HINT = "Give it with DAGRID_COORDINATOR_SIGNING_KEY."
 
 _OPTIONS: list[tuple[str, int]] = [
     *OPTIONS,
@@ -184,41 +182,53 @@ async def _greeted(address: Address, link: Link[Said, Heard], first: Said) -> He
 
 async def _greet(address: Address, link: Link[Said, Heard], first: Said) -> Heard:
     """Return the message with the welcome, from a coordinator that has proved that it holds the key."""
-    nonce = secrets.token_bytes(NONCE)
     hello = first.hello if isinstance(first, pb.Up) else first.open
-    hello.nonce = nonce
-    caller = hello.id if isinstance(hello, pb.Hello) else hello.run
-    greeting = await link.send(first)
+    if address.key is None:
+        await link.send(first)
+        answer = await _heard(address, link)
+    else:
+        hello.nonce = secrets.token_bytes(NONCE)
+        greeting = await link.send(first)
+        await _prove(address, link, address.key, hello, greeting)
+        answer = await _heard(address, link)
+    if answer.HasField("refusal"):
+        kind = FleetKeyError if answer.refusal.key else FleetRefusedError
+        raise kind(answer.refusal.reason, answer.refusal.final)
+    if not answer.HasField("welcome"):
+        raise TamperedError(f"The coordinator at {address} does not greet as one does.")
+    return answer
+
+
+async def _prove(
+    address: Address, link: Link[Said, Heard], signing_key: bytes, hello: pb.Hello | pb.Open, greeting: bytes
+) -> None:
+    """Let the coordinator prove that it holds the key, and prove the same to it."""
     envelope = await link.receive()
     if envelope is None:
         raise BackendUnreachableError(f"The coordinator at {address} has hung up.")
     glimpse = link.glimpse(envelope)
-    if glimpse.HasField("challenge"):
-        if address.key is None:
-            raise FleetKeyError(f"The coordinator at {address} asks for a signing key. {KEY_HINT}", final=True)
-        key = stream_key(address.key, caller, nonce, glimpse.challenge.nonce)
-        if not proves(key, Side.COORDINATOR, greeting, glimpse.challenge.proof):
-            await link.send(type(first)(proof=pb.Proof()))  # so that the other side says so too
-            await link.receive()
-            raise FleetKeyError(f"The coordinator at {address} has another signing key. {KEY_HINT}", final=True)
-        link.seal(key)
-        await link.open(envelope)
-        await link.send(type(first)(proof=pb.Proof(proof=prove(key, Side.CALLER, greeting))))
-        envelope = await link.receive()
-        if envelope is None:
-            raise BackendUnreachableError(f"The coordinator at {address} has hung up.")
-    elif address.key is not None and not glimpse.HasField("refusal"):
+    if not glimpse.HasField("challenge"):
         raise FleetKeyError(
             f"The coordinator at {address} does not prove that it holds the signing key. "
             "Start it with the same key, or take the key away here.",
             final=True,
         )
-    proven = address.key is None or glimpse.HasField("challenge")
-    answer, _ = await link.open(envelope)
-    if answer.HasField("refusal"):
-        raise FleetRefusedError(answer.refusal.reason, answer.refusal.final and proven)
-    if not answer.HasField("welcome"):
-        raise TamperedError(f"The coordinator at {address} does not greet as one does.")
+    said = pb.Up if isinstance(hello, pb.Hello) else pb.Ask
+    caller = hello.id if isinstance(hello, pb.Hello) else hello.run
+    key = stream_key(signing_key, caller, hello.nonce, glimpse.challenge.nonce)
+    if not proves(key, Side.COORDINATOR, greeting, glimpse.challenge.proof):
+        await link.send(said(proof=pb.Proof()))  # so that the other side says so too
+        await link.receive()
+        raise FleetKeyError(f"The coordinator at {address} has another signing key. {KEY_HINT}", final=True)
+    link.seal(key)
+    await link.open(envelope)
+    await link.send(said(proof=pb.Proof(proof=prove(key, Side.CALLER, greeting))))
+
+
+async def _heard(address: Address, link: Link[Said, Heard]) -> Heard:
+    answer = await link.hear()
+    if answer is None:
+        raise BackendUnreachableError(f"The coordinator at {address} has hung up.")
     return answer
 
 
@@ -252,5 +262,7 @@ def _translated(error: grpc.aio.AioRpcError, address: Address) -> BackendError:
             f"The coordinator at {address} has hung up on the handshake. Perhaps {shown} is not accepted: "
             "it must be signed by the authority that the coordinator trusts, and not be expired."
         )
+    if error.code() is grpc.StatusCode.INTERNAL:  # gRPC's word for a stream that ended while something was said
+        return BackendUnreachableError(f"The coordinator at {address} has hung up.")
     reason = said.rpartition("last error: ")[2] or error.code().name
     return BackendUnreachableError(f"The coordinator at {address} does not answer: {reason}.")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Protocol
 
-from dagrid.errors import BackendError, FleetCertificateError, FleetRefusedError
+from dagrid.errors import BackendError, FleetError, FleetRefusedError, TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import Address, call, converse
@@ -310,7 +310,9 @@ class RemoteLine:
             return True
         if self._first_by is None:
             return False
-        return isinstance(error, FleetCertificateError) or self._first_by <= monotonic()
+        if isinstance(error, FleetError) and not isinstance(error, (FleetRefusedError, TamperedError)):
+            return True
+        return self._first_by <= monotonic()
 
     async def _once(self) -> None:
         self._reopen(self)
@@ -358,8 +360,9 @@ class RemoteLine:
 
 def _pieces(parts: list[pb.Part]) -> Iterator[pb.Ask]:
     for part in parts:
-        for start in range(0, len(part.data), PIECE):
-            data = part.data[start : start + PIECE]
+        whole = part.data  # each time that it is asked for, it is copied
+        for start in range(0, len(whole), PIECE):
+            data = whole[start : start + PIECE]
             yield pb.Ask(parts=[pb.Part(digest=part.digest, offset=part.offset + start, size=part.size, data=data)])
 
 

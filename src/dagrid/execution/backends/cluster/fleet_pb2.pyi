@@ -96,12 +96,14 @@ class Welcome(_message.Message):
     def __init__(self, heartbeat: _Optional[float] = ..., lease: _Optional[float] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("reason", "final")
+    __slots__ = ("reason", "final", "key")
     REASON_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     reason: str
     final: bool
-    def __init__(self, reason: _Optional[str] = ..., final: _Optional[bool] = ...) -> None: ...
+    key: bool
+    def __init__(self, reason: _Optional[str] = ..., final: _Optional[bool] = ..., key: _Optional[bool] = ...) -> None: ...
 
 class Up(_message.Message):
     __slots__ = ("hello", "proof", "heartbeat", "parts", "logs", "reports", "wants", "drained", "draining")

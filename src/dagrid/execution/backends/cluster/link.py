@@ -182,7 +182,7 @@ def _parsed(kind: type[Heard], raw: bytes) -> Heard:
 def _unpacked(body: bytes, size: int) -> bytes:
     packer = zlib.decompressobj()
     try:
-        found = packer.decompress(body, size)
+        found = packer.decompress(body, size + 1)
     except zlib.error as error:
         raise TamperedError("What came compressed cannot be unpacked.") from error
     if len(found) != size:

@@ -33,6 +33,7 @@ PARTING = 5.0
 """Seconds that the last words may take."""
 BACKLOG = 16 * 2**20
 """Bytes that may wait for a caller before it is listened to again."""
+KEY_HINT = "Give it with DAGRID_COORDINATOR_SIGNING_KEY."
 SERVICE = pb.DESCRIPTOR.services_by_name["Fleet"].full_name
 
 _OPTIONS: list[tuple[str, int]] = [
@@ -219,12 +220,12 @@ class Listener:
             await self._refuse(door, link, peer, FleetRefusedError(refused.reason, refused.final))
             return
         try:
-            await self._converse(door, caller)
-        except TamperedError as error:
-            self._say(peer, f"was hung up on: {error}")
-            await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+            wrong = await self._converse(door, caller)
         finally:
             door.guests.lose(caller)
+        if wrong is not None:
+            self._say(peer, f"was hung up on: {wrong}")
+            await context.abort(grpc.StatusCode.DATA_LOSS, str(wrong))
 
     async def _greet(self, door: Door[Said, Heard], link: Link[Said, Heard]) -> Heard:
         """Return the first word of who calls, which has proved that it holds the key."""
@@ -235,10 +236,12 @@ class Listener:
         hello = _hello(first)
         if hello is None or not _name(first):
             raise FleetRefusedError("Who calls says first who it is.", final=True)
-        if self._key is None:
+        if self._key is None and not hello.nonce:
             return first
+        if self._key is None:
+            raise FleetKeyError("This coordinator holds no signing key, and who calls does.", final=True)
         if len(hello.nonce) != NONCE:
-            raise FleetRefusedError(f"A greeting holds a nonce of {NONCE} bytes.", final=True)
+            raise FleetKeyError(f"This coordinator wants to see a signing key. {KEY_HINT}", final=True)
         nonce = secrets.token_bytes(NONCE)
         key = stream_key(self._key, _name(first), hello.nonce, nonce)
         link.seal(key)
@@ -268,10 +271,11 @@ class Listener:
         self, door: Door[Said, Heard], link: Link[Said, Heard], peer: str, refusal: FleetRefusedError
     ) -> None:
         self._say(peer, f"was refused: {refusal}")
-        await link.send(door.said(refusal=pb.Refusal(reason=str(refusal), final=refusal.final)))
+        about_key = isinstance(refusal, FleetKeyError)
+        await link.send(door.said(refusal=pb.Refusal(reason=str(refusal), final=refusal.final, key=about_key)))
 
-    async def _converse(self, door: Door[Said, Heard], caller: Caller[Said, Heard]) -> None:
-        """Speak and listen until one side has had enough."""
+    async def _converse(self, door: Door[Said, Heard], caller: Caller[Said, Heard]) -> TamperedError | None:
+        """Speak and listen until one side has had enough; return what was wrong with what came, if that was why."""
         caller.link.wake()
         speaking = caller.speaking = asyncio.create_task(caller.link.speak())
         listening = asyncio.create_task(self._listen(door, caller))
@@ -280,12 +284,15 @@ class Listener:
             for task in done:
                 if not task.cancelled():
                     task.result()
+        except TamperedError as error:
+            return error
         except grpc.aio.BaseError:
             pass  # the stream has broken
         finally:
             speaking.cancel()
             listening.cancel()
             await asyncio.gather(speaking, listening, return_exceptions=True)
+        return None
 
     async def _listen(self, door: Door[Said, Heard], caller: Caller[Said, Heard]) -> None:
         while (message := await caller.link.hear()) is not None:

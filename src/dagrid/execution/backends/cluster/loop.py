@@ -7,11 +7,7 @@ calls whom.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-
-# Of each failed handshake gRPC would write a line to stderr, of 5,000 at once as well.
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 _guard = threading.Lock()
 _users = 0

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -21,22 +22,30 @@ from typing import Any
 
 from dagrid.commands import Launch
 from dagrid.errors import InvalidSettingError
+from dagrid.ports import Artifacts
 
 LARGEST = 64 << 20
 """Bytes that a project may have, unpacked; who has more says what of it is wanted."""
 _WHEN = (1980, 1, 1, 0, 0, 0)
+_OURS = Path(__file__).resolve().parents[4]
 _LEFT_OUT = frozenset({"__pycache__", "node_modules", "site-packages", "dist-packages"})
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """A project in a file: the same bytes for the same files, wherever and whenever it is packed."""
+class Project:
+    """A project in a file: the same bytes for the same files, wherever and whenever it is packed.
+
+    Attributes:
+        digest, data: of the file.
+        roots: where its modules are found, relative to its folder.
+    """
 
     digest: bytes
     data: bytes
+    roots: tuple[str, ...]
 
 
-def pack(files: Sequence[str | os.PathLike[str]] | None = None, folder: Path | None = None) -> Packed | None:
+def packed(files: Sequence[str | os.PathLike[str]] | None = None, folder: Path | None = None) -> Project | None:
     """Return the project of this program, or None if there is nothing to send.
 
     Args:
@@ -56,16 +65,34 @@ def pack(files: Sequence[str | os.PathLike[str]] | None = None, folder: Path | N
             found.update(_named(folder, Path(name)))
     if not found:
         return None
-    data = _zipped(found)
-    return Packed(sha256(data).digest(), data)
+    stamps = [(name, str(path), path.stat().st_mtime_ns, path.stat().st_size) for name, path in sorted(found.items())]
+    return _project(tuple(stamps), _roots(folder))
+
+
+@lru_cache(4)
+def _project(stamps: tuple[tuple[str, str, int, int], ...], roots: tuple[str, ...]) -> Project:
+    """Return files as they are; as long as they do not change, they are not read again."""
+    data = _zipped({name: Path(path) for name, path, _, _ in stamps})
+    return Project(sha256(data).digest(), data, roots)
 
 
 def project_folder() -> Path:
-    """Return the folder of the script, if it is one; else the working folder."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    if file is not None and Path(file).suffix == ".py" and not _installed(Path(file).resolve()):
-        return Path(file).resolve().parent
-    return Path.cwd()
+    """Return the folder of the script, if the program is one; else the working folder."""
+    main = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if file is None or getattr(main, "__spec__", None) is not None or Path(file).suffix != ".py":
+        return Path.cwd()
+    return Path.cwd() if _installed(Path(file).resolve()) else Path(file).resolve().parent
+
+
+def _roots(folder: Path) -> tuple[str, ...]:
+    """Return the folders of a project in which modules are looked for, relative to it; that of dagrid is not of the project."""
+    found = ["."]
+    for entry in sys.path:
+        path = Path(entry).resolve()
+        if path != folder and path != _OURS and path.is_relative_to(folder) and path.is_dir() and not _installed(path):
+            found.append(path.relative_to(folder).as_posix())
+    return tuple(dict.fromkeys(found))
 
 
 def _modules(folder: Path) -> dict[str, Path]:
@@ -88,7 +115,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(
             name
             for name in folders
-            if name not in _LEFT_OUT and not name.startswith(".") and not os.path.exists(Path(root, name, "pyvenv.cfg"))
+            if not (name in _LEFT_OUT or name.startswith(".") or Path(root, name) == _OURS)
+            and not Path(root, name, "pyvenv.cfg").exists()
         )
         for name in sorted(names):
             path = Path(root, name)
@@ -140,9 +168,17 @@ def unpack(archive: Path, folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ProjectKit:
-    """What the calls of a Python graph need around them: the project that they come from (`dagrid.ports.Kit`)."""
+    """What the calls of a Python graph need around them: the project that they come from (`dagrid.ports.Kit`).
+
+    Attributes:
+        digest: of the packed project; empty: there is none.
+        roots: where its modules are found, relative to its folder.
+        artifacts: where large values are kept, if not with the coordinator.
+    """
 
     digest: bytes
+    roots: tuple[str, ...] = ()
+    artifacts: Artifacts | None = None
 
     @property
     def contents(self) -> Sequence[bytes]:
@@ -151,11 +187,12 @@ class ProjectKit:
     def arrive(self, folder: Path, content: Callable[[bytes], Path], labels: Mapping[str, str]) -> ProjectSurroundings:
         """Unpack the project, once for all runs that have it; its modules are found there."""
         if not self.digest:
-            return ProjectSurroundings((), folder / "work", None)
+            return ProjectSurroundings((), folder / "work", None, self.artifacts)
         archive = content(self.digest)
         unpacked = archive.parent / f"{archive.name}.unpacked"
         unpack(archive, unpacked)
-        return ProjectSurroundings((str(unpacked),), folder / "work", archive)
+        path = tuple(str(unpacked / root) if root != "." else str(unpacked) for root in self.roots)
+        return ProjectSurroundings(path, folder / "work", archive, self.artifacts)
 
 
 @dataclass(slots=True)
@@ -165,6 +202,7 @@ class ProjectSurroundings:
     path: tuple[str, ...]
     work: Path
     archive: Path | None
+    artifacts: Artifacts | None = None
 
     def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Let a command run in a folder that is the run's own, unless it says where."""

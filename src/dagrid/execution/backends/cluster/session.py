@@ -6,10 +6,11 @@ while it is busy goes in one message. It knows calls and workers; how a message 
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -30,6 +31,7 @@ from dagrid.execution.backends._transfer import (
 from dagrid.execution.backends._worker import encode, loads, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.execution.backends.cluster.outbox import PIECE
 from dagrid.machine.events import (
     UNSTARTED,
     Finished,
@@ -41,11 +43,12 @@ from dagrid.machine.events import (
     WorkerGone,
     WorkerJoined,
 )
-from dagrid.ports import Artifacts, Bundle, Call, Encoded, Host, Kit, Use
+from dagrid.ports import Artifacts, Bundle, Call, Encoded, Host, Kit, Needs, Use
+
+_log = logging.getLogger("dagrid.fleet")
 
 INLINE = 1 << 18
 """What is pickled in more bytes than this travels apart from the message that refers to it."""
-PIECE = 1 << 20
 WINDOW = 256
 AHEAD = 0.005
 """Seconds of work that may wait at a worker."""
@@ -56,15 +59,11 @@ FETCHING = 60.0
 
 
 class Line(Protocol):
-    """One run's way to the hub. All of it may be called from any thread, and never blocks."""
+    """One run's way to the coordinator. All of it may be called from any thread, and never blocks."""
 
     def ask(self, ask: pb.Ask) -> None: ...
 
     def close(self) -> None: ...
-
-
-Borrow = Callable[["FleetSession"], Line]
-"""Begins the use: what `opening` of the session says is sent, now and whenever the line is made anew, and the session is told."""
 
 
 class Apart(Encoded):
@@ -108,17 +107,29 @@ class Sent(NamedTuple):
     apart: bytes
 
 
-class Lane:
-    """One use of a worker: what is under way there. `generation` is 0 as long as nobody knows whether the worker comes back."""
+Assigned = tuple[pb.Assign, dict[int, Sent]]
+"""An assignment with what it holds, by attempt."""
 
-    __slots__ = ("begun", "generation", "number", "sent", "worker")
+
+class Lane:
+    """One use of a worker: what is under way there.
+
+    Attributes:
+        absent: nobody knows whether the worker goes on with it; what is asked of it waits in `later` and `cancels`.
+        begun: when those have started that have.
+    """
+
+    __slots__ = ("absent", "begun", "cancels", "generation", "later", "number", "sent", "worker")
 
     def __init__(self, number: int, worker: str, generation: int) -> None:
         self.number = number
         self.worker = worker
         self.generation = generation
+        self.absent = False
         self.sent: dict[int, Sent] = {}
-        self.begun: dict[int, float] = {}  # when those have started that have
+        self.begun: dict[int, float] = {}
+        self.later: list[Assigned] = []
+        self.cancels: list[int] = []
 
 
 class FleetSession:
@@ -133,6 +144,8 @@ class FleetSession:
         contents: gives what the kit needs, by its SHA-256.
         artifacts: where large values are kept, if not with the coordinator.
         uses: workers that the run has used before, and what is under way there.
+        needs: by node, labels that it asks for; where no worker has them when the run begins, that is said.
+        closed: called with the session when it is closed.
     """
 
     def __init__(
@@ -147,6 +160,8 @@ class FleetSession:
         contents: Callable[[bytes], bytes | None] = lambda _: None,
         artifacts: Artifacts | None = None,
         uses: Sequence[Use] = (),
+        needs: Mapping[str, Needs] | None = None,
+        closed: Callable[[FleetSession], None] = lambda _: None,
     ) -> None:
         self.host = host
         self.run = run
@@ -159,12 +174,15 @@ class FleetSession:
         self._needs = [] if kit is None else list(kit.contents)
         self._contents = contents
         self._artifacts = artifacts
+        self._asked_for = dict(needs or {})
+        self._on_closed = closed
         self._shift = host.now() - time()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._guard = threading.Lock()
         self._delivering = threading.Lock()
         self._events: list[Stimulus] = []
         self._out = pb.Ask()
+        self._staged: list[tuple[Lane, Assigned]] = []
         self._acks: dict[int, list[int]] = {}
         self._lanes: dict[int, Lane] = {}
         self._numbers: dict[tuple[str, int], int] = {}
@@ -181,14 +199,15 @@ class FleetSession:
         self.welcome = threading.Event()
         for use in uses:
             lane = self._lanes[use.worker] = Lane(use.worker, use.name, 0)
+            lane.absent = True
             for attempt in (*use.queued, *use.started):
                 lane.sent[attempt] = Sent(Call(attempt, "", callable), float("-inf"), b"")
             lane.begun = dict.fromkeys(use.started, UNSTARTED)
 
     def begin(self, borrow: Callable[[FleetSession], Line]) -> None:
-        """Begin to use the fleet."""
-        carry(self._serve, "dagrid-fleet")
+        """Begin to use the fleet on the line that `borrow` returns."""
         self._line = borrow(self)
+        carry(self._serve, "dagrid-fleet")
 
     # The port.
 
@@ -224,21 +243,28 @@ class FleetSession:
         if self._line is not None:
             self._line.ask(pb.Ask(close=True))
             self._line.close()
+        self._on_closed(self)
 
     # The line.
 
-    def opening(self) -> pb.Open:
-        """Return what the use begins with, or goes on with on a new line; from any thread."""
+    def reopen(self, line: Line) -> None:
+        """Say on a line what the use begins with, or goes on with after the stream has broken; from any thread."""
         with self._guard:
-            uses = [
-                pb.Use(
-                    fence=lane.number + 1,
-                    worker=lane.worker,
-                    queued=[attempt for attempt in lane.sent if attempt not in lane.begun],
-                    started=[attempt for attempt in lane.sent if attempt in lane.begun],
-                )
-                for lane in self._lanes.values()
-            ]
+            for lane in self._lanes.values():
+                lane.absent = True
+            line.ask(pb.Ask(open=self.opening()))
+
+    def opening(self) -> pb.Open:
+        """Return what the use begins with."""
+        uses = [
+            pb.Use(
+                fence=lane.number + 1,
+                worker=lane.worker,
+                queued=[attempt for attempt in lane.sent if attempt not in lane.begun],
+                started=[attempt for attempt in lane.sent if attempt in lane.begun],
+            )
+            for lane in self._lanes.values()
+        ]
         python = ".".join(map(str, sys.version_info[:2]))
         return pb.Open(run=self.run, name=self._name, root=self._root, uses=uses, protocol=PROTOCOL, python=python)
 
@@ -326,10 +352,21 @@ class FleetSession:
             action()
 
     def _flush(self) -> None:
-        if self._line is None or self._closed or not self._out.ByteSize():
+        """Ask for what has gathered. What is said to be under way on a new stream is exactly what was asked for before."""
+        if self._line is None or self._closed:
             return
-        out, self._out = self._out, pb.Ask()
-        self._line.ask(out)
+        with self._guard:
+            for lane, (assign, sent) in self._staged:
+                if lane.absent:
+                    lane.later.append((assign, sent))
+                elif lane.number in self._lanes:
+                    assign.generation = lane.generation
+                    lane.sent.update(sent)
+                    self._out.assigns.append(assign)
+            self._staged.clear()
+            if self._out.ByteSize():
+                out, self._out = self._out, pb.Ask()
+                self._line.ask(out)
 
     def _perform(self, bundle: Bundle) -> None:
         lane = self._lanes.get(bundle.worker)
@@ -339,14 +376,7 @@ class FleetSession:
             for call in bundle.calls:
                 self._fail(lane.number, call, self._refused, final=True)
             return
-        assign = pb.Assign(
-            run=self.run,
-            fence=lane.number + 1,
-            worker=lane.worker,
-            generation=lane.generation,
-            kit=self._kit,
-            needs=self._needs,
-        )
+        assign = pb.Assign(run=self.run, fence=lane.number + 1, worker=lane.worker, kit=self._kit, needs=self._needs)
         if self._kit:
             self._give(self._kit)
         now = self.host.now()
@@ -363,10 +393,8 @@ class FleetSession:
                 self._fail(lane.number, call, error, final=True)
                 continue
             sent[call.attempt] = Sent(call, now, apart)
-        with self._guard:
-            lane.sent.update(sent)
         if assign.calls:
-            self._out.assigns.append(assign)
+            self._staged.append((lane, (assign, sent)))
 
     def _put(self, assign: pb.Assign, call: Call) -> bytes:
         """Add a call to an assignment, and return the digest of arguments that are sent apart, or nothing."""
@@ -412,27 +440,29 @@ class FleetSession:
         return digest
 
     def _give(self, digest: bytes) -> None:
-        """Send a content, unless this coordinator has got it."""
-        if digest in self._given:
-            return
-        self._given.add(digest)
+        """Send a small content, unless this coordinator has got it; it asks for those that are not small."""
         data = self._kept[digest]
-        for offset in range(0, len(data) or 1, PIECE):
-            self._out.parts.add(digest=digest, offset=offset, size=len(data), data=data[offset : offset + PIECE])
-            if len(data) > PIECE:
-                self._flush()
+        if digest not in self._given and len(data) <= PIECE:
+            self._given.add(digest)
+            self._out.parts.add(digest=digest, size=len(data), data=data)
 
     def _recall(self, worker: int, attempts: Sequence[int]) -> None:
+        if self._staged:  # assignments are taken after what is called back
+            self._flush()
         lane = self._lanes.get(worker)
         here = [attempt for attempt in attempts if attempt in lane.sent] if lane is not None else []
         if here:
-            if self._out.assigns:  # which are taken after what is called back
-                self._flush()
             self._out.recalls.add(run=self.run, fence=worker + 1, attempts=here)
 
     def _cancel(self, worker: int, attempt: int) -> None:
+        if self._staged:
+            self._flush()
         lane = self._lanes.get(worker)
-        if lane is not None and attempt in lane.sent:
+        if lane is None:
+            return
+        if any(attempt in sent for _, sent in lane.later):
+            lane.cancels.append(attempt)
+        elif attempt in lane.sent:
             self._out.cancels.add(run=self.run, fence=worker + 1, attempts=[attempt])
 
     # What the coordinator says.
@@ -446,6 +476,8 @@ class FleetSession:
             self._refuse(tell.refusal.reason)
         for joined in tell.joined:
             self._join(joined)
+        if tell.HasField("welcome") and self._asked_for:
+            self._say_missing(tell.joined)
         for room in tell.rooms:
             number = self._numbers.get((room.worker, room.generation))
             if number is not None:
@@ -464,9 +496,23 @@ class FleetSession:
             self._given.clear()
         self.welcome.set()
 
+    def _say_missing(self, joined: Iterable[pb.Joined]) -> None:
+        """Say of which nodes nobody has the labels, once for those that ask for the same."""
+        labels = [each.labels for each in joined]
+        missing: dict[str, list[str]] = {}
+        for node, needs in self._asked_for.items():
+            wanted = needs.selector.items()
+            if wanted and not any(all(has.get(name) == value for name, value in wanted) for has in labels):
+                missing.setdefault(", ".join(f"{name}={value}" for name, value in wanted), []).append(node)
+        for selector, nodes in missing.items():
+            more = f" and {len(nodes) - 1} more wait" if len(nodes) > 1 else " waits"
+            _log.warning("No worker has the labels %s: node %s%s for one.", selector, nodes[0], more)
+        self._asked_for.clear()
+
     def _refuse(self, reason: str) -> None:
         """The coordinator will have nothing to do with us: what is to be performed fails, here at a worker that is none."""
-        self._refused = BackendUnreachableError(f"The coordinator refuses: {reason}")
+        found = getattr(self._line, "error", None)
+        self._refused = found or BackendUnreachableError(f"The coordinator refuses this run: {reason}")
         self.welcome.set()
         for lane in list(self._lanes.values()):
             self._leave(lane, reason)
@@ -485,9 +531,7 @@ class FleetSession:
         if joined.fence:
             lane = self._lanes.get(joined.fence - 1)
             if lane is not None:
-                self._numbers.pop((lane.worker, lane.generation), None)
-                lane.generation = joined.generation
-                self._numbers[identity] = lane.number
+                self._return(lane, joined.generation)
             return
         if identity in self._numbers:
             return
@@ -505,6 +549,17 @@ class FleetSession:
                 ahead=AHEAD,
             )
         )
+
+    def _return(self, lane: Lane, generation: int) -> None:
+        """A worker goes on with what it had: what was asked of it meanwhile is sent."""
+        self._numbers.pop((lane.worker, lane.generation), None)
+        self._numbers[lane.worker, generation] = lane.number
+        lane.generation, lane.absent = generation, False
+        self._staged += [(lane, assigned) for assigned in lane.later]
+        lane.later = []
+        for attempt in lane.cancels:
+            self._cancel(lane.number, attempt)
+        lane.cancels = []
 
     def _part(self, gone: pb.Gone) -> None:
         number = gone.fence - 1 if gone.fence else self._numbers.get((gone.worker, gone.generation), -1)
@@ -596,18 +651,12 @@ class FleetSession:
             fetch.take(part)
 
     def _take_want(self, digest: bytes) -> None:
-        """The coordinator, or a worker behind it, lacks a content that we have named."""
-        if digest not in self._kept:
+        """The coordinator, or a worker behind it, lacks a content that was named."""
+        data = self._kept.get(digest)
+        if data is None:
             data = self._contents(digest)
-            if data is None:
-                return
-            self._kept[digest] = data
-            self._given.discard(digest)
-            self._give(digest)
-            del self._kept[digest]
-            return
-        self._given.discard(digest)
-        self._give(digest)
+        if data is not None and self._line is not None:
+            self._line.ask(pb.Ask(parts=[pb.Part(digest=digest, size=len(data), data=data)]))
 
 
 class _Fetch:

@@ -115,7 +115,7 @@ class Certificates:
                     return None
                 self._seen = stamps
                 made = self._read()
-            except (FleetCertificateError, OSError) as error:
+            except FleetCertificateError as error:
                 if self._sayings.due(str(error)):
                     _log.error("The certificates in use stay as they are: %s", error)
                 return None
@@ -176,5 +176,8 @@ def read(file: Path) -> bytes:
 
 
 def _stamp(file: Path) -> tuple[int, int]:
-    found = file.stat()
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
     return found.st_mtime_ns, found.st_ino

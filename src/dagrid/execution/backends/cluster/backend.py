@@ -1,0 +1,276 @@
+"""The fleet as a backend: runs use the workers of a coordinator elsewhere, or of one that listens in this process.
+
+It is the face of the sessions; what is said on the line, and how, is not known here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+from dagrid.errors import BackendUnreachableError
+from dagrid.execution.backends.base import BackendBase, Sessions
+from dagrid.execution.backends.cluster.calling import Address
+from dagrid.execution.backends.cluster.dialer import borrow
+from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.listener import PATIENCE
+from dagrid.execution.backends.cluster.logbook import OpenSink
+from dagrid.execution.backends.cluster.project import ProjectKit, packed
+from dagrid.execution.backends.cluster.session import FleetSession, Line
+from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
+from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Needs, Session, Use
+
+KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
+COMMAND = "command"
+
+_log = logging.getLogger("dagrid.fleet")
+
+Begin = Callable[[FleetSession], Line]
+
+
+class ClusterBackend(BackendBase):
+    """Runs tasks on the workers of a fleet (`dagrid worker`), which are reached through their coordinator.
+
+    Functions and values travel pickled, the modules of the project with them; what is installed has to be installed on the
+    workers too, whose Python has to be of the same minor version. A node with a selector runs on a worker that has all of its
+    labels, and waits as long as there is none; commands run on workers as well, in a folder of their own with the project's
+    files. Each attempt finds what stays the same however often its node is performed in its environment, as DAGRID_ATTEMPT_KEY.
+    What runs when this process ends, in a run with a checkpoint, goes on and is found again when the run is taken up.
+
+    Args:
+        address: of the coordinator, as `grpc://host:port` (plain text) or `grpcs://host:port` (TLS); the port may be left out.
+        signing_key: what coordinator and workers share; by default that of the environment (DAGRID_COORDINATOR_SIGNING_KEY).
+        tls_ca, tls_cert, tls_key: files with who signs coordinators, and with what is shown to them.
+        artifacts: where large values are kept that all can reach; by default they go through the coordinator.
+        files: files and folders of the project to send, relative to its folder; by default its modules, if it is one. An empty
+            list sends nothing.
+
+    Raises:
+        InvalidSettingError: the address is none, or a file that is named is not there.
+    """
+
+    name: ClassVar[str] = "grpc"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        kills=True, cancels=True, matches_selectors=True, chains=True, survives=True
+    )
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1",
+        signing_key: str | bytes | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        artifacts: Artifacts | None = None,
+        files: Sequence[str | os.PathLike[str]] | None = None,
+    ) -> None:
+        super().__init__()
+        tls = None
+        if tls_ca or tls_cert or tls_key:
+            tls = CallerTLS(ca=_path(tls_ca), certificate=_path(tls_cert), key=_path(tls_key))
+        text = address if "://" in address else f"{self.name}://{address}"
+        self.address: Address | None = Address.parse(text, tls, _key(signing_key))
+        self._prepare(None, artifacts, files)
+
+    def _prepare(
+        self, hub: Hub | None, artifacts: Artifacts | None, files: Sequence[str | os.PathLike[str]] | None
+    ) -> None:
+        self._hub = hub
+        self._owned = False
+        self._artifacts = artifacts
+        self._files = files
+        self._kit: Kit | None = None
+        self._contents: dict[bytes, bytes] = {}
+        self._run_name = self._root = ""
+        self._logs: OpenSink | None = None
+        self._needs: Mapping[str, Needs] = {}
+        self.sessions: Sessions[FleetSession] = Sessions()
+
+    @classmethod
+    def listening(
+        cls,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        signing_key: str | bytes | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        lease: float = 30.0,
+        heartbeat: float = 1.0,
+        artifacts: Artifacts | None = None,
+        files: Sequence[str | os.PathLike[str]] | None = None,
+    ) -> Self:
+        """Be a coordinator in this process: workers call its port as long as the backend is open.
+
+        Args:
+            host, port: where it listens; port 0 takes a free one, see `port`.
+            signing_key, artifacts, files: see the class.
+            tls_cert, tls_key: files with the certificate that it shows; without them nothing is encrypted.
+            tls_ca: a file with who signs workers; without it they show nothing.
+            lease: seconds of silence after which a worker loses its attempts.
+            heartbeat: seconds between two words of a worker that has nothing to say.
+
+        Raises:
+            BackendError: somebody else listens there.
+        """
+        tls = None
+        if tls_cert is not None and tls_key is not None:
+            tls = ListenerTLS(Path(tls_cert), Path(tls_key), None if tls_ca is None else Path(tls_ca))
+        hub = Hub(host, port, key=_key(signing_key), tls=tls, lease=lease, heartbeat=heartbeat)
+        hub.start()
+        made = cls.on(hub, artifacts=artifacts, files=files)
+        made._owned = True  # noqa: SLF001 - our own
+        return made
+
+    @classmethod
+    def on(
+        cls,
+        hub: Hub,
+        *,
+        name: str = "",
+        root: str = "",
+        kit: Kit | None = None,
+        contents: Mapping[bytes, bytes] | None = None,
+        logs: OpenSink | None = None,
+        artifacts: Artifacts | None = None,
+        files: Sequence[str | os.PathLike[str]] | None = None,
+    ) -> Self:
+        """Use the workers of a coordinator of this process, which is somebody else's to close.
+
+        Args:
+            hub: the coordinator.
+            name, root: what a run that uses this is called for who looks, and the run that began it all.
+            kit: what its calls need around them; by default the project.
+            contents: what that needs, by SHA-256.
+            logs: opens the files that its attempts write.
+            artifacts, files: see the class.
+        """
+        made = cls.__new__(cls)
+        BackendBase.__init__(made)
+        made.address = None
+        made._prepare(hub, artifacts, files)  # noqa: SLF001 - our own
+        made._kit, made._contents = kit, dict(contents or {})  # noqa: SLF001
+        made._run_name, made._root, made._logs = name, root, logs  # noqa: SLF001
+        return made
+
+    @property
+    def hub(self) -> Hub | None:
+        """The coordinator of this process that it uses, if it does."""
+        return self._hub
+
+    @property
+    def port(self) -> int:
+        """The port of the coordinator."""
+        if self._hub is not None:
+            return self._hub.port
+        assert self.address is not None
+        return self.address.port
+
+    def check(self, needs: Mapping[str, Needs]) -> None:
+        """Remember what nodes ask for: those for whom there is no worker wait, and that is said once."""
+        self._needs = needs
+
+    def open(self, host: Host) -> Session:
+        """Begin to serve a run.
+
+        Raises:
+            BackendUnreachableError, FleetError: no coordinator answers, or it refuses.
+        """
+        return self.serve(host, "", ())
+
+    def reopen(self, host: Host, uses: Sequence[Use]) -> Session:
+        """Go on with a run whose process had ended. Raises as `open` does."""
+        return self.serve(host, "", uses)
+
+    def open_place(self, name: str) -> Backend | None:
+        """Return what performs the nodes of a place; None for places that are not on the fleet."""
+        return _Commands(self) if name == COMMAND else None
+
+    def serve(self, host: Host, place: str, uses: Sequence[Use]) -> FleetSession:
+        """Begin to serve the nodes of a run that have a place, or those that have none. Raises as `open` does."""
+        self.check_open()
+        run = host.run or f"~{secrets.token_hex(8)}"
+        kit, contents = self._surroundings()
+        session = FleetSession(
+            host,
+            f"{run}:{place}" if place else run,
+            name=self._run_name,
+            root=self._root,
+            place=place,
+            kit=kit,
+            contents=contents.get,
+            artifacts=self._artifacts,
+            uses=uses,
+            needs=self._needs,
+            closed=self.sessions.discard,
+        )
+        self.sessions.add(session)
+        session.begin(self._begin)
+        if self._hub is None:
+            session.welcome.wait(2 * PATIENCE)
+            if session.refused is not None or not session.welcome.is_set():
+                session.close()
+                raise session.refused or BackendUnreachableError(f"No coordinator answers at {self.address}.")
+        return session
+
+    def _surroundings(self) -> tuple[Kit | None, Mapping[bytes, bytes]]:
+        if self._kit is None:
+            project = packed(self._files)
+            self._kit = ProjectKit(
+                project.digest if project else b"", project.roots if project else (), self._artifacts
+            )
+            self._contents = {project.digest: project.data} if project else {}
+        return self._kit, self._contents
+
+    def _begin(self, session: FleetSession) -> Line:
+        if self._hub is not None:
+            return self._hub.borrow(session.opening(), session.tell, logs=self._logs)
+        assert self.address is not None
+        return borrow(self.address, session.reopen, session.tell, patience=PATIENCE)
+
+    def release(self, wait: bool) -> None:
+        """End every session, and the coordinator where it is this one's."""
+        for session in self.sessions:
+            session.close()
+        if self._owned and self._hub is not None:
+            self._hub.close()
+
+
+class SecureClusterBackend(ClusterBackend):
+    """A `ClusterBackend` whose address means TLS if it does not say what it means: `backend="grpcs://host:50055"`."""
+
+    name: ClassVar[str] = "grpcs"
+
+
+class _Commands:
+    """The commands of a run, on the workers that its other nodes use too."""
+
+    name = COMMAND
+
+    def __init__(self, backend: ClusterBackend) -> None:
+        self._backend = backend
+        self.capabilities = backend.capabilities
+
+    def open(self, host: Host) -> Session:
+        return self._backend.serve(host, COMMAND, ())
+
+    def reopen(self, host: Host, uses: Sequence[Use]) -> Session:
+        return self._backend.serve(host, COMMAND, uses)
+
+    def close(self, wait: bool = True) -> None:
+        """The backend is somebody else's to close."""
+
+
+def _path(file: str | os.PathLike[str] | None) -> Path | None:
+    return Path(file) if file else None
+
+
+def _key(said: str | bytes | None) -> bytes | None:
+    """Return the signing key as bytes; nothing is none."""
+    found = said if said is not None else os.environ.get(KEY)
+    return (found.encode() if isinstance(found, str) else found) or None

@@ -1,0 +1,332 @@
+"""What runs on the workers of a fleet, and what becomes of it when they die, are stopped, or leave: real processes, no sleep."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+from dagrid import DAG, Node, Retry, command
+from dagrid.errors import BackendUnreachableError, PoisonousTaskError
+from dagrid.execution.backends.cluster import backend
+from dagrid.execution.backends.cluster.backend import ClusterBackend
+from dagrid.testing import Gate
+from dagrid.testing.gate import stand
+from tests.fleet.fleet_place import PATIENCE, Start, workers
+
+LEASE = 1.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value() -> Iterator[None]:
+    """The workers do not find the tests."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterBackend]:
+    """A coordinator with a worker that nobody harms."""
+    with (
+        ClusterBackend.listening(lease=LEASE, heartbeat=0.1, files=[]) as place,
+        workers(place.port, tmp_path_factory.mktemp("steady")) as start,
+    ):
+        start(id="steady", slots="2", labels="steady=yes")
+        yield place
+
+
+@pytest.fixture
+def start(fleet: ClusterBackend, tmp_path: Path) -> Iterator[Start]:
+    """Start more workers for one test."""
+    with workers(fleet.port, tmp_path) as begin:
+        yield begin
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    with Gate(PATIENCE) as made:
+        yield made
+
+
+def pids_and_stand(address: tuple[str, int], notes: str) -> int:
+    """Note the process, and one that it has started; wait at the gate."""
+    child = subprocess.Popen(["sleep", "1000"])
+    with open(notes, "a") as file:
+        file.write(f"{os.getpid()} {child.pid}\n")
+    stand(address, str(os.getpid()))
+    child.kill()
+    child.wait()
+    return os.getpid()
+
+
+def noted(notes: Path) -> list[int]:
+    return [int(pid) for pid in notes.read_text().split()] if notes.exists() else []
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process is no more, waiting for the end of one that dies."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    import select
+
+    try:
+        return bool(select.select([fd], [], [], PATIENCE)[0])
+    finally:
+        os.close(fd)
+
+
+# --- what runs there ---------------------------------------------------------------------------------------------------------
+
+
+def test_commands_run_on_workers(fleet: ClusterBackend) -> None:
+    """In a folder of their own, between functions, with a key that stays the same."""
+    nodes = [
+        Node("word", lambda: "hello"),
+        Node("where", command("pwd; echo $DAGRID_ATTEMPT_KEY"), ["word"]),
+        Node("lines", lambda where: where.split(), inputs={"where": "where"}),
+    ]
+    result = DAG(nodes).run(backend=fleet, progress=False).raise_for_status()
+    folder, key = result["lines"]
+    assert folder != os.getcwd()
+    assert key.endswith("/where")
+    while os.path.exists(folder):  # it is removed behind the end of the run
+        assert DAG([Node("again", os.getpid)]).run(backend=fleet, progress=False).succeeded == 1
+    assert {result.node_results[name].worker for name in ("word", "where")} == {"steady"}
+
+
+def test_a_key_stays_the_same(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """However often a node is tried, so that its effects can be made idempotent; each node has its own."""
+    mark = str(tmp_path / "keys")
+
+    def second_time_lucky() -> None:
+        with open(mark, "a+") as file:
+            file.write(os.environ["DAGRID_ATTEMPT_KEY"] + "\n")
+            file.seek(0)
+            if len(file.readlines()) < 2:
+                raise OSError("not yet")
+
+    result = DAG([Node("a", second_time_lucky, retries=1)]).run(backend=fleet, progress=False).raise_for_status()
+    assert result.node_results["a"].attempts == 2
+    first, second = Path(mark).read_text().split()
+    assert first == second
+    assert first.endswith("/a")
+
+
+def test_large_values_outlive_the_run(fleet: ClusterBackend) -> None:
+    """They pass through the coordinator, from node to node, and are there when the run has ended."""
+    nodes = [
+        Node("made", lambda: os.urandom(3 << 20)),
+        Node("same", lambda made: made, inputs={"made": "made"}),
+        Node("size", lambda made, same: (len(made), made == same), inputs={"made": "made", "same": "same"}),
+    ]
+    result = DAG(nodes).run(backend=f"grpc://127.0.0.1:{fleet.port}", progress=False).raise_for_status()
+    assert result["size"] == (3 << 20, True)
+    assert result["made"] == result["same"]
+
+
+def test_a_command_is_stopped_with_its_group(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """A cancelled run leaves nothing of its commands."""
+    fifo = tmp_path / "pids"
+    os.mkfifo(fifo)
+    run = DAG([Node("slow", command(f"sleep 1000 & echo $$ $! > {fifo}; wait"))]).start(backend=fleet)
+    pids = [int(pid) for pid in fifo.read_text().split()]
+    run.cancel()
+    assert run.wait(PATIENCE).cancelled == 1
+    assert all(gone(pid) for pid in pids)
+
+
+PROJECT = """
+import sys
+from dagrid import DAG, Node
+from deep.helper import answer
+if __name__ == "__main__":
+    nodes = [Node("n", answer), Node("m", lambda n: n + answer(), inputs={"n": "n"})]
+    result = DAG(nodes).run(backend=sys.argv[1], progress=False)
+    print(result.raise_for_status()["m"])
+"""
+
+
+def test_a_project_travels(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """A script finds its own modules on the workers, and after a change the changed ones, in the same warm processes."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "__init__.py").write_text("")
+    (tmp_path / "main.py").write_text(PROJECT)
+    for number in (20, 300):
+        (tmp_path / "deep" / "helper.py").write_text(
+            f"def answer():\n    from deep import more\n    return more.{'X'}\n"
+        )
+        (tmp_path / "deep" / "more.py").write_text(f"X = {number}\n")
+        argv = [sys.executable, "main.py", f"grpc://127.0.0.1:{fleet.port}"]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.stdout.strip() == str(2 * number), done.stderr
+
+
+# --- labels ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_selector_waits_for_its_worker(
+    fleet: ClusterBackend, start: Start, gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said once that nobody has the labels, and `explain` says which; when a worker comes that has them, it goes on."""
+    nodes = [Node(f"gpu{number}", os.getpid, selector={"gpu": "true", "steady": "no"}) for number in range(50)]
+    with caplog.at_level(logging.WARNING, "dagrid.fleet"):
+        run = DAG([*nodes, Node("any", partial(stand, gate.address))]).start(backend=fleet)
+        gate.meet().release()
+        assert "gpu=true" in run.explain("gpu0")
+        start(id="gpu", slots="1", labels="gpu=true,steady=no")
+        result = run.wait(PATIENCE).raise_for_status()
+    assert {result.node_results[node.id].worker for node in nodes} == {"gpu"}
+    assert len([record for record in caplog.records if "gpu=true" in record.getMessage()]) == 1
+
+
+# --- workers that die, are stopped, or leave ---------------------------------------------------------------------------------
+
+
+def test_an_idle_worker_is_killed(fleet: ClusterBackend, start: Start) -> None:
+    """Nothing is lost, and nothing of it is left."""
+    victim = start(id="victim", slots="1", labels="kind=victim")
+    result = DAG([Node("warm", os.getpid, selector={"kind": "victim"})]).run(backend=fleet, progress=False)
+    victim.signal(signal.SIGKILL)
+    assert gone(result["warm"])
+    assert DAG([Node("n", os.getpid)]).run(backend=fleet, progress=False).raise_for_status()["n"]
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
+def test_a_busy_worker_is_killed(fleet: ClusterBackend, start: Start, gate: Gate, tmp_path: Path, group: bool) -> None:
+    """What it ran goes to another worker, once; its processes and what they had started are gone."""
+    notes = tmp_path / "notes"
+    victim = start(id="victim", slots="1", labels="kind=victim")
+    nodes = [
+        Node("n", partial(pids_and_stand, gate.address, str(notes)), selector={"kind": "victim"}),
+        Node("m", os.getpid),
+    ]
+    run = DAG(nodes).start(backend=fleet)
+    gate.meet()
+    os.killpg(victim.pid, signal.SIGKILL) if group else victim.signal(signal.SIGKILL)
+    assert all(gone(pid) for pid in noted(notes))
+    start(id="heir", slots="1", labels="kind=victim")
+    gate.meet().release()
+    result = run.wait(PATIENCE).raise_for_status()
+    assert (result.node_results["n"].worker, result.node_results["n"].attempts) == ("heir", 2)
+    assert len(noted(notes)) == 4
+
+
+def test_a_worker_is_killed_between_the_end_and_its_report(
+    fleet: ClusterBackend, start: Start, gate: Gate, tmp_path: Path
+) -> None:
+    """It had finished and could not say so: it is done once more, and one outcome counts."""
+    notes = tmp_path / "notes"
+    victim = start(id="victim", slots="1", labels="kind=victim")
+    run = DAG([Node("n", partial(pids_and_stand, gate.address, str(notes)), selector={"kind": "victim"})]).start(
+        backend=fleet
+    )
+    visit = gate.meet()
+    victim.signal(signal.SIGSTOP)
+    visit.release()
+    visit.wait_gone()
+    victim.signal(signal.SIGKILL)
+    start(id="heir", slots="1", labels="kind=victim")
+    gate.meet().release()
+    result = run.wait(PATIENCE).raise_for_status()
+    assert result.node_results["n"].worker == "heir"
+    assert all(gone(pid) for pid in noted(notes)[:2])
+
+
+def test_a_worker_that_was_stopped_comes_back(fleet: ClusterBackend, start: Start, gate: Gate, tmp_path: Path) -> None:
+    """After two leases its attempt is with another worker; what it says of it then is refused, and it works on."""
+    notes = tmp_path / "notes"
+    sleeper = start(id="sleeper", slots="1", labels="kind=victim")
+    run = DAG([Node("n", partial(pids_and_stand, gate.address, str(notes)), selector={"kind": "victim"})]).start(
+        backend=fleet
+    )
+    visit = gate.meet()
+    sleeper.signal(signal.SIGSTOP)
+    start(id="heir", slots="1", labels="kind=victim")
+    again = gate.meet()  # which comes when the lease is over
+    visit.release()
+    sleeper.signal(signal.SIGCONT)
+    sleeper.said("Linked with the coordinator", times=2)
+    again.release()
+    result = run.wait(PATIENCE).raise_for_status()
+    assert result.node_results["n"].worker == "heir"
+    os.kill(sleeper.pid, 0)
+    more = DAG([Node(f"m{number}", os.getpid, selector={"kind": "victim"}) for number in range(40)])
+    assert more.run(backend=fleet, progress=False).succeeded == 40
+
+
+def test_what_kills_its_worker_is_poisonous(fleet: ClusterBackend) -> None:
+    """A call that kills its process is given up after three losses; the worker itself lives."""
+
+    def poison() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    result = DAG([Node("p", poison), Node("n", os.getpid)]).run(backend=fleet, progress=False)
+    assert isinstance(result.node_results["p"].error, PoisonousTaskError)
+    assert result.succeeded == 1
+
+
+def test_a_worker_leaves_when_it_is_done(fleet: ClusterBackend, start: Start, gate: Gate, tmp_path: Path) -> None:
+    """SIGTERM lets what runs end, and gives back what waits; then the worker is gone, with its folder, and nothing was lost."""
+    leaver = start(id="leaver", slots="1", labels="kind=victim")
+    nodes = [Node(f"n{number}", partial(stand, gate.address), selector={"kind": "victim"}) for number in range(3)]
+    run = DAG(nodes).start(backend=fleet)
+    visit = gate.meet()
+    leaver.signal(signal.SIGTERM)
+    leaver.said("Leaving")
+    start(id="heir", slots="2", labels="kind=victim")
+    others = [gate.meet() for _ in range(2)]
+    for each in (visit, *others):
+        each.release()
+    result = run.wait(PATIENCE).raise_for_status()
+    assert sorted(node.worker for node in result.node_results.values()) == ["heir", "heir", "leaver"]
+    assert leaver.wait() == 0
+    assert list((tmp_path / "home-0" / "worker").iterdir()) == []
+
+
+def test_a_second_signal_stops_at_once(fleet: ClusterBackend, start: Start, gate: Gate, tmp_path: Path) -> None:
+    """Who cannot wait says so twice: what runs is killed, and goes to another worker."""
+    notes = tmp_path / "notes"
+    leaver = start(id="leaver", slots="1", labels="kind=victim")
+    run = DAG([Node("n", partial(pids_and_stand, gate.address, str(notes)), selector={"kind": "victim"})]).start(
+        backend=fleet
+    )
+    gate.meet()
+    leaver.signal(signal.SIGTERM)
+    leaver.said("Leaving")
+    leaver.signal(signal.SIGTERM)
+    assert leaver.wait() == 1
+    assert all(gone(pid) for pid in noted(notes))
+    start(id="heir", slots="1", labels="kind=victim")
+    gate.meet().release()
+    assert run.wait(PATIENCE).raise_for_status().node_results["n"].worker == "heir"
+
+
+def test_what_dead_workers_left_is_removed(start: Start, tmp_path: Path) -> None:
+    """The next one with the same home finds the folder of one that was killed, and removes it."""
+    victim = start(id="victim", slots="1")
+    (folder,) = (tmp_path / "home-0" / "worker").iterdir()
+    victim.signal(signal.SIGKILL)
+    victim.wait()
+    start(id="next", slots="1", env={"DAGRID_HOME": str(tmp_path / "home-0")})
+    assert not folder.exists()
+
+
+# --- who cannot come together ------------------------------------------------------------------------------------------------
+
+
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on a fleet that is not there says so, and does not wait for ever."""
+    monkeypatch.setattr(backend, "PATIENCE", 0.3)
+    with pytest.raises(BackendUnreachableError, match=r"127\.0\.0\.1:1 "):
+        DAG([Node("n", os.getpid, retries=Retry(1))]).run(backend="grpc://127.0.0.1:1", progress=False)
