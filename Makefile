@@ -98,6 +98,10 @@ bench-engines: $(VENV)/.dev ## start Ray, Dask, Celery and ipyparallel, and meas
 bench-workflows: $(VENV)/.dev ## measure workflows in YAML beside doit, make and bare processes
 	$(BIN)/python -m benchmarks workflows workflow-load
 
+.PHONY: bench-fleet
+bench-fleet: $(VENV)/.dev ## measure a coordinator and its workers beside HyperQueue
+	$(BIN)/python -m benchmarks fleet-steps fleet-calls fleet-runs fleet-logs fleet-idle
+
 .PHONY: stubs
 stubs: $(VENV)/.dev ## write what protoc makes of the words of the fleet
 	tools/stubs

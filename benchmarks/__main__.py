@@ -21,6 +21,7 @@ from benchmarks.bench_authoring import authoring, call, described
 from benchmarks.caching import cached
 from benchmarks.checkpoint import checkpoint
 from benchmarks.commands import commands
+from benchmarks import fleet
 from benchmarks.engines import NEEDS, engines
 from benchmarks.footprint import imports, leak
 from benchmarks.graph import build, memory, questions
@@ -56,8 +57,13 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "workflows": workflows,
     "workflow-load": loading,
     "engines": engines,
+    "fleet-steps": fleet.steps,
+    "fleet-calls": fleet.calls,
+    "fleet-runs": fleet.runs,
+    "fleet-logs": fleet.logs,
+    "fleet-idle": fleet.idle,
 }
-ASKED = {"engines"}
+ASKED = {"engines", "fleet-steps", "fleet-calls", "fleet-runs", "fleet-logs", "fleet-idle"}
 """They start servers, and are measured only when they are named."""
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 
@@ -66,7 +72,10 @@ def main() -> None:
     """Read the arguments, measure, print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"what to measure: {', '.join(FIGURES)}; by default all but engines"
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"what to measure: {', '.join(FIGURES)}; by default all but engines and the fleet",
     )
     parser.add_argument("--quick", action="store_true", help="smaller and fewer: a look, not a measurement")
     parser.add_argument(
