@@ -246,6 +246,9 @@ class Traffic:
     def _finish(self, job: Job, finished: pb.Finished) -> None:
         use = job.use
         self._uncount(job)
+        if job.rides is not None:
+            use.riders[job.rides.attempt].remove(job)
+            job.rides = None
         job.end = finished
         if use.run is not None:
             self._told(use).finish(finished)
@@ -268,6 +271,8 @@ class Traffic:
         """Take an attempt out of the book, with those that ride on it."""
         use = job.use
         use.jobs.pop(job.attempt, None)
+        if job.rides is not None and job in use.riders.get(job.rides.attempt, ()):
+            use.riders[job.rides.attempt].remove(job)
         use.worker.box.unsent(use.key, job.attempt)
         if job.end is None:
             self._uncount(job)
