@@ -285,10 +285,13 @@ class Command:
     Args:
         fn: called as any task is, in the thread that watches the processes of the run; it must be short, and so must a generator
             be from one yield to the next.
+        exclusive: it is killed when its worker has lost the coordinator for a lease, so that no other worker ever performs the
+            node at the same time.
     """
 
-    def __init__(self, fn: Callable[..., Launch | Steps]) -> None:
+    def __init__(self, fn: Callable[..., Launch | Steps], exclusive: bool = False) -> None:
         self.fn = fn
+        self.exclusive = exclusive
         functools.update_wrapper(self, fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Launch | Steps:
@@ -298,7 +301,9 @@ class Command:
         found: Any = sys.modules.get(self.__module__)
         for part in getattr(self, "__qualname__", "").split("."):
             found = getattr(found, part, None)
-        return self.__qualname__ if found is self else (Command, (self.fn,))
+        if found is self:
+            return self.__qualname__
+        return Command, (self.fn, True) if self.exclusive else (self.fn,)
 
     def __repr__(self) -> str:
         return f"Command({self.fn!r})"

@@ -1,4 +1,4 @@
-"""A coordinator by itself: queues, limits, resuming, stopping, people who are waited for; its workers are commands on this machine."""
+"""A coordinator by itself: queues, limits, resuming, stopping, people; its workers are commands on this machine."""
 
 from __future__ import annotations
 

@@ -77,6 +77,12 @@ class Fleet:
         """It keeps no list of runs."""
 
 
+def out(folder, run, step):
+    """Return what a step has written on the worker."""
+    (log,) = (folder / "worker" / run / "logs").glob(f"*/{step}.out")
+    return log.read_text()
+
+
 @pytest.fixture
 def here(tmp_path):
     (tmp_path / "flows").mkdir()
@@ -122,9 +128,8 @@ def test_a_step_finds_what_its_workflow_says(run, here, monkeypatch, tmp_path):
     )
     assert result.status == "succeeded", [str(one.error) for one in result.node_results.values()]
     project = tmp_path / "worker" / "flow" / "files"
-    log = tmp_path / "worker" / "flow" / "logs"
-    assert (log / "told.out").read_text() == f"hello world, from the folder, *******, {project}\n"
-    assert (log / "log.out").read_text() == f"{tmp_path / 'worker' / 'flow' / 'run.log'}\n15\n"
+    assert out(tmp_path, "flow", "told") == f"hello world, from the folder, *******, {project}\n"
+    assert out(tmp_path, "flow", "log") == f"{tmp_path / 'worker' / 'flow' / 'run.log'}\n15\n"
     end = result.node_result("log").value
     assert (end.stdout, end.stderr) == (str(started.place.stdout("log")), str(started.place.stderr("log")))
 
@@ -140,7 +145,7 @@ def test_a_secret_stays_where_it_was_sent(run, here, tmp_path):
         """
     )
     assert result.status == "succeeded"
-    assert (tmp_path / "worker/flow/logs/a.out").read_text() == "flow.yaml\n******* hidden-too\n"
+    assert out(tmp_path, "flow", "a") == "flow.yaml\n******* hidden-too\n"
     found = [path for path in tmp_path.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()]
     assert found == [here / "secret.txt"]
 
@@ -151,11 +156,11 @@ def test_what_is_named_travels_and_nothing_else(run, here, tmp_path):
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(name)
     run("steps: [{name: a, command: find . -type f | sort}]\nfiles: [a/b, '*.txt']")
-    assert (tmp_path / "worker/flow/logs/a.out").read_text() == "./a/b/c.txt\n./other.txt\n"
+    assert out(tmp_path, "flow", "a") == "./a/b/c.txt\n./other.txt\n"
     run("steps: [{name: a, command: find . -type f | sort}]\nfiles: []", "none")
-    assert (tmp_path / "worker/none/logs/a.out").read_text() == ""
+    assert out(tmp_path, "none", "a") == ""
     run("steps: [{name: a, command: find . -type f | sort}]", "all")
-    assert (tmp_path / "worker/all/logs/a.out").read_text().split() == [
+    assert out(tmp_path, "all", "a").split() == [
         "./a/b/c.txt",
         "./a/d.bin",
         "./all.yaml",

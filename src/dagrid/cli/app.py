@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +10,7 @@ import click
 
 from dagrid.cli import options
 from dagrid.config import settings_of
+from dagrid.config.table import FLAG, Setting
 
 # Command -> its room, and what it does; in the order in which people need them.
 COMMANDS = {
@@ -30,6 +31,8 @@ COMMANDS = {
     "graph": ("drawing", "Draw a workflow, a graph of Python's, or a run."),
     "schema": ("checking", "Print the JSON schema of workflows, or of settings."),
     "exec": ("executing", "Run one command as a workflow of one step."),
+    "coordinator": ("serving", "Perform the runs in all queues on workers, which call here."),
+    "start-all": ("serving", "Be a coordinator, and answer HTTP as well."),
     "worker": ("working", "Perform steps and calls for a coordinator, until it is stopped."),
     "cleanup": ("cleaning", "Forget old runs."),
     "config": ("settings", "Show every setting, and where its value came from."),
@@ -55,7 +58,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         room = import_module(f"dagrid.cli.commands.{COMMANDS[cmd_name][0]}")
-        found: click.Command = getattr(room, f"{cmd_name}_command")
+        found: click.Command = getattr(room, f"{cmd_name.replace('-', '_')}_command")
         found.short_help = COMMANDS[cmd_name][1]
         return found
 
@@ -78,12 +81,19 @@ def _begin(context: click.Context, /, **_: Any) -> None:
     context.obj = options.common(context)
 
 
+def _common() -> Iterator[tuple[Callable[[Setting], click.Option], Setting]]:
+    for one in settings_of(""):
+        yield options.option, one
+        if one.kind is FLAG:
+            yield options.negation, one
+
+
 def group() -> click.Group:
     """Return the command."""
     return Commands(
         "dagrid",
         callback=_begin,
-        params=[options.option(setting) for setting in settings_of("")],
+        params=[make(one) for make, one in _common()],
         help=options.with_examples("Run workflows in YAML and graphs of Python's, and find every run again.", EXAMPLES),
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
         subcommand_metavar="COMMAND [ARGS]...",
@@ -92,7 +102,7 @@ def group() -> click.Group:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code. Errors are told here, once, and never as a traceback."""
-    given = ["version"] if list(arguments) == ["--version"] else list(arguments)
+    given = ["version"] if list(arguments) == ["--version"] else options.without_values(arguments)
     try:
         # Without arguments or with --help click has said what it had to say.
         result = group().main(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagrid.cli.fleets import fleet_of
 from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
 from dagrid.cli.workflows import load_graph, load_workflow
 from dagrid.errors import DuplicateRunError, InvalidSettingError, RunHeldError, UnknownRunError
@@ -36,6 +37,7 @@ def start_workflow(
             resources=dict(call.config["resources"]),
             observers=watched.observers,
             trigger=call.config["trigger_type"],
+            fleet=fleet_of(call),
         )
         watched.at(started.place)
         return finished(call, started, held)

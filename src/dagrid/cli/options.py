@@ -17,6 +17,8 @@ Complete = Callable[[click.Context, click.Parameter, str], list[Any]]
 COMPLETE_VARIABLE = "_DAGRID_COMPLETE"
 # How click calls the value of a flag -> the setting.
 _PARAMS = {f"set_{name.replace('.', '__')}": setting for name, setting in BY_NAME.items()}
+_UNSET = {f"unset_{name.replace('.', '__')}": setting for name, setting in BY_NAME.items() if setting.kind is FLAG}
+_FLAGS = {flag for setting in _UNSET.values() for flag in setting.flags if flag.startswith("--")}
 
 
 def command(name: str, *arguments: click.Argument, examples: Sequence[str] = ()) -> Callable[[Body], click.Command]:
@@ -29,7 +31,9 @@ def command(name: str, *arguments: click.Argument, examples: Sequence[str] = ())
     """
 
     def made(body: Body) -> click.Command:
-        params: list[click.Parameter] = [*arguments, *map(option, settings_of(name))]
+        own = settings_of(name)
+        params: list[click.Parameter] = [*arguments, *[option(one) for one in own if one.flags]]
+        params += [negation(one) for one in own if one.flags and one.kind is FLAG]
         return click.Command(
             name,
             callback=_called(body, name),
@@ -62,6 +66,28 @@ def option(setting: Setting) -> click.Option:
     )
 
 
+def negation(setting: Setting) -> click.Option:
+    """Return what stands for a flag that is said to be false, see `without_values`."""
+    names = [f"--no-{flag[2:]}" for flag in setting.flags if flag.startswith("--")]
+    return click.Option([*names, f"unset_{setting.name.replace('.', '__')}"], is_flag=True, default=None, hidden=True)
+
+
+def without_values(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which `--flag=true` and `--flag=false` are flags without a value, for those that take none."""
+    found: list[str] = []
+    for number, argument in enumerate(arguments):
+        if argument == "--":
+            return [*found, *arguments[number:]]
+        flag, equals, said = argument.partition("=")
+        if equals and flag in _FLAGS:
+            try:
+                argument = flag if FLAG.read(said) else f"--no-{flag[2:]}"
+            except ValueError:
+                pass  # it is refused, as any value of theirs is
+        found.append(argument)
+    return found
+
+
 def completing(words: Callable[[Call, str], list[tuple[str, str]]]) -> Complete:
     """Return what completes with words that are looked up: it gets a call and what is typed, and gives words with remarks."""
 
@@ -89,7 +115,7 @@ def _called(body: Body, name: str) -> Callable[..., int]:
     @click.pass_context
     def call(context: click.Context, /, **values: Any) -> int:
         given = {**(context.obj or {}), **_given(values)}
-        arguments = {name: value for name, value in values.items() if name not in _PARAMS}
+        arguments = {name: value for name, value in values.items() if name not in _PARAMS and name not in _UNSET}
         now = Call(Config(given), name)
         _calls.append(now)
         try:
@@ -117,6 +143,8 @@ def _given(values: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     """Return what flags have said, by the name of the setting: the flag and its text."""
     found = {}
     for name, said in values.items():
+        if name in _UNSET and said:
+            found[_UNSET[name].name] = (_UNSET[name].flags[0], "false")
         setting = _PARAMS.get(name)
         if setting is not None and said not in (None, ()):
             found[setting.name] = (setting.flags[0], "true" if said is True else said)

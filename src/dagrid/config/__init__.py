@@ -7,12 +7,13 @@ and no run.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dagrid.config.table import BY_KEY, BY_NAME, PREFIX, SETTINGS, Setting, settings_of
+from dagrid.config.table import BY_KEY, BY_NAME, PORT, PREFIX, SETTINGS, Setting, settings_of
 from dagrid.errors import InvalidSettingError, hint, nearest
 
 TYPE_CHECKING = False
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from dagrid.config.files import Source
 
 DEFAULT = "default"
+# What a variable holds that Kubernetes sets for a Service whose name makes it look like ours.
+_INJECTED = re.compile(r"(?:tcp|udp|sctp)://")
 FILE = "config.yaml"
 
 
@@ -34,6 +37,9 @@ class Value(NamedTuple):
 class Config:
     """All settings of a call. The file is read when a setting is asked for that neither a flag nor a variable has.
 
+    Attributes:
+        remarks: what was not taken for a setting, though it has the name of one, among those that were asked for.
+
     Args:
         given: what flags say, by the name of the setting: the flag and its text, or its texts.
         environ: the environment; by default that of this process.
@@ -47,6 +53,7 @@ class Config:
         self._given = dict(given or {})
         self._environ = os.environ if environ is None else environ
         self._values: dict[str, Value] = {}
+        self.remarks: list[str] = []
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of a setting.
@@ -103,6 +110,11 @@ class Config:
             flag, said = self._given[setting.name]
             return Value(setting, _read(setting, said, flag), flag)
         text = self._environ.get(setting.variable)
+        if text and setting.kind is PORT and _INJECTED.match(text):
+            self.remarks.append(
+                f"{setting.variable}={text} is what Kubernetes says of a Service, and no port: it does not count."
+            )
+            text = None
         if text:
             return Value(setting, _read(setting, text, setting.variable), setting.variable)
         if setting.name == "config":
@@ -131,7 +143,7 @@ class Config:
         many = setting.kind.many and isinstance(at, list)
         if isinstance(at, (Mapping, list)) and not many:
             raise InvalidSettingError(f"{where}: {setting.key} is {setting.kind.wanted}.")
-        said = [_text(one) for one in at] if many else _text(at)
+        said = [_text(_named_count(one)) for one in at] if many else _text(at)
         value = _read(setting, said, where)
         if setting.kind.metavar == "PATH" and isinstance(value, str):
             value = str(Path(self.file.name).absolute().parent / Path(value).expanduser())
@@ -174,6 +186,14 @@ def _fits(setting: Setting, text: str) -> bool:
     except (ValueError, OverflowError):
         return False
     return True
+
+
+def _named_count(value: Any) -> Any:
+    """Return NAME=NUMBER for an item such as {name: slow, maxConcurrency: 2}, and all else as it is."""
+    if not isinstance(value, Mapping) or len(value) != 2 or "name" not in value:
+        return value
+    (number,) = [one for key, one in value.items() if key != "name"]
+    return f"{value['name']}={number}"
 
 
 def _text(value: Any) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -77,8 +78,8 @@ class WorkflowKit:
         """Make the context on a worker, with the files in place."""
         files = folder / FILES
         unpack(files, self.parcel, content)
-        logs = folder / LOGS
-        logs.mkdir(exist_ok=True)
+        logs = folder / LOGS / token_hex(8)  # what was written elsewhere, or here before, has another one
+        logs.mkdir(parents=True, exist_ok=True)
         own = LogFolder(self.kept.run_id, os.fspath(logs), folder / "run.log")
         variables = {**self.variables, LOG_FILE: os.fspath(own.log)}
         caller = {TRACEPARENT: self.caller} if self.caller else {}

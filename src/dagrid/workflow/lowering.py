@@ -24,7 +24,7 @@ from dagrid.workflow.context import Context, Selector, Spec
 from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, place
 from dagrid.workflow.order import dependencies, names_of
-from dagrid.workflow.performing import HANDLER, STEP
+from dagrid.workflow.performing import EXCLUSIVE_HANDLER, EXCLUSIVE_STEP, HANDLER, STEP
 from dagrid.workflow.references import asked
 from dagrid.workflow.variables import Names
 
@@ -127,7 +127,8 @@ class _Lowering:
             selector=wanted if step.kind == "dag" else {},
             is_first=not waits and handler is None,
         )
-        task: Command = HANDLER if handler is not None else STEP
+        tasks = (EXCLUSIVE_STEP, EXCLUSIVE_HANDLER) if step.exclusive else (STEP, HANDLER)
+        task: Command = tasks[handler is not None]
         on = step.continue_on
         words: dict[ContinueOn, bool] = {
             "failure": on.failure,

@@ -37,6 +37,8 @@ def perform_handler(spec: Spec, *ends: StepEnd | None, outcome: Outcome) -> Perf
 
 STEP = Command(perform)
 HANDLER = Command(perform_handler)
+EXCLUSIVE_STEP = Command(perform, exclusive=True)
+EXCLUSIVE_HANDLER = Command(perform_handler, exclusive=True)
 
 
 def _perform(spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str]) -> Performing:

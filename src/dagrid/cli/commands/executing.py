@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagrid.cli.calls import Call
+from dagrid.cli.fleets import fleet_of
 from dagrid.cli.options import command
 from dagrid.cli.running import finished, stoppable
 from dagrid.cli.tails import Tail, follow
@@ -48,6 +49,7 @@ def exec_command(call: Call, words: tuple[str, ...]) -> int:
             run_id=call.config["run_id"],
             labels=dict(call.config["worker.labels"]),
             trigger=call.config["trigger_type"],
+            fleet=fleet_of(call),
         )
         with _shown(call, started.place, file.main.steps[0].name):
             return finished(call, started, held)

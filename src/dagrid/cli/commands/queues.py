@@ -21,7 +21,10 @@ from dagrid.history import About
     examples=("dagrid enqueue nightly.yaml -- DAY=2026-01-31", "dagrid enqueue nightly --queue slow --priority 5"),
 )
 def enqueue_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
-    """Put a workflow, or a graph of Python's, into a queue; `dagrid start --next QUEUE` starts it. Prints the id of the run."""
+    """Put a workflow, or a graph of Python's, into a queue. Prints the id of the run.
+
+    `dagrid start --next QUEUE` starts it, and a coordinator of the home starts workflows by itself.
+    """
     config = call.config
     params = given(call, rest)
     if is_graph(target):
@@ -35,7 +38,8 @@ def enqueue_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
         apply(file.main.params, params)
         name, queue = config["name"] or file.main.name, file.main.queue
         path = os.path.abspath(file.name)
-        about = About(source=path, spec=Path(path).read_text(encoding="utf-8-sig"))
+        spec = Path(path).read_text(encoding="utf-8-sig")
+        about = About(source=path, spec=spec, at_once=max(file.main.max_active_runs, 0))
     queue = config["queue"] or queue or name
     about = _replaced(
         about, params=tuple(params), queue=queue, priority=config["priority"], trigger=config["trigger_type"]

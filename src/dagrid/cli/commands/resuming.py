@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.calls import Call
+from dagrid.cli.fleets import fleet_of
 from dagrid.cli.launching import start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
@@ -89,7 +90,14 @@ def _go_on(call: Call, info: RunInfo, **how: Any) -> int:
 
     watched = Watched(call, info.name)
     with stoppable() as held:
-        started = go_on(call.history, info.run, take_over=call.config["take_over"], observers=watched.observers, **how)
+        started = go_on(
+            call.history,
+            info.run,
+            take_over=call.config["take_over"],
+            observers=watched.observers,
+            fleet=fleet_of(call),
+            **how,
+        )
         watched.at(started.place)
         return finished(call, started, held)
 

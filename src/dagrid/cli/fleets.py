@@ -1,0 +1,105 @@
+"""What settings say of a coordinator and of who calls it: addresses, certificates, the signing key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dagrid.config import DEFAULT
+from dagrid.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from dagrid.cli.calls import Call
+    from dagrid.execution.backends.cluster.calling import Address
+    from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
+    from dagrid.workflow.running import Fleet
+
+
+def signing_key(call: Call) -> bytes | None:
+    """Return the signing key, None if there is none; who says it on a command line is told that others can read it there.
+
+    Raises:
+        InvalidSettingError: its file cannot be read, or is empty.
+    """
+    said = call.config.value("coordinator.signing_key")
+    if said.value:
+        if said.source.startswith("-"):
+            call.out.complain(
+                f"dagrid: who lists the processes of this machine sees what {said.source} says. Say it as "
+                f"{said.setting.variable}, or name a file: --coordinator.signing-key-file."
+            )
+        return str(said.value).encode()
+    file = call.config["coordinator.signing_key_file"]
+    return None if not file else secret_lines(call, "coordinator.signing_key_file")[0].encode()
+
+
+def secret_lines(call: Call, name: str) -> list[str]:
+    """Return the lines of a file that a setting names, those that are empty left out. Raises InvalidSettingError."""
+    said = call.config.value(name)
+    try:
+        text = Path(said.value).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InvalidSettingError(f"{said.source}: {said.value} cannot be read: {why}.") from error
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InvalidSettingError(f"{said.source}: {said.value} is empty. Write what is secret on a line of it.")
+    return lines
+
+
+def listener_tls(call: Call) -> ListenerTLS | None:
+    """Return the certificates of a coordinator, None if there are none. Raises InvalidSettingError: one of them is missing."""
+    certificate, key, ca = (_file(call, f"coordinator.tls.{name}") for name in ("cert_file", "key_file", "ca_file"))
+    if certificate is None and key is None and ca is None:
+        return None
+    if certificate is None or key is None:
+        raise InvalidSettingError(
+            "A coordinator with TLS needs a certificate and its key: --coordinator.tls-cert and --coordinator.tls-key."
+        )
+    from dagrid.execution.backends.cluster.tls import ListenerTLS
+
+    return ListenerTLS(certificate, key, ca)
+
+
+def caller_tls(call: Call) -> CallerTLS | None:
+    """Return what is shown to a coordinator and which is trusted; None: nothing is encrypted. Raises InvalidSettingError."""
+    certificate, key, ca = (_file(call, f"worker.tls.{name}") for name in ("cert_file", "key_file", "ca_file"))
+    insecure = call.config["worker.insecure"]
+    named = certificate or key or ca
+    if insecure or (insecure is None and not named):
+        return None
+    from dagrid.execution.backends.cluster.tls import CallerTLS
+
+    return CallerTLS(ca, certificate, key)
+
+
+def coordinator_of(call: Call) -> Address | None:
+    """Return where the coordinator is that somebody has named, None if nobody has."""
+    values = [call.config.value(name) for name in ("coordinator.host", "coordinator.port")]
+    if all(value.source == DEFAULT for value in values):
+        return None
+    from dagrid.execution.backends.cluster.calling import Address
+
+    host, port = (value.value for value in values)
+    return Address(host or "127.0.0.1", port, caller_tls(call), signing_key(call))
+
+
+def fleet_of(call: Call) -> Fleet | None:
+    """Return the workers that perform the steps of a run: those of the coordinator that is named, None for this machine."""
+    address = coordinator_of(call)
+    if address is None:
+        return None
+    from dagrid.service.fleet import borrowed
+
+    return borrowed(address, call.config.home)
+
+
+def remarks(call: Call) -> None:
+    """Say which variables were not taken for settings."""
+    for remark in call.config.remarks:
+        call.out.complain(f"dagrid: {remark}")
+
+
+def _file(call: Call, name: str) -> Path | None:
+    said = call.config[name]
+    return Path(said).expanduser() if said else None
