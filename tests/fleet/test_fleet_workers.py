@@ -15,9 +15,11 @@ import cloudpickle
 import pytest
 
 from dagrid import DAG, Node, Retry, command
+from dagrid.assemble import restart
 from dagrid.errors import BackendUnreachableError, PoisonousTaskError
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import ClusterBackend
+from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
 from tests.fleet.fleet_place import PATIENCE, Start, workers
@@ -133,6 +135,24 @@ def test_large_values_outlive_the_run(fleet: ClusterBackend) -> None:
     result = DAG(nodes).run(backend=f"grpc://127.0.0.1:{fleet.port}", progress=False).raise_for_status()
     assert result["size"] == (3 << 20, True)
     assert result["made"] == result["same"]
+
+
+def test_large_values_go_through_artifacts(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """Where there is a place that all reach they are put there, and nothing of them is left when the run has ended."""
+    nodes = [
+        Node("made", lambda: os.urandom(1 << 20)),
+        Node("size", lambda made: len(made) + 0, inputs={"made": "made"}),
+        Node(
+            "kept",
+            lambda made, place: [len(names) for _, _, names in os.walk(place)],
+            inputs={"made": "made", "place": "place"},
+        ),
+        Node("place", lambda: str(tmp_path)),
+    ]
+    result = DAG(nodes).run(backend=f"grpc://127.0.0.1:{fleet.port}?artifacts={tmp_path}", progress=False)
+    assert result.raise_for_status()["size"] == len(result["made"]) == 1 << 20
+    assert sum(result["kept"]) == 1
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names]
 
 
 def test_a_command_is_stopped_with_its_group(fleet: ClusterBackend, tmp_path: Path) -> None:
@@ -322,11 +342,63 @@ def test_what_dead_workers_left_is_removed(start: Start, tmp_path: Path) -> None
     assert not folder.exists()
 
 
+# --- coordinators and runs that begin anew ------------------------------------------------------------------------------------
+
+
+def test_a_coordinator_begins_anew(gate: Gate, tmp_path: Path) -> None:
+    """What runs goes on, and its end is told to the one that comes after; what is asked meanwhile is not lost."""
+    first = Hub(port=0, lease=5.0, heartbeat=0.1)
+    first.start()
+    with workers(first.port, tmp_path) as start:
+        worker = start(id="w", slots="1")
+        nodes = [Node("n", partial(pids_and_stand, gate.address, str(tmp_path / "notes"))), Node("m", os.getpid, ["n"])]
+        run = DAG(nodes).start(backend=f"grpc://127.0.0.1:{first.port}")
+        visit = gate.meet()
+        first.close()
+        visit.release()
+        visit.wait_gone()
+        second = Hub(port=first.port, lease=5.0, heartbeat=0.1)
+        second.start()
+        try:
+            worker.said("Linked with the coordinator", times=2)
+            result = run.wait(PATIENCE).raise_for_status()
+            assert result.node_results["n"].attempts == 1
+            assert len(noted(tmp_path / "notes")) == 2
+        finally:
+            second.close()
+
+
+SCRIPT = """
+import sys
+from functools import partial
+from dagrid import DAG, Node
+from dagrid.testing.gate import stand
+address, backend, folder = ("127.0.0.1", int(sys.argv[1])), sys.argv[2], sys.argv[3]
+nodes = [Node("a", partial(stand, address, "a")), Node("b", partial(stand, address, "b"), ["a"])]
+DAG(nodes).run(backend=backend, checkpoint=folder, run_id="r", progress=False)
+"""
+
+
+def test_a_run_is_taken_up_again(fleet: ClusterBackend, gate: Gate, tmp_path: Path) -> None:
+    """The script is killed while a node runs: that goes on, and whoever takes up the run gets its value, not a second one."""
+    kept, address = str(tmp_path / "kept"), f"grpc://127.0.0.1:{fleet.port}"
+    script = subprocess.Popen([sys.executable, "-c", SCRIPT, str(gate.address[1]), address, kept], cwd=tmp_path)
+    visit = gate.meet()
+    script.kill()
+    script.wait(PATIENCE)
+    run = restart(kept, "r", backend=address)
+    visit.release()
+    gate.meet().release()
+    result = run.wait(PATIENCE).raise_for_status()
+    assert (result["a"], result["b"]) == ("a", "b")
+    assert [result.node_results[name].attempts for name in "ab"] == [1, 1]
+
+
 # --- who cannot come together ------------------------------------------------------------------------------------------------
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run on a fleet that is not there says so, and does not wait for ever."""
     monkeypatch.setattr(backend, "PATIENCE", 0.3)
-    with pytest.raises(BackendUnreachableError, match=r"127\.0\.0\.1:1 "):
+    with pytest.raises(BackendUnreachableError, match=r"127\.0\.0\.1:1\b"):
         DAG([Node("n", os.getpid, retries=Retry(1))]).run(backend="grpc://127.0.0.1:1", progress=False)
