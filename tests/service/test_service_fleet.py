@@ -39,7 +39,7 @@ def fleet(tmp_path_factory):
     """`start-all` and the three workers of the document."""
     folder = tmp_path_factory.mktemp("fleet")
     made = Fleet(folder, ("start-all", "--host=127.0.0.1", f"--port={free_port()}"), {"DAGRID_AUTH_TOKEN": TOKEN})
-    made.start()
+    made.start().told("HTTP is answered")
     made.worker("gpu", "gpu=true", "cuda=11.8", "memory=64G")
     made.worker("cpu", "cpu-arch=amd64", "cpu-cores=32", "region=us-east-1")
     made.worker("eu", "region=eu-west-1", "compliance=gdpr")
