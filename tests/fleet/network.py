@@ -27,6 +27,10 @@ class Process:
     def __repr__(self) -> str:
         return self.name
 
+    def stop(self, until: float) -> None:
+        """Let nothing happen to it for a while."""
+        self.stopped_until = max(self.stopped_until, until)
+
 
 class Time:
     """The virtual clock and what is going to happen."""

@@ -33,7 +33,7 @@ def refusal(coordinator: Hub, tls: CallerTLS | None) -> str:
     """Return why a run is not let in."""
     run = Run()
     line = borrow(to(coordinator, tls=tls), run.reopen, run.tells.add)
-    run.tells.wait(lambda all: [tell for tell in all if tell.HasField("refusal")])
+    run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])
     with pytest.raises((FleetCertificateError, FleetRefusedError)) as caught:
         raise line.error or AssertionError
     line.close()
@@ -61,7 +61,7 @@ def test_a_certificate_for_another_name_is_not_accepted(authority: Authority) ->
         assert "is for another name" in refusal(coordinator, authority.caller())
         elsewhere = dataclasses.replace(authority.caller(), name="elsewhere.example")
         with Worker(to(coordinator, tls=elsewhere)) as worker:
-            worker.events.wait(lambda all: "welcome" in all)
+            worker.events.wait(lambda found: "welcome" in found)
 
 
 def test_an_expired_certificate_of_the_coordinator_is_not_accepted(authority: Authority) -> None:
@@ -94,14 +94,15 @@ def test_the_coordinator_wants_to_see_a_certificate_that_it_trusts(
 def test_a_worker_goes_on_trying_with_certificates_that_may_be_renewed(authority: Authority, caplog) -> None:
     """What is expired is replaced some day; a worker must not need to be started again for that, nor fill its log meanwhile."""
     tls = authority.caller("worker.example", expired=True)
-    assert tls.certificate is not None and tls.key is not None
+    assert tls.certificate is not None
+    assert tls.key is not None
     with caplog.at_level(logging.WARNING, "dagrid.fleet"), hub(tls=authority.listener(mutual=True)) as coordinator:
         with Worker(to(coordinator, tls=tls)) as worker:
-            worker.events.wait(lambda all: all.count("failed") > 2)
+            worker.events.wait(lambda found: found.count("failed") > 2)
             assert "welcome" not in worker.events.all
             for old, new in zip((tls.certificate, tls.key), authority.issue("renewed", "worker.example"), strict=True):
                 new.replace(old)
-            worker.events.wait(lambda all: "welcome" in all)
+            worker.events.wait(lambda found: "welcome" in found)
         assert len([each for each in caplog.records if "It is tried again" in each.message]) == 1
 
 
@@ -115,7 +116,7 @@ def test_the_coordinator_takes_renewed_certificates_without_a_restart(
         hub(tls=tls) as coordinator,
         Worker(to(coordinator, tls=ours)) as worker,
     ):
-        worker.events.wait(lambda all: "welcome" in all)
+        worker.events.wait(lambda found: "welcome" in found)
         refusal(coordinator, theirs)
         renewed = stranger.listener(mutual=True)
         assert tls.ca is not None
@@ -124,10 +125,11 @@ def test_the_coordinator_takes_renewed_certificates_without_a_restart(
         renewed.certificate.replace(tls.certificate)
         shutil.copy(stranger.file, tls.ca)
         with Worker(to(coordinator, tls=theirs), "w2") as second:
-            second.events.wait(lambda all: "welcome" in all)
+            second.events.wait(lambda found: "welcome" in found)
         assert "not accepted" in refusal(coordinator, ours)
         assert "lost" not in worker.events.all, "streams that are there go on"
-        assert "have changed" in caplog.text and "stay as they are" in caplog.text
+        assert "have changed" in caplog.text
+        assert "stay as they are" in caplog.text
 
 
 @pytest.mark.parametrize("broken", ["missing", "another's key", "no certificate", "no authority"])
@@ -149,7 +151,10 @@ def test_files_that_cannot_be_used_are_named_at_the_start(authority: Authority, 
         line = borrow(
             Address("127.0.0.1", 1, CallerTLS(tls.ca, wrong.certificate, wrong.key)), run.reopen, run.tells.add
         )
-        assert named in run.tells.wait(lambda all: [tell for tell in all if tell.HasField("refusal")])[0].refusal.reason
+        assert (
+            named
+            in run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])[0].refusal.reason
+        )
         line.close()
 
 
@@ -179,7 +184,7 @@ def test_a_certificate_is_for_certain_ids_and_labels(
     with hub(tls=authority.listener(mutual=True), claims=CLAIMS) as coordinator:
         worker = Worker(to(coordinator, tls=tls), id, labels)
         if not why:
-            worker.events.wait(lambda all: "welcome" in all)
+            worker.events.wait(lambda found: "welcome" in found)
             worker.close()
             return
         with pytest.raises(FleetRefusedError, match=why):
@@ -194,5 +199,5 @@ def test_a_certificate_is_for_workers_or_for_runs(authority: Authority) -> None:
         line = borrow(
             to(coordinator, tls=authority.caller("script.example", common="script")), run.reopen, run.tells.add
         )
-        run.tells.wait(lambda all: [tell for tell in all if tell.HasField("welcome")])
+        run.tells.wait(lambda found: [tell for tell in found if tell.HasField("welcome")])
         line.close()

@@ -1,4 +1,4 @@
-"""Functions, files and values are known by their digest: they are sent once, believed when they are whole, and dropped in the end."""
+"""Functions, files and values are known by their digest: sent once, believed when they are whole, and dropped in the end."""
 
 from __future__ import annotations
 

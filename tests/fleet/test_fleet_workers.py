@@ -137,6 +137,24 @@ def test_large_values_outlive_the_run(fleet: ClusterBackend) -> None:
     assert result["made"] == result["same"]
 
 
+def test_large_values_go_through_artifacts(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """Where there is a place that all reach they are put there, and nothing of them is left when the run has ended."""
+    nodes = [
+        Node("made", lambda: os.urandom(1 << 20)),
+        Node("size", lambda made: len(made) + 0, inputs={"made": "made"}),
+        Node(
+            "kept",
+            lambda made, place: [len(names) for _, _, names in os.walk(place)],
+            inputs={"made": "made", "place": "place"},
+        ),
+        Node("place", lambda: str(tmp_path)),
+    ]
+    result = DAG(nodes).run(backend=f"grpc://127.0.0.1:{fleet.port}?artifacts={tmp_path}", progress=False)
+    assert result.raise_for_status()["size"] == len(result["made"]) == 1 << 20
+    assert sum(result["kept"]) == 1
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names]
+
+
 def test_a_command_is_stopped_with_its_group(fleet: ClusterBackend, tmp_path: Path) -> None:
     """A cancelled run leaves nothing of its commands."""
     fifo = tmp_path / "pids"

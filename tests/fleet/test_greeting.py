@@ -11,6 +11,7 @@ from dagrid.errors import BackendUnreachableError, FleetError, FleetKeyError, Fl
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
+from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.tls import CallerTLS
 from tests.fleet.wire import Run, Stranger, Worker, hub, to
 
@@ -58,7 +59,9 @@ def test_keys_that_differ_end_the_try_with_the_reason(
         worker.close()
         run = Run()
         line = borrow(to(coordinator, key=mine), run.reopen, run.tells.add)
-        assert why in run.tells.wait(lambda all: [tell for tell in all if tell.HasField("refusal")])[0].refusal.reason
+        assert (
+            why in run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])[0].refusal.reason
+        )
         assert isinstance(line.error, FleetKeyError)
         assert coordinator.workers() == []
 
@@ -79,8 +82,10 @@ def test_without_the_key_nothing_is_given(caplog) -> None:
             stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1, nonce=bytes(32))))
             stranger.say(pb.Up(proof=pb.Proof(proof=proof), drained=True))
             first, second = stranger.hear(), stranger.hear()
-            assert first is not None and [field.name for field, _ in first.ListFields()] == ["challenge"]
-            assert second is not None and [field.name for field, _ in second.ListFields()] == ["refusal"]
+            assert first is not None
+            assert [field.name for field, _ in first.ListFields()] == ["challenge"]
+            assert second is not None
+            assert [field.name for field, _ in second.ListFields()] == ["refusal"]
             assert stranger.hear() is None
             assert coordinator.workers() == []
 
@@ -90,19 +95,18 @@ def test_a_nonce_that_is_none_is_refused() -> None:
     with hub(key=KEY) as coordinator, Stranger(coordinator.port) as stranger:
         stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1)))
         down = stranger.hear()
-        assert down is not None and "signing key" in down.refusal.reason
+        assert down is not None
+        assert "signing key" in down.refusal.reason
 
 
 def test_a_recorded_stream_does_not_count_again() -> None:
     """The coordinator draws a nonce for each stream."""
     with hub(key=KEY) as coordinator:
-        sent: list[bytes] = []
         with Stranger(coordinator.port) as once:
-            once.send = lambda raw, send=once.send: (sent.append(raw), send(raw))  # type: ignore[method-assign]
             once.greet(KEY, "w")
             assert once.hear() is not None
         with Stranger(coordinator.port) as again:
-            for raw in sent:
+            for raw in once.sent:
                 again.send(raw)
             while (down := again.hear()) is not None:
                 assert not down.HasField("welcome")
@@ -112,8 +116,10 @@ def test_a_worker_of_another_protocol_is_told_both_versions() -> None:
     with hub(version="1.2.3") as coordinator:
         worker = Worker(to(coordinator), protocol=99, version="9.9.9")
         error = worker.error()
-        assert isinstance(error, FleetRefusedError) and error.final
-        assert "1.2.3" in str(error) and "9.9.9" in str(error)
+        assert isinstance(error, FleetRefusedError)
+        assert error.final
+        assert "1.2.3" in str(error)
+        assert "9.9.9" in str(error)
         worker.close()
 
 
@@ -121,13 +127,13 @@ def test_a_second_worker_of_the_same_id_waits_until_the_first_one_leaves(caplog)
     """It may be the first one's successor, so it tries again; that is said once."""
     with caplog.at_level(logging.WARNING, "dagrid.fleet"), hub() as coordinator:
         first = Worker(to(coordinator))
-        first.events.wait(lambda all: "welcome" in all)
+        first.events.wait(lambda found: "welcome" in found)
         with Worker(to(coordinator), incarnation="another") as second:
-            second.events.wait(lambda all: all.count("failed") > 2)
+            second.events.wait(lambda found: found.count("failed") > 2)
             assert "welcome" not in second.events.all
             first.say(pb.Up(drained=True))
             first.close()
-            second.events.wait(lambda all: "welcome" in all)
+            second.events.wait(lambda found: "welcome" in found)
         mine = [record for record in caplog.records if record.message.startswith("There is a worker")]
         assert len(mine) == 1
 
@@ -136,7 +142,7 @@ def test_nobody_at_the_address_is_said_with_it() -> None:
     """A script whose coordinator is not there hears so, and does not wait for ever."""
     run = Run()
     line = borrow(Address("127.0.0.1", 1), run.reopen, run.tells.add, patience=0.0)
-    run.tells.wait(lambda all: [tell for tell in all if tell.HasField("refusal")])
+    run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])
     with pytest.raises(BackendUnreachableError, match=r"grpc://127\.0\.0\.1:1 does not answer: .*Connection refused"):
         raise line.error or AssertionError
     line.close()
@@ -152,7 +158,7 @@ def test_what_is_no_coordinator_is_said_to_be_none() -> None:
     server.start()
     run = Run()
     line = borrow(Address("127.0.0.1", port), run.reopen, run.tells.add)
-    run.tells.wait(lambda all: [tell for tell in all if tell.HasField("refusal")])
+    run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])
     with pytest.raises(FleetError, match="is not a coordinator"):
         raise line.error or AssertionError
     line.close()
@@ -176,3 +182,10 @@ def test_what_is_no_address_is_refused_with_the_form(text: str) -> None:
 def test_certificates_for_plain_text_are_a_mistake() -> None:
     with pytest.raises(InvalidSettingError, match="grpcs://"):
         Address.parse("grpc://host", CallerTLS())
+
+
+def test_an_empty_key_is_a_mistake() -> None:
+    """It would be one that everybody holds."""
+    for make in (lambda: Hub(key=b""), lambda: Address("host", key=b"")):
+        with pytest.raises(InvalidSettingError, match="empty"):
+            make()

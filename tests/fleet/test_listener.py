@@ -110,7 +110,8 @@ def test_a_first_word_that_does_not_say_who_calls_is_refused(coordinator: Hub) -
         with Stranger(coordinator.port) as stranger:
             stranger.say(up)
             down = stranger.hear()
-            assert down is not None and down.refusal.final
+            assert down is not None
+            assert down.refusal.final
 
 
 def test_who_says_nothing_is_hung_up_on(monkeypatch) -> None:
@@ -182,7 +183,8 @@ def test_a_seal_is_wanted_for_every_word_of_the_coordinator_too(coordinator: Hub
 
     with Middle(to(coordinator, key=KEY), "middle") as worker:
         assert "seal" in str(worker.error())
-        assert sent and not worker.downs.all
+        assert sent
+        assert not worker.downs.all
 
 
 def test_a_bomb_is_not_unpacked(coordinator: Hub) -> None:
@@ -227,10 +229,10 @@ def test_a_burst_of_connections_is_survived(coordinator: Hub, kind: str, capfd, 
             writer.close()
 
     with caplog.at_level(logging.WARNING, "dagrid.fleet"), Worker(to(coordinator, key=KEY), "steady") as worker:
-        worker.events.wait(lambda all: "welcome" in all)
+        worker.events.wait(lambda found: "welcome" in found)
         if kind == "streams":
             with grpc.insecure_channel(f"127.0.0.1:{coordinator.port}") as channel:
-                way = channel.stream_stream(f"/{SERVICE}/Work")
+                way: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/{SERVICE}/Work")
                 calls = [way(iter([b"noise"])) for _ in range(BURST)]
                 assert all(call.code() is grpc.StatusCode.DATA_LOSS for call in calls)
         else:
@@ -244,8 +246,8 @@ def test_a_burst_of_connections_is_survived(coordinator: Hub, kind: str, capfd, 
 bodies = st.one_of(
     st.binary(max_size=300),
     st.builds(
-        lambda id, slots, protocol, nonce, labels: pb.Up(
-            hello=pb.Hello(id=id, slots=slots, protocol=protocol, nonce=nonce, labels=labels)
+        lambda name, slots, protocol, nonce, labels: pb.Up(
+            hello=pb.Hello(id=name, slots=slots, protocol=protocol, nonce=nonce, labels=labels)
         ).SerializeToString(),
         st.text(max_size=5),
         st.integers(0, 2**32 - 1),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 import grpc
 
@@ -22,8 +22,8 @@ from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.link import clock
 from dagrid.execution.backends.cluster.listener import SERVICE
-from dagrid.execution.backends.cluster.outbox import Outbox
-from dagrid.execution.backends.cluster.sealing import LIFETIME, Opener, Sealer, Side, prove, stream_key
+from dagrid.execution.backends.cluster.outbox import PIECE, Outbox
+from dagrid.execution.backends.cluster.sealing import Opener, Sealer, Side, prove, stream_key
 from dagrid.machine.events import Outcome
 
 PATIENCE = 20.0
@@ -80,9 +80,9 @@ class Worker:
         self.downs: Heard[pb.Down] = Heard()
         self.events: Heard[str | BaseException] = Heard()
         self.contents = Contents()
+        self.held: list[pb.Held] = []
         self.value_of: Callable[[pb.Call], pb.Finished | None] = ended
         self.outbox: Outbox[pb.Up] = Outbox()
-        self.piece_of: Callable[[], pb.Up | None] = self.outbox.piece
         about = {"incarnation": id, "slots": 2, "protocol": PROTOCOL, "python": "3.11", **hello}
         self._hello = pb.Hello(id=id, labels=labels or {}, **about)
         self._link: WorkerLink | None = None
@@ -107,25 +107,32 @@ class Worker:
         self._loop.call_soon_threadsafe(self._say, up)
 
     def wake(self) -> None:
-        self._loop.call_soon_threadsafe(lambda: self._link is not None and self._link.wake())
+        self._loop.call_soon_threadsafe(self._wake)
 
     def _say(self, up: pb.Up) -> None:
         self.outbox.put(up)
+        self._wake()
+
+    def _wake(self) -> None:
         if self._link is not None:
             self._link.wake()
 
+    def _leave(self) -> None:
+        if self._link is not None:
+            self._link.leave()
+
     def close(self) -> None:
         """Leave, if the link is still there."""
-        self._loop.call_soon_threadsafe(lambda: self._link is not None and self._link.leave())
+        self._loop.call_soon_threadsafe(self._leave)
         wait([self._task], PATIENCE)
         fleet_loop.leave()
         self.contents.close()
 
     def error(self) -> BaseException:
         """Return what has ended the link."""
-        return next(iter(self.events.wait(lambda all: [each for each in all if isinstance(each, BaseException)])))
+        return next(iter(self.events.wait(lambda found: [each for each in found if isinstance(each, BaseException)])))
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -136,6 +143,7 @@ class Worker:
     def hello(self) -> pb.Hello:
         found = pb.Hello()
         found.CopyFrom(self._hello)
+        found.held.extend(self.held)
         return found
 
     def welcomed(self, welcome: pb.Welcome) -> None:
@@ -156,7 +164,7 @@ class Worker:
         return self.outbox.take()
 
     def piece(self) -> pb.Up | None:
-        return self.piece_of()
+        return self.outbox.piece()
 
     def lost(self) -> None:
         self.events.add("lost")
@@ -184,12 +192,14 @@ class Run:
 
     def joined(self, worker: str = "w1") -> pb.Joined:
         """Return the word that a worker may be used."""
-        return self.tells.wait(lambda all: [each for tell in all for each in tell.joined if each.worker == worker])[-1]
+        return self.tells.wait(lambda found: [each for tell in found for each in tell.joined if each.worker == worker])[
+            -1
+        ]
 
     def assign(self, joined: pb.Joined, *calls: pb.Call, fence: int = 1) -> None:
         assert self.line is not None
-        about = {"run": self.name, "fence": fence, "worker": joined.worker, "generation": joined.generation}
-        self.line.ask(pb.Ask(assigns=[pb.Assign(calls=calls, **about)]))
+        assign = pb.Assign(run=self.name, fence=fence, worker=joined.worker, generation=joined.generation, calls=calls)
+        self.line.ask(pb.Ask(assigns=[assign]))
 
     def ends(self, count: int) -> dict[int, pb.Finished]:
         """Return how attempts have ended, when so many have."""
@@ -203,12 +213,16 @@ class Run:
     def content(self, digest: bytes) -> bytes:
         """Ask for a content, and return it when all of it is here."""
         assert self.line is not None
+        before = len(self.tells.all)
         self.line.ask(pb.Ask(wants=[digest]))
 
         def whole(all: list[pb.Tell]) -> bytes:
-            parts = [part for tell in all for part in tell.parts if part.digest == digest]
-            data = b"".join(part.data for part in parts)
-            return data if parts and len(data) == parts[0].size else b""
+            if not all or not any(part.digest == digest for part in all[-1].parts):
+                return b""
+            parts = [part for tell in all[before:] for part in tell.parts if part.digest == digest]
+            if parts[-1].offset + PIECE < parts[-1].size:
+                return b""
+            return b"".join(part.data for part in parts)
 
         return self.tells.wait(whole, "a content")
 
@@ -223,12 +237,16 @@ class Stranger:
 
     def __init__(self, port: int, way: str = "Work") -> None:
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)])
+        self.sent: list[bytes] = []
         self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._call = self._channel.stream_stream(f"/{SERVICE}/{way}")(iter(self._out.get, None), timeout=PATIENCE)
+        said = cast(Iterator[bytes], iter(self._out.get, None))
+        called: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(f"/{SERVICE}/{way}")
+        self._call = called(said, timeout=PATIENCE)
         self.sealer = Sealer(Side.CALLER)
         self.opener = Opener(Side.COORDINATOR)
 
     def send(self, raw: bytes) -> None:
+        self.sent.append(raw)
         self._out.put(raw)
 
     def say(self, up: pb.Up | pb.Ask) -> bytes:
@@ -280,6 +298,3 @@ class Stranger:
 
 def digest_of(data: bytes) -> bytes:
     return sha256(data).digest()
-
-
-EXPIRY = LIFETIME

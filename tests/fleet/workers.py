@@ -177,8 +177,10 @@ class WorkerProcess(Process):
 
     def _take(self, perform: Perform) -> None:
         assert perform.token not in self.tasks
-        same = (perform.run, perform.call.node)
-        assert same not in [(each.perform.run, each.perform.call.node) for each in self.tasks.values()], "twice at once"
+        same = (perform.run, perform.call.attempt)
+        assert same not in [(each.perform.run, each.perform.call.attempt) for each in self.tasks.values()], (
+            "twice at once"
+        )
         task = self.tasks[perform.token] = Task(perform)
         if perform.rides:
             task.rides = self.tasks[perform.rides]

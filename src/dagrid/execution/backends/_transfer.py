@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dagrid.errors import TransferError
 from dagrid.execution.backends._worker import encode, loads, told, type_name
-from dagrid.ports import Call, Encoded
+from dagrid.ports import Artifacts, Call, Encoded
 
 
 class Pickled(Encoded):
@@ -178,6 +178,14 @@ def stuck_error(data: bytes | bytearray, call: Call) -> tuple[TransferError, boo
     error = TransferError(message, node)
     error.__cause__ = RemoteTraceback(text)
     return error, what == "error"
+
+
+def open_kept(artifacts: Artifacts, key: str) -> Any:
+    """Return a value that stands among arguments as the place where it is kept."""
+    data = artifacts.get(key)
+    if data is None:
+        raise LookupError(f"the artifact {key} is not there any more")
+    return loads(data)
 
 
 def encode_initializer(initializer: Callable[[], object] | None) -> bytes:

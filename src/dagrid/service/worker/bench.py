@@ -14,6 +14,7 @@ from time import perf_counter
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Leave, Perform, Stop, TakeBack
+from dagrid.ports import Artifacts
 from dagrid.service.worker.commands import Commands
 from dagrid.service.worker.processes import Processes
 from dagrid.service.worker.runs import Run, Runs
@@ -85,6 +86,11 @@ class Bench:
             elif isinstance(act, Leave):
                 self._leave()
         self._perform(calls, commands)
+
+    def artifacts_of(self, name: str) -> Artifacts | None:
+        """Return where a run wants its large values to be kept; None: with the coordinator."""
+        run = self._runs.get(name)
+        return None if run is None or run.surroundings is None else getattr(run.surroundings, "artifacts", None)
 
     def close(self) -> None:
         """End all that is performed, and remove what belongs to it."""

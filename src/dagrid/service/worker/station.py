@@ -6,6 +6,7 @@ in the worker's loop, by the link and by the bench. It knows no stream.
 
 from __future__ import annotations
 
+import logging
 import os
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +14,10 @@ from pathlib import Path
 from time import monotonic
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.apart import artifact_key
 from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.cluster.duty import Duty
+from dagrid.ports import Artifacts
 from dagrid.service.worker.bench import Bench
 from dagrid.service.worker.logs import Logs
 from dagrid.service.worker.runs import LOGS, Run
@@ -26,6 +29,8 @@ SPARE = 1 << 30
 """Bytes that are kept of contents that no run here has any more."""
 
 Key = tuple[str, int, int]
+
+_log = logging.getLogger("dagrid.worker")
 
 
 class Station:
@@ -58,6 +63,8 @@ class Station:
         self._withheld: dict[Key, pb.Finished] = {}
         self._given: set[bytes] = set()  # large values that were sent on this stream
         self._long: dict[bytes, Iterator[pb.Part]] = {}
+        self._putting: set[bytes] = set()
+        self._loop = loop
         self._turn = False
         self._held: dict[str, set[Key]] = {}
         self.bench = Bench(
@@ -242,7 +249,7 @@ class Station:
     def _rests(self, key: Key, end: pb.Finished) -> bool:
         """Return whether something has to be sent before an end is told."""
         if end.apart and end.apart not in self._given:
-            self._long.setdefault(end.apart, self.contents.pieces(end.apart))
+            self._send(key[0], end.apart)
             return True
         marks = self._marks.get(key)
         if marks is None:
@@ -251,6 +258,31 @@ class Station:
             return True
         del self._marks[key]
         return False
+
+    def _send(self, run: str, digest: bytes) -> None:
+        """Bring a large value to where its run wants it: to the artifacts, or piece by piece to the coordinator."""
+        artifacts = self.bench.artifacts_of(run)
+        if artifacts is None:
+            self._long.setdefault(digest, self.contents.pieces(digest))
+        elif digest not in self._putting:
+            self._putting.add(digest)
+            put = self._loop.run_in_executor(None, self._put, artifacts, run, digest)
+            put.add_done_callback(lambda _: self._has_put(digest))
+
+    def _put(self, artifacts: Artifacts, run: str, digest: bytes) -> None:
+        try:
+            artifacts.put(artifact_key(run, digest), self.contents.get(digest))
+        except Exception as error:  # noqa: BLE001 - whatever the place raises
+            _log.error(
+                "A value of run %s cannot be put where artifacts are kept, and goes to the coordinator: %s", run, error
+            )
+            self._long.setdefault(digest, self.contents.pieces(digest))
+
+    def _has_put(self, digest: bytes) -> None:
+        self._putting.discard(digest)
+        if digest not in self._long:
+            self._given.add(digest)
+        self._wake()
 
     def _ready(self) -> list[pb.Report]:
         found = []

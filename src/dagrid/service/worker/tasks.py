@@ -17,7 +17,7 @@ from dagrid.attempt import Extra
 from dagrid.execution.backends._transfer import Pickled, Unopened
 from dagrid.execution.backends._worker import STUCK, encode, encode_error, stuck, told, type_name
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.session import INLINE
+from dagrid.execution.backends.cluster.apart import INLINE
 from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, Finished, Outcome, Stimulus, attempt_id
 from dagrid.ports import Call
 from dagrid.service.worker.runs import Run

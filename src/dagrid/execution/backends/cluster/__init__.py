@@ -2,5 +2,5 @@
 
 import os
 
-# gRPC writes a line to stderr for each handshake that fails, for 5,000 at once as well; it asks for this when it is imported first.
+# gRPC writes a line to stderr for each handshake that fails, also for 5,000 at once. It looks here when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

@@ -45,7 +45,8 @@ class ClusterBackend(BackendBase):
         address: of the coordinator, as `grpc://host:port` (plain text) or `grpcs://host:port` (TLS); the port may be left out.
         signing_key: what coordinator and workers share; by default that of the environment (DAGRID_COORDINATOR_SIGNING_KEY).
         tls_ca, tls_cert, tls_key: files with who signs coordinators, and with what is shown to them.
-        artifacts: where large values are kept that all can reach; by default they go through the coordinator.
+        artifacts: where large values are kept that this process and all workers reach (`dagrid.stores.open_artifacts`; in a URL
+            the folder or URL); by default they go through the coordinator.
         files: files and folders of the project to send, relative to its folder; by default its modules, if it is one. An empty
             list sends nothing.
 

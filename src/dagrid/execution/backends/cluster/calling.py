@@ -59,6 +59,10 @@ class Address:
     tls: CallerTLS | None = None
     key: bytes | None = None
 
+    def __post_init__(self) -> None:
+        if self.key == b"":
+            raise InvalidSettingError("The signing key is empty. Give one, or none at all.")
+
     @classmethod
     def parse(cls, text: str, tls: CallerTLS | None = None, key: bytes | None = None) -> Address:
         """Return the address that is written as `grpc://host:port` (plain text) or `grpcs://host:port` (TLS).

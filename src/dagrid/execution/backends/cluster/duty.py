@@ -384,6 +384,11 @@ class Duty:
             self._echo += 1
             self._echoes[self._echo] = now
 
+    @property
+    def _sure(self) -> bool:
+        """Whether the lease goes on for long enough to begin something exclusive."""
+        return self._sure_until - self._now > self._lease / 2
+
     def _heard_echo(self, echo: int) -> None:
         sent = self._echoes.get(echo)
         if sent is None:
@@ -427,6 +432,7 @@ class Duty:
             run.turn.open += 1
             if call.exclusive:
                 self._exclusive.add(job)
+                self._beat(self._now)
             self._look_for(job.head, (*around, call.function, call.apart))
         for job in heads:
             if self._draining:
@@ -518,9 +524,8 @@ class Duty:
             job.run.later.append(job)
         elif behind:
             self._behind.setdefault(behind[0], []).append(job)
-        elif any(each.call.exclusive for each in job.chain()) and self._now >= self._sure_until:
+        elif any(each.call.exclusive for each in job.chain()) and not self._sure:
             self._unsure[job] = None
-            self._beat(self._now)
         else:
             turn.ready.append(job)
             if not turn.admitted:
@@ -552,7 +557,7 @@ class Duty:
             job = turn.ready[0]
             if self._busy < self._hello.slots or self._goes_ahead(turn, job):
                 turn.ready.popleft()
-                if job.call.exclusive and self._now >= self._sure_until:
+                if job.call.exclusive and not self._sure:
                     self._ready(job)
                     continue
                 return job
@@ -602,6 +607,7 @@ class Duty:
         """An attempt has ended: that is said until it is acknowledged."""
         end.attempt = job.attempt
         job.end = end
+        self._jobs[job.key, job.attempt] = self._jobs.pop((job.key, job.attempt))  # ends are said in their order
         self._close(job)
         if self._connected:
             self._reports.on(job.key).finish(end)

@@ -242,10 +242,13 @@ class Hub:
         if not self._due:
             self._turn()
 
+    def _callers(self) -> list[Any]:
+        return [*self._workers, *self._lines.values()]
+
     async def _close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for caller in (*self._workers, *self._lines.values()):
+        for caller in self._callers():
             caller.hang_up()
         await self._listener.stop(grace=0.2)
         await self._logbook.close()

@@ -115,7 +115,8 @@ class Link(Generic[Said, Heard]):
                     for part in cut(message):
                         await self.send(part)
                 if piece is not None:
-                    await self._send_piece(piece)
+                    for part in cut(piece):
+                        await self._send_piece(part)
 
     async def part(self) -> None:
         """Tell the other end that nothing more is said."""

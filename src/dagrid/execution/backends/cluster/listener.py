@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from dagrid.errors import BackendError, FleetKeyError, FleetRefusedError, TamperedError
+from dagrid.errors import BackendError, FleetKeyError, FleetRefusedError, InvalidSettingError, TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.link import OPTIONS, Link, Stream
 from dagrid.execution.backends.cluster.outbox import Outbox
@@ -149,6 +149,8 @@ class Listener:
         self.port = port
         self._workers = Door(pb.Down, pb.Up, workers)
         self._runs = Door(pb.Tell, pb.Ask, runs)
+        if key == b"":
+            raise InvalidSettingError("The signing key is empty. Give one, or none at all.")
         self._key = key
         self._certificates = None if tls is None else Certificates(tls)
         self._claims = claims

@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,9 +19,8 @@ from queue import SimpleQueue
 from time import time
 from typing import Any, NamedTuple, Protocol
 
-from dagrid.errors import BackendError, BackendUnreachableError, TransferError
+from dagrid.errors import BackendError, BackendUnreachableError, DagridError, TransferError
 from dagrid.execution.backends._carriers import carry
-from dagrid.execution.backends._remote import lost_error
 from dagrid.execution.backends._transfer import (
     Pickled,
     decode_error,
@@ -28,8 +28,9 @@ from dagrid.execution.backends._transfer import (
     encode_function,
     stuck_error,
 )
-from dagrid.execution.backends._worker import encode, loads, told
+from dagrid.execution.backends._worker import encode, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.apart import INLINE, Apart, Fetch, artifact_folder, artifact_key
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.outbox import PIECE
 from dagrid.machine.events import (
@@ -43,19 +44,15 @@ from dagrid.machine.events import (
     WorkerGone,
     WorkerJoined,
 )
-from dagrid.ports import Artifacts, Bundle, Call, Encoded, Host, Kit, Needs, Use
+from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Needs, Use
 
 _log = logging.getLogger("dagrid.fleet")
 
-INLINE = 1 << 18
-"""What is pickled in more bytes than this travels apart from the message that refers to it."""
 WINDOW = 256
 AHEAD = 0.005
 """Seconds of work that may wait at a worker."""
 PATIENCE = 1.0
 """Seconds that a close waits for a report that is being made."""
-FETCHING = 60.0
-"""Seconds without a piece after which a value cannot be had."""
 
 
 class Line(Protocol):
@@ -64,39 +61,6 @@ class Line(Protocol):
     def ask(self, ask: pb.Ask) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Apart(Encoded):
-    """A large value that is still with the fleet; it is fetched when somebody reads it, and at the end of its session."""
-
-    __slots__ = ("__weakref__", "_data", "_fetch", "digest", "node", "size")
-
-    def __init__(self, digest: bytes, size: int, node: str, fetch: Callable[[bytes, int], bytes]) -> None:
-        self.digest = digest
-        self.size = size
-        self.node = node
-        self._fetch: Callable[[bytes, int], bytes] | None = fetch
-        self._data: bytes | None = None
-
-    def decode(self) -> Any:
-        return Pickled(self.packed(), self.node).decode()
-
-    def packed(self) -> bytes:
-        data, fetch = self._data, self._fetch
-        if data is None and fetch is not None:
-            try:
-                data = self._data = fetch(self.digest, self.size)
-            except Exception as error:
-                raise lost_error(self.node, self.size, error) from error
-            self._fetch = None
-        assert data is not None or self._data is not None
-        return data if data is not None else self._data  # type: ignore[return-value]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return loads, (self.packed(),)
-
-    def __repr__(self) -> str:
-        return f"<Apart value of {self.node!r}, {self.size} bytes>"
 
 
 class Sent(NamedTuple):
@@ -190,8 +154,9 @@ class FleetSession:
         self._kept: dict[bytes, bytes] = {self._kit: packed} if kit is not None else {}
         self._given: set[bytes] = set()  # what was sent to this coordinator
         self._coordinator = ""
-        self._fetches: dict[bytes, _Fetch] = {}
+        self._fetches: dict[bytes, Fetch] = {}
         self._values: weakref.WeakSet[Apart] = weakref.WeakSet()
+        self._apart: Counter[bytes] = Counter()
         self._refused: Exception | None = None
         self._line: Line | None = None
         self._closed = self._over = False
@@ -236,14 +201,22 @@ class FleetSession:
         if not own and self._delivering.acquire(timeout=PATIENCE):
             self._delivering.release()
         if not own:
-            with suppress(TransferError):  # one that is not to be had says so when it is read; so do the others then
-                for value in list(self._values):
-                    value.packed()
+            self._bring_home()
         self._inbox.put(None)
         if self._line is not None:
             self._line.ask(pb.Ask(close=True))
             self._line.close()
         self._on_closed(self)
+
+    def _bring_home(self) -> None:
+        """Fetch the large values that somebody still has."""
+        with suppress(TransferError):  # one that is not to be had says so when it is read; so do the others then
+            for value in list(self._values):
+                value.packed()
+                value.forget()
+        if self._artifacts is not None:
+            with suppress(DagridError):  # what stays there is of no use, and does no harm
+                self._artifacts.clear(artifact_folder(self.run))
 
     # The line.
 
@@ -282,13 +255,13 @@ class FleetSession:
             BackendError: it is not to be had any more.
         """
         if self._artifacts is not None:
-            found = self._artifacts.get(artifact_key(digest))
+            found = self._artifacts.get(artifact_key(self.run, digest))
             if found is not None:
                 return found
         with self._guard:
             fetch = self._fetches.get(digest)
             if fetch is None:
-                fetch = self._fetches[digest] = _Fetch(size)
+                fetch = self._fetches[digest] = Fetch(size)
         if self._line is None or self._over:
             raise BackendError("the coordinator is out of reach")
         self._line.ask(pb.Ask(wants=[digest]))
@@ -435,11 +408,8 @@ class FleetSession:
     def _keep(self, data: bytes) -> bytes:
         """Send something apart, and have it at hand until the attempt has ended."""
         digest = sha256(data).digest()
-        if self._artifacts is not None:
-            self._artifacts.put(artifact_key(digest), data)
-        else:
-            self._kept[digest] = data
-            self._give(digest)
+        self._kept[digest] = data
+        self._give(digest)
         return digest
 
     def _give(self, digest: bytes) -> None:
@@ -628,8 +598,12 @@ class FleetSession:
         elif end.failure:
             event.value = decode_error(end.failure, call.node)
         elif end.apart:
-            event.value = Apart(end.apart, end.size, call.node, self.content)
+            store = self._artifacts
+            kept = None if store is None else (store, artifact_key(self.run, end.apart))
+            event.value = Apart(end.apart, end.size, call.node, self.content, kept)
             self._values.add(event.value)
+            self._apart[end.apart] += 1
+            weakref.finalize(event.value, self._inbox.put, partial(self._let_go, end.apart)).atexit = False
         elif end.value:
             event.value = Pickled(end.value, call.node)
         if isinstance(event.value, BaseException):
@@ -640,6 +614,13 @@ class FleetSession:
             event.error = end.error
         event.retryable = event.retryable and not end.final
         return event
+
+    def _let_go(self, digest: bytes) -> None:
+        """Nobody here refers to a value any more; the coordinator may drop it when that is so of all that are equal."""
+        self._apart[digest] -= 1
+        if not self._apart[digest]:
+            del self._apart[digest]
+            self._out.drops.append(digest)
 
     def _fail(self, number: int, call: Call, error: Exception, final: bool) -> None:
         now = self.host.now()
@@ -660,42 +641,3 @@ class FleetSession:
             data = self._contents(digest)
         if data is not None and self._line is not None:
             self._line.ask(pb.Ask(parts=[pb.Part(digest=digest, size=len(data), data=data)]))
-
-
-class _Fetch:
-    """A content that is awaited."""
-
-    def __init__(self, size: int) -> None:
-        self._data = bytearray(size)
-        self._left = size
-        self._changed = threading.Condition()
-        self._failed = ""
-
-    def take(self, part: pb.Part) -> None:
-        with self._changed:
-            if len(self._data) != part.size:
-                self._data, self._left = bytearray(part.size), part.size
-            self._data[part.offset : part.offset + len(part.data)] = part.data
-            self._left -= len(part.data)
-            self._changed.notify_all()
-
-    def fail(self, why: str) -> None:
-        with self._changed:
-            self._failed = why
-            self._changed.notify_all()
-
-    def wait(self) -> bytes:
-        with self._changed:
-            left = self._left
-            while self._left > 0 and not self._failed:
-                if not self._changed.wait(FETCHING) and self._left == left:
-                    self._failed = "the coordinator does not send it"
-                left = self._left
-            if self._failed:
-                raise BackendError(self._failed)
-            return bytes(self._data)
-
-
-def artifact_key(digest: bytes) -> str:
-    """Return under which key a content is kept in an artifact store."""
-    return f"fleet/{digest.hex()}"

@@ -104,7 +104,7 @@ class Traffic:
         for attempt in listing.started:
             if attempt not in use.jobs:
                 told.finish(_lost(attempt, "its worker has no trace of it"))
-        for attempt, job in use.jobs.items():  # what is ridden on comes before what rides
+        for attempt, job in use.jobs.items():
             if attempt in listed and job.end is not None:
                 told.finish(job.end)
             elif attempt in queued and job.started:
@@ -193,7 +193,7 @@ class Traffic:
 
     def fill(self, use: Use, held: pb.Held) -> None:
         """Write into a new use what its worker holds."""
-        for attempt in (*held.ended, *held.open):  # what is ridden on comes before what rides
+        for attempt in (*held.ended, *held.open):
             use.jobs[attempt] = Job(use, attempt)
         use.worker.count(use, len(use.jobs))
         self._take_chains(use, held)
@@ -246,7 +246,13 @@ class Traffic:
     def _finish(self, job: Job, finished: pb.Finished) -> None:
         use = job.use
         self._uncount(job)
+        if job.rides is not None:
+            use.riders[job.rides.attempt].remove(job)
+            job.rides = None
         job.end = finished
+        use.jobs[job.attempt] = use.jobs.pop(
+            job.attempt
+        )  # ends stand in their order: what is ridden on before what rides
         if use.run is not None:
             self._told(use).finish(finished)
         completed = finished.outcome == Outcome.COMPLETED
@@ -268,6 +274,8 @@ class Traffic:
         """Take an attempt out of the book, with those that ride on it."""
         use = job.use
         use.jobs.pop(job.attempt, None)
+        if job.rides is not None and job in use.riders.get(job.rides.attempt, ()):
+            use.riders[job.rides.attempt].remove(job)
         use.worker.box.unsent(use.key, job.attempt)
         if job.end is None:
             self._uncount(job)
