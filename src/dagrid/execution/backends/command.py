@@ -20,7 +20,7 @@ from dagrid.errors import BackendError, CommandError, InvalidSettingError, TaskE
 from dagrid.execution.backends._carriers import carry
 from dagrid.execution.backends._flight import Flight, Value, Waiting
 from dagrid.execution.backends._running import Ground, Running
-from dagrid.execution.backends._servers import IDLE, Servers
+from dagrid.execution.backends._servers import Servers
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
@@ -156,7 +156,7 @@ class CommandSession:
         self._ident = threading.get_ident()
         ground = None
         try:
-            ground = self._ground = Ground(self._backend.processes + 2 * IDLE, self._host.now, self._later)
+            ground = self._ground = Ground(self._host.now, self._later)
             self._servers = Servers(ground)
             ground.selector.register(self._reading, selectors.EVENT_READ)
             while not self._closed:
