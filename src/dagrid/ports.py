@@ -6,7 +6,7 @@ its workers to the host that opened it and pushes everything that happens to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -325,8 +325,29 @@ class Store(Protocol):
         """Return the snapshot that stands for the most facts, and how many these are, or None. Raises UnknownRunError."""
         ...
 
-    def runs(self, prefix: str = "") -> list[RunRecord]:
-        """Return what is known of the runs whose ids begin so, of all without a prefix; the last created first."""
+    def runs(
+        self,
+        prefix: str = "",
+        *,
+        ids: Collection[str] | None = None,
+        name: str | None = None,
+        status: Collection[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        old: float | None = None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
+        """Return what is known of runs, the last created first; of all, if nothing else is said.
+
+        Args:
+            prefix: only those whose ids begin so.
+            ids: only these, as far as they are there.
+            name: only those of this name.
+            status: only those with one of these.
+            since, until: only those that were created in this time, both ends included.
+            old: only those that ended by this time, or were created by then if they have not ended.
+            limit: no more than so many, the first ones of those that fit.
+        """
         ...
 
     def delete(self, run: str) -> None:

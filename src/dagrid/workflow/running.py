@@ -426,7 +426,7 @@ class _Children:
     def start(self, child: Child) -> _Running:
         """Start one, see `dagrid.workflow.context.StartChild`."""
         store = self._history.checkpoint.store
-        known = next((record for record in store.runs(child.run_id) if record.run == child.run_id), None)
+        known = next(iter(store.runs(ids={child.run_id})), None)
         if known is not None and not known.facts:
             store.delete(child.run_id)  # its process was killed when it had only just given the name
         if known is None or not known.facts:
