@@ -18,6 +18,8 @@ from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
+GATHERED = 0.02
+"""For so many seconds events are gathered for an observer, whose thread would else be woken for each of them."""
 _UNENDED = frozenset(NodeStatus(status.name.lower()) for status in Status if not status.terminal)
 _CLOSING = threading.Lock()
 
@@ -280,16 +282,16 @@ class Run:
 
         return asyncio.to_thread(self.wait).__await__()
 
-    def _batches(self, follow: bool) -> Iterator[list[RunEvent]]:
+    def _batches(self, follow: bool, gathered: float = 0.0) -> Iterator[list[RunEvent]]:
         engine = self._engine
         changed = engine.watch() if follow and not self._view else None
         try:
-            yield from self._read_on(changed)
+            yield from self._read_on(changed, gathered)
         finally:
             if changed is not None:
                 engine.unwatch(changed)
 
-    def _read_on(self, changed: threading.Event | None) -> Iterator[list[RunEvent]]:
+    def _read_on(self, changed: threading.Event | None, gathered: float) -> Iterator[list[RunEvent]]:
         engine = self._engine
         position = 0
         while True:
@@ -304,6 +306,8 @@ class Run:
             if changed is None or over:
                 return
             changed.wait()
+            if gathered:
+                engine.done.wait(gathered)
             changed.clear()
 
     def _event(self, sequence: int, fact: Any) -> RunEvent:
@@ -322,7 +326,7 @@ class Run:
     def _read(self, observer: Observer) -> None:
         observer.begin(self)
         try:
-            for batch in self._batches(True):
+            for batch in self._batches(True, GATHERED):
                 observer.observe(batch)
         finally:
             observer.end()
