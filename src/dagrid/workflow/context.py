@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from dagrid.commands import Server
 from dagrid.workflow.loading import File
 from dagrid.workflow.model import Step, Workflow
 
@@ -121,6 +122,7 @@ class Context:
         shell: the words that are called with `-c` and a command, without the `-c`.
         labels: those of this machine.
         start_child: starts a sub-workflow.
+        server: what its warm processes are started with, once one is.
         traceparent: of an attempt (from 1) of a step, for what it starts; None in a run without traces.
     """
 
@@ -135,6 +137,7 @@ class Context:
     shell: tuple[str, ...] = ("/bin/sh",)
     labels: Mapping[str, str] = field(default_factory=dict)
     start_child: StartChild | None = None
+    server: Server | None = None
     traceparent: Callable[[str, int], str] | None = None
     is_resumed: bool = False
 

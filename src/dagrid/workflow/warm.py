@@ -69,10 +69,11 @@ def call(
     """
     context = work.context
     folders = (work.folder, context.file.folder) if isinstance(fn, str) else ()  # a type of steps finds its own modules
+    arguments = io.BytesIO()
+    _Pickler(arguments, 5).dump((list(args), dict(kwargs or {})))
     asked = {
         "fn": fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}",
-        "args": list(args),
-        "kwargs": dict(kwargs or {}),
+        "arguments": arguments.getvalue(),
         "values": dict(values or {}),
         "env": work.env,
         "folder": work.folder,
@@ -83,12 +84,10 @@ def call(
         "limit": context.workflow.max_output_size,
         "strict": work.is_strict,
     }
-    data = io.BytesIO()
-    _Pickler(data, 5).dump(asked)
-    server = Server((sys.executable, "-E", "-s", PROGRAM), env=context.environment, cwd=context.folder)
-    request = Request(
-        server, data.getvalue(), context.secrets, work.stop_signal, context.workflow.max_clean_up_time_sec
-    )
+    if context.server is None:
+        context.server = Server((sys.executable, "-E", "-s", PROGRAM), env=context.environment, cwd=context.folder)
+    grace = context.workflow.max_clean_up_time_sec
+    request = Request(context.server, pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace)
     answer = pickle.loads((yield request))  # our own process wrote it
     if answer[0] == "value":
         return Returned(answer[1], answer[2])
