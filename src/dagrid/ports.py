@@ -50,7 +50,8 @@ class Call(msgspec.Struct):
     """One attempt as a backend sees it: its identity, unique within the session, the function and what to call it with.
 
     `grows` says that the task may leave something beside its value, such as nodes that the graph grows by, so that it has to find
-    out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates.
+    out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates. A call is
+    `quiet` where each event costs a write: if it is short, its start need not be told before its end.
 
     A call that `rides` on another attempt, which is before it in its bundle, is performed when that one has completed, with its
     value in the place of the `Awaited` among the arguments. If that one ends otherwise, is given back or cancelled, the rider is
@@ -65,6 +66,7 @@ class Call(msgspec.Struct):
     grows: bool = False
     needs: Needs | None = None
     rides: int = -1
+    quiet: bool = False
 
 
 class Encoded:

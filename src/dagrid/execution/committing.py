@@ -2,10 +2,6 @@
 
 Whoever brought facts writes them, and all that came in meanwhile with them; who finds another one writing leaves, for that one
 looks again. A worker that pulls is given its call when it asks for it after the commit, or is woken for it.
-
-That an attempt has started is written with what comes next, which is mostly its end, for nothing follows from a start. The start
-of one that lasts is written by itself after a moment. Should the process die in between, the attempt counts as one that had not
-started; so where that would matter, for a node that must not be performed twice, it is written at once.
 """
 
 from __future__ import annotations
@@ -22,20 +18,16 @@ from dagrid.execution.pickling import PROTOCOL
 from dagrid.execution.recording import Recorder
 from dagrid.graph.rules import Rule
 from dagrid.machine.commands import Command, Perform, Wake
-from dagrid.machine.events import Fact, Kind
-from dagrid.machine.state import State, read_entry
-from dagrid.ports import Call, Clock
+from dagrid.machine.state import State
+from dagrid.ports import Call
 
 NOBODY = -1
-MOMENT = 0.02
-"""So many seconds the start of an attempt waits for something else that is written."""
 
 
 class Recorded(Protocol):
     """What a committer needs of the engine; `perform`, `call_of` and `drop` are called under its lock."""
 
     state: State
-    clock: Clock
     done: Flag
     errors: dict[int, BaseException]
     call_of: Callable[[int], Call]
@@ -53,8 +45,6 @@ class Recorded(Protocol):
 
     def tell(self) -> None: ...
 
-    def write(self) -> None: ...
-
     def give_up(self, error: Exception) -> None: ...
 
 
@@ -69,26 +59,15 @@ class Committer:
         self._held: dict[int, Call] = {}
         self._asleep: set[int] = set()
         self._left = False
-        self._seen = 0
-        self._due = False
-        self._unset: Callable[[], None] | None = None
 
     def hold(self, commands: list[Command], worker: int) -> None:
         """Under the lock: hold back what was decided, up to this place in the journal, for a worker that asked or for nobody."""
-        engine = self._engine
-        journal = engine.state.journal
-        news = journal[self._seen :]
-        self._seen = len(journal)
-        self._decided.append((self._seen, commands, worker))
-        if commands or worker != NOBODY or not all(map(self._can_wait, news)):
-            self._due = True
-        elif news and self._unset is None:
-            self._unset = engine.clock.call_at(engine.clock.now() + MOMENT, self._moment_is_over)
+        self._decided.append((len(self._engine.state.journal), commands, worker))
 
     def commit(self, worker: int = NOBODY) -> None:
         """Write what was decided, and let it have its effects; a worker that pulls goes when its own call is there."""
         engine = self._engine
-        while self._due and not engine.done.is_set():
+        while self._decided and not engine.done.is_set():
             if not self._writing.acquire(blocking=False):
                 return
             with HeldInterrupts() as held:  # one between the store's answer and its effects would tear them apart
@@ -99,12 +78,6 @@ class Committer:
             held.deliver()
             if worker in self._held and self._left_to_another(worker):
                 return
-
-    def stop(self) -> None:
-        """Under the lock: the run is over, and nothing is written any more."""
-        if self._unset is not None:
-            self._unset()
-            self._unset = None
 
     def take(self, worker: int, sleep: bool = False) -> tuple[Call | None, bool]:
         """Return the call that was held for a worker until it was recorded, and whether it has to commit before it asks again.
@@ -124,24 +97,6 @@ class Committer:
             return held, left
         finally:
             engine.leave()
-
-    def _can_wait(self, entry: int | Fact) -> bool:
-        """Whether an entry of the journal says no more than that an attempt has started, which may be performed again."""
-        if isinstance(entry, Fact):
-            node, kind = entry.node, entry.kind
-        else:
-            node, kind = read_entry(entry)
-        return kind is Kind.STARTED and node not in self._engine.state.plan.fail_when_lost
-
-    def _moment_is_over(self) -> None:
-        """An attempt has started and not ended: that is written now."""
-        self._engine.enter()
-        try:
-            self._unset = None
-            self._due = True
-        finally:
-            self._engine.leave()
-        self._engine.write()
 
     def _left_to_another(self, worker: int) -> bool:
         """A worker that has its call goes, and leaves what there is to write to one that waits for it."""
@@ -167,7 +122,6 @@ class Committer:
         try:
             decided = list(self._decided)
             self._decided.clear()
-            self._due = False
             if recorder.snapshot_due() and not engine.state.finished:
                 picture = pickle.dumps(engine.state, PROTOCOL)
         finally:

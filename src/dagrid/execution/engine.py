@@ -613,8 +613,6 @@ class Engine:
     def _end(self) -> None:
         self.ended = self.state.finished_at if self.state.finished else self.now()
         self._timers.stop()
-        if self._committer is not None:
-            self._committer.stop()
         self.done.set()
         self._stirred.set()
         self.tell()
@@ -738,10 +736,6 @@ class Engine:
             watcher.set()
         if self.state.held:
             self._stirred.set()  # somebody may wait until nothing else is left
-
-    def write(self) -> None:
-        """Write what has happened, and then see to what came in meanwhile."""
-        self._after()
 
     def give_up(self, error: Exception) -> None:
         """End the run here, with this error: what cannot be recorded must not have an effect."""
