@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from time import time
 from typing import Any
 
 from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
+from dagrid.execution.carriers import carry
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
@@ -54,15 +56,15 @@ class Run:
         self._traced = traced
         self._release = release
         self._closed = False
-        self._readers: list[threading.Thread] = []
+        self._readers: list[threading.Event] = []
         self._onlookers: list[Onlooker] = []
         for observer in observers:
             if isinstance(observer, Observer):
-                self._readers.append(threading.Thread(target=self._read, args=(observer,), daemon=True))
+                ended = threading.Event()
+                self._readers.append(ended)
+                carry(partial(self._read, observer, ended), "dagrid-reader")
             else:
                 self._onlookers.append(observer)
-        for thread in self._readers:
-            thread.start()
         for onlooker in self._onlookers:
             onlooker.begin(self)
 
@@ -323,13 +325,16 @@ class Run:
             fact.detail,
         )
 
-    def _read(self, observer: Observer) -> None:
-        observer.begin(self)
+    def _read(self, observer: Observer, ended: threading.Event) -> None:
         try:
-            for batch in self._batches(True, GATHERED):
-                observer.observe(batch)
+            observer.begin(self)
+            try:
+                for batch in self._batches(True, GATHERED):
+                    observer.observe(batch)
+            finally:
+                observer.end()
         finally:
-            observer.end()
+            ended.set()
 
     def close(self) -> None:
         """Let go of what a view has open: call it when no more of its values are wanted. Other runs do that at their end."""
@@ -359,7 +364,7 @@ class Run:
         if self._release is not None:
             self._release()
         for reader in self._readers:
-            reader.join()
+            reader.wait()
         for onlooker in self._onlookers:
             onlooker.end()
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from dagrid.commands import Await, Launch, Request, Thing, value_of
 from dagrid.errors import BackendError, CommandError, InvalidSettingError, TaskError
-from dagrid.execution.backends._carriers import carry
 from dagrid.execution.backends._flight import Flight, Value, Waiting
 from dagrid.execution.backends._running import Ground, Running
 from dagrid.execution.backends._servers import Servers
 from dagrid.execution.backends.base import BackendBase, Sessions
+from dagrid.execution.carriers import carry
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
 
