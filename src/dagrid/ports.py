@@ -7,7 +7,6 @@ its workers to the host that opened it and pushes everything that happens to the
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -16,8 +15,7 @@ from dagrid.attempt import Extra, value_before
 from dagrid.machine.events import Stimulus
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What a place can do. The engine asks this record, never the type of a backend.
 
     Args:
@@ -109,8 +107,7 @@ def opened(value: Any) -> Any:
     return value.decode() if isinstance(value, Encoded) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """The unit of dispatch: calls for one worker, to be performed in this order and reported one by one.
 
     At most the worker's `slots` of them run at once.
@@ -240,8 +237,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunRecord(msgspec.Struct, frozen=True):
     """What a store knows of a run without reading its journal; times are seconds since 1970, `ended` is 0 while it goes on."""
 
     run: str
@@ -389,8 +385,7 @@ class Artifacts(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RunEvent:
+class RunEvent(msgspec.Struct, frozen=True):
     """One fact of a run with names in place of numbers; `at` is seconds since the run began."""
 
     sequence: int

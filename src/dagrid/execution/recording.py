@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,8 +28,7 @@ FIRST_SNAPSHOT = 50_000
 _ABSENT, _HERE, _ELSEWHERE = b"-", b"i", b"a"
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(msgspec.Struct, frozen=True):
     """Where a run is kept while it goes on: its journal in a store, its large values as artifacts.
 
     Args:
@@ -327,8 +325,7 @@ class Picture(NamedTuple):
     held: dict[int, bytes] = {}  # noqa: RUF012  # of a snapshot that was made before there were such
 
 
-@dataclass(slots=True)
-class Recovered:
+class Recovered(msgspec.Struct):
     """What a journal holds of a run: when it began, how many facts there are, a snapshot if there is one, with its state, and the
     entries after it.
     """

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -106,8 +105,7 @@ class ChildEnd(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class Context:
+class Context(msgspec.Struct, kw_only=True):
     """What the steps of a run share.
 
     Args:
@@ -129,13 +127,13 @@ class Context:
     file: File
     workflow: Workflow
     logs: Logs
-    given: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = {}
+    variables: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()
     folder: str = ""
     shell: tuple[str, ...] = ("/bin/sh",)
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
     start_child: StartChild | None = None
     server: Server | None = None
     traceparent: Callable[[str, int], str] | None = None

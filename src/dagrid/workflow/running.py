@@ -10,9 +10,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -28,7 +27,6 @@ from dagrid.history import About, History
 from dagrid.history import Place as Held
 from dagrid.masking import masked
 from dagrid.observe.log import RunLog
-from dagrid.observe.otel import Traces
 from dagrid.ports import Observer, Onlooker
 from dagrid.workflow import steps
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, StepEnd
@@ -43,6 +41,9 @@ from dagrid.workflow.surroundings import surround, unmet
 from dagrid.workflow.tracing import NOBODY, Above, trace_of, traces_of
 from dagrid.workflow.variables import Names
 
+if TYPE_CHECKING:
+    from dagrid.observe.otel import Traces
+
 MOST_ATTEMPTS = 100_000
 PROCESSES = 256
 """How many processes of a run are there at once, where the workflow does not say."""
@@ -50,8 +51,7 @@ PROCESSES = 256
 Readers = Sequence[Observer | Onlooker]
 
 
-@dataclass(slots=True)
-class Started:
+class Started(msgspec.Struct):
     """A run of a workflow that is under way.
 
     Attributes:
@@ -65,7 +65,7 @@ class Started:
     history: History
     place: Held
     context: Context
-    _closing: ExitStack = field(default_factory=ExitStack)
+    _closing: ExitStack = msgspec.field(default_factory=ExitStack)
     _ended: bool = False
 
     @property

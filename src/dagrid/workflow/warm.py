@@ -10,9 +10,10 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from dagrid.commands import Request, Server
 from dagrid.errors import StepError
@@ -24,15 +25,13 @@ if TYPE_CHECKING:
 PROGRAM = str(Path(__file__).with_name("_warm_main.py"))
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """The Python value of another step among arguments, as it was pickled; it is opened where the function runs."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(msgspec.Struct, frozen=True):
     """What a function returned: pickled, None if it returned that, and as the text of a variable."""
 
     data: bytes | None = None
