@@ -10,6 +10,7 @@ import os
 import signal
 import time
 import weakref
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -85,9 +86,8 @@ def take(path: Path, what: str) -> Lock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, path):
-                mine = msgspec.json.encode(Owner(os.getpid(), started(os.getpid()), host()))
                 os.ftruncate(file, 0)
-                os.pwrite(file, mine, 0)
+                os.pwrite(file, _mine(os.getpid()), 0)
                 return Lock(path, file)
         except BlockingIOError:
             pass
@@ -160,6 +160,11 @@ def _signalled(path: Path, owner: Owner, number: int) -> bool:
     finally:
         os.close(process)
     return True
+
+
+@cache
+def _mine(pid: int) -> bytes:
+    return msgspec.json.encode(Owner(pid, started(pid), host()))
 
 
 def _is_at(file: int, path: Path) -> bool:
