@@ -733,7 +733,8 @@ class Engine:
     def tell(self) -> None:
         """Tell those who follow the run that there is something new."""
         for watcher in self._watchers:
-            watcher.set()
+            if not watcher.is_set():  # it reads after it has cleared the event
+                watcher.set()
         if self.state.held:
             self._stirred.set()  # somebody may wait until nothing else is left
 
