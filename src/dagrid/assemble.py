@@ -460,7 +460,7 @@ def _numbers(roots: Iterable[NodeRef], plan: Plan) -> list[int]:
 
 def _chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[str] | None) -> RunRecord:
     """Return a run by its name, or the newest that has one of these statuses; None wants any."""
-    known = checkpoint.store.runs(run_id or "")
+    known = checkpoint.store.runs(ids=None if run_id is None else {run_id})
     for record in known:
         # One without facts ended before it had begun.
         if record.run == run_id or (run_id is None and record.facts and (wanted is None or record.status in wanted)):

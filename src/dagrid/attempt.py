@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
+
+import msgspec
 
 from dagrid.errors import NoCurrentTaskError
 from dagrid.graph.node import Node
@@ -21,8 +22,7 @@ PUBLISHED = "dagrid_worker"  # the module under which a worker process that does
 KEY = "DAGRID_ATTEMPT_KEY"  # the variable in which a task finds what stays the same however often its node is performed
 
 
-@dataclass(frozen=True, slots=True)
-class Extra:
+class Extra(msgspec.Struct, frozen=True):
     """What a task left beside its value.
 
     Args:
@@ -36,8 +36,7 @@ class Extra:
     key: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a run ended but for its handlers: what a handler's parameter of this name gets.
 
     Args:
@@ -147,7 +146,7 @@ class Attempt:
         left = self._holder.extra or Extra()
         patch = left.patch or Patch()
         more = Patch((*patch.nodes, *nodes), (*patch.rules, *rules), (*patch.edges, *edges))
-        self._holder.extra = replace(left, patch=more)
+        self._holder.extra = msgspec.structs.replace(left, patch=more)
 
 
 def current() -> Attempt:
@@ -167,8 +166,7 @@ def holder() -> Holder:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """A value with what its task left, as it comes back from a place that knows of values only."""
 
     value: Any

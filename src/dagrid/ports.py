@@ -6,8 +6,7 @@ its workers to the host that opened it and pushes everything that happens to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,8 +16,7 @@ from dagrid.attempt import Extra, value_before
 from dagrid.machine.events import Stimulus
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(msgspec.Struct, frozen=True):
     """What a place can do. The engine asks this record, never the type of a backend.
 
     Args:
@@ -56,7 +54,8 @@ class Call(msgspec.Struct):
     out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates. `key` stays the same
     over all tries of the node in its run, however often it is performed; where there is one, the task finds it in its environment
     as DAGRID_ATTEMPT_KEY (`dagrid.attempt.KEY`). `path` are folders in which the modules of the function and of the arguments are
-    found, before all others.
+    found, before all others. A call is `quiet` where each event costs a write: if it is short, its start need not be told before
+    its end.
 
     A call that `rides` on another attempt, which is before it in its bundle, is performed when that one has completed, with its
     value in the place of the `Awaited` among the arguments. If that one ends otherwise, is given back or cancelled, the rider is
@@ -73,6 +72,7 @@ class Call(msgspec.Struct):
     rides: int = -1
     key: str = ""
     path: tuple[str, ...] = ()
+    quiet: bool = False
 
 
 class Encoded:
@@ -115,8 +115,7 @@ def opened(value: Any) -> Any:
     return value.decode() if isinstance(value, Encoded) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """The unit of dispatch: calls for one worker, to be performed in this order and reported one by one.
 
     At most the worker's `slots` of them run at once.
@@ -309,8 +308,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RunRecord:
+class RunRecord(msgspec.Struct, frozen=True):
     """What a store knows of a run without reading its journal; times are seconds since 1970, `ended` is 0 while it goes on."""
 
     run: str
@@ -396,8 +394,29 @@ class Store(Protocol):
         """Return the snapshot that stands for the most facts, and how many these are, or None. Raises UnknownRunError."""
         ...
 
-    def runs(self, prefix: str = "") -> list[RunRecord]:
-        """Return what is known of the runs whose ids begin so, of all without a prefix; the last created first."""
+    def runs(
+        self,
+        prefix: str = "",
+        *,
+        ids: Collection[str] | None = None,
+        name: str | None = None,
+        status: Collection[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        old: float | None = None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
+        """Return what is known of runs, the last created first; of all, if nothing else is said.
+
+        Args:
+            prefix: only those whose ids begin so.
+            ids: only these, as far as they are there.
+            name: only those of this name.
+            status: only those with one of these.
+            since, until: only those that were created in this time, both ends included.
+            old: only those that ended by this time, or were created by then if they have not ended.
+            limit: no more than so many, the first ones of those that fit.
+        """
         ...
 
     def delete(self, run: str) -> None:
@@ -437,8 +456,7 @@ class Artifacts(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class RunEvent:
+class RunEvent(msgspec.Struct, frozen=True):
     """One fact of a run with names in place of numbers; `at` is seconds since the run began."""
 
     sequence: int

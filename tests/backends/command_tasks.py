@@ -13,6 +13,7 @@ import pytest
 from dagrid import DAG, Node, NodeStatus
 from dagrid.commands import Command, Launch
 from dagrid.errors import CommandError
+from dagrid.execution.backends._watchdog import watchdog
 
 PATIENCE = 20
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,11 @@ def children():
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
-    """Whatever a test does, no process and no descriptor of its commands is there afterwards."""
+    """Whatever a test does, no process and no descriptor of its commands is there afterwards.
+
+    The watchdog is there before, and stays: with this thread.
+    """
+    watchdog()
     before = children(), len(os.listdir("/proc/self/fd"))
     yield
     assert children() <= before[0]

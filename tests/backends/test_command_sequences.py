@@ -27,6 +27,7 @@ from dagrid.machine.events import Finished, Started, WorkerJoined
 from tests.backends.command_tasks import (  # noqa: F401  # a fixture
     PATIENCE,
     ROOT,
+    children,
     holding,
     nothing_is_left,
     run,
@@ -321,6 +322,18 @@ def test_no_process_of_a_sequence_outlives_a_program_that_is_killed(gates, tmp_p
         parent.wait()
         assert gone()
         first.wait_gone()  # nor has its child
+
+
+def test_runs_share_the_watchdog_of_the_process():
+    """To start one takes as long as a short run, so the next run finds it there."""
+    before = children()
+
+    @Command
+    def looking():
+        yield say("x")
+        return children()
+
+    assert run(looking).value == run(looking).value == before
 
 
 # --- many --------------------------------------------------------------------------------------------------------------------

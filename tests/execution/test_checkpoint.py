@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import dagrid
-from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, SkipTask, View, dag, task
+import dagrid.execution.backends.command
+from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, SkipTask, View, command, dag, task
 from dagrid.assemble import restart
 from dagrid.errors import (
     DuplicateRunError,
@@ -345,6 +346,65 @@ def test_nothing_is_performed_or_read_before_it_is_written(folder: str) -> None:
     kinds = [event.kind for event in run.events(follow=False)]
     assert kinds.count("started") == 31
     assert store.runs()[0].facts == len(kinds) + 1
+
+
+class CountingStore(MemoryStore):
+    """A store that counts what is written to it, and lets somebody wait for the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appends = 0
+        self.written = threading.Semaphore(0)
+
+    def append(self, *args: Any, **settings: Any) -> int:
+        self.appends += 1
+        try:
+            return super().append(*args, **settings)
+        finally:
+            self.written.release()
+
+
+def test_a_short_command_is_one_write(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """That it has started is written with its end, and so is what follows on that: a sync is what a short step costs most."""
+    monkeypatch.setattr(dagrid.execution.backends.command, "MOMENT", PATIENCE)
+    store = CountingStore()
+    graph = DAG([Node(f"n{n}", command(["true"]), [f"n{n - 1}"] if n else []) for n in range(30)])
+    run = graph.start(checkpoint=Checkpoint(store, open_artifacts(folder)))
+    run.wait(PATIENCE).raise_for_status()
+    assert store.appends == 31, "one to begin, and one for each end"
+    kinds = [event.kind for event in run.events(follow=False)]
+    assert kinds.count("started") == kinds.count("completed") == 30
+    assert store.runs()[0].facts == len(kinds) + 1
+
+
+@pytest.mark.parametrize("on_lost", ["requeue", "fail"])
+def test_the_start_of_a_long_command_is_written_before_its_end(folder: str, on_lost: Any) -> None:
+    """A crash then finds that it had started."""
+    store = CountingStore()
+    line = Path(f"{folder}.fifo")
+    os.mkfifo(line)
+    graph = DAG([Node("long", command(["cat", str(line)]), on_lost=on_lost)])
+    run = graph.start(checkpoint=Checkpoint(store, open_artifacts(folder)))
+    assert store.written.acquire(timeout=PATIENCE), "it begins"
+    with line.open("w"):
+        assert store.written.acquire(timeout=PATIENCE), "it has started"
+        assert not run.done
+        (record,) = store.runs()
+    run.wait(PATIENCE).raise_for_status()
+    kinds = [event.kind for event in run.events(follow=False)]
+    assert kinds.index("started") == record.facts - 2, "the facts begin with the owner of the run"
+
+
+@pytest.mark.parametrize(("on_lost", "appends"), [("requeue", 2), ("fail", 3)])
+def test_a_command_that_must_not_run_twice_is_written_when_it_has_started(
+    monkeypatch: pytest.MonkeyPatch, folder: str, on_lost: Any, appends: int
+) -> None:
+    """However short it is: of one that the store knows nothing of, a crash would leave nothing but another try."""
+    monkeypatch.setattr(dagrid.execution.backends.command, "MOMENT", PATIENCE)
+    store = CountingStore()
+    graph = DAG([Node("short", command(["true"]), on_lost=on_lost)])
+    graph.run(checkpoint=Checkpoint(store, open_artifacts(folder)))
+    assert store.appends == appends
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------------

@@ -79,6 +79,9 @@ def test_an_sqlite_store_is_its_model(database, calls):
     model.check()
 
 
+QUESTIONS = ("ids", "name", "status", "since", "until", "old", "limit")
+
+
 class Forgetful(MemoryStore):
     """Each way in which a store can be wrong, one at a time."""
 
@@ -121,8 +124,9 @@ class Forgetful(MemoryStore):
         else:
             super().delete(run)
 
-    def runs(self, prefix: str = "") -> Any:
-        found = super().runs("" if self.fault == "lists all runs" else prefix)
+    def runs(self, prefix: str = "", **which: Any) -> Any:
+        which = {question: value for question, value in which.items() if self.fault != f"forgets {question}"}
+        found = super().runs("" if self.fault == "lists all runs" else prefix, **which)
         return found[::-1] if self.fault == "lists the oldest first" else found
 
     def close(self) -> None:
@@ -154,6 +158,7 @@ def suite_of_forgetful() -> StoreConformance:
         ("keeps any snapshot", "test_whoever_acquires_is_the_only_writer"),
         ("lists the oldest first", "test_many_runs_the_newest_first"),
         ("lists all runs", "test_a_prefix_is_text_and_no_pattern"),
+        *((f"forgets {one}", "test_runs_are_found_by_what_is_known_of_them") for one in QUESTIONS),
         ("stays open", "test_close_twice_and_use_after_close"),
         ("gives a run to all who ask", "test_one_of_those_who_saw_an_epoch_gets_the_run"),
         ("empties what it should delete", "test_a_run_that_is_deleted"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache, partial
 from operator import itemgetter
 from types import FunctionType
@@ -145,8 +145,7 @@ class Bindings(msgspec.Struct, eq=False):
         return [node for node, fn in enumerate(self.fns) if fn is None]
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(msgspec.Struct, frozen=True):
     """What a function asks for: names that may be passed by position, in order, then those passed by name only."""
 
     positional: tuple[str, ...] = ()
@@ -159,8 +158,7 @@ class Parameters:
 NO_PARAMETERS = Parameters()
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
+class Gathered(msgspec.Struct, frozen=True):
     """A task of ours that says itself what it is called with.
 
     Args:
@@ -398,7 +396,7 @@ class Binder(msgspec.Struct, eq=False):
             return (), None
         asked = self._parameters(fn)
         if spec is not None and spec.handler is not None:
-            asked = replace(asked, required=asked.required - {OUTCOME})
+            asked = msgspec.structs.replace(asked, required=asked.required - {OUTCOME})
         inputs = spec.inputs if spec is not None and spec.inputs else None
         if asked is NO_PARAMETERS and inputs is None:
             return (), None

@@ -10,7 +10,7 @@ import logging
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from hashlib import sha256
 from types import MappingProxyType
@@ -311,5 +311,5 @@ def _told(found: Found, value: Any, refused: str = "") -> Any:
     except NoCurrentTaskError:
         return value
     note = f"{found.note}; not kept: {refused}" if refused else found.note
-    here.extra = replace(here.extra or Extra(), note=note, key=found.key)
+    here.extra = msgspec.structs.replace(here.extra or Extra(), note=note, key=found.key)
     return value

@@ -73,6 +73,8 @@ failure growing left now recorder state values
 class Settable(Protocol):
     """Is told that there is something new: an event, or who acts as one."""
 
+    def is_set(self) -> bool: ...
+
     def set(self) -> None: ...
 
 
@@ -780,7 +782,8 @@ class Engine:
     def tell(self) -> None:
         """Tell those who follow the run that there is something new."""
         for watcher in self._watchers:
-            watcher.set()
+            if not watcher.is_set():  # it reads after it has cleared the event
+                watcher.set()
         if self.state.held:
             self._stirred.set()  # somebody may wait until nothing else is left
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
@@ -29,8 +28,7 @@ FIRST_SNAPSHOT = 50_000
 _ABSENT, _HERE, _ELSEWHERE = b"-", b"i", b"a"
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(msgspec.Struct, frozen=True):
     """Where a run is kept while it goes on: its journal in a store, its large values as artifacts.
 
     Args:
@@ -141,18 +139,19 @@ class Recorder:
         self._patches: list[bytes] = []
         self._errors: dict[int, bytes] = {}
         self._held: dict[int, bytes] = {}
-        self._reopened = False
+        self._first: list[bytes] = []
+        self._goes_on = False
         self._first_snapshot = self._next_snapshot = checkpoint.first_snapshot
         self._offset = time.time() - now
 
     def begin(self, now: float, head: bytes = b"", waited: bool = False) -> None:
-        """Write who owns the run from now on; the first owner writes all that the run is made of, too (`pack_head`).
+        """Write with the first facts who owns the run from now on; the first owner writes all that it is made of (`pack_head`).
 
         Args:
             waited: nobody had it, for it waited for a signal: the store says from now on that it goes on.
         """
-        status = RunStatus.RUNNING.value if waited else None
-        self._append([_encode(Entry(_OWNED, now, due=self._offset, number=FORMAT, data=head))], status)
+        self._first = [_encode(Entry(_OWNED, now, due=self._offset, number=FORMAT, data=head))]
+        self._goes_on = waited
 
     def park(self) -> None:
         """Say in the store that the run waits for somebody, in no process."""
@@ -187,14 +186,14 @@ class Recorder:
             TransferError: a patch cannot be pickled.
         """
         facts = [_encoded(self._entry(fact, rules, errors)) for fact in state.facts(self.committed, until)]
-        if facts:
+        if facts or self._first:
             # The run's end is a fact like any other, and nothing follows it.
             ended = state.finished and until == len(state.journal)
             if ended:
                 self._append(facts, run_status(state).value, time.time())
             else:
-                self._append(facts, RunStatus.RUNNING.value if self._reopened else None)
-            self._reopened = False
+                self._append(facts, RunStatus.RUNNING.value if self._goes_on else None)
+            self._goes_on = False
         self.committed = until
 
     def value(self, node: int, name: str) -> Kept | None:
@@ -263,7 +262,9 @@ class Recorder:
             self._errors.pop(node, None)
 
     def _append(self, facts: Sequence[bytes], status: str | None = None, at: float = 0.0) -> None:
-        self._written = self._store.append(self.run, self._epoch, self._written, facts, status=status, at=at)
+        every = [*self._first, *facts]
+        self._written = self._store.append(self.run, self._epoch, self._written, every, status=status, at=at)
+        self._first = []
 
     def _entry(self, fact: Fact, rules: Mapping[int, Rule], errors: Mapping[int, BaseException]) -> Entry:
         data = b""
@@ -280,7 +281,7 @@ class Recorder:
             data = self._held[fact.node] = self._kept.pop(attempt_id(fact.node, fact.number), b"")
         elif kind is Kind.REOPENED:
             self._forget(fact.numbers)
-            self._reopened = True
+            self._goes_on = True
         return Entry(
             int(kind),
             fact.at,
@@ -324,8 +325,7 @@ class Picture(NamedTuple):
     held: dict[int, bytes] = {}  # noqa: RUF012  # of a snapshot that was made before there were such
 
 
-@dataclass(slots=True)
-class Recovered:
+class Recovered(msgspec.Struct):
     """What a journal holds of a run: when it began, how many facts there are, a snapshot if there is one, with its state, and the
     entries after it.
     """

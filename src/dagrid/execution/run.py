@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from time import time
 from typing import Any
 
 from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
+from dagrid.execution.carriers import carry
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
@@ -18,6 +20,8 @@ from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
+GATHERED = 0.02
+"""For so many seconds events are gathered for an observer, whose thread would else be woken for each of them."""
 _UNENDED = frozenset(NodeStatus(status.name.lower()) for status in Status if not status.terminal)
 _CLOSING = threading.Lock()
 
@@ -29,6 +33,9 @@ class _Told:
 
     def __init__(self, call: Callable[[], object]) -> None:
         self._call = call
+
+    def is_set(self) -> bool:
+        return False  # it wants to hear of everything
 
     def set(self) -> None:
         self._call()
@@ -64,15 +71,15 @@ class Run:
         self._traced = traced
         self._release = release
         self._closed = False
-        self._readers: list[threading.Thread] = []
+        self._readers: list[threading.Event] = []
         self._onlookers: list[Onlooker] = []
         for observer in observers:
             if isinstance(observer, Observer):
-                self._readers.append(threading.Thread(target=self._read, args=(observer,), daemon=True))
+                ended = threading.Event()
+                self._readers.append(ended)
+                carry(partial(self._read, observer, ended), "dagrid-reader")
             else:
                 self._onlookers.append(observer)
-        for thread in self._readers:
-            thread.start()
         for onlooker in self._onlookers:
             onlooker.begin(self)
 
@@ -312,18 +319,18 @@ class Run:
 
         return asyncio.to_thread(self.wait).__await__()
 
-    def _batches(self, follow: bool) -> Iterator[list[RunEvent]]:
+    def _batches(self, follow: bool, gathered: float = 0.0) -> Iterator[list[RunEvent]]:
         engine = self._engine
         changed = threading.Event() if follow and not self._view else None
         if changed is not None:
             engine.watch(changed)
         try:
-            yield from self._read_on(changed)
+            yield from self._read_on(changed, gathered)
         finally:
             if changed is not None:
                 engine.unwatch(changed)
 
-    def _read_on(self, changed: threading.Event | None) -> Iterator[list[RunEvent]]:
+    def _read_on(self, changed: threading.Event | None, gathered: float) -> Iterator[list[RunEvent]]:
         engine = self._engine
         position = 0
         while True:
@@ -338,6 +345,8 @@ class Run:
             if changed is None or over:
                 return
             changed.wait()
+            if gathered:
+                engine.done.wait(gathered)
             changed.clear()
 
     def _event(self, sequence: int, fact: Any) -> RunEvent:
@@ -353,13 +362,16 @@ class Run:
             fact.detail,
         )
 
-    def _read(self, observer: Observer) -> None:
-        observer.begin(self)
+    def _read(self, observer: Observer, ended: threading.Event) -> None:
         try:
-            for batch in self._batches(True):
-                observer.observe(batch)
+            observer.begin(self)
+            try:
+                for batch in self._batches(True, GATHERED):
+                    observer.observe(batch)
+            finally:
+                observer.end()
         finally:
-            observer.end()
+            ended.set()
 
     def close(self) -> None:
         """Let go of what a view has open: call it when no more of its values are wanted. Other runs do that at their end."""
@@ -389,7 +401,7 @@ class Run:
         if self._release is not None:
             self._release()
         for reader in self._readers:
-            reader.join()
+            reader.wait()
         for onlooker in self._onlookers:
             onlooker.end()
 

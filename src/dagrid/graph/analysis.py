@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from dagrid.errors import InvalidNodeError
 from dagrid.graph.structure import Structure, paused_gc, unknown_node
@@ -20,16 +21,14 @@ _BITSET_BYTES = 32 * 2**20
 _MIN_WINDOW = 512
 
 
-@dataclass(frozen=True, slots=True)
-class CriticalPath:
+class CriticalPath(msgspec.Struct, frozen=True):
     """The most costly chain of nodes, from a root to a leaf, and the sum of its costs in seconds."""
 
     nodes: list[str]
     length: float
 
 
-@dataclass(frozen=True, slots=True)
-class GraphStats:
+class GraphStats(msgspec.Struct, frozen=True):
     """The size and the shape of a graph. Density is the share of the possible edges that are there."""
 
     nodes: int

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -262,11 +262,8 @@ class History:
 
     def queued(self, queue: str | None = None) -> list[RunInfo]:
         """Return the runs that wait, in the order in which they are to be begun: by priority, then as they came."""
-        waiting = [
-            (record, self._about(record.run) or About())
-            for record in reversed(self.checkpoint.store.runs())
-            if record.status == QUEUED
-        ]
+        records = self.checkpoint.store.runs(status={QUEUED})
+        waiting = [(record, self._about(record.run) or About()) for record in reversed(records)]
         waiting.sort(key=lambda one: -one[1].priority)
         return [self._info(record, about=about) for record, about in waiting if queue in (None, about.queue)]
 
@@ -307,24 +304,10 @@ class History:
             children: those too that other runs have called.
         """
         wanted = None if status is None else {status} if isinstance(status, str) else set(status)
-        records = self.checkpoint.store.runs()
-        known = {record.run for record in records}
-        found: list[RunInfo] = []
-        for record in records:
-            if limit is not None and len(found) >= limit:
-                break
-            parent = _parent(record.run, known)
-            if (
-                (name is not None and record.name != name)
-                or (parent and not children)
-                or (since is not None and record.created < since)
-                or (until is not None and record.created > until)
-            ):
-                continue
-            info = self._info(record, parent)
-            if wanted is None or info.status in wanted:
-                found.append(info)
-        return found
+        # In the store, one that was interrupted is running.
+        kept = None if wanted is None else {RUNNING if one == INTERRUPTED else one for one in wanted}
+        find = partial(self.checkpoint.store.runs, name=name, status=kept, since=since, until=until)
+        return self._found(find, wanted, limit, children)
 
     def children(self, run_id: str) -> list[RunInfo]:
         """Return the runs that a run has called, directly or not, in the order of their creation."""
@@ -346,21 +329,22 @@ class History:
         Raises:
             UnknownRunError: it means none, or several.
         """
-        records = self.checkpoint.store.runs()
-        known = {record.run for record in records}
-        by_name = [record for record in records if record.name == text and not _parent(record.run, known)]
-        exact = [record for record in records if record.run == text]
-        begun = [
-            record
-            for record in records
-            if text and record.run.startswith(text) and ("." in text or not _parent(record.run, known))
-        ]
-        for found in (exact, by_name[:1], begun):
-            if len(found) == 1:
-                return self._info(found[0], _parent(found[0].run, known))
+        store = self.checkpoint.store
+        exact = store.runs(ids={text})
+        if exact:
+            return self._info(exact[0], _parent(text, self._parents(exact)))
+        by_name = self.runs(text, limit=1)
+        if by_name:
+            return by_name[0]
+        begun = store.runs(text) if text else []
+        known = self._parents(begun)
+        begun = [record for record in begun if "." in text or not _parent(record.run, known)]
+        if len(begun) == 1:
+            return self._info(begun[0], _parent(begun[0].run, known))
         if begun:
             listed = ", ".join(record.run for record in begun[:_MOST_NAMED]) + (", ..." if begun[_MOST_NAMED:] else "")
             raise UnknownRunError(f"{text!r} begins the ids of {len(begun)} runs: {listed}. Write more of it.", text)
+        records = store.runs()
         suggestion = nearest(text, [*{record.name for record in records}, *(record.run for record in records[:200])])
         raise UnknownRunError(f"There is no run {text!r}, and no run of that name.{hint(suggestion)}", text, suggestion)
 
@@ -411,7 +395,8 @@ class History:
         before = None if days is None else time.time() - days * _DAY
         counts: dict[str, int] = {}
         chosen: list[RunInfo] = []
-        for info in self.runs(name, limit=None):
+        find = partial(self.checkpoint.store.runs, name=name, old=before if keep is None else None)
+        for info in self._found(find):
             number = counts[info.name] = counts.get(info.name, 0) + 1
             old = before is not None and (info.ended or info.created) <= before
             many = keep is not None and number > keep
@@ -472,11 +457,39 @@ class History:
 
     def _record(self, run: str) -> RunRecord:
         store = self.checkpoint.store
-        for record in store.runs(run):
-            if record.run == run:
-                return record
-        suggestion = nearest(run, [record.run for record in store.runs()[:200]])
+        for record in store.runs(ids={run}):
+            return record
+        suggestion = nearest(run, [record.run for record in store.runs(limit=200)])
         raise UnknownRunError(f"There is no run {run!r}.{hint(suggestion)}", run, suggestion)
+
+    def _found(
+        self,
+        find: Callable[..., Sequence[RunRecord]],
+        status: Collection[str] | None = None,
+        limit: int | None = None,
+        children: bool = False,
+    ) -> list[RunInfo]:
+        """Return what is known of the runs that the store finds, as far as they are wanted, the newest first."""
+        found: dict[str, RunInfo | None] = {}
+        most = limit
+        while True:
+            records = find(limit=most)
+            known = self._parents(records)
+            for record in records:
+                if record.run not in found:
+                    parent = _parent(record.run, known)
+                    info = None if parent and not children else self._info(record, parent)
+                    found[record.run] = info if info and (status is None or info.status in status) else None
+            fitting = [info for info in found.values() if info]
+            # What is left out was counted by the store, so it may have to be asked for more.
+            if most is None or len(fitting) >= (limit or 0) or len(records) < most:
+                return fitting[:limit]
+            most *= 4
+
+    def _parents(self, records: Iterable[RunRecord]) -> set[str]:
+        """Return the runs that have called some of these."""
+        said = {record.run.rpartition(".")[0] for record in records} - {""}
+        return {record.run for record in self.checkpoint.store.runs(ids=said)} if said else set()
 
     def _info(self, record: RunRecord, parent: str = "", about: About | None = None) -> RunInfo:
         status, host, pid = record.status, "", 0

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 import weakref
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -90,9 +91,8 @@ def take(path: Path, what: str, answers: bool = False) -> Lock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, path):
-                mine = msgspec.json.encode(Owner(os.getpid(), started(os.getpid()), host(), answers))
                 os.ftruncate(file, 0)
-                os.pwrite(file, mine, 0)
+                os.pwrite(file, _mine(os.getpid(), answers), 0)
                 return Lock(path, file)
         except BlockingIOError:
             pass
@@ -165,6 +165,11 @@ def _signalled(path: Path, owner: Owner, number: int) -> bool:
     finally:
         os.close(process)
     return True
+
+
+@cache
+def _mine(pid: int, answers: bool) -> bytes:
+    return msgspec.json.encode(Owner(pid, started(pid), host(), answers))
 
 
 def _is_at(file: int, path: Path) -> bool:

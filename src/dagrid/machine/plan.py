@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
+import msgspec
+
 from dagrid.errors import GraphLimitError, InvalidNodeError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
 from dagrid.graph.node import Node
@@ -77,8 +79,7 @@ class Settings:
                 )
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What a group of nodes needs in order to start; nodes with equal requests share one ready queue.
 
     Amounts of resources are whole numbers, see `shares`. The `foreign` ones are not counted here: the run does not name them, and

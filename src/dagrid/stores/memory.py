@@ -6,7 +6,7 @@ It keeps the promises of the port but durability, and is lost with the process. 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
@@ -93,12 +93,34 @@ class MemoryStore:
         with self._lock:
             return self._journal(run).snapshot
 
-    def runs(self, prefix: str = "") -> list[RunRecord]:
+    def runs(
+        self,
+        prefix: str = "",
+        *,
+        ids: Collection[str] | None = None,
+        name: str | None = None,
+        status: Collection[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        old: float | None = None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
         """Return what is known of runs, the last created first; see `dagrid.ports.Store`."""
         with self._lock:
             self._check_open()
             known = [journal.record() for journal in reversed(self._journals.values())]
-        return [record for record in known if record.run.startswith(prefix)]
+        found = [
+            record
+            for record in known
+            if record.run.startswith(prefix)
+            and (ids is None or record.run in ids)
+            and (name is None or record.name == name)
+            and (status is None or record.status in status)
+            and (since is None or record.created >= since)
+            and (until is None or record.created <= until)
+            and (old is None or (record.ended or record.created) <= old)
+        ]
+        return found[:limit]
 
     def delete(self, run: str) -> None:
         """Forget a run; see `dagrid.ports.Store`."""

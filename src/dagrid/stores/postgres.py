@@ -8,7 +8,7 @@ under an append, what the database holds then decides whether it has happened.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from types import TracebackType
 from typing import Any, Self
@@ -126,9 +126,30 @@ class PostgresStore:
         rows = self._reader.ask("latest", {"id": number}).rows
         return (int(rows[0][0]), bytes(rows[0][1])) if rows else None
 
-    def runs(self, prefix: str = "") -> list[RunRecord]:
+    def runs(
+        self,
+        prefix: str = "",
+        *,
+        ids: Collection[str] | None = None,
+        name: str | None = None,
+        status: Collection[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        old: float | None = None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
         """Return what is known of runs, the last created first; see `dagrid.ports.Store`."""
-        return [RunRecord(*row) for row in self._reader.ask("runs", {"prefix": prefix}).rows]
+        asked = {
+            "prefix": prefix,
+            "ids": None if ids is None else list(ids),
+            "name": name,
+            "status": None if status is None else list(status),
+            "since": since,
+            "until": until,
+            "old": old,
+            "limit": limit,
+        }
+        return [RunRecord(*row) for row in self._reader.ask("runs", asked).rows]
 
     def delete(self, run: str) -> None:
         """Forget a run; see `dagrid.ports.Store`."""

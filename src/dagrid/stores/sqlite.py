@@ -7,10 +7,11 @@ as one segment. Other processes may have the file open.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from os import PathLike
@@ -126,10 +127,33 @@ class SQLiteStore:
             row: tuple[int, bytes] | None = connection.execute(self._sql["latest"], {"id": number}).fetchone()
         return row
 
-    def runs(self, prefix: str = "") -> list[RunRecord]:
+    def runs(
+        self,
+        prefix: str = "",
+        *,
+        ids: Collection[str] | None = None,
+        name: str | None = None,
+        status: Collection[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        old: float | None = None,
+        limit: int | None = None,
+    ) -> list[RunRecord]:
         """Return what is known of runs, the last created first; see `dagrid.ports.Store`."""
+        asked = {
+            "prefix": prefix or None,
+            "ids": None if ids is None else json.dumps(list(ids)),
+            "name": name,
+            "status": None if status is None else json.dumps(list(status)),
+            "since": since,
+            "until": until,
+            "old": old,
+        }
+        # Each question is a statement of its own, for an index is of use where it is sure what is asked for.
+        conditions = [self._sql[f"runs_{what}"] for what, value in asked.items() if value is not None]
+        statement = self._sql["runs"].replace("{conditions}", " AND ".join(conditions) or "true")
         with self._reader.use() as connection:
-            rows = connection.execute(self._sql["runs"], {"prefix": prefix}).fetchall()
+            rows = connection.execute(statement, {**asked, "limit": -1 if limit is None else limit}).fetchall()
         return [RunRecord(*row) for row in rows]
 
     def delete(self, run: str) -> None:

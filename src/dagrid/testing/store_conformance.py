@@ -255,6 +255,26 @@ class StoreConformance:
             assert store.runs("run-1") == [record for record in expected[::-1] if record.run.startswith("run-1")]
             assert store.runs(expected[0].run + ".") == []
 
+    def test_runs_are_found_by_what_is_known_of_them(self, tmp_path: Path) -> None:
+        """Each question by itself and with others; the newest first, and no more than are asked for."""
+        with self.opened(tmp_path) as store:
+            for number in range(12):
+                run = f"{'ab'[number % 2]}-{number}"
+                epoch = store.create(run, name=f"name {number % 3}", at=float(number // 2))
+                if number % 4:
+                    store.append(run, epoch, 0, [], status=("queued", "failed")[number % 2], at=9.0)
+            every = store.runs()
+            assert store.runs(ids={"a-4", "b-1", "a", "nothing"}) == [every[7], every[10]]
+            assert store.runs(ids=()) == store.runs(status=()) == store.runs(name="name") == store.runs(limit=0) == []
+            assert store.runs(name="name 1") == every[1::3]
+            assert store.runs(status={"failed", "running"}) == [one for one in every if one.status != "queued"]
+            assert store.runs(since=2.0, until=3.0) == every[4:8]
+            assert store.runs(old=5.0) == [one for one in every if one.status == "running" and one.created <= 5.0]
+            assert store.runs("a", old=9.0) == store.runs("a")
+            assert store.runs(limit=5) == every[:5]
+            assert store.runs(limit=50) == every
+            assert store.runs("b", name="name 1", status=["failed"], since=1.0, until=4.0, limit=1) == [every[4]]
+
     def test_a_prefix_is_text_and_no_pattern(self, tmp_path: Path) -> None:
         """Capitals, marks of patterns and letters beyond ASCII stand for themselves."""
         names = ("a", "A", "a%b", "axb", "a_b", "ä", "a.b", "b")

@@ -117,7 +117,7 @@ class Streams:
 
 
 class Unpickler(pickle.Unpickler):
-    """Opens a request, in which the values of other steps stand as they were pickled."""
+    """Opens arguments, in which the values of other steps stand as they were pickled."""
 
     def persistent_load(self, pid: Any) -> Any:
         return pickle.loads(pid)
@@ -175,7 +175,7 @@ class Performer:
 
     def handle(self, data: bytes) -> bytes:
         """Call the function of a request, and return what came of it."""
-        asked = Unpickler(io.BytesIO(data)).load()
+        asked = pickle.loads(data)
         out = Log(asked["stdout"], asked["mask"], asked["limit"])
         err = Log(asked["stderr"], asked["mask"], asked["limit"])
         self.streams.begin(out, err)
@@ -199,7 +199,7 @@ class Performer:
             traceback.print_exc(limit=-1)
             return "error", f"{name} cannot be called: {type(error).__name__}: {error}", 1, False
         try:
-            args, kwargs = asked["args"], asked["kwargs"]
+            args, kwargs = Unpickler(io.BytesIO(asked["arguments"])).load()
             if asked["values"]:
                 free = parameters(name) - kwargs.keys()
                 free -= set(list(inspect.signature(function).parameters)[: len(args)])
@@ -224,8 +224,10 @@ class Performer:
         """Go to the folder and the environment of a step."""
         if asked["env"] != self.env:
             self.env = asked["env"]
-            os.environ.clear()
-            os.environ.update(self.env)
+            now = dict(os.environ)  # steps differ in few variables, and each that is set is a call of the system's
+            for name in now.keys() - self.env.keys():
+                del os.environ[name]
+            os.environ.update({name: value for name, value in self.env.items() if now.get(name) != value})
         if asked["folder"] != self.folder:
             os.chdir(asked["folder"])
             self.folder = asked["folder"]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from dagrid.commands import Server
 from dagrid.workflow.loading import File
 from dagrid.workflow.model import Step, Workflow
 
@@ -124,8 +124,7 @@ class ChildEnd(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-@dataclass(slots=True, kw_only=True)
-class Context:
+class Context(msgspec.Struct, kw_only=True):
     """What the steps of a run share.
 
     Args:
@@ -141,6 +140,7 @@ class Context:
         shell: the words that are called with `-c` and a command, without the `-c`.
         labels: those of this machine.
         start_child: starts a sub-workflow.
+        server: what its warm processes are started with, once one is.
         selector: the labels that whatever called the run wants of the workers of all steps, see `Spec`.
         traceparent: None in a run without traces.
     """
@@ -148,15 +148,16 @@ class Context:
     file: File
     workflow: Workflow
     logs: Logs
-    given: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, str] = {}
+    variables: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()
     folder: str = ""
     shell: tuple[str, ...] = ("/bin/sh",)
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
     start_child: StartChild | None = None
-    selector: Selector = field(default_factory=dict)
+    server: Server | None = None
+    selector: Selector = {}
     traceparent: Traceparents | None = None
     is_resumed: bool = False
     kept: Logs | None = None

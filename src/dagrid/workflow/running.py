@@ -10,9 +10,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
@@ -28,7 +27,6 @@ from dagrid.history import About, History
 from dagrid.history import Place as Held
 from dagrid.masking import masked
 from dagrid.observe.log import RunLog
-from dagrid.observe.otel import Traces
 from dagrid.ports import Backend, Observer, Onlooker
 from dagrid.workflow import steps
 from dagrid.workflow.checks import Inspect
@@ -43,6 +41,9 @@ from dagrid.workflow.problems import Place
 from dagrid.workflow.surroundings import surround, unmet
 from dagrid.workflow.tracing import NOBODY, Above, trace_of, traces_of
 from dagrid.workflow.variables import Names
+
+if TYPE_CHECKING:
+    from dagrid.observe.otel import Traces
 
 MOST_ATTEMPTS = 100_000
 PROCESSES = 256
@@ -63,8 +64,7 @@ class Fleet(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Started:
+class Started(msgspec.Struct):
     """A run of a workflow that is under way.
 
     Attributes:
@@ -78,7 +78,7 @@ class Started:
     history: History
     place: Held
     context: Context
-    _closing: ExitStack = field(default_factory=ExitStack)
+    _closing: ExitStack = msgspec.field(default_factory=ExitStack)
     _ended: bool = False
 
     @property
@@ -494,7 +494,7 @@ class _Children:
     def start(self, child: Child) -> _Running:
         """Start one, see `dagrid.workflow.context.StartChild`."""
         store = self._history.checkpoint.store
-        known = next((record for record in store.runs(child.run_id) if record.run == child.run_id), None)
+        known = next(iter(store.runs(ids={child.run_id})), None)
         if known is not None and not known.facts:
             store.delete(child.run_id)  # its process was killed when it had only just given the name
         if known is None or not known.facts:

@@ -99,8 +99,8 @@ def surround(
 def passed(system: Mapping[str, str]) -> dict[str, str]:
     """Return what of an environment the processes of steps get."""
     return {
-        name: value
-        for name, value in system.items()
+        name: system[name]
+        for name in system
         if name in PASSED or (name.startswith(PASSED_PREFIXES) and not name.endswith(NOT_PASSED))
     }
 

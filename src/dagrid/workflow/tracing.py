@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagrid.config.times import duration
 from dagrid.errors import InvalidSettingError, WorkflowError
 from dagrid.masking import masked
-from dagrid.observe.otel import TIMEOUT, Traces, fresh_traceparent, read_traceparent
 from dagrid.workflow.context import Context
 from dagrid.workflow.expressions import evaluate, parse
 from dagrid.workflow.mailing import note
 from dagrid.workflow.model import Otel, Workflow, place, said
 from dagrid.workflow.variables import Names
+
+if TYPE_CHECKING:
+    from dagrid.observe.otel import Traces
 
 VARIABLE = "TRACEPARENT"
 
@@ -41,8 +43,10 @@ def trace_of(workflow: Workflow, above: Above) -> str:
     """
     if not workflow.otel.enabled:
         return ""
+    from dagrid.observe.otel import fresh_traceparent  # few runs have traces, and it loads much
+
     given = above.traceparent or os.environ.get(VARIABLE, "")
-    return given if read_traceparent(given) is not None else fresh_traceparent()
+    return given if _is_one(given) else fresh_traceparent()
 
 
 def traces_of(context: Context, trace: str, above: Above, about: Mapping[str, str]) -> Traces | None:
@@ -64,9 +68,11 @@ def traces_of(context: Context, trace: str, above: Above, about: Mapping[str, st
     trace = above.traceparent or trace
     has_own = said(workflow, "otel")
     if not otel.enabled and (has_own or above.traces is None):
-        if read_traceparent(above.traceparent) is not None:
+        if above.traceparent and _is_one(above.traceparent):
             context.environment = {**context.environment, VARIABLE: above.traceparent}
         return None
+    from dagrid.observe.otel import Traces
+
     own = _settings(context, otel) if otel.enabled else {}
     try:
         traces = Traces(
@@ -86,6 +92,12 @@ def traces_of(context: Context, trace: str, above: Above, about: Mapping[str, st
     return traces
 
 
+def _is_one(traceparent: str) -> bool:
+    from dagrid.observe.otel import read_traceparent
+
+    return read_traceparent(traceparent) is not None
+
+
 def _settings(context: Context, otel: Otel) -> dict[str, Any]:
     names = Names([context.given, context.variables, os.environ])
 
@@ -98,6 +110,8 @@ def _settings(context: Context, otel: Otel) -> dict[str, Any]:
         if isinstance(value, Mapping):
             return {name: plain(one) for name, one in value.items()}
         return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+    from dagrid.observe.otel import TIMEOUT
 
     timeout = text(otel.timeout).strip()
     try:

@@ -10,9 +10,10 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from dagrid.commands import Request, Server
 from dagrid.errors import StepError
@@ -24,15 +25,13 @@ if TYPE_CHECKING:
 PROGRAM = str(Path(__file__).with_name("_warm_main.py"))
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """The Python value of another step among arguments, as it was pickled; it is opened where the function runs."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
+class Returned(msgspec.Struct, frozen=True):
     """What a function returned: pickled, None if it returned that, and as the text of a variable."""
 
     data: bytes | None = None
@@ -69,10 +68,11 @@ def call(
     """
     context = work.context
     folders = (work.folder, context.file.folder) if isinstance(fn, str) else ()  # a type of steps finds its own modules
+    arguments = io.BytesIO()
+    _Pickler(arguments, 5).dump((list(args), dict(kwargs or {})))
     asked = {
         "fn": fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}",
-        "args": list(args),
-        "kwargs": dict(kwargs or {}),
+        "arguments": arguments.getvalue(),
         "values": dict(values or {}),
         "env": work.env,
         "folder": work.folder,
@@ -83,12 +83,10 @@ def call(
         "limit": context.workflow.max_output_size,
         "strict": work.is_strict,
     }
-    data = io.BytesIO()
-    _Pickler(data, 5).dump(asked)
-    server = Server((sys.executable, "-E", "-s", PROGRAM), env=context.environment, cwd=context.folder)
-    request = Request(
-        server, data.getvalue(), context.secrets, work.stop_signal, context.workflow.max_clean_up_time_sec
-    )
+    if context.server is None:
+        context.server = Server((sys.executable, "-E", "-s", PROGRAM), env=context.environment, cwd=context.folder)
+    grace = context.workflow.max_clean_up_time_sec
+    request = Request(context.server, pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace)
     answer = pickle.loads((yield request))  # our own process wrote it
     if answer[0] == "value":
         return Returned(answer[1], answer[2])

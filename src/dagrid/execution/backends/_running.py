@@ -15,7 +15,7 @@ from typing import Any
 
 from dagrid.commands import Exit, Launch
 from dagrid.execution.backends._launching import KILL, Process
-from dagrid.execution.backends._watchdog import Watchdog
+from dagrid.execution.backends._watchdog import watchdog
 from dagrid.machine.events import UNSTARTED
 
 READ_SIZE = 1 << 16
@@ -31,24 +31,22 @@ class Ground:
     """What the processes of one session share; only its thread touches it, but for `later`.
 
     Args:
-        slots: how many processes the watchdog knows at once.
         now: the clock.
         later: lets the thread of the session do something; from any thread.
     """
 
-    def __init__(self, slots: int, now: Callable[[], float], later: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, now: Callable[[], float], later: Callable[[Callable[[], None]], None]) -> None:
         self.now = now
         self.later = later
         self.due: set[Running] = set()
         self.null = os.open(os.devnull, os.O_RDWR)
         self.selector = selectors.DefaultSelector()
-        self.watchdog = Watchdog(slots)
+        self.watchdog = watchdog()
 
     def close(self) -> None:
         """Let go of everything; the processes are gone."""
         os.close(self.null)
         self.selector.close()
-        self.watchdog.close()
 
     def watch(self, descriptor: int, events: int, owner: Owner, action: Callable[..., object], *args: Any) -> None:
         """Call an action whenever something can be done with a descriptor."""

@@ -3,6 +3,8 @@
 That costs nothing for each group: their numbers stand in memory that both share, and the watchdog sleeps until the pipe that only
 this process holds is closed, by whatever ends it. A fork of this process that goes on without exec holds that pipe too, so that
 the watchdog waits for it as well. It knows process groups only.
+
+Starting it takes as long as a short run, so all threads that need one share it, and it stays as long as one of these.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import contextlib
 import mmap
 import os
 import subprocess
+import threading
+import weakref
 
 SLOT = 16
 MOST = 4096
@@ -26,20 +30,15 @@ done <&1
 
 
 class Watchdog:
-    """Process groups that end with this process.
+    """Process groups that end with this process; those beyond 4,096 at once are not watched."""
 
-    Args:
-        slots: how many there are at once; those beyond that, or beyond 4,096, are not watched.
-    """
-
-    def __init__(self, slots: int) -> None:
-        slots = min(slots, MOST)
-        self._free = list(range(slots - 1, -1, -1))
+    def __init__(self) -> None:
+        self._free = list(range(MOST - 1, -1, -1))
         self._taken: dict[int, int] = {}
         self._file = _anonymous_file()
-        os.ftruncate(self._file, slots * SLOT)
-        self._table = mmap.mmap(self._file, slots * SLOT)
-        self._table[:] = _BLANK * slots
+        os.ftruncate(self._file, MOST * SLOT)
+        self._table = mmap.mmap(self._file, MOST * SLOT)
+        self._table[:] = _BLANK * MOST
         self._process: subprocess.Popen[bytes] | None = None
         with contextlib.suppress(OSError):  # a machine so full that it has no room for it has other troubles
             self._process = subprocess.Popen(
@@ -52,10 +51,16 @@ class Watchdog:
                 start_new_session=True,
                 bufsize=0,
             )
+        weakref.finalize(self, _end, os.getpid(), self._process, self._table, self._file).atexit = False
+
+    @property
+    def watches(self) -> bool:
+        """Whether it is there."""
+        return self._process is not None and self._process.poll() is None
 
     def add(self, group: int) -> None:
         """Watch a group; one that was started in the moment before this process dies is not known yet, and goes on."""
-        if self._free:
+        with contextlib.suppress(IndexError):  # there are too many
             slot = self._taken[group] = self._free.pop()
             self._table[slot * SLOT : (slot + 1) * SLOT] = b"%-15d\n" % group
 
@@ -66,15 +71,26 @@ class Watchdog:
             self._table[slot * SLOT : (slot + 1) * SLOT] = _BLANK
             self._free.append(slot)
 
-    def close(self) -> None:
-        """End the watchdog. Groups that it still watches are not killed by it."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-        self._table.close()
-        os.close(self._file)
+
+def watchdog() -> Watchdog:
+    """Return the watchdog of this process, for the calling thread."""
+    with _guard:
+        found = next((each for each in _there if each.watches), None) or Watchdog()
+        _there.add(found)
+    _mine.watchdog = found
+    return found
+
+
+def _end(pid: int, process: subprocess.Popen[bytes] | None, table: mmap.mmap, file: int) -> None:
+    """End the watchdog of this process, or let go of that of the process from which this one was forked off."""
+    if process is not None:
+        if pid == os.getpid():
+            process.kill()
+            process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+    table.close()
+    os.close(file)
 
 
 def _anonymous_file() -> int:
@@ -84,3 +100,18 @@ def _anonymous_file() -> int:
 
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def _forked() -> None:
+    global _guard
+    _guard = threading.Lock()
+    _there.clear()
+    _mine.__dict__.clear()
+
+
+_guard = threading.Lock()
+_there: weakref.WeakSet[Watchdog] = weakref.WeakSet()
+_mine = threading.local()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

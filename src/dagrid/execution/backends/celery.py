@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 from celery import Celery
 
 from dagrid.errors import BackendError, InvalidSettingError, UnsatisfiableError
@@ -141,7 +141,7 @@ class CeleryBackend(BackendBase):
         self.result_backend = results_url(self.app, result_backend)
         self._line: Line | None = None
         if self.queues:
-            self.capabilities = replace(self.capabilities, delegates=True)  # type: ignore[misc]
+            self.capabilities = msgspec.structs.replace(self.capabilities, delegates=True)  # type: ignore[misc]
 
     def check(self, needs: Mapping[str, Needs]) -> None:
         """Refuse a graph before it runs, of whose nodes some ask for what no queue is for.

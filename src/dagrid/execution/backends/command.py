@@ -19,13 +19,16 @@ from typing import Any
 from dagrid.attempt import KEY
 from dagrid.commands import Await, Launch, Request, Thing, value_of
 from dagrid.errors import BackendError, CommandError, InvalidSettingError, TaskError
-from dagrid.execution.backends._carriers import carry
 from dagrid.execution.backends._flight import Flight, Value, Waiting
 from dagrid.execution.backends._running import Ground, Running
-from dagrid.execution.backends._servers import IDLE, Servers
+from dagrid.execution.backends._servers import Servers
 from dagrid.execution.backends.base import BackendBase, Sessions
+from dagrid.execution.carriers import carry
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
+
+MOMENT = 0.02
+"""So many seconds a quiet attempt lasts before it is told that it has begun; of a shorter one that is told with its end."""
 
 
 class CommandBackend(BackendBase):
@@ -97,6 +100,7 @@ class CommandSession:
         self._flights: dict[int, Flight] = {}
         self._queue: deque[Flight] = deque()
         self._free = backend.processes
+        self._untold: dict[int, Started] = {}
         self._events: list[Started | Finished | Recalled] = []
         self._closed = self._begun = self._rung = False
         self._over = threading.Event()
@@ -158,7 +162,7 @@ class CommandSession:
         self._ident = threading.get_ident()
         ground = None
         try:
-            ground = self._ground = Ground(self._backend.processes + 2 * IDLE, self._host.now, self._later)
+            ground = self._ground = Ground(self._host.now, self._later)
             self._servers = Servers(ground)
             ground.selector.register(self._reading, selectors.EVENT_READ)
             while not self._closed:
@@ -187,11 +191,24 @@ class CommandSession:
         self._sleep()
 
     def _sleep(self) -> None:
-        idle = self._closed and not (self._flights or self._servers.alive)
-        if self._ground.wait(0 if idle else None):
+        patience = None
+        if self._closed and not (self._flights or self._servers.alive):
+            patience = 0.0
+        elif self._untold:
+            patience = max(0.0, next(iter(self._untold.values())).at + MOMENT - self._host.now())
+        if self._ground.wait(patience):
             with self._guard:
                 self._rung = False
                 os.read(self._reading, 64)
+        if self._untold:
+            self._tell_starts(self._host.now() - MOMENT)
+
+    def _tell_starts(self, until: float) -> None:
+        """Tell of the attempts that began before a time, and have not ended."""
+        for attempt, started in list(self._untold.items()):
+            if started.at > until:
+                return
+            self._tell(self._untold.pop(attempt))
 
     def _later(self, errand: Callable[[], None]) -> None:
         """Let the session's thread do something, also when the session is being closed; from any thread."""
@@ -288,7 +305,11 @@ class CommandSession:
         if not flight.told:
             flight.told = True
             flight.started = at
-            self._tell(Started(self._worker, flight.call.attempt, at))
+            started = Started(self._worker, flight.call.attempt, at)
+            if flight.call.quiet:
+                self._untold[flight.call.attempt] = started
+            else:
+                self._tell(started)
 
     def _ended(self, flight: Flight) -> None:
         """A process has ended and nothing more is read of it: what is known of it goes to the task."""
@@ -373,6 +394,7 @@ class CommandSession:
     def _settle(self, flight: Flight, outcome: Outcome, value: Any) -> None:
         call = flight.call
         del self._flights[call.attempt]
+        self._untold.pop(call.attempt, None)
         extra = flight.here.take() if outcome is Outcome.COMPLETED else None
         flight.here.call = None
         if isinstance(value, CommandError) and not value.node:

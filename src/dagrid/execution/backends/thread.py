@@ -14,9 +14,9 @@ from functools import cache
 from queue import SimpleQueue
 
 from dagrid.errors import InvalidSettingError
-from dagrid.execution.backends._carriers import carry
 from dagrid.execution.backends._pull import perform
 from dagrid.execution.backends.base import BackendBase, Sessions
+from dagrid.execution.carriers import carry
 from dagrid.machine.events import WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Capabilities, Host
 

@@ -20,7 +20,7 @@ from time import time
 from typing import Any, NamedTuple, Protocol
 
 from dagrid.errors import BackendError, BackendUnreachableError, DagridError, TransferError
-from dagrid.execution.backends._carriers import carry
+from dagrid.execution.carriers import carry
 from dagrid.execution.backends._transfer import (
     Pickled,
     decode_error,

@@ -33,7 +33,15 @@ RETURNING epoch;
 
 -- name: runs
 SELECT run, name, created, status, ended, epoch, facts FROM {schema}.runs
-WHERE starts_with(run, :prefix) ORDER BY id DESC;
+WHERE
+  starts_with(run, :prefix)
+  AND (CAST(:ids AS TEXT[]) IS NULL OR run = ANY(CAST(:ids AS TEXT[])))
+  AND (CAST(:name AS TEXT) IS NULL OR name = :name)
+  AND (CAST(:status AS TEXT[]) IS NULL OR status = ANY(CAST(:status AS TEXT[])))
+  AND (CAST(:since AS DOUBLE PRECISION) IS NULL OR created >= :since)
+  AND (CAST(:until AS DOUBLE PRECISION) IS NULL OR created <= :until)
+  AND (CAST(:old AS DOUBLE PRECISION) IS NULL OR coalesce(nullif(ended, 0), created) <= :old)
+ORDER BY id DESC LIMIT :limit;
 
 -- name: delete_run
 -- What belongs to the run goes with it.

@@ -6,9 +6,30 @@ SELECT application_id, (SELECT count(*) FROM sqlite_master), user_version FROM p
 UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run AND (:epoch IS NULL OR epoch = :epoch);
 
 -- name: runs
+-- The conditions are some of those that follow.
+SELECT run, name, created, status, ended, epoch, facts FROM {schema}.runs WHERE {conditions} ORDER BY id DESC LIMIT :limit
+
+-- name: runs_prefix
 -- No character comes after the last one.
-SELECT run, name, created, status, ended, epoch, facts FROM {schema}.runs
-WHERE run >= :prefix AND run < :prefix || char(1114111) ORDER BY id DESC;
+run >= :prefix AND run < :prefix || char(1114111)
+
+-- name: runs_ids
+run IN (SELECT value FROM json_each(:ids))
+
+-- name: runs_name
+name = :name
+
+-- name: runs_status
+status IN (SELECT value FROM json_each(:status))
+
+-- name: runs_since
+created >= :since
+
+-- name: runs_until
+created <= :until
+
+-- name: runs_old
+coalesce(nullif(ended, 0), created) <= :old
 
 -- name: delete_segments
 DELETE FROM {schema}.segments WHERE run = :id;

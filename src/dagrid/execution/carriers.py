@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from queue import Empty, SimpleQueue
 
 LINGER = 1.0
@@ -38,7 +39,7 @@ class _Carrier:
 
     def _carry(self) -> None:
         while (job := self._next()) is not None:
-            job()
+            Context().run(job)
             del job  # who waits holds nothing of a run
             with _guard:
                 self._thread.name = "dagrid-spare"
