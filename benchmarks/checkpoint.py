@@ -34,6 +34,7 @@ class TimedStore:
         self.seconds = 0.0
         self.create, self.acquire, self.read, self.close = inner.create, inner.acquire, inner.read, inner.close
         self.snapshot, self.latest, self.runs, self.delete = inner.snapshot, inner.latest, inner.runs, inner.delete
+        self.about, self.describe = inner.about, inner.describe
 
     def append(self, *args: Any, **settings: Any) -> int:
         began = perf_counter()

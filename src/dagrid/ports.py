@@ -328,8 +328,14 @@ class Store(Protocol):
     its epoch before its number is looked at. After `close` everything else raises StoreError.
     """
 
-    def create(self, run: str, *, name: str = "", at: float = 0.0) -> int:
+    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
         """Begin the journal of a run and return its first epoch.
+
+        Args:
+            run: what it is called.
+            name: of what it is a run.
+            at: when it was created.
+            about: what else is to be known of it, see `about`.
 
         Raises:
             DuplicateRunError: there is one already.
@@ -417,6 +423,14 @@ class Store(Protocol):
             old: only those that ended by this time, or were created by then if they have not ended.
             limit: no more than so many, the first ones of those that fit.
         """
+        ...
+
+    def about(self, run: str) -> bytes:
+        """Return what is kept of a run beside its journal, as it was said last; nothing by default. Raises UnknownRunError."""
+        ...
+
+    def describe(self, run: str, about: bytes) -> None:
+        """Keep this of a run, in place of what was said before, whoever owns it. Raises UnknownRunError."""
         ...
 
     def delete(self, run: str) -> None:

@@ -52,7 +52,7 @@ class FailingStore:
         self.refused = 0
         self.create, self.acquire, self.read = self.inner.create, self.inner.acquire, self.inner.read
         self.snapshot, self.latest, self.runs = self.inner.snapshot, self.inner.latest, self.inner.runs
-        self.delete = self.inner.delete
+        self.delete, self.about, self.describe = self.inner.delete, self.inner.about, self.inner.describe
         self.close = self.inner.close
 
     def append(self, *args: Any, **settings: Any) -> int:

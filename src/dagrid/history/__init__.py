@@ -155,15 +155,15 @@ class History:
         folder = self._folder(name, run, logs)
         lock = self._taken(folder, run)
         try:
-            at = time.time()
-            epoch = self._created(run, name, at, run_id is not None)
-            queued = self._about(run) if epoch > 1 else None
-            if queued is not None:
-                about = msgspec.structs.replace(
-                    about, queue=queued.queue, priority=queued.priority, at_once=queued.at_once
+            here = self._performed_here(msgspec.structs.replace(about, name=name, created=time.time()), folder)
+            epoch = self._created(run, here, run_id is not None)
+            if epoch > 1:
+                queued = self._about(run) or here
+                here = msgspec.structs.replace(
+                    here, queue=queued.queue, priority=queued.priority, at_once=queued.at_once
                 )
-            about = msgspec.structs.replace(about, name=name, created=at)
-            return Place(run, self._performed_here(run, about, folder), folder, lock, epoch)
+                self._describe(run, here)
+            return Place(run, here, folder, lock, epoch)
         except BaseException as error:
             if isinstance(error, DuplicateRunError) and self._record(run).name != name:
                 self._leave(folder)
@@ -200,7 +200,9 @@ class History:
             epoch = self.checkpoint.store.acquire(run_id, record.epoch) if record.facts == 0 else 0
             if epoch:
                 self.checkpoint.store.append(run_id, epoch, 0, [], status=RUNNING)
-            return Place(run_id, self._performed_here(run_id, about, folder), folder, lock, epoch)
+            here = self._performed_here(about, folder)
+            self._describe(run_id, here)
+            return Place(run_id, here, folder, lock, epoch)
         except BaseException:
             lock.release()
             raise
@@ -253,9 +255,9 @@ class History:
         run = new_id() if run_id is None else checked_id(run_id)
         at = time.time()
         store = self.checkpoint.store
-        epoch = store.create(run, name=name, at=at)
-        # Nobody takes it before all that it needs is there.
-        self._keep(run, msgspec.structs.replace(about, name=name, created=at))
+        epoch = store.create(
+            run, name=name, at=at, about=_written(msgspec.structs.replace(about, name=name, created=at))
+        )
         store.append(run, epoch, 0, [], status=QUEUED)
         ring(self.home, QUEUED, run)
         return run
@@ -408,11 +410,11 @@ class History:
 
     # Inside.
 
-    def _created(self, run: str, name: str, at: float, chosen: bool) -> int:
+    def _created(self, run: str, about: About, chosen: bool) -> int:
         """Create a run, or take one out of its queue, and return its epoch: of several processes one succeeds."""
         store = self.checkpoint.store
         try:
-            return store.create(run, name=name, at=at)
+            return store.create(run, name=about.name, at=about.created, about=_written(about))
         except DuplicateRunError:
             record = self._record(run)
             if not chosen or not (record.status == QUEUED or self._is_stillborn(record)):
@@ -431,28 +433,23 @@ class History:
         about = self._about(record.run)
         return about is None or about.host in ("", owners.host())
 
-    def _performed_here(self, run: str, about: About, folder: Path) -> About:
+    def _performed_here(self, about: About, folder: Path) -> About:
         served = self._serving is not None
-        here = msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served)
-        self._keep(run, here)
-        return here
+        return msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served)
 
-    def _keep(self, run: str, about: About) -> None:
-        try:
-            data = msgspec.json.encode(about)
-        except UnicodeEncodeError:  # the name of a file may be no text
-            said = msgspec.structs.asdict(about)
-            data = msgspec.json.encode({key: _text(value) for key, value in said.items()})
-        self.checkpoint.artifacts.put(_about_key(run), data)
+    def _describe(self, run: str, about: About) -> None:
+        self.checkpoint.store.describe(run, _written(about))
+        self.checkpoint.artifacts.delete(_about_key(run))
 
     def _about(self, run: str) -> About | None:
         try:
-            data = self.checkpoint.artifacts.get(_about_key(run))
+            data = self.checkpoint.artifacts.get(_about_key(run))  # earlier versions kept it among the values
         except StoreError:  # an id that is no key, of a run that did not come from here
             return None
         try:
-            return None if data is None else msgspec.json.decode(data, type=About)
-        except msgspec.DecodeError:  # a newer dagrid's
+            data = data or self.checkpoint.store.about(run)
+            return msgspec.json.decode(data, type=About) if data else None
+        except (msgspec.DecodeError, UnknownRunError):  # a newer dagrid's; or somebody has just removed it
             return None
 
     def _record(self, run: str) -> RunRecord:
@@ -560,6 +557,14 @@ class History:
             (folder / LOCK).unlink()
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _written(about: About) -> bytes:
+    try:
+        return msgspec.json.encode(about)
+    except UnicodeEncodeError:  # the name of a file may be no text
+        said = msgspec.structs.asdict(about)
+        return msgspec.json.encode({key: _text(value) for key, value in said.items()})
 
 
 def _text(value: object) -> object:

@@ -26,6 +26,7 @@ class _Journal:
     epoch: int = 1
     facts: list[bytes] = field(default_factory=list)
     snapshot: tuple[int, bytes] | None = None
+    about: bytes = b""
 
     def record(self) -> RunRecord:
         return RunRecord(self.run, self.name, self.created, self.status, self.ended, self.epoch, len(self.facts))
@@ -39,13 +40,13 @@ class MemoryStore:
         self._journals: dict[str, _Journal] = {}
         self._closed = False
 
-    def create(self, run: str, *, name: str = "", at: float = 0.0) -> int:
+    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
         """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
         with self._lock:
             self._check_open()
             if run in self._journals:
                 raise refusals.duplicate(run)
-            journal = self._journals[run] = _Journal(run, name, at)
+            journal = self._journals[run] = _Journal(run, name, at, about=about)
             return journal.epoch
 
     def acquire(self, run: str, epoch: int | None = None) -> int:
@@ -121,6 +122,16 @@ class MemoryStore:
             and (old is None or (record.ended or record.created) <= old)
         ]
         return found[:limit]
+
+    def about(self, run: str) -> bytes:
+        """Return what is kept of a run beside its journal; see `dagrid.ports.Store`."""
+        with self._lock:
+            return self._journal(run).about
+
+    def describe(self, run: str, about: bytes) -> None:
+        """Keep this of a run beside its journal; see `dagrid.ports.Store`."""
+        with self._lock:
+            self._journal(run).about = about
 
     def delete(self, run: str) -> None:
         """Forget a run; see `dagrid.ports.Store`."""

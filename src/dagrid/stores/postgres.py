@@ -46,9 +46,9 @@ class PostgresStore:
         self._reader = Link(address, timeout)
         self._writer.prepare()
 
-    def create(self, run: str, *, name: str = "", at: float = 0.0) -> int:
+    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
         """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
-        row = {"run": run, "name": name, "at": at}
+        row = {"run": run, "name": name, "at": at, "about": about}
         answer = self._writer.ask("create", row)
         if answer.changed:
             return 1
@@ -150,6 +150,17 @@ class PostgresStore:
             "limit": limit,
         }
         return [RunRecord(*row) for row in self._reader.ask("runs", asked).rows]
+
+    def about(self, run: str) -> bytes:
+        """Return what is kept of a run beside its journal; see `dagrid.ports.Store`."""
+        number, _, _ = self._standing(self._reader, run)
+        rows = self._reader.ask("about", {"id": number}).rows
+        return bytes(rows[0][0]) if rows else b""
+
+    def describe(self, run: str, about: bytes) -> None:
+        """Keep this of a run beside its journal; see `dagrid.ports.Store`."""
+        if not self._writer.ask("describe", {"run": run, "about": about}).changed:
+            raise self._unknown(self._writer, run)
 
     def delete(self, run: str) -> None:
         """Forget a run; see `dagrid.ports.Store`."""

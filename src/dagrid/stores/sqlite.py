@@ -68,11 +68,13 @@ class SQLiteStore:
             self._writer.close()
             raise
 
-    def create(self, run: str, *, name: str = "", at: float = 0.0) -> int:
+    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
         """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
         with self._writer.transaction() as connection:
             if connection.execute(self._sql["create"], {"run": run, "name": name, "at": at}).rowcount == 0:
                 raise refusals.duplicate(run)
+            if about:
+                connection.execute(self._sql["describe"], {"run": run, "about": about})
         return 1
 
     def acquire(self, run: str, epoch: int | None = None) -> int:
@@ -156,11 +158,24 @@ class SQLiteStore:
             rows = connection.execute(statement, {**asked, "limit": -1 if limit is None else limit}).fetchall()
         return [RunRecord(*row) for row in rows]
 
+    def about(self, run: str) -> bytes:
+        """Return what is kept of a run beside its journal; see `dagrid.ports.Store`."""
+        with self._reader.use() as connection:
+            number, _, _ = self._standing(connection, run)
+            row: tuple[bytes] | None = connection.execute(self._sql["about"], {"id": number}).fetchone()
+        return b"" if row is None else row[0]
+
+    def describe(self, run: str, about: bytes) -> None:
+        """Keep this of a run beside its journal; see `dagrid.ports.Store`."""
+        with self._writer.transaction() as connection:
+            if connection.execute(self._sql["describe"], {"run": run, "about": about}).rowcount == 0:
+                self._standing(connection, run)
+
     def delete(self, run: str) -> None:
         """Forget a run; see `dagrid.ports.Store`."""
         with self._writer.transaction() as connection:
             number, _, _ = self._standing(connection, run)
-            for statement in ("delete_segments", "delete_snapshot", "delete"):
+            for statement in ("delete_segments", "delete_snapshot", "delete_about", "delete"):
                 connection.execute(self._sql[statement], {"id": number})
 
     def close(self) -> None:

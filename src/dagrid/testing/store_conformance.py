@@ -115,6 +115,25 @@ class StoreConformance:
             assert store.latest("run") is None
             assert store.runs() == [RunRecord("run", "nightly", 12.5, "running", 0.0, epoch, 0)]
 
+    def test_what_is_known_of_a_run_beside_its_journal(self, tmp_path: Path) -> None:
+        """It is there when the run is, is said anew by anybody, and is no part of the journal."""
+        with self.opened(tmp_path) as store:
+            for run, about in (("one", b"first"), ("two", b"")):
+                store.create(run, about=about)
+            assert isinstance(raised(lambda: store.create("one", about=b"again")), DuplicateRunError)
+            assert (store.about("one"), store.about("two")) == (b"first", b"")
+            store.acquire("one")
+            store.describe("one", b"second")
+            store.describe("two", bytes(100_000))
+            assert (store.about("one"), store.about("two")) == (b"second", bytes(100_000))
+            assert [(record.facts, list(store.read(record.run))) for record in store.runs()] == [(0, []), (0, [])]
+            store.delete("one")
+            doors: list[Callable[[], Any]] = [lambda: store.about("one"), lambda: store.describe("one", b"late")]
+            for door in doors:
+                assert isinstance(raised(door), UnknownRunError), repr(raised(door))
+            store.create("one")
+            assert store.about("one") == b""
+
     def test_numbers_must_follow(self, tmp_path: Path) -> None:
         """A gap, a repetition and a negative number are conflicts that change nothing, also when nothing is appended."""
         with self.opened(tmp_path) as store:

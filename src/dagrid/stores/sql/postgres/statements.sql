@@ -19,6 +19,21 @@ SELECT set_config('lock_timeout', :patience, true), pg_advisory_xact_lock(:key);
 -- name: create_schema
 CREATE SCHEMA {schema};
 
+-- name: create
+-- Counts 0, and changes nothing, when there is a run of that name.
+WITH made AS (
+  INSERT INTO {schema}.runs (run, name, created, status, ended, epoch, facts)
+  VALUES (:run, :name, :at, 'running', 0, 1, 0)
+  ON CONFLICT (run) DO NOTHING
+  RETURNING id
+)
+INSERT INTO {schema}.abouts (run, data) SELECT id, :about FROM made;
+
+-- name: describe
+-- Changes no row when there is no such run.
+INSERT INTO {schema}.abouts (run, data) SELECT id, :about FROM {schema}.runs WHERE run = :run
+ON CONFLICT (run) DO UPDATE SET data = excluded.data;
+
 -- name: acquire
 UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run RETURNING epoch;
 

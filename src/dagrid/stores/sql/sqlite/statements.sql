@@ -2,6 +2,12 @@
 -- One statement, so that it sees one moment: another process may be making the store.
 SELECT application_id, (SELECT count(*) FROM sqlite_master), user_version FROM pragma_application_id, pragma_user_version;
 
+-- name: create
+-- No row is changed when there is a run of that name.
+INSERT INTO {schema}.runs (run, name, created, status, ended, epoch, facts)
+VALUES (:run, :name, :at, 'running', 0, 1, 0)
+ON CONFLICT (run) DO NOTHING;
+
 -- name: acquire
 UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run AND (:epoch IS NULL OR epoch = :epoch);
 
@@ -33,6 +39,12 @@ coalesce(nullif(ended, 0), created) <= :old
 
 -- name: delete_segments
 DELETE FROM {schema}.segments WHERE run = :id;
+
+-- name: describe
+INSERT OR REPLACE INTO {schema}.abouts (run, data) SELECT id, :about FROM {schema}.runs WHERE run = :run;
+
+-- name: delete_about
+DELETE FROM {schema}.abouts WHERE run = :id;
 
 -- name: delete_snapshot
 DELETE FROM {schema}.snapshots WHERE run = :id;
