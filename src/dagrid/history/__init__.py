@@ -427,11 +427,11 @@ class History:
             return epoch
 
     def _is_stillborn(self, record: RunRecord) -> bool:
-        """Whether a process has taken a run, whose lock is held here now, and ended before it had written what it is made of."""
-        if record.status != RUNNING or record.facts:
-            return False
+        """Whether a process has taken a run out of its queue, and ended before it had written what it is made of."""
         about = self._about(record.run)
-        return about is None or about.host in ("", owners.host())
+        if about is None or not about.queue or record.status != RUNNING or record.facts:
+            return False
+        return about.host == "" or (about.host == owners.host() and not owners.started(about.pid))
 
     def _performed_here(self, about: About, folder: Path) -> About:
         served = self._serving is not None
