@@ -101,16 +101,6 @@ class Use:
         self.running = 0  # and of those, the started ones
 
 
-class Awaited:
-    """A use from before whose worker has not come."""
-
-    __slots__ = ("deadline", "use")
-
-    def __init__(self, use: pb.Use, deadline: float) -> None:
-        self.use = use
-        self.deadline = deadline
-
-
 class Run:
     """A run with its line, the workers that it knows of, and its uses of them."""
 
@@ -125,7 +115,7 @@ class Run:
         self.box = ForRun()
         self.joined: dict[str, int] = {}  # generations by worker, as told on this line
         self.uses: dict[int, Use] = {}
-        self.awaited: dict[int, Awaited] = {}
+        self.awaited: dict[int, float] = {}  # uses from before whose worker has not come, and until when
         self.rooms: dict[str, int] = {}  # what is told less than the slots
         self.moved: set[int] = set()
         self.touched: set[Worker] = set()  # those that keep something of it
@@ -201,10 +191,11 @@ class Worker:
             return False
         return not self.most_runs or group in self.groups or len(self.groups) < self.most_runs
 
-    def count(self, use: Use, change: int, started: int = 0) -> None:
-        """Count attempts that came or went."""
-        use.open += change
-        use.running += started
+    def count(self, use: Use, change: int, started: int = 0, *, again: bool = False) -> None:
+        """Count attempts that came or went; `again` where the use has counted them."""
+        if not again:
+            use.open += change
+            use.running += started
         self.open += change
         self.running += started
         group = run_of(use.key[0])
@@ -242,6 +233,11 @@ class Worker:
             version=hello.version,
             python=hello.python,
         )
+
+
+def absent(name: str) -> Worker:
+    """Return what stands for a worker that has not come: what is said to it is not heard."""
+    return Worker(pb.Hello(id=name, slots=1), 0, 0.0)
 
 
 def least_loaded(workers: Iterable[Worker], first: int) -> list[Worker]:

@@ -29,13 +29,17 @@ MARGIN = 0.1
 
 
 class Perform(msgspec.Struct, frozen=True):
-    """Perform a call; say `started` and `finished` with its token. One that rides comes right behind the one that it rides on."""
+    """Perform a call; say `started` and `finished` with its token. One that rides comes behind the one that it rides on.
+
+    `rides` is the token of that one, or 0; `call.rides` names its attempt.
+    """
 
     token: int
     run: str
     fence: int
     call: pb.Call
     kit: bytes
+    rides: int = 0
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -103,6 +107,11 @@ class Job:
         return self.rides.head if self.rides is not None else self
 
     @property
+    def named(self) -> tuple[str, str]:
+        """Its run and its node."""
+        return self.key[0], self.call.node
+
+    @property
     def waits(self) -> bool:
         """Whether it may still be released."""
         return self.wanted and not self.token and self.end is None
@@ -163,7 +172,7 @@ class Duty:
         self._echo = 0
         self._echoes: dict[int, float] = {}
         self._sure_until = -1.0  # what is exclusive may be performed until then
-        self._unsure: list[Job] = []
+        self._unsure: dict[Job, None] = {}
         self._exclusive: set[Job] = set()
         self._draining = self._left = self._says_draining = self._says_left = False
         self._runs: dict[str, Run] = {}
@@ -173,10 +182,12 @@ class Duty:
         self._order: deque[Turn] = deque()  # that have, and are
         self._jobs: dict[tuple[Key, int], Job] = {}  # what is wanted
         self._released: dict[int, Job] = {}
+        self._stopping: dict[tuple[str, str], int] = {}  # by run and node, how much of it is performed and not wanted
+        self._behind: dict[tuple[str, str], list[Job]] = {}  # what waits until that has stopped
         self._tokens = 0
         self._busy = 0  # slots
         self._known: set[bytes] = set()
-        self._missing: dict[bytes, list[Job]] = {}
+        self._missing: dict[bytes, dict[Job, None]] = {}
         self._wants: dict[bytes, None] = {}
         self._reports = Reports()
         self._returned: list[tuple[Key, int]] = []
@@ -259,7 +270,7 @@ class Duty:
         up = pb.Up(wants=self._wants, draining=self._says_draining)
         if self._beats:
             up.heartbeat.running = self._busy
-            up.heartbeat.waiting = sum(turn.open for turn in self._turns.values()) - self._busy
+            up.heartbeat.waiting = max(sum(turn.open for turn in self._turns.values()) - self._busy, 0)
             up.heartbeat.load = self.load
             if self._exclusive:
                 up.heartbeat.echo = self._echo
@@ -373,13 +384,18 @@ class Duty:
             self._echo += 1
             self._echoes[self._echo] = now
 
+    @property
+    def _sure(self) -> bool:
+        """Whether the lease goes on for long enough to begin something exclusive."""
+        return self._sure_until - self._now > self._lease / 2
+
     def _heard_echo(self, echo: int) -> None:
         sent = self._echoes.get(echo)
         if sent is None:
             return
         self._sure_until = max(self._sure_until, sent + self._lease * (1 - MARGIN))
         self._echoes = {number: at for number, at in self._echoes.items() if number > echo}
-        unsure, self._unsure = self._unsure, []
+        unsure, self._unsure = self._unsure, {}
         for job in unsure:
             if job.waits:
                 self._ready(job)
@@ -416,6 +432,7 @@ class Duty:
             run.turn.open += 1
             if call.exclusive:
                 self._exclusive.add(job)
+                self._beat(self._now)
             self._look_for(job.head, (*around, call.function, call.apart))
         for job in heads:
             if self._draining:
@@ -430,9 +447,9 @@ class Duty:
             job.missing.add(digest)
             waiting = self._missing.get(digest)
             if waiting is None:
-                waiting = self._missing[digest] = []
+                waiting = self._missing[digest] = {}
                 self._wants[digest] = None
-            waiting.append(job)
+            waiting[job] = None
 
     def _recall(self, job: Job, acts: list[Act]) -> None:
         if job.rides is not None or job.started is not None or job.end is not None:
@@ -459,7 +476,8 @@ class Duty:
         if job.end is not None:
             self._forget(job)
             return
-        self._leave_chain(job)
+        if not job.token:
+            self._leave_chain(job)
         for each in job.chain():
             self._forget(each)
             if each.token:
@@ -501,11 +519,13 @@ class Duty:
     def _ready(self, job: Job) -> None:
         """All that a call needs is here."""
         turn = job.run.turn
+        behind = [each.named for each in job.chain() if each.named in self._stopping] if self._stopping else None
         if job.run.leaving:
             job.run.later.append(job)
-        elif any(each.call.exclusive for each in job.chain()) and self._now >= self._sure_until:
-            self._unsure.append(job)
-            self._beat(self._now)
+        elif behind:
+            self._behind.setdefault(behind[0], []).append(job)
+        elif any(each.call.exclusive for each in job.chain()) and not self._sure:
+            self._unsure[job] = None
         else:
             turn.ready.append(job)
             if not turn.admitted:
@@ -537,7 +557,7 @@ class Duty:
             job = turn.ready[0]
             if self._busy < self._hello.slots or self._goes_ahead(turn, job):
                 turn.ready.popleft()
-                if job.call.exclusive and self._now >= self._sure_until:
+                if job.call.exclusive and not self._sure:
                     self._ready(job)
                     continue
                 return job
@@ -559,7 +579,8 @@ class Duty:
             each.token = self._tokens
             self._released[each.token] = each
             each.run.performing += 1
-            acts.append(Perform(each.token, each.key[0], each.key[1], each.call, each.kit))
+            rides = each.rides.token if each.rides is not None else 0
+            acts.append(Perform(each.token, each.key[0], each.key[1], each.call, each.kit, rides))
         self._occupy(job)
 
     def _occupy(self, job: Job) -> None:
@@ -573,11 +594,20 @@ class Duty:
             self._busy -= 1
             job.run.turn.released -= 1
             self._pass_on(job.run.turn)
+        if job.wanted:
+            return
+        self._stopping[job.named] -= 1
+        if not self._stopping[job.named]:
+            del self._stopping[job.named]
+            for each in self._behind.pop(job.named, ()):
+                if each.waits:
+                    self._ready(each)
 
     def _end(self, job: Job, end: pb.Finished) -> None:
         """An attempt has ended: that is said until it is acknowledged."""
         end.attempt = job.attempt
         job.end = end
+        self._jobs[job.key, job.attempt] = self._jobs.pop((job.key, job.attempt))  # ends are said in their order
         self._close(job)
         if self._connected:
             self._reports.on(job.key).finish(end)
@@ -605,6 +635,8 @@ class Duty:
         if not job.wanted:
             return
         job.wanted = False
+        if job.token in self._released:
+            self._stopping[job.named] = self._stopping.get(job.named, 0) + 1
         self._jobs.pop((job.key, job.attempt), None)
         self._reports.forget(job.key, job.attempt)
         if job.end is None:
@@ -613,6 +645,14 @@ class Duty:
     def _close(self, job: Job) -> None:
         """An attempt counts no more among the open ones of its run."""
         self._exclusive.discard(job)
+        self._unsure.pop(job, None)
+        for digest in job.missing:
+            waiting = self._missing[digest]
+            del waiting[job]
+            if not waiting:
+                del self._missing[digest]
+                self._wants.pop(digest, None)
+        job.missing.clear()
         job.run.turn.open -= 1
         self._pass_on(job.run.turn)
 
@@ -624,7 +664,7 @@ class Duty:
 
     @staticmethod
     def _leave_chain(job: Job) -> None:
-        if job.rides is not None:
+        if job.rides is not None and job in job.rides.riders:
             job.rides.riders.remove(job)
 
     def _rest(self, run: Run, acts: list[Act]) -> None:

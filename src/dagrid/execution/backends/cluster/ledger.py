@@ -14,11 +14,13 @@ from itertools import count
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.balance import Balance
-from dagrid.execution.backends.cluster.books import Awaited, Job, Link, Run, Use, Worker, WorkerView, least_loaded
+from dagrid.execution.backends.cluster.books import Job, Link, Run, Use, Worker, WorkerView, absent, least_loaded
 from dagrid.execution.backends.cluster.traffic import Traffic
 
 PROTOCOL = 1
 """The number of this protocol; who speaks another one is refused."""
+UNKNOWN = -1
+"""The room of which a run was told last, perhaps on another line."""
 REMEMBERED = 10
 """Leases for which a worker is shown that does not come any more."""
 
@@ -100,8 +102,8 @@ class Ledger:
         for each in held.values():
             self._take_up_held(worker, each, (each.run, each.fence) in strays, now)
         for run in self._runs.values():
-            for awaited in [each for each in run.awaited.values() if each.use.worker == worker.id]:
-                self._give_up(run, awaited)
+            for fence in [each for each in run.awaited if run.uses[each].worker.id == worker.id]:
+                self._give_up(run.uses[fence], run)
             self._join(run, worker)
         self._balance.set_rooms(worker)
         self._balance.look(now)
@@ -263,21 +265,22 @@ class Ledger:
         if run is None and worker.hello.coordinator == self.incarnation and not stray:
             box.end(held.run)  # it ended while they were apart
             return
-        use = Use((held.run, held.fence), worker, run)
         if run is None:
+            use = Use((held.run, held.fence), worker, run)
             self._traffic.fill(use, held)
             worker.strays[use.key] = use
             if len(worker.strays) == 1:
                 self._alarm(now + self.lease, partial(self._check_strays, worker, worker.link))
             return
         run.touched.add(worker)
-        awaited = run.awaited.get(held.fence)
-        if awaited is None or awaited.use.worker != worker.id or worker.id in run.joined:
-            box.acks.add(use.key, [*held.open, *held.ended])
+        if held.fence not in run.awaited or run.uses[held.fence].worker.id != worker.id or worker.id in run.joined:
+            box.acks.add((held.run, held.fence), [*held.open, *held.ended])
             return
         del run.awaited[held.fence]
-        self._traffic.fill(use, held)
-        self._resume(use, run, awaited.use)
+        use = run.uses[held.fence]
+        self._traffic.move(use, worker)
+        self._resume(use, run)
+        self._traffic.compare(use, held)
 
     def _stop_giving(self, worker: Worker) -> None:
         """A worker wants to leave: it gives back what it has not started."""
@@ -312,6 +315,8 @@ class Ledger:
         self._tell_joined(run, worker, 0)
 
     def _tell_joined(self, run: Run, worker: Worker, fence: int) -> None:
+        if fence:
+            run.rooms[worker.id] = UNKNOWN
         run.joined[worker.id] = worker.generation
         hello = worker.hello
         joined = pb.Joined(
@@ -326,6 +331,8 @@ class Ledger:
         if run.link is not None and run.link != link:
             del self._by_line[run.link]
             self._hang_ups.append((run.link, f"run {run.key!r} was opened by somebody else"))
+        for fence in run.awaited:
+            del run.uses[fence]
         run.connect(open, link)
         self._by_line[link] = run
         welcome = pb.Welcome(heartbeat=self.heartbeat, lease=self.lease, coordinator=self.incarnation)
@@ -339,27 +346,32 @@ class Ledger:
             self._traffic.reconcile(use, listing)
             return
         worker = self._workers.get(listing.worker)
+        key = (run.key, listing.fence)
         if worker is None:
-            awaited = run.awaited[listing.fence] = Awaited(listing, now + self.lease)
-            self._alarm(awaited.deadline, partial(self._check_awaited, run, awaited))
+            use = run.uses[listing.fence] = Use(key, absent(listing.worker), run)
+            self._traffic.expect(use, listing)
+            run.awaited[listing.fence] = now + self.lease
+            self._alarm(now + self.lease, partial(self._check_awaited, run, use))
+            self._traffic.tell(run).rooms[listing.worker, 0] = 0
             return
-        stray = worker.strays.pop((run.key, listing.fence), None)
+        use = worker.strays.pop(key, None)
         idle = not (listing.queued or listing.started)
-        if worker.id in run.joined or worker.draining or (stray is None and not idle):
-            if stray is not None:
-                self._traffic.drop(stray)
-            self._give_up(run, Awaited(listing, now))
+        if worker.id in run.joined or worker.draining or (use is None and not idle):
+            if use is not None:
+                self._traffic.drop(use)
+            self._give_up(Use(key, worker, run), run)
             return
-        self._resume(stray or Use((run.key, listing.fence), worker, run), run, listing)
+        use = use or Use(key, worker, run)
+        self._resume(use, run)
+        self._traffic.reconcile(use, listing)
 
-    def _resume(self, use: Use, run: Run, listing: pb.Use) -> None:
+    def _resume(self, use: Use, run: Run) -> None:
         """A use from before goes on."""
         use.run = run
         run.uses[use.fence] = use
         use.worker.uses[use.key] = use
         run.touched.add(use.worker)
         self._tell_joined(run, use.worker, use.fence)
-        self._traffic.reconcile(use, listing)
 
     def _new_use(self, run: Run, assign: pb.Assign) -> Use | None:
         """Return the use that begins with an assignment; None if its worker is gone, of which the run hears or has heard."""
@@ -371,12 +383,12 @@ class Ledger:
         run.touched.add(worker)
         return use
 
-    def _give_up(self, run: Run, awaited: Awaited) -> None:
+    def _give_up(self, use: Use, run: Run) -> None:
         """The worker of a use from before has not come, or has forgotten it."""
-        run.awaited.pop(awaited.use.fence, None)
-        reason = f"worker {awaited.use.worker!r} did not come back with it"
-        gone = pb.Gone(worker=awaited.use.worker, fence=awaited.use.fence, reason=reason)
-        self._traffic.tell(run).gone.append(gone)
+        run.awaited.pop(use.fence, None)
+        run.uses.pop(use.fence, None)
+        reason = f"worker {use.worker.id!r} did not come back with it"
+        self._traffic.tell(run).gone.append(pb.Gone(worker=use.worker.id, fence=use.fence, reason=reason))
 
     def _drop_strays(self, run: Run) -> None:
         """What workers still hold of a run, and it does not list, is not wanted."""
@@ -442,12 +454,14 @@ class Ledger:
         self._close(run)
         return None
 
-    def _check_awaited(self, run: Run, awaited: Awaited, now: float) -> float | None:
-        if run.awaited.get(awaited.use.fence) is not awaited or self._runs.get(run.key) is not run:
+    def _check_awaited(self, run: Run, use: Use, now: float) -> float | None:
+        if run.uses.get(use.fence) is not use or self._runs.get(run.key) is not run:
             return None
-        if now < awaited.deadline:
-            return awaited.deadline
-        self._give_up(run, awaited)
+        deadline = run.awaited.get(use.fence)
+        if deadline is not None and deadline > now:
+            return deadline
+        if deadline is not None:
+            self._give_up(use, run)
         return None
 
     def _renew(self, late: float, now: float) -> None:
@@ -456,5 +470,5 @@ class Ledger:
             worker.heard = min(worker.heard + late, now)
         for run in self._runs.values():
             run.deadline += late
-            for awaited in run.awaited.values():
-                awaited.deadline += late
+            for fence in run.awaited:
+                run.awaited[fence] += late

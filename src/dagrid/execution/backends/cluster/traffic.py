@@ -100,21 +100,18 @@ class Traffic:
     def reconcile(self, use: Use, listing: pb.Use) -> None:
         """Bring a use together with what its run believes to have under way there."""
         told = self._told(use)
-        for attempt in listing.queued:
-            job = use.jobs.get(attempt)
-            if job is None:
-                told.recalled[attempt] = None
-            elif job.end is not None:
-                told.finish(job.end)
-            elif job.started:
-                told.start(pb.Started(attempt=attempt, at=job.since))
+        queued, listed = set(listing.queued), {*listing.queued, *listing.started}
         for attempt in listing.started:
-            job = use.jobs.get(attempt)
-            if job is None:
+            if attempt not in use.jobs:
                 told.finish(_lost(attempt, "its worker has no trace of it"))
-            elif job.end is not None:
+        for attempt, job in use.jobs.items():
+            if attempt in listed and job.end is not None:
                 told.finish(job.end)
-        listed = {*listing.queued, *listing.started}
+            elif attempt in queued and job.started:
+                told.start(pb.Started(attempt=attempt, at=job.since))
+        for attempt in listing.queued:
+            if attempt not in use.jobs:
+                told.recalled[attempt] = None
         unwanted = [job for attempt, job in use.jobs.items() if attempt not in listed]
         for job in unwanted:
             self._discard(job)
@@ -153,9 +150,23 @@ class Traffic:
             if job is not None and job.end is None:
                 self.give_back(job)
 
+    def expect(self, use: Use, listing: pb.Use) -> None:
+        """Write into a new use what its run believes to have under way there."""
+        for attempt in (*listing.queued, *listing.started):
+            use.jobs[attempt] = Job(use, attempt)
+        for attempt in listing.started:
+            use.jobs[attempt].started = True
+        use.worker.count(use, len(use.jobs), len(listing.started))
+
+    def move(self, use: Use, worker: Worker) -> None:
+        """The worker of a use has come."""
+        use.worker = worker
+        worker.count(use, use.open, use.running, again=True)
+
     def compare(self, use: Use, held: pb.Held) -> None:
         """Bring a use together with what its worker, the same process as before, holds of it."""
         there = {*held.open, *held.ended}
+        self._take_chains(use, held)
         box = self.down(use.worker)
         again: set[int] = set()
         for job in list(use.jobs.values()):
@@ -182,12 +193,10 @@ class Traffic:
 
     def fill(self, use: Use, held: pb.Held) -> None:
         """Write into a new use what its worker holds."""
-        for attempt in (*held.open, *held.ended):
+        for attempt in (*held.ended, *held.open):
             use.jobs[attempt] = Job(use, attempt)
-        for attempt, base in zip(held.open, held.rides, strict=False):
-            if base - 1 in use.jobs:
-                self._ride(use.jobs[attempt], use.jobs[base - 1])
-        use.worker.count(use, sum(job.rides is None for job in use.jobs.values()))
+        use.worker.count(use, len(use.jobs))
+        self._take_chains(use, held)
 
     def give_back(self, job: Job) -> None:
         """An attempt has not been performed, and its worker does not have it any more."""
@@ -211,6 +220,14 @@ class Traffic:
                     box.parts.append(pb.Part(digest=digest, size=len(data), data=data))
         box.assign(use.key, use.about, job.call)
 
+    def _take_chains(self, use: Use, held: pb.Held) -> None:
+        """Learn from a worker what rides there on what."""
+        for attempt, base in zip(held.open, held.rides, strict=False):
+            job, on = use.jobs.get(attempt), use.jobs.get(base - 1)
+            if job is not None and on is not None and job.rides is None:
+                self._uncount(job)
+                self._ride(job, on)
+
     def _ride(self, job: Job, base: Job) -> None:
         job.rides = base
         job.use.riders.setdefault(base.attempt, []).append(job)
@@ -229,7 +246,13 @@ class Traffic:
     def _finish(self, job: Job, finished: pb.Finished) -> None:
         use = job.use
         self._uncount(job)
+        if job.rides is not None:
+            use.riders[job.rides.attempt].remove(job)
+            job.rides = None
         job.end = finished
+        use.jobs[job.attempt] = use.jobs.pop(
+            job.attempt
+        )  # ends stand in their order: what is ridden on before what rides
         if use.run is not None:
             self._told(use).finish(finished)
         completed = finished.outcome == Outcome.COMPLETED
@@ -251,6 +274,8 @@ class Traffic:
         """Take an attempt out of the book, with those that ride on it."""
         use = job.use
         use.jobs.pop(job.attempt, None)
+        if job.rides is not None and job in use.riders.get(job.rides.attempt, ()):
+            use.riders[job.rides.attempt].remove(job)
         use.worker.box.unsent(use.key, job.attempt)
         if job.end is None:
             self._uncount(job)
