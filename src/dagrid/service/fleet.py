@@ -159,6 +159,6 @@ def shown(view: WorkerView) -> Shown:
     for one in view.running:
         run = one.run.removesuffix(f":{COMMAND}")
         known = runs.get(run)
-        since = one.since + shift
-        runs[run] = Activity(run, one.name, one.root, since if known is None else min(since, known.since))
+        since = one.since if known is None else min(one.since, known.since)
+        runs[run] = Activity(run, one.name, one.root, since)
     return Shown(view.id, dict(view.labels), view.health.name, view.heard + shift, list(runs.values()))

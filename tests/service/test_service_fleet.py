@@ -1,0 +1,194 @@
+"""The published set-up on real processes: a coordinator with an API and three workers, with the labels of the document."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.service.processes import Fleet, free_port, until
+
+TOKEN = "a-token-of-a-test"  # noqa: S105
+PIPELINE = """
+name: distributed-pipeline
+steps:
+  # This task requires GPU
+  - name: train-model
+    run: train-model
+    workerSelector:
+      gpu: "true"
+---
+name: train-model
+command: python train_model.py
+workerSelector:
+  gpu: "true"
+steps:
+  - name: train-model
+    command: python train_model.py
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """`start-all` and the three workers of the document."""
+    folder = tmp_path_factory.mktemp("fleet")
+    made = Fleet(folder, ("start-all", "--host=127.0.0.1", f"--port={free_port()}"), {"DAGRID_AUTH_TOKEN": TOKEN})
+    made.start().told("HTTP is answered")
+    made.worker("gpu", "gpu=true", "cuda=11.8", "memory=64G")
+    made.worker("cpu", "cpu-arch=amd64", "cpu-cores=32", "region=us-east-1")
+    made.worker("eu", "region=eu-west-1", "compliance=gdpr")
+    yield made.linked()
+    made.close()
+
+
+def ask(fleet, path, token=TOKEN):
+    """Ask the API, and return the answer and its code."""
+    (port,) = [word.partition("=")[2] for word in fleet.command if word.startswith("--port=")]
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer), answer.status
+    except urllib.error.HTTPError as error:
+        return json.load(error), error.code
+
+
+def test_the_pipeline_of_the_document_runs(fleet):
+    """Its step calls a workflow, whose step runs on the worker with the label, with the file beside the workflow."""
+    (fleet.flows / "train_model.py").write_text("import os; print('trained in', os.getcwd())\n")
+    run = fleet.enqueue(PIPELINE.replace("python train_model.py", f"{sys.executable} train_model.py"), "pipeline")
+    assert fleet.ended(run) == "succeeded"
+    (child,) = fleet.history.children(run)
+    said = fleet.out(child.run, "train-model")
+    assert said.startswith("trained in ")
+    assert str(fleet.folder / "gpu") in said
+
+
+def test_every_step_goes_where_its_labels_are(fleet):
+    """Plain commands too, exactly as written; without a selector any worker will do, and `local` is where the run is."""
+    run = fleet.enqueue(
+        """
+        type: graph
+        steps:
+          - {name: gpu, command: pwd, workerSelector: {gpu: "true", memory: 64G}}
+          - {name: us, command: pwd, workerSelector: {region: us-east-1}}
+          - {name: eu, command: pwd, workerSelector: {region: eu-west-1, compliance: gdpr}}
+          - {name: any, command: pwd}
+          - {name: home, command: pwd, workerSelector: local}
+        """,
+        "labels",
+    )
+    assert fleet.ended(run) == "succeeded"
+    places = {step: fleet.out(run, step) for step in ("gpu", "us", "eu", "any", "home")}
+    for step, worker in (("gpu", "gpu"), ("us", "cpu"), ("eu", "eu")):
+        assert f"/{worker}/home/worker/" in places[step]
+    assert "/home/worker/" in places["any"]
+    assert places["home"] == f"{fleet.flows}\n"
+
+
+def test_a_step_without_a_worker_waits_and_says_so_once(fleet):
+    """`explain` names the label, the log of the coordinator has one line, and nothing else is held up."""
+    run = fleet.enqueue('steps: [{name: a, command: echo, workerSelector: {gpu: "True"}}]', "picky")
+    words = "waits for a worker with the labels gpu=True"
+    until(lambda: words in fleet.coordinator.text, words)
+    assert fleet.ended(fleet.enqueue("steps: [echo]")) == "succeeded"
+    told = subprocess.run(
+        [sys.executable, "-m", "dagrid", "explain", run, "a", "--dagrid-home", str(fleet.home)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "DAGRID_HOME": str(fleet.home)},
+    )
+    assert "a worker with the labels gpu=True: none of the 3 has them" in told.stdout
+    fleet.history.stop(run)
+    assert fleet.ended(run) == "aborted"
+    assert fleet.coordinator.text.count(words) == 1
+
+
+def test_logs_are_there_while_a_step_runs(fleet):
+    """Nobody waits for the end to see what goes on."""
+    gate = fleet.folder / "gate"
+    run = fleet.enqueue(f"steps: [{{name: a, command: 'echo begun; until test -e {gate}; do sleep 0.01; done; echo end'}}]")
+    until(lambda: fleet.out(run, "a") == "begun\n", "the first line")
+    gate.touch()
+    assert fleet.ended(run) == "succeeded"
+    assert fleet.out(run, "a") == "begun\nend\n"
+
+
+def test_values_pass_from_worker_to_worker(fleet):
+    """Outputs, exit codes and Python values, from one machine to another."""
+    (fleet.flows / "mine.py").write_text("def twice(value):\n    return 2 * value\n")
+    run = fleet.enqueue(
+        """
+        params: N=4
+        steps:
+          - {name: one, python: "mine:twice", args: ["${N}"], output: A, workerSelector: {gpu: "true"}}
+          - {name: two, command: 'echo "got $A"; exit 3', output: B, continueOn: {failure: true}, id: two,
+             workerSelector: {region: eu-west-1}}
+          - {name: three, command: 'echo "$B and ${two.exitCode}"', workerSelector: {region: us-east-1}}
+        """,
+        "values",
+    )
+    assert fleet.ended(run) == "partially_succeeded"
+    assert fleet.out(run, "three") == "got 44 and 3\n"
+
+
+def test_fifty_runs_end(fleet):
+    """All at once, each of one step."""
+    runs = [fleet.enqueue("steps: ['true']", "many") for _ in range(50)]
+    assert {fleet.ended(run) for run in runs} == {"succeeded"}
+
+
+def test_the_api_replies_as_the_document_says(fleet):
+    """To the letter: the keys, their order, a label as text, times in UTC; `running_tasks` are runs."""
+    gate = fleet.folder / "api-gate"
+    run = fleet.enqueue(
+        f"""
+        name: ml-pipeline
+        type: graph
+        steps:
+          - {{name: a, command: 'until test -e {gate}; do sleep 0.01; done', workerSelector: {{gpu: "true"}}}}
+          - {{name: b, command: 'until test -e {gate}; do sleep 0.01; done', workerSelector: {{gpu: "true"}}}}
+        """,
+        "ml-pipeline",
+    )
+
+    def busy():
+        answer, code = ask(fleet, "/api/v2/workers")
+        assert code == 200
+        assert list(answer) == ["workers"]
+        found = {worker["id"]: worker for worker in answer["workers"]}
+        return found if found["gpu"]["running_tasks"] else None
+
+    found = until(busy, "a run on the worker")
+    gate.touch()
+    assert set(found) == {"gpu", "cpu", "eu"}
+    gpu = found["gpu"]
+    assert list(gpu) == ["id", "labels", "health_status", "last_heartbeat", "running_tasks"]
+    assert gpu["labels"] == {"gpu": "true", "cuda": "11.8", "memory": "64G"}
+    assert gpu["health_status"] == "HEALTHY"
+    (task,) = gpu["running_tasks"]
+    assert list(task) == ["dag_name", "dag_run_id", "root_dag_run_name", "started_at"]
+    assert (task["dag_name"], task["dag_run_id"], task["root_dag_run_name"]) == ("ml-pipeline", run, "ml-pipeline")
+    for stamp in (gpu["last_heartbeat"], task["started_at"]):
+        at = datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        assert abs((datetime.now(UTC) - at).total_seconds()) < 20
+    assert fleet.ended(run) == "succeeded"
+
+
+def test_the_api_asks_for_a_token(fleet):
+    """But not of who only looks whether the process lives."""
+    for token in ("", "another", TOKEN[:-1]):
+        answer, code = ask(fleet, "/api/v2/workers", token)
+        assert (code, answer["code"]) == (401, "unauthorized")
+    for path, said in (("/healthz", "ok"), ("/readyz", "ok"), ("/api/v2/health", "healthy")):
+        answer, code = ask(fleet, path, "")
+        assert (code, answer["status"]) == (200, said)
+    assert ask(fleet, "/api/v2/nothing")[1] == 404
