@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dagrid.attempt import key_variables
 from dagrid.commands import Request, Server
 from dagrid.errors import StepError
 from dagrid.masking import masked
@@ -74,7 +75,7 @@ def call(
         "fn": fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}",
         "arguments": arguments.getvalue(),
         "values": dict(values or {}),
-        "env": work.env,
+        "env": {**work.env, **key_variables()},
         "folder": work.folder,
         "path": list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
         "stdout": [work.stdout, *(yield from _more(work, work.step.stdout))],
