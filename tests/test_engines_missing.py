@@ -9,10 +9,11 @@ import pytest
 
 from tests.places import ENGINES
 
-PACKAGES = {"ray": "ray", "dask": "distributed", "celery": "celery", "ipyparallel": "ipyparallel"}
+PACKAGES = {"ray": "ray", "dask": "distributed", "celery": "celery", "ipyparallel": "ipyparallel", "grpc": "grpc"}
+EXTRAS = {"grpc": "cluster"}
 
 
-@pytest.mark.parametrize("name", sorted(ENGINES))
+@pytest.mark.parametrize("name", [*sorted(ENGINES), "grpc"])
 def test_the_command_that_installs_it(name: str) -> None:
     """It can be copied from the message as it stands; nothing has run, and other places still work."""
     program = f"""
@@ -30,5 +31,5 @@ assert dag.run().succeeded == 1
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith(f"Install it with: pip install 'dagrid[{name}]'")
+    assert done.stdout.strip().endswith(f"Install it with: pip install 'dagrid[{EXTRAS.get(name, name)}]'")
     assert PACKAGES[name] in done.stdout

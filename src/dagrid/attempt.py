@@ -167,6 +167,13 @@ def holder() -> Holder:
     return found
 
 
+def key_variables() -> dict[str, str]:
+    """Return the variable with the key of the present attempt, for a process in which a part of it runs; none without a key."""
+    call = getattr(performing.get(), "call", None)
+    key = getattr(call, "key", "")
+    return {KEY: key} if key else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """A value with what its task left, as it comes back from a place that knows of values only."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 GROUP = "dagrid.backends"
 DEFAULT_BACKEND = "thread"
 AUTO = "auto"
+EXTRAS = {"grpc": "cluster", "grpcs": "cluster"}
+"""What is installed for a backend, where that is not called as it is."""
 VARIABLE = "DAGRID_BACKEND"
 CALLER = "caller"
 PLACES = COMMAND, HERE, LOOP, CALLER
@@ -261,7 +263,8 @@ def _loaded(name: str) -> Callable[..., Backend]:
         kind: Callable[..., Backend] = known[name].load()
     except ImportError as error:
         raise BackendNotInstalledError(
-            f"Backend {name!r} needs {error.name or 'a package that is not there'}. Install it with: pip install 'dagrid[{name}]'"
+            f"Backend {name!r} needs {error.name or 'a package that is not there'}. "
+            f"Install it with: pip install 'dagrid[{EXTRAS.get(name, name)}]'"
         ) from error
     return kind
 

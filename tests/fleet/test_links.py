@@ -20,7 +20,7 @@ from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
-from dagrid.execution.backends.cluster.outbox import PIECE
+from dagrid.execution.backends.cluster.outbox import PIECE, Outbox
 from tests.fleet.wire import PATIENCE, Run, Stranger, Worker, digest_of, hub, to
 
 KEY = b"a key that both sides hold"
@@ -157,6 +157,7 @@ def test_a_worker_that_is_asked_to_leave_is_told_so() -> None:
 def test_large_contents_travel_both_ways(elsewhere: bool, key: bytes | None) -> None:
     """50 MiB of arguments to a worker that wants them, and a value of as much back, between everything else."""
     arguments, value = os.urandom(MIB) * 50, os.urandom(MIB) * 50
+    mine, theirs = digest_of(arguments), digest_of(value)
     with hub(key=key) as coordinator, Worker(to(coordinator, key=key)) as worker:
         run = Run()
         address = to(coordinator, key=key)
@@ -166,17 +167,17 @@ def test_large_contents_travel_both_ways(elsewhere: bool, key: bytes | None) -> 
             run.line = coordinator.borrow(run.opening(), run.tells.add)
         joined = run.joined()
         worker.value_of = lambda call: None
-        run.line.ask(pb.Ask(parts=[pb.Part(digest=digest_of(arguments), size=len(arguments), data=arguments)]))
-        run.assign(joined, pb.Call(attempt=1, apart=digest_of(arguments)))
+        run.line.ask(pb.Ask(parts=[pb.Part(digest=mine, size=len(arguments), data=arguments)]))
+        run.assign(joined, pb.Call(attempt=1, apart=mine))
         worker.downs.wait(lambda found: [down for down in found if down.assigns])
-        worker.say(pb.Up(wants=[digest_of(arguments)]))
-        worker.downs.wait(lambda _: digest_of(arguments) in worker.contents, "the arguments")
-        assert worker.contents.get(digest_of(arguments)) == arguments
+        worker.say(pb.Up(wants=[mine]))
+        worker.downs.wait(lambda _: mine in worker.contents, "the arguments")
+        assert worker.contents.get(mine) == arguments
         assert all(len(part.data) <= PIECE for down in worker.downs.all for part in down.parts)
-        worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
+        worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, theirs))
         worker.say(pb.Up(heartbeat=pb.Heartbeat(echo=7)))
         worker.downs.wait(lambda found: [down for down in found if down.echo == 7], "a word between the pieces")
-        assert run.content(digest_of(value)) == value
+        assert run.content(theirs) == value
         run.close()
 
 
@@ -210,6 +211,7 @@ def test_contents_are_let_go_when_nobody_needs_them(tmp_path: Path) -> None:
             run.line.ask(pb.Ask(parts=list(parts(data, digest_of(data)))))
         worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
         worker.value_of = lambda call: pb.Finished(attempt=call.attempt, apart=digest_of(value), size=len(value))
+        run.content(digest_of(value))
         run.assign(run.joined(), pb.Call(attempt=1, apart=digest_of(arguments), function=digest_of(function)))
         run.ends(1)
 
@@ -466,3 +468,43 @@ def test_gigabytes_would_flow_for_many_files_at_once(tmp_path: Path) -> None:
             sender.wait_for_all()
         assert {name: (tmp_path / "run" / name).read_bytes() for name in data} == data
         run.close()
+
+
+@pytest.mark.parametrize("file", ["../step.out", "/etc/passwd", "a//b", "a/./b", "a\0b", "", "x" * 2_000])
+def test_a_worker_writes_nowhere_but_in_the_folder_of_its_run(tmp_path: Path, file: str) -> None:
+    """It has the names from its own folder; one that has others is up to something."""
+    with hub() as coordinator, Stranger(coordinator.port) as stranger:
+        run = logging_run(coordinator, Files(tmp_path / "logs"))
+        stranger.say(pb.Up(hello=pb.Hello(id="stranger", slots=1, protocol=1)))
+        stranger.say(pb.Up(logs=[pb.Log(run="run", file=file, data=b"x")]))
+        assert "there can be none of that name" in stranger.why()
+        run.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_contents_that_cannot_be_kept_end_the_stream_and_are_sent_again(tmp_path: Path, monkeypatch) -> None:
+    """The disk is full for a while."""
+    value = text(MIB)
+    with hub() as coordinator:
+        add, broken = coordinator.contents.add, [True]
+
+        def full(part: pb.Part, source: object) -> bool:
+            if broken:
+                broken.pop()
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return add(part, source)
+
+        monkeypatch.setattr(coordinator.contents, "add", full)
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        with Worker(to(coordinator)) as worker:
+            worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
+            worker.events.wait(lambda found: "lost" in found)
+            worker.outbox = Outbox()
+            worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
+            worker.wake()
+            assert run.content(digest_of(value)) == value
+        broken.append(True)
+        run.line.ask(pb.Ask(parts=list(parts(b"of a run", digest_of(b"of a run")))))
+        refused = run.tells.wait(lambda found: [tell.refusal for tell in found if tell.HasField("refusal")])
+        assert "No space left" in refused[0].reason

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagrid.attempt import key_variables
 from dagrid.commands import Request, Server
 from dagrid.errors import StepError
 from dagrid.masking import masked
@@ -74,7 +75,7 @@ def call(
         "args": list(args),
         "kwargs": dict(kwargs or {}),
         "values": dict(values or {}),
-        "env": work.env,
+        "env": {**work.env, **key_variables()},
         "folder": work.folder,
         "path": list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
         "stdout": [work.stdout, *(yield from _more(work, work.step.stdout))],

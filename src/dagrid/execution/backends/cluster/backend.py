@@ -274,4 +274,4 @@ def _path(file: str | os.PathLike[str] | None) -> Path | None:
 def _key(said: str | bytes | None) -> bytes | None:
     """Return the signing key as bytes; nothing is none."""
     found = said if said is not None else os.environ.get(KEY)
-    return (found.encode() if isinstance(found, str) else found) or None
+    return (found if isinstance(found, bytes) else str(found or "").encode()) or None

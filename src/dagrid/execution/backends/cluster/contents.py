@@ -35,14 +35,15 @@ class _Coming:
         path.write_bytes(b"")
 
     def add(self, part: pb.Part) -> None:
-        if part.offset > self.so_far or part.size != self.size or part.offset + len(part.data) > part.size:
+        data = part.data  # a copy, each time
+        if part.offset > self.so_far or part.size != self.size or part.offset + len(data) > part.size:
             raise TamperedError(f"A piece of {part.digest.hex()} does not fit to those before it.")
         if part.offset < self.so_far:
             return  # it comes a second time
         with self.path.open("ab") as file:
-            file.write(part.data)
-        self.hashed.update(part.data)
-        self.so_far += len(part.data)
+            file.write(data)
+        self.hashed.update(data)
+        self.so_far += len(data)
 
 
 class Contents:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -19,6 +19,7 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.books import WorkerView
 from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.execution.backends.cluster.freight import Freight
 from dagrid.execution.backends.cluster.ledger import Ledger
 from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
 from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
@@ -41,17 +42,6 @@ class Line(Protocol):
     def close(self) -> None:
         """Ask nothing more. Without `Ask.close` before, what is under way is kept for a lease."""
         ...
-
-
-class _Freight:
-    """What the hub keeps of a run: which contents it has named, and which of them an attempt alone needs."""
-
-    __slots__ = ("apart", "named", "needed")
-
-    def __init__(self) -> None:
-        self.named: set[bytes] = set()
-        self.apart: dict[tuple[int, int], bytes] = {}  # by fence and attempt
-        self.needed: Counter[bytes] = Counter()
 
 
 class Hub:
@@ -102,9 +92,7 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._lines: dict[str, LocalLine | RunCaller] = {}
         self._workers: set[WorkerCaller] = set()
-        self._freight: dict[str, _Freight] = {}
-        self._wanted: dict[bytes, set[Any]] = {}
-        self._fed: set[tuple[Hashable, bytes]] = set()
+        self._freight = Freight(self.contents, self._lines)
 
     # --- from any thread --------------------------------------------------------------------------------------------------
 
@@ -265,23 +253,23 @@ class Hub:
 
     async def hear_worker(self, caller: WorkerCaller, up: pb.Up) -> None:
         for part in up.parts:
-            self._take_part(caller, part)
+            self._freight.bring(caller, part)
         for log in up.logs:
             ack = await self._logbook.write(caller, log)
             if ack is not None:
                 caller.say(pb.Down(log_acks=[ack]))
         for report in up.reports:
-            self._note_report(report)
+            self._freight.report(caller, report)
         self._ledger.hear(caller, up, self.now())
         for digest in up.wants:
-            self._want(caller, digest)
+            self._freight.want(caller, digest)
         self.turn_soon()
 
     def lose_worker(self, caller: WorkerCaller) -> None:
         self._workers.discard(caller)
         self._ledger.lose(caller, self.now())
         self._logbook.give_up(caller)
-        self._forget_link(caller)
+        self._freight.forget(caller)
         _log.info("The stream of worker %s has ended.", caller.name)
         self.turn_soon()
 
@@ -301,9 +289,7 @@ class Hub:
         refusal = self._ledger.open(line, opening, self.now())
         if refusal is None:
             self._lines[opening.run] = line
-            self._freight.setdefault(opening.run, _Freight())
-            if self._wanted:
-                line.say(pb.Tell(wants=self._wanted))
+            self._freight.begin(opening.run)
         self.turn_soon()
         return refusal
 
@@ -312,25 +298,24 @@ class Hub:
         if self._lines.get(run) is not line:
             return
         for part in ask.parts:
-            self.contents.hold(run, part.digest)
-            self._take_part(line, part)
+            self._freight.give(run, line, part)
         for digest in ask.drops:
-            self.contents.release(run, digest)
+            self._freight.drop(run, digest)
         for assign in ask.assigns:
-            self._note_assign(run, assign)
+            self._freight.assign(run, assign)
         self._ledger.ask(line, ask, self.now())
         for digest in ask.wants:
-            self._want(line, digest)
+            self._freight.want(line, digest)
         if ask.close:
             self._end_run(run)
         self.turn_soon()
 
     def lose_line(self, line: LocalLine | RunCaller) -> None:
-        self._forget_link(line)
         self._ledger.leave(line, self.now())
         if self._lines.get(line.name) is line and self._loop is not None:
             del self._lines[line.name]
             self._loop.call_later(self._ledger.lease + 1.0, self._forget_run, line.name)
+        self._freight.forget(line)
         self.turn_soon()
 
     def _forget_run(self, run: str) -> None:
@@ -340,85 +325,8 @@ class Hub:
 
     def _end_run(self, run: str) -> None:
         self._lines.pop(run, None)
-        self._freight.pop(run, None)
+        self._freight.end(run)
         self._logbook.end(run)
-        self.contents.release(run)
-
-    # --- contents ---------------------------------------------------------------------------------------------------------
-
-    def _note_assign(self, run: str, assign: pb.Assign) -> None:
-        """Note what an assignment refers to, so that it can be asked for, and let go."""
-        freight = self._freight[run]
-        freight.named.update(assign.needs)
-        if assign.kit:
-            freight.named.add(assign.kit)
-        for call in assign.calls:
-            freight.named.add(call.function)
-            if call.apart:
-                freight.named.add(call.apart)
-                freight.apart[assign.fence, call.attempt] = call.apart
-                freight.needed[call.apart] += 1
-                self.contents.hold(run, call.apart)
-
-    def _note_report(self, report: pb.Report) -> None:
-        """Keep the values that a report names for its run, and let go of the arguments of what has ended."""
-        freight = self._freight.get(report.run)
-        if freight is None:
-            return
-        for finished in report.finished:
-            if finished.apart:
-                self.contents.hold(report.run, finished.apart)
-        if freight.apart:
-            for attempt in (*(each.attempt for each in report.finished), *report.recalled):
-                digest = freight.apart.pop((report.fence, attempt), b"")
-                if not digest:
-                    continue
-                freight.needed[digest] -= 1
-                if not freight.needed[digest]:
-                    del freight.needed[digest]
-                    freight.named.discard(digest)
-                    self.contents.release(report.run, digest)
-
-    def _take_part(self, source: WorkerCaller | RunCaller | LocalLine, part: pb.Part) -> None:
-        if self.contents.add(part, source):
-            for link in self._wanted.pop(part.digest, ()):
-                self._feed(link, part.digest)
-
-    def _want(self, link: WorkerCaller | RunCaller | LocalLine, digest: bytes) -> None:
-        """Send a content to who wants it, as soon as it is here; ask for it where it is not."""
-        if digest in self.contents:
-            self._feed(link, digest)
-            return
-        again = digest in self._wanted
-        self._wanted.setdefault(digest, set()).add(link)
-        if again or self.contents.is_coming(digest):
-            return
-        named = [
-            self._lines[run] for run, freight in self._freight.items() if digest in freight.named and run in self._lines
-        ]
-        for line in named or list(self._lines.values()):
-            line.say(pb.Tell(wants=[digest]))
-
-    def _feed(self, link: WorkerCaller | RunCaller | LocalLine, digest: bytes) -> None:
-        if (link, digest) in self._fed:
-            return
-        self._fed.add((link, digest))
-        if isinstance(link, LocalLine) or link.heard is pb.Ask:
-            cast(RunCaller, link).feed(pb.Tell(parts=[part]) for part in self._pieces(link, digest))
-        else:
-            cast(WorkerCaller, link).feed(pb.Down(parts=[part]) for part in self._pieces(link, digest))
-
-    def _pieces(self, link: Hashable, digest: bytes) -> Iterator[pb.Part]:
-        yield from self.contents.pieces(digest)
-        self._fed.discard((link, digest))
-
-    def _forget_link(self, link: Hashable) -> None:
-        self.contents.give_up(link)
-        self._fed = {each for each in self._fed if each[0] is not link}
-        for digest, links in list(self._wanted.items()):
-            links.discard(link)
-            if not links:
-                del self._wanted[digest]
 
 
 class LocalLine:
@@ -443,7 +351,9 @@ class LocalLine:
         try:
             what()
         except (TamperedError, OSError) as error:
-            _log.error("The line of run %s has ended: %s", self.name, error)
+            self.say(
+                pb.Tell(refusal=pb.Refusal(reason=f"The coordinator cannot take what run {self.name} sends: {error}"))
+            )
             self._leave()
 
     def say(self, tell: pb.Tell) -> None:
@@ -455,12 +365,12 @@ class LocalLine:
             _log.exception("The line of run %s has ended, for it could not be told what happened.", self.name)
             self._leave()
 
-    def feed(self, long: Iterator[pb.Tell]) -> None:
+    def carry(self, parts: Iterator[pb.Part]) -> None:
         """Say something long, and let others have their turn between its pieces."""
-        piece = next(long, None)
-        if piece is not None and not self._left:
-            self.say(piece)
-            asyncio.get_running_loop().call_soon(self.feed, long)
+        part = next(parts, None)
+        if part is not None and not self._left:
+            self.say(pb.Tell(parts=[part]))
+            asyncio.get_running_loop().call_soon(self.carry, parts)
 
     def hang_up(self) -> None:
         self._leave()

@@ -42,6 +42,7 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.server_handshake_timeout_ms", int(PATIENCE * 1000)),
+    ("grpc.max_connection_idle_ms", 60_000),  # without a stream
     ("grpc.max_concurrent_streams", 1_000),
 ]
 
@@ -55,15 +56,14 @@ class Caller(Generic[Said, Heard]):
     """Who was greeted: a worker, or a run that is performed elsewhere. Used in the loop.
 
     Attributes:
-        heard: the type of what it says.
         peer: its address.
         name: the worker's id, or the key of the run.
         outbox: what it is to be told.
         speaking: tells it, once it is welcome.
     """
 
-    def __init__(self, stream: Stream, heard: type[Heard], peer: str) -> None:
-        self.heard: type[Heard] = heard
+    def __init__(self, stream: Stream, said: type[Said], heard: type[Heard], peer: str) -> None:
+        self._said: type[Said] = said
         self.peer = peer
         self.name = ""
         self.outbox: Outbox[Said] = Outbox()
@@ -76,9 +76,9 @@ class Caller(Generic[Said, Heard]):
         self.outbox.put(message)
         self.link.wake()
 
-    def feed(self, long: Iterator[Said]) -> None:
-        """Say something long, of which each item is a piece."""
-        self.outbox.feed(long)
+    def carry(self, parts: Iterator[pb.Part]) -> None:
+        """Send something long, of which each item is asked for when it can be sent."""
+        self.outbox.feed(self._said(parts=[part]) for part in parts)
         self.link.wake()
 
     def hang_up(self) -> None:
@@ -201,7 +201,7 @@ class Listener:
     async def _serve(self, door: Door[Said, Heard], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         """Serve one stream to its end."""
         peer = unquote(context.peer()).partition(":")[2]
-        caller: Caller[Said, Heard] = Caller(context, door.heard, peer)
+        caller: Caller[Said, Heard] = Caller(context, door.said, door.heard, peer)
         link = caller.link
         try:
             async with asyncio.timeout(PATIENCE):
@@ -276,7 +276,7 @@ class Listener:
         about_key = isinstance(refusal, FleetKeyError)
         await link.send(door.said(refusal=pb.Refusal(reason=str(refusal), final=refusal.final, key=about_key)))
 
-    async def _converse(self, door: Door[Said, Heard], caller: Caller[Said, Heard]) -> TamperedError | None:
+    async def _converse(self, door: Door[Said, Heard], caller: Caller[Said, Heard]) -> Exception | None:
         """Speak and listen until one side has had enough; return what was wrong with what came, if that was why."""
         caller.link.wake()
         speaking = caller.speaking = asyncio.create_task(caller.link.speak())
@@ -286,7 +286,7 @@ class Listener:
             for task in done:
                 if not task.cancelled():
                     task.result()
-        except TamperedError as error:
+        except (TamperedError, OSError) as error:  # the disk may be full
             return error
         except grpc.aio.BaseError:
             pass  # the stream has broken

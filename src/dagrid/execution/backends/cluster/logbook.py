@@ -22,6 +22,10 @@ OPEN = 128
 """How many files are open at a time."""
 STUCK = 32 * 2**20
 """Bytes of one source that may wait to be written."""
+LONGEST = 1_000
+"""Characters in the name of a file."""
+LARGEST = 2**44
+"""The last byte that a file may have."""
 PAUSE = 1.0
 """Seconds after which it is tried again."""
 
@@ -77,8 +81,9 @@ class Logbook:
         """Write a piece, and return what is to be acknowledged; None if it could not be written, and waits.
 
         Raises:
-            TamperedError: more waits than a source may have sent.
+            TamperedError: more waits than a source may have sent, or there can be no such file.
         """
+        _check(log)
         stuck = self._stuck.get(source)
         if stuck and any(each.run == log.run and each.file == log.file for each in stuck):
             self._keep(source, log)
@@ -150,6 +155,17 @@ class Logbook:
             if not stuck and self._stuck.get(source) is stuck:
                 del self._stuck[source]
         self._retrying = asyncio.get_running_loop().call_later(PAUSE, self._retry) if self._stuck else None
+
+
+def _check(log: pb.Log) -> None:
+    """Raise if a piece is not one of a file in the folder of its run."""
+    names = log.file.split("/")
+    if len(log.file) > LONGEST or any(name in ("", ".", "..") or "\0" in name for name in names):
+        raise TamperedError(
+            f"It sends a file {log.file[:100]!r}, and there can be none of that name in the folder of a run."
+        )
+    if log.offset > LARGEST:
+        raise TamperedError(f"It sends byte {log.offset} of a file.")
 
 
 def _put(sink: Sink, offset: int, data: bytes) -> None:
