@@ -434,9 +434,11 @@ def left_in_ledger(ledger: Ledger) -> None:
 
 def left_in_duty(duty: Duty) -> None:
     """Assert that a worker whose runs have all ended keeps nothing of them."""
-    of_attempts = (duty._jobs, duty._released, duty._exclusive, duty._unsure, duty._missing, duty._reports.of)
+    of_attempts = (duty._jobs, duty._released, duty._exclusive, duty._unsure, duty._missing)
     assert not any(of_attempts), of_attempts
-    of_runs = (duty._runs, duty._turns, duty._queue, duty._order, duty._returned, duty._busy, duty._admitted)
+    assert not any((duty._reports.of, duty._stopping, duty._behind)), "something is still to be said, or stopped"
+    turns = duty._turns
+    of_runs = (duty._runs, duty._groups, duty._returned, turns.queue, turns.order, turns.busy, turns.admitted)
     assert not any(of_runs), of_runs
 
 

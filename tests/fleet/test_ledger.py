@@ -252,8 +252,8 @@ def test_who_rides_is_forgotten_with_an_end_that_carries_nobody(desk: Desk) -> N
 
 def test_the_least_loaded_worker_is_named_first_and_equal_ones_in_turn() -> None:
     desk = Desk()
-    for id in ("a", "b", "c"):
-        desk.come(id)
+    for worker in ("a", "b", "c"):
+        desk.come(worker)
     first = [desk.open(f"r{number}").joined[0].worker for number in range(6)]
     assert sorted(first) == ["a", "a", "b", "b", "c", "c"]
     desk.assign(*calls(1), worker="a", run="r0")
