@@ -143,7 +143,7 @@ class Hub:
         if self._loop is None or self._closed:
             raise BackendClosedError("The coordinator is closed, or was not started.")
         line = LocalLine(self, opening.run, tell)
-        self._put_before(line, lambda: self._open_local(line, opening, logs))
+        self.put_before(line, lambda: self._open_local(line, opening, logs))
         return line
 
     def workers(self) -> list[WorkerView]:
@@ -174,9 +174,8 @@ class Hub:
 
     def put_before(self, line: LocalLine, what: Callable[[], None]) -> None:
         """Let something be done for a line in the loop, after all that was put before it."""
-        self._put_before(line, what)
-
-    def _put_before(self, line: LocalLine, what: Callable[[], None]) -> None:
+        if self._closed:
+            return
         self._asked.append((line, what))
         if not self._due and self._loop is not None:
             self._due = True
