@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -166,6 +167,9 @@ class Hub:
 
         if self._loop is None or self._closed:
             raise BackendClosedError("The coordinator is closed, or was not started.")
+        with suppress(RuntimeError):  # there is no loop in this thread
+            if asyncio.get_running_loop() is self._loop:
+                return get()
         return self._do(got())
 
     def _do(self, work: Coroutine[Any, Any, Found]) -> Found:
@@ -179,10 +183,8 @@ class Hub:
         self._asked.append((line, what))
         if not self._due and self._loop is not None:
             self._due = True
-            try:
+            with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._turn)
-            except RuntimeError:  # the loop has ended
-                pass
 
     # --- the loop ---------------------------------------------------------------------------------------------------------
 
