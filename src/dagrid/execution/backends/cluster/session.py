@@ -44,7 +44,7 @@ from dagrid.machine.events import (
     WorkerGone,
     WorkerJoined,
 )
-from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Needs, Use
+from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Needs, Recording, Use
 
 _log = logging.getLogger("dagrid.fleet")
 
@@ -315,6 +315,8 @@ class FleetSession:
             try:
                 if events:
                     self.host.report(events)
+                if self._acks and isinstance(self.host, Recording):
+                    self.host.recorded()
             except BaseException:  # noqa: BLE001 - a fault of one host must not end its run unseen
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
         for number, attempts in self._acks.items():
@@ -586,7 +588,7 @@ class FleetSession:
 
     def _ended(self, number: int, end: pb.Finished, sent: Sent, begun: float, now: float) -> Finished:
         call = sent.call
-        ended = min(max(sent.at, end.ended + self._shift), now)
+        ended = min(max(sent.at, end.ended + self._shift), now) if end.ended else now  # lost, and nobody knows when
         # The clocks of two machines differ; how long it took, each knows.
         started = begun if begun != UNSTARTED else max(sent.at, ended - max(0.0, end.ended - end.started))
         outcome = Outcome(end.outcome)
