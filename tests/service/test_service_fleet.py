@@ -14,7 +14,7 @@ import pytest
 
 from tests.service.processes import Fleet, free_port, until
 
-TOKEN = "a-token-of-a-test"  # noqa: S105
+TOKEN = "a-token-of-a-test"
 PIPELINE = """
 name: distributed-pipeline
 steps:
@@ -115,7 +115,9 @@ def test_a_step_without_a_worker_waits_and_says_so_once(fleet):
 def test_logs_are_there_while_a_step_runs(fleet):
     """Nobody waits for the end to see what goes on."""
     gate = fleet.folder / "gate"
-    run = fleet.enqueue(f"steps: [{{name: a, command: 'echo begun; until test -e {gate}; do sleep 0.01; done; echo end'}}]")
+    run = fleet.enqueue(
+        f"steps: [{{name: a, command: 'echo begun; until test -e {gate}; do sleep 0.01; done; echo end'}}]"
+    )
     until(lambda: fleet.out(run, "a") == "begun\n", "the first line")
     gate.touch()
     assert fleet.ended(run) == "succeeded"

@@ -1,0 +1,134 @@
+"""What happens to runs when processes die: a coordinator at any moment, a worker in the middle of a step."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from tests.service.processes import Fleet, until
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """A coordinator with a short lease, and two workers."""
+    made = Fleet(tmp_path_factory.mktemp("faults"), ("coordinator", "--coordinator.lease=3s"))
+    made.start()
+    made.worker("one", "number=1")
+    made.worker("two", "number=2")
+    yield made.linked()
+    made.close()
+
+
+def done(folder):
+    """Return how often each step has run, from a file that they write themselves."""
+    path = folder / "done"
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+def test_a_step_goes_on_when_the_coordinator_dies(fleet, tmp_path):
+    """It is not run again, and what it writes meanwhile is in its log in the end, once."""
+    wait = f"until test -e {tmp_path}/go; do sleep 0.01; done"
+    step = f"echo begun | tee -a {tmp_path}/done; {wait}; echo ended; echo $DAGRID_ATTEMPT_KEY"
+    run = fleet.enqueue(f"steps: [{{name: a, command: '{step}', output: OUT}}, {{name: b, command: 'echo $OUT'}}]")
+    until(lambda: fleet.out(run, "a") == "begun\n", "the first line")
+    fleet.coordinator.kill()
+    assert fleet.status(run) == "interrupted"
+    (tmp_path / "go").touch()
+    fleet.start()
+    assert fleet.ended(run) == "succeeded"
+    assert fleet.out(run, "a") == f"begun\nended\n{run}/a\n"
+    assert fleet.out(run, "b") == f"begun ended {run}/a\n"
+    assert done(tmp_path) == {"begun": 1}
+
+
+def test_a_coordinator_that_is_asked_to_end_lets_go(fleet, tmp_path):
+    """SIGTERM: it ends at once and well, the step goes on, and the next one goes on with the run."""
+    step = f"echo begun >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done"
+    run = fleet.enqueue(f"steps: [{{name: a, command: '{step}'}}]")
+    until(lambda: done(tmp_path), "the step")
+    assert fleet.coordinator.end() == 0
+    assert fleet.status(run) == "interrupted"
+    (tmp_path / "go").touch()
+    fleet.start()
+    assert fleet.ended(run) == "succeeded"
+    assert done(tmp_path) == {"begun": 1}
+
+
+def test_nothing_is_lost_and_nothing_runs_twice(fleet, tmp_path):
+    """The coordinator is killed again and again while runs begin, go on and end; sub-workflows among them."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    text = f"""
+type: graph
+steps:
+  - {{name: a, command: 'echo "$DAG_RUN_ID/a" >> {tmp_path}/done'}}
+  - {{name: b, command: 'sleep 0.0$RANDOM; echo "$DAG_RUN_ID/b" >> {tmp_path}/done', depends: a, shell: bash}}
+  - {{name: c, command: 'echo "$DAG_RUN_ID/c" >> {tmp_path}/done', depends: a}}
+  - {{name: sub, call: other, depends: [b, c]}}
+---
+name: other
+steps: [{{name: d, command: 'echo "$DAG_RUN_ID/d" >> {tmp_path}/done'}}]
+"""
+    runs = [fleet.enqueue(text, "often") for _ in range(12)]
+    for _ in range(6):
+        time.sleep(draw.uniform(0.05, 0.6))  # a moment of its own, which the seed says
+        fleet.coordinator.kill()
+        runs += [fleet.enqueue(text, "often") for _ in range(2)]
+        fleet.start()
+    assert {fleet.ended(run) for run in runs} == {"succeeded"}
+    children = [child.run for run in runs for child in fleet.history.children(run)]
+    wanted = {f"{run}/{step}": 1 for run in runs for step in "abc"} | {f"{child}/d": 1 for child in children}
+    assert len(children) == len(runs)
+    assert done(tmp_path) == wanted
+
+
+def test_a_step_whose_worker_dies_runs_elsewhere(fleet, tmp_path):
+    """After a lease, and it says so; one that must not run again fails."""
+    step = f"echo $DAGRID_ATTEMPT_KEY >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done"
+    again = fleet.enqueue(f"steps: [{{name: a, command: '{step}'}}]", "again")
+    once = fleet.enqueue(f"steps: [{{name: a, command: '{step}', onWorkerLost: fail}}]", "once")
+    until(lambda: sum(done(tmp_path).values()) == 2, "both steps")
+    for worker in fleet.workers.values():
+        worker.kill()
+    for name in ("three", "four"):
+        fleet.worker(name)
+    until(lambda: sum(done(tmp_path).values()) == 3, "the step once more")
+    (tmp_path / "go").touch()
+    assert fleet.ended(again) == "succeeded"
+    assert fleet.ended(once) == "failed"
+    assert done(tmp_path) == {f"{again}/a": 2, f"{once}/a": 1}
+
+
+def test_a_worker_that_is_asked_to_end_finishes_first(fleet, tmp_path):
+    """SIGTERM: no step is lost, what was not begun goes elsewhere, and nothing is left of it."""
+    worker = fleet.worker("five", "leaving=yes")
+    worker.told("Linked")
+    step = f"echo x >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done; echo end"
+    run = fleet.enqueue(f"steps: [{{name: a, command: '{step}', workerSelector: {{leaving: 'yes'}}}}]")
+    until(lambda: done(tmp_path), "the step")
+    worker.process.terminate()
+    worker.told("Leaving")
+    (tmp_path / "go").touch()
+    assert fleet.ended(run) == "succeeded"
+    assert fleet.out(run, "a") == "end\n"
+    assert worker.process.wait(20) == 0
+    assert list((worker.folder / "home" / "worker").iterdir()) == []
+
+
+def test_a_home_is_served_once(fleet):
+    """A second coordinator is told who serves the home, and ends."""
+    told = subprocess.run(
+        [sys.executable, "-m", "dagrid", "coordinator", "--dagrid-home", str(fleet.home), "--coordinator.port=1024"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert told.returncode != 0
+    assert f"is performed by process {fleet.coordinator.process.pid}" in told.stderr
