@@ -177,6 +177,15 @@ class Host(Protocol):
         ...
 
 
+@runtime_checkable
+class Recording(Protocol):
+    """What hosts can say too that keep a record: whoever has elsewhere what was reported may forget it then."""
+
+    def recorded(self) -> None:
+        """Wait until all that was reported before is recorded."""
+        ...
+
+
 class Session(Protocol):
     """One run's use of a backend. No method blocks, but for `attend` and `close`."""
 

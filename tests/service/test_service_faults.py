@@ -32,7 +32,8 @@ def done(folder):
 
 def test_a_step_goes_on_when_the_coordinator_dies(fleet, tmp_path):
     """It is not run again, and what it writes meanwhile is in its log in the end, once."""
-    step = f"echo begun | tee -a {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done; echo ended; echo $DAGRID_ATTEMPT_KEY"
+    wait = f"until test -e {tmp_path}/go; do sleep 0.01; done"
+    step = f"echo begun | tee -a {tmp_path}/done; {wait}; echo ended; echo $DAGRID_ATTEMPT_KEY"
     run = fleet.enqueue(f"steps: [{{name: a, command: '{step}', output: OUT}}, {{name: b, command: 'echo $OUT'}}]")
     until(lambda: fleet.out(run, "a") == "begun\n", "the first line")
     fleet.coordinator.kill()

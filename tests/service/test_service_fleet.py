@@ -14,7 +14,7 @@ import pytest
 
 from tests.service.processes import Fleet, free_port, until
 
-TOKEN = "a-token-of-a-test"  # noqa: S105
+TOKEN = "a-token-of-a-test"
 PIPELINE = """
 name: distributed-pipeline
 steps:

@@ -39,7 +39,10 @@ class Far(CommandBackend):
 
     def __init__(self, check):
         super().__init__(10)
-        self.check = check
+        self.note = check
+
+    def check(self, needs):
+        self.note(needs)
 
     def open(self, host):
         return super().open(Labelling(host))

@@ -384,6 +384,14 @@ SETTINGS = (
         ("graph",),
     ),
     Setting("graph.output", PATH, "The file to write to.", None, ("--output", "-o"), ("graph",)),
+    Setting(
+        "exec.worker_label",
+        LABELS,
+        "A label that the worker of the command must have, where a coordinator is named.",
+        (),
+        ("--worker-label",),
+        ("exec",),
+    ),
     Setting("exec.env", PAIRS, "A variable for the command.", (), ("--env", "-E"), ("exec",)),
     Setting("exec.dotenv", PATHS, "A file with variables for the command.", (), ("--dotenv",), ("exec",)),
     Setting(

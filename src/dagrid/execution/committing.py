@@ -79,6 +79,15 @@ class Committer:
             if worker in self._held and self._left_to_another(worker):
                 return
 
+    def flush(self) -> None:
+        """Write what was decided, or wait until whoever does so has done it."""
+        while self._decided and not self._engine.done.is_set():
+            with HeldInterrupts() as held, self._writing:
+                self._commit_once()
+            held.deliver()
+        with self._writing:
+            """What another one was writing is written."""
+
     def take(self, worker: int, sleep: bool = False) -> tuple[Call | None, bool]:
         """Return the call that was held for a worker until it was recorded, and whether it has to commit before it asks again.
 

@@ -433,6 +433,18 @@ class Engine:
         self._inbox.extend(events)
         self._after()
 
+    def recorded(self) -> None:
+        """Wait until all that was reported is recorded, in a run that is."""
+        if self._committer is None:
+            return
+        self.enter()
+        try:
+            if self._inbox:
+                self._step(())
+        finally:
+            self.leave()
+        self._committer.flush()
+
     def next(self, worker: int) -> Call | None:
         """Give a worker that pulls its next call."""
         if self._committer is not None:

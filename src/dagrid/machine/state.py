@@ -613,7 +613,9 @@ def _again(state: State, fact: Fact) -> None:
     if fact.kind is not Kind.RETRY:
         counter = state.losses if fact.kind is Kind.REQUEUED else state.repeats
     counter[node] = counter.get(node, 0) + 1
-    if fact.due > fact.at:
+    if (
+        fact.due > fact.at and fact.kind is not Kind.REQUEUED
+    ):  # which has none, and may be from before this clock's zero
         move(state, node, WAITING)
         state.due[node] = fact.due
     else:

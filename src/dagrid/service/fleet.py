@@ -12,8 +12,10 @@ from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
+from dagrid.errors import BackendUnreachableError
 from dagrid.execution.backends.cluster.books import WorkerView
 from dagrid.execution.backends.cluster.dialer import borrow
+from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.ports import Capabilities, Host, Use
 from dagrid.service.kit import WorkflowKit, kit_of
@@ -40,7 +42,17 @@ class FleetPlace:
     name = "fleet"
     capabilities = Capabilities(kills=True, cancels=True, matches_selectors=True, survives=True)
 
-    def __init__(self, connect: Connect, kit: WorkflowKit, parcel: Parcel, name: str, root: str, logs: RunLogs) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        kit: WorkflowKit,
+        parcel: Parcel,
+        name: str,
+        root: str,
+        logs: RunLogs,
+        is_remote: bool,
+    ) -> None:
+        self._is_remote = is_remote
         self._connect = connect
         self._kit = kit
         self._parcel = parcel
@@ -63,8 +75,14 @@ class FleetPlace:
             kit=self._kit,
             contents=self._parcel.read,
             uses=uses,
+            logs=self._logs if self._is_remote else None,
         )
         session.begin(lambda one: self._connect(one, self._logs))
+        if self._is_remote:
+            session.welcome.wait(2 * PATIENCE)
+            if session.refused is not None or not session.welcome.is_set():
+                session.close()
+                raise session.refused or BackendUnreachableError("No coordinator answers. Start one, or name another.")
         return session
 
     def close(self, wait: bool = True) -> None:  # noqa: ARG002  # there is nothing to wait for
@@ -80,6 +98,8 @@ class Fleet:
         home: of the runs, which does not travel.
     """
 
+    is_remote = True
+
     def __init__(self, connect: Connect, home: Path) -> None:
         self._connect = connect
         self._home = os.fspath(home)
@@ -89,7 +109,7 @@ class Fleet:
         """Return what performs the steps of a run."""
         kit, parcel = kit_of(context, self._packer, (self._home,))
         root = about.more.get("root_name", about.name)
-        return FleetPlace(self._connect, kit, parcel, about.name, root, RunLogs(kit.kept.folder))
+        return FleetPlace(self._connect, kit, parcel, about.name, root, RunLogs(kit.kept.folder), self.is_remote)
 
     def began(self, started: Started) -> None:
         """Hear of a run that another one has called: nobody has to know of it here."""
@@ -105,6 +125,8 @@ class OwnFleet(Fleet):
         hub: where they call; it has started.
         home: of the runs.
     """
+
+    is_remote = False
 
     def __init__(self, hub: Hub, home: Path) -> None:
         super().__init__(self._borrow, home)

@@ -73,8 +73,11 @@ def one_step(call: Call, words: tuple[str, ...]) -> File:
         step |= {"command": words[0] if len(words) == 1 else shlex.join(words), "shell": config["exec.shell"]}
     else:
         step["exec"] = {"command": _literal(words[0]), "args": [_literal(word) for word in words[1:]]}
+    wanted = dict(config["exec.worker_label"])
     document = {
         "name": name,
+        "files": [],
+        **({"workerSelector": wanted} if wanted else {}),
         "workingDir": _literal(folder),
         "dotenv": [_literal(os.path.abspath(path)) for path in config["exec.dotenv"]],
         "env": [{key: _literal(value)} for key, value in config["exec.env"]],

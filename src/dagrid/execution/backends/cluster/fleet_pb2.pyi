@@ -304,7 +304,7 @@ class LogAck(_message.Message):
     def __init__(self, run: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops")
+    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops", "log_acks")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -315,6 +315,7 @@ class Ask(_message.Message):
     WANTS_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     DROPS_FIELD_NUMBER: _ClassVar[int]
+    LOG_ACKS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     proof: Proof
     parts: _containers.RepeatedCompositeFieldContainer[Part]
@@ -325,10 +326,11 @@ class Ask(_message.Message):
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     close: bool
     drops: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    log_acks: _containers.RepeatedCompositeFieldContainer[LogAck]
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python")
+    __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python", "logs")
     RUN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +339,7 @@ class Open(_message.Message):
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PYTHON_FIELD_NUMBER: _ClassVar[int]
+    LOGS_FIELD_NUMBER: _ClassVar[int]
     run: str
     name: str
     root: str
@@ -345,7 +348,8 @@ class Open(_message.Message):
     protocol: int
     version: str
     python: str
-    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., root: _Optional[str] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ...) -> None: ...
+    logs: bool
+    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., root: _Optional[str] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., logs: _Optional[bool] = ...) -> None: ...
 
 class Use(_message.Message):
     __slots__ = ("fence", "worker", "queued", "started")
@@ -360,7 +364,7 @@ class Use(_message.Message):
     def __init__(self, fence: _Optional[int] = ..., worker: _Optional[str] = ..., queued: _Optional[_Iterable[int]] = ..., started: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Tell(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "joined", "gone", "rooms", "parts", "reports", "wants")
+    __slots__ = ("challenge", "welcome", "refusal", "joined", "gone", "rooms", "parts", "reports", "wants", "logs")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +374,7 @@ class Tell(_message.Message):
     PARTS_FIELD_NUMBER: _ClassVar[int]
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
+    LOGS_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -379,7 +384,8 @@ class Tell(_message.Message):
     parts: _containers.RepeatedCompositeFieldContainer[Part]
     reports: _containers.RepeatedCompositeFieldContainer[Report]
     wants: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., joined: _Optional[_Iterable[_Union[Joined, _Mapping]]] = ..., gone: _Optional[_Iterable[_Union[Gone, _Mapping]]] = ..., rooms: _Optional[_Iterable[_Union[Room, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    logs: _containers.RepeatedCompositeFieldContainer[Log]
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., joined: _Optional[_Iterable[_Union[Joined, _Mapping]]] = ..., gone: _Optional[_Iterable[_Union[Gone, _Mapping]]] = ..., rooms: _Optional[_Iterable[_Union[Room, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ...) -> None: ...
 
 class Joined(_message.Message):
     __slots__ = ("worker", "generation", "labels", "slots", "fence")

@@ -92,6 +92,9 @@ class Hub:
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
         self._lines: dict[str, LocalLine | RunCaller] = {}
+        self._passing: dict[
+            str, deque[tuple[WorkerCaller, pb.Log]]
+        ] = {}  # logs that runs elsewhere have not acknowledged
         self._workers: set[WorkerCaller] = set()
         self._freight = Freight(self.contents, self._lines)
 
@@ -253,6 +256,9 @@ class Hub:
         for part in up.parts:
             self._freight.bring(caller, part)
         for log in up.logs:
+            if log.run in self._passing:
+                self._pass_log(caller, log)
+                continue
             ack = await self._logbook.write(caller, log)
             if ack is not None:
                 caller.say(pb.Down(log_acks=[ack]))
@@ -267,9 +273,25 @@ class Hub:
         self._workers.discard(caller)
         self._ledger.lose(caller, self.now())
         self._logbook.give_up(caller)
+        for run, passing in self._passing.items():  # it sends them again
+            self._passing[run] = deque(each for each in passing if each[0] is not caller)
         self._freight.forget(caller)
         _log.info("The stream of worker %s has ended.", caller.name)
         self.turn_soon()
+
+    def _pass_log(self, caller: WorkerCaller, log: pb.Log) -> None:
+        """Tell a run elsewhere what its attempts write; a worker sends only so much that is not acknowledged."""
+        self._passing[log.run].append((caller, log))
+        line = self._lines.get(log.run)
+        if line is not None:
+            line.say(pb.Tell(logs=[log]))
+
+    def _pass_ack(self, ack: pb.LogAck) -> None:
+        passing = self._passing.get(ack.run, deque())
+        for caller, log in list(passing):
+            if log.file == ack.file and log.offset + len(log.data) <= ack.offset:
+                passing.remove((caller, log))
+                caller.say(pb.Down(log_acks=[ack]))
 
     def _acknowledge(self, source: Hashable, ack: pb.LogAck) -> None:
         cast(WorkerCaller, source).say(pb.Down(log_acks=[ack]))
@@ -288,6 +310,9 @@ class Hub:
         if refusal is None:
             self._lines[opening.run] = line
             self._freight.begin(opening.run)
+            if opening.logs:
+                passing = self._passing.setdefault(opening.run, deque())
+                line.say(pb.Tell(logs=[log for _, log in passing]))
         self.turn_soon()
         return refusal
 
@@ -297,6 +322,8 @@ class Hub:
             return
         for part in ask.parts:
             self._freight.give(run, line, part)
+        for ack in ask.log_acks:
+            self._pass_ack(ack)
         for digest in ask.drops:
             self._freight.drop(run, digest)
         for assign in ask.assigns:
@@ -325,6 +352,7 @@ class Hub:
         self._lines.pop(run, None)
         self._freight.end(run)
         self._logbook.end(run)
+        self._passing.pop(run, None)
 
 
 class LocalLine:

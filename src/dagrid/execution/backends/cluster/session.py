@@ -32,6 +32,7 @@ from dagrid.execution.backends._worker import encode, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE, Apart, Fetch, artifact_folder, artifact_key
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.outbox import PIECE
 from dagrid.machine.events import (
     UNSTARTED,
@@ -44,7 +45,7 @@ from dagrid.machine.events import (
     WorkerGone,
     WorkerJoined,
 )
-from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Needs, Use
+from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Needs, Recording, Use
 
 _log = logging.getLogger("dagrid.fleet")
 
@@ -110,6 +111,7 @@ class FleetSession:
         uses: workers that the run has used before, and what is under way there.
         needs: by node, labels that it asks for; where no worker has them when the run begins, that is said.
         closed: called with the session when it is closed.
+        logs: opens the files that its attempts write, where the line brings these; see `logbook.OpenSink`.
     """
 
     def __init__(
@@ -126,8 +128,11 @@ class FleetSession:
         uses: Sequence[Use] = (),
         needs: Mapping[str, Needs] | None = None,
         closed: Callable[[FleetSession], None] = lambda _: None,
+        logs: OpenSink | None = None,
     ) -> None:
         self.host = host
+        self._logs = logs
+        self._sinks: dict[str, Sink] = {}
         self.run = run
         self._key = run.removesuffix(f":{place}") if place else run
         self._name = name
@@ -239,7 +244,15 @@ class FleetSession:
             for lane in self._lanes.values()
         ]
         python = ".".join(map(str, sys.version_info[:2]))
-        return pb.Open(run=self.run, name=self._name, root=self._root, uses=uses, protocol=PROTOCOL, python=python)
+        return pb.Open(
+            run=self.run,
+            name=self._name,
+            root=self._root,
+            uses=uses,
+            protocol=PROTOCOL,
+            python=python,
+            logs=self._logs is not None,
+        )
 
     def tell(self, tell: pb.Tell) -> None:
         """Take what the coordinator says; called in order, by whoever has the line."""
@@ -298,6 +311,9 @@ class FleetSession:
         self._functions.clear()
         self._kept.clear()
         self._events.clear()
+        for sink in self._sinks.values():
+            sink.close()
+        self._sinks.clear()
         with self._guard:
             fetches, self._fetches = list(self._fetches.values()), {}
             self._lanes.clear()
@@ -315,6 +331,8 @@ class FleetSession:
             try:
                 if events:
                     self.host.report(events)
+                if self._acks and isinstance(self.host, Recording):
+                    self.host.recorded()
             except BaseException:  # noqa: BLE001 - a fault of one host must not end its run unseen
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
         for number, attempts in self._acks.items():
@@ -455,12 +473,32 @@ class FleetSession:
             number = self._numbers.get((room.worker, room.generation))
             if number is not None:
                 self._events.append(Room(number, room.slots, self.host.now()))
+        for log in tell.logs:
+            self._write(log)
         for report in tell.reports:
             self._take(report)
         for gone in tell.gone:
             self._part(gone)
         for digest in tell.wants:
             self._take_want(digest)
+
+    def _write(self, log: pb.Log) -> None:
+        """Write what an attempt has written; what cannot be written is sent again when the line is made anew."""
+        if self._logs is None:
+            return
+        try:
+            sink = self._sinks.get(log.file)
+            if sink is None:
+                if len(self._sinks) >= OPEN:
+                    self._sinks.pop(next(iter(self._sinks))).close()
+                sink = self._sinks[log.file] = self._logs(self.run, log.file)
+            sink.seek(log.offset)
+            sink.write(log.data)
+            sink.flush()
+        except (OSError, ValueError) as error:
+            _log.error("%s cannot be written: %s", log.file, error)
+            return
+        self._out.log_acks.add(run=log.run, file=log.file, offset=log.offset + len(log.data))
 
     def _begin_with(self, coordinator: str) -> None:
         """A coordinator that has just begun has nothing of what was sent to the one before it."""
@@ -560,6 +598,8 @@ class FleetSession:
                 continue
             event = self._ended(number, end, sent, lane.begun.get(end.attempt, UNSTARTED), now)
             self._forget(lane, end.attempt, sent)
+            if event.outcome is not Outcome.COMPLETED:
+                self._drop_riders(lane, {end.attempt})
             self._events.append(event)
         for started in report.started:
             sent = lane.sent.get(started.attempt) if lane is not None else None
@@ -573,7 +613,8 @@ class FleetSession:
         for attempt in back:
             assert lane is not None
             self._forget(lane, attempt, lane.sent[attempt])
-        if back:
+        if back and lane is not None:
+            self._drop_riders(lane, set(back))
             self._events.append(Recalled(number, back, now))
 
     def _forget(self, lane: Lane, attempt: int, sent: Sent) -> None:
@@ -584,9 +625,16 @@ class FleetSession:
             self._kept.pop(sent.apart, None)
             self._given.discard(sent.apart)
 
+    def _drop_riders(self, lane: Lane, fallen: set[int]) -> None:
+        """What rides on attempts that have not completed is not performed, and nothing is said of it."""
+        for attempt, sent in list(lane.sent.items()):  # each comes behind what it rides on
+            if sent.call.rides in fallen:
+                fallen.add(attempt)
+                self._forget(lane, attempt, sent)
+
     def _ended(self, number: int, end: pb.Finished, sent: Sent, begun: float, now: float) -> Finished:
         call = sent.call
-        ended = min(max(sent.at, end.ended + self._shift), now)
+        ended = min(max(sent.at, end.ended + self._shift), now) if end.ended else now  # lost, and nobody knows when
         # The clocks of two machines differ; how long it took, each knows.
         started = begun if begun != UNSTARTED else max(sent.at, ended - max(0.0, end.ended - end.started))
         outcome = Outcome(end.outcome)

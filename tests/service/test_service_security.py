@@ -1,0 +1,173 @@
+"""The set-ups of the document with TLS, mutual TLS and a signing key, by the flags, variables and files that it shows.
+
+A workflow that `dagrid start` runs uses the same workers, with the same papers.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dagrid.history import History
+from tests.fleet.papers import Authority
+from tests.service.processes import Fleet, free_port
+
+FLOW = """
+steps:
+  - {name: far, command: 'echo far; echo bad >&2; pwd', output: WHERE, workerSelector: {gpu: "true"}}
+  - {name: near, command: 'echo "$WHERE"', workerSelector: local}
+"""
+
+
+def dagrid(fleet, *arguments, env=None):
+    """Run a command to its end, in a home of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DAGRID_")}
+    return subprocess.run(
+        [sys.executable, "-m", "dagrid", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        cwd=fleet.flows,
+        env={**clean, "DAGRID_HOME": str(fleet.folder / "cli"), **(env or {})},
+    )
+
+
+def check(fleet, flags=(), env=None):
+    """Run a workflow from the queue, and one by `dagrid start`."""
+    run = fleet.enqueue(FLOW)
+    assert fleet.ended(run) == "succeeded", fleet.coordinator.text
+    started = dagrid(fleet, "start", "flow.yaml", f"--coordinator.port={fleet.port}", *flags, env=env)
+    assert started.returncode == 0, started.stderr
+    with History(fleet.folder / "cli") as history:
+        folder = history.folder(history.find("flow").run)
+    for step, said in (("far", "far\n"), ("near", "far")):
+        text = (folder / f"{step}.out").read_text()
+        assert text.startswith(said)
+        assert "/gpu/home/worker/" in text
+    assert (folder / "far.err").read_text() == "bad\n"
+    return started
+
+
+@pytest.fixture
+def papers(tmp_path):
+    return Authority(tmp_path / "papers")
+
+
+@pytest.fixture
+def fleet_of(tmp_path):
+    """Start a fleet of one worker, and end it after the test."""
+    made = []
+
+    def start(flags=(), worker=(), env=None, worker_env=None):
+        fleet = Fleet(tmp_path / "fleet", ("coordinator", *flags), env)
+        made.append(fleet)
+        fleet.start()
+        fleet.worker("gpu", "gpu=true", flags=worker, env=worker_env)
+        return fleet.linked()
+
+    yield start
+    for fleet in made:
+        fleet.close()
+
+
+def test_plain(fleet_of):
+    """Steps go to the worker, what they write comes back to who started them, and `dagrid exec` can do the same."""
+    fleet = fleet_of()
+    check(fleet)
+    told = dagrid(fleet, "exec", f"--coordinator.port={fleet.port}", "--worker-label", "gpu=true", "--", "pwd")
+    assert told.returncode == 0, told.stderr
+    assert "/gpu/home/worker/" in told.stdout
+
+
+def test_tls(fleet_of, papers):
+    """The coordinator shows a certificate; who calls names who signed it."""
+    certificate, key = papers.issue("server", "127.0.0.1")
+    trust = (f"--worker.tls-ca={papers.file}",)
+    fleet = fleet_of((f"--coordinator.tls-cert={certificate}", f"--coordinator.tls-key={key}"), trust)
+    check(fleet, trust)
+
+
+def test_mutual_tls(fleet_of, papers):
+    """Both show one, as the document has it: with `--worker.insecure=false`."""
+    certificate, key = papers.issue("server", "127.0.0.1")
+    own, own_key = papers.issue("client", "worker")
+    shown = (
+        "--worker.insecure=false",
+        f"--worker.tls-cert={own}",
+        f"--worker.tls-key={own_key}",
+        f"--worker.tls-ca={papers.file}",
+    )
+    fleet = fleet_of(
+        (
+            f"--coordinator.tls-cert={certificate}",
+            f"--coordinator.tls-key={key}",
+            f"--coordinator.tls-ca={papers.file}",
+        ),
+        shown,
+    )
+    check(fleet, shown)
+
+
+def test_a_signing_key(fleet_of, tmp_path):
+    """On the command line it is warned about; workers and who starts runs have it from the environment, or from a file."""
+    file = tmp_path / "key"
+    file.write_text("your-secret-key\n")
+    fleet = fleet_of(
+        ("--coordinator.signing-key=your-secret-key",),
+        (f"--coordinator.signing-key-file={file}",),
+    )
+    assert "sees what --coordinator.signing-key says" in fleet.coordinator.text
+    assert "your-secret-key" not in fleet.coordinator.text
+    env = {"DAGRID_COORDINATOR_SIGNING_KEY": "your-secret-key"}
+    check(fleet, env=env)
+    wrong = dagrid(
+        fleet,
+        "start",
+        "flow.yaml",
+        f"--coordinator.port={fleet.port}",
+        env={"DAGRID_COORDINATOR_SIGNING_KEY": "another"},
+    )
+    assert wrong.returncode == 2
+    assert "signing key" in wrong.stderr
+
+
+def test_settings_from_a_file(fleet_of, tmp_path):
+    """`config.yaml` of the document, with the name changed."""
+    config = tmp_path / "worker.yaml"
+    config.write_text(
+        'worker:\n  id: "worker-gpu-01"\n  maxActiveRuns: 10\n  labels:\n    gpu: "true"\n    memory: "64G"\n'
+    )
+    main = tmp_path / "main.yaml"
+    main.write_text(
+        'coordinator:\n  signingKey: "your-secret-key"\nqueues:\n  config:\n    - {name: flow, maxConcurrency: 2}\n'
+    )
+    fleet = fleet_of(
+        (f"--config={main}",), (f"--config={config}",), worker_env={"DAGRID_COORDINATOR_SIGNING_KEY": "your-secret-key"}
+    )
+    check(fleet, env={"DAGRID_COORDINATOR_SIGNING_KEY": "your-secret-key"})
+    assert "memory=64G" in fleet.workers["gpu"].text or "gpu=true" in fleet.workers["gpu"].text
+
+
+def test_what_kubernetes_injects_is_no_port(fleet_of):
+    """A Service whose name is that of our setting sets a variable that looks like it."""
+    fleet = fleet_of(env={"DAGRID_COORDINATOR_PORT": "tcp://10.0.0.1:50055"})
+    run = fleet.enqueue(FLOW)
+    assert fleet.ended(run) == "succeeded"
+    told = dagrid(fleet, "config", "coordinator.port", env={"DAGRID_COORDINATOR_PORT": "tcp://10.0.0.1:50055"})
+    assert told.stdout == "50055\n"
+
+
+def test_a_public_address_is_warned_about(tmp_path):
+    """Who wrote it may have it; that everybody can read along is said, and that the API asks for a token."""
+    fleet = Fleet(tmp_path, ("start-all", "--host=0.0.0.0", f"--port={free_port()}"))
+    try:
+        fleet.start().told("HTTP is answered")
+        assert "plain text at 0.0.0.0" in fleet.coordinator.text
+        assert "on this machine only" in fleet.coordinator.text
+    finally:
+        fleet.close()
