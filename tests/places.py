@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-# They pass the suites in tests/engines, on real servers.
-ENGINES = frozenset({"ray", "dask", "celery", "ipyparallel"})
+# They pass the suites in tests/engines and tests/fleet, on real servers.
+ENGINES = frozenset({"ray", "dask", "celery", "ipyparallel", "grpc", "grpcs"})

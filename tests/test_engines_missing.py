@@ -9,11 +9,18 @@ import pytest
 
 from tests.places import ENGINES
 
-PACKAGES = {"ray": "ray", "dask": "distributed", "celery": "celery", "ipyparallel": "ipyparallel", "grpc": "grpc"}
-EXTRAS = {"grpc": "cluster"}
+PACKAGES = {
+    "ray": "ray",
+    "dask": "distributed",
+    "celery": "celery",
+    "ipyparallel": "ipyparallel",
+    "grpc": "grpc",
+    "grpcs": "grpc",
+}
+EXTRAS = {"grpc": "cluster", "grpcs": "cluster"}
 
 
-@pytest.mark.parametrize("name", [*sorted(ENGINES), "grpc"])
+@pytest.mark.parametrize("name", sorted(ENGINES))
 def test_the_command_that_installs_it(name: str) -> None:
     """It can be copied from the message as it stands; nothing has run, and other places still work."""
     program = f"""
