@@ -81,6 +81,10 @@ test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that ho
 	@tools/venv .venvs/wheel requirements/base.lock dist/*.whl
 	cd dist && ../.venvs/wheel/bin/python -I ../tools/smoke.py
 
+.PHONY: chaos
+chaos: $(VENV)/.dev ## whatever can go wrong with a fleet, in full measure
+	DAGRID_FLEET_BURST=5000 $(BIN)/python -m pytest -q tests/fleet/test_listener.py -k burst
+
 .PHONY: soak
 soak: $(VENV)/.dev ## random runs on every backend for ten minutes (DAGRID_SOAK_SECONDS=...)
 	DAGRID_SOAK_SECONDS=$${DAGRID_SOAK_SECONDS:-600} $(BIN)/python -m pytest -q -s tests/soak

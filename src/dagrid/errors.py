@@ -39,6 +39,11 @@
      |    +-- BackendUnreachableError           nobody answers at the address
      |    +-- BackendClosedError
      |    +-- CapabilityError                   asked for something that this place cannot do
+     |    +-- FleetError                        coordinator, workers and who uses them do not come together
+     |         +-- FleetRefusedError            one side refuses the other: .final
+     |         |    +-- FleetKeyError           the signing key is missing, or another one
+     |         +-- FleetCertificateError        TLS here and there do not fit
+     |         +-- TamperedError                what arrived is not what was sent, or not when
      +-- StoreError                             the place where journals and values are kept
      |    +-- UnknownRunError                   no such run: .name, .suggestion
      |    +-- DuplicateRunError                 a run of that name is there already
@@ -390,6 +395,38 @@ class BackendClosedError(BackendError):
 
 class CapabilityError(BackendError):
     """The backend cannot do what was asked of it."""
+
+
+class FleetError(BackendError):
+    """Coordinator, workers and who uses them do not come together."""
+
+
+class FleetRefusedError(FleetError):
+    """The coordinator refuses who called.
+
+    Args:
+        message: why, and the remedy.
+        final: trying again does not help.
+    """
+
+    def __init__(self, message: str | None = None, final: bool = False) -> None:
+        self.final = final
+        super().__init__(message or "The coordinator refuses who called.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.message, self.final), self.__dict__
+
+
+class FleetKeyError(FleetRefusedError):
+    """The signing key is missing on one side, or the two sides have different ones."""
+
+
+class FleetCertificateError(FleetError):
+    """One side does not speak TLS, or does not accept the other's certificate."""
+
+
+class TamperedError(FleetError):
+    """What arrived was not sent like this, or comes a second time, or too late."""
 
 
 class StoreError(DagridError):

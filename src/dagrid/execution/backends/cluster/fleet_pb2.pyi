@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Envelope(_message.Message):
-    __slots__ = ("body", "number", "expires", "mac")
+    __slots__ = ("body", "number", "expires", "mac", "size")
     BODY_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_FIELD_NUMBER: _ClassVar[int]
     MAC_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     body: bytes
     number: int
     expires: float
     mac: bytes
-    def __init__(self, body: _Optional[bytes] = ..., number: _Optional[int] = ..., expires: _Optional[float] = ..., mac: _Optional[bytes] = ...) -> None: ...
+    size: int
+    def __init__(self, body: _Optional[bytes] = ..., number: _Optional[int] = ..., expires: _Optional[float] = ..., mac: _Optional[bytes] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("id", "incarnation", "labels", "slots", "max_active_runs", "protocol", "version", "python", "host", "pid", "held", "nonce", "coordinator")
@@ -94,12 +96,14 @@ class Welcome(_message.Message):
     def __init__(self, heartbeat: _Optional[float] = ..., lease: _Optional[float] = ..., coordinator: _Optional[str] = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("reason", "final")
+    __slots__ = ("reason", "final", "key")
     REASON_FIELD_NUMBER: _ClassVar[int]
     FINAL_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     reason: str
     final: bool
-    def __init__(self, reason: _Optional[str] = ..., final: _Optional[bool] = ...) -> None: ...
+    key: bool
+    def __init__(self, reason: _Optional[str] = ..., final: _Optional[bool] = ..., key: _Optional[bool] = ...) -> None: ...
 
 class Up(_message.Message):
     __slots__ = ("hello", "proof", "heartbeat", "parts", "logs", "reports", "wants", "drained", "draining")
@@ -300,7 +304,7 @@ class LogAck(_message.Message):
     def __init__(self, run: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close")
+    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -310,6 +314,7 @@ class Ask(_message.Message):
     ACKS_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     proof: Proof
     parts: _containers.RepeatedCompositeFieldContainer[Part]
@@ -319,7 +324,8 @@ class Ask(_message.Message):
     acks: _containers.RepeatedCompositeFieldContainer[Some]
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     close: bool
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ...) -> None: ...
+    drops: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python")

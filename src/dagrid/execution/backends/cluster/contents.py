@@ -1,0 +1,228 @@
+"""Things that are known by their SHA-256: functions, arguments, files, large values. Small ones in memory, others in a folder.
+
+They come in pieces and leave in pieces. What nobody holds is dropped, the one used longest ago first, once there is more of it
+than may be kept. It knows no stream and no run: who holds something is any name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from tempfile import mkdtemp
+
+from dagrid.errors import TamperedError
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.outbox import PIECE
+
+SMALL = 64 * 2**10
+"""Bytes up to which something stays in memory."""
+
+
+class _Coming:
+    """Something of which pieces have come."""
+
+    __slots__ = ("digest", "hashed", "path", "size", "so_far")
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.size = size
+        self.so_far = 0
+        self.hashed = hashlib.sha256()
+        path.write_bytes(b"")
+
+    def add(self, part: pb.Part) -> None:
+        data = part.data  # a copy, each time
+        if part.offset > self.so_far or part.size != self.size or part.offset + len(data) > part.size:
+            raise TamperedError(f"A piece of {part.digest.hex()} does not fit to those before it.")
+        if part.offset < self.so_far:
+            return  # it comes a second time
+        with self.path.open("ab") as file:
+            file.write(data)
+        self.hashed.update(data)
+        self.so_far += len(data)
+
+
+class Contents:
+    """Things known by their digest. May be used from any thread.
+
+    Args:
+        folder: where they are kept; None: in a folder for temporary files that goes with it.
+        spare: how many bytes may be kept of what nobody holds.
+    """
+
+    def __init__(self, folder: Path | None = None, spare: int = 0) -> None:
+        self.folder = Path(mkdtemp(prefix="dagrid-contents-")) if folder is None else folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._spare = spare
+        self._guard = threading.RLock()
+        self._small: dict[bytes, bytes] = {}
+        self._sizes: dict[bytes, int] = {}  # of all, the one used longest ago first
+        self._coming: dict[tuple[Hashable, bytes], _Coming] = {}
+        self._names = 0
+        self._holders: dict[bytes, set[Hashable]] = {}
+        self._held: dict[Hashable, set[bytes]] = {}
+        self._loose = 0  # bytes that nobody holds
+
+    def __contains__(self, digest: bytes) -> bool:
+        return digest in self._sizes
+
+    def put(self, data: bytes) -> bytes:
+        """Keep something, and return its digest."""
+        digest = hashlib.sha256(data).digest()
+        with self._guard:
+            if digest not in self._sizes:
+                if len(data) > SMALL:
+                    coming = self._new_path()
+                    coming.write_bytes(data)
+                    coming.replace(self._path(digest))
+                else:
+                    self._small[digest] = data
+                self._arrived(digest, len(data))
+        return digest
+
+    def add(self, part: pb.Part, source: Hashable = None) -> bool:
+        """Take a piece, and return whether the whole is here; pieces of what is here already are let go.
+
+        Raises:
+            TamperedError: it does not fit to the pieces before it from this source, or the whole is not what its digest says.
+        """
+        with self._guard:
+            if part.digest in self._sizes:
+                return True
+            if not part.offset and len(part.data) == part.size <= SMALL:
+                if hashlib.sha256(part.data).digest() != part.digest:
+                    raise TamperedError(f"What came as {part.digest.hex()} is something else.")
+                self._small[part.digest] = part.data
+                self._arrived(part.digest, part.size)
+                return True
+            coming = self._coming.get((source, part.digest))
+            if coming is None:
+                coming = self._coming[source, part.digest] = _Coming(self._new_path(), part.size)
+            try:
+                coming.add(part)
+                if coming.so_far < coming.size:
+                    return False
+                if coming.hashed.digest() != part.digest:
+                    raise TamperedError(f"What came as {part.digest.hex()} is something else.")
+            except (OSError, TamperedError):
+                self._give_up(source, part.digest)
+                raise
+            coming.path.replace(self._path(part.digest))
+            del self._coming[source, part.digest]
+            self._arrived(part.digest, part.size)
+            return True
+
+    def give_up(self, source: Hashable) -> None:
+        """Nothing more comes from a source: what has come in part is of no use."""
+        with self._guard:
+            for each, digest in [key for key in self._coming if key[0] == source]:
+                self._give_up(each, digest)
+
+    def is_coming(self, digest: bytes) -> bool:
+        """Return whether pieces of something have come, and not all."""
+        return any(each == digest for _, each in self._coming)
+
+    def get(self, digest: bytes) -> bytes:
+        """Return something whole; raise KeyError if it is not here."""
+        with self._guard:
+            self._sizes[digest] = self._sizes.pop(digest)
+            found = self._small.get(digest)
+            return self._path(digest).read_bytes() if found is None else found
+
+    def path(self, digest: bytes) -> Path:
+        """Return a file with something, which must not be written to; raise KeyError if it is not here."""
+        with self._guard:
+            self._sizes[digest] = self._sizes.pop(digest)
+            path = self._path(digest)
+            if digest in self._small and not path.exists():
+                coming = self._new_path()
+                coming.write_bytes(self._small[digest])
+                coming.replace(path)
+            return path
+
+    def small(self, digest: bytes) -> bytes | None:
+        """Return something if it is here and small."""
+        return self._small.get(digest)
+
+    def pieces(self, digest: bytes) -> Iterator[pb.Part]:
+        """Return something in pieces, each read when it is asked for; none, if it is not here any more."""
+        with self._guard:
+            size = self._sizes.get(digest)
+            if size is None:
+                return
+            small = self._small.get(digest)
+            file = None if small is not None else self._path(digest).open("rb")
+        if small is not None:
+            yield pb.Part(digest=digest, size=size, data=small)
+        elif file is not None:
+            with file:
+                for offset in range(0, size, PIECE):
+                    yield pb.Part(digest=digest, offset=offset, size=size, data=file.read(PIECE))
+
+    def hold(self, holder: Hashable, digest: bytes) -> None:
+        """Keep something, which may be still to come, as long as somebody wants it."""
+        with self._guard:
+            holders = self._holders.setdefault(digest, set())
+            if not holders:
+                self._loose -= self._sizes.get(digest, 0)
+            holders.add(holder)
+            self._held.setdefault(holder, set()).add(digest)
+
+    def release(self, holder: Hashable, *digests: bytes) -> None:
+        """Somebody wants certain things no more, or nothing at all."""
+        with self._guard:
+            held = self._held.get(holder, set())
+            for digest in digests or tuple(held):
+                if digest not in held:
+                    continue
+                held.discard(digest)
+                holders = self._holders[digest]
+                holders.discard(holder)
+                if not holders:
+                    del self._holders[digest]
+                    self._loose += self._sizes.get(digest, 0)
+            if not held:
+                self._held.pop(holder, None)
+            self._trim()
+
+    def close(self) -> None:
+        """Forget everything, and remove the folder."""
+        with self._guard:
+            for each in (self._small, self._sizes, self._coming, self._holders, self._held):
+                each.clear()
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _arrived(self, digest: bytes, size: int) -> None:
+        self._sizes[digest] = size
+        if digest not in self._holders:
+            self._loose += size
+
+    def _trim(self) -> None:
+        if self._loose <= self._spare:
+            return
+        for digest in [each for each in self._sizes if each not in self._holders]:
+            self._loose -= self._sizes.pop(digest)
+            self._small.pop(digest, None)
+            self._path(digest).unlink(missing_ok=True)
+            if self._loose <= self._spare:
+                return
+
+    def _give_up(self, source: Hashable, digest: bytes) -> None:
+        self._coming.pop((source, digest)).path.unlink(missing_ok=True)
+
+    def _path(self, digest: bytes) -> Path:
+        return self.folder / digest.hex()
+
+    def _new_path(self) -> Path:
+        self._names += 1
+        return self.folder / f"coming-{os.getpid()}-{self._names}"
+
+
+def parts(data: bytes, digest: bytes) -> Iterator[pb.Part]:
+    """Return something that is in memory in pieces."""
+    for offset in range(0, len(data) or 1, PIECE):
+        yield pb.Part(digest=digest, offset=offset, size=len(data), data=data[offset : offset + PIECE])

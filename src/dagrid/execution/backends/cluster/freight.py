@@ -1,0 +1,167 @@
+"""What is long and goes from runs to workers and back: who has named it, who wants it, and how long it is kept.
+
+It is kept as long as a run needs it: arguments until their attempt has ended, values until they are dropped, everything until the
+run ends. What is not here is asked of the runs that have named it. It knows neither streams nor what is decided.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Protocol
+
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import Contents
+
+
+class Party(Hashable, Protocol):
+    """A worker or a run, as far as it sends contents and wants some."""
+
+    def carry(self, parts: Iterator[pb.Part]) -> None:
+        """Send something long, of which each item is asked for when it can be sent."""
+        ...
+
+
+class Line(Party, Protocol):
+    """A run."""
+
+    def say(self, message: pb.Tell, /) -> None: ...
+
+
+class _Needs:
+    """Which contents a run has named, and which of them are for certain attempts alone."""
+
+    __slots__ = ("apart", "count", "named")
+
+    def __init__(self) -> None:
+        self.named: set[bytes] = set()
+        self.apart: dict[tuple[int, int], bytes] = {}  # by fence and attempt
+        self.count: Counter[bytes] = Counter()
+
+
+class Freight:
+    """The contents of all runs. All of it is called in one thread.
+
+    Args:
+        contents: where they are kept.
+        lines: the runs that can be asked.
+    """
+
+    def __init__(self, contents: Contents, lines: Mapping[str, Line]) -> None:
+        self._contents = contents
+        self._lines = lines
+        self._needs: dict[str, _Needs] = {}
+        self._wanted: dict[bytes, set[Party]] = {}
+        self._under_way: set[tuple[Party, bytes]] = set()
+
+    # Runs.
+
+    def begin(self, run: str) -> None:
+        """A run has a line, its first one or another; what is wanted is asked of it too."""
+        self._needs.setdefault(run, _Needs())
+        if self._wanted:
+            self._lines[run].say(pb.Tell(wants=self._wanted))
+
+    def end(self, run: str) -> None:
+        """A run has ended."""
+        self._needs.pop(run, None)
+        self._contents.release(run)
+
+    def give(self, run: str, line: Line, part: pb.Part) -> None:
+        """A run gives a piece of something.
+
+        Raises:
+            TamperedError, OSError: it is not what it says, or cannot be kept.
+        """
+        self._contents.hold(run, part.digest)
+        self._take(line, part)
+
+    def drop(self, run: str, digest: bytes) -> None:
+        """A run needs something no more."""
+        self._contents.release(run, digest)
+
+    def assign(self, run: str, assign: pb.Assign) -> None:
+        """Note what an assignment refers to."""
+        needs = self._needs[run]
+        needs.named.update(assign.needs)
+        if assign.kit:
+            needs.named.add(assign.kit)
+        for call in assign.calls:
+            needs.named.add(call.function)
+            apart = call.apart
+            if apart:
+                needs.named.add(apart)
+                needs.apart[assign.fence, call.attempt] = apart
+                needs.count[apart] += 1
+                self._contents.hold(run, apart)
+
+    # Workers.
+
+    def bring(self, worker: Party, part: pb.Part) -> None:
+        """A worker brings a piece of a value, which it will report. Raises as `give` does."""
+        self._contents.hold(worker, part.digest)
+        self._take(worker, part)
+
+    def report(self, worker: Party, report: pb.Report) -> None:
+        """Keep the values that are reported, and let go of the arguments of what has ended or gone back."""
+        needs = self._needs.get(report.run)
+        if needs is None:
+            return
+        for finished in report.finished:
+            apart = finished.apart
+            if apart:
+                self._contents.hold(report.run, apart)
+                self._contents.release(worker, apart)
+        if not needs.apart:
+            return
+        for attempt in (*(each.attempt for each in report.finished), *report.recalled):
+            digest = needs.apart.pop((report.fence, attempt), b"")
+            if not digest:
+                continue
+            needs.count[digest] -= 1
+            if not needs.count[digest]:
+                del needs.count[digest]
+                needs.named.discard(digest)
+                self._contents.release(report.run, digest)
+
+    # Both.
+
+    def want(self, party: Party, digest: bytes) -> None:
+        """Send something to who wants it, as soon as it is here; ask for it where it is not."""
+        if digest in self._contents:
+            self._send(party, digest)
+            return
+        asked = digest in self._wanted
+        self._wanted.setdefault(digest, set()).add(party)
+        if asked or self._contents.is_coming(digest):
+            return
+        named = [self._lines[run] for run, needs in self._needs.items() if digest in needs.named and run in self._lines]
+        for line in named or list(self._lines.values()):
+            line.say(pb.Tell(wants=[digest]))
+
+    def forget(self, party: Party) -> None:
+        """Nothing more comes from somebody, nor goes there."""
+        self._contents.give_up(party)
+        self._contents.release(party)
+        self._under_way = {each for each in self._under_way if each[0] is not party}
+        for digest, parties in list(self._wanted.items()):
+            parties.discard(party)
+            if not parties:
+                del self._wanted[digest]
+            elif not self._contents.is_coming(digest):
+                for line in self._lines.values():
+                    line.say(pb.Tell(wants=[digest]))
+
+    def _take(self, source: Party, part: pb.Part) -> None:
+        if self._contents.add(part, source):
+            for party in self._wanted.pop(part.digest, ()):
+                self._send(party, part.digest)
+
+    def _send(self, party: Party, digest: bytes) -> None:
+        if (party, digest) not in self._under_way:
+            self._under_way.add((party, digest))
+            party.carry(self._pieces(party, digest))
+
+    def _pieces(self, party: Party, digest: bytes) -> Iterator[pb.Part]:
+        yield from self._contents.pieces(digest)
+        self._under_way.discard((party, digest))

@@ -1,0 +1,411 @@
+"""The coordinator's thread: the book of the fleet, the streams of workers, the lines of runs, and what travels between them.
+
+Everything happens in one loop, one thing after another, so nothing is locked; from other threads things are only put before it.
+What is decided stands in `ledger`; here it is carried. A run of this process has a line without a stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+from dagrid.errors import BackendClosedError, TamperedError
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster import loop as fleet_loop
+from dagrid.execution.backends.cluster.books import WorkerView
+from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.execution.backends.cluster.freight import Freight
+from dagrid.execution.backends.cluster.ledger import Ledger
+from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
+from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
+from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
+
+_log = logging.getLogger("dagrid.fleet")
+
+Found = TypeVar("Found")
+WorkerCaller = Caller[pb.Down, pb.Up]
+RunCaller = Caller[pb.Tell, pb.Ask]
+
+
+class Line(Protocol):
+    """One run's way to the hub. All of it may be called from any thread, and never blocks."""
+
+    def ask(self, ask: pb.Ask) -> None:
+        """Ask for something; the message is the line's from now on."""
+        ...
+
+    def close(self) -> None:
+        """Ask nothing more. Without `Ask.close` before, what is under way is kept for a lease."""
+        ...
+
+
+class Hub:
+    """A coordinator of workers. It may be used from any thread once it has started.
+
+    Args:
+        host, port: where workers call; port 0 takes a free one.
+        key: the signing key; None: whoever can reach the port may call.
+        tls: the certificates; None: nothing is encrypted.
+        claims: by name in a certificate, what its holder may say of itself; None: anything.
+        lease: seconds of silence after which a worker loses its attempts.
+        heartbeat: seconds between two words of a worker that has nothing to say.
+        folder: where contents are kept that are not small; None: one for temporary files.
+        version: of dagrid, for who is refused.
+
+    Raises:
+        FleetCertificateError: a file of certificates cannot be used.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = PORT,
+        *,
+        key: bytes | None = None,
+        tls: ListenerTLS | None = None,
+        claims: Mapping[str, Claims] | None = None,
+        lease: float = 30.0,
+        heartbeat: float = 1.0,
+        folder: Path | None = None,
+        version: str = "",
+    ) -> None:
+        self._listener = Listener(host, port, _Workers(self), _Runs(self), key, tls, claims)
+        self.contents = Contents(folder)
+        self._ledger = Ledger(
+            incarnation=secrets.token_hex(8),
+            lease=lease,
+            heartbeat=heartbeat,
+            small=self.contents.small,
+            first_generation=secrets.randbits(48) + 1,
+            version=version,
+        )
+        self._logbook = Logbook(self._acknowledge)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        self._asked: deque[tuple[LocalLine, Callable[[], None]]] = deque()
+        self._due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._lines: dict[str, LocalLine | RunCaller] = {}
+        self._workers: set[WorkerCaller] = set()
+        self._freight = Freight(self.contents, self._lines)
+
+    # --- from any thread --------------------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        return self._listener.host
+
+    @property
+    def port(self) -> int:
+        """The port; the one that was taken, once it has started."""
+        return self._listener.port
+
+    def start(self) -> None:
+        """Listen, and return when workers may call.
+
+        Raises:
+            BackendError: somebody else listens there.
+        """
+        self._loop = fleet_loop.join()
+        try:
+            self._do(self._listener.start())
+        except BaseException:
+            self._closed = True
+            fleet_loop.leave()
+            self.contents.close()
+            raise
+
+    def close(self) -> None:
+        """Hang up on everybody. Workers go on with what they have for a lease; lines are told nothing more."""
+        if self._loop is None or self._closed:
+            return
+        self._closed = True
+        self._do(self._close())
+        fleet_loop.leave()
+        self.contents.close()
+
+    def borrow(self, opening: pb.Open, tell: Callable[[pb.Tell], None], *, logs: OpenSink | None = None) -> Line:
+        """Let a run of this process use the workers.
+
+        Args:
+            opening: what the run is, and what it has under way from before.
+            tell: is told what happens, in order, in the hub's thread; it must return at once.
+            logs: opens the files that workers send of the run, see `Logbook`; None: they are let go.
+
+        Raises:
+            BackendClosedError: the hub is closed.
+        """
+        if self._loop is None or self._closed:
+            raise BackendClosedError("The coordinator is closed, or was not started.")
+        line = LocalLine(self, opening.run, tell)
+        self.put_before(line, lambda: self._open_local(line, opening, logs))
+        return line
+
+    def workers(self) -> list[WorkerView]:
+        """Return what may be shown of the workers, with times by the clock that `time.monotonic` reads."""
+        return self._ask_for(lambda: self._ledger.workers(self.now()))
+
+    def drain(self, worker: str) -> bool:
+        """Ask a worker to take nothing more and to leave when it is done; return whether it is connected."""
+
+        def drain() -> bool:
+            found = self._ledger.drain(worker)
+            self.turn_soon()
+            return found
+
+        return self._ask_for(drain)
+
+    def _ask_for(self, get: Callable[[], Found]) -> Found:
+        async def got() -> Found:
+            return get()
+
+        if self._loop is None or self._closed:
+            raise BackendClosedError("The coordinator is closed, or was not started.")
+        return get() if fleet_loop.is_here() else self._do(got())
+
+    def _do(self, work: Coroutine[Any, Any, Found]) -> Found:
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def put_before(self, line: LocalLine, what: Callable[[], None]) -> None:
+        """Let something be done for a line in the loop, after all that was put before it."""
+        if self._closed:
+            return
+        self._asked.append((line, what))
+        if not self._due and self._loop is not None:
+            self._due = True
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._turn)
+
+    # --- the loop ---------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        assert self._loop is not None
+        return self._loop.time()
+
+    def turn_soon(self) -> None:
+        """Tell everybody what there is to tell, after all else that has happened by now."""
+        if not self._due and self._loop is not None:
+            self._due = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._due = False
+        if self._closed:
+            return
+        while self._asked:
+            line, what = self._asked.popleft()
+            line.attempt(what)
+        now = self.now()
+        due = self._ledger.next_tick
+        if due is not None and due <= now:
+            self._ledger.tick(now)
+        for link, message in self._ledger.take():
+            cast(Any, link).say(message)
+        for link, why in self._ledger.hang_ups():
+            _log.info("%s", why)
+            cast(Any, link).hang_up()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        due = self._ledger.next_tick
+        if self._timer is not None:
+            if self._timer.when() == due and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due is not None and self._loop is not None:
+            self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if not self._due:
+            self._turn()
+
+    def _callers(self) -> list[Any]:
+        return [*self._workers, *self._lines.values()]
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for caller in self._callers():
+            caller.hang_up()
+        await self._listener.stop(grace=0.2)
+        await self._logbook.close()
+
+    # --- workers ----------------------------------------------------------------------------------------------------------
+
+    def admit_worker(self, caller: WorkerCaller, first: pb.Up) -> pb.Refusal | None:
+        refusal = self._ledger.greet(caller, first.hello, self.now())
+        if refusal is None:
+            self._workers.add(caller)
+            _log.info("Worker %s has come from %s.", caller.name, caller.peer)
+        self.turn_soon()
+        return refusal
+
+    async def hear_worker(self, caller: WorkerCaller, up: pb.Up) -> None:
+        for part in up.parts:
+            self._freight.bring(caller, part)
+        for log in up.logs:
+            ack = await self._logbook.write(caller, log)
+            if ack is not None:
+                caller.say(pb.Down(log_acks=[ack]))
+        for report in up.reports:
+            self._freight.report(caller, report)
+        self._ledger.hear(caller, up, self.now())
+        for digest in up.wants:
+            self._freight.want(caller, digest)
+        self.turn_soon()
+
+    def lose_worker(self, caller: WorkerCaller) -> None:
+        self._workers.discard(caller)
+        self._ledger.lose(caller, self.now())
+        self._logbook.give_up(caller)
+        self._freight.forget(caller)
+        _log.info("The stream of worker %s has ended.", caller.name)
+        self.turn_soon()
+
+    def _acknowledge(self, source: Hashable, ack: pb.LogAck) -> None:
+        cast(WorkerCaller, source).say(pb.Down(log_acks=[ack]))
+
+    # --- runs -------------------------------------------------------------------------------------------------------------
+
+    def _open_local(self, line: LocalLine, opening: pb.Open, logs: OpenSink | None) -> None:
+        refusal = self.open_line(line, opening)
+        if refusal is not None:
+            line.say(pb.Tell(refusal=refusal))
+        elif logs is not None:
+            self._logbook.begin(opening.run, logs)
+
+    def open_line(self, line: LocalLine | RunCaller, opening: pb.Open) -> pb.Refusal | None:
+        refusal = self._ledger.open(line, opening, self.now())
+        if refusal is None:
+            self._lines[opening.run] = line
+            self._freight.begin(opening.run)
+        self.turn_soon()
+        return refusal
+
+    def hear_line(self, line: LocalLine | RunCaller, ask: pb.Ask) -> None:
+        run = line.name
+        if self._lines.get(run) is not line:
+            return
+        for part in ask.parts:
+            self._freight.give(run, line, part)
+        for digest in ask.drops:
+            self._freight.drop(run, digest)
+        for assign in ask.assigns:
+            self._freight.assign(run, assign)
+        self._ledger.ask(line, ask, self.now())
+        for digest in ask.wants:
+            self._freight.want(line, digest)
+        if ask.close:
+            self._end_run(run)
+        self.turn_soon()
+
+    def lose_line(self, line: LocalLine | RunCaller) -> None:
+        self._ledger.leave(line, self.now())
+        if self._lines.get(line.name) is line and self._loop is not None:
+            del self._lines[line.name]
+            self._loop.call_later(self._ledger.lease + 1.0, self._forget_run, line.name)
+        self._freight.forget(line)
+        self.turn_soon()
+
+    def _forget_run(self, run: str) -> None:
+        """A run has had no line for a lease."""
+        if run not in self._lines and not self._closed:
+            self._end_run(run)
+
+    def _end_run(self, run: str) -> None:
+        self._lines.pop(run, None)
+        self._freight.end(run)
+        self._logbook.end(run)
+
+
+class LocalLine:
+    """The line of a run of this process."""
+
+    def __init__(self, hub: Hub, name: str, tell: Callable[[pb.Tell], None]) -> None:
+        self.name = name
+        self._hub = hub
+        self._tell = tell
+        self._left = False
+
+    def ask(self, ask: pb.Ask) -> None:
+        self._hub.put_before(self, lambda: self._hub.hear_line(self, ask))
+
+    def close(self) -> None:
+        self._hub.put_before(self, self._leave)
+
+    # In the loop.
+
+    def attempt(self, what: Callable[[], None]) -> None:
+        """Do what was put before the hub; what is wrong with it is this line's alone."""
+        try:
+            what()
+        except (TamperedError, OSError) as error:
+            self.say(
+                pb.Tell(refusal=pb.Refusal(reason=f"The coordinator cannot take what run {self.name} sends: {error}"))
+            )
+            self._leave()
+
+    def say(self, tell: pb.Tell) -> None:
+        if self._left:
+            return
+        try:
+            self._tell(tell)
+        except Exception:  # noqa: BLE001 - one run's fault must not be the fleet's end
+            _log.exception("The line of run %s has ended, for it could not be told what happened.", self.name)
+            self._leave()
+
+    def carry(self, parts: Iterator[pb.Part]) -> None:
+        """Say something long, and let others have their turn between its pieces."""
+        part = next(parts, None)
+        if part is not None and not self._left:
+            self.say(pb.Tell(parts=[part]))
+            asyncio.get_running_loop().call_soon(self.carry, parts)
+
+    def hang_up(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._left:
+            self._left = True
+            self._hub.lose_line(self)
+
+
+class _Workers:
+    """Who receives the workers that call."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def admit(self, caller: WorkerCaller, first: pb.Up) -> pb.Refusal | None:
+        return self._hub.admit_worker(caller, first)
+
+    async def hear(self, caller: WorkerCaller, message: pb.Up) -> None:
+        await self._hub.hear_worker(caller, message)
+
+    def lose(self, caller: WorkerCaller) -> None:
+        self._hub.lose_worker(caller)
+
+
+class _Runs:
+    """Who receives the runs that call."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def admit(self, caller: RunCaller, first: pb.Ask) -> pb.Refusal | None:
+        return self._hub.open_line(caller, first.open)
+
+    async def hear(self, caller: RunCaller, message: pb.Ask) -> None:
+        self._hub.hear_line(caller, message)
+
+    def lose(self, caller: RunCaller) -> None:
+        self._hub.lose_line(caller)

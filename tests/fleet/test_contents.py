@@ -1,0 +1,133 @@
+"""Functions, files and values are known by their digest: sent once, believed when they are whole, and dropped in the end."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from dagrid.errors import TamperedError
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import SMALL, Contents, parts
+from dagrid.execution.backends.cluster.outbox import PIECE
+
+LARGE = bytes(range(256)) * (3 * PIECE // 256) + b"end"
+
+
+@pytest.fixture
+def contents(tmp_path: Path) -> Contents:
+    return Contents(tmp_path / "contents")
+
+
+def digest_of(data: bytes) -> bytes:
+    return sha256(data).digest()
+
+
+@pytest.mark.parametrize("data", [b"", b"small", bytes(SMALL), bytes(SMALL + 1), LARGE])
+def test_what_goes_in_pieces_arrives_whole(contents: Contents, tmp_path: Path, data: bytes) -> None:
+    there = Contents(tmp_path / "there")
+    digest = contents.put(data)
+    whole = [there.add(part) for part in contents.pieces(digest)]
+    assert whole == [False] * (len(whole) - 1) + [True]
+    assert there.get(digest) == data == contents.get(digest)
+    assert there.path(digest).read_bytes() == data
+    assert there.small(digest) == (data if len(data) <= SMALL else None)
+
+
+def test_what_is_not_what_its_digest_says_is_refused(contents: Contents) -> None:
+    for data in (b"small", LARGE):
+        digest = digest_of(data)
+        *before, last = parts(data[:-1] + b"X", digest)
+        for part in before:
+            assert not contents.add(part)
+        with pytest.raises(TamperedError, match="something else"):
+            contents.add(last)
+        assert digest not in contents
+    assert not list(contents.folder.iterdir()), "nothing of it may stay on the disk"
+
+
+def test_a_gap_is_refused_and_a_repetition_let_go(contents: Contents) -> None:
+    digest = digest_of(LARGE)
+    first, second, third, last = parts(LARGE, digest)
+    contents.add(first)
+    with pytest.raises(TamperedError, match="does not fit"):
+        contents.add(third)
+    for part in (first, second, first, second, third):
+        assert not contents.add(part)
+    assert contents.add(last)
+    assert contents.add(first), "it is here"
+    assert contents.get(digest) == LARGE
+
+
+def test_two_may_send_the_same_at_once(contents: Contents) -> None:
+    digest = digest_of(LARGE)
+    mine, theirs = list(parts(LARGE, digest)), list(parts(LARGE, digest))
+    contents.add(mine[0], "a")
+    for part in theirs:
+        contents.add(part, "b")
+    assert contents.get(digest) == LARGE
+    assert contents.add(mine[1], "a")
+    contents.give_up("a")
+    assert [path.name for path in contents.folder.iterdir()] == [digest.hex()]
+
+
+def test_what_has_come_in_part_goes_with_its_source(contents: Contents) -> None:
+    part = next(parts(LARGE, digest_of(LARGE)))
+    contents.add(part, "a")
+    assert contents.is_coming(part.digest)
+    contents.give_up("a")
+    assert not contents.is_coming(part.digest)
+    assert not list(contents.folder.iterdir())
+
+
+def test_a_piece_that_is_larger_than_the_whole_is_refused(contents: Contents) -> None:
+    with pytest.raises(TamperedError):
+        contents.add(pb.Part(digest=digest_of(b"abc"), size=2, data=b"abc"))
+    with pytest.raises(TamperedError):
+        contents.add(pb.Part(digest=digest_of(LARGE), offset=2**62, size=2**63, data=b"abc"))
+
+
+def test_what_nobody_holds_is_dropped(contents: Contents) -> None:
+    digest = contents.put(LARGE)
+    for holder in ("a", "b"):
+        contents.hold(holder, digest)
+    contents.release("a")
+    contents.release("b", digest_of(b"other"))
+    assert digest in contents
+    contents.release("b", digest)
+    assert digest not in contents
+    assert not list(contents.folder.iterdir())
+    with pytest.raises(KeyError):
+        contents.get(digest)
+    assert list(contents.pieces(digest)) == []
+
+
+def test_what_is_held_before_it_comes_stays_when_it_has_come(contents: Contents) -> None:
+    contents.hold("a", digest_of(LARGE))
+    for part in parts(LARGE, digest_of(LARGE)):
+        contents.add(part)
+    contents.release("b")
+    assert digest_of(LARGE) in contents
+
+
+def test_a_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
+    """A worker is sent the same files for run after run; it keeps as many as it may."""
+    cache = Contents(tmp_path / "cache", spare=2 * SMALL + 100)
+    old, used, new = (cache.put(bytes([number]) * (SMALL + 1)) for number in range(3))
+    for digest in (old, used, new):
+        cache.hold("run", digest)
+    cache.get(old), cache.get(new), cache.get(used)
+    cache.release("run")
+    assert [digest in cache for digest in (old, used, new)] == [False, True, True]
+
+
+def test_pieces_that_are_being_sent_outlive_what_they_are_of(contents: Contents) -> None:
+    """A run that ends while a worker is sent its files must not break that worker's stream."""
+    digest = contents.put(LARGE)
+    pieces = contents.pieces(digest)
+    got = [next(pieces)]
+    contents.hold("a", digest)
+    contents.release("a")
+    got += pieces
+    assert b"".join(part.data for part in got) == LARGE

@@ -1,0 +1,191 @@
+"""Who calls and who is called show each other that they hold the signing key before anything is said that matters."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from dagrid.errors import BackendUnreachableError, FleetError, FleetKeyError, FleetRefusedError, InvalidSettingError
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.calling import Address
+from dagrid.execution.backends.cluster.dialer import borrow
+from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.tls import CallerTLS
+from tests.fleet.wire import Run, Stranger, Worker, hub, to
+
+KEY = b"a key that both sides hold"
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_a_worker_is_welcome_and_given_work(key: bytes | None) -> None:
+    with hub(key=key) as coordinator, Worker(to(coordinator, key=key), labels={"gpu": "true"}):
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        joined = run.joined()
+        assert dict(joined.labels) == {"gpu": "true"}
+        run.assign(joined, pb.Call(attempt=1, arguments=b"value"))
+        assert run.ends(1)[1].value == b"value"
+        run.close()
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_a_run_elsewhere_is_welcome_too(key: bytes | None) -> None:
+    with hub(key=key) as coordinator, Worker(to(coordinator, key=key)):
+        run = Run()
+        run.line = borrow(to(coordinator, key=key), run.reopen, run.tells.add)
+        run.assign(run.joined(), pb.Call(attempt=1, arguments=b"value"))
+        assert run.ends(1)[1].value == b"value"
+        run.close()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "mine", "why"),
+    [
+        (KEY, None, "wants to see a signing key"),
+        (KEY, b"another", "has another signing key"),
+        (None, KEY, "does not prove that it holds the signing key"),
+    ],
+)
+def test_keys_that_differ_end_the_try_with_the_reason(
+    theirs: bytes | None, mine: bytes | None, why: str, caplog
+) -> None:
+    """Trying again would not help: the worker ends, and the run is told; both hear what to do."""
+    with hub(key=theirs) as coordinator:
+        worker = Worker(to(coordinator, key=mine))
+        with pytest.raises(FleetKeyError, match=why):
+            raise worker.error()
+        worker.close()
+        run = Run()
+        line = borrow(to(coordinator, key=mine), run.reopen, run.tells.add)
+        assert (
+            why in run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])[0].refusal.reason
+        )
+        assert isinstance(line.error, FleetKeyError)
+        assert coordinator.workers() == []
+
+
+def test_the_coordinator_too_says_who_has_another_key_and_says_it_once(caplog) -> None:
+    with caplog.at_level(logging.WARNING, "dagrid.fleet"), hub(key=KEY) as coordinator:
+        for _ in range(5):
+            worker = Worker(to(coordinator, key=b"another"))
+            worker.error()
+            worker.close()
+        assert len(re.findall("does not hold the signing key", caplog.text)) == 1
+
+
+def test_without_the_key_nothing_is_given(caplog) -> None:
+    """A stranger that skips the proof, or guesses one, hears nothing but the challenge and the refusal."""
+    for proof in (b"", bytes(32)):
+        with hub(key=KEY) as coordinator, Stranger(coordinator.port) as stranger:
+            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1, nonce=bytes(32))))
+            stranger.say(pb.Up(proof=pb.Proof(proof=proof), drained=True))
+            first, second = stranger.hear(), stranger.hear()
+            assert first is not None
+            assert [field.name for field, _ in first.ListFields()] == ["challenge"]
+            assert second is not None
+            assert [field.name for field, _ in second.ListFields()] == ["refusal"]
+            assert stranger.hear() is None
+            assert coordinator.workers() == []
+
+
+def test_a_nonce_that_is_none_is_refused() -> None:
+    """Else who recorded a greeting could have the coordinator say the same again."""
+    with hub(key=KEY) as coordinator, Stranger(coordinator.port) as stranger:
+        stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1)))
+        down = stranger.hear()
+        assert down is not None
+        assert "signing key" in down.refusal.reason
+
+
+def test_a_recorded_stream_does_not_count_again() -> None:
+    """The coordinator draws a nonce for each stream."""
+    with hub(key=KEY) as coordinator:
+        with Stranger(coordinator.port) as once:
+            once.greet(KEY, "w")
+            assert once.hear() is not None
+        with Stranger(coordinator.port) as again:
+            for raw in once.sent:
+                again.send(raw)
+            while (down := again.hear()) is not None:
+                assert not down.HasField("welcome")
+
+
+def test_a_worker_of_another_protocol_is_told_both_versions() -> None:
+    with hub(version="1.2.3") as coordinator:
+        worker = Worker(to(coordinator), protocol=99, version="9.9.9")
+        error = worker.error()
+        assert isinstance(error, FleetRefusedError)
+        assert error.final
+        assert "1.2.3" in str(error)
+        assert "9.9.9" in str(error)
+        worker.close()
+
+
+def test_a_second_worker_of_the_same_id_waits_until_the_first_one_leaves(caplog) -> None:
+    """It may be the first one's successor, so it tries again; that is said once."""
+    with caplog.at_level(logging.WARNING, "dagrid.fleet"), hub() as coordinator:
+        first = Worker(to(coordinator))
+        first.events.wait(lambda found: "welcome" in found)
+        with Worker(to(coordinator), incarnation="another") as second:
+            second.events.wait(lambda found: found.count("failed") > 2)
+            assert "welcome" not in second.events.all
+            first.say(pb.Up(drained=True))
+            first.close()
+            second.events.wait(lambda found: "welcome" in found)
+        mine = [record for record in caplog.records if record.message.startswith("There is a worker")]
+        assert len(mine) == 1
+
+
+def test_nobody_at_the_address_is_said_with_it() -> None:
+    """A script whose coordinator is not there hears so, and does not wait for ever."""
+    run = Run()
+    line = borrow(Address("127.0.0.1", 1), run.reopen, run.tells.add, patience=0.0)
+    run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])
+    with pytest.raises(BackendUnreachableError, match=r"grpc://127\.0\.0\.1:1 does not answer: .*Connection refused"):
+        raise line.error or AssertionError
+    line.close()
+
+
+def test_what_is_no_coordinator_is_said_to_be_none() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    run = Run()
+    line = borrow(Address("127.0.0.1", port), run.reopen, run.tells.add)
+    run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])
+    with pytest.raises(FleetError, match="is not a coordinator"):
+        raise line.error or AssertionError
+    line.close()
+    server.stop(None).wait()
+
+
+def test_addresses() -> None:
+    assert Address.parse("grpc://host") == Address("host", 50055)
+    assert Address.parse("grpcs://[::1]:5", key=KEY) == Address("::1", 5, CallerTLS(), KEY)
+    assert str(Address.parse("grpcs://[::1]:5")) == "grpcs://[::1]:5"
+
+
+@pytest.mark.parametrize(
+    "text", ["host:1", "http://host:1", "grpc://", "grpc://host:port", "grpc://host:1/path", "grpc://host:99999"]
+)
+def test_what_is_no_address_is_refused_with_the_form(text: str) -> None:
+    with pytest.raises(InvalidSettingError, match="grpc://host:port"):
+        Address.parse(text)
+
+
+def test_certificates_for_plain_text_are_a_mistake() -> None:
+    with pytest.raises(InvalidSettingError, match="grpcs://"):
+        Address.parse("grpc://host", CallerTLS())
+
+
+def test_an_empty_key_is_a_mistake() -> None:
+    """It would be one that everybody holds."""
+    for make in (lambda: Hub(key=b""), lambda: Address("host", key=b"")):
+        with pytest.raises(InvalidSettingError, match="empty"):
+            make()
