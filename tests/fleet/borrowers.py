@@ -164,6 +164,7 @@ class Engine:
         for room in tell.rooms:
             use = self._of(room.worker, room.generation)
             if use is not None:
+                self.time.seen.add("room")
                 stimuli.append(Room(use.number, room.slots, now))
         acks: list[tuple[int, list[int]]] = []
         values: dict[int, int] = {}
@@ -179,6 +180,7 @@ class Engine:
 
     def _joined(self, joined: pb.Joined, stimuli: list[Stimulus]) -> None:
         if joined.fence:
+            self.time.seen.add("a use goes on")
             self.in_use[joined.fence].generation = joined.generation
             return
         number, self.numbers = self.numbers, self.numbers + 1
@@ -260,8 +262,11 @@ class Engine:
     def _commit(self, values: dict[int, int]) -> None:
         facts = list(self.state.facts(self.stored))
         for fact in facts:
+            self.time.seen.add(fact.kind.name)
             if fact.kind is Kind.COMPLETED:
                 self.work.values[fact.node] = values[attempt_id(fact.node, fact.number)]
+        for fact in facts:
+            self.time.note(self.work.id, fact.kind.name, fact.node, fact.number, "on", fact.worker, fact.detail)
         self.work.facts.extend(facts)
         self.stored = len(self.state.journal)
         self.work.done = self.state.finished

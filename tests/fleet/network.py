@@ -40,8 +40,15 @@ class Time:
         self.chance = chance
         self.steps = 0
         self.buried: Callable[[Process], None] = lambda process: None
+        self.tells = False
+        self.seen: set[str] = set()  # what has happened at all
         self._events: list[tuple[float, int, Process | None, Callable[[], None]]] = []
         self._order = 0
+
+    def note(self, *what: object) -> None:
+        """Say what happens, to who looks at one schedule."""
+        if self.tells:
+            print(f"{self.now:10.4f}", *(" ".join(str(part).split()) for part in what))
 
     def at(self, when: float, whose: Process | None, action: Callable[[], None]) -> None:
         """Let something happen at a time, to a process unless it is None."""
@@ -86,6 +93,7 @@ class End:
     def send(self, message: Any) -> None:
         """Send a message: it arrives after all that was sent before, or never."""
         stream, other = self.stream, self.other
+        stream.time.note(self.process, "->", other.process, message, "lost" if stream.broken or self.knows else "")
         if stream.broken or self.knows:
             return
         kind = type(message)
@@ -111,6 +119,7 @@ class End:
         """Find that the stream is broken."""
         if not self.knows:
             self.knows = True
+            self.stream.time.note(self.process, "notices that it has lost", self.other.process)
             self.lost()
 
 

@@ -7,11 +7,11 @@ anew, a coordinator that starts again at once, clocks of day that jump. In the o
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Hashable
 from functools import partial
 
-from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.duty import Duty, Perform
 from dagrid.execution.backends.cluster.ledger import Ledger
 from dagrid.graph.node import Node
@@ -19,147 +19,14 @@ from dagrid.graph.policy import Retry
 from dagrid.machine.events import NODE_MASK, Kind
 from dagrid.machine.plan import Settings
 from dagrid.machine.state import COMPLETED, State, apply
-from tests.fleet.borrowers import Engine, Work, expected, value_of
+from tests.fleet.borrowers import Work, expected, value_of
 from tests.fleet.network import Died, End, Process, Stream, Time
+from tests.fleet.processes import CONTENTS, LEASE, Borrower, Coordinator
 from tests.fleet.workers import Execution, Site, Watch, WorkerProcess
 from tests.machine.world import check
 
-LEASE, HEARTBEAT = 8.0, 1.0
 SLOW = 0.05
 """Seconds that a message takes at most."""
-CONTENTS = [b"content-%d" % number for number in range(4)]
-
-
-class Line:
-    """The line of a run in the coordinator's process."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-
-class Coordinator(Process):
-    """One incarnation of the coordinator, with the engines of its own runs."""
-
-    def __init__(self, world: World, number: int) -> None:
-        super().__init__(f"c{number}")
-        self.world = world
-        self.time = world.time
-        self.ledger = Ledger(
-            incarnation=self.name,
-            lease=LEASE,
-            heartbeat=HEARTBEAT,
-            small=lambda digest: b"x" if digest in CONTENTS[:2] else None,
-            first_generation=number * 1000 + 1,
-        )
-        self.streams: list[Stream] = []
-        self.lines: dict[str, Line] = {}
-        self.ticking = float("inf")
-
-    # --- workers ----------------------------------------------------------------------------------------------------------
-
-    def accept(self, end: End) -> None:
-        """A worker or a borrower has dialed; what it says first shows which."""
-        self.streams.append(end.stream)
-        end.hear = partial(self.heard, end)
-        end.lost = partial(self.lost, end)
-
-    def heard(self, end: End, message: pb.Up | pb.Ask) -> None:
-        now = self.time.now
-        if isinstance(message, pb.Ask):
-            if message.HasField("open"):
-                refusal = self.ledger.open(end, message.open, now)
-                assert refusal is None
-            self.ledger.ask(end, message, now)
-        elif message.HasField("hello"):
-            refusal = self.ledger.greet(end, message.hello, now)
-            if refusal is not None:
-                assert not refusal.final, refusal.reason
-                end.send(pb.Down(refusal=refusal))
-        else:
-            self.ledger.hear(end, message, now)
-            if message.wants:
-                parts = [pb.Part(digest=digest, size=1, data=b"x") for digest in message.wants]
-                end.send(pb.Down(parts=parts))
-        self.pump()
-
-    def lost(self, end: End) -> None:
-        self.ledger.lose(end, self.time.now)
-        self.ledger.leave(end, self.time.now)
-        self.pump()
-
-    # --- runs -------------------------------------------------------------------------------------------------------------
-
-    def host(self, work: Work) -> None:
-        """Take up a run of this process."""
-        engine = Engine(self.time, work, partial(self.world.may_die, self))
-        engine.arm = lambda delay, action: self.time.after(delay, self, action)
-        line = self.lines[work.id] = Line(engine)
-        engine.prepare()
-        assert self.ledger.open(line, engine.opening(), self.time.now) is None
-        engine.connected(lambda ask: self.time.after(0.0001, self, lambda: self.asked(line, ask)))
-        engine.begin()
-        self.pump()
-
-    def asked(self, line: Line, ask: pb.Ask) -> None:
-        self.ledger.ask(line, ask, self.time.now)
-        self.pump()
-
-    # --- post -------------------------------------------------------------------------------------------------------------
-
-    def pump(self) -> None:
-        """Send what the ledger has to say."""
-        for link, message in self.ledger.take():
-            if isinstance(link, Line):
-                assert isinstance(message, pb.Tell)
-                self.time.after(0.0001, self, partial(link.engine.tell, message))
-            else:
-                assert isinstance(link, End)
-                link.send(message)
-        for link, _ in self.ledger.hang_ups():
-            if isinstance(link, End):
-                link.close()
-        due = self.ledger.next_tick
-        if due is not None and due < self.ticking:
-            self.ticking = due
-            self.time.at(due, self, self.tick)
-
-    def tick(self) -> None:
-        self.ticking = float("inf")
-        self.ledger.tick(self.time.now)
-        self.pump()
-
-
-class Borrower(Process):
-    """A process of its own that has one run on the fleet."""
-
-    def __init__(self, world: World, work: Work, number: int) -> None:
-        super().__init__(f"{work.id}.{number}")
-        self.world = world
-        self.time = world.time
-        self.end: End | None = None
-        self.begun = False
-        self.engine = Engine(world.time, work, partial(world.may_die, self))
-        self.engine.arm = lambda delay, action: self.time.after(delay, self, action)
-        self.engine.prepare()
-
-    def dial(self) -> None:
-        if self.end is not None or self.engine.work.done:
-            return
-        self.end = self.world.connect(self)
-        if self.end is None:
-            self.time.after(0.1 + self.time.chance.random() * 0.3, self, self.dial)
-            return
-        self.end.hear, self.end.lost = self.engine.tell, self.lost
-        self.end.send(pb.Ask(open=self.engine.opening()))
-        self.engine.connected(self.end.send)
-        if not self.begun:
-            self.begun = True
-            self.engine.begin()
-
-    def lost(self) -> None:
-        self.end = None
-        self.engine.disconnected()
-        self.time.after(0.1 + self.time.chance.random() * 0.3, self, self.dial)
 
 
 class World(Watch):
@@ -246,7 +113,7 @@ class World(Watch):
         if self.coordinator is not None and self.coordinator.alive:
             return
         self.number += 1
-        coordinator = self.coordinator = Coordinator(self, self.number)
+        coordinator = self.coordinator = Coordinator(self.time, self.number, self.may_die)
         for work in self.submitted:
             if work.id not in self.remote and not work.done:
                 self.time.after(self.chance.random() * 0.3, coordinator, partial(coordinator.host, work))
@@ -267,13 +134,15 @@ class World(Watch):
     def start_borrower(self, work: Work) -> None:
         if not work.done:
             self.number += 1
-            borrower = self.borrowers[work.id] = Borrower(self, work, self.number)
+            borrower = self.borrowers[work.id] = Borrower(self.time, work, self.number, self.may_die, self.connect)
             self.time.after(0.0, borrower, borrower.dial)
 
     def kill(self, process: Process) -> None:
         """End a process at once, and its streams with it."""
         if not process.alive:
             return
+        self.time.note(process, "dies")
+        self.time.seen.add(f"death of a {type(process).__name__}")
         process.alive = False
         if isinstance(process, Coordinator):
             for stream in process.streams:
@@ -360,12 +229,17 @@ class World(Watch):
         if execution.node in work.exclusive:
             for other in self.executions:
                 same = other.run == execution.run and other.node == execution.node and other.worker.alive
-                known = (
-                    other.worker.site.id not in self.twinned
-                )  # of whom a coordinator that begins cannot know who had what
-                if same and known and other.ended is None and other.worker.stopped_until <= self.time.now:
+                twin = (
+                    other.worker.site.id in self.twinned
+                )  # a coordinator that begins cannot know which of them had it
+                late = twin or node in work.plan().timeouts  # another try begins while the late one is being stopped
+                if same and not late and other.ended is None and other.worker.stopped_until <= self.time.now:
                     raise AssertionError(f"{execution.node} of {work.id} is exclusive, and runs twice")
         self.executions.append(execution)
+        if execution.rode:
+            self.time.seen.add("a chain")
+        if execution.node in work.exclusive:
+            self.time.seen.add("something exclusive")
 
     # --- what goes wrong --------------------------------------------------------------------------------------------------
 
@@ -379,7 +253,9 @@ class World(Watch):
             faults += [self.pause, partial(self.kill, chance.choice(living)) if living else self.cut]
         if chance.random() < 0.15:
             faults = [self.kill_coordinator, self.kill_borrower]
-        chance.choice(faults)()
+        fault = chance.choice(faults)
+        self.time.note("fault:", getattr(fault, "__name__", "kill"))
+        fault()
         if self.time.now < self.upset_until:
             self.time.after(chance.expovariate(1 / 1.5), None, self.upset)
 
@@ -558,14 +434,21 @@ def left_in_ledger(ledger: Ledger) -> None:
 
 def left_in_duty(duty: Duty) -> None:
     """Assert that a worker whose runs have all ended keeps nothing of them."""
-    of_attempts = (duty._jobs, duty._released, duty._exclusive, duty._unsure, duty._missing, duty._reports.of)
+    of_attempts = (duty._jobs, duty._released, duty._exclusive, duty._unsure, duty._missing)
     assert not any(of_attempts), of_attempts
-    of_runs = (duty._runs, duty._turns, duty._queue, duty._order, duty._returned, duty._busy, duty._admitted)
+    assert not any((duty._reports.of, duty._stopping, duty._behind)), "something is still to be said, or stopped"
+    turns = duty._turns
+    of_runs = (duty._runs, duty._groups, duty._returned, turns.queue, turns.order, turns.busy, turns.admitted)
     assert not any(of_runs), of_runs
 
 
-def live(seed: int, *, gentle: bool = False, chains: bool = False) -> World:
+def live(seed: int, *, gentle: bool = False, chains: bool = False, tells: bool = False) -> World:
     """Let one schedule happen."""
     world = World(seed, gentle=gentle, chains=chains)
+    world.time.tells = tells
     world.live()
     return world
+
+
+if __name__ == "__main__":  # python -m tests.fleet.simulation SEED [gentle] [chains]
+    live(int(sys.argv[1]), gentle="gentle" in sys.argv, chains="chains" in sys.argv, tells=True)

@@ -16,9 +16,9 @@ import pytest
 
 from dagrid import DAG, Node, Retry, command
 from dagrid.assemble import restart
-from dagrid.errors import BackendUnreachableError, PoisonousTaskError
+from dagrid.errors import BackendUnreachableError, FleetKeyError, PoisonousTaskError
 from dagrid.execution.backends.cluster import backend
-from dagrid.execution.backends.cluster.backend import ClusterBackend
+from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
@@ -395,6 +395,31 @@ def test_a_run_is_taken_up_again(fleet: ClusterBackend, gate: Gate, tmp_path: Pa
 
 
 # --- who cannot come together ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_proved_and_not_handed_on(tmp_path: Path) -> None:
+    """A worker with another key is refused and ends; one with the right key serves, and what it runs does not find the key."""
+    with (
+        ClusterBackend.listening(files=[], signing_key="right") as place,
+        workers(place.port, tmp_path) as start,
+    ):
+        wrong = start(wait=False, env={KEY: "wrong"})
+        assert wrong.wait() != 0
+        assert len([line for line in wrong.lines if "signing key" in line]) == 1
+        start(slots="1", env={KEY: "right"})
+        nodes = [Node("python", partial(os.environ.get, KEY)), Node("command", command(f"echo ${KEY}"))]
+        with ClusterBackend(f"127.0.0.1:{place.port}", "right", files=[]) as far:
+            result = DAG(nodes).run(backend=far, progress=False).raise_for_status()
+        assert (result["python"], result["command"]) == (None, "")
+        with pytest.raises(FleetKeyError), ClusterBackend(f"127.0.0.1:{place.port}", "wrong", files=[]) as far:
+            DAG(nodes).run(backend=far, progress=False)
+
+
+def test_an_idle_worker_is_small(start: Start) -> None:
+    """There may be one on every machine: it takes no more than 60 MB before it has something to do."""
+    worker = start(slots="2")
+    resident = int(Path(f"/proc/{worker.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    assert resident < 60e6
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -508,3 +508,19 @@ def test_contents_that_cannot_be_kept_end_the_stream_and_are_sent_again(tmp_path
         run.line.ask(pb.Ask(parts=list(parts(b"of a run", digest_of(b"of a run")))))
         refused = run.tells.wait(lambda found: [tell.refusal for tell in found if tell.HasField("refusal")])
         assert "No space left" in refused[0].reason
+
+
+def test_who_is_told_something_may_look_at_the_workers() -> None:
+    """It is called in the coordinator's thread, which must not wait for itself."""
+    seen: list[str] = []
+    with hub() as coordinator, Worker(to(coordinator)):
+        run = Run()
+
+        def tell(tell: pb.Tell) -> None:
+            seen.extend(view.id for view in coordinator.workers())
+            run.tells.add(tell)
+
+        run.line = coordinator.borrow(run.opening(), tell)
+        run.joined()
+        assert "w1" in seen
+        run.close()

@@ -105,8 +105,17 @@ def test_what_is_no_envelope_ends_the_stream_and_nothing_else(coordinator: Hub, 
     works(coordinator)
 
 
+def named(name: str) -> pb.Up:
+    return pb.Up(hello=pb.Hello(id=name, slots=1, protocol=1))
+
+
 def test_a_first_word_that_does_not_say_who_calls_is_refused(coordinator: Hub) -> None:
-    for up in (pb.Up(), pb.Up(drained=True), pb.Up(hello=pb.Hello(slots=1, protocol=1))):
+    for up in (
+        pb.Up(),
+        pb.Up(drained=True),
+        pb.Up(hello=pb.Hello(slots=1, protocol=1)),
+        *(named(name) for name in ("two\nlines", "x" * 501)),
+    ):
         with Stranger(coordinator.port) as stranger:
             stranger.say(up)
             down = stranger.hear()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -19,6 +20,7 @@ from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.cluster.duty import Duty
 from dagrid.ports import Artifacts
 from dagrid.service.worker.bench import Bench
+from dagrid.service.worker.later import Key, Later
 from dagrid.service.worker.logs import Logs
 from dagrid.service.worker.runs import LOGS, Run
 from dagrid.service.worker.tasks import Task
@@ -27,8 +29,6 @@ LOOK = 0.1
 """Seconds between two looks at what attempts write."""
 SPARE = 1 << 30
 """Bytes that are kept of contents that no run here has any more."""
-
-Key = tuple[str, int, int]
 
 _log = logging.getLogger("dagrid.worker")
 
@@ -60,10 +60,10 @@ class Station:
         self.logs = Logs()
         self._wake = wake
         self._marks: dict[Key, dict[str, int]] = {}  # how far logs have to be sent before an end is told
-        self._withheld: dict[Key, pb.Finished] = {}
-        self._given: set[bytes] = set()  # large values that were sent on this stream
-        self._long: dict[bytes, Iterator[pb.Part]] = {}
-        self._putting: set[bytes] = set()
+        self._later = Later(self._rests)
+        self._given: set[Key] = set()  # whose large values were sent on this stream
+        self._long: dict[Key, Iterator[pb.Part]] = {}
+        self._putting: set[Key] = set()
         self._loop = loop
         self._turn = False
         self._held: dict[str, set[Key]] = {}
@@ -95,6 +95,7 @@ class Station:
                 self.bench.do(self.duty.arrived(part.digest))
         for assign in down.assigns:
             self._hold(assign)
+            self._later.assign(assign)
         for ack in down.log_acks:
             self.logs.acknowledge(ack)
         for some in down.acks:
@@ -106,10 +107,10 @@ class Station:
     def take(self) -> pb.Up | None:
         self.logs.look()
         up = self.duty.take()
-        if up is not None and (self._marks or any(end.apart for report in up.reports for end in report.finished)):
-            self._withhold(up)
+        if up is not None and (self._marks or self._later or any(map(_has_large, up.reports))):
+            self._later.withhold(up)
         logs = self.logs.take(small=True)
-        ready = self._ready() if self._withheld else []
+        ready = self._later.ready() if self._later else []
         if not (logs or ready):
             return up
         up = up or pb.Up()
@@ -128,12 +129,12 @@ class Station:
         return pb.Up(logs=logs) if logs else None
 
     def _value_piece(self) -> pb.Up | None:
-        for digest, parts in list(self._long.items()):
+        for key, parts in list(self._long.items()):
             part = next(parts, None)
             if part is not None:
                 return pb.Up(parts=[part])
-            del self._long[digest]
-            self._given.add(digest)
+            del self._long[key]
+            self._given.add(key)
             self._wake()
         return None
 
@@ -141,7 +142,7 @@ class Station:
         self.duty.lose(monotonic())
         self.logs.lose()
         self.contents.give_up("coordinator")
-        self._withheld.clear()
+        self._later.clear()
         self._given.clear()
         self._long.clear()
 
@@ -216,7 +217,8 @@ class Station:
     def _release(self, key: Key) -> None:
         """Nobody wants to hear of an attempt any more."""
         self._marks.pop(key, None)
-        self._withheld.pop(key, None)
+        self._later.forget(key)
+        self._given.discard(key)
         held = self._held.get(key[0])
         if held is not None and key in held:
             held.discard(key)
@@ -227,29 +229,17 @@ class Station:
             self.contents.release(key)
         self.contents.release(run.name)
         self.logs.remove(run.name)
+        self._later.end(run.name)
+        self._given = {key for key in self._given if key[0] != run.name}
         for key in [key for key in self._marks if key[0] == run.name]:
             del self._marks[key]
 
     # What is told later.
 
-    def _withhold(self, up: pb.Up) -> None:
-        """Take out of a message the ends that rest on what has not been sent."""
-        for report in up.reports:
-            kept = []
-            for end in report.finished:
-                key = (report.run, report.fence, end.attempt)
-                if self._rests(key, end):
-                    self._withheld[key] = _copy(end)
-                else:
-                    kept.append(_copy(end))
-            if len(kept) < len(report.finished):
-                del report.finished[:]
-                report.finished.extend(kept)
-
     def _rests(self, key: Key, end: pb.Finished) -> bool:
         """Return whether something has to be sent before an end is told."""
-        if end.apart and end.apart not in self._given:
-            self._send(key[0], end.apart)
+        if end.apart and key not in self._given:
+            self._send(key, end.apart)
             return True
         marks = self._marks.get(key)
         if marks is None:
@@ -259,42 +249,34 @@ class Station:
         del self._marks[key]
         return False
 
-    def _send(self, run: str, digest: bytes) -> None:
+    def _send(self, key: Key, digest: bytes) -> None:
         """Bring a large value to where its run wants it: to the artifacts, or piece by piece to the coordinator."""
-        artifacts = self.bench.artifacts_of(run)
+        artifacts = self.bench.artifacts_of(key[0])
         if artifacts is None:
-            self._long.setdefault(digest, self.contents.pieces(digest))
-        elif digest not in self._putting:
-            self._putting.add(digest)
-            put = self._loop.run_in_executor(None, self._put, artifacts, run, digest)
-            put.add_done_callback(lambda _: self._has_put(digest))
+            self._long.setdefault(key, self.contents.pieces(digest))
+        elif key not in self._putting:
+            self._putting.add(key)
+            put = self._loop.run_in_executor(None, self._put, artifacts, key[0], digest)
+            put.add_done_callback(partial(self._has_put, key, digest))
 
-    def _put(self, artifacts: Artifacts, run: str, digest: bytes) -> None:
+    def _put(self, artifacts: Artifacts, run: str, digest: bytes) -> bool:
         try:
             artifacts.put(artifact_key(run, digest), self.contents.get(digest))
         except Exception as error:  # noqa: BLE001 - whatever the place raises
             _log.error(
-                "A value of run %s cannot be put where artifacts are kept, and goes to the coordinator: %s", run, error
+                "A value of run %s cannot be kept with the artifacts, and goes to the coordinator: %s", run, error
             )
-            self._long.setdefault(digest, self.contents.pieces(digest))
+            return False
+        return True
 
-    def _has_put(self, digest: bytes) -> None:
-        self._putting.discard(digest)
-        if digest not in self._long:
-            self._given.add(digest)
+    def _has_put(self, key: Key, digest: bytes, done: Future[bool]) -> None:
+        self._putting.discard(key)
+        if done.result():
+            self._given.add(key)
+        else:
+            self._long.setdefault(key, self.contents.pieces(digest))
         self._wake()
 
-    def _ready(self) -> list[pb.Report]:
-        found = []
-        for key, end in list(self._withheld.items()):
-            if not self._rests(key, end):
-                del self._withheld[key]
-                found.append(pb.Report(run=key[0], fence=key[1], finished=[end]))
-        return found
 
-
-def _copy(end: pb.Finished) -> pb.Finished:
-    """Return an end that does not go with the message that it is in."""
-    made = pb.Finished()
-    made.CopyFrom(end)
-    return made
+def _has_large(report: pb.Report) -> bool:
+    return any(end.apart for end in report.finished)

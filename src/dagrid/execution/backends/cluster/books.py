@@ -138,10 +138,20 @@ class Run:
         return self.key != self.group or not self.python or self.python == worker.hello.python
 
 
+class Crowds:
+    """The workers that have more than they will begin, and those that have less than they could."""
+
+    __slots__ = ("crowded", "free")
+
+    def __init__(self) -> None:
+        self.crowded: dict[Worker, None] = {}
+        self.free: dict[Worker, None] = {}
+
+
 class Worker:
     """A worker in one generation: from its coming to the end of its lease."""
 
-    def __init__(self, hello: pb.Hello, generation: int, now: float) -> None:
+    def __init__(self, hello: pb.Hello, generation: int, now: float, crowds: Crowds) -> None:
         self.hello = hello
         self.id = hello.id
         self.generation = generation
@@ -157,7 +167,10 @@ class Worker:
         self.groups: dict[str, int] = {}  # by run, of the open ones
         self.reported = pb.Heartbeat()
         self.draining = False
-        self.limited: set[str] = set()  # the runs that were told of less room
+        self.limited: dict[str, int] = {}  # the runs that are to have less room
+        self.crowds = crowds
+        self.crowded = self.free = False
+        self.rests_until = 0.0
         self.coming = 0  # attempts that were taken back from elsewhere on its behalf
         self.pushed: set[bytes] = set()
 
@@ -173,17 +186,36 @@ class Worker:
         for stray in self.strays.values():
             self.count(stray, -stray.open, -stray.running)
         self.strays.clear()
+        self.mark()
+
+    def disconnect(self) -> None:
+        """It has no stream."""
+        self.link = None
+        self.mark()
 
     def vacate(self) -> None:
         """It has nothing any more."""
         for kept in (self.uses, self.strays, self.groups, self.limited):
             kept.clear()
         self.open = self.running = self.coming = 0
+        self.mark()
 
-    @property
-    def crowded(self) -> bool:
-        """Whether something is with it that it will not begin yet."""
-        return self.open > self.slots or 0 < self.most_runs < len(self.groups)
+    def mark(self) -> None:
+        """See whether something is with it that it will not begin yet, or it has a slot for which there is nothing."""
+        crowded = self.open > self.slots or 0 < self.most_runs < len(self.groups)
+        free = self.link is not None and not self.draining and self.open < self.slots
+        if crowded != self.crowded:
+            self.crowded = crowded
+            if crowded:
+                self.crowds.crowded[self] = None
+            else:
+                del self.crowds.crowded[self]
+        if free != self.free:
+            self.free = free
+            if free:
+                self.crowds.free[self] = None
+            else:
+                del self.crowds.free[self]
 
     def takes(self, group: str) -> bool:
         """Return whether it would begin at once an attempt of a run."""
@@ -204,6 +236,7 @@ class Worker:
             self.groups[group] = left
         else:
             self.groups.pop(group, None)
+        self.mark()
 
     def view(self, now: float) -> WorkerView:
         """Return what may be shown of it."""
@@ -237,7 +270,7 @@ class Worker:
 
 def absent(name: str) -> Worker:
     """Return what stands for a worker that has not come: what is said to it is not heard."""
-    return Worker(pb.Hello(id=name, slots=1), 0, 0.0)
+    return Worker(pb.Hello(id=name, slots=1), 0, 0.0, Crowds())
 
 
 def least_loaded(workers: Iterable[Worker], first: int) -> list[Worker]:

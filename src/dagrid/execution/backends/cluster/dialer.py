@@ -23,11 +23,12 @@ from dagrid.execution.backends.cluster.calling import Address, call, converse
 from dagrid.execution.backends.cluster.link import Link
 from dagrid.execution.backends.cluster.listener import PARTING, PATIENCE
 from dagrid.execution.backends.cluster.outbox import PIECE, Outbox
-from dagrid.execution.backends.cluster.sayings import Sayings
 
 PAUSE = 3.0
 """Seconds between two tries, at most."""
 FIRST_PAUSE = 0.1
+OFTEN, SELDOM = 1.0, 60.0
+"""Seconds after which something is said again, and the same."""
 STEADY = 5.0
 """Seconds after which a stream that breaks counts as one that was good."""
 
@@ -134,35 +135,48 @@ class Patience:
     Args:
         address: of the coordinator.
         draw: returns a number from 0 to 1.
+        clock: seconds.
     """
 
-    def __init__(self, address: Address, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self,
+        address: Address,
+        draw: Callable[[], float] = random.random,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._address = address
         self._draw = draw
-        self._sayings = Sayings()
-        self._often = Sayings(1.0)
+        self._clock = clock
+        self._said = ""
+        self._said_at = 0.0
         self._fails = 0
         self._linked_at: float | None = None
 
     def linked(self) -> None:
         """The coordinator has answered."""
-        self._linked_at = monotonic()
+        self._linked_at = self._clock()
         _log.info("Linked with the coordinator at %s.", self._address)
 
     def failed(self, error: BackendError) -> None:
         """A try has failed, or a stream has broken; the same is said once a minute, and nothing more than once a second."""
-        if self._linked_at is not None and self._linked_at + STEADY <= monotonic():
+        if self._linked_at is not None and self._linked_at + STEADY <= self._clock():
             self._fails = 0
         self._linked_at = None
         self._fails += 1
-        if self._sayings.due(str(error)) and self._often.due("anything"):
+        now, said = self._clock(), str(error)
+        if not self._said or now >= self._said_at + (OFTEN if said != self._said else SELDOM):
+            self._said, self._said_at = said, now
             _log.warning("%s It is tried again, at least every %d seconds.", error, PAUSE)
+
+    def seconds(self) -> float:
+        """Return how long to wait for the next try."""
+        longest = min(PAUSE, FIRST_PAUSE * 2.0 ** min(self._fails, 10))
+        return longest * (0.3 + 0.7 * self._draw())
 
     async def pause(self, leaving: asyncio.Event) -> None:
         """Wait, or until somebody leaves."""
-        longest = min(PAUSE, FIRST_PAUSE * 2.0 ** min(self._fails, 10))
         try:
-            async with asyncio.timeout(longest * (0.3 + 0.7 * self._draw())):
+            async with asyncio.timeout(self.seconds()):
                 await leaving.wait()
         except TimeoutError:
             pass

@@ -7,23 +7,15 @@ is held, and after it all is said again that may not have arrived.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 import msgspec
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import Key, Reports, run_of
+from dagrid.execution.backends.cluster.turns import Job, Run, Turn, Turns
 from dagrid.machine.events import Outcome
 
-SHORT = 0.002
-"""Seconds: calls that take less on average may be released before there is a slot for them."""
-AHEAD = 0.005
-"""Seconds of such work that may be released ahead, for each slot."""
-LEAST = 0.00002
-"""Seconds that a call is taken to last at least."""
-KNOWN = 0.8
-"""How much of an average stays when another duration is known."""
 MARGIN = 0.1
 """The part of a lease before whose end what is exclusive is stopped, for stopping takes time."""
 
@@ -67,90 +59,6 @@ class Leave(msgspec.Struct, frozen=True):
 Act = Perform | Stop | TakeBack | Forget | Leave
 
 
-class Job:
-    """An attempt that is here, from its coming until nobody wants to hear of it."""
-
-    __slots__ = (
-        "attempt",
-        "call",
-        "end",
-        "key",
-        "kit",
-        "missing",
-        "overdue",
-        "riders",
-        "rides",
-        "run",
-        "started",
-        "token",
-        "wanted",
-    )
-
-    def __init__(self, run: Run, key: Key, call: pb.Call, kit: bytes) -> None:
-        self.run = run
-        self.key = key
-        self.attempt = call.attempt
-        self.call = call
-        self.kit = kit
-        self.missing: set[bytes] = set()
-        self.rides: Job | None = None  # while that one has not ended
-        self.riders: list[Job] = []
-        self.token = 0  # once it is released
-        self.wanted = True
-        self.overdue = False
-        self.started: pb.Started | None = None
-        self.end: pb.Finished | None = None
-
-    @property
-    def head(self) -> Job:
-        """What it is released with."""
-        return self.rides.head if self.rides is not None else self
-
-    @property
-    def named(self) -> tuple[str, str]:
-        """Its run and its node."""
-        return self.key[0], self.call.node
-
-    @property
-    def waits(self) -> bool:
-        """Whether it may still be released."""
-        return self.wanted and not self.token and self.end is None
-
-    def chain(self) -> list[Job]:
-        """Return it with all that rides on it, in order."""
-        found = [self]
-        for job in found:
-            found += job.riders
-        return found
-
-
-class Run:
-    """What the worker knows of a run under one key, until it is told to forget it."""
-
-    __slots__ = ("fence", "key", "later", "leaving", "performing", "turn")
-
-    def __init__(self, key: str, turn: Turn) -> None:
-        self.key = key
-        self.turn = turn
-        self.fence = 0  # the newest
-        self.performing = 0
-        self.leaving = False  # it is over, and may come again when what is left of it has stopped
-        self.later: list[Job] = []
-
-
-class Turn:
-    """A run whose turn comes: what of it may be released, in the order of coming, and how much is."""
-
-    __slots__ = ("admitted", "listed", "mean", "open", "ready", "released")
-
-    def __init__(self) -> None:
-        self.ready: deque[Job] = deque()
-        self.open = 0  # what is wanted and has not ended
-        self.released = 0  # without what rides
-        self.admitted = self.listed = False
-        self.mean = -1.0  # seconds that a call takes
-
-
 class Duty:
     """The book of one worker process. Times are seconds of one clock that never goes back, but for those in reports."""
 
@@ -176,16 +84,13 @@ class Duty:
         self._exclusive: set[Job] = set()
         self._draining = self._left = self._says_draining = self._says_left = False
         self._runs: dict[str, Run] = {}
-        self._turns: dict[str, Turn] = {}
-        self._admitted = 0
-        self._queue: dict[Turn, None] = {}  # that have something ready and are not admitted
-        self._order: deque[Turn] = deque()  # that have, and are
+        self._turns = Turns(hello.slots, hello.max_active_runs)
+        self._groups: dict[str, Turn] = {}  # by run
         self._jobs: dict[tuple[Key, int], Job] = {}  # what is wanted
         self._released: dict[int, Job] = {}
         self._stopping: dict[tuple[str, str], int] = {}  # by run and node, how much of it is performed and not wanted
         self._behind: dict[tuple[str, str], list[Job]] = {}  # what waits until that has stopped
         self._tokens = 0
-        self._busy = 0  # slots
         self._known: set[bytes] = set()
         self._missing: dict[bytes, dict[Job, None]] = {}
         self._wants: dict[bytes, None] = {}
@@ -269,8 +174,8 @@ class Duty:
             return None
         up = pb.Up(wants=self._wants, draining=self._says_draining)
         if self._beats:
-            up.heartbeat.running = self._busy
-            up.heartbeat.waiting = max(sum(turn.open for turn in self._turns.values()) - self._busy, 0)
+            up.heartbeat.running = self._turns.busy
+            up.heartbeat.waiting = max(sum(turn.open for turn in self._groups.values()) - self._turns.busy, 0)
             up.heartbeat.load = self.load
             if self._exclusive:
                 up.heartbeat.echo = self._echo
@@ -301,14 +206,12 @@ class Duty:
         self._free(job)
         completed = end.outcome == Outcome.COMPLETED
         if completed and not job.call.place:
-            took = max(end.ended - end.started, LEAST)
-            mean = job.run.turn.mean
-            job.run.turn.mean = took if mean < 0 else KNOWN * mean + (1 - KNOWN) * took
+            self._turns.took(job, end.ended - end.started)
         self._leave_chain(job)
         for rider in list(job.riders):
             if completed:
                 rider.rides = None
-                self._occupy(rider)
+                self._turns.occupy(rider)
             else:
                 self._drop(rider)
         job.riders = []
@@ -384,10 +287,9 @@ class Duty:
             self._echo += 1
             self._echoes[self._echo] = now
 
-    @property
-    def _sure(self) -> bool:
+    def _may_begin(self, job: Job) -> bool:
         """Whether the lease goes on for long enough to begin something exclusive."""
-        return self._sure_until - self._now > self._lease / 2
+        return self._sure_until - self._now > self._lease / 2 or not any(each.call.exclusive for each in job.chain())
 
     def _heard_echo(self, echo: int) -> None:
         sent = self._echoes.get(echo)
@@ -410,7 +312,7 @@ class Duty:
     def _assign(self, assign: pb.Assign) -> None:
         run = self._runs.get(assign.run)
         if run is None:
-            turn = self._turns.setdefault(run_of(assign.run), Turn())
+            turn = self._groups.setdefault(run_of(assign.run), Turn())
             run = self._runs[assign.run] = Run(assign.run, turn)
         run.fence = max(run.fence, assign.fence)
         key = (assign.run, assign.fence)
@@ -429,7 +331,7 @@ class Duty:
             else:
                 heads.append(job)
             self._jobs[key, call.attempt] = job
-            run.turn.open += 1
+            self._turns.open(job)
             if call.exclusive:
                 self._exclusive.add(job)
                 self._beat(self._now)
@@ -509,8 +411,11 @@ class Duty:
 
     def _answer(self, acts: list[Act]) -> list[Act]:
         """Release what may be, and leave if all is done."""
-        while (job := self._next()) is not None:
-            self._release(job, acts)
+        while (job := self._turns.next()) is not None:
+            if self._exclusive and not self._may_begin(job):
+                self._ready(job)
+            else:
+                self._release(job, acts)
         if self._draining and not (self._left or self._jobs or self._released):
             self._left = self._says_left = True
             acts.append(Leave())
@@ -518,60 +423,15 @@ class Duty:
 
     def _ready(self, job: Job) -> None:
         """All that a call needs is here."""
-        turn = job.run.turn
         behind = [each.named for each in job.chain() if each.named in self._stopping] if self._stopping else None
         if job.run.leaving:
             job.run.later.append(job)
         elif behind:
             self._behind.setdefault(behind[0], []).append(job)
-        elif any(each.call.exclusive for each in job.chain()) and not self._sure:
+        elif self._exclusive and not self._may_begin(job):
             self._unsure[job] = None
         else:
-            turn.ready.append(job)
-            if not turn.admitted:
-                self._queue[turn] = None
-            elif not turn.listed:
-                turn.listed = True
-                self._order.append(turn)
-
-    def _next(self) -> Job | None:
-        """Take what is released next, in fair turns."""
-        most = self._hello.max_active_runs
-        while self._queue and (not most or self._admitted < most):
-            turn = next(iter(self._queue))
-            del self._queue[turn]
-            self._clean(turn)
-            if turn.ready:
-                turn.admitted = True
-                self._admitted += 1
-                if not turn.listed:
-                    turn.listed = True
-                    self._order.append(turn)
-        for _ in range(len(self._order)):
-            turn = self._order.popleft()
-            self._clean(turn)
-            turn.listed = turn.admitted and bool(turn.ready)
-            if not turn.listed:
-                continue
-            self._order.append(turn)
-            job = turn.ready[0]
-            if self._busy < self._hello.slots or self._goes_ahead(turn, job):
-                turn.ready.popleft()
-                if job.call.exclusive and not self._sure:
-                    self._ready(job)
-                    continue
-                return job
-        return None
-
-    @staticmethod
-    def _clean(turn: Turn) -> None:
-        while turn.ready and not turn.ready[0].waits:
-            turn.ready.popleft()
-
-    def _goes_ahead(self, turn: Turn, job: Job) -> bool:
-        if job.call.place or not 0 <= turn.mean < SHORT:
-            return False
-        return turn.released < self._hello.slots * (1 + AHEAD / turn.mean)
+            self._turns.ready(job)
 
     def _release(self, job: Job, acts: list[Act]) -> None:
         for each in job.chain():
@@ -581,19 +441,13 @@ class Duty:
             each.run.performing += 1
             rides = each.rides.token if each.rides is not None else 0
             acts.append(Perform(each.token, each.key[0], each.key[1], each.call, each.kit, rides))
-        self._occupy(job)
-
-    def _occupy(self, job: Job) -> None:
-        self._busy += 1
-        job.run.turn.released += 1
+        self._turns.occupy(job)
 
     def _free(self, job: Job) -> None:
         """What was released is not performed any more."""
         job.run.performing -= 1
         if job.rides is None:
-            self._busy -= 1
-            job.run.turn.released -= 1
-            self._pass_on(job.run.turn)
+            self._turns.vacate(job)
         if job.wanted:
             return
         self._stopping[job.named] -= 1
@@ -653,14 +507,7 @@ class Duty:
                 del self._missing[digest]
                 self._wants.pop(digest, None)
         job.missing.clear()
-        job.run.turn.open -= 1
-        self._pass_on(job.run.turn)
-
-    def _pass_on(self, turn: Turn) -> None:
-        """A run has nothing here at present: another one may have its place."""
-        if turn.admitted and not (turn.open or turn.released):
-            turn.admitted = False
-            self._admitted -= 1
+        self._turns.close(job)
 
     @staticmethod
     def _leave_chain(job: Job) -> None:
@@ -681,4 +528,4 @@ class Duty:
             return
         del self._runs[run.key]
         if all(other.turn is not run.turn for other in self._runs.values()):
-            self._turns.pop(run_of(run.key), None)
+            self._groups.pop(run_of(run.key), None)

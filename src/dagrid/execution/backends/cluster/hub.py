@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -146,7 +147,7 @@ class Hub:
         if self._loop is None or self._closed:
             raise BackendClosedError("The coordinator is closed, or was not started.")
         line = LocalLine(self, opening.run, tell)
-        self._put_before(line, lambda: self._open_local(line, opening, logs))
+        self.put_before(line, lambda: self._open_local(line, opening, logs))
         return line
 
     def workers(self) -> list[WorkerView]:
@@ -169,6 +170,9 @@ class Hub:
 
         if self._loop is None or self._closed:
             raise BackendClosedError("The coordinator is closed, or was not started.")
+        with suppress(RuntimeError):  # there is no loop in this thread
+            if asyncio.get_running_loop() is self._loop:
+                return get()
         return self._do(got())
 
     def _do(self, work: Coroutine[Any, Any, Found]) -> Found:
@@ -177,16 +181,13 @@ class Hub:
 
     def put_before(self, line: LocalLine, what: Callable[[], None]) -> None:
         """Let something be done for a line in the loop, after all that was put before it."""
-        self._put_before(line, what)
-
-    def _put_before(self, line: LocalLine, what: Callable[[], None]) -> None:
+        if self._closed:
+            return
         self._asked.append((line, what))
         if not self._due and self._loop is not None:
             self._due = True
-            try:
+            with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._turn)
-            except RuntimeError:  # the loop has ended
-                pass
 
     # --- the loop ---------------------------------------------------------------------------------------------------------
 

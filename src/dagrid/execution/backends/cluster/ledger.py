@@ -14,7 +14,17 @@ from itertools import count
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.balance import Balance
-from dagrid.execution.backends.cluster.books import Job, Link, Run, Use, Worker, WorkerView, absent, least_loaded
+from dagrid.execution.backends.cluster.books import (
+    Crowds,
+    Job,
+    Link,
+    Run,
+    Use,
+    Worker,
+    WorkerView,
+    absent,
+    least_loaded,
+)
 from dagrid.execution.backends.cluster.traffic import Traffic
 
 PROTOCOL = 1
@@ -66,7 +76,8 @@ class Ledger:
         self._alarms: list[tuple[float, int, Check]] = []
         self._alarm_order = count()
         self._traffic = Traffic(small)
-        self._balance = Balance(self._traffic, self._workers, self._runs)
+        self._crowds = Crowds()
+        self._balance = Balance(self._traffic, self._crowds, self._runs)
 
     # --- workers ----------------------------------------------------------------------------------------------------------
 
@@ -92,7 +103,7 @@ class Ledger:
             worker = None
         if worker is None:
             self._departed.pop(hello.id, None)
-            worker = self._workers[hello.id] = Worker(hello, next(self._generations), now)
+            worker = self._workers[hello.id] = Worker(hello, next(self._generations), now, self._crowds)
             self._alarm(now + self.lease, partial(self._check_lease, worker))
         strays = set(worker.strays)
         self._connect(worker, hello, link, now)
@@ -132,7 +143,7 @@ class Ledger:
         worker = self._by_link.pop(link, None)
         if worker is None:
             return
-        worker.link = None
+        worker.disconnect()
         self._balance.set_rooms(worker)
         self._balance.look(now)
 
@@ -213,7 +224,7 @@ class Ledger:
     def tick(self, now: float) -> None:
         """Take note of the time: leases end, lines are given up. Who calls late was away, and nobody else is to pay for it."""
         if self._alarms and now - self._alarms[0][0] > 2 * self.heartbeat:
-            self._renew(now - self._alarms[0][0], now)
+            self._renew(now)
         while self._alarms and self._alarms[0][0] <= now:
             _, _, check = heappop(self._alarms)
             again = check(now)
@@ -285,6 +296,7 @@ class Ledger:
     def _stop_giving(self, worker: Worker) -> None:
         """A worker wants to leave: it gives back what it has not started."""
         worker.draining = True
+        worker.mark()
         for use in worker.uses.values():
             for job in list(use.jobs.values()):
                 self._traffic.recall(job)
@@ -296,7 +308,7 @@ class Ledger:
         if worker.link is not None:
             del self._by_link[worker.link]
             self._hang_ups.append((worker.link, reason))
-            worker.link = None
+            worker.disconnect()
         for use in list(worker.uses.values()):
             self._forget_use(use)
         for run in self._runs.values():
@@ -464,11 +476,10 @@ class Ledger:
             self._give_up(use, run)
         return None
 
-    def _renew(self, late: float, now: float) -> None:
-        """Nobody was listening for a while: all leases are longer by as much."""
+    def _renew(self, now: float) -> None:
+        """Nobody was listening for a while: all leases begin anew."""
         for worker in self._workers.values():
-            worker.heard = min(worker.heard + late, now)
+            worker.heard = now
         for run in self._runs.values():
-            run.deadline += late
-            for fence in run.awaited:
-                run.awaited[fence] += late
+            run.deadline = now + self.lease
+            run.awaited = dict.fromkeys(run.awaited, now + self.lease)

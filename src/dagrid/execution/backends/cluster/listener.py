@@ -33,6 +33,8 @@ PARTING = 5.0
 """Seconds that the last words may take."""
 BACKLOG = 16 * 2**20
 """Bytes that may wait for a caller before it is listened to again."""
+LONGEST = 500
+"""Characters in the id of a worker, or the key of a run."""
 KEY_HINT = "Give it with DAGRID_COORDINATOR_SIGNING_KEY."
 SERVICE = pb.DESCRIPTOR.services_by_name["Fleet"].full_name
 
@@ -202,32 +204,38 @@ class Listener:
         """Serve one stream to its end."""
         peer = unquote(context.peer()).partition(":")[2]
         caller: Caller[Said, Heard] = Caller(context, door.said, door.heard, peer)
-        link = caller.link
         try:
-            async with asyncio.timeout(PATIENCE):
-                first = await self._greet(door, link)
-            caller.name = _name(first)
-            self._check_claims(first, names_in(context.auth_context()))
-        except FleetRefusedError as refusal:
-            await self._refuse(door, link, peer, refusal)
-            return
-        except TimeoutError:
-            self._say(peer, "said nothing for too long, and was hung up on")
-            return
-        except TamperedError as error:
-            self._say(peer, f"was hung up on: {error}")
-            await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
-        refused = door.guests.admit(caller, first)
-        if refused is not None:
-            await self._refuse(door, link, peer, FleetRefusedError(refused.reason, refused.final))
-            return
-        try:
-            wrong = await self._converse(door, caller)
-        finally:
-            door.guests.lose(caller)
+            wrong = await self._receive(door, caller, names_in(context.auth_context()))
+        except grpc.aio.BaseError:
+            return  # the stream has broken
         if wrong is not None:
             self._say(peer, f"was hung up on: {wrong}")
             await context.abort(grpc.StatusCode.DATA_LOSS, str(wrong))
+
+    async def _receive(
+        self, door: Door[Said, Heard], caller: Caller[Said, Heard], names: list[str]
+    ) -> Exception | None:
+        """Greet who calls, and lead it to whom it wants to see; return what was wrong with what came, if anything was."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                first = await self._greet(door, caller.link)
+            caller.name = _name(first)
+            self._check_claims(first, names)
+        except FleetRefusedError as refusal:
+            await self._refuse(door, caller, refusal)
+            return None
+        except TimeoutError:
+            return TimeoutError("It has said nothing for too long.")
+        except TamperedError as error:
+            return error
+        refused = door.guests.admit(caller, first)
+        if refused is not None:
+            await self._refuse(door, caller, FleetRefusedError(refused.reason, refused.final))
+            return None
+        try:
+            return await self._converse(door, caller)
+        finally:
+            door.guests.lose(caller)
 
     async def _greet(self, door: Door[Said, Heard], link: Link[Said, Heard]) -> Heard:
         """Return the first word of who calls, which has proved that it holds the key."""
@@ -238,6 +246,8 @@ class Listener:
         hello = _hello(first)
         if hello is None or not _name(first):
             raise FleetRefusedError("Who calls says first who it is.", final=True)
+        if len(_name(first)) > LONGEST or not _name(first).isprintable():
+            raise FleetRefusedError(f"A name is printable, and has at most {LONGEST} characters.", final=True)
         if self._key is None and not hello.nonce:
             return first
         if self._key is None:
@@ -269,12 +279,10 @@ class Listener:
         if wrong:
             raise FleetRefusedError(f"The coordinator refuses {_name(first)} ({shown}): {wrong}.", final=True)
 
-    async def _refuse(
-        self, door: Door[Said, Heard], link: Link[Said, Heard], peer: str, refusal: FleetRefusedError
-    ) -> None:
-        self._say(peer, f"was refused: {refusal}")
+    async def _refuse(self, door: Door[Said, Heard], caller: Caller[Said, Heard], refusal: FleetRefusedError) -> None:
+        self._say(caller.peer, f"was refused: {refusal}")
         about_key = isinstance(refusal, FleetKeyError)
-        await link.send(door.said(refusal=pb.Refusal(reason=str(refusal), final=refusal.final, key=about_key)))
+        await caller.link.send(door.said(refusal=pb.Refusal(reason=str(refusal), final=refusal.final, key=about_key)))
 
     async def _converse(self, door: Door[Said, Heard], caller: Caller[Said, Heard]) -> Exception | None:
         """Speak and listen until one side has had enough; return what was wrong with what came, if that was why."""

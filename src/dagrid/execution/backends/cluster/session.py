@@ -598,6 +598,8 @@ class FleetSession:
                 continue
             event = self._ended(number, end, sent, lane.begun.get(end.attempt, UNSTARTED), now)
             self._forget(lane, end.attempt, sent)
+            if event.outcome is not Outcome.COMPLETED:
+                self._drop_riders(lane, {end.attempt})
             self._events.append(event)
         for started in report.started:
             sent = lane.sent.get(started.attempt) if lane is not None else None
@@ -611,7 +613,8 @@ class FleetSession:
         for attempt in back:
             assert lane is not None
             self._forget(lane, attempt, lane.sent[attempt])
-        if back:
+        if back and lane is not None:
+            self._drop_riders(lane, set(back))
             self._events.append(Recalled(number, back, now))
 
     def _forget(self, lane: Lane, attempt: int, sent: Sent) -> None:
@@ -621,6 +624,13 @@ class FleetSession:
         if sent.apart and all(other.apart != sent.apart for other in lane.sent.values()):
             self._kept.pop(sent.apart, None)
             self._given.discard(sent.apart)
+
+    def _drop_riders(self, lane: Lane, fallen: set[int]) -> None:
+        """What rides on attempts that have not completed is not performed, and nothing is said of it."""
+        for attempt, sent in list(lane.sent.items()):  # each comes behind what it rides on
+            if sent.call.rides in fallen:
+                fallen.add(attempt)
+                self._forget(lane, attempt, sent)
 
     def _ended(self, number: int, end: pb.Finished, sent: Sent, begun: float, now: float) -> Finished:
         call = sent.call

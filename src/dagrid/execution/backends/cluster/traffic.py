@@ -23,6 +23,8 @@ class Traffic:
     def __init__(self, small: Callable[[bytes], bytes | None]) -> None:
         self._small = small
         self._dirty: dict[Worker | Run, None] = {}
+        self.stays: Callable[[Job], None] = _nobody
+        """Called with an attempt that was to be given back and has been begun."""
 
     # --- the post ---------------------------------------------------------------------------------------------------------
 
@@ -239,6 +241,8 @@ class Traffic:
     def _start(self, job: Job, started: pb.Started) -> None:
         job.started = True
         job.since = started.at
+        if job.recalled:
+            self.stays(job)
         job.use.worker.count(job.use, 0, 1)
         if job.use.run is not None:
             self._told(job.use).start(started)
@@ -250,6 +254,8 @@ class Traffic:
             use.riders[job.rides.attempt].remove(job)
             job.rides = None
         job.end = finished
+        if job.recalled:
+            self.stays(job)
         use.jobs[job.attempt] = use.jobs.pop(
             job.attempt
         )  # ends stand in their order: what is ridden on before what rides
@@ -285,6 +291,10 @@ class Traffic:
     def _uncount(self, job: Job) -> None:
         if job.rides is None:
             job.use.worker.count(job.use, -1, -int(job.started))
+
+
+def _nobody(job: Job) -> None:
+    """Nobody wants to know."""
 
 
 def _lost(attempt: int, reason: str) -> pb.Finished:
