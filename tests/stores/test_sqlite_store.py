@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dagrid.errors import StoreError, StoreVersionError, UnknownRunError
+from dagrid.errors import DuplicateRunError, StaleEpochError, StoreError, StoreVersionError, UnknownRunError
 from dagrid.stores import open_store
 from dagrid.stores.memory import MemoryStore
 from dagrid.stores.segments import unpack
@@ -269,3 +269,33 @@ def test_open_store_elsewhere(place):
     """What is no store says what is one."""
     with pytest.raises(StoreError):
         open_store(place)
+
+
+def test_what_many_threads_write_goes_together_and_each_gets_its_own_answer(tmp_path):
+    """They share transactions while the disk syncs; what one of them is refused takes nothing from the others."""
+    with SQLiteStore(tmp_path / "runs.db") as store:
+        syncs = []
+        store._writer._connection.set_trace_callback(lambda said: syncs.append(said) if said == "COMMIT" else None)
+        refused = []
+
+        def write(number):
+            run = f"run{number}"
+            epoch = store.create(run)
+            for fact in range(20):
+                assert store.append(run, epoch, fact, [bytes([fact])]) == fact + 1
+                for wrong in (lambda: store.append(run, epoch + 1, fact + 1, [b"x"]), lambda: store.create(run)):  # noqa: B023
+                    try:
+                        wrong()
+                    except StoreError as error:
+                        refused.append(error)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for number in range(8):
+            assert list(store.read(f"run{number}")) == [bytes([fact]) for fact in range(20)]
+        assert len(refused) == 8 * 20 * 2
+        assert {type(error) for error in refused} == {StaleEpochError, DuplicateRunError}
+        assert len(syncs) < 8 * 21, "some went together"

@@ -13,7 +13,7 @@ import msgspec
 
 from dagrid.attempt import Extra
 from dagrid.machine.events import Stimulus, WorkerJoined
-from dagrid.ports import Backend, Call, Host, Recording, Session, Surviving, Use, opened
+from dagrid.ports import Backend, Call, Host, Session, Surviving, Use, opened
 
 
 def session_of(backend: Backend, host: Host, uses: Sequence[Use]) -> Session:
@@ -37,7 +37,7 @@ class OpeningHost:
         self.draw = engine.draw
         self.new_worker = engine.new_worker
         self.report = engine.report
-        self.recorded = engine.recorded if isinstance(engine, Recording) else _nothing
+        self.recorded = getattr(engine, "recorded", _nothing)
 
     def next(self, worker: int) -> Call | None:
         return self._open(worker, self._engine.next(worker))
@@ -79,7 +79,7 @@ class PlaceHost:
         opening = OpeningHost(engine)
         self.now = engine.now
         self.draw = engine.draw
-        self.recorded = engine.recorded if isinstance(engine, Recording) else _nothing
+        self.recorded = getattr(engine, "recorded", _nothing)
         self.next = opening.next
         self.completed = opening.completed
         self.failed = opening.failed

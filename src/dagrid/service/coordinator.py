@@ -24,6 +24,7 @@ from dagrid.history import INTERRUPTED, About, History
 from dagrid.history.bells import QUEUED as CAME
 from dagrid.history.bells import STOP
 from dagrid.ports import Backend
+from dagrid.workflow import File
 from dagrid.workflow.context import Context
 from dagrid.workflow.running import Fleet, Started, file_of, go_on, start
 
@@ -35,6 +36,8 @@ PATIENCE = 1.0
 """Seconds after which it is said that no worker has the labels that a step wants."""
 TIDYING = 60.0
 """Seconds between two times that old runs of a workflow are forgotten."""
+KEPT = 32
+"""So many workflows are kept as they were read."""
 STOPPED = "stopped by dagrid stop"
 
 
@@ -106,6 +109,7 @@ class Coordinator:
         self._active: dict[str, Active] = {}
         self._children: dict[str, Started] = {}
         self._busy: Counter[str] = Counter()
+        self._files: dict[tuple[str, str, str], File] = {}
         self._tidied: dict[str, float] = {}
         self._to_stop: deque[str] = deque(maxlen=100)
         self._told: deque[Callable[[], None]] = deque()
@@ -270,7 +274,7 @@ class Coordinator:
         """Begin a run that waited; one that cannot begin has failed, and its log says why."""
         about = self._history.about(active.run)
         try:
-            file = file_of(about)
+            file = self._file(about)
         except DagridError as error:
             self._refuse(active.run, about, error)
             raise
@@ -283,6 +287,16 @@ class Coordinator:
             trigger=about.trigger,
             fleet=self._fleet,
         )
+
+    def _file(self, about: About) -> File:
+        """Return the workflow of a run in a queue; those of one text share it."""
+        key = about.source, about.more.get("folder", ""), about.spec
+        file = self._files.get(key)
+        if file is None:
+            file = self._files[key] = file_of(about)
+            while len(self._files) > KEPT:
+                self._files.pop(next(iter(self._files)), None)
+        return file
 
     def _resume(self, active: Active) -> Started | None:
         if not self._history.has_begun(active.run):

@@ -1,8 +1,8 @@
 """A store in one SQLite file: journals that survive the process and the machine's fall. It knows no run and no graph.
 
 The file is in WAL mode and every commit is synced (https://www.sqlite.org/wal.html), so what has been acknowledged stays. Each
-append is one transaction that changes one row and adds one, whatever the length of the journal: the facts of an append are kept
-as one segment. Other processes may have the file open.
+append changes one row and adds one, whatever the length of the journal: the facts of an append are kept as one segment. What
+several threads write while a disk syncs goes into one transaction after that. Other processes may have the file open.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from dagrid.errors import StoreError, StoreVersionError
 from dagrid.ports import RunRecord
@@ -34,6 +34,8 @@ CHUNK_BYTES = 1 << 20
 CHUNK_SEGMENTS = 256
 # Seconds between two tries to open a file that another process is just turning into a store.
 AGAIN = 0.01
+
+Answer = TypeVar("Answer")
 
 
 class SQLiteStore:
@@ -70,21 +72,27 @@ class SQLiteStore:
 
     def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
         """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
-        with self._writer.transaction() as connection:
+
+        def create(connection: sqlite3.Connection) -> int:
             if connection.execute(self._sql["create"], {"run": run, "name": name, "at": at}).rowcount == 0:
                 raise refusals.duplicate(run)
             if about:
                 connection.execute(self._sql["describe"], {"run": run, "about": about})
-        return 1
+            return 1
+
+        return self._writer.write(create)
 
     def acquire(self, run: str, epoch: int | None = None) -> int:
         """Take over a run and return its new epoch; see `dagrid.ports.Store`."""
-        with self._writer.transaction() as connection:
+
+        def acquire(connection: sqlite3.Connection) -> int:
             changed = connection.execute(self._sql["acquire"], {"run": run, "epoch": epoch}).rowcount
             _, now, _ = self._standing(connection, run)
             if not changed and epoch is not None:
                 refusals.check_writer(run, epoch, now)
-        return now
+            return now
+
+        return self._writer.write(acquire)
 
     def append(
         self, run: str, epoch: int, expected: int, facts: Sequence[bytes], *, status: str | None = None, at: float = 0.0
@@ -94,7 +102,8 @@ class SQLiteStore:
         count = len(facts)
         data = pack(facts)
         row = {"run": run, "epoch": epoch, "expected": expected, "count": count, "status": status, "at": at}
-        with self._writer.transaction() as connection:
+
+        def append(connection: sqlite3.Connection) -> int:
             if connection.execute(self._sql["advance"], row).rowcount == 0:
                 _, now, there = self._standing(connection, run)
                 refusals.check_writer(run, epoch, now)
@@ -102,7 +111,9 @@ class SQLiteStore:
             if count:
                 segment = {"run": run, "first": expected, "count": count, "data": data}
                 connection.execute(self._sql["add_segment"], segment)
-        return expected + count
+            return expected + count
+
+        return self._writer.write(append)
 
     def read(self, run: str, since: int = 0) -> Iterator[bytes]:
         """Return an iterator over the facts that there are now, from a number on; see `dagrid.ports.Store`.
@@ -116,11 +127,14 @@ class SQLiteStore:
 
     def snapshot(self, run: str, epoch: int, facts: int, data: bytes) -> None:
         """Keep what stands for the first so many facts; see `dagrid.ports.Store`."""
-        with self._writer.transaction() as connection:
+
+        def keep(connection: sqlite3.Connection) -> None:
             number, now, there = self._standing(connection, run)
             refusals.check_writer(run, epoch, now)
             refusals.check_snapshot(run, facts, there)
             connection.execute(self._sql["keep_snapshot"], {"id": number, "facts": facts, "data": data})
+
+        self._writer.write(keep)
 
     def latest(self, run: str) -> tuple[int, bytes] | None:
         """Return the newest snapshot and how many facts it stands for, or None; see `dagrid.ports.Store`."""
@@ -167,16 +181,22 @@ class SQLiteStore:
 
     def describe(self, run: str, about: bytes) -> None:
         """Keep this of a run beside its journal; see `dagrid.ports.Store`."""
-        with self._writer.transaction() as connection:
+
+        def describe(connection: sqlite3.Connection) -> None:
             if connection.execute(self._sql["describe"], {"run": run, "about": about}).rowcount == 0:
                 self._standing(connection, run)
 
+        self._writer.write(describe)
+
     def delete(self, run: str) -> None:
         """Forget a run; see `dagrid.ports.Store`."""
-        with self._writer.transaction() as connection:
+
+        def delete(connection: sqlite3.Connection) -> None:
             number, _, _ = self._standing(connection, run)
             for statement in ("delete_segments", "delete_snapshot", "delete_about", "delete"):
                 connection.execute(self._sql[statement], {"id": number})
+
+        self._writer.write(delete)
 
     def close(self) -> None:
         """Close the file; whoever is reading gets an error. May be called twice."""
@@ -216,12 +236,38 @@ class SQLiteStore:
         return chunk
 
 
+class _Write:
+    """Something that a thread wants to be written, and waits for."""
+
+    __slots__ = ("answer", "error", "given_up", "over", "turn", "what")
+
+    def __init__(self, what: Callable[[sqlite3.Connection], Any]) -> None:
+        self.what = what
+        self.turn = threading.Event()
+        self.over = self.given_up = False
+        self.answer: Any = None
+        self.error: BaseException | None = None
+
+    def attempt(self, connection: sqlite3.Connection) -> None:
+        """Do it in a transaction of several; what is refused leaves no trace there."""
+        connection.execute("SAVEPOINT one")
+        try:
+            self.answer = self.what(connection)
+        except StoreError as error:
+            connection.execute("ROLLBACK TO one")
+            self.error = error
+        connection.execute("RELEASE one")
+
+
 class _Connection:
     """A connection that several threads share, one at a time, and whose errors are told as those of a store."""
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._guard = threading.Lock()
+        self._writes: list[_Write] = []
+        self._writing = False
         self._connection: sqlite3.Connection | None = None
         try:
             self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
@@ -252,6 +298,74 @@ class _Connection:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+
+    def write(self, what: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Do something in a transaction, and return what it returns when that is on the disk.
+
+        What others want to write meanwhile is done in the next one, by one of them for all.
+
+        Args:
+            what: may be called again if the transaction fails.
+        """
+        mine = _Write(what)
+        with self._guard:
+            self._writes.append(mine)
+            first, self._writing = not self._writing, True
+        if not first:
+            self._await_turn(mine)
+        if not mine.over:
+            with self._guard:
+                writes, self._writes = self._writes, []
+            try:
+                self._write_together(writes, mine)
+            finally:
+                self._pass_on([one for one in writes if one is not mine])
+        if mine.error is not None:
+            raise mine.error
+        return mine.answer  # type: ignore[no-any-return]
+
+    def _await_turn(self, mine: _Write) -> None:
+        """Wait until a write is over, or its thread shall write; an interrupt gives it up, if nobody has begun it."""
+        try:
+            mine.turn.wait()
+        except BaseException:
+            with self._guard:
+                mine.given_up = True
+                if mine in self._writes:
+                    self._writes.remove(mine)
+                leads = mine.turn.is_set() and not mine.over
+            if leads:
+                self._pass_on([])
+            raise
+
+    def _write_together(self, writes: list[_Write], mine: _Write) -> None:
+        if len(writes) > 1:
+            try:
+                with self.transaction() as connection:
+                    for one in writes:
+                        one.attempt(connection)
+                for one in writes:
+                    one.over = True
+            except StoreError:  # of one of them, or of the commit: each may try alone
+                for one in writes:
+                    one.error = None
+            else:
+                return
+        with self.transaction() as connection:
+            mine.answer = mine.what(connection)
+        mine.over = True
+
+    def _pass_on(self, others: list[_Write]) -> None:
+        """Let those go whose write is over, and the first of the others write next."""
+        with self._guard:
+            self._writes[:0] = [one for one in others if not (one.over or one.given_up)]
+            following = self._writes[0] if self._writes else None
+            self._writing = following is not None
+        for one in others:
+            if one.over:
+                one.turn.set()
+        if following is not None:
+            following.turn.set()
 
     def prepare(self, timeout: float) -> None:
         """Make the file a store of this version, unless it is one; of several processes that open it at once, one does so."""
