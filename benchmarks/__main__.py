@@ -16,12 +16,12 @@ from time import perf_counter
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import fleet
 from benchmarks.balance import balance
 from benchmarks.bench_authoring import authoring, call, described
 from benchmarks.caching import cached
 from benchmarks.checkpoint import checkpoint
 from benchmarks.commands import commands
-from benchmarks import fleet
 from benchmarks.engines import NEEDS, engines
 from benchmarks.footprint import imports, leak
 from benchmarks.graph import build, memory, questions

@@ -1,4 +1,4 @@
-"""What the fleet costs: a coordinator and two workers on this machine, a durable record in SQLite, beside HyperQueue in the same run."""
+"""What the fleet costs: a coordinator and two workers on this machine, runs kept in SQLite, beside HyperQueue in the same run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that are linked with a coordinator and have nothing to do, many in one process: python -m benchmarks.fleet.idle PORT COUNT."""
+"""Workers that are linked with a coordinator and rest, many in one process: python -m benchmarks.fleet.idle PORT COUNT."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def main(port: int, count: int) -> None:
     running = [loop.create_task(link.run()) for link in links]
     for _ in links:
         await welcomed.acquire()
-    print("linked", flush=True)  # noqa: T201 - that is its answer
+    print("linked", flush=True)
     while running:
         due = min(idler.duty.next_tick or loop.time() + 1.0 for idler in idlers)
         await asyncio.sleep(max(0.01, due - loop.time()))

@@ -275,7 +275,9 @@ def test_what_many_threads_write_goes_together_and_each_gets_its_own_answer(tmp_
     """They share transactions while the disk syncs; what one of them is refused takes nothing from the others."""
     with SQLiteStore(tmp_path / "runs.db") as store:
         syncs = []
-        store._writer._connection.set_trace_callback(lambda said: syncs.append(said) if said == "COMMIT" else None)
+        connection = store._writer._connection
+        assert connection is not None
+        connection.set_trace_callback(lambda said: syncs.append(said) if said == "COMMIT" else None)
         refused = []
 
         def write(number):

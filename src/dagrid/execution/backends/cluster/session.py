@@ -20,7 +20,6 @@ from time import time
 from typing import Any, NamedTuple, Protocol
 
 from dagrid.errors import BackendError, BackendUnreachableError, DagridError, TransferError
-from dagrid.execution.carriers import carry
 from dagrid.execution.backends._transfer import (
     Pickled,
     decode_error,
@@ -34,6 +33,7 @@ from dagrid.execution.backends.cluster.apart import INLINE, Apart, Fetch, artifa
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.outbox import PIECE
+from dagrid.execution.carriers import carry
 from dagrid.machine.events import (
     UNSTARTED,
     Finished,
