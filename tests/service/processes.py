@@ -22,9 +22,9 @@ def free_port():
         return found.getsockname()[1]
 
 
-def until(holds, what="it"):
+def until(holds, what="it", patience=PATIENCE):
     """Wait until something holds, and return that."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not (found := holds()):
         assert time.monotonic() < deadline, f"{what} has not come"
         time.sleep(0.005)
