@@ -140,7 +140,7 @@ def is_local(host: str) -> bool:
 def _worker(seen: Seen) -> dict[str, Any]:
     return {
         "id": seen.id,
-        "labels": dict(seen.labels),
+        "labels": dict(sorted(seen.labels.items())),
         "health_status": seen.health,
         "last_heartbeat": _stamp(seen.heartbeat),
         "running_tasks": [
