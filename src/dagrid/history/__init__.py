@@ -170,12 +170,13 @@ class History:
             lock.release()
             raise
 
-    def reopen(self, run_id: str, *, take_over: bool = False) -> Place:
+    def reopen(self, run_id: str, *, take_over: bool = False, served: bool | None = None) -> Place:
         """Hold the place of a run that is there, to go on with it.
 
         Args:
             run_id: which one.
             take_over: also if it is running on another machine, as far as can be seen: that one then loses it.
+            served: whether who serves the home goes on with it after this process; by default if it is this process.
 
         Raises:
             UnknownRunError: there is no such run.
@@ -200,10 +201,14 @@ class History:
             epoch = self.checkpoint.store.acquire(run_id, record.epoch) if record.facts == 0 else 0
             if epoch:
                 self.checkpoint.store.append(run_id, epoch, 0, [], status=RUNNING)
-            return Place(run_id, self._performed_here(run_id, about, folder), folder, lock, epoch)
+            return Place(run_id, self._performed_here(run_id, about, folder, served), folder, lock, epoch)
         except BaseException:
             lock.release()
             raise
+
+    def tell(self, verb: str, run_id: str) -> bool:
+        """Say something of a run to the process that serves the home, see `bells`; return whether there is one."""
+        return ring(self.home, verb, run_id)
 
     def stop(self, run_id: str) -> RunInfo:
         """Ask the process that performs a run to stop it, by SIGTERM, and return what the run was.
@@ -446,8 +451,8 @@ class History:
         about = self._about(record.run)
         return about is None or about.host in ("", owners.host())
 
-    def _performed_here(self, run: str, about: About, folder: Path) -> About:
-        served = self._serving is not None
+    def _performed_here(self, run: str, about: About, folder: Path, served: bool | None = None) -> About:
+        served = self._serving is not None if served is None else served
         here = msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served)
         self._keep(run, here)
         return here

@@ -22,7 +22,7 @@ from typing import Protocol
 from dagrid.errors import DagridError, RunError, UnknownRunError
 from dagrid.history import INTERRUPTED, About, History
 from dagrid.history.bells import QUEUED as CAME
-from dagrid.history.bells import STOP
+from dagrid.history.bells import RESUME, RETRY, STOP
 from dagrid.ports import Backend
 from dagrid.workflow import File
 from dagrid.workflow.context import Context
@@ -182,6 +182,10 @@ class Coordinator:
             self._came(run)
         elif verb == STOP:
             self._stop(run)
+        elif verb in (RESUME, RETRY) and run not in self._active:
+            with suppress(DagridError):  # it is gone
+                how = self._resume if verb == RESUME else self._retry
+                self._begin(Active(run, self._history.about(run).queue), how)
 
     def _came(self, run: str) -> None:
         """A run waits in a queue."""
@@ -302,6 +306,9 @@ class Coordinator:
         if not self._history.has_begun(active.run):
             return self._take(active)  # its process ended when it had only just taken it
         return go_on(self._history, active.run, fleet=self._fleet)
+
+    def _retry(self, active: Active) -> Started | None:
+        return go_on(self._history, active.run, again=True, fleet=self._fleet)
 
     def _refuse(self, run: str, about: About, error: Exception) -> None:
         with suppress(RunError):
