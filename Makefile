@@ -83,6 +83,7 @@ test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that ho
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## whatever can go wrong with a fleet, in full measure
+	DAGRID_CHAOS_SCHEDULES=$${DAGRID_CHAOS_SCHEDULES:-10000} $(BIN)/python -m pytest -q tests/fleet/test_simulation.py
 	DAGRID_FLEET_BURST=5000 $(BIN)/python -m pytest -q tests/fleet/test_listener.py -k burst
 
 .PHONY: soak

@@ -20,6 +20,8 @@ from dagrid.service.worker.processes import Processes
 from dagrid.service.worker.runs import Run, Runs
 from dagrid.service.worker.tasks import SHIFT, Task, cancelled, failed
 
+MOMENT = 0.002
+"""Seconds after which it is told that something has begun that has not ended."""
 COMMAND = "command"
 """The place of calls that are commands."""
 
@@ -67,6 +69,7 @@ class Bench:
         self._runs = Runs(loop, folder, contents, labels, begun)
         self._tasks: dict[int, Task] = {}
         self._arriving: dict[str, list[Task]] = {}  # by run, what waits for its kit
+        self._urgent = self._telling = False
         self._processes: Processes | None = None
         self._commands: Commands | None = None
 
@@ -186,6 +189,7 @@ class Bench:
         self._duty.started(task.token, at + SHIFT)
 
     def ended(self, task: Task, end: pb.Finished) -> None:
+        self._urgent = True
         end.attempt = task.call.attempt
         task.end = end
         del self._tasks[task.token]
@@ -195,11 +199,22 @@ class Bench:
         self.do(self._duty.finished(task.token, end))
 
     def returned(self, task: Task) -> None:
+        self._urgent = True
         del self._tasks[task.token]
         self._drop_riders(task)
         self.do(self._duty.gave_back(task.token))
 
     def settled(self) -> None:
+        """Let what happened be told: ends at once, beginnings in a moment, in which many end too."""
+        if self._urgent:
+            self._urgent = False
+            self._changed()
+        elif not self._telling:
+            self._telling = True
+            self._loop.call_later(MOMENT, self._tell_starts)
+
+    def _tell_starts(self) -> None:
+        self._telling = False
         self._changed()
 
     def _drop_riders(self, task: Task) -> None:

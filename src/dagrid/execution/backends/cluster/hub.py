@@ -170,10 +170,7 @@ class Hub:
 
         if self._loop is None or self._closed:
             raise BackendClosedError("The coordinator is closed, or was not started.")
-        with suppress(RuntimeError):  # there is no loop in this thread
-            if asyncio.get_running_loop() is self._loop:
-                return get()
-        return self._do(got())
+        return get() if fleet_loop.is_here() else self._do(got())
 
     def _do(self, work: Coroutine[Any, Any, Found]) -> Found:
         assert self._loop is not None

@@ -42,6 +42,11 @@ def leave() -> None:
         thread.join()
 
 
+def is_here() -> bool:
+    """Return whether this is the thread of the loop, which must not wait for itself."""
+    return _running is not None and _running[1] is threading.current_thread()
+
+
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
