@@ -145,7 +145,8 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
         parcel = packer.packed(base, workflow.files if said(workflow, "files") else None, {*never, *without})
     except TransferError as error:
         raise WorkflowError([file.problem(place(workflow, "files"), str(error))]) from error
-    inside = context.folder == base or context.folder.startswith(base + os.sep)
+    above = base or os.getcwd()  # a text has no folder, and its steps run where its run is
+    inside = context.folder == above or context.folder.startswith(above + os.sep)
     logs = context.logs
     kit = WorkflowKit(
         workflow=msgspec.structs.replace(workflow, steps=(), handler_on=Handlers()),
@@ -153,7 +154,7 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
         kept=LogFolder(logs.run_id, os.path.dirname(logs.log), logs.log),
         parcel=parcel.list,
         contents=parcel.contents,
-        folder=os.path.relpath(context.folder, base) if base and inside else context.folder,
+        folder=os.path.relpath(context.folder, above) if inside else context.folder,
         given=context.given,
         variables=context.variables,
         secrets=context.secrets,
