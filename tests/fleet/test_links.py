@@ -210,6 +210,7 @@ def test_contents_are_let_go_when_nobody_needs_them(tmp_path: Path) -> None:
         for data in (arguments, function):
             run.line.ask(pb.Ask(parts=list(parts(data, digest_of(data)))))
         worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
+        worker.wake()
         worker.value_of = lambda call: pb.Finished(attempt=call.attempt, apart=digest_of(value), size=len(value))
         run.content(digest_of(value))
         run.assign(run.joined(), pb.Call(attempt=1, apart=digest_of(arguments), function=digest_of(function)))
@@ -499,6 +500,7 @@ def test_contents_that_cannot_be_kept_end_the_stream_and_are_sent_again(tmp_path
         run.line = coordinator.borrow(run.opening(), run.tells.add)
         with Worker(to(coordinator)) as worker:
             worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
+            worker.wake()
             worker.events.wait(lambda found: "lost" in found)
             worker.outbox = Outbox()
             worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
