@@ -196,7 +196,9 @@ class Coordinator:
         except UnknownRunError:  # it is gone already
             return
         if about.kind != "workflow":
-            return  # who can import the graph takes it: dagrid start --next
+            self._known.add(run)
+            self._say(f"run {run} is one of a Python graph, which is not imported here: dagrid start --next {about.queue}")
+            return
         self._known.add(run)
         one = Waiting((-about.priority, next(self._order)), run, about.queue, about.at_once)
         heappush(self._waiting.setdefault(about.queue, []), one)
