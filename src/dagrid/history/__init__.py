@@ -431,22 +431,33 @@ class History:
     def _created(self, run: str, name: str, at: float, chosen: bool) -> int:
         """Create a run, or take one out of its queue, and return its epoch: of several processes one succeeds."""
         store = self.checkpoint.store
+        waiting = next((one for one in store.runs(run) if one.run == run), None) if chosen else None
+        if waiting is not None and waiting.status == QUEUED:
+            return self._out_of_queue(waiting)
         try:
             return store.create(run, name=name, at=at)
         except DuplicateRunError:
             record = self._record(run)
             if not chosen or not (record.status == QUEUED or self._is_stillborn(record)):
                 raise
-            try:
-                epoch = store.acquire(run, record.epoch)
-                store.append(run, epoch, record.facts, [], status=RUNNING)
-            except StaleEpochError as error:
-                raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
-            return epoch
+            return self._out_of_queue(record)
+
+    def _out_of_queue(self, record: RunRecord) -> int:
+        """Take a run that waits, and return its epoch."""
+        run, store = record.run, self.checkpoint.store
+        try:
+            epoch = store.acquire(run, record.epoch)
+            store.append(run, epoch, record.facts, [], status=RUNNING)
+        except StaleEpochError as error:
+            raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
+        return epoch
 
     def _is_stillborn(self, record: RunRecord) -> bool:
-        """Whether a process has taken a run, whose lock is held here now, and ended before it had written what it is made of."""
-        if record.status != RUNNING or record.facts:
+        """Whether a process that served the home has taken a run, and ended before it had written what it is made of.
+
+        Who serves the home now holds the lock of the run, and nobody else asks.
+        """
+        if self._serving is None or record.status != RUNNING or record.facts:
             return False
         about = self._about(record.run)
         return about is None or about.host in ("", owners.host())

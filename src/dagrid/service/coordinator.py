@@ -197,7 +197,9 @@ class Coordinator:
             return
         if about.kind != "workflow":
             self._known.add(run)
-            self._say(f"run {run} is one of a Python graph, which is not imported here: dagrid start --next {about.queue}")
+            self._say(
+                f"run {run} is one of a Python graph, which is not imported here: dagrid start --next {about.queue}"
+            )
             return
         self._known.add(run)
         one = Waiting((-about.priority, next(self._order)), run, about.queue, about.at_once)
