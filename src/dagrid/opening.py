@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache as once
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 from dagrid.errors import (
     BackendError,
@@ -25,7 +26,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.binding import COMMAND, HERE, LOOP
 from dagrid.execution.recording import Checkpoint
-from dagrid.ports import Artifacts, Backend, FourMethods, Surviving
+from dagrid.ports import Artifacts, Backend, FourMethods
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -88,7 +89,7 @@ def open_backend(backend: BackendLike | None, max_concurrency: int | None = None
         return _made(_threads(max_concurrency)), True
     if isinstance(backend, str):
         return (_chosen(max_concurrency) if backend == AUTO else _made(backend)), True
-    if isinstance(backend, Backend):
+    if _is_backend(backend):
         return backend, False
     if isinstance(backend, FourMethods):
         from dagrid.execution.backends.adapter import adapt
@@ -97,6 +98,11 @@ def open_backend(backend: BackendLike | None, max_concurrency: int | None = None
     raise InvalidSettingError(
         f"A backend is a name such as 'thread', or an object with name, submit, result and shutdown; not {backend!r}."
     )
+
+
+def _is_backend(found: object) -> TypeGuard[Backend]:
+    """Return what `isinstance` does, which looks through the protocol each time, for every run."""
+    return all(map(partial(hasattr, found), ("name", "capabilities", "open", "close")))
 
 
 def _chosen(max_concurrency: int | None) -> Backend:
@@ -164,7 +170,7 @@ def lent_places(places: Mapping[str, Backend], otherwise: Callable[[str], Backen
             raise InvalidSettingError(
                 f"There is no place {name!r}.{hint(nearest(name, PLACES))} There are: {', '.join(PLACES)}."
             )
-        if not isinstance(backend, Backend):
+        if not _is_backend(backend):
             raise InvalidSettingError(f"The place {name!r} is a backend such as CommandBackend(), not {backend!r}.")
     return lambda name: _Lent(places[name]) if name in places else otherwise(name)
 
@@ -176,7 +182,7 @@ class _Lent:
         self.name = backend.name
         self.capabilities = backend.capabilities
         self.open = backend.open
-        if isinstance(backend, Surviving):
+        if hasattr(backend, "reopen"):
             self.reopen = backend.reopen
 
     def close(self, wait: bool = True) -> None:

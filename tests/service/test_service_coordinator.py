@@ -11,7 +11,9 @@ import pytest
 from dagrid.errors import RunHeldError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.history import About, History
+from dagrid.history.bells import RETRY
 from dagrid.service.coordinator import Coordinator
+from dagrid.workflow.running import answer
 
 PATIENCE = 20.0
 
@@ -155,6 +157,29 @@ def test_who_waits_for_a_person_holds_nothing(service):
         while coordinator.active:
             assert time.monotonic() < deadline
             time.sleep(0.005)
+
+
+def test_what_a_person_says_is_passed_on(service):
+    """Approved elsewhere, also while no coordinator is there: it goes on with the run, as the one that performs it."""
+    text = (
+        "steps: [{name: a, command: echo, approval: {prompt: well?, input: [WHO]}}, {name: b, command: 'echo by $WHO'}]"
+    )
+    first, second, third = (service.enqueue(text, run=run) for run in ("first", "second", "third"))
+    with service.coordinator():
+        for run in (first, second, third):
+            service.until(run, "waiting")
+        answer(service.history, first, signals={"a": {"WHO": "me"}})
+        service.until(first, "succeeded")
+        answer(service.history, third, rejects={"a": "no"})
+        service.until(third, "failed")
+    answer(service.history, second, signals={"a": {"WHO": "you"}})
+    assert service.history.info(second).status == "interrupted"
+    with service.coordinator():
+        service.until(second, "succeeded")
+        service.history.tell(RETRY, third)
+        service.until(third, "waiting")
+    for run, who in ((first, "me"), (second, "you")):
+        assert (service.history.folder(run) / "b.out").read_text() == f"by {who}\n"
 
 
 def test_a_home_has_one_coordinator(service):

@@ -142,6 +142,21 @@ def test_values_pass_from_worker_to_worker(fleet):
     assert fleet.out(run, "three") == "got 44 and 3\n"
 
 
+def test_a_step_can_look_into_the_files_of_another(fleet):
+    """`${id.stdout}` is a file; it is there on another worker too, and where the run is."""
+    run = fleet.enqueue(
+        """
+        steps:
+          - {name: one, id: one, command: 'echo out; echo err >&2', workerSelector: {gpu: "true"}}
+          - {name: two, command: 'cat ${one.stdout} ${one.stderr}', workerSelector: {region: eu-west-1}}
+          - {name: three, command: 'cat ${one.stdout}', workerSelector: local}
+        """,
+        "files",
+    )
+    assert fleet.ended(run) == "succeeded"
+    assert (fleet.out(run, "two"), fleet.out(run, "three")) == ("out\nerr\n", "out\n")
+
+
 def test_fifty_runs_end(fleet):
     """All at once, each of one step."""
     runs = [fleet.enqueue("steps: ['true']", "many") for _ in range(50)]

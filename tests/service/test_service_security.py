@@ -166,9 +166,8 @@ def test_a_public_address_is_warned_about(tmp_path):
     """Who wrote it may have it; that everybody can read along is said, and that the API asks for a token."""
     fleet = Fleet(tmp_path, ("start-all", "--host=0.0.0.0", f"--port={free_port()}"))
     try:
-        fleet.start().told("HTTP is answered")
-        assert fleet.coordinator is not None
-        assert "plain text at 0.0.0.0" in fleet.coordinator.text
-        assert "on this machine only" in fleet.coordinator.text
+        text = fleet.start().told("HTTP is answered").text
+        assert "plain text at 0.0.0.0" in text
+        assert "on this machine only" in text
     finally:
         fleet.close()

@@ -18,7 +18,7 @@ from dagrid.ports import Backend, Call, Host, Session, Surviving, Use, opened
 
 def session_of(backend: Backend, host: Host, uses: Sequence[Use]) -> Session:
     """Return what serves a run, which an earlier process may have left with a part of it under way."""
-    if uses and isinstance(backend, Surviving):
+    if uses and isinstance(backend, Surviving):  # of few runs
         return backend.reopen(host, uses)
     return backend.open(host)
 

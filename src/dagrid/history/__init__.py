@@ -170,12 +170,13 @@ class History:
             lock.release()
             raise
 
-    def reopen(self, run_id: str, *, take_over: bool = False) -> Place:
+    def reopen(self, run_id: str, *, take_over: bool = False, served: bool | None = None) -> Place:
         """Hold the place of a run that is there, to go on with it.
 
         Args:
             run_id: which one.
             take_over: also if it is running on another machine, as far as can be seen: that one then loses it.
+            served: whether who serves the home goes on with it after this process; by default if it is this process.
 
         Raises:
             UnknownRunError: there is no such run.
@@ -200,12 +201,16 @@ class History:
             epoch = self.checkpoint.store.acquire(run_id, record.epoch) if record.facts == 0 else 0
             if epoch:
                 self.checkpoint.store.append(run_id, epoch, 0, [], status=RUNNING)
-            here = self._performed_here(about, folder)
+            here = self._performed_here(about, folder, served)
             self._describe(run_id, here)
             return Place(run_id, here, folder, lock, epoch)
         except BaseException:
             lock.release()
             raise
+
+    def tell(self, verb: str, run_id: str) -> bool:
+        """Say something of a run to the process that serves the home, see `bells`; return whether there is one."""
+        return ring(self.home, verb, run_id)
 
     def stop(self, run_id: str) -> RunInfo:
         """Ask the process that performs a run to stop it, by SIGTERM, and return what the run was.
@@ -413,28 +418,39 @@ class History:
     def _created(self, run: str, about: About, chosen: bool) -> int:
         """Create a run, or take one out of its queue, and return its epoch: of several processes one succeeds."""
         store = self.checkpoint.store
+        waiting = next(iter(store.runs(ids={run})), None) if chosen else None
+        if waiting is not None and waiting.status == QUEUED:
+            return self._out_of_queue(waiting)
         try:
             return store.create(run, name=about.name, at=about.created, about=_written(about))
         except DuplicateRunError:
             record = self._record(run)
             if not chosen or not (record.status == QUEUED or self._is_stillborn(record)):
                 raise
-            try:
-                epoch = store.acquire(run, record.epoch)
-                store.append(run, epoch, record.facts, [], status=RUNNING)
-            except StaleEpochError as error:
-                raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
-            return epoch
+            return self._out_of_queue(record)
+
+    def _out_of_queue(self, record: RunRecord) -> int:
+        """Take a run that waits, and return its epoch."""
+        run, store = record.run, self.checkpoint.store
+        try:
+            epoch = store.acquire(run, record.epoch)
+            store.append(run, epoch, record.facts, [], status=RUNNING)
+        except StaleEpochError as error:
+            raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
+        return epoch
 
     def _is_stillborn(self, record: RunRecord) -> bool:
-        """Whether a process has taken a run out of its queue, and ended before it had written what it is made of."""
-        about = self._about(record.run)
-        if about is None or not about.queue or record.status != RUNNING or record.facts:
-            return False
-        return about.host == "" or (about.host == owners.host() and not owners.started(about.pid))
+        """Whether a process that served the home has taken a run, and ended before it had written what it is made of.
 
-    def _performed_here(self, about: About, folder: Path) -> About:
-        served = self._serving is not None
+        Who serves the home now holds the lock of the run, and nobody else asks.
+        """
+        if self._serving is None or record.status != RUNNING or record.facts:
+            return False
+        about = self._about(record.run)
+        return about is None or about.host in ("", owners.host())
+
+    def _performed_here(self, about: About, folder: Path, served: bool | None = None) -> About:
+        served = self._serving is not None if served is None else served
         return msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served)
 
     def _describe(self, run: str, about: About) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 BELL = "bell"
 QUEUED = "queued"
 STOP = "stop"
+RESUME = "resume"
+RETRY = "retry"
 PATIENCE = 1.0
 """Seconds that a line may wait for a reader that has not kept up."""
 _PIECE = 1 << 16
@@ -79,4 +81,4 @@ def ring(home: Path, verb: str, run: str) -> bool:
         os.close(file)
 
 
-__all__ = ["QUEUED", "STOP", "Bell", "ring"]
+__all__ = ["QUEUED", "RESUME", "RETRY", "STOP", "Bell", "ring"]

@@ -22,7 +22,7 @@ from typing import Protocol
 from dagrid.errors import DagridError, RunError, UnknownRunError
 from dagrid.history import INTERRUPTED, About, History
 from dagrid.history.bells import QUEUED as CAME
-from dagrid.history.bells import STOP
+from dagrid.history.bells import RESUME, RETRY, STOP
 from dagrid.ports import Backend
 from dagrid.workflow import File
 from dagrid.workflow.context import Context
@@ -182,6 +182,10 @@ class Coordinator:
             self._came(run)
         elif verb == STOP:
             self._stop(run)
+        elif verb in (RESUME, RETRY) and run not in self._active:
+            with suppress(DagridError):  # it is gone
+                how = self._resume if verb == RESUME else self._retry
+                self._begin(Active(run, self._history.about(run).queue), how)
 
     def _came(self, run: str) -> None:
         """A run waits in a queue."""
@@ -192,7 +196,11 @@ class Coordinator:
         except UnknownRunError:  # it is gone already
             return
         if about.kind != "workflow":
-            return  # who can import the graph takes it: dagrid start --next
+            self._known.add(run)
+            self._say(
+                f"run {run} is one of a Python graph, which is not imported here: dagrid start --next {about.queue}"
+            )
+            return
         self._known.add(run)
         one = Waiting((-about.priority, next(self._order)), run, about.queue, about.at_once)
         heappush(self._waiting.setdefault(about.queue, []), one)
@@ -302,6 +310,9 @@ class Coordinator:
         if not self._history.has_begun(active.run):
             return self._take(active)  # its process ended when it had only just taken it
         return go_on(self._history, active.run, fleet=self._fleet)
+
+    def _retry(self, active: Active) -> Started | None:
+        return go_on(self._history, active.run, again=True, fleet=self._fleet)
 
     def _refuse(self, run: str, about: About, error: Exception) -> None:
         with suppress(RunError):

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -20,13 +21,14 @@ from dagrid.errors import TransferError, WorkflowError
 from dagrid.history import file_name
 from dagrid.service.parcels import Packer, Parcel, unpack
 from dagrid.workflow import File
-from dagrid.workflow.context import CURRENT, Context, Traceparents
+from dagrid.workflow.context import CURRENT, Context, Spec, StepEnd, Traceparents
 from dagrid.workflow.model import Handlers, Workflow, place, said
 from dagrid.workflow.surroundings import default_shell, passed, shell_words
 from dagrid.workflow.variables import environment
 
 LOGS = "logs"
 FILES = "files"
+SEEN = "seen"
 LOG_FILE = "DAG_RUN_LOG_FILE"
 TRACEPARENT = "TRACEPARENT"
 
@@ -145,7 +147,8 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
         parcel = packer.packed(base, workflow.files if said(workflow, "files") else None, {*never, *without})
     except TransferError as error:
         raise WorkflowError([file.problem(place(workflow, "files"), str(error))]) from error
-    inside = context.folder == base or context.folder.startswith(base + os.sep)
+    above = base or os.getcwd()  # a text has no folder, and its steps run where its run is
+    inside = context.folder == above or context.folder.startswith(above + os.sep)
     logs = context.logs
     kit = WorkflowKit(
         workflow=msgspec.structs.replace(workflow, steps=(), handler_on=Handlers()),
@@ -153,7 +156,7 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
         kept=LogFolder(logs.run_id, os.path.dirname(logs.log), logs.log),
         parcel=parcel.list,
         contents=parcel.contents,
-        folder=os.path.relpath(context.folder, base) if base and inside else context.folder,
+        folder=os.path.relpath(context.folder, above) if inside else context.folder,
         given=context.given,
         variables=context.variables,
         secrets=context.secrets,
@@ -164,6 +167,20 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
     return kit, parcel
 
 
-def _called(context: Context, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _called(context: Context, fn: Callable[..., Any], spec: Spec, *ends: StepEnd | None, **more: Any) -> Any:
     CURRENT.set(context)  # who calls has a context of its own for each attempt
-    return fn(*args, **kwargs)
+    return fn(spec, *[_here(context, end) for end in ends], **more)
+
+
+def _here(context: Context, end: StepEnd | None) -> StepEnd | None:
+    """Return the end of a step with the files of its output, where another step looks into them, on this machine."""
+    if end is None or not end.written:
+        return end
+    paths = {}
+    for stream, data in end.written.items():
+        folder = context.logs.log.with_name(SEEN) / sha256(data).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / os.path.basename(end.stdout if stream == "stdout" else end.stderr)
+        path.write_bytes(data)
+        paths[stream] = os.fspath(path)
+    return msgspec.structs.replace(end, **paths)

@@ -27,6 +27,7 @@ class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
         stdout: the file that has its standard output.
         stderr: the file that has its standard error.
         value: what a Python function returned, pickled; None if the step has no such value.
+        written: what is in the files of its output, "stdout" or "stderr", that steps on other machines look into.
     """
 
     code: int = 0
@@ -35,6 +36,7 @@ class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
     stdout: str = ""
     stderr: str = ""
     value: bytes | None = None
+    written: dict[str, bytes] = {}
 
 
 Selector = dict[str, str] | str
@@ -51,6 +53,7 @@ class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
         values: those among them that it waits for directly, whose Python values it may take by their names.
         selector: the labels that its worker must have, for the steps of a workflow that it calls; "local" is where the run is.
         is_first: whether nothing comes before it.
+        shown: the files of its output that steps on other machines look into.
     """
 
     step: Step
@@ -59,6 +62,7 @@ class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
     values: tuple[str, ...] = ()
     selector: Selector = {}
     is_first: bool = False
+    shown: tuple[str, ...] = ()
 
 
 class Logs(Protocol):

@@ -65,6 +65,7 @@ class _Lowering:
         self.by_id = names_of(self.workflow)
         self.waits = dependencies(self.workflow)
         self.taken = set(self.waits)
+        self.shown = self._shown() if spread else {}
 
     def graph(self) -> DAG:
         nodes = []
@@ -84,6 +85,15 @@ class _Lowering:
             if role in HANDLER_NAMES:
                 nodes.append(self._node(step, self._free(role), (), leaving, role))
         return DAG(nodes, name=self.workflow.name, max_concurrency=self.workflow.max_active_steps or None)
+
+    def _shown(self) -> dict[str, tuple[str, ...]]:
+        """Return by the ids of steps which files of their output others look into."""
+        found: dict[str, set[str]] = {}
+        for step in (*self.workflow.steps, *(step for _, step in handlers(self.workflow))):
+            for _, asked_id, what in asked(step):
+                if what in ("stdout", "stderr"):
+                    found.setdefault(asked_id, set()).add(what)
+        return {one: tuple(sorted(streams)) for one, streams in found.items()}
 
     def _free(self, role: str) -> str:
         name = HANDLER_NAMES[role]
@@ -126,6 +136,7 @@ class _Lowering:
             values=values,
             selector=wanted if step.kind == "dag" else {},
             is_first=not waits and handler is None,
+            shown=self.shown.get(step.id, ()),
         )
         tasks = (EXCLUSIVE_STEP, EXCLUSIVE_HANDLER) if step.exclusive else (STEP, HANDLER)
         task: Command = tasks[handler is not None]

@@ -100,7 +100,10 @@ def _ended(work: Work, failure: StepError | None, returned: Returned | None) -> 
     hidden = tuple(one.name for one in (*step.output, *step.outputs) if one.omit)
     code = failure.code if failure is not None else 0
     stdout, stderr = work.kept
-    return StepEnd(code=code, outputs=outputs, hidden=hidden, stdout=stdout, stderr=stderr, value=value)
+    written = {stream: work.written(stream).encode() for stream in work.spec.shown}
+    return StepEnd(
+        code=code, outputs=outputs, hidden=hidden, stdout=stdout, stderr=stderr, value=value, written=written
+    )
 
 
 def _output(work: Work, output: Output, returned: Returned | None) -> Generator[Any, Any, str]:

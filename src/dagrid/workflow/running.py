@@ -25,10 +25,12 @@ from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
 from dagrid.history import About, History
 from dagrid.history import Place as Held
+from dagrid.history.bells import RESUME
 from dagrid.masking import masked
 from dagrid.observe.log import RunLog
 from dagrid.ports import Backend, Observer, Onlooker
 from dagrid.workflow import steps
+from dagrid.workflow.absent import ABSENT
 from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
 from dagrid.workflow.expressions import evaluate
@@ -267,7 +269,8 @@ def go_on(
         RunError: a step does not wait for a person, or was not told all that it asks for; the run waits on.
     """
     with ExitStack() as closing:
-        place = closing.enter_context(history.reopen(run_id, take_over=take_over))
+        served = True if fleet is ABSENT else None
+        place = closing.enter_context(history.reopen(run_id, take_over=take_over, served=served))
         about = place.about
         if about.kind != "workflow":
             raise UnknownRunError(
@@ -289,6 +292,26 @@ def go_on(
         )
         _tell(run, signals or {}, rejects or {})
         return Started(run, history, place, context, closing.pop_all())
+
+
+def answer(
+    history: History,
+    run_id: str,
+    *,
+    signals: Mapping[str, Mapping[str, str]] | None = None,
+    rejects: Mapping[str, str] | None = None,
+    take_over: bool = False,
+) -> None:
+    """Answer steps of a run that wait for a person, and leave all that follows to the process that serves the home.
+
+    Takes what `go_on` takes, and raises as it does.
+    """
+    started = go_on(history, run_id, signals=signals, rejects=rejects, take_over=take_over, fleet=ABSENT)
+    if started.run.done:  # nothing followed
+        started.finish()
+    else:
+        started.let_go()
+        history.tell(RESUME, run_id)
 
 
 def dry(file: File, params: Sequence[str] = (), *, labels: Mapping[str, str] | None = None) -> tuple[Context, DAG]:
@@ -374,7 +397,7 @@ def _performing(closing: ExitStack, context: Context, place: Held, fleet: Fleet 
         return {"command": here}
     workers = fleet.place(context, place.about)
     closing.callback(workers.close, wait=False)
-    return {"command": workers, "here": here}
+    return {"command": workers, "here": workers if fleet is ABSENT else here}
 
 
 def _settings(context: Context, observers: Readers, places: Mapping[str, Backend]) -> dict[str, Any]:

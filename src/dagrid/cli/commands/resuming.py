@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.calls import Call
+from dagrid.cli.exits import Exit
 from dagrid.cli.fleets import fleet_of
 from dagrid.cli.launching import start_like
 from dagrid.cli.options import command
@@ -12,6 +13,7 @@ from dagrid.cli.running import Watched, attend, finished, run_record, stoppable,
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
+from dagrid.history.bells import RETRY
 
 if TYPE_CHECKING:
     from dagrid.history import RunInfo
@@ -46,6 +48,8 @@ def retry_command(call: Call, run: str | None) -> int:
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
     again = info.ended > 0 or bool(roots)
+    if history.about(info.run).served and not roots and fleet_of(call) is None and history.tell(RETRY, info.run):
+        return _left_to_coordinator(call, info)
     if history.about(info.run).kind == "graph":
         return _go_on_with_graph(call, info, again=again, roots=roots)
     return _go_on(call, info, again=again, roots=roots)
@@ -75,8 +79,18 @@ def reject_command(call: Call, run: str, step: str | None) -> int:
     return _answer(call, info, rejects={_waiting(call, info, step): call.config["reason"] or "rejected"})
 
 
+def _left_to_coordinator(call: Call, info: RunInfo) -> int:
+    call.out.say(f"The coordinator of {call.config.home} goes on with it: run {info.run}")
+    return Exit.SUCCESS
+
+
 def _answer(call: Call, info: RunInfo, **said: Any) -> int:
     try:
+        if call.history.about(info.run).served and fleet_of(call) is None:
+            from dagrid.workflow.running import answer
+
+            answer(call.history, info.run, take_over=call.config["take_over"], **said)
+            return _left_to_coordinator(call, info)
         return _go_on(call, info, **said)
     except RunHeldError as error:
         raise RunHeldError(

@@ -131,6 +131,7 @@ class FleetSession:
         logs: OpenSink | None = None,
     ) -> None:
         self.host = host
+        self._recorded = host.recorded if isinstance(host, Recording) else None
         self._logs = logs
         self._sinks: dict[str, Sink] = {}
         self.run = run
@@ -331,8 +332,8 @@ class FleetSession:
             try:
                 if events:
                     self.host.report(events)
-                if self._acks and isinstance(self.host, Recording):
-                    self.host.recorded()
+                if self._acks and self._recorded is not None:
+                    self._recorded()
             except BaseException:  # noqa: BLE001 - a fault of one host must not end its run unseen
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
         for number, attempts in self._acks.items():
