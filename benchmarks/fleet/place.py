@@ -20,7 +20,8 @@ WORKERS = 2
 SLOTS = 1
 LIMIT = 120.0
 """Seconds after which something that does not come is given up."""
-LOOK = 0.002
+LOOK = 0.02
+"""Seconds between two looks; times are taken from the runs, and who looks often takes the time that they need."""
 LABELS = ("zone=a", "zone=b")
 KINDS = {
     "one": "name: one\nsteps:\n  - command: 'true'\n",

@@ -221,6 +221,9 @@ def test_heartbeats_are_due_and_say_how_much_there_is() -> None:
     post.duty.tick(due)
     beat = post.up().heartbeat
     assert (beat.running, beat.waiting, beat.load) == (1, 2, 0.5)
+    post.hear(heartbeat=3.0)
+    post.duty.tick(due + HEARTBEAT)
+    assert post.duty.next_tick == due + HEARTBEAT + 3.0
     post.duty.lose(due)
     assert post.duty.next_tick is None
 

@@ -6,6 +6,7 @@ import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.books import Health, health
+from dagrid.execution.backends.cluster.ledger import CROWD, SLOWEST
 from dagrid.machine.events import Outcome
 from tests.fleet.desks import LEASE, Desk, calls, done, some
 
@@ -26,6 +27,21 @@ def test_a_worker_hears_how_often_to_speak_and_how_long_its_lease_is() -> None:
     desk = Desk()
     desk.come()
     assert desk.down().welcome == pb.Welcome(heartbeat=1.0, lease=LEASE, coordinator="c")
+
+
+def test_many_workers_speak_less_often_each() -> None:
+    """A thousand that have nothing to do cost the coordinator little; those that came when they were few are told as well."""
+    desk = Desk()
+    for number in range(CROWD):
+        desk.come(f"w{number}")
+    assert {down.welcome.heartbeat for down in desk.sent().values()} == {1.0}
+    desk.come("more")
+    sent = desk.sent()
+    assert sent["more"].welcome.heartbeat == 2.0
+    assert sent["w0"] == pb.Down(heartbeat=2.0)
+    for number in range(5 * CROWD):
+        desk.come(f"v{number}")
+    assert desk.sent()["v999"].welcome.heartbeat == SLOWEST
 
 
 def test_another_protocol_is_refused_with_both_numbers() -> None:

@@ -261,7 +261,7 @@ def test_a_run_on_another_machine(history):
     with history.begin("nightly", About()) as place:
         run = place.run_id
     elsewhere = msgspec.structs.replace(history.about(run), host="far-away", folder="/not/here")
-    history.checkpoint.artifacts.put(f"{run}/about", msgspec.json.encode(elsewhere))
+    history.checkpoint.store.describe(run, msgspec.json.encode(elsewhere))
     info = history.info(run)
     assert (info.status, info.host, info.pid) == ("running", "far-away", 0)
     for refused in (history.stop, history.reopen):

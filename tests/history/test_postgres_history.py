@@ -35,7 +35,7 @@ def test_two_homes_with_one_database(postgres, tmp_path):
         assert one.info(queued).status == "interrupted"
         # As if the second home were on another machine: nobody can look whether it goes on there.
         far = msgspec.structs.replace(one.about(queued), host="far-away")
-        one.checkpoint.artifacts.put(f"{queued}/about", msgspec.json.encode(far))
+        one.checkpoint.store.describe(queued, msgspec.json.encode(far))
         assert one.info(queued).host == "far-away"
         one.reopen(queued, take_over=True).close()
         for info in one.runs():

@@ -418,26 +418,16 @@ class History:
     def _created(self, run: str, about: About, chosen: bool) -> int:
         """Create a run, or take one out of its queue, and return its epoch: of several processes one succeeds."""
         store = self.checkpoint.store
-        waiting = next(iter(store.runs(ids={run})), None) if chosen else None
-        if waiting is not None and waiting.status == QUEUED:
-            return self._out_of_queue(waiting)
-        try:
-            return store.create(run, name=about.name, at=about.created, about=_written(about))
-        except DuplicateRunError:
-            record = self._record(run)
-            if not chosen or not (record.status == QUEUED or self._is_stillborn(record)):
-                raise
-            return self._out_of_queue(record)
-
-    def _out_of_queue(self, record: RunRecord) -> int:
-        """Take a run that waits, and return its epoch."""
-        run, store = record.run, self.checkpoint.store
-        try:
-            epoch = store.acquire(run, record.epoch)
-            store.append(run, epoch, record.facts, [], status=RUNNING)
-        except StaleEpochError as error:
-            raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
-        return epoch
+        for record in store.runs(ids={run}) if chosen else ():
+            if not (record.status == QUEUED or self._is_stillborn(record)):
+                break
+            try:
+                epoch = store.acquire(run, record.epoch)
+                store.append(run, epoch, record.facts, [], status=RUNNING)
+            except StaleEpochError as error:
+                raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
+            return epoch
+        return store.create(run, name=about.name, at=about.created, about=_written(about))
 
     def _is_stillborn(self, record: RunRecord) -> bool:
         """Whether a process that served the home has taken a run, and ended before it had written what it is made of.
@@ -455,17 +445,19 @@ class History:
 
     def _describe(self, run: str, about: About) -> None:
         self.checkpoint.store.describe(run, _written(about))
-        self.checkpoint.artifacts.delete(_about_key(run))
 
     def _about(self, run: str) -> About | None:
         try:
-            data = self.checkpoint.artifacts.get(_about_key(run))  # earlier versions kept it among the values
-        except StoreError:  # an id that is no key, of a run that did not come from here
-            return None
-        try:
-            data = data or self.checkpoint.store.about(run)
+            data = self.checkpoint.store.about(run) or self._about_before(run)
             return msgspec.json.decode(data, type=About) if data else None
         except (msgspec.DecodeError, UnknownRunError):  # a newer dagrid's; or somebody has just removed it
+            return None
+
+    def _about_before(self, run: str) -> bytes | None:
+        """Return what earlier versions kept among the values."""
+        try:
+            return self.checkpoint.artifacts.get(_about_key(run))
+        except StoreError:  # an id that is no key, of a run that did not come from here
             return None
 
     def _record(self, run: str) -> RunRecord:

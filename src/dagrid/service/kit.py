@@ -7,9 +7,11 @@ kept with the run.
 from __future__ import annotations
 
 import os
+import pickle
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
@@ -31,6 +33,11 @@ FILES = "files"
 SEEN = "seen"
 LOG_FILE = "DAG_RUN_LOG_FILE"
 TRACEPARENT = "TRACEPARENT"
+KEPT = 32
+"""So many documents are known as bytes, and as they were read."""
+
+_guard = threading.Lock()
+_known: dict[int, tuple[Workflow, bytes]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class WorkflowKit:
     """Makes the context of a run on a worker, see `dagrid.ports.Kit`.
 
     Args:
-        workflow: the document, without its steps.
+        workflow: the document, without its steps, pickled once for all its runs.
         name: of its file.
         kept: where the logs are in the end.
         parcel: the SHA-256 of the list of files that it comes with.
@@ -63,7 +70,7 @@ class WorkflowKit:
         caller: the traceparent of all that is no step's.
     """
 
-    workflow: Workflow
+    workflow: bytes
     name: str
     kept: LogFolder
     parcel: bytes
@@ -78,6 +85,7 @@ class WorkflowKit:
 
     def arrive(self, folder: Path, content: Callable[[bytes], Path], labels: Mapping[str, str]) -> Around:
         """Make the context on a worker, with the files in place."""
+        workflow = _loaded(self.workflow)
         files = folder / FILES
         unpack(files, self.parcel, content)
         logs = folder / LOGS / token_hex(8)  # what was written elsewhere, or here before, has another one
@@ -88,8 +96,8 @@ class WorkflowKit:
         base = os.fspath(files)
         return Around(
             Context(
-                file=File(name=self.name, folder=base, text="", main=self.workflow, locals={}),
-                workflow=self.workflow,
+                file=File(name=self.name, folder=base, text="", main=workflow, locals={}),
+                workflow=workflow,
                 logs=own,
                 kept=self.kept,
                 given=self.given,
@@ -97,7 +105,7 @@ class WorkflowKit:
                 environment=environment(caller, variables, passed(os.environ)),
                 secrets=self.secrets,
                 folder=os.path.normpath(os.path.join(base, self.folder)),
-                shell=shell_words(self.workflow.shell) or default_shell(os.environ),
+                shell=shell_words(workflow.shell) or default_shell(os.environ),
                 labels=labels,
                 traceparent=self.traceparent,
                 is_resumed=self.is_resumed,
@@ -151,7 +159,7 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
     inside = context.folder == above or context.folder.startswith(above + os.sep)
     logs = context.logs
     kit = WorkflowKit(
-        workflow=msgspec.structs.replace(workflow, steps=(), handler_on=Handlers()),
+        workflow=_dumped(workflow),
         name=file.name,
         kept=LogFolder(logs.run_id, os.path.dirname(logs.log), logs.log),
         parcel=parcel.list,
@@ -165,6 +173,26 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
         caller=context.environment.get(TRACEPARENT, ""),
     )
     return kit, parcel
+
+
+def _dumped(workflow: Workflow) -> bytes:
+    """Return a document without its steps as bytes; those that were asked for last are known by what they are."""
+    with _guard:
+        known = _known.get(id(workflow))
+    if known is not None:
+        return known[1]
+    data = pickle.dumps(msgspec.structs.replace(workflow, steps=(), handler_on=Handlers()), pickle.HIGHEST_PROTOCOL)
+    with _guard:
+        _known[id(workflow)] = workflow, data  # it is kept, so that its id is its own
+        while len(_known) > KEPT:
+            del _known[next(iter(_known))]
+    return data
+
+
+@lru_cache(KEPT)
+def _loaded(data: bytes) -> Workflow:
+    workflow: Workflow = pickle.loads(data)
+    return workflow
 
 
 def _called(context: Context, fn: Callable[..., Any], spec: Spec, *ends: StepEnd | None, **more: Any) -> Any:

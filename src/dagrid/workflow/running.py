@@ -192,7 +192,7 @@ def start(
     chosen = workflow or file.main
     document = chosen.name if workflow is not None else ""
     _check_edits(file, chosen, params, run_id if parent == "" else None)
-    if name is not None:
+    if name is not None and name != chosen.name:
         chosen = msgspec.structs.replace(chosen, name=name)
     about = About(
         name=chosen.name,

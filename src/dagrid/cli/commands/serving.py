@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import sys
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
-from dagrid.cli.fleets import listener_tls, remarks, secret_lines, signing_key
+from dagrid.cli.fleets import collect_garbage, listener_tls, remarks, secret_lines, signing_key
 from dagrid.cli.options import command
 
 if TYPE_CHECKING:
@@ -76,8 +75,8 @@ def _serve(call: Call, host: str, api: ApiSettings | None) -> int:
     over = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: over.set())
-    gc.enable()  # see `dagrid.cli.script`
     service = Service(call.history, settings, logging.getLogger("dagrid.fleet").warning)
+    collect_garbage()
     try:
         call.out.say(f"Workers call at {_shown(host)}:{service.port}. Runs are those of {config.home}.")
         if api is not None:

@@ -7,7 +7,7 @@ import logging
 import os
 
 from dagrid.cli.calls import Call
-from dagrid.cli.fleets import caller_tls, remarks, signing_key
+from dagrid.cli.fleets import caller_tls, collect_garbage, remarks, signing_key
 from dagrid.cli.options import command
 from dagrid.config import BY_NAME
 
@@ -41,4 +41,5 @@ def worker_command(call: Call) -> int:
     )
     remarks(call)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    collect_garbage()
     return asyncio.run(serve(settings))

@@ -20,7 +20,7 @@ from dagrid.service.worker.processes import Processes
 from dagrid.service.worker.runs import Run, Runs
 from dagrid.service.worker.tasks import SHIFT, Task, cancelled, failed
 
-MOMENT = 0.002
+MOMENT = 0.01
 """Seconds after which it is told that something has begun that has not ended."""
 COMMAND = "command"
 """The place of calls that are commands."""

@@ -164,6 +164,7 @@ class Duty:
         self._mark = down.mark or self._mark
         if down.echo:
             self._heard_echo(down.echo)
+        self._interval = down.heartbeat or self._interval
         for run in down.over:
             self._over(run, acts)
         for job in self._named(down.acks):

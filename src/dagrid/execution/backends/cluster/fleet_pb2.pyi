@@ -142,7 +142,7 @@ class Heartbeat(_message.Message):
     def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., load: _Optional[float] = ..., echo: _Optional[int] = ...) -> None: ...
 
 class Down(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "parts", "assigns", "recalls", "cancels", "acks", "log_acks", "over", "drain", "echo", "mark")
+    __slots__ = ("challenge", "welcome", "refusal", "parts", "assigns", "recalls", "cancels", "acks", "log_acks", "over", "drain", "echo", "mark", "heartbeat")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +156,7 @@ class Down(_message.Message):
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
     MARK_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -169,7 +170,8 @@ class Down(_message.Message):
     drain: bool
     echo: int
     mark: int
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., over: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., echo: _Optional[int] = ..., mark: _Optional[int] = ...) -> None: ...
+    heartbeat: float
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., over: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., echo: _Optional[int] = ..., mark: _Optional[int] = ..., heartbeat: _Optional[float] = ...) -> None: ...
 
 class Some(_message.Message):
     __slots__ = ("run", "fence", "attempts")

@@ -28,6 +28,9 @@ from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
 
 _log = logging.getLogger("dagrid.fleet")
 
+MOMENT = 0.005
+"""Seconds for which a worker may wait to hear what changes nothing for it, so that it comes with what does."""
+
 Found = TypeVar("Found")
 WorkerCaller = Caller[pb.Down, pb.Up]
 RunCaller = Caller[pb.Tell, pb.Ask]
@@ -89,7 +92,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._asked: deque[tuple[LocalLine, Callable[[], None]]] = deque()
-        self._due = False
+        self._due = self._presses = self._later = False
         self._timer: asyncio.TimerHandle | None = None
         self._lines: dict[str, LocalLine | RunCaller] = {}
         self._passing: dict[
@@ -194,27 +197,40 @@ class Hub:
 
     def turn_soon(self) -> None:
         """Tell everybody what there is to tell, after all else that has happened by now."""
+        self._presses = True
         if not self._due and self._loop is not None:
             self._due = True
             self._loop.call_soon(self._turn)
 
+    def _turn_late(self) -> None:
+        self._later = False
+        self.turn_soon()
+
     def _turn(self) -> None:
+        self._hear_lines()
         self._due = False
+        self._hear_lines()  # what was put meanwhile by a thread that took this turn for its own
         if self._closed:
             return
-        while self._asked:
-            line, what = self._asked.popleft()
-            line.attempt(what)
         now = self.now()
         due = self._ledger.next_tick
         if due is not None and due <= now:
             self._ledger.tick(now)
+        elif not self._presses:
+            self._set_timer()
+            return
+        self._presses = False
         for link, message in self._ledger.take():
             cast(Any, link).say(message)
         for link, why in self._ledger.hang_ups():
             _log.info("%s", why)
             cast(Any, link).hang_up()
         self._set_timer()
+
+    def _hear_lines(self) -> None:
+        while self._asked and not self._closed:
+            line, what = self._asked.popleft()
+            line.attempt(what)
 
     def _set_timer(self) -> None:
         due = self._ledger.next_tick
@@ -333,7 +349,11 @@ class Hub:
             self._freight.want(line, digest)
         if ask.close:
             self._end_run(run)
-        self.turn_soon()
+        if ask.assigns or ask.recalls or ask.cancels or not (ask.acks or ask.close):
+            self.turn_soon()
+        elif self._loop is not None and not self._later:
+            self._later = True
+            self._loop.call_later(MOMENT, self._turn_late)
 
     def lose_line(self, line: LocalLine | RunCaller) -> None:
         self._ledger.leave(line, self.now())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
+from math import ceil
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.balance import Balance
@@ -34,6 +35,11 @@ UNKNOWN = -1
 REMEMBERED = 10
 """Leases for which a worker is shown that does not come any more."""
 
+CROWD = 200
+"""So many more workers make the time between two heartbeats longer by that of a few."""
+SLOWEST = 3.0
+"""Seconds between two heartbeats at most: a healthy worker is heard within 5."""
+
 Check = Callable[[float], float | None]
 """What is to be looked at when its time has come; returns when to look again."""
 
@@ -56,14 +62,14 @@ class Ledger:
         Args:
             incarnation: of this coordinator; no two have the same.
             lease: seconds of silence after which a worker loses its attempts.
-            heartbeat: seconds between two words of a worker that has nothing to say.
+            heartbeat: seconds between two words of a worker that has nothing to say; more when they are many.
             small: returns a content that is sent along with the first assignment that refers to it; None: workers ask for it.
             first_generation: the number of the first worker's generation; another one for each coordinator.
             version: of dagrid, for who is refused.
         """
         self.incarnation = incarnation
         self.lease = lease
-        self.heartbeat = heartbeat
+        self.heartbeat = self._interval = heartbeat
         self._version = version
         self._generations = count(first_generation)
         self._turn = 0
@@ -94,7 +100,7 @@ class Ledger:
             return refusal
         worker = self._workers.get(hello.id)
         if worker is not None and worker.hello.incarnation != hello.incarnation:
-            if worker.link is not None and now - worker.heard <= 2 * self.heartbeat:
+            if worker.link is not None and now - worker.heard <= 2 * self._interval:
                 return pb.Refusal(
                     reason=f"There is a worker with the id {hello.id!r} already, on {worker.hello.host} with pid "
                     f"{worker.hello.pid}. Give one of them another --worker.id."
@@ -263,13 +269,23 @@ class Ledger:
 
     def _connect(self, worker: Worker, hello: pb.Hello, link: Link, now: float) -> None:
         """A worker has a stream, its first one or a newer one: nothing that was said on an older one is taken for heard."""
+        self._pace()
         if worker.link is not None and worker.link != link:
             del self._by_link[worker.link]
             self._hang_ups.append((worker.link, f"worker {worker.id!r} has a newer stream"))
         worker.connect(hello, link, now)
         self._by_link[link] = worker
-        welcome = pb.Welcome(heartbeat=self.heartbeat, lease=self.lease, coordinator=self.incarnation)
+        welcome = pb.Welcome(heartbeat=self._interval, lease=self.lease, coordinator=self.incarnation)
         self._traffic.down(worker).welcome = welcome
+
+    def _pace(self) -> None:
+        """Let many workers be heard less often each, but for what their health and their leases rest on."""
+        slowest = max(self.heartbeat, min(SLOWEST, self.lease / 5))
+        before, crowds = self._interval, ceil(len(self._workers) / CROWD)
+        self._interval = min(self.heartbeat * max(crowds, 1), slowest)
+        if self._interval > before:
+            for worker in self._by_link.values():
+                self._traffic.down(worker).heartbeat = self._interval
 
     def _take_up_held(self, worker: Worker, held: pb.Held, stray: bool, now: float) -> None:
         """A worker holds something of a use that is not going on."""

@@ -127,7 +127,9 @@ class ForRun:
 class ForWorker:
     """What a worker is to be told."""
 
-    __slots__ = ("acks", "assigns", "cancels", "drain", "echo", "mark", "over", "parts", "recalls", "welcome")
+    __slots__ = tuple(
+        ["acks", "assigns", "cancels", "drain", "echo", "heartbeat", "mark", "over", "parts", "recalls", "welcome"]
+    )
 
     def __init__(self) -> None:
         self.welcome: pb.Welcome | None = None
@@ -139,6 +141,7 @@ class ForWorker:
         self.cancels = Attempts()
         self.drain = False
         self.echo = self.mark = 0
+        self.heartbeat = 0.0
 
     def assign(self, key: Key, about: pb.Assign, call: pb.Call) -> None:
         """Send a call; `about` says whose it is and what it needs around it."""
@@ -171,6 +174,7 @@ class ForWorker:
             drain=self.drain,
             echo=self.echo,
             mark=self.mark,
+            heartbeat=self.heartbeat,
         )
         for (run, fence), (about, calls) in self.assigns.items():
             if calls:
