@@ -32,9 +32,9 @@ def until(holds, what="it"):
 
 
 class Process:
-    """A command that goes on; what it says is in a file."""
+    """A command that goes on; what it says is in a file. `before` is what it is started by, such as `nsenter`."""
 
-    def __init__(self, folder, arguments, env):
+    def __init__(self, folder, arguments, env, before=()):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tmp").mkdir(exist_ok=True)
         self.folder = folder
@@ -43,7 +43,7 @@ class Process:
         clean |= {"DAGRID_HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": "", **env}
         with self.said.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dagrid", *map(str, arguments)],
+                [*before, sys.executable, "-m", "dagrid", *map(str, arguments)],
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,
