@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections import Counter, defaultdict
 from contextlib import suppress
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from dagrid.assemble import view
 from tests.chaos.proxy import Proxy
-from tests.service.processes import Fleet, until
+from tests.service.processes import Fleet, processes, until
 
 LEASE = 3.0
 SLOTS = 2
@@ -182,7 +181,7 @@ class Rig(Fleet):
                 assert kinds["completed"] == 1, f"{step.name} of {run}: {kinds}"
                 assert step.name in over
             # Attempts that were lost with a worker, or that came back from one before it had said that it performs them.
-            lost = kinds["lost"] + kinds["recalled"]
+            lost = kinds["lost"] + kinds["requeued"] + kinds["recalled"]
             most = 1 + lost + (step.kind == "flaky")
             assert begun[step.name] <= most, f"{step.name} of {run} was performed {begun[step.name]} times: {kinds}"
 
@@ -206,21 +205,10 @@ class Rig(Fleet):
             path.unlink()
         for name in NAMES:
             until(lambda name=name: not self.left(name), f"{name} without folders of runs: {self.left(name)}")
-        until(lambda: not self.processes(), f"the end of the steps {self.processes()}")
+        until(lambda: not processes(self.script), f"the end of the steps {processes(self.script)}")
 
     def left(self, name: str) -> list[Path]:
         """Return what there is of runs in the home of a worker, and of workers that are no more."""
         folders = list((self.folder / name / "home" / "worker").iterdir())
         runs = [run for folder in folders for run in (folder / "runs").glob("*")]
         return runs + folders[1:]
-
-    def processes(self) -> list[int]:
-        """Return the processes of steps."""
-        found = []
-        for pid in os.listdir("/proc"):
-            if pid.isdigit():
-                with suppress(OSError):
-                    line = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                    if os.fsencode(self.script) in line:
-                        found.append(int(pid))
-        return found

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.chaos.rooms import two_hosts
-from tests.service.processes import Fleet, Process, until
+from tests.service.processes import Fleet, Process, processes, until
 
 LEASE = 3
 STEP = "echo $DAGRID_HOME >> {folder}/begun; until test -e {folder}/go; do sleep 0.01; done; echo $DAGRID_HOME"
@@ -56,11 +56,12 @@ def test_a_host_that_is_cut_off_for_a_lease_loses_its_step(fleet, hosts, tmp_pat
     until(lambda: begun(tmp_path) == {"far": 1, "near": 1}, "the step once more")
     hosts[1].run("ip", "link", "set", "cable", "up")
     until(lambda: fleet.workers["far"].text.count(LINKED) == 2, "the worker")
-    until(lambda: not list((tmp_path / "far" / "home" / "worker").glob("*/runs/*")), "the end of the step there")
+    until(lambda: len(processes(tmp_path / "go")) == 1, "the end of the step there")
     (tmp_path / "go").touch()
     assert fleet.ended(run) == "succeeded"
     assert fleet.out(run, "a").strip() == str(tmp_path / "near" / "home")
     assert begun(tmp_path) == {"far": 1, "near": 1}
+    until(lambda: not list((tmp_path / "far" / "home" / "worker").glob("*/runs/*")), "an empty folder")
     assert fleet.workers["near"].end() == 0
     again = fleet.enqueue("steps: [{name: a, command: 'echo $DAGRID_HOME'}]", "again")
     assert fleet.ended(again) == "succeeded"

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from dagrid.history import About, History
@@ -28,6 +29,16 @@ def until(holds, what="it"):
     while not (found := holds()):
         assert time.monotonic() < deadline, f"{what} has not come"
         time.sleep(0.005)
+    return found
+
+
+def processes(words):
+    """Return the processes of this machine in whose command line something stands."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it has ended
+            if os.fsencode(words) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
     return found
 
 
