@@ -72,6 +72,27 @@ def test_a_coordinator_without_room_goes_on_when_there_is_some(fleet, tmp_path):
         fleet.close()
 
 
+def test_a_run_that_could_not_be_recorded_is_taken_up_again(fleet, tmp_path):
+    """The journal itself finds no room: the run stands still, and goes on by itself when there is some."""
+    home = tmp_path / "main" / "home"
+    with small_disk(home, "8m") as room:
+        start(fleet, room)
+        fleet.worker("one")
+        fleet.linked()
+        step = f"echo begun >> {tmp_path}/begun; until test -e {tmp_path}/go; do sleep 0.01; done"
+        steps = [f"{{name: s{number}, command: 'echo s{number} >> {tmp_path}/done'}}" for number in range(60)]
+        run = tell(room, ENQUEUE, home, f"steps: [{{name: a, command: '{step}'}}, {', '.join(steps)}]")
+        until((tmp_path / "begun").exists, "the step")
+        filling = fill(room.path(home))
+        (tmp_path / "go").touch()
+        until(lambda: "The disk is full" in fleet.coordinator.text, "a word of it")
+        filling.unlink()
+        assert tell(room, ENDED, home, run) == "succeeded", fleet.coordinator.text
+        assert (tmp_path / "begun").read_text() == "begun\n"
+        assert (tmp_path / "done").read_text().split() == [f"s{number}" for number in range(60)]
+        fleet.close()
+
+
 def test_a_worker_without_room_fails_what_needs_some(fleet, tmp_path):
     """A run that cannot have its folder fails and says so; the worker lives, and performs the next one."""
     home = tmp_path / "one" / "home"
