@@ -75,9 +75,7 @@ class Flow:
             return json.dumps({"type": "graph", "steps": steps})
         steps.append({"name": "sub", "call": "other", "depends": [self.steps[-1].name]})
         inner = [{"name": "inner", "command": f"sh {script} inner 1 0.05 plain"}]
-        return (
-            json.dumps({"type": "graph", "steps": steps}) + "\n---\n" + json.dumps({"name": "other", "steps": inner})
-        )
+        return json.dumps({"type": "graph", "steps": steps}) + "\n---\n" + json.dumps({"name": "other", "steps": inner})
 
 
 class Rig(Fleet):
@@ -142,7 +140,8 @@ class Rig(Fleet):
         self.check_record(run, flow, stopped and status != "succeeded")
         if status == "succeeded":
             for step, value in flow.values().items():  # each attempt that ran to its end has written it
-                assert set(self.out(run, step).split()) == {str(value)}, f"{run}/{step}"
+                out = self.out(run, step)
+                assert set(out.split()) == {str(value)}, f"{run}/{step} has written {out!r}"
         for child in self.history.children(run):
             assert child.ended, f"{child.run}, which {run} has called, has not ended"
             assert stopped or child.status == "succeeded"

@@ -13,7 +13,10 @@ HOUR = 3600
 
 def library():
     """Return the library that gives a process another clock."""
-    found = [*Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"), *Path("/usr/local/lib").glob("**/libfaketimeMT*")]
+    found = [
+        *Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"),
+        *Path("/usr/local/lib").glob("**/libfaketimeMT*"),
+    ]
     assert found, "There is no libfaketime. Install it (on Debian: apt-get install libfaketime), or run tools/servers."
     return str(found[0])
 

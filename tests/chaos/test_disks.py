@@ -55,9 +55,7 @@ def test_a_coordinator_without_room_goes_on_when_there_is_some(fleet, tmp_path):
         fleet.linked()
         step = f"echo begun >> {tmp_path}/begun; until test -e {tmp_path}/go; do sleep 0.01; done; seq 20000"
         more = f"seq 20000; echo x >> {tmp_path}/after"
-        run = tell(
-            room, ENQUEUE, home, f"steps: [{{name: a, command: '{step}'}}, {{name: b, command: '{more}'}}]"
-        )
+        run = tell(room, ENQUEUE, home, f"steps: [{{name: a, command: '{step}'}}, {{name: b, command: '{more}'}}]")
         until((tmp_path / "begun").exists, "the step")
         filling = fill(room.path(home))
         (tmp_path / "go").touch()

@@ -43,7 +43,9 @@ def start(fleet, id, host):
 def begun(folder):
     """Return which workers have begun the step, by their homes, and how often."""
     path = folder / "begun"
-    return Counter(os.path.basename(os.path.dirname(home)) for home in path.read_text().split()) if path.exists() else {}
+    return (
+        Counter(os.path.basename(os.path.dirname(home)) for home in path.read_text().split()) if path.exists() else {}
+    )
 
 
 def test_a_host_that_is_cut_off_for_a_lease_loses_its_step(fleet, hosts, tmp_path):
