@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from dagrid.history import About, History
@@ -31,10 +32,20 @@ def until(holds, what="it", patience=PATIENCE):
     return found
 
 
-class Process:
-    """A command that goes on; what it says is in a file."""
+def processes(words):
+    """Return the processes of this machine in whose command line something stands."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # it has ended
+            if os.fsencode(words) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
-    def __init__(self, folder, arguments, env):
+
+class Process:
+    """A command that goes on; what it says is in a file. `before` is what it is started by, such as `nsenter`."""
+
+    def __init__(self, folder, arguments, env, before=()):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tmp").mkdir(exist_ok=True)
         self.folder = folder
@@ -43,7 +54,7 @@ class Process:
         clean |= {"DAGRID_HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": "", **env}
         with self.said.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dagrid", *map(str, arguments)],
+                [*before, sys.executable, "-m", "dagrid", *map(str, arguments)],
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,

@@ -117,6 +117,9 @@ class History:
         self._make_home()
         self._serving = owners.take(self.home / SERVING, f"The home {self.home}", answers=True)
         self._bell = Bell(self.home)
+        store = self.checkpoint.store
+        if hasattr(store, "wait_for_room"):  # else one moment without room ends the runs of everybody
+            store.wait_for_room()
         return self._bell
 
     def close(self) -> None:

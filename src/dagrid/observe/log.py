@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import datetime
 from os import PathLike
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from dagrid.masking import masked
 from dagrid.observe.lines import Lines, told
@@ -16,9 +17,13 @@ NOTE = "*"
 
 _NOTE = f"{NOTE} ".encode()
 
+_log = logging.getLogger("dagrid.log")
+
 
 class RunLog:
     """Append what happens in a run to a file; of a run that goes on, what the file does not tell yet.
+
+    What cannot be written, for the disk is full, is written with what comes next; the run does not wait for it.
 
     Args:
         path: of the file.
@@ -28,7 +33,9 @@ class RunLog:
     def __init__(self, path: str | PathLike[str], mask: Sequence[str] = ()) -> None:
         self._path = path
         self._mask = mask
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
+        self._unwritten = b""
+        self._failed = False
         self._lines = Lines(self._write, self._stamp)
         self._offset = 0.0
         self._known = 0
@@ -36,7 +43,7 @@ class RunLog:
     def begin(self, run: Any) -> None:
         """Open the file."""
         self._known = _lines(self._path)
-        self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115  # closed in `end`
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  # closed in `end`
         self._offset = run.began
 
     def observe(self, events: Sequence[RunEvent]) -> None:
@@ -54,12 +61,21 @@ class RunLog:
     def end(self) -> None:
         """Close the file."""
         if self._file is not None:
+            if self._unwritten:
+                self._write("")
             self._file.close()
 
     def _write(self, text: str) -> None:
         assert self._file is not None
-        self._file.write(masked(text, self._mask) if self._mask else text)
-        self._file.flush()
+        text = masked(text, self._mask) if self._mask else text
+        self._unwritten += text.encode("utf-8", "backslashreplace")
+        try:
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
+        except OSError as error:
+            if not self._failed:
+                self._failed = True
+                _log.error("%s cannot be written: %s. It is tried again.", self._path, error)
 
     def _stamp(self, at: float) -> str:
         return datetime.fromtimestamp(self._offset + at).astimezone().isoformat(timespec="milliseconds") + " "

@@ -8,6 +8,7 @@ several threads write while a disk syncs goes into one transaction after that. O
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import threading
 import time
@@ -34,6 +35,10 @@ CHUNK_BYTES = 1 << 20
 CHUNK_SEGMENTS = 256
 # Seconds between two tries to open a file that another process is just turning into a store.
 AGAIN = 0.01
+# And between two tries to write to a disk that is full, where that is waited for.
+NO_ROOM = 0.5
+
+_log = logging.getLogger("dagrid.store")
 
 Answer = TypeVar("Answer")
 
@@ -69,6 +74,10 @@ class SQLiteStore:
         except BaseException:
             self._writer.close()
             raise
+
+    def wait_for_room(self) -> None:
+        """From now on, a write that finds the disk full is no error: it waits until there is room, and so do those behind it."""
+        self._writer.waits_for_room = True
 
     def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
         """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
@@ -268,6 +277,7 @@ class _Connection:
         self._guard = threading.Lock()
         self._writes: list[_Write] = []
         self._writing = False
+        self.waits_for_room = False
         self._connection: sqlite3.Connection | None = None
         try:
             self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
@@ -351,8 +361,19 @@ class _Connection:
                     one.error = None
             else:
                 return
-        with self.transaction() as connection:
-            mine.answer = mine.what(connection)
+        told = False
+        while True:
+            try:
+                with self.transaction() as connection:
+                    mine.answer = mine.what(connection)
+                break
+            except StoreError as error:
+                if not (self.waits_for_room and _is_full(error)):
+                    raise
+                if not told:
+                    told = True
+                    _log.error("%s Nothing is recorded until then, and all that is to be waits.", error)
+            time.sleep(NO_ROOM)
         mine.over = True
 
     def _pass_on(self, others: list[_Write]) -> None:
@@ -422,6 +443,12 @@ def _log_ahead(connection: sqlite3.Connection, timeout: float) -> None:
 
 def _is_busy(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _is_full(error: StoreError) -> bool:
+    code = getattr(error.__cause__, "sqlite_errorcode", 0)
+    # The second is what is said where the index of the write-ahead log cannot grow.
+    return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
 
 
 def _explained(path: Path, error: sqlite3.Error) -> StoreError:

@@ -2,7 +2,7 @@
 
 The system says which files have grown (inotify); where it cannot, they are all looked at. A bounded amount is on its way at a
 time: what the coordinator has written is taken off, and after a broken stream all that it had not is sent again. Who reports
-the end of an attempt asks first whether all that was there by then has been sent. It knows files and runs, and no stream.
+the end of an attempt asks first whether all that was there by then has arrived. It knows files and runs, and no stream.
 """
 
 from __future__ import annotations
@@ -123,13 +123,15 @@ class Logs:
         return found
 
     def marks(self, run: str) -> dict[str, int]:
-        """Return how far the files of a run have to be sent for all that is there now, those that have not been."""
-        return {file.name: file.size for file in self._behind if file.run == run}
+        """Return how far the files of a run have to arrive for all that is there now, those that have not."""
+        return {name: file.size for name, file in self._of_run.get(run, {}).items() if file.arrived < file.size}
 
     def passed(self, run: str, marks: dict[str, int]) -> bool:
-        """Return whether so much has been sent."""
+        """Return whether so much has arrived."""
         files = self._of_run.get(run, {})
-        return all(name not in files or files[name].sent >= min(mark, files[name].size) for name, mark in marks.items())
+        return all(
+            name not in files or files[name].arrived >= min(mark, files[name].size) for name, mark in marks.items()
+        )
 
     def acknowledge(self, ack: pb.LogAck) -> None:
         """The coordinator has so much of a file."""

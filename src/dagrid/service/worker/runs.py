@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +33,11 @@ class Run:
         path: where its modules are found.
         error: why its kit cannot be opened.
         ready: its calls may be performed.
+        settled: its kit is opened by nobody any more.
         packed, opened: its functions by digest: as they came, and as they are called here.
     """
 
-    __slots__ = ("error", "folder", "name", "opened", "packed", "path", "ready", "surroundings")
+    __slots__ = ("error", "folder", "name", "opened", "packed", "path", "ready", "settled", "surroundings")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,6 +46,7 @@ class Run:
         self.path: tuple[str, ...] = ()
         self.error: BaseException | None = None
         self.ready = False
+        self.settled = threading.Event()
         self.packed: dict[bytes, Packed] = {}
         self.opened: dict[bytes, Callable[..., Any]] = {}
 
@@ -88,6 +91,7 @@ class Runs:
         run = self._runs[name] = Run(name)
         if not kit:
             run.ready = True
+            run.settled.set()
             return run
         try:
             run.folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
@@ -95,6 +99,7 @@ class Runs:
             self._begun(run)
         except OSError as error:
             run.error, run.ready = error, True
+            run.settled.set()
             return run
         done = self._loop.run_in_executor(self._helpers, self._open, run, kit)
         done.add_done_callback(lambda _: ready(run))
@@ -118,10 +123,13 @@ class Runs:
             run.path = tuple(getattr(run.surroundings, "path", ()))
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the run's
             run.error = error
-        run.ready = True
+        finally:
+            run.ready = True
+            run.settled.set()
 
     @staticmethod
     def _close(run: Run) -> None:
+        run.settled.wait()  # what is begun first is begun here first, so this comes
         if run.surroundings is not None:
             with suppress(Exception):
                 run.surroundings.close()

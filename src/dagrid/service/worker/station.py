@@ -1,6 +1,6 @@
 """Where a worker's book, bench, contents and logs meet: what the coordinator says is done, and it is told what is new.
 
-A report that rests on something long, a large value or the end of a log, is told when that has been sent. All of it is called
+A report that rests on something long is told when that has been sent, and one behind the end of a log when that is written. All of it is called
 in the worker's loop, by the link and by the bench. It knows no stream.
 """
 
@@ -59,7 +59,7 @@ class Station:
         self.duty = Duty(hello)
         self.logs = Logs()
         self._wake = wake
-        self._marks: dict[Key, dict[str, int]] = {}  # how far logs have to be sent before an end is told
+        self._marks: dict[Key, dict[str, int]] = {}  # how far logs have to arrive before an end is told
         self._later = Later(self._rests)
         self._given: set[Key] = set()  # whose large values were sent on this stream
         self._long: dict[Key, Iterator[pb.Part]] = {}
@@ -237,7 +237,7 @@ class Station:
     # What is told later.
 
     def _rests(self, key: Key, end: pb.Finished) -> bool:
-        """Return whether something has to be sent before an end is told."""
+        """Return whether something has to be sent, or to arrive, before an end is told."""
         if end.apart and key not in self._given:
             self._send(key, end.apart)
             return True

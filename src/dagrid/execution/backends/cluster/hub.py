@@ -98,6 +98,11 @@ class Hub:
         self._passing: dict[
             str, deque[tuple[WorkerCaller, pb.Log]]
         ] = {}  # logs that runs elsewhere have not acknowledged
+        self._early: dict[
+            str, deque[tuple[WorkerCaller, pb.Log]]
+        ] = {}  # logs of runs that may be opened by this coordinator, which has only just begun
+        self._looks_back_until = 0.0
+        self._tasks: set[asyncio.Future[None]] = set()
         self._workers: set[WorkerCaller] = set()
         self._freight = Freight(self.contents, self._lines)
 
@@ -119,6 +124,7 @@ class Hub:
             BackendError: somebody else listens there.
         """
         self._loop = fleet_loop.join()
+        self._looks_back_until = self.now() + self._ledger.lease
         try:
             self._do(self._listener.start())
         except BaseException:
@@ -272,12 +278,10 @@ class Hub:
         for part in up.parts:
             self._freight.bring(caller, part)
         for log in up.logs:
-            if log.run in self._passing:
-                self._pass_log(caller, log)
-                continue
-            ack = await self._logbook.write(caller, log)
-            if ack is not None:
-                caller.say(pb.Down(log_acks=[ack]))
+            if log.run in self._early or (log.run not in self._lines and self.now() < self._looks_back_until):
+                self._put_early(caller, log)
+            else:
+                await self._take_log(caller, log)
         for report in up.reports:
             self._freight.report(caller, report)
         self._ledger.hear(caller, up, self.now())
@@ -294,6 +298,44 @@ class Hub:
         self._freight.forget(caller)
         _log.info("The stream of worker %s has ended.", caller.name)
         self.turn_soon()
+
+    async def _take_log(self, caller: WorkerCaller, log: pb.Log) -> None:
+        if log.run in self._passing:
+            self._pass_log(caller, log)
+            return
+        ack = await self._logbook.write(caller, log)
+        if ack is not None:
+            caller.say(pb.Down(log_acks=[ack]))
+
+    def _put_early(self, caller: WorkerCaller, log: pb.Log) -> None:
+        assert self._loop is not None
+        if not self._early:
+            self._loop.call_later(self._looks_back_until - self.now(), self._take_all_early)
+        self._early.setdefault(log.run, deque()).append((caller, log))
+
+    async def _take_early(self, run: str) -> None:
+        """Take what came of a run before it was opened: it is one of a coordinator before this one."""
+        early = self._early.get(run, deque())
+        while early:
+            caller, log = early[0]
+            if caller in self._workers:  # else it sends it again
+                try:
+                    await self._take_log(caller, log)
+                except (TamperedError, ValueError) as error:
+                    _log.warning("Worker %s is hung up on: %s", caller.name, error)
+                    caller.hang_up()
+            early.popleft()
+        self._early.pop(run, None)
+
+    def _take_all_early(self) -> None:
+        """What has not been opened by now is not going to be."""
+        for run in () if self._closed else self._early:
+            self._in_background(self._take_early(run))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _pass_log(self, caller: WorkerCaller, log: pb.Log) -> None:
         """Tell a run elsewhere what its attempts write; a worker sends only so much that is not acknowledged."""
@@ -326,6 +368,8 @@ class Hub:
         if refusal is None:
             self._lines[opening.run] = line
             self._freight.begin(opening.run)
+            if opening.run in self._early:
+                self._in_background(self._take_early(opening.run))
             if opening.logs:
                 passing = self._passing.setdefault(opening.run, deque())
                 line.say(pb.Tell(logs=[log for _, log in passing]))

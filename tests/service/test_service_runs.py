@@ -1,0 +1,46 @@
+"""The runs of a worker: what there is of one goes with it, however early it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import cloudpickle
+
+from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.service.worker.runs import Runs
+
+ARRIVES, MAY = threading.Event(), threading.Event()
+
+
+class SlowKit:
+    """A kit that is still being opened when its run ends."""
+
+    contents = ()
+
+    def arrive(self, folder, content, labels):  # noqa: ARG002  # the socket has them
+        for number in range(3):
+            (folder / f"before-{number}").touch()
+        ARRIVES.set()
+        assert MAY.wait(20)
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "file").touch()
+
+
+def test_a_run_that_ends_while_its_kit_is_opened_leaves_nothing(tmp_path):
+    """A run that is cancelled at once, of which much has to be unpacked."""
+    contents = Contents(tmp_path / "contents")
+
+    async def begin_and_end():
+        runs = Runs(asyncio.get_running_loop(), tmp_path / "runs", contents, {}, lambda _: None)
+        run = runs.begin("run", contents.put(cloudpickle.dumps(SlowKit())), lambda _: None)
+        assert await asyncio.to_thread(ARRIVES.wait, 20)
+        runs.end(run)
+        while run.folder.exists() and not runs._helpers._work_queue.empty():  # noqa: SLF001  # until the end is under way
+            await asyncio.sleep(0.001)
+        MAY.set()
+        await asyncio.to_thread(runs.close)
+        assert run.error is None
+
+    asyncio.run(begin_and_end())
+    assert list((tmp_path / "runs").iterdir()) == []
