@@ -455,8 +455,8 @@ def test_who_sends_more_of_its_files_than_may_be_under_way_is_hung_up_on(tmp_pat
 
 
 def test_files_that_nobody_wants_are_acknowledged(tmp_path: Path) -> None:
-    """Else the worker would keep them for ever."""
-    with hub() as coordinator, Sender(to(coordinator), {"step.out": text(MIB)}) as sender:
+    """When a run of an earlier coordinator would have been opened by now; else the worker would keep them for ever."""
+    with hub(lease=0.5) as coordinator, Sender(to(coordinator), {"step.out": text(MIB)}) as sender:
         sender.wait_for_all()
 
 

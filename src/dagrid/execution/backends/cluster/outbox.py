@@ -34,7 +34,7 @@ ORDER = (
         "log_acks",
         "over",
     ),
-    *("acks", "joined", "recalls", "rooms", "assigns", "cancels", "reports", "wants", "gone"),
+    *("acks", "joined", "recalls", "rooms", "assigns", "cancels", "reports", "wants", "gone", "mark"),
     *("drain", "draining", "drained", "close"),
 )
 """The fields of messages in the order in which they are taken."""

@@ -127,8 +127,18 @@ class ForRun:
 class ForWorker:
     """What a worker is to be told."""
 
-    __slots__ = tuple(
-        ["acks", "assigns", "cancels", "drain", "echo", "heartbeat", "mark", "over", "parts", "recalls", "welcome"]
+    __slots__ = (
+        "acks",
+        "assigns",
+        "cancels",
+        "drain",
+        "echo",
+        "heartbeat",
+        "mark",
+        "over",
+        "parts",
+        "recalls",
+        "welcome",
     )
 
     def __init__(self) -> None:
