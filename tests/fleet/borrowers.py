@@ -207,7 +207,8 @@ class Engine:
                 continue
             ended = Finished(use.number, each.attempt, each.outcome, now, now, error=each.error)
             if each.outcome == Outcome.COMPLETED:
-                values[each.attempt] = pickle.loads(each.value)
+                values[each.attempt], fence = pickle.loads(each.value)
+                assert fence == report.fence, "what an earlier use of the worker says counts"
             else:
                 self._drop_riders(use, each.attempt)
             stimuli.append(ended)

@@ -47,6 +47,7 @@ class World(Watch):
         self.failures: Counter[tuple[str, str]] = Counter()
         self.crashed: set[str] = set()
         self.twinned: set[str] = set()
+        self.abandoned: set[str] = set()
         self.calm = False
         self.upset_until = self.chance.uniform(2, 25)
         self.countdown = self.chance.randint(1, 300) if self.chance.random() < 0.7 else 0
@@ -95,16 +96,20 @@ class World(Watch):
                 )
             )
         names = [node.id for node in nodes]
+        exclusive = frozenset(name for name in names if not chained and chance.random() < 0.1)  # who rides is not
+        durations = {name: chance.random() * span for name in names}
+        if not self.gentle:
+            durations |= {name: chance.random() * 2 * LEASE for name in exclusive if chance.random() < 0.3}
         settings = Settings(max_losses=1000, batch=0.005, hold=chance.choice([0.01, 0.5]))
         return Work(
             f"r{number}",
             nodes,
             settings,
             chains=chained,
-            exclusive=frozenset(name for name in names if not chained and chance.random() < 0.1),  # who rides is not
+            exclusive=exclusive,
             flaky=flaky,
             contents={name: chance.choice(CONTENTS) for name in names if chance.random() < 0.3},
-            durations={name: chance.random() * span for name in names},
+            durations=durations,
         )
 
     # --- processes come and go --------------------------------------------------------------------------------------------
@@ -159,12 +164,14 @@ class World(Watch):
         elif isinstance(process, WorkerProcess):
             if process.end is not None:
                 process.end.stream.cut(1.0 if self.chance.random() < 0.8 else 12.0)
+            if process.site is not self.sites[0] and self.chance.random() < 0.2:
+                self.abandoned.add(process.site.id)
             if not self.calm:
                 self.time.after(self.chance.uniform(0.01, 12.0), None, partial(self.replace, process.site))
 
     def replace(self, site: Site) -> None:
-        """Start a worker where none is any more."""
-        if not any(worker.alive and worker.site is site for worker in self.workers):
+        """Start a worker where none is any more, if one is going to be there again."""
+        if site.id not in self.abandoned and not any(worker.alive and worker.site is site for worker in self.workers):
             self.start_worker(site)
 
     def bury(self, process: Process) -> None:

@@ -377,3 +377,23 @@ def test_nobody_asks_for_echoes_where_nothing_is_exclusive() -> None:
     post.assign(*calls(1))
     post.duty.tick(HEARTBEAT)
     assert not post.up().heartbeat.echo
+
+
+def test_what_is_exclusive_and_has_not_begun_is_given_back_when_there_is_another_coordinator() -> None:
+    """It may have gone to another worker, and this one does not know that yet."""
+    post = Post()
+    post.assign(*calls(1, exclusive=True), *calls(2, function=b"f"))
+    post.duty.lose(0.0)
+    post.welcome("c")
+    assert not post.up().reports
+    post.duty.lose(0.0)
+    post.welcome("d")
+    assert [list(each.recalled) for each in post.up().reports] == [[1]]
+
+
+def test_a_mark_is_sent_back_when_all_before_it_has_been_heard() -> None:
+    post = Post()
+    post.up()
+    post.hear(mark=3)
+    assert post.up().mark == 3
+    assert post.duty.take() is None

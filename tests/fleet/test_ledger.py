@@ -510,3 +510,19 @@ def test_a_run_that_a_worker_does_not_take_yet_goes_to_one_that_takes_it() -> No
     assert not down.assigns  # it had not been sent
     assert list(told.reports[0].recalled) == [0]
     assert [(room.worker, room.slots) for room in told.rooms] == [("a", 0)]
+
+
+def test_what_a_worker_said_before_it_heard_that_it_is_to_forget_an_attempt_is_not_of_the_next_one(desk: Desk) -> None:
+    """A run that was taken up again gave the same attempt to the same use: what rode before does so no more."""
+    desk.assign(*calls(1, 2, rides={2: 1}))
+    desk.open(link="next", uses=[pb.Use(fence=1, worker="w", started=[1])])
+    asked = pb.Assign(run="r", fence=1, worker="w", generation=1, calls=calls(2))
+    desk.ledger.ask("next", pb.Ask(assigns=[asked]), 0.0)
+    assert not desk.down().assigns
+    desk.report(finished=[done(1), done(2, Outcome.FAILED)])
+    assert [each.attempt for each in desk.told("next").reports[0].finished] == [1]
+    desk.ledger.hear("w", pb.Up(mark=1), 0.0)
+    down = desk.down()
+    assert [call.attempt for call in down.assigns[0].calls] == [2]
+    desk.report(finished=[done(2)])
+    assert [each.outcome for each in desk.told("next").reports[0].finished] == [Outcome.COMPLETED]

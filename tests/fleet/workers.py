@@ -223,7 +223,7 @@ class WorkerProcess(Process):
             end.outcome, end.error = Outcome.FAILED, "on purpose"
         else:
             task.execution.completed = True
-            end.outcome, end.value = Outcome.COMPLETED, pickle.dumps(value)
+            end.outcome, end.value = Outcome.COMPLETED, pickle.dumps((value, task.perform.fence))
         self._gone(task, end, value)
 
     def _stop(self, token: int) -> None:

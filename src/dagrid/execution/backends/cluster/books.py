@@ -173,6 +173,11 @@ class Worker:
         self.rests_until = 0.0
         self.coming = 0  # attempts that were taken back from elsewhere on its behalf
         self.pushed: set[bytes] = set()
+        self.marks = 0
+        self.burnt: dict[
+            tuple[Key, int], int
+        ] = {}  # what it may still report of though it is to forget it, see `Traffic`
+        self.behind: dict[Job, None] = {}  # what is sent when it has forgotten that
 
     def clear(self) -> None:
         """Nothing is left to be told."""
@@ -183,6 +188,8 @@ class Worker:
         self.hello, self.link, self.heard = hello, link, now
         self.box = ForWorker()
         self.pushed.clear()
+        self.burnt.clear()
+        self.behind.clear()
         for stray in self.strays.values():
             self.count(stray, -stray.open, -stray.running)
         self.strays.clear()

@@ -77,7 +77,7 @@ class Duty:
         self._interval, self._lease = 1.0, 30.0
         self._beat_at = 0.0
         self._beats = False
-        self._echo = 0
+        self._echo = self._mark = 0
         self._echoes: dict[int, float] = {}
         self._sure_until = -1.0  # what is exclusive may be performed until then
         self._unsure: dict[Job, None] = {}
@@ -125,7 +125,7 @@ class Duty:
         """A coordinator has taken it in: all that it may not know is said."""
         self._now = now
         self._connected = True
-        self._hello.coordinator = welcome.coordinator
+        before, self._hello.coordinator = self._hello.coordinator, welcome.coordinator
         self._interval, self._lease = welcome.heartbeat, welcome.lease
         self._beats = True
         self._says_draining, self._says_left = self._draining, self._left
@@ -138,8 +138,16 @@ class Duty:
         for key, attempt in self._returned:
             self._reports.on(key).recalled[attempt] = None
         self._returned.clear()
+        if before != welcome.coordinator:
+            self._give_up_exclusive()
         self._wants = dict.fromkeys(self._missing)
         self._beat(now)
+
+    def _give_up_exclusive(self) -> None:
+        """This coordinator may not know yet that what is exclusive has gone to others: give back what has not begun."""
+        for job in list(self._exclusive):
+            if job.waits and job.rides is None:
+                self._give_back(job)
 
     def lose(self, now: float) -> None:
         """The stream broke; everything goes on."""
@@ -147,11 +155,13 @@ class Duty:
         self._connected = False
         self._reports = Reports()
         self._echoes.clear()
+        self._mark = 0
 
     def hear(self, down: pb.Down, now: float) -> list[Act]:
         """Take what the coordinator says. Contents that came with it have `arrived` before."""
         self._now = now
         acts: list[Act] = []
+        self._mark = down.mark or self._mark
         if down.echo:
             self._heard_echo(down.echo)
         for run in down.over:
@@ -172,7 +182,7 @@ class Duty:
         """Return what is to be sent, None if there is nothing or no stream."""
         if not self._connected:
             return None
-        up = pb.Up(wants=self._wants, draining=self._says_draining)
+        up = pb.Up(wants=self._wants, draining=self._says_draining, mark=self._mark)
         if self._beats:
             up.heartbeat.running = self._turns.busy
             up.heartbeat.waiting = max(sum(turn.open for turn in self._groups.values()) - self._turns.busy, 0)
@@ -183,6 +193,7 @@ class Duty:
         up.drained = self._says_left
         self._beats = self._says_draining = self._says_left = False
         self._wants = {}
+        self._mark = 0
         self._reports = Reports()
         return up if up.ByteSize() else None
 

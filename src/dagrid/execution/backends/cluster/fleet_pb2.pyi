@@ -106,7 +106,7 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[str] = ..., final: _Optional[bool] = ..., key: _Optional[bool] = ...) -> None: ...
 
 class Up(_message.Message):
-    __slots__ = ("hello", "proof", "heartbeat", "parts", "logs", "reports", "wants", "drained", "draining")
+    __slots__ = ("hello", "proof", "heartbeat", "parts", "logs", "reports", "wants", "drained", "draining", "mark")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +116,7 @@ class Up(_message.Message):
     WANTS_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     proof: Proof
     heartbeat: Heartbeat
@@ -125,7 +126,8 @@ class Up(_message.Message):
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     drained: bool
     draining: bool
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., drained: _Optional[bool] = ..., draining: _Optional[bool] = ...) -> None: ...
+    mark: int
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., drained: _Optional[bool] = ..., draining: _Optional[bool] = ..., mark: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("running", "waiting", "load", "echo")
@@ -140,7 +142,7 @@ class Heartbeat(_message.Message):
     def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., load: _Optional[float] = ..., echo: _Optional[int] = ...) -> None: ...
 
 class Down(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "parts", "assigns", "recalls", "cancels", "acks", "log_acks", "over", "drain", "echo")
+    __slots__ = ("challenge", "welcome", "refusal", "parts", "assigns", "recalls", "cancels", "acks", "log_acks", "over", "drain", "echo", "mark")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +155,7 @@ class Down(_message.Message):
     OVER_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     ECHO_FIELD_NUMBER: _ClassVar[int]
+    MARK_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -165,7 +168,8 @@ class Down(_message.Message):
     over: _containers.RepeatedScalarFieldContainer[str]
     drain: bool
     echo: int
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., over: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., echo: _Optional[int] = ...) -> None: ...
+    mark: int
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., over: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., echo: _Optional[int] = ..., mark: _Optional[int] = ...) -> None: ...
 
 class Some(_message.Message):
     __slots__ = ("run", "fence", "attempts")

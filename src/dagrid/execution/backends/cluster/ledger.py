@@ -132,6 +132,8 @@ class Ledger:
                 self._traffic.down(worker).echo = up.heartbeat.echo
         for report in up.reports:
             self._traffic.report(worker, report)
+        if up.mark:
+            self._traffic.settle(worker, up.mark)
         if up.draining and not worker.draining:
             self._stop_giving(worker)
         if up.drained:

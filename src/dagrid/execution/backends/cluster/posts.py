@@ -127,7 +127,7 @@ class ForRun:
 class ForWorker:
     """What a worker is to be told."""
 
-    __slots__ = ("acks", "assigns", "cancels", "drain", "echo", "over", "parts", "recalls", "welcome")
+    __slots__ = ("acks", "assigns", "cancels", "drain", "echo", "mark", "over", "parts", "recalls", "welcome")
 
     def __init__(self) -> None:
         self.welcome: pb.Welcome | None = None
@@ -138,7 +138,7 @@ class ForWorker:
         self.assigns: dict[Key, tuple[pb.Assign, dict[int, pb.Call]]] = {}
         self.cancels = Attempts()
         self.drain = False
-        self.echo = 0
+        self.echo = self.mark = 0
 
     def assign(self, key: Key, about: pb.Assign, call: pb.Call) -> None:
         """Send a call; `about` says whose it is and what it needs around it."""
@@ -170,6 +170,7 @@ class ForWorker:
             cancels=self.cancels.listed(),
             drain=self.drain,
             echo=self.echo,
+            mark=self.mark,
         )
         for (run, fence), (about, calls) in self.assigns.items():
             if calls:

@@ -2,11 +2,14 @@
 
 Pure. A report counts if its attempt is under way in a use that goes on; all else is answered so that the worker forgets it.
 An end stays in the book until the run has taken it, so that it can be told again on another line.
+
+A worker that is to forget an attempt may have reported of it before it heard that. Where the run may give it the same attempt
+under the same fence again, that waits until the worker has sent back a mark; until then what it reports of the attempt is old.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.books import Job, Link, Run, Use, Worker
@@ -80,11 +83,12 @@ class Traffic:
         """
         if job.started or job.rides is not None or job.end is not None:
             return False
-        if job.use.worker.box.unsent(job.use.key, job.attempt):
+        worker = job.use.worker
+        if job in worker.behind or worker.box.unsent(job.use.key, job.attempt):
             self.give_back(job)
             return True
         job.recalled = True
-        self.down(job.use.worker).recalls.add(job.use.key, (job.attempt,))
+        self.down(worker).recalls.add(job.use.key, (job.attempt,))
         return True
 
     def cancel(self, job: Job) -> None:
@@ -117,7 +121,7 @@ class Traffic:
         unwanted = [job for attempt, job in use.jobs.items() if attempt not in listed]
         for job in unwanted:
             self._discard(job)
-        self.down(use.worker).acks.add(use.key, [job.attempt for job in unwanted])
+        self._burn(use, [job.attempt for job in unwanted])
 
     def drop(self, use: Use) -> None:
         """Nobody wants anything of a use any more."""
@@ -139,18 +143,29 @@ class Traffic:
             return
         for finished in report.finished:
             job = use.jobs.get(finished.attempt)
+            if worker.burnt and (key, finished.attempt) in worker.burnt:
+                continue
             if job is None:
                 self.down(worker).acks.add(key, (finished.attempt,))
             elif job.end is None:
                 self._finish(job, finished)
         for started in report.started:
             job = use.jobs.get(started.attempt)
-            if job is not None and job.end is None and not job.started:
+            if job is not None and job.end is None and not job.started and (key, job.attempt) not in worker.burnt:
                 self._start(job, started)
         for attempt in report.recalled:
             job = use.jobs.get(attempt)
-            if job is not None and job.end is None:
+            if job is not None and job.end is None and (key, attempt) not in worker.burnt:
                 self.give_back(job)
+
+    def settle(self, worker: Worker, mark: int) -> None:
+        """A worker has heard all that was said before a mark."""
+        worker.burnt = {burnt: wanted for burnt, wanted in worker.burnt.items() if wanted > mark}
+        behind, worker.behind = worker.behind, {}
+        for job in behind:
+            self._send(job)
+            if job.cancelled:
+                self.cancel(job)
 
     def expect(self, use: Use, listing: pb.Use) -> None:
         """Write into a new use what its run believes to have under way there."""
@@ -191,7 +206,7 @@ class Traffic:
                 self._send(job)
                 if job.cancelled:
                     box.cancels.add(use.key, (attempt,))
-        box.acks.add(use.key, there - use.jobs.keys())
+        self._burn(use, [attempt for attempt in (*held.ended, *held.open) if attempt not in use.jobs])
 
     def fill(self, use: Use, held: pb.Held) -> None:
         """Write into a new use what its worker holds."""
@@ -213,6 +228,9 @@ class Traffic:
         assert job.call is not None
         if worker.link is None:
             return
+        if worker.burnt and ((use.key, job.attempt) in worker.burnt or job.rides in worker.behind):
+            worker.behind[job] = None
+            return
         box = self.down(worker)
         for digest in (job.call.function, use.about.kit, *use.about.needs):
             if digest and digest not in worker.pushed:
@@ -233,6 +251,18 @@ class Traffic:
     def _ride(self, job: Job, base: Job) -> None:
         job.rides = base
         job.use.riders.setdefault(base.attempt, []).append(job)
+
+    def _burn(self, use: Use, attempts: Sequence[int]) -> None:
+        """Have a worker forget what nobody wants, in a use that goes on."""
+        if not attempts:
+            return
+        worker = use.worker
+        worker.marks += 1
+        box = self.down(worker)
+        box.acks.add(use.key, attempts)
+        box.mark = worker.marks
+        for attempt in attempts:
+            worker.burnt[use.key, attempt] = worker.marks
 
     def _told(self, use: Use) -> Told:
         assert use.run is not None
@@ -283,6 +313,7 @@ class Traffic:
         if job.rides is not None and job in use.riders.get(job.rides.attempt, ()):
             use.riders[job.rides.attempt].remove(job)
         use.worker.box.unsent(use.key, job.attempt)
+        use.worker.behind.pop(job, None)
         if job.end is None:
             self._uncount(job)
         for rider in use.riders.pop(job.attempt, ()):
