@@ -146,6 +146,15 @@ def test_what_had_not_started_goes_back_free_of_charge() -> None:
     assert begin(here, here.join()) == 0
 
 
+def test_what_was_lost_before_the_clock_began_is_ready_at_once() -> None:
+    """The clock counts from the start of the machine, and a run may be older; it would wait for a time that never comes."""
+    here = world([Node("a")])
+    worker = here.join()
+    begin(here, worker)
+    here.tell(WorkerGone(worker, -1000.0))
+    assert words(here.state) == "ready"
+
+
 def test_retries_are_counted_and_wait_their_delay() -> None:
     """Two retries with delays 1 and 2 seconds, then it is over; an error that is not retryable ends at once."""
     here = world([Node("a", retries=Retry(2, delay=1.0)), Node("b", retries=5)])

@@ -216,10 +216,12 @@ class Run:
         self._engine.cancel(reason)
 
     def let_go(self) -> None:
-        """Do nothing more for a run with a checkpoint here, whatever is under way: who resumes it goes on from its record."""
+        """Do nothing more for a run with a checkpoint here, whatever is under way: who resumes it goes on from its record.
+
+        Of several that hear of each other all are let go of before one is closed.
+        """
         self._check_own("let go of")
         self._engine.let_go()
-        self._close()
 
     def watch(self, call: Callable[[], object]) -> None:
         """Have a function called whenever something has happened, and at the end; from any thread, so it must be short."""
@@ -374,8 +376,11 @@ class Run:
             ended.set()
 
     def close(self) -> None:
-        """Let go of what a view has open: call it when no more of its values are wanted. Other runs do that at their end."""
-        if self._view:
+        """Let go of what a view has open, or a run that was let go of: no more of its values are wanted.
+
+        Other runs do that at their end.
+        """
+        if self._view or self._engine.detached:
             self._close()
 
     @property

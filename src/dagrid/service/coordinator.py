@@ -140,11 +140,12 @@ class Coordinator:
             self._desk.join()
         self._workers.close()
         self._hands.shutdown(cancel_futures=True)
-        for active in list(self._active.values()):
-            if active.started is not None:
-                with suppress(DagridError):
-                    active.started.let_go()
-        for started in list(self._children.values()):
+        performed = [active.started for active in self._active.values() if active.started is not None]
+        performed += self._children.values()
+        for started in performed:  # those that call others come first, or they would hear of their ends
+            with suppress(DagridError):
+                started.run.let_go()
+        for started in performed:
             with suppress(DagridError):
                 started.let_go()
         os.close(self._awake)

@@ -134,6 +134,7 @@ class Started(msgspec.Struct):
     def let_go(self) -> None:
         """Do nothing more for the run here, whatever is under way; `go_on` takes it up."""
         self.run.let_go()
+        self.run.close()
         self.close()
 
     def close(self) -> None:
