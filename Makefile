@@ -82,9 +82,11 @@ test-wheel: $(VENV)/.dev ## build the wheel and use it in an environment that ho
 	cd dist && ../.venvs/wheel/bin/python -I ../tools/smoke.py
 
 .PHONY: chaos
-chaos: $(VENV)/.dev ## whatever can go wrong with a fleet, in full measure
+chaos: $(VENV)/.dev ## whatever can go wrong with a fleet, in full measure (DAGRID_CHAOS_SEEDS=...)
+	@tools/servers
 	DAGRID_CHAOS_SCHEDULES=$${DAGRID_CHAOS_SCHEDULES:-10000} $(BIN)/python -m pytest -q tests/fleet/test_simulation.py
 	DAGRID_FLEET_BURST=5000 $(BIN)/python -m pytest -q tests/fleet/test_listener.py -k burst
+	DAGRID_CHAOS_SEEDS=$${DAGRID_CHAOS_SEEDS:-200} DAGRID_CHAOS_CANCELS=$${DAGRID_CHAOS_CANCELS:-500} $(BIN)/python -m pytest -q tests/chaos
 
 .PHONY: soak
 soak: $(VENV)/.dev ## random runs on every backend for ten minutes (DAGRID_SOAK_SECONDS=...)

@@ -26,7 +26,10 @@ echo "end $DAG_RUN_ID $name $$ $DAGRID_ATTEMPT_KEY" >> $book
 echo $own
 """
 # All slots of a worker at once: each waits until all the others are there.
-MEET = "touch {folder}/$DAG_RUN_ID.{name}.{number}; until [ $(ls {folder}/$DAG_RUN_ID.{name}.* | wc -l) = {slots} ]; do sleep 0.02; done"
+MEET = (
+    "touch {folder}/$DAG_RUN_ID.{name}.{number}; "
+    "until [ $(ls {folder}/$DAG_RUN_ID.{name}.* | wc -l) = {slots} ]; do sleep 0.02; done"
+)
 
 
 @dataclass
@@ -113,6 +116,11 @@ class Rig(Fleet):
         for proxy in self.proxies.values():
             proxy.close()
 
+    def kill_coordinator(self) -> None:
+        """End it as a power cut does."""
+        assert self.coordinator is not None
+        self.coordinator.kill()
+
     def submit(self, flow: Flow) -> str:
         """Put a workflow into the queue, and return its run."""
         return self.enqueue(flow.text(self.script), "chaos")
@@ -174,15 +182,15 @@ class Rig(Fleet):
             begun[step] += 1
             missing = [parent for parent in parents[step] if parent not in over]
             assert not missing, f"{step} of {run} has begun before the end of {missing}"
-        for step in flow.steps:
-            kinds = seen[step.name]
+        for wanted in flow.steps:
+            name, kinds = wanted.name, seen[wanted.name]
             if not stopped:
-                assert kinds["completed"] == 1, f"{step.name} of {run}: {kinds}"
-                assert step.name in over
+                assert kinds["completed"] == 1, f"{name} of {run}: {kinds}"
+                assert name in over
             # Attempts that were lost with a worker, or that came back from one before it had said that it performs them.
             lost = kinds["lost"] + kinds["requeued"] + kinds["recalled"]
-            most = 1 + lost + (step.kind == "flaky")
-            assert begun[step.name] <= most, f"{step.name} of {run} was performed {begun[step.name]} times: {kinds}"
+            most = 1 + lost + (wanted.kind == "flaky")
+            assert begun[name] <= most, f"{name} of {run} was performed {begun[name]} times: {kinds}"
 
     def check_nothing_is_left(self) -> None:
         """See that all slots are free, and that nothing of the runs is left on the workers."""
@@ -204,6 +212,8 @@ class Rig(Fleet):
             path.unlink()
         for name in NAMES:
             until(lambda name=name: not self.left(name), f"{name} without folders of runs: {self.left(name)}")
+        assert len(list((self.home / "coordinator").iterdir())) == 1
+        assert list((self.folder / "main" / "tmp").iterdir()) == []
         until(lambda: not processes(self.script), f"the end of the steps {processes(self.script)}")
 
     def left(self, name: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Rooms: a network or disks of their own for processes, which are there as long as somebody is in them, and leave nothing behind."""
+"""Rooms: a network or disks of their own for processes, there as long as somebody is in them; nothing is left."""
 
 from __future__ import annotations
 

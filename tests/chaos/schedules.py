@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 
@@ -65,13 +67,13 @@ class Schedule:
         self.stopped: set[str] = set()
         self.runs: dict[str, Flow] = {}
         self._order = count()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[tuple[float, int, Callable[[], object]]] = []
 
     def perform(self, rig: Rig) -> None:
         """Submit the workflows, let the faults happen, and then leave all in peace until the runs have ended."""
         self.runs = {rig.submit(flow): flow for flow in self.flows}
         for moment, name, target in self.faults:
-            self._at(moment, lambda name=name, target=target: self._strike(rig, name, target))
+            self._at(moment, partial(self._strike, rig, name, target))
         try:
             while self._due:
                 moment, _, action = heappop(self._due)
@@ -83,15 +85,15 @@ class Schedule:
         for run in self.runs:
             rig.ended(run)
 
-    def _at(self, seconds: float, action: Callable[[], None]) -> None:
+    def _at(self, seconds: float, action: Callable[[], object]) -> None:
         heappush(self._due, (time.monotonic() + seconds, next(self._order), action))
 
     def _strike(self, rig: Rig, name: str, target: str) -> None:
         process, proxy = rig.workers[target].process, rig.proxies[target]
         match name:
             case "coordinator":
-                rig.coordinator.kill()
-                self._at_once_or_later(rig.start)
+                rig.kill_coordinator()
+                self._at(self.draw.choice([0.0, 0.0, 0.5]), rig.start)
             case "kill" | "kill the group":
                 process.send_signal(signal.SIGCONT)
                 (process.kill if name == "kill" else lambda: _kill_group(process.pid))()
@@ -129,11 +131,6 @@ class Schedule:
                 with suppress(RunStateError):  # it is queued, or has ended
                     rig.history.stop(run)
 
-    def _at_once_or_later(self, action: Callable[[], object]) -> None:
-        self._at(self.draw.choice([0.0, 0.0, 0.5]), lambda: (action(), None)[1])
-
 
 def _kill_group(pid: int) -> None:
-    import os
-
     os.killpg(pid, signal.SIGKILL)

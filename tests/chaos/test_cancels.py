@@ -12,7 +12,7 @@ import pytest
 from dagrid.errors import DagridError
 from tests.chaos.rig import Flow, Rig, Step
 
-CANCELS = int(os.environ.get("DAGRID_CHAOS_CANCELS", "60"))
+CANCELS = int(os.environ.get("DAGRID_CHAOS_CANCELS", "40"))
 AT_ONCE = 100
 
 

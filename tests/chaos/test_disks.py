@@ -46,51 +46,34 @@ def tell(room, code, *words):
     return subprocess.run(argv, capture_output=True, text=True, check=True, timeout=40).stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_coordinator_without_room_goes_on_when_there_is_some(fleet, tmp_path):
-    """What it cannot record has not happened; nothing runs twice, and all of it is there in the end."""
-    home = tmp_path / "main" / "home"
+    """What it cannot record has not happened; the runs stand still, nothing runs twice, and all of it is there in the end."""
+    home, done = tmp_path / "main" / "home", tmp_path / "done"
     with small_disk(home, "8m") as room:
         start(fleet, room)
         fleet.worker("one")
         fleet.linked()
-        step = f"echo begun >> {tmp_path}/begun; until test -e {tmp_path}/go; do sleep 0.01; done; seq 20000"
-        more = f"seq 20000; echo x >> {tmp_path}/after"
-        run = tell(room, ENQUEUE, home, f"steps: [{{name: a, command: '{step}'}}, {{name: b, command: '{more}'}}]")
-        until((tmp_path / "begun").exists, "the step")
-        filling = fill(room.path(home))
-        (tmp_path / "go").touch()
-        until(lambda: "No space left" in fleet.coordinator.text or "full" in fleet.coordinator.text, "a word of it")
-        filling.unlink()
-        assert tell(room, ENDED, home, run) == "succeeded", fleet.coordinator.text
-        assert (tmp_path / "begun").read_text() == "begun\n"
-        assert (tmp_path / "after").read_text() == "x\n"
-        for step in "ab":
-            (log,) = room.path(home).glob(f"logs/flow/{run}/{step}.out")
-            assert log.read_text() == "".join(f"{number}\n" for number in range(1, 20001))
-        fleet.close()
-
-
-def test_a_run_that_could_not_be_recorded_is_taken_up_again(fleet, tmp_path):
-    """The journal itself finds no room: the run stands still, and goes on by itself when there is some."""
-    home = tmp_path / "main" / "home"
-    with small_disk(home, "8m") as room:
-        start(fleet, room)
-        fleet.worker("one")
-        fleet.linked()
-        step = f"echo begun >> {tmp_path}/begun; until test -e {tmp_path}/go; do sleep 0.01; done"
-        steps = [f"{{name: s{number}, command: 'echo s{number} >> {tmp_path}/done'}}" for number in range(60)]
-        run = tell(room, ENQUEUE, home, f"steps: [{{name: a, command: '{step}'}}, {', '.join(steps)}]")
-        until((tmp_path / "begun").exists, "the step")
+        wait = f"echo begun >> {tmp_path}/{{0}}; until test -e {tmp_path}/go; do sleep 0.01; done"
+        steps = [f"{{name: s{number}, command: 'echo s{number} >> {done}'}}" for number in range(60)]
+        silent = f"steps: [{{name: a, command: '{wait.format('silent')}'}}, {', '.join(steps)}]"
+        talks = f"steps: [{{name: a, command: '{wait.format('talks')}; seq 20000'}}]"
+        runs = [tell(room, ENQUEUE, home, text) for text in (silent, talks)]
+        for name in ("silent", "talks"):
+            until((tmp_path / name).exists, f"the step that {name}")
         filling = fill(room.path(home))
         (tmp_path / "go").touch()
         until(lambda: "The disk is full" in fleet.coordinator.text, "a word of it")
         filling.unlink()
-        assert tell(room, ENDED, home, run) == "succeeded", fleet.coordinator.text
-        assert (tmp_path / "begun").read_text() == "begun\n"
-        assert (tmp_path / "done").read_text().split() == [f"s{number}" for number in range(60)]
+        assert [tell(room, ENDED, home, run) for run in runs] == ["succeeded"] * 2, fleet.coordinator.text
+        assert [(tmp_path / name).read_text() for name in ("silent", "talks")] == ["begun\n"] * 2
+        assert done.read_text().split() == [f"s{number}" for number in range(60)]
+        (log,) = room.path(home).glob(f"logs/flow/{runs[1]}/a.out")
+        assert log.read_text().split() == [str(number) for number in range(1, 20001)]
         fleet.close()
 
 
+@pytest.mark.slow
 def test_a_worker_without_room_fails_what_needs_some(fleet, tmp_path):
     """A run that cannot have its folder fails and says so; the worker lives, and performs the next one."""
     home = tmp_path / "one" / "home"

@@ -48,6 +48,7 @@ def begun(folder):
     )
 
 
+@pytest.mark.slow
 def test_a_host_that_is_cut_off_for_a_lease_loses_its_step(fleet, hosts, tmp_path):
     """The step goes to the other one, and counts there; what was cut off ends what it has, and serves again."""
     step = STEP.format(folder=tmp_path)
@@ -70,6 +71,7 @@ def test_a_host_that_is_cut_off_for_a_lease_loses_its_step(fleet, hosts, tmp_pat
     assert fleet.out(again, "a").strip() == str(tmp_path / "far" / "home")
 
 
+@pytest.mark.slow
 def test_a_host_that_is_cut_off_for_a_moment_keeps_its_step(fleet, hosts, tmp_path):
     """It ends while the cable is out, and is told when it is in again."""
     step = STEP.format(folder=tmp_path)

@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.rig import Rig
 from tests.chaos.schedules import Schedule
 
-SEEDS = range(int(os.environ.get("DAGRID_CHAOS_SEEDS", "3")))
+SEEDS = range(int(os.environ.get("DAGRID_CHAOS_SEEDS", "2")))
 if "DAGRID_CHAOS_SEED" in os.environ:
     SEEDS = range(int(os.environ["DAGRID_CHAOS_SEED"]), int(os.environ["DAGRID_CHAOS_SEED"]) + 1)
 

@@ -454,9 +454,21 @@ def test_who_sends_more_of_its_files_than_may_be_under_way_is_hung_up_on(tmp_pat
         run.close()
 
 
+def test_files_of_a_run_that_is_yet_to_be_opened_wait_for_it(tmp_path: Path) -> None:
+    """Workers may be back at a coordinator that has begun anew before it has opened the runs of the one before it."""
+    data = {"step.out": text(3 * MIB)}
+    with hub() as coordinator, Sender(to(coordinator), data) as sender:
+        sender.say(pb.Up(heartbeat=pb.Heartbeat(echo=3)))
+        sender.downs.wait(lambda found: [down for down in found if down.echo == 3])
+        run = logging_run(coordinator, Files(tmp_path))
+        sender.wait_for_all()
+        assert (tmp_path / "run" / "step.out").read_bytes() == data["step.out"]
+        run.close()
+
+
 def test_files_that_nobody_wants_are_acknowledged(tmp_path: Path) -> None:
-    """When a run of an earlier coordinator would have been opened by now; else the worker would keep them for ever."""
-    with hub(lease=0.5) as coordinator, Sender(to(coordinator), {"step.out": text(MIB)}) as sender:
+    """Else the worker would keep them for ever."""
+    with hub(lease=0.2) as coordinator, Sender(to(coordinator), {"step.out": text(MIB)}) as sender:
         sender.wait_for_all()
 
 

@@ -6,6 +6,8 @@ What is set, and where that was said, is for whoever calls.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -15,6 +17,7 @@ import dagrid
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.service.coordinator import Coordinator
 from dagrid.service.fleet import OwnFleet
+from dagrid.service.folders import own_folder
 
 if TYPE_CHECKING:
     from dagrid.execution.backends.cluster.tls import ListenerTLS
@@ -77,16 +80,22 @@ class Service:
                 f"Workers are heard in plain text at {settings.host}: whoever reaches the port can read it. "
                 f"Name certificates: --coordinator.tls-cert and --coordinator.tls-key."
             )
+        self._folder, self._lock = own_folder(history.home / "coordinator")
         self._hub = Hub(
             settings.host,
             settings.port,
             key=settings.key,
             tls=settings.tls,
             lease=settings.lease,
+            folder=self._folder / "contents",
             version=dagrid.__version__,
         )
         fleet = OwnFleet(self._hub, history.home)
-        self._coordinator = Coordinator(history, fleet, limits=settings.limits, say=say)
+        try:
+            self._coordinator = Coordinator(history, fleet, limits=settings.limits, say=say)
+        except BaseException:
+            self._leave()
+            raise
         self._api: Api | None = None
         self._ready = False
         try:
@@ -115,6 +124,13 @@ class Service:
         if self._api is not None:
             self._api.close()
         self._coordinator.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._lock >= 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
 
 
 def _api(settings: ApiSettings, fleet: OwnFleet, ready: Callable[[], bool], say: Callable[[str], object]) -> Api:

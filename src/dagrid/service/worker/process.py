@@ -6,7 +6,6 @@ It gets a folder of its own, which goes with it; what workers have left behind t
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import secrets
@@ -15,7 +14,6 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import WorkerLink
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.service.folders import own_folder
 from dagrid.service.worker.station import Station
 
 _log = logging.getLogger("dagrid.worker")
@@ -118,31 +117,6 @@ def greeting(settings: WorkerSettings) -> pb.Hello:
         host=socket.gethostname(),
         pid=os.getpid(),
     )
-
-
-def own_folder(parent: Path) -> tuple[Path, int]:
-    """Make a folder for this process, and remove those of processes that are no more.
-
-    Returns:
-        The folder, and an open file in it that is locked as long as this process lives.
-    """
-    parent.mkdir(parents=True, exist_ok=True)
-    for other in parent.iterdir():
-        with suppress(OSError):
-            fd = os.open(other / "lock", os.O_RDWR)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(other, ignore_errors=True)
-            finally:
-                os.close(fd)
-    while True:
-        folder = parent / secrets.token_hex(8)
-        folder.mkdir()
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / "lock").exists():  # nobody has taken it for a dead one's
-            return folder, lock
-        os.close(lock)
 
 
 def _shown(labels: Mapping[str, str]) -> str:

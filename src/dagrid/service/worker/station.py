@@ -1,7 +1,7 @@
 """Where a worker's book, bench, contents and logs meet: what the coordinator says is done, and it is told what is new.
 
-A report that rests on something long is told when that has been sent, and one behind the end of a log when that is written. All of it is called
-in the worker's loop, by the link and by the bench. It knows no stream.
+A report that rests on a large value is told when that has been sent, and one of an attempt that wrote something when that is
+written. All of it is called in the worker's loop, by the link and by the bench. It knows no stream.
 """
 
 from __future__ import annotations
