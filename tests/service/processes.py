@@ -51,7 +51,13 @@ class Process:
         self.folder = folder
         self.said = folder / "said.txt"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("DAGRID_")}
-        clean |= {"DAGRID_HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": "", **env}
+        clean |= {
+            "DAGRID_HOME": str(folder / "home"),
+            "TMPDIR": str(folder / "tmp"),
+            "PYTHONPATH": "",
+            "PYTHONFAULTHANDLER": "1",
+            **env,
+        }
         with self.said.open("ab") as out:
             self.process = subprocess.Popen(
                 [*before, sys.executable, "-m", "dagrid", *map(str, arguments)],
@@ -81,7 +87,12 @@ class Process:
     def end(self):
         """Ask it to end, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # it says what its threads do
+            self.process.wait(PATIENCE)
+            raise AssertionError(f"it does not end:\n{self.text}") from None
 
 
 class Fleet:

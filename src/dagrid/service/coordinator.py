@@ -138,14 +138,14 @@ class Coordinator:
         self._ring()
         if self._desk.is_alive():
             self._desk.join()
-        self._workers.close()
         self._hands.shutdown(cancel_futures=True)
-        performed = [active.started for active in self._active.values() if active.started is not None]
-        performed += self._children.values()
-        for started in performed:  # those that call others come first, or they would hear of their ends
+        # Those that call others come first, or they would hear of their ends; and all come before their workers are gone.
+        callers = [active.started for active in self._active.values() if active.started is not None]
+        for started in [*callers, *self._children.values()]:
             with suppress(DagridError):
                 started.run.let_go()
-        for started in performed:
+        self._workers.close()
+        for started in [*callers, *self._children.values()]:
             with suppress(DagridError):
                 started.let_go()
         os.close(self._awake)

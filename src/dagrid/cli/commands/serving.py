@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
-import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
@@ -72,20 +73,29 @@ def _serve(call: Call, host: str, api: ApiSettings | None) -> int:
         api=api,
     )
     remarks(call)
-    over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: over.set())
+    wait = _until_signal()
     service = Service(call.history, settings, logging.getLogger("dagrid.fleet").warning)
     collect_garbage()
     try:
         call.out.say(f"Workers call at {_shown(host)}:{service.port}. Runs are those of {config.home}.")
         if api is not None:
             call.out.say(f"HTTP is answered at http://{_shown(api.host)}:{service.api_port}/api/v2/workers.")
-        over.wait()
+        wait()
     finally:
         service.close()
     call.out.say("Ended. Workers go on with what they have, and the next coordinator with all runs.")
     return Exit.SUCCESS
+
+
+def _until_signal() -> Callable[[], object]:
+    """Return what waits until the process is asked to end, also by a signal that comes to another thread."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(True)
+    theirs.setblocking(False)
+    signal.set_wakeup_fd(theirs.fileno())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: theirs)  # it holds the socket
+    return lambda: ours.recv(1)
 
 
 def _shown(host: str) -> str:
