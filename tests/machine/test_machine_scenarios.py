@@ -15,6 +15,7 @@ from dagrid.machine.advance import IDLE, RULES, advance, can_grow
 from dagrid.machine.commands import Cancel, Evaluate, Finish, Perform, Recall, SetTimer
 from dagrid.machine.decide import decide
 from dagrid.machine.events import (
+    NODE_MASK,
     Asked,
     CancelRequested,
     Finished,
@@ -364,6 +365,26 @@ def test_assigned_attempts_are_taken_back_for_an_idle_worker(more: Sequence[Node
     here.answer_recall()
     assert here.places[1].waiting
     assert not here.state.losses
+
+
+def test_short_nodes_of_a_place_are_sent_ahead_and_stay_there() -> None:
+    """A word to a worker takes longer than a short command. That a worker of another place is idle is no help to them."""
+    plan = plan_of(
+        [*(Node(f"n{number}") for number in range(6)), Node("plain", depends_on=["n0"])],
+        Settings(batch=100.0, hold=0.0),
+        places=dict.fromkeys(range(6), "command"),
+    )
+    here = World(plan, random.Random(0), chains=True)
+    here.join(window=6)
+    here.join(window=6, place="command")
+    begin(here, 1)
+    here.at += 0.01
+    here.finish(here.places[1], next(iter(here.places[1].running)))
+    assert [attempt & NODE_MASK for attempt in here.places[1].waiting] == [1, 2, 3, 4, 5]
+    assert [attempt & NODE_MASK for attempt in here.places[0].waiting] == [6], "it rides on nothing of another place"
+    begin(here, 0)
+    here.finish(here.places[0], next(iter(here.places[0].running)))
+    assert not here.recalls
 
 
 def test_half_a_worker_is_idle_too() -> None:

@@ -64,10 +64,11 @@ def plan_of(
     settings: Settings | None = None,
     empty: Iterable[int] = (),
     sources: Callable[[int], Sequence[int]] | None = None,
+    places: Mapping[int, str] | None = None,
 ) -> Plan:
     """Compile nodes whose functions do not matter."""
     dag = DAG(nodes)
-    return Plan(dag.structure, dag.specs, settings or Settings(), empty=empty, sources=sources)
+    return Plan(dag.structure, dag.specs, settings or Settings(), empty=empty, sources=sources, places=places)
 
 
 def reachable_moves() -> dict[int, set[int]]:
@@ -376,10 +377,13 @@ class World:
         pulls: bool = False,
         labels: Mapping[str, str] | None = None,
         delegates: bool = False,
+        place: str = "",
     ) -> int:
         number, self.joined = self.joined, self.joined + 1
         self.places[number] = Place(number, slots, pulls)
-        self.tell(WorkerJoined(number, f"w{number}", self.at, slots, window, pulls, labels or {}, delegates=delegates))
+        self.tell(
+            WorkerJoined(number, f"w{number}", self.at, slots, window, pulls, labels or {}, place, delegates=delegates)
+        )
         return number
 
     def vanish(self, number: int) -> None:

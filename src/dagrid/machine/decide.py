@@ -42,6 +42,7 @@ from dagrid.machine.events import (
     attempt_id,
 )
 from dagrid.machine.pick import fits_now, has_room, pick
+from dagrid.machine.plan import PLAIN, Request
 from dagrid.machine.signals import hold, rejected, repeat, signalled
 from dagrid.machine.state import (
     COMPLETED,
@@ -499,22 +500,29 @@ def _assign_free_slots(state: State, at: float, commands: list[Command]) -> None
 
 
 def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
-    """Send short plain nodes ahead to busy workers, so that they find their next work without asking.
+    """Send short nodes ahead to busy workers, so that they find their next work without asking.
 
     How many follows from the mean duration seen so far: never more than `batch` seconds of work, and none before it is known.
     """
-    heap = state.heap
-    if not heap or not _is_short(state):
+    if not (state.heap or len(state.ready) > 1) or not _is_short(state):
         return
     workers = [
         worker
         for worker in state.present.values()
-        if not (worker.pulls or worker.place or worker.delegates) and worker.slots < min(worker.window, worker.room)
+        if not (worker.pulls or worker.delegates) and worker.slots < min(worker.window, worker.room)
     ]
-    if not workers:
+    for place in dict.fromkeys(worker.place for worker in workers):
+        _send_ahead_to(state, [worker for worker in workers if worker.place == place], place, at, commands)
+
+
+def _send_ahead_to(state: State, workers: list[Worker], place: str, at: float, commands: list[Command]) -> None:
+    """Send nodes ahead that ask for nothing but the place of these workers."""
+    requests = state.plan.requests
+    wanted = Request(place=place) if place else PLAIN
+    heap = next((heap for group, heap in enumerate(state.ready) if heap and requests[group] == wanted), None)
+    if heap is None:
         return
     share = len(heap) // len(workers) + 1
-    requests = state.plan.requests
     alone = min(
         (other[0] for group, other in enumerate(state.ready) if other and requests[group].sequential), default=0
     )
@@ -524,7 +532,7 @@ def _send_ahead(state: State, at: float, commands: list[Command]) -> None:
             continue
         attempts = []
         while len(worker.queue) < target and (not alone or (heap and heap[0] < alone)):
-            node = _next_plain(state)
+            node = _next_ready(state, heap)
             if node < 0:
                 break
             attempts += _handed(state, node, worker, at)
@@ -542,8 +550,7 @@ def _ahead(state: State, worker: Worker) -> int:
     return int((worker.ahead or state.plan.settings.batch) / max(state.mean_duration, 1e-6))
 
 
-def _next_plain(state: State) -> int:
-    heap = state.heap
+def _next_ready(state: State, heap: list[int]) -> int:
     while heap:
         node = heappop(heap) & NODE_MASK
         if state.status[node] == READY:
@@ -556,7 +563,7 @@ def _handed(state: State, node: int, worker: Worker, at: float) -> list[int]:
     number = state.number_of(node)
     record(state, Fact(Kind.ASSIGNED, at, node, number, worker.number))
     attempt = attempt_id(node, number)
-    if not (state.chains and worker.window > worker.slots and _is_short(state)):
+    if worker.place or not (state.chains and worker.window > worker.slots and _is_short(state)):
         return [attempt]
     most = min(worker.window, worker.room, _ahead(state, worker))
     return [attempt, *along(state, attempt, most - len(worker.queue))]
@@ -580,13 +587,14 @@ def _wake_idle(state: State, commands: list[Command]) -> None:
 
 
 def _take_back(state: State, at: float, commands: list[Command]) -> None:
-    """When a worker has a free slot and another one sits on attempts that it has not started, ask for them."""
+    """When a worker has a free slot and another one of its place sits on attempts that it has not started, ask for them."""
     plain = [worker for worker in state.present.values() if not (worker.pulls or worker.delegates)]
-    if all(worker.free <= 0 for worker in plain):
+    with_room = {worker.place for worker in plain if worker.free > 0}
+    if not with_room:
         return
     earliest = 0.0
     for worker in plain:
-        if worker.recalling:
+        if worker.recalling or worker.place not in with_room:
             continue
         held = [
             attempt

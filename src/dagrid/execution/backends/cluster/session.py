@@ -50,8 +50,8 @@ from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Needs, Recording, U
 _log = logging.getLogger("dagrid.fleet")
 
 WINDOW = 256
-AHEAD = 0.005
-"""Seconds of work that may wait at a worker."""
+AHEAD, AHEAD_AT_A_PLACE = 0.005, 0.02
+"""Seconds of work that may wait at a worker; of commands, each of which is a process."""
 PATIENCE = 1.0
 """Seconds that a close waits for a report that is being made."""
 
@@ -558,7 +558,7 @@ class FleetSession:
                 joined.slots,
                 max(WINDOW, joined.slots),
                 labels=dict(joined.labels),
-                ahead=AHEAD,
+                ahead=AHEAD_AT_A_PLACE if self._place else AHEAD,
             )
         )
 
