@@ -116,6 +116,10 @@ class Rig(Fleet):
         for proxy in self.proxies.values():
             proxy.close()
 
+    def is_served(self) -> bool:
+        """Return whether there is a coordinator at this moment."""
+        return self.coordinator is not None and self.coordinator.process.poll() is None
+
     def kill_coordinator(self) -> None:
         """End it as a power cut does."""
         assert self.coordinator is not None

@@ -91,10 +91,10 @@ class Schedule:
     def _strike(self, rig: Rig, name: str, target: str) -> None:
         process, proxy = rig.workers[target].process, rig.proxies[target]
         match name:
-            case "coordinator":
+            case "coordinator" if rig.is_served():
                 rig.kill_coordinator()
                 self._at(self.draw.choice([0.0, 0.0, 0.5]), rig.start)
-            case "kill" | "kill the group":
+            case "kill" | "kill the group" if process.poll() is None:
                 process.send_signal(signal.SIGCONT)
                 (process.kill if name == "kill" else lambda: _kill_group(process.pid))()
                 process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,22 @@ def test_who_goes_on_with_a_run_tells_only_what_the_file_does_not(kept: int, tmp
     log.write_text("".join(log.read_text(encoding="utf-8").splitlines(True)[:kept]), encoding="utf-8")
     dagrid.resume(tmp_path, "r", observers=[RunLog(log)])
     assert told(log) == whole
+
+
+def test_what_finds_no_room_is_told_later(tmp_path: Path) -> None:
+    """Nobody waits for it, and no line is lost, torn or there twice; a limit on files stands for a full disk."""
+    log, limits = tmp_path / "run.log", resource.getrlimit(resource.RLIMIT_FSIZE)
+    run = DAG([Node(one), Node(two, depends_on=[one])]).start()
+    run.wait()
+    reader = RunLog(log)
+    reader.begin(run)
+    events = list(run.events(follow=False))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+        reader.observe(events[:-1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.stat().st_size == 50
+    reader.observe(events[-1:])
+    reader.end()
+    assert told(log) == ["one: started", "one: completed", "two: started", "two: completed", "the run has ended"]
