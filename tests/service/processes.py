@@ -43,7 +43,7 @@ def processes(words):
 
 
 class Process:
-    """A command that goes on until the tests end; what it says is in a file. It is started by what is `before`, such as `nsenter`."""
+    """A command that goes on until the tests end; what it says is in a file. `before` starts it, such as `nsenter`."""
 
     def __init__(self, folder, arguments, env, before=()):
         folder.mkdir(parents=True, exist_ok=True)
