@@ -43,7 +43,7 @@ def processes(words):
 
 
 class Process:
-    """A command that goes on; what it says is in a file. `before` is what it is started by, such as `nsenter`."""
+    """A command that goes on until the tests end; what it says is in a file. `before` starts it, such as `nsenter`."""
 
     def __init__(self, folder, arguments, env, before=()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class Process:
         }
         with self.said.open("ab") as out:
             self.process = subprocess.Popen(
-                [*before, sys.executable, "-m", "dagrid", *map(str, arguments)],
+                ["setpriv", "--pdeathsig=KILL", *before, sys.executable, "-m", "dagrid", *map(str, arguments)],
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,
