@@ -55,7 +55,7 @@ class Call(msgspec.Struct):
     over all tries of the node in its run, however often it is performed; where there is one, the task finds it in its environment
     as DAGRID_ATTEMPT_KEY (`dagrid.attempt.KEY`). `path` are folders in which the modules of the function and of the arguments are
     found, before all others. A call is `quiet` where each event costs a write: if it is short, its start need not be told before
-    its end.
+    its end. One that is to be performed `once` has started as soon as it may have, when its worker is lost.
 
     A call that `rides` on another attempt, which is before it in its bundle, is performed when that one has completed, with its
     value in the place of the `Awaited` among the arguments. If that one ends otherwise, is given back or cancelled, the rider is
@@ -73,6 +73,7 @@ class Call(msgspec.Struct):
     key: str = ""
     path: tuple[str, ...] = ()
     quiet: bool = False
+    once: bool = False
 
 
 class Encoded:

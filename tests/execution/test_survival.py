@@ -93,6 +93,21 @@ def test_what_goes_on_elsewhere_is_not_begun_again(left) -> None:
     assert [result.node_result(name).attempts for name in result] == [1, 1, 1]
 
 
+def test_what_must_not_run_twice_counts_as_begun(tmp_path) -> None:
+    """Nobody knows whether it had: the word of that may have died with the process."""
+    dag = DAG([Node("once", task, on_lost="fail"), Node("again", task)])
+    place = Elsewhere()
+    dag.start(backend=place, checkpoint=tmp_path)
+    again = Elsewhere()
+    run = restart(tmp_path, backend=again)
+    assert again.uses == [Use(0, "far", [1], [0])]
+    now = again.host.now()
+    again.host.report([Finished(0, 0, Outcome.LOST, now, now), Recalled(0, [1], now)])
+    assert [call.node for call in again.calls] == ["again"]
+    again.end(1, None)
+    assert run.wait(10).node_result("once").status == "lost"
+
+
 def test_what_is_not_found_again_is_lost_if_it_had_started_and_free_if_not(left) -> None:
     place = Elsewhere()
     run = restart(left, backend=place)

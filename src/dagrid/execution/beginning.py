@@ -44,14 +44,19 @@ def beginning(
 
 
 def uses(state: State, place: str) -> list[Use]:
-    """Return the workers of a place with which something was under way."""
+    """Return the workers of a place with which something was under way.
+
+    What must not be performed twice may have started without a word of it.
+    """
     found = []
     for worker in state.present.values():
         if worker.place == place and worker.queue:
             queued = [
                 attempt
                 for attempt in worker.queue
-                if state.current(attempt) and state.status[attempt & NODE_MASK] == QUEUED
+                if state.current(attempt)
+                and state.status[attempt & NODE_MASK] == QUEUED
+                and attempt & NODE_MASK not in state.plan.fail_when_lost
             ]
             started = [attempt for attempt in worker.queue if attempt not in set(queued)]
             found.append(Use(worker.number, worker.name, queued, started))

@@ -66,7 +66,8 @@ class Calls:
         self._kwargs = bindings.kwargs
         requests = plan.requests
         self._needs = [needs_of(request) for request in requests] if len(requests) > 1 else NONE
-        telling = self._recorder is not None or plan.adds or plan.handlers or bindings.lineages or bindings.reads
+        asked = plan.adds or plan.handlers or plan.fail_when_lost or bindings.lineages or bindings.reads
+        telling = self._recorder is not None or asked
         return self._telling if telling or any(self._needs) else self._plain
 
     def _plain(self, attempt: int) -> Call:
@@ -87,8 +88,8 @@ class Calls:
         node = attempt & NODE_MASK
         call = self._reading(attempt) if node in self._bindings.reads else self._plain(attempt)
         call.grows = node in self._plan.adds
-        # One that the store knows nothing of is sent again.
-        call.quiet = self._recorder is not None and node not in self._plan.fail_when_lost
+        call.once = node in self._plan.fail_when_lost
+        call.quiet = self._recorder is not None and not call.once  # what the store knows nothing of is sent again
         call.needs = self._needs[self._plan.groups[node]]
         if node in self._bindings.outcomes:
             call.kwargs = {**(call.kwargs or {}), OUTCOME: self._outcome()}

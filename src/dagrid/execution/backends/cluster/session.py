@@ -96,6 +96,10 @@ class Lane:
         self.later: list[Assigned] = []
         self.cancels: list[int] = []
 
+    def may_have_begun(self, attempt: int, sent: Sent) -> bool:
+        """Whether an attempt has begun, or may have: one that must not be performed twice counts from when it was sent."""
+        return sent.call.once or attempt in self.begun
+
 
 class FleetSession:
     """A session on the fleet. What changes is touched by its own thread alone, but for the lanes, which its guard has.
@@ -239,8 +243,8 @@ class FleetSession:
             pb.Use(
                 fence=lane.number + 1,
                 worker=lane.worker,
-                queued=[attempt for attempt in lane.sent if attempt not in lane.begun],
-                started=[attempt for attempt in lane.sent if attempt in lane.begun],
+                queued=[attempt for attempt, sent in lane.sent.items() if not lane.may_have_begun(attempt, sent)],
+                started=[attempt for attempt, sent in lane.sent.items() if lane.may_have_begun(attempt, sent)],
             )
             for lane in self._lanes.values()
         ]
@@ -583,8 +587,13 @@ class FleetSession:
         self._numbers.pop((lane.worker, lane.generation), None)
         with self._guard:
             del self._lanes[lane.number]
-        for sent in lane.sent.values():
+        now = self.host.now()
+        for attempt, sent in lane.sent.items():
             self._kept.pop(sent.apart, None)
+            if lane.may_have_begun(attempt, sent):
+                self._events.append(
+                    Started(lane.number, attempt, now)
+                )  # if nobody has heard of it, it is lost all the same
         self._events.append(WorkerGone(lane.number, self.host.now(), reason or "the worker ended"))
 
     def _take(self, report: pb.Report) -> None:
