@@ -212,7 +212,7 @@ class World(Watch):
         return next(work for work in self.works if work.id == run)
 
     def duration(self, worker: WorkerProcess, perform: Perform) -> float:
-        return self.work(perform.run).durations[perform.call.node] * worker.site.slowness
+        return min(self.work(perform.run).durations[perform.call.node] * worker.site.slowness, 2 * LEASE)
 
     def result(self, perform: Perform, known: dict[int, int | None]) -> int | None:
         work, name = self.work(perform.run), perform.call.node

@@ -233,6 +233,7 @@ def test_every_attempt_gets_one_end_and_nothing_that_an_old_fence_says_is_told(s
             open_.discard(attempt)
         elif word == "old":
             desk.report(link, fence=7, finished=[done(attempt)], recalled=[attempt])
+            assert not desk.told().reports
         elif word == "ack":
             desk.ask(acks=some(1, attempt))
             ended.discard(attempt)
