@@ -99,7 +99,9 @@ class World(Watch):
         exclusive = frozenset(name for name in names if not chained and chance.random() < 0.1)  # who rides is not
         durations = {name: chance.random() * span for name in names}
         if not self.gentle:
-            durations |= {name: chance.random() * 2 * LEASE for name in exclusive if chance.random() < 0.3}
+            durations |= {
+                name: chance.random() * 2 * LEASE for name in names if name in exclusive and chance.random() < 0.3
+            }
         settings = Settings(max_losses=1000, batch=0.005, hold=chance.choice([0.01, 0.5]))
         return Work(
             f"r{number}",

@@ -7,7 +7,7 @@ import pytest
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.duty import Forget, Leave, Stop, TakeBack
 from dagrid.machine.events import Outcome
-from tests.fleet.desks import HEARTBEAT, LEASE, Post, calls, some
+from tests.fleet.desks import HEARTBEAT, LEASE, Post, calls, done, some
 
 # --- whose turn it is -----------------------------------------------------------------------------------------------------
 
@@ -400,3 +400,29 @@ def test_a_mark_is_sent_back_when_all_before_it_has_been_heard() -> None:
     post.hear(mark=3)
     assert post.up().mark == 3
     assert post.duty.take() is None
+
+
+def test_what_is_exclusive_does_not_begin_on_the_time_of_long_ago() -> None:
+    """The process was stopped for longer than its lease, and the first that it hears of is that a slot is free."""
+    post = Post(slots=1)
+    post.assign(*calls(1), *calls(2, exclusive=True))
+    post.hear(echo=post.up().heartbeat.echo)
+    post.performs()
+    post.finish(1)
+    assert not post.performs()
+    assert post.duty.next_tick == 0.0
+    post.now = 2 * LEASE
+    post.note(post.duty.tick(post.now))
+    assert not post.performs()
+
+
+def test_what_is_exclusive_begins_at_once_where_the_time_is_said() -> None:
+    post = Post(slots=1)
+    post.assign(*calls(1), *calls(2, exclusive=True), *calls(3, exclusive=True))
+    post.hear(echo=post.up().heartbeat.echo)
+    post.performs()
+    post.note(post.duty.finished(post.token(1), done(1), 1.0))
+    assert post.performs() == [("r", 2)]
+    post.finish(2)
+    post.note(post.duty.tick(1.0))
+    assert post.performs() == [("r", 3)]

@@ -118,7 +118,7 @@ class Run:
         self.awaited: dict[int, float] = {}  # uses from before whose worker has not come, and until when
         self.rooms: dict[str, int] = {}  # what is told less than the slots
         self.moved: set[int] = set()
-        self.touched: set[Worker] = set()  # those that keep something of it
+        self.touched: dict[Worker, None] = {}  # those that keep something of it
 
     def clear(self) -> None:
         """Nothing is left to be told."""

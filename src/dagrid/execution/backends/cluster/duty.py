@@ -81,7 +81,8 @@ class Duty:
         self._echoes: dict[int, float] = {}
         self._sure_until = -1.0  # what is exclusive may be performed until then
         self._unsure: dict[Job, None] = {}
-        self._exclusive: set[Job] = set()
+        self._knows_time = self._asks_time = False
+        self._exclusive: dict[Job, None] = {}
         self._draining = self._left = self._says_draining = self._says_left = False
         self._runs: dict[str, Run] = {}
         self._turns = Turns(hello.slots, hello.max_active_runs)
@@ -159,7 +160,7 @@ class Duty:
 
     def hear(self, down: pb.Down, now: float) -> list[Act]:
         """Take what the coordinator says. Contents that came with it have `arrived` before."""
-        self._now = now
+        self._now, self._knows_time = now, True
         acts: list[Act] = []
         self._mark = down.mark or self._mark
         if down.echo:
@@ -209,8 +210,9 @@ class Duty:
         if self._connected:
             self._reports.on(job.key).start(job.started)
 
-    def finished(self, token: int, end: pb.Finished) -> list[Act]:
-        """What was released has ended; its slot is free."""
+    def finished(self, token: int, end: pb.Finished, now: float | None = None) -> list[Act]:
+        """What was released has ended; its slot is free, for something exclusive at once only if the time is said."""
+        self._hear_time(now)
         acts: list[Act] = []
         job = self._released.pop(token, None)
         if job is None:
@@ -234,8 +236,9 @@ class Duty:
         self._rest(job.run, acts)
         return self._answer(acts)
 
-    def gave_back(self, token: int) -> list[Act]:
-        """What was to be taken back had not started, and will not."""
+    def gave_back(self, token: int, now: float | None = None) -> list[Act]:
+        """What was to be taken back had not started, and will not; the time is said as to `finished`."""
+        self._hear_time(now)
         acts: list[Act] = []
         job = self._released.pop(token, None)
         if job is None:
@@ -247,8 +250,9 @@ class Duty:
         self._rest(job.run, acts)
         return self._answer(acts)
 
-    def arrived(self, digest: bytes) -> list[Act]:
-        """A content is here."""
+    def arrived(self, digest: bytes, now: float | None = None) -> list[Act]:
+        """A content is here; the time is said as to `finished`."""
+        self._hear_time(now)
         self._known.add(digest)
         self._wants.pop(digest, None)
         for job in self._missing.pop(digest, ()):
@@ -275,12 +279,12 @@ class Duty:
         """When `tick` is to be called next; None while there is nothing to wait for."""
         due = [self._beat_at] if self._connected else []
         if self._exclusive and self._sure_until >= 0:
-            due.append(self._sure_until)
+            due.append(self._now if self._asks_time else self._sure_until)
         return min(due, default=None)
 
     def tick(self, now: float) -> list[Act]:
         """Take note of the time: heartbeats are due, or what is exclusive may not go on."""
-        self._now = now
+        self._now, self._knows_time, self._asks_time = now, True, False
         acts: list[Act] = []
         if self._connected and now >= self._beat_at:
             self._beat(now)
@@ -290,6 +294,7 @@ class Duty:
                 if job.token and not job.overdue:
                     job.overdue = True
                     acts.append(Stop(job.token))
+        self._look_again()
         return self._answer(acts)
 
     def _beat(self, now: float) -> None:
@@ -300,8 +305,25 @@ class Duty:
             self._echoes[self._echo] = now
 
     def _may_begin(self, job: Job) -> bool:
-        """Whether the lease goes on for long enough to begin something exclusive."""
-        return self._sure_until - self._now > self._lease / 2 or not any(each.call.exclusive for each in job.chain())
+        """Whether something is not exclusive, or the lease goes on for long enough to begin it.
+
+        Where the time is not known it is asked for: this process may have been stopped for longer than its lease.
+        """
+        if not any(each.call.exclusive for each in job.chain()):
+            return True
+        self._asks_time = self._asks_time or not self._knows_time
+        return self._knows_time and self._sure_until - self._now > self._lease / 2
+
+    def _hear_time(self, now: float | None) -> None:
+        if now is not None:
+            self._now, self._knows_time = now, True
+
+    def _look_again(self) -> None:
+        """It may have become sure how long the lease is."""
+        unsure, self._unsure = self._unsure, {}
+        for job in unsure:
+            if job.waits:
+                self._ready(job)
 
     def _heard_echo(self, echo: int) -> None:
         sent = self._echoes.get(echo)
@@ -309,10 +331,7 @@ class Duty:
             return
         self._sure_until = max(self._sure_until, sent + self._lease * (1 - MARGIN))
         self._echoes = {number: at for number, at in self._echoes.items() if number > echo}
-        unsure, self._unsure = self._unsure, {}
-        for job in unsure:
-            if job.waits:
-                self._ready(job)
+        self._look_again()
 
     # --- what comes and goes ----------------------------------------------------------------------------------------------
 
@@ -345,7 +364,7 @@ class Duty:
             self._jobs[key, call.attempt] = job
             self._turns.open(job)
             if call.exclusive:
-                self._exclusive.add(job)
+                self._exclusive[job] = None
                 self._beat(self._now)
             self._look_for(job.head, (*around, call.function, call.apart))
         for job in heads:
@@ -428,6 +447,7 @@ class Duty:
                 self._ready(job)
             else:
                 self._release(job, acts)
+        self._knows_time = False
         if self._draining and not (self._left or self._jobs or self._released):
             self._left = self._says_left = True
             acts.append(Leave())
@@ -510,7 +530,7 @@ class Duty:
 
     def _close(self, job: Job) -> None:
         """An attempt counts no more among the open ones of its run."""
-        self._exclusive.discard(job)
+        self._exclusive.pop(job, None)
         self._unsure.pop(job, None)
         for digest in job.missing:
             waiting = self._missing[digest]

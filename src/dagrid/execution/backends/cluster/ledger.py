@@ -301,7 +301,7 @@ class Ledger:
             if len(worker.strays) == 1:
                 self._alarm(now + self.lease, partial(self._check_strays, worker, worker.link))
             return
-        run.touched.add(worker)
+        run.touched[worker] = None
         if held.fence not in run.awaited or run.uses[held.fence].worker.id != worker.id or worker.id in run.joined:
             box.acks.add((held.run, held.fence), [*held.open, *held.ended])
             return
@@ -330,7 +330,7 @@ class Ledger:
         for use in list(worker.uses.values()):
             self._forget_use(use)
         for run in self._runs.values():
-            run.touched.discard(worker)
+            run.touched.pop(worker, None)
             run.rooms.pop(worker.id, None)
             if run.joined.pop(worker.id, None) is not None:
                 gone = pb.Gone(worker=worker.id, generation=worker.generation, reason=reason)
@@ -400,7 +400,7 @@ class Ledger:
         use.run = run
         run.uses[use.fence] = use
         use.worker.uses[use.key] = use
-        run.touched.add(use.worker)
+        run.touched[use.worker] = None
         self._tell_joined(run, use.worker, use.fence)
 
     def _new_use(self, run: Run, assign: pb.Assign) -> Use | None:
@@ -410,7 +410,7 @@ class Ledger:
             return None
         use = run.uses[assign.fence] = Use((run.key, assign.fence), worker, run)
         worker.uses[use.key] = use
-        run.touched.add(worker)
+        run.touched[worker] = None
         return use
 
     def _give_up(self, use: Use, run: Run) -> None:
@@ -424,7 +424,7 @@ class Ledger:
         """What workers still hold of a run, and it does not list, is not wanted."""
         for worker in self._workers.values():
             for key in [key for key in worker.strays if key[0] == run.key]:
-                run.touched.add(worker)
+                run.touched[worker] = None
                 self._traffic.drop(worker.strays.pop(key))
 
     def _forget_use(self, use: Use) -> None:
