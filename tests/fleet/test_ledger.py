@@ -542,3 +542,13 @@ def test_what_a_worker_said_before_it_heard_that_it_is_to_forget_an_attempt_is_n
     assert [call.attempt for call in down.assigns[0].calls] == [2]
     desk.report(finished=[done(2)])
     assert [each.outcome for each in desk.told("next").reports[0].finished] == [Outcome.COMPLETED]
+
+
+def test_what_a_worker_that_wants_to_leave_holds_goes_on_after_a_restart() -> None:
+    desk = Desk()
+    desk.come(held=[pb.Held(run="r", fence=4, open=[1])])
+    desk.ledger.hear("w", pb.Up(draining=True), 0.0)
+    told = desk.open(uses=listed(started=[1]))
+    assert not told.gone
+    assert [joined.fence for joined in told.joined] == [4]
+    assert [(room.worker, room.slots) for room in told.rooms] == [("w", 0)]

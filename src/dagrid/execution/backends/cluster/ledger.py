@@ -385,8 +385,8 @@ class Ledger:
             self._traffic.tell(run).rooms[listing.worker, 0] = 0
             return
         use = worker.strays.pop(key, None)
-        idle = not (listing.queued or listing.started)
-        if worker.id in run.joined or worker.draining or (use is None and not idle):
+        forgotten = use is None and (worker.draining or bool(listing.queued or listing.started))
+        if worker.id in run.joined or forgotten:
             if use is not None:
                 self._traffic.drop(use)
             self._give_up(Use(key, worker, run), run)
