@@ -16,7 +16,7 @@ CHECKED := $(wildcard src tests examples benchmarks)
 INSTALLS := pyproject.toml tools/venv requirements/installer.lock
 FAST := not slow and not engine and not example
 # What these start and speak to is the same for every Python; what they call has tests of its own.
-OUTSIDE := tests/cli tests/steps
+OUTSIDE := tests/chaos tests/cli tests/service tests/steps
 # The tests of engines in two halves that take about as long: Ray, and what is not named here.
 HALF := tests/engines/test_ray*.py
 
