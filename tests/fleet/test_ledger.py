@@ -552,3 +552,12 @@ def test_what_a_worker_that_wants_to_leave_holds_goes_on_after_a_restart() -> No
     assert not told.gone
     assert [joined.fence for joined in told.joined] == [4]
     assert [(room.worker, room.slots) for room in told.rooms] == [("w", 0)]
+
+
+def test_a_fence_that_a_worker_does_not_hold_does_not_go_on_with_it_though_nothing_is_under_way() -> None:
+    """Another process of that id may hold it, and be let in later: no two are ever under one fence."""
+    desk = Desk()
+    desk.come()
+    told = desk.open(uses=listed())
+    assert [gone.fence for gone in told.gone] == [4]
+    assert [joined.fence for joined in told.joined] == [0]

@@ -385,13 +385,11 @@ class Ledger:
             self._traffic.tell(run).rooms[listing.worker, 0] = 0
             return
         use = worker.strays.pop(key, None)
-        forgotten = use is None and (worker.draining or bool(listing.queued or listing.started))
-        if worker.id in run.joined or forgotten:
+        if use is None or worker.id in run.joined:
             if use is not None:
                 self._traffic.drop(use)
-            self._give_up(Use(key, worker, run), run)
+            self._give_up(Use(key, worker, run), run)  # another process of that id may have it
             return
-        use = use or Use(key, worker, run)
         self._resume(use, run)
         self._traffic.reconcile(use, listing)
 
