@@ -47,7 +47,7 @@ def test_clocks_that_jump_lose_nothing(tmp_path):
     """An hour there and an hour back, at the same time, while a step runs: no lease ends, and no envelope comes too late."""
     key = {"DAGRID_COORDINATOR_SIGNING_KEY": "a-key-of-a-test"}
     here, there = Clock(tmp_path / "here"), Clock(tmp_path / "there")
-    fleet = Fleet(tmp_path, ("coordinator", "--coordinator.lease=3s"), key | here.env)
+    fleet = Fleet(tmp_path, ("coordinator", "--coordinator.lease=6s"), key | here.env)
     try:
         fleet.start()
         worker = fleet.worker("one", env=there.env)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from dagrid import DAG, Node
 from dagrid.assemble import restart
 from dagrid.commands import Command, Launch
+from dagrid.execution.recording import Checkpoint
 from dagrid.machine.events import Finished, Outcome, Recalled, Room, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host, Session, Use
+from dagrid.stores import open_artifacts, open_store
 
 
 class Elsewhere:
@@ -59,6 +62,13 @@ class Elsewhere:
     def close(self, wait: bool = True) -> None: ...
 
 
+@pytest.fixture
+def kept(tmp_path) -> Iterator[Checkpoint]:
+    """Where runs are kept, whoever performs them."""
+    with closing(open_store(tmp_path / "runs.db")) as store:
+        yield Checkpoint(store, open_artifacts(tmp_path / "values"))
+
+
 def task() -> None:
     """Is never called here."""
 
@@ -68,15 +78,15 @@ def graph() -> DAG:
 
 
 @pytest.fixture
-def left(tmp_path) -> Any:
-    """The folder of a run whose process ended when `one` had started and `two` had not."""
+def left(kept) -> Any:
+    """The checkpoint of a run whose process ended when `one` had started and `two` had not."""
     place = Elsewhere()
-    run = graph().start(backend=place, checkpoint=tmp_path, run_id="night")
+    run = graph().start(backend=place, checkpoint=kept, run_id="night")
     one, _ = (call.attempt for call in place.calls)
     place.begin(one)
     assert run.running() == ["one"]
     assert place.host.run == "night"
-    return tmp_path
+    return kept
 
 
 def test_what_goes_on_elsewhere_is_not_begun_again(left) -> None:
@@ -93,13 +103,13 @@ def test_what_goes_on_elsewhere_is_not_begun_again(left) -> None:
     assert [result.node_result(name).attempts for name in result] == [1, 1, 1]
 
 
-def test_what_must_not_run_twice_counts_as_begun(tmp_path) -> None:
+def test_what_must_not_run_twice_counts_as_begun(kept) -> None:
     """Nobody knows whether it had: the word of that may have died with the process."""
     dag = DAG([Node("once", task, on_lost="fail"), Node("again", task)])
     place = Elsewhere()
-    dag.start(backend=place, checkpoint=tmp_path)
+    dag.start(backend=place, checkpoint=kept)
     again = Elsewhere()
-    run = restart(tmp_path, backend=again)
+    run = restart(kept, backend=again)
     assert again.uses == [Use(0, "far", [1], [0])]
     now = again.host.now()
     again.host.report([Finished(0, 0, Outcome.LOST, now, now), Recalled(0, [1], now)])
@@ -135,28 +145,28 @@ def test_a_worker_that_does_not_come_back_is_gone(left) -> None:
     assert run.wait(10).status == "aborted"
 
 
-def test_a_limit_of_time_holds_on(tmp_path) -> None:
+def test_a_limit_of_time_holds_on(kept) -> None:
     """An attempt that began before is late when its time is over, counted from its beginning."""
     place = Elsewhere()
-    run = DAG([Node("slow", task, timeout=0.05)]).start(backend=place, checkpoint=tmp_path)
+    run = DAG([Node("slow", task, timeout=0.05)]).start(backend=place, checkpoint=kept)
     place.begin(place.calls[0].attempt)
     place = Elsewhere()
-    run = restart(tmp_path, backend=place)
+    run = restart(kept, backend=place)
     assert run.wait(10).node_result("slow").status == "timed_out"
     assert place.cancelled == [0]
 
 
-def test_what_was_cancelled_before_is_cancelled_there(tmp_path) -> None:
+def test_what_was_cancelled_before_is_cancelled_there(kept) -> None:
     """The process ended when it had recorded the cancel, and before the worker had heard of it."""
     place = Elsewhere()
     run = DAG([Node("slow", task), Node("after", task, ["slow"])]).start(
-        backend=place, checkpoint=tmp_path, run_id="stopped"
+        backend=place, checkpoint=kept, run_id="stopped"
     )
     place.begin(place.calls[0].attempt)
     run.cancel()
     assert run.done
     again = Elsewhere()
-    assert restart(tmp_path, "stopped", backend=again).wait(10).status == "aborted"
+    assert restart(kept, "stopped", backend=again).wait(10).status == "aborted"
 
 
 def test_a_worker_that_others_have_gets_no_more_than_it_has_room_for() -> None:
@@ -172,7 +182,7 @@ def test_a_worker_that_others_have_gets_no_more_than_it_has_room_for() -> None:
     place_full.cancel()
 
 
-def test_commands_run_here_when_they_are_to(tmp_path) -> None:
+def test_commands_run_here_when_they_are_to() -> None:
     """Where all other commands run elsewhere."""
     place = Elsewhere()
     say = Command(lambda: Launch(["echo", "here"], capture=100, done=lambda end: end.stdout))
@@ -183,7 +193,7 @@ def test_commands_run_here_when_they_are_to(tmp_path) -> None:
     assert (result["here"].strip(), result["there"]) == (b"here", "there")
 
 
-def test_labels_of_a_place_count(tmp_path) -> None:
+def test_labels_of_a_place_count() -> None:
     """A selector of a command is for the place of commands, whatever performs the others."""
     place = Elsewhere()
     say = Command(lambda: Launch(["true"]))

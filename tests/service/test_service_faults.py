@@ -16,7 +16,7 @@ from tests.service.processes import Fleet, until
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
     """A coordinator with a short lease, and two workers."""
-    made = Fleet(tmp_path_factory.mktemp("faults"), ("coordinator", "--coordinator.lease=3s"))
+    made = Fleet(tmp_path_factory.mktemp("faults"), ("coordinator", "--coordinator.lease=6s"))
     made.start()
     made.worker("one", "number=1")
     made.worker("two", "number=2")
