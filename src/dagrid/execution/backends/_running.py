@@ -11,7 +11,7 @@ import selectors
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from dagrid.commands import Exit, Launch
 from dagrid.execution.backends._launching import KILL, Process
@@ -75,14 +75,12 @@ class Ground:
         return rung
 
 
-class Owner:
+class Owner(Protocol):
     """Who is told when something about it goes wrong that no task is to blame for."""
-
-    __slots__ = ()
 
     def fail(self, error: BaseException) -> None:
         """It cannot go on."""
-        raise NotImplementedError
+        ...
 
 
 def guarded(owner: Owner, action: Callable[..., object], *args: Any) -> None:
@@ -93,7 +91,7 @@ def guarded(owner: Owner, action: Callable[..., object], *args: Any) -> None:
         owner.fail(error)
 
 
-class Running(Owner):
+class Running:
     """A process from its start to the end of its group.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 from dagrid.commands import NOT_EXECUTABLE, Exit, Launch, Request, Server, signal_name
 from dagrid.errors import CommandError
 from dagrid.execution.backends._launching import KILL, how_not_to_stop
-from dagrid.execution.backends._running import PARTING, READ_SIZE, Ground, Owner, Running
+from dagrid.execution.backends._running import PARTING, READ_SIZE, Ground, Running
 from dagrid.serving import HEAD, MARK, MOST, framed
 
 IDLE = 64
@@ -24,7 +24,7 @@ SILENCE = 0.5
 Tell = Callable[[Any, BaseException | None], None]
 
 
-class Service(Owner):
+class Service:
     """A process that serves.
 
     Attributes:
