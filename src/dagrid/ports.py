@@ -253,7 +253,7 @@ class Surviving(Backend, Protocol):
         """Begin to serve a run that is taken up again.
 
         The workers of `uses` are known to the host, and not announced; for each attempt there comes in the end what comes for any
-        (`Host.report`), or the worker is gone.
+        (`Host.report`), or the worker is gone. Its sessions have a method `leave` beside `close`, after which attempts go on.
         """
         ...
 

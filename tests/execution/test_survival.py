@@ -28,6 +28,7 @@ class Elsewhere:
         self.uses: Sequence[Use] | None = None
         self.calls: list[Call] = []
         self.cancelled: list[int] = []
+        self.ends: list[str] = []
 
     def open(self, host: Host) -> Session:
         self.host = host
@@ -59,7 +60,11 @@ class Elsewhere:
 
     def attend(self) -> None: ...
 
-    def close(self, wait: bool = True) -> None: ...
+    def leave(self) -> None:
+        self.ends.append("left")
+
+    def close(self, wait: bool = True) -> None:
+        self.ends.append("closed")
 
 
 @pytest.fixture
@@ -101,6 +106,20 @@ def test_what_goes_on_elsewhere_is_not_begun_again(left) -> None:
     result = run.wait(10)
     assert [result[name] for name in ("one", "two", "three")] == ["a", "b", "c"]
     assert [result.node_result(name).attempts for name in result] == [1, 1, 1]
+
+
+def test_a_run_that_is_let_go_of_leaves_what_goes_on(kept) -> None:
+    """Whoever closes it, and whenever: the worker must not take it for an end. A run that is closed has an end."""
+    place = Elsewhere()
+    run = graph().start(backend=place, checkpoint=kept, run_id="night")
+    run.let_go()
+    run.close()
+    assert place.ends == ["left"]
+    again = Elsewhere()
+    run = restart(kept, backend=again)
+    run.cancel()
+    run.close()
+    assert again.ends == ["closed"]
 
 
 def test_what_must_not_run_twice_counts_as_begun(kept) -> None:

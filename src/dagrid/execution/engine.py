@@ -23,7 +23,7 @@ from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
 from dagrid.execution.committing import NOBODY, Committer
 from dagrid.execution.faults import described, error_of, fault, said
 from dagrid.execution.growing import Growing
-from dagrid.execution.hosts import OpeningHost, PlaceHost, session_of
+from dagrid.execution.hosts import OpeningHost, PlaceHost, part, session_of
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.pickling import unpack
 from dagrid.execution.recording import Recorder, Recovered, facts_of
@@ -64,7 +64,7 @@ _LEAVING_VALUES = (Outcome.COMPLETED, Outcome.HELD)
 # Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
 # from a value than usual.
 _MEMBERS = """
-_again _asking _backend _bindings _calls _committer _context _given _inbox _keeping _lent _lock _omitted _place _place_of
+_again _asking _backend _bindings _calls _committer _context _given _inbox _keeping _leaves _lent _lock _omitted _place _place_of
 _places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock detached done draw ended errors
 failure growing left now recorder state values
 """
@@ -126,6 +126,7 @@ class Engine:
         self._again: list[int] | None = None
         self.left: dict[int, Any] = {}  # by node, what a task left that waits for a signal
         self.detached = False
+        self._leaves = False  # whether what is under way goes on without this engine
         self.apart = False  # whether this is a part of a graph, whose nodes can say nothing to those of others
         self.began = 0.0
         self.ended = 0.0
@@ -329,7 +330,7 @@ class Engine:
         self.enter()
         try:
             if not self.done.is_set():
-                self.detached = True
+                self.detached = self._leaves = True
                 self._end()
         finally:
             self.leave()
@@ -374,12 +375,12 @@ class Engine:
     def close(self) -> None:
         """End the use of the backend; called when the run is over."""
         if self._session is not None:
-            self._session.close()
+            part(self._session, self._leaves)
             self._session = None  # it refers to this engine, and the two would wait for the collector
         if self.recorder is not None or self._keeping is not None:
             self.__dict__.clear()  # and so does `completed`, where there is more to a completion
         for place in self._places.values():
-            place.close()
+            place.close(self._leaves)
 
     def _lend(self) -> bool:
         """Lend this thread to whoever has none of its own; return whether somebody wants it again."""

@@ -27,6 +27,12 @@ def _nothing() -> None:
     """Nothing is recorded."""
 
 
+def part(session: Session, leaves: bool) -> None:
+    """End the use of a backend; where the run is only let go of, what can go on there does (`Surviving`)."""
+    leave = getattr(session, "leave", None) if leaves else None
+    (leave or session.close)()
+
+
 class OpeningHost:
     """The engine, for workers to which values come that are not open: kept on disk, or made in another process."""
 
@@ -86,9 +92,9 @@ class PlaceHost:
         place_of.update((use.worker, self) for use in uses)
         self.session = session_of(backend, self, uses)
 
-    def close(self) -> None:
-        """End the use of the place."""
-        self.session.close()
+    def close(self, leaves: bool) -> None:
+        """End the use of the place, see `part`."""
+        part(self.session, leaves)
         self._backend.close(wait=False)
 
     def new_worker(self) -> int:

@@ -203,6 +203,13 @@ class FleetSession:
 
     def close(self) -> None:
         """End the use: what is under way is stopped. Large values that somebody still has are fetched before."""
+        self._part(pb.Ask(close=True))
+
+    def leave(self) -> None:
+        """End the use here, and let what is under way go on: whoever takes the run up finds it again."""
+        self._part(None)
+
+    def _part(self, last: pb.Ask | None) -> None:
         with self._guard:
             again, self._closed = self._closed, True
         if again:
@@ -210,11 +217,12 @@ class FleetSession:
         own = threading.current_thread() is self._thread
         if not own and self._delivering.acquire(timeout=PATIENCE):
             self._delivering.release()
-        if not own:
+        if last is not None and not own:
             self._bring_home()
         self._inbox.put(None)
         if self._line is not None:
-            self._line.ask(pb.Ask(close=True))
+            if last is not None:
+                self._line.ask(last)
             self._line.close()
         self._on_closed(self)
 
@@ -483,7 +491,7 @@ class FleetSession:
         for report in tell.reports:
             self._take(report)
         for gone in tell.gone:
-            self._part(gone)
+            self._miss(gone)
         for digest in tell.wants:
             self._take_want(digest)
 
@@ -577,7 +585,7 @@ class FleetSession:
             self._cancel(lane.number, attempt)
         lane.cancels = []
 
-    def _part(self, gone: pb.Gone) -> None:
+    def _miss(self, gone: pb.Gone) -> None:
         number = gone.fence - 1 if gone.fence else self._numbers.get((gone.worker, gone.generation), -1)
         lane = self._lanes.get(number)
         if lane is not None:
