@@ -118,7 +118,7 @@ def test_a_run_that_is_let_go_of_leaves_what_goes_on(kept) -> None:
     again = Elsewhere()
     run = restart(kept, backend=again)
     run.cancel()
-    run.close()
+    run.wait(10)
     assert again.ends == ["closed"]
 
 
