@@ -13,6 +13,7 @@ from textwrap import indent
 import pytest
 
 from dagrid.errors import StepError
+from dagrid.workflow.steps import querying
 from dagrid.workflow.steps.printing import printed
 from dagrid.workflow.steps.querying import query
 from dagrid.workflow.steps.statements import statements
@@ -154,6 +155,21 @@ def test_a_long_statement_is_interrupted(ask):
     if ask.kind == "sqlite":
         slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
     assert "took longer than 0.3 s" in ask(slow, "timeout: 300ms").error
+
+
+def test_an_interrupt_that_comes_between_two_statements_is_followed_by_others(monkeypatch, tmp_path):
+    """It stops nothing; the statement behind it would otherwise have all the time in the world."""
+    interrupt, calls = querying._Sqlite.interrupt, []
+
+    def late(database):
+        calls.append(database)
+        if len(calls) > 1:
+            interrupt(database)
+
+    monkeypatch.setattr(querying._Sqlite, "interrupt", late)
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
+    with pytest.raises(StepError, match=r"took longer than 0\.05 s"):
+        query("sqlite", str(tmp_path / "data.db"), endless, timeout=0.05)
 
 
 def test_rows_go_to_a_file_whole_or_not_at_all(ask, tmp_path):

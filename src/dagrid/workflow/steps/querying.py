@@ -26,6 +26,8 @@ OWN = frozenset({
 })  # fmt: skip
 """First words of statements that end a transaction, or cannot be in one: a text with one of them gets none around it."""
 ROWS_AT_ONCE = 1000
+AGAIN = 0.1
+"""Seconds between two interrupts of what does not end."""
 _SILENT = frozenset({"Count", "Success"})
 _ASKS = re.compile(r"\A[\s(]*(?:select|with|values|table)\b|\breturning\b", re.IGNORECASE)
 
@@ -306,14 +308,19 @@ def _limited(database: Database, seconds: float) -> Iterator[None]:
     if not seconds:
         yield
         return
-    late = threading.Event()
+    late, over = threading.Event(), threading.Event()
 
-    def stop() -> None:
+    def watch() -> None:
+        if over.wait(seconds):
+            return
         late.set()
-        database.interrupt()
+        while not over.is_set():  # an interrupt that comes between two statements stops nothing
+            with suppress(*database.errors):
+                database.interrupt()
+            over.wait(AGAIN)
 
-    timer = threading.Timer(seconds, stop)
-    timer.start()
+    watcher = threading.Thread(target=watch, name="dagrid-sql-limit", daemon=True)
+    watcher.start()
     try:
         yield
     except StepError:
@@ -323,7 +330,8 @@ def _limited(database: Database, seconds: float) -> Iterator[None]:
             ) from None
         raise
     finally:
-        timer.cancel()
+        over.set()
+        watcher.join()
 
 
 def shown(dsn: str) -> str:
