@@ -54,8 +54,8 @@ class Call(msgspec.Struct):
     out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates. `key` stays the same
     over all tries of the node in its run, however often it is performed; where there is one, the task finds it in its environment
     as DAGRID_ATTEMPT_KEY (`dagrid.attempt.KEY`). `path` are folders in which the modules of the function and of the arguments are
-    found, before all others. A call is `quiet` where each event costs a write: if it is short, its start need not be told before
-    its end. One that is to be performed `once` has started as soon as it may have, when its worker is lost.
+    found, before all others. A call that is to be performed `once` counts as started, when its worker is lost, from when it was
+    handed over, and its start is told at once. Of others, in a run that is recorded, it may be told with an end that comes soon.
 
     A call that `rides` on another attempt, which is before it in its bundle, is performed when that one has completed, with its
     value in the place of the `Awaited` among the arguments. If that one ends otherwise, is given back or cancelled, the rider is
@@ -72,7 +72,6 @@ class Call(msgspec.Struct):
     rides: int = -1
     key: str = ""
     path: tuple[str, ...] = ()
-    quiet: bool = False
     once: bool = False
 
 

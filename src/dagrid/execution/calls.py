@@ -89,7 +89,6 @@ class Calls:
         call = self._reading(attempt) if node in self._bindings.reads else self._plain(attempt)
         call.grows = node in self._plan.adds
         call.once = node in self._plan.fail_when_lost
-        call.quiet = self._recorder is not None and not call.once  # what the store knows nothing of is sent again
         call.needs = self._needs[self._plan.groups[node]]
         if node in self._bindings.outcomes:
             call.kwargs = {**(call.kwargs or {}), OUTCOME: self._outcome()}

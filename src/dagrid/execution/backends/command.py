@@ -28,7 +28,7 @@ from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Starte
 from dagrid.ports import Bundle, Call, Capabilities, Host
 
 MOMENT = 0.02
-"""So many seconds a quiet attempt lasts before it is told that it has begun; of a shorter one that is told with its end."""
+"""So many seconds an attempt of a recorded run lasts before its start is told; of a shorter one it is told with its end."""
 
 
 class CommandBackend(BackendBase):
@@ -306,7 +306,7 @@ class CommandSession:
             flight.told = True
             flight.started = at
             started = Started(self._worker, flight.call.attempt, at)
-            if flight.call.quiet:
+            if self._host.run and not flight.call.once:  # each event costs a write
                 self._untold[flight.call.attempt] = started
             else:
                 self._tell(started)
