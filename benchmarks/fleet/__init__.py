@@ -11,11 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import perf_counter, sleep
 
 from benchmarks.fleet.place import (
     SLOTS,
     WORKERS,
+    Place,
     at_the_port,
     home,
     idle_workers,
@@ -29,6 +30,7 @@ from benchmarks.fleet.place import (
 from benchmarks.measure import Figure, interleaved, per, timed
 from benchmarks.shapes import chain, fan_out, layered
 from dagrid import DAG, Node, command
+from dagrid.execution.backends.cluster.backend import ClusterBackend
 
 US = "dagrid"
 THEM = "HyperQueue"
@@ -142,7 +144,7 @@ def idle(quick: bool) -> Figure:
     with home(workers=0) as place, idle_workers(place.port, count):
         used = processor_seconds(place.coordinator)
         began = perf_counter()
-        place.rest(seconds)
+        sleep(seconds)
         share = (processor_seconds(place.coordinator) - used) / (perf_counter() - began)
         memory = resident_of(place.coordinator) / 2**20
     figure.put(US, f"coordinator of {count:,}", [memory])
@@ -155,12 +157,12 @@ def idle(quick: bool) -> Figure:
     return figure
 
 
-def _true_steps(backend: object, takes: Sequence[tuple[int, ...]], folder: str) -> float:
+def _true_steps(backend: ClusterBackend, takes: Sequence[tuple[int, ...]], folder: str) -> float:
     true = command(["/bin/true"])
     graph = DAG([Node(f"n{node}", true, [f"n{each}" for each in before]) for node, before in enumerate(takes)])
     with TemporaryDirectory(dir=folder) as checkpoint:
         began = perf_counter()
-        assert graph.run(backend=backend, checkpoint=checkpoint, progress=False).ok  # type: ignore[arg-type]
+        assert graph.run(backend=backend, checkpoint=checkpoint, progress=False).ok
         return perf_counter() - began
 
 
@@ -173,6 +175,6 @@ def _hyperqueue(takes: Sequence[tuple[int, ...]]) -> float:
         return float((folder / "took").read_text(encoding="ascii"))
 
 
-def _took(place: object, kind: str) -> float:
-    began, ended = wait_all(place, submitted(place, 1, kind))  # type: ignore[arg-type]
+def _took(place: Place, kind: str) -> float:
+    began, ended = wait_all(place, submitted(place, 1, kind))
     return ended - began

@@ -51,10 +51,6 @@ class Place:
         name = text.partition("\n")[0].removeprefix("name: ")
         return self.history.enqueue(name, About(source=f"{self.folder}/{name}.yaml", spec=text, queue=name))
 
-    def rest(self, seconds: float) -> None:
-        """Let time pass."""
-        sleep(seconds)
-
     def written(self, megabytes: int) -> tuple[float, float, int]:
         """Run a step that writes so much.
 
