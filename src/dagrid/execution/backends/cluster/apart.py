@@ -1,16 +1,20 @@
 """Large values that travel apart from the reports that name them, and stay where they are until somebody reads them.
 
-That is with the coordinator, or where artifacts are kept. It knows no run and no line.
+That is with the coordinator, or where artifacts are kept. It knows no calls and no workers.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
-from dagrid.errors import BackendError
+from dagrid.errors import BackendError, DagridError, TransferError
 from dagrid.execution.backends._remote import lost_error
 from dagrid.execution.backends._transfer import Pickled, open_kept
 from dagrid.execution.backends._worker import loads
@@ -107,6 +111,96 @@ class Fetch:
             if self._failed:
                 raise BackendError(self._failed)
             return bytes(self._data)
+
+
+class Values:
+    """The large values of a run, as long as its session is open.
+
+    Args:
+        run: whose they are.
+        artifacts: where they are kept, if not with the coordinator.
+        want: asks the coordinator for the content of a SHA-256; returns whether there is one to be asked.
+        let_go: called in any thread when nobody refers to one any more, with what is to be called in the session's own.
+        drop: tells the coordinator that nobody refers to a content any more.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        artifacts: Artifacts | None,
+        want: Callable[[bytes], bool],
+        let_go: Callable[[Callable[[], None]], object],
+        drop: Callable[[bytes], object],
+    ) -> None:
+        self._run = run
+        self._artifacts = artifacts
+        self._want = want
+        self._let_go = let_go
+        self._drop = drop
+        self._guard = threading.Lock()
+        self._fetches: dict[bytes, Fetch] = {}
+        self._known: weakref.WeakSet[Apart] = weakref.WeakSet()
+        self._references: Counter[bytes] = Counter()
+
+    def of(self, digest: bytes, size: int, node: str) -> Apart:
+        """Return the value of a node that stays where it is."""
+        store = self._artifacts
+        kept = None if store is None else (store, artifact_key(self._run, digest))
+        made = Apart(digest, size, node, self.fetch, kept)
+        self._known.add(made)
+        self._references[digest] += 1
+        weakref.finalize(made, self._let_go, partial(self._release, digest)).atexit = False
+        return made
+
+    def fetch(self, digest: bytes, size: int) -> bytes:
+        """Return a value, waiting for it; from any thread but the session's own.
+
+        Raises:
+            BackendError: it is not to be had any more.
+        """
+        if self._artifacts is not None:
+            found = self._artifacts.get(artifact_key(self._run, digest))
+            if found is not None:
+                return found
+        with self._guard:
+            fetch = self._fetches.setdefault(digest, Fetch(size))
+        if not self._want(digest):
+            raise BackendError("the coordinator is out of reach")
+        data = fetch.wait()
+        with self._guard:
+            self._fetches.pop(digest, None)
+        return data
+
+    def take(self, part: pb.Part) -> None:
+        """Take a piece of a value, if somebody waits for that."""
+        with self._guard:
+            fetch = self._fetches.get(part.digest)
+        if fetch is not None:
+            fetch.take(part)
+
+    def bring_home(self) -> None:
+        """The run has ended: fetch what somebody still has."""
+        with suppress(TransferError):  # one that is not to be had says so when it is read; so do the others then
+            for value in list(self._known):
+                value.packed()
+                value.forget()
+        if self._artifacts is not None:
+            with suppress(DagridError):  # what stays there is of no use, and does no harm
+                self._artifacts.clear(artifact_folder(self._run))
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        with self._guard:
+            fetches, self._fetches = list(self._fetches.values()), {}
+        for fetch in fetches:
+            fetch.fail("the run was closed")
+
+    def _release(self, digest: bytes) -> None:
+        """Nobody here refers to a value any more; the coordinator may drop it when that is so of all that are equal."""
+        self._references[digest] -= 1
+        if not self._references[digest]:
+            del self._references[digest]
+            self._drop(digest)
 
 
 def artifact_folder(run: str) -> str:

@@ -9,17 +9,14 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import weakref
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from queue import SimpleQueue
 from time import time
 from typing import Any, NamedTuple, Protocol
 
-from dagrid.errors import BackendError, BackendUnreachableError, DagridError, TransferError
+from dagrid.errors import BackendError, BackendUnreachableError
 from dagrid.execution.backends._transfer import (
     Pickled,
     decode_error,
@@ -29,7 +26,7 @@ from dagrid.execution.backends._transfer import (
 )
 from dagrid.execution.backends._worker import encode, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.apart import INLINE, Apart, Fetch, artifact_folder, artifact_key
+from dagrid.execution.backends.cluster.apart import INLINE, Values
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.outbox import PIECE
@@ -147,7 +144,6 @@ class FleetSession:
         self._kit = sha256(packed).digest() if kit is not None else b""
         self._needs = [] if kit is None else list(kit.contents)
         self._contents = contents
-        self._artifacts = artifacts
         self._asked_for = dict(needs or {})
         self._on_closed = closed
         self._shift = host.now() - time()
@@ -164,9 +160,7 @@ class FleetSession:
         self._kept: dict[bytes, bytes] = {self._kit: packed} if kit is not None else {}
         self._given: set[bytes] = set()  # what was sent to this coordinator
         self._coordinator = ""
-        self._fetches: dict[bytes, Fetch] = {}
-        self._values: weakref.WeakSet[Apart] = weakref.WeakSet()
-        self._apart: Counter[bytes] = Counter()
+        self._values = Values(run, artifacts, self._want, self._inbox.put, self._drop)
         self._refused: Exception | None = None
         self._line: Line | None = None
         self._closed = self._over = False
@@ -218,23 +212,13 @@ class FleetSession:
         if not own and self._delivering.acquire(timeout=PATIENCE):
             self._delivering.release()
         if last is not None and not own:
-            self._bring_home()
+            self._values.bring_home()
         self._inbox.put(None)
         if self._line is not None:
             if last is not None:
                 self._line.ask(last)
             self._line.close()
         self._on_closed(self)
-
-    def _bring_home(self) -> None:
-        """Fetch the large values that somebody still has."""
-        with suppress(TransferError):  # one that is not to be had says so when it is read; so do the others then
-            for value in list(self._values):
-                value.packed()
-                value.forget()
-        if self._artifacts is not None:
-            with suppress(DagridError):  # what stays there is of no use, and does no harm
-                self._artifacts.clear(artifact_folder(self.run))
 
     # The line.
 
@@ -270,33 +254,21 @@ class FleetSession:
     def tell(self, tell: pb.Tell) -> None:
         """Take what the coordinator says; called in order, by whoever has the line."""
         for part in tell.parts:  # the session's thread may be waiting for it
-            self._take_part(part)
+            self._values.take(part)
         if not self._over:
             self._inbox.put(partial(self._hear, tell))
 
-    def content(self, digest: bytes, size: int) -> bytes:
-        """Return a large value, waiting for it; from any thread but the session's own.
-
-        Raises:
-            BackendError: it is not to be had any more.
-        """
-        if self._artifacts is not None:
-            found = self._artifacts.get(artifact_key(self.run, digest))
-            if found is not None:
-                return found
-        with self._guard:
-            fetch = self._fetches.get(digest)
-            if fetch is None:
-                fetch = self._fetches[digest] = Fetch(size)
+    def _want(self, digest: bytes) -> bool:
+        """Ask for a content; return whether somebody hears it."""
         if self._line is None or self._over:
-            raise BackendError("the coordinator is out of reach")
+            return False
         self._line.ask(pb.Ask(wants=[digest]))
-        data = fetch.wait()
-        with self._guard:
-            self._fetches.pop(digest, None)
-        return data
+        return True
 
     # In the session's thread.
+
+    def _drop(self, digest: bytes) -> None:
+        self._out.drops.append(digest)
 
     def _do(self, action: Callable[[], None]) -> None:
         if not self._closed:
@@ -328,10 +300,8 @@ class FleetSession:
             sink.close()
         self._sinks.clear()
         with self._guard:
-            fetches, self._fetches = list(self._fetches.values()), {}
             self._lanes.clear()
-        for fetch in fetches:
-            fetch.fail("the run was closed")
+        self._values.close()
 
     def _deliver(self) -> None:
         """Report what has gathered, acknowledge it, and do what the engine wants in answer."""
@@ -599,10 +569,8 @@ class FleetSession:
         for attempt, sent in lane.sent.items():
             self._kept.pop(sent.apart, None)
             if lane.may_have_begun(attempt, sent):
-                self._events.append(
-                    Started(lane.number, attempt, now)
-                )  # if nobody has heard of it, it is lost all the same
-        self._events.append(WorkerGone(lane.number, self.host.now(), reason or "the worker ended"))
+                self._events.append(Started(lane.number, attempt, now))  # also where nobody had heard of it
+        self._events.append(WorkerGone(lane.number, now, reason or "the worker ended"))
 
     def _take(self, report: pb.Report) -> None:
         """Turn a report into events; what ended is acknowledged when these have arrived, and what is not known at once."""
@@ -664,12 +632,7 @@ class FleetSession:
         elif end.failure:
             event.value = decode_error(end.failure, call.node)
         elif end.apart:
-            store = self._artifacts
-            kept = None if store is None else (store, artifact_key(self.run, end.apart))
-            event.value = Apart(end.apart, end.size, call.node, self.content, kept)
-            self._values.add(event.value)
-            self._apart[end.apart] += 1
-            weakref.finalize(event.value, self._inbox.put, partial(self._let_go, end.apart)).atexit = False
+            event.value = self._values.of(end.apart, end.size, call.node)
         elif end.value:
             event.value = Pickled(end.value, call.node)
         if isinstance(event.value, BaseException):
@@ -681,24 +644,11 @@ class FleetSession:
         event.retryable = event.retryable and not end.final
         return event
 
-    def _let_go(self, digest: bytes) -> None:
-        """Nobody here refers to a value any more; the coordinator may drop it when that is so of all that are equal."""
-        self._apart[digest] -= 1
-        if not self._apart[digest]:
-            del self._apart[digest]
-            self._out.drops.append(digest)
-
     def _fail(self, number: int, call: Call, error: Exception, final: bool) -> None:
         now = self.host.now()
         self._events.append(
             Finished(number, call.attempt, Outcome.FAILED, now, now, error, told(error), not final, self.host.draw())
         )
-
-    def _take_part(self, part: pb.Part) -> None:
-        with self._guard:
-            fetch = self._fetches.get(part.digest)
-        if fetch is not None:
-            fetch.take(part)
 
     def _take_want(self, digest: bytes) -> None:
         """The coordinator, or a worker behind it, lacks a content that was named."""
