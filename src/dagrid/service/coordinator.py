@@ -371,6 +371,8 @@ class Coordinator:
         """Hear of a run that was called by another one, which waits for it."""
         run = started.place.run_id
         self._children[run] = started
-        if run in self._to_stop:
+        if self._closing:  # whoever closes has seen it, or it sees that here
+            started.run.let_go()
+        elif run in self._to_stop:
             started.run.cancel(STOPPED)
         started.run.watch(lambda: self._children.pop(run, None) if started.run.done else None)
