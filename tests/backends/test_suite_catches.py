@@ -226,7 +226,8 @@ def test_a_fault_is_found(wrong: type[Threads], test: str) -> None:
             return wrong(slots)
 
     with pytest.raises(AssertionError):
-        getattr(Suite(), test)()
+        for _ in range(10):  # on a busy machine a thread too many may come too late to be seen
+            getattr(Suite(), test)()
 
 
 def test_a_task_that_leaves_something_in_vain_is_found() -> None:

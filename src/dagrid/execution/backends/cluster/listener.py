@@ -205,6 +205,8 @@ class Listener:
         peer = unquote(context.peer()).partition(":")[2]
         caller: Caller[Said, Heard] = Caller(context, door.said, door.heard, peer)
         try:
+            # Else the first message would carry it, and if that is cut short gRPC can no longer say why it hangs up.
+            await context.send_initial_metadata(())
             wrong = await self._receive(door, caller, names_in(context.auth_context()))
         except grpc.aio.BaseError:
             return  # the stream has broken
