@@ -12,7 +12,7 @@ from dagrid.cli import options
 from dagrid.config import settings_of
 from dagrid.config.table import FLAG, Setting
 
-# Command -> its room, and what it does; in the order in which people need them.
+# Command -> its room, and what it does; in the order in which people need them. Those that dagrid calls stand in `ROOMS` alone.
 COMMANDS = {
     "start": ("starting", "Run a workflow, or a graph of Python's, and wait for it."),
     "enqueue": ("queues", "Put a workflow into a queue, to be started later."),
@@ -39,6 +39,7 @@ COMMANDS = {
     "version": ("settings", "Print the version."),
     "completion": ("completing", "Print what lets a shell complete commands, runs and steps."),
 }
+ROOMS = {**{name: room for name, (room, _) in COMMANDS.items()}, "perform": "resuming"}
 EXAMPLES = (
     "dagrid start nightly.yaml -- DAY=2026-01-31",
     "dagrid start flows.etl:nightly --backend multiprocessing",
@@ -55,11 +56,12 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in ROOMS:
             return None
-        room = import_module(f"dagrid.cli.commands.{COMMANDS[cmd_name][0]}")
+        room = import_module(f"dagrid.cli.commands.{ROOMS[cmd_name]}")
         found: click.Command = getattr(room, f"{cmd_name.replace('-', '_')}_command")
-        found.short_help = COMMANDS[cmd_name][1]
+        if cmd_name in COMMANDS:
+            found.short_help = COMMANDS[cmd_name][1]
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -69,7 +71,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in ROOMS and not args[0].startswith("-"):
             from dagrid.errors import hint, nearest
 
             raise click.UsageError(f"There is no command {args[0]!r}.{hint(nearest(args[0], COMMANDS))}", ctx)

@@ -6,13 +6,14 @@ import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagrid.config import DEFAULT
+from dagrid.config import BY_NAME, DEFAULT
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.execution.backends.cluster.calling import Address
     from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
+    from dagrid.ports import Backend
     from dagrid.workflow.running import Fleet
 
 
@@ -104,6 +105,34 @@ def fleet_of(call: Call) -> Fleet | None:
     from dagrid.service.fleet import borrowed
 
     return borrowed(address, call.config.home)
+
+
+def graph_variables(call: Call) -> dict[str, str]:
+    """Return the variables with which a process that a coordinator starts can call it: the key, and where it is reached by name.
+
+    What else it shows and trusts, it finds where workers of this machine find it, in the environment and in the file of settings.
+    """
+    found = {}
+    key = call.config["coordinator.signing_key"]
+    if key:
+        found[BY_NAME["coordinator.signing_key"].variable] = str(key)
+    elif call.config["coordinator.signing_key_file"]:
+        file = Path(call.config["coordinator.signing_key_file"]).expanduser().absolute()
+        found[BY_NAME["coordinator.signing_key_file"].variable] = str(file)
+    named = call.config.value("worker.coordinator_host")
+    if named.source != DEFAULT:
+        found[BY_NAME["coordinator.host"].variable] = str(named.value)
+    return found
+
+
+def backend_of(call: Call) -> str | Backend | None:
+    """Return where a graph of Python's runs: the backend or the coordinator that is named, None if neither is."""
+    address = None if call.config["backend"] else coordinator_of(call)
+    if address is None:
+        return str(call.config["backend"] or "") or None
+    from dagrid.execution.backends.cluster.backend import ClusterBackend
+
+    return ClusterBackend(address)
 
 
 def remarks(call: Call) -> None:

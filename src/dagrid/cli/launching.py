@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagrid.cli.fleets import fleet_of
+from dagrid.cli.fleets import backend_of, fleet_of
 from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
-from dagrid.cli.workflows import load_graph, load_workflow
+from dagrid.cli.workflows import importable, load_graph, load_workflow
 from dagrid.errors import DuplicateRunError, InvalidSettingError, RunHeldError, UnknownRunError
 from dagrid.history import About
 
@@ -44,9 +44,24 @@ def start_workflow(
 
 
 def start_graph(
-    call: Call, target: str, params: Sequence[str], *, run_id: str | None = None, name: str | None = None
+    call: Call,
+    target: str,
+    params: Sequence[str],
+    *,
+    run_id: str | None = None,
+    name: str | None = None,
+    folder: str = "",
+    served: bool | None = None,
 ) -> int:
-    """Run a graph of Python's, wait for its end, and return the exit code."""
+    """Run a graph of Python's, wait for its end, and return the exit code.
+
+    Args:
+        call: the command.
+        target, params: the graph, and what the function that makes it is called with.
+        run_id, name: of the run.
+        folder: where its modules are; by default here.
+        served: whether a coordinator of the home has it run, and takes it up again.
+    """
     from dagrid.assemble import start
     from dagrid.observe.log import RunLog
 
@@ -56,8 +71,9 @@ def start_graph(
     dag = settings.pop("dag", dag)
     for ours in ("checkpoint", "run_id", "progress", "observers"):
         settings.pop(ours, None)
-    if call.config["backend"]:
-        settings["backend"] = call.config["backend"]
+    backend = backend_of(call)
+    if backend is not None:
+        settings["backend"] = backend
     resources = dict(call.config["resources"])
     if resources:
         settings["resources"] = {**(settings.get("resources") or {}), **resources}
@@ -66,10 +82,10 @@ def start_graph(
         source=target,
         params=tuple(params),
         trigger=call.config["trigger_type"],
-        more={"folder": os.getcwd()},
+        more={"folder": folder or os.getcwd()},
     )
     watched = Watched(call, name, len(dag))
-    with stoppable() as held, call.history.begin(name, about, run_id) as place:
+    with stoppable() as held, call.history.begin(name, about, run_id, served=served) as place:
         watched.at(place)
         try:
             run = start(
@@ -92,7 +108,8 @@ def start_graph(
 def start_like(call: Call, about: About, params: Sequence[str], **settings: Any) -> int:
     """Run what an earlier run was of, as it was written then."""
     if about.kind == "graph":
-        return start_graph(call, about.source, params, **settings)
+        importable(about)
+        return start_graph(call, about.source, params, folder=about.more.get("folder", ""), **settings)
     from dagrid.workflow.running import file_of
 
     return start_workflow(call, file_of(about), params, **settings)

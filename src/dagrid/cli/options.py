@@ -21,7 +21,7 @@ _UNSET = {f"unset_{name.replace('.', '__')}": setting for name, setting in BY_NA
 _FLAGS = {flag for setting in _UNSET.values() for flag in setting.flags if flag.startswith("--")}
 
 
-def command(name: str, *arguments: click.Argument, examples: Sequence[str] = ()) -> Callable[[Body], click.Command]:
+def command(name: str, *arguments: click.Parameter, examples: Sequence[str] = ()) -> Callable[[Body], click.Command]:
     """Make a command of a function, with the flags that the table of settings gives it.
 
     Args:

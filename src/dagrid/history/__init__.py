@@ -141,7 +141,15 @@ class History:
 
     # Beginning and going on.
 
-    def begin(self, name: str, about: About, run_id: str | None = None, logs: Path | None = None) -> Place:
+    def begin(
+        self,
+        name: str,
+        about: About,
+        run_id: str | None = None,
+        logs: Path | None = None,
+        *,
+        served: bool | None = None,
+    ) -> Place:
         """Make a place for a new run, or for one that waits in a queue, and hold it.
 
         Args:
@@ -149,6 +157,7 @@ class History:
             about: what it is of; who performs it, where and since when is filled in.
             run_id: what it is called; a new id by default. That of a run that a run calls begins with that one's, and a `.`.
             logs: the folder of all logs, in place of that of the home.
+            served: whether this process begins it for who serves the home; by default if it is that process.
 
         Raises:
             InvalidSettingError: no run can have that id.
@@ -158,7 +167,7 @@ class History:
         folder = self._folder(name, run, logs)
         lock = self._taken(folder, run)
         try:
-            here = self._performed_here(msgspec.structs.replace(about, name=name, created=time.time()), folder)
+            here = self._performed_here(msgspec.structs.replace(about, name=name, created=time.time()), folder, served)
             epoch = self._created(run, here, run_id is not None)
             if epoch > 1:
                 queued = self._about(run) or here
@@ -422,7 +431,7 @@ class History:
         """Create a run, or take one out of its queue, and return its epoch: of several processes one succeeds."""
         store = self.checkpoint.store
         for record in store.runs(ids={run}) if chosen else ():
-            if not (record.status == QUEUED or self._is_stillborn(record)):
+            if not (record.status == QUEUED or (about.served and self._is_stillborn(record))):
                 break
             try:
                 epoch = store.acquire(run, record.epoch)
@@ -437,7 +446,7 @@ class History:
 
         Who serves the home now holds the lock of the run, and nobody else asks.
         """
-        if self._serving is None or record.status != RUNNING or record.facts:
+        if record.status != RUNNING or record.facts:
             return False
         about = self._about(record.run)
         return about is None or about.host in ("", owners.host())

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
@@ -24,6 +25,7 @@ from dagrid.history import INTERRUPTED, About, History
 from dagrid.history.bells import QUEUED as CAME
 from dagrid.history.bells import RESUME, RETRY, STOP
 from dagrid.ports import Backend
+from dagrid.service.graphs import GraphProcess
 from dagrid.workflow import File
 from dagrid.workflow.context import Context
 from dagrid.workflow.running import Fleet, Started, file_of, go_on, start
@@ -65,15 +67,20 @@ class Waiting:
 
 @dataclass(slots=True, eq=False)
 class Active:
-    """A run that is performed here. What it is of is not there until it has begun."""
+    """A run that is performed here, or by a process of its own. What it is of is not there until it has begun."""
 
     run: str
     queue: str
     started: Started | None = None
+    process: GraphProcess | None = None
     looking: bool = False
     checked: bool = False
     stopped: bool = False
     unmet: set[str] = field(default_factory=set)
+
+
+How = Callable[[Active], Started | GraphProcess]
+"""Begins a run, or goes on with it."""
 
 
 class Coordinator:
@@ -83,6 +90,7 @@ class Coordinator:
         history: the runs; nobody else may serve them.
         workers: perform their steps.
         limits: by queue, how many of its runs are performed at once.
+        graph_env: the variables that let the processes of Python graphs use the workers, see `service.graphs`.
         say: gets a line for what an operator should know.
 
     Raises:
@@ -95,10 +103,12 @@ class Coordinator:
         workers: Workers,
         *,
         limits: Mapping[str, int] | None = None,
+        graph_env: Callable[[], Mapping[str, str]] = dict,
         say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._history = history
         self._limits = dict(limits or {})
+        self._graph_env = graph_env
         self._say = say
         self._bell = history.serve()
         self._workers = workers
@@ -139,6 +149,9 @@ class Coordinator:
         if self._desk.is_alive():
             self._desk.join()
         self._hands.shutdown(cancel_futures=True)
+        for active in self._active.values():
+            if active.process is not None:
+                active.process.let_go()
         # Those that call others come first, or they would hear of their ends; and all come before their workers are gone.
         callers = [active.started for active in self._active.values() if active.started is not None]
         for started in [*callers, *self._children.values()]:
@@ -196,12 +209,6 @@ class Coordinator:
             about = self._history.about(run)
         except UnknownRunError:  # it is gone already
             return
-        if about.kind != "workflow":
-            self._known.add(run)
-            self._say(
-                f"run {run} is one of a Python graph, which is not imported here: dagrid start --next {about.queue}"
-            )
-            return
         self._known.add(run)
         one = Waiting((-about.priority, next(self._order)), run, about.queue, about.at_once)
         heappush(self._waiting.setdefault(about.queue, []), one)
@@ -219,7 +226,7 @@ class Coordinator:
             if not waiting:
                 del self._waiting[queue]
 
-    def _begin(self, active: Active, how: Callable[[Active], Started | None]) -> None:
+    def _begin(self, active: Active, how: How) -> None:
         self._active[active.run] = active
         self._busy[active.queue] += 1
         self._hands.submit(self._begun, active, how)
@@ -231,6 +238,8 @@ class Coordinator:
             active.stopped = True
         if started is not None:
             started.run.cancel(STOPPED)
+        elif active is not None and active.process is not None:
+            active.process.stop()
         elif active is None:
             self._to_stop.append(run)  # one that another run is just about to call
             if run in self._children:
@@ -262,7 +271,7 @@ class Coordinator:
         with suppress(BlockingIOError, OSError):  # full is enough; closed is too late
             os.write(self._wake, b"!")
 
-    def _begun(self, active: Active, how: Callable[[Active], Started | None]) -> None:
+    def _begun(self, active: Active, how: How) -> None:
         """Begin a run, and follow it from then on."""
         try:
             started = how(active)
@@ -272,6 +281,14 @@ class Coordinator:
         if started is None:
             self._tell(lambda: self._over(active))
             return
+        if isinstance(started, GraphProcess):
+            active.process = started
+            if active.stopped:
+                started.stop()
+            if self._closing:  # whoever closes has seen it, or it sees that here
+                started.let_go()
+            started.follow(partial(self._graph_ended, active))
+            return
         active.started = started
         if active.stopped:
             started.run.cancel(STOPPED)
@@ -279,9 +296,11 @@ class Coordinator:
         self._stirred(active)
         self._tell(lambda: self._later(active))
 
-    def _take(self, active: Active) -> Started | None:
+    def _take(self, active: Active) -> Started | GraphProcess:
         """Begin a run that waited; one that cannot begin has failed, and its log says why."""
         about = self._history.about(active.run)
+        if about.kind == "graph":
+            return self._perform(active, about)
         try:
             file = self._file(about)
         except DagridError as error:
@@ -307,12 +326,41 @@ class Coordinator:
                 self._files.pop(next(iter(self._files)), None)
         return file
 
-    def _resume(self, active: Active) -> Started | None:
+    def _perform(self, active: Active, about: About, *, again: bool = False) -> GraphProcess:
+        folder = about.more.get("folder", "")
+        try:
+            return GraphProcess(active.run, folder, self._graph_env(), again=again)
+        except OSError as error:
+            self._refuse(active.run, about, error)
+            raise
+
+    def _graph_ended(self, active: Active, said: str) -> None:
+        """The process of a Python graph has ended; one that never began its run has said why."""
+        if not self._closing:
+            with suppress(DagridError):  # the run is gone
+                info = self._history.info(active.run)
+                if info.active and not self._history.has_begun(active.run):
+                    why = RunError(said or "Its process ended before the run began.")
+                    self._refuse(active.run, self._history.about(active.run), why)
+                    self._say(f"run {active.run} could not be performed: {why}")
+                elif info.status == INTERRUPTED:
+                    self._say(
+                        f"run {active.run} is interrupted, for its process has ended: {said or 'it said nothing'}"
+                    )
+        self._tell(lambda: self._over(active))
+
+    def _resume(self, active: Active) -> Started | GraphProcess:
+        about = self._history.about(active.run)
+        if about.kind == "graph":
+            return self._perform(active, about)
         if not self._history.has_begun(active.run):
             return self._take(active)  # its process ended when it had only just taken it
         return go_on(self._history, active.run, fleet=self._fleet)
 
-    def _retry(self, active: Active) -> Started | None:
+    def _retry(self, active: Active) -> Started | GraphProcess:
+        about = self._history.about(active.run)
+        if about.kind == "graph":
+            return self._perform(active, about, again=True)
         return go_on(self._history, active.run, again=True, fleet=self._fleet)
 
     def _refuse(self, run: str, about: About, error: Exception) -> None:

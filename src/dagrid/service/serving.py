@@ -46,6 +46,7 @@ class ServiceSettings:
         tls: the certificates; None: nothing is encrypted.
         lease: seconds of silence after which a worker loses its steps.
         limits: by queue, how many of its runs are performed at once.
+        graph_env: variables for the processes of Python graphs, beside the address: what they show and trust when they call.
         api: None: there is none.
     """
 
@@ -55,6 +56,7 @@ class ServiceSettings:
     tls: ListenerTLS | None = None
     lease: float = 30.0
     limits: Mapping[str, int] = field(default_factory=dict)
+    graph_env: Mapping[str, str] = field(default_factory=dict)
     api: ApiSettings | None = None
 
 
@@ -80,6 +82,8 @@ class Service:
                 f"Workers are heard in plain text at {settings.host}: whoever reaches the port can read it. "
                 f"Name certificates: --coordinator.tls-cert and --coordinator.tls-key."
             )
+        self._settings = settings
+        self._home = history.home
         self._folder, self._lock = own_folder(history.home / "coordinator")
         self._hub = Hub(
             settings.host,
@@ -92,7 +96,7 @@ class Service:
         )
         fleet = OwnFleet(self._hub, history.home)
         try:
-            self._coordinator = Coordinator(history, fleet, limits=settings.limits, say=say)
+            self._coordinator = Coordinator(history, fleet, limits=settings.limits, graph_env=self._graph_env, say=say)
         except BaseException:
             self._leave()
             raise
@@ -126,6 +130,15 @@ class Service:
         self._coordinator.close()
         self._leave()
 
+    def _graph_env(self) -> Mapping[str, str]:
+        """Return what lets a process of this machine call here."""
+        return {
+            "DAGRID_HOME": str(self._home),
+            "DAGRID_COORDINATOR_HOST": reached(self._settings.host),
+            "DAGRID_COORDINATOR_PORT": str(self.port),
+            **self._settings.graph_env,
+        }
+
     def _leave(self) -> None:
         if self._lock >= 0:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -139,6 +152,17 @@ def _api(settings: ApiSettings, fleet: OwnFleet, ready: Callable[[], bool], say:
     if not settings.tokens and is_public(settings.host):
         say("Without a token the API answers on this machine only. Give it one: auth.token or auth.tokenFile.")
     return Api(create_app(fleet.workers, ready, settings.tokens), settings.host, settings.port)
+
+
+def reached(host: str) -> str:
+    """Return where this machine reaches who listens at an address, which may be all of them."""
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return "127.0.0.1" if address.version == 4 else "::1"
 
 
 def is_public(host: str) -> bool:

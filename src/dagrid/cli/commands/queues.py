@@ -23,14 +23,14 @@ from dagrid.history import About
 def enqueue_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
     """Put a workflow, or a graph of Python's, into a queue. Prints the id of the run.
 
-    `dagrid start --next QUEUE` starts it, and a coordinator of the home starts workflows by itself.
+    `dagrid start --next QUEUE` starts it, and a coordinator of the home does by itself.
     """
     config = call.config
     params = given(call, rest)
     if is_graph(target):
         dag, _ = load_graph(target, params)
         name, queue = config["name"] or dag.name or target.rpartition(":")[2], ""
-        about = About(kind="graph", source=target)
+        about = About(kind="graph", source=target, more={"folder": os.getcwd()})
     else:
         from dagrid.workflow.parameters import apply
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
-from dagrid.cli.fleets import fleet_of
+from dagrid.cli.fleets import backend_of, fleet_of
 from dagrid.cli.launching import start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
@@ -53,6 +55,20 @@ def retry_command(call: Call, run: str | None) -> int:
     if history.about(info.run).kind == "graph":
         return _go_on_with_graph(call, info, again=again, roots=roots)
     return _go_on(call, info, again=again, roots=roots)
+
+
+@command(
+    "perform", click.Argument(["run"]), click.Option(["--again"], is_flag=True), examples=("dagrid perform 0190b6c8",)
+)
+def perform_command(call: Call, run: str, again: bool) -> int:
+    """Perform a run of a graph of Python's for the coordinator of the home, which calls this and has the run again if it is not
+    ended here. It waits in a queue, or has been begun; with --again what failed in it runs as well.
+    """
+    history = call.history
+    if history.has_begun(run):
+        return _go_on_with_graph(call, history.info(run), again=again, roots=(), served=True)
+    about = history.about(run)
+    return start_like(call, about, about.params, run_id=run, name=about.name, served=True)
 
 
 @command(
@@ -116,7 +132,9 @@ def _go_on(call: Call, info: RunInfo, **how: Any) -> int:
         return finished(call, started, held)
 
 
-def _go_on_with_graph(call: Call, info: RunInfo, *, again: bool, roots: tuple[str, ...]) -> int:
+def _go_on_with_graph(
+    call: Call, info: RunInfo, *, again: bool, roots: tuple[str, ...], served: bool | None = None
+) -> int:
     """Go on with a run of a graph of Python's, and return the exit code."""
     from dagrid.assemble import restart
     from dagrid.observe.log import RunLog
@@ -124,12 +142,13 @@ def _go_on_with_graph(call: Call, info: RunInfo, *, again: bool, roots: tuple[st
     history = call.history
     importable(history.about(info.run))
     watched = Watched(call, info.name)
-    with stoppable() as held, history.reopen(info.run, take_over=call.config["take_over"]) as place:
+    take_over = call.config["take_over"]
+    with stoppable() as held, history.reopen(info.run, take_over=take_over, served=served) as place:
         watched.at(place)
         run = restart(
             history.checkpoint,
             info.run,
-            backend=call.config["backend"],
+            backend=backend_of(call),
             again=again,
             roots=roots,
             progress=False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
-from dagrid.cli.fleets import collect_garbage, listener_tls, remarks, secret_lines, signing_key
+from dagrid.cli.fleets import collect_garbage, graph_variables, listener_tls, remarks, secret_lines, signing_key
 from dagrid.cli.options import command
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _serve(call: Call, host: str, api: ApiSettings | None) -> int:
         tls=listener_tls(call),
         lease=config["coordinator.lease"],
         limits=dict(config["queues.config"]),
+        graph_env=graph_variables(call),
         api=api,
     )
     remarks(call)

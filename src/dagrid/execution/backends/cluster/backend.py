@@ -43,6 +43,7 @@ class ClusterBackend(BackendBase):
 
     Args:
         address: of the coordinator, as `grpc://host:port` (plain text) or `grpcs://host:port` (TLS); the port may be left out.
+            An `Address` says key and certificates as well.
         signing_key: what coordinator and workers share; by default that of the environment (DAGRID_COORDINATOR_SIGNING_KEY).
         tls_ca, tls_cert, tls_key: files with who signs coordinators, and with what is shown to them.
         artifacts: where large values are kept that this process and all workers reach (`dagrid.stores.open_artifacts`; in a URL
@@ -61,7 +62,7 @@ class ClusterBackend(BackendBase):
 
     def __init__(
         self,
-        address: str = "127.0.0.1",
+        address: str | Address = "127.0.0.1",
         signing_key: str | bytes | None = None,
         tls_ca: str | os.PathLike[str] | None = None,
         tls_cert: str | os.PathLike[str] | None = None,
@@ -70,11 +71,13 @@ class ClusterBackend(BackendBase):
         files: Sequence[str | os.PathLike[str]] | None = None,
     ) -> None:
         super().__init__()
-        tls = None
-        if tls_ca or tls_cert or tls_key:
-            tls = CallerTLS(ca=_path(tls_ca), certificate=_path(tls_cert), key=_path(tls_key))
-        text = address if "://" in address else f"{self.name}://{address}"
-        self.address: Address | None = Address.parse(text, tls, _key(signing_key))
+        if isinstance(address, str):
+            tls = None
+            if tls_ca or tls_cert or tls_key:
+                tls = CallerTLS(ca=_path(tls_ca), certificate=_path(tls_cert), key=_path(tls_key))
+            text = address if "://" in address else f"{self.name}://{address}"
+            address = Address.parse(text, tls, _key(signing_key))
+        self.address: Address | None = address
         self._prepare(None, artifacts, files)
 
     def _prepare(

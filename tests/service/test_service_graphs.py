@@ -1,0 +1,148 @@
+"""Graphs of Python's in queues: the coordinator has each performed by a process, whose nodes run on workers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.service.processes import Fleet, until
+
+MODULE = """
+import os, time
+from pathlib import Path
+from dagrid import dag, task
+
+@task
+def mark(folder, what):
+    with open(f"{folder}/done", "a") as file:
+        file.write(f"{what} {os.environ['DAGRID_ATTEMPT_KEY']}\\n")
+    return what
+
+@task(selector={"number": "2"})
+def stand(folder, before):
+    mark(folder, "stood")
+    while not Path(folder, "go").exists():
+        time.sleep(0.01)
+    return before + ", stood in " + os.getcwd()
+
+@task
+def tell(folder, found):
+    Path(folder, "told").write_text(found)
+
+@dag
+def flow(folder: str):
+    tell(folder, stand(folder, mark(folder, "begun")))
+"""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    """A coordinator with a signing key in a file, and two workers."""
+    folder = tmp_path_factory.mktemp("graphs")
+    (folder / "key").write_text("a key of these tests\n")
+    env = {"DAGRID_COORDINATOR_SIGNING_KEY_FILE": str(folder / "key")}
+    made = Fleet(folder, ("coordinator", "--coordinator.lease=6s"), env)
+    made.start()
+    for number in ("1", "2"):
+        made.worker(f"w{number}", f"number={number}", env={"DAGRID_COORDINATOR_SIGNING_KEY": "a key of these tests"})
+    (made.flows / "queued_flows.py").write_text(MODULE)
+    yield made.linked()
+    made.close()
+
+
+def dagrid(fleet, *arguments):
+    """Call the command where the modules are."""
+    env = {**os.environ, **fleet.env, "DAGRID_HOME": str(fleet.home)}
+    return subprocess.run(
+        [sys.executable, "-m", "dagrid", *arguments],
+        cwd=fleet.flows,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def enqueued(fleet, target, *params):
+    done = dagrid(fleet, "enqueue", target, "--queue=graphs", "--", *params)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def marks(folder):
+    path = folder / "done"
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_graph_in_a_queue_runs_on_the_workers(fleet, tmp_path):
+    """It is begun without anybody looking, with the arguments that were said, and its nodes find their labels."""
+    (tmp_path / "go").touch()
+    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
+    assert fleet.ended(run) == "succeeded"
+    told = (tmp_path / "told").read_text()
+    assert told.startswith(f"begun, stood in {fleet.folder}/w2")
+
+
+def test_a_graph_outlives_its_coordinator(fleet, tmp_path):
+    """Its process ends with the coordinator; what runs on a worker goes on, and what is done is not done again."""
+    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
+    until(lambda: "stood" in marks(tmp_path), "the second node")
+    fleet.coordinator.kill()
+    until(lambda: fleet.status(run) == "interrupted", "the end of the process of the run")
+    (tmp_path / "go").touch()
+    fleet.start()
+    assert fleet.ended(run) == "succeeded"
+    assert marks(tmp_path) == ["begun", "stood"]
+
+
+def test_a_graph_is_let_go_of_by_a_coordinator_that_ends(fleet, tmp_path):
+    """As a workflow is; the next one takes it up."""
+    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
+    until(lambda: "stood" in marks(tmp_path), "the second node")
+    assert fleet.coordinator.end() == 0
+    assert fleet.status(run) == "interrupted"
+    (tmp_path / "go").touch()
+    fleet.start()
+    assert fleet.ended(run) == "succeeded"
+    assert marks(tmp_path) == ["begun", "stood"]
+
+
+def test_a_graph_is_stopped_and_goes_on(fleet, tmp_path):
+    """`dagrid stop` and `dagrid retry` find it wherever it is performed; the retry is the coordinator's."""
+    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
+    until(lambda: "stood" in marks(tmp_path), "the second node")
+    assert dagrid(fleet, "stop", run).returncode == 0
+    assert fleet.status(run) == "aborted"
+    (tmp_path / "go").touch()
+    again = dagrid(fleet, "retry", run)
+    assert "The coordinator of" in again.stderr
+    until(lambda: fleet.status(run) == "succeeded", "the end of the retry")
+    assert marks(tmp_path) == ["begun", "stood", "stood"]
+
+
+def test_a_graph_that_cannot_be_made_has_failed(fleet, tmp_path):
+    """Its log says why, and the coordinator says it too."""
+    (fleet.flows / "lost_flows.py").write_text(MODULE)
+    go = enqueued(fleet, "lost_flows:flow", f"folder={tmp_path}")
+    until(lambda: "stood" in marks(tmp_path), "that one which holds nothing up")
+    (tmp_path / "go").touch()
+    assert fleet.ended(go) == "succeeded"
+    (fleet.flows / "broken_flows.py").write_text(
+        "import os\nfrom dagrid import dag\nif 'DAGRID_COORDINATOR_HOST' in os.environ: 1 / 0\n@dag\ndef flow(): ...\n"
+    )
+    run = enqueued(fleet, "broken_flows:flow")
+    assert fleet.ended(run) == "failed"
+    assert "ZeroDivisionError" in (fleet.history.folder(run) / "run.log").read_text()
+    fleet.coordinator.told(f"run {run} could not be performed")
+
+
+def test_a_graph_is_started_on_the_workers_of_a_coordinator(fleet, tmp_path):
+    """`--coordinator.host` means them for a graph as it does for a workflow."""
+    (tmp_path / "go").touch()
+    place = ["--coordinator.host=127.0.0.1", f"--coordinator.port={fleet.port}"]
+    done = dagrid(fleet, "start", *place, "queued_flows:flow", "--", f"folder={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert f"stood in {fleet.folder}/w2" in (tmp_path / "told").read_text()
