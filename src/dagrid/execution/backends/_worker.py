@@ -17,7 +17,7 @@ import sys
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 from struct import Struct
-from time import perf_counter
+from time import perf_counter, sleep
 
 try:
     from _pickle import dumps as dumps
@@ -51,6 +51,8 @@ BLOB = 1 << 16
 PROTOCOL = 5
 MAIN = b"__main__"
 SIGKILL = 9
+# Seconds between two looks whether the thread that reads the data pipe has had enough of it.
+PAUSE = 0.005
 
 
 def encode(value: Any) -> bytes:
@@ -239,6 +241,7 @@ class Worker:
         """Serve the control pipe until it ends, which means that the parent is no more."""
         try:
             while True:
+                self.fetch_unwanted()
                 head = read_exactly(self.control, REQUEST.size)
                 body = read_exactly(self.control, REQUEST.unpack(head)[0]) if head else None
                 if body is None:
@@ -260,11 +263,33 @@ class Worker:
             self.unwanted |= later
         self.send(GIVEN_BACK, 0, marshal.dumps((given, list(wanted - later - set(given)))))
 
-    def read_what_is_there(self) -> None:
+    def fetch_unwanted(self) -> None:
+        """Read what was asked back and has not come yet, until there is another request: the call that runs may last."""
+        if not self.unwanted:
+            return
+        poll = select.poll()
+        for pipe in (self.control, self.data):
+            poll.register(pipe, select.POLLIN)
+        while self.unwanted:
+            if any(pipe == self.control for pipe, _ in poll.poll()):
+                return
+            if not self.reading.acquire(blocking=False):
+                sleep(PAUSE)  # whoever reads gives back what it finds
+                continue
+            try:
+                if not self.read_what_is_there():
+                    return
+            finally:
+                self.reading.release()
+
+    def read_what_is_there(self) -> bool:
+        """Read the frames that have come; False at the end of the pipe. The caller holds `reading`."""
         poll = select.poll()
         poll.register(self.data, select.POLLIN)
-        while poll.poll(0) and self.read_frame():
-            pass
+        while poll.poll(0):
+            if not self.read_frame():
+                return False
+        return True
 
     def next(self) -> tuple[int, int, Any, Any] | None:
         """Return the next call, waiting for it if need be; None when there will be no more."""
