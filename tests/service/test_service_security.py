@@ -113,6 +113,23 @@ def test_mutual_tls(fleet_of, papers):
     check(fleet, shown)
 
 
+def test_a_graph_of_pythons_with_tls(fleet_of, papers, tmp_path):
+    """Its process calls the coordinator as a worker of that machine would, by what the file of settings says."""
+    certificate, key = papers.issue("server", "127.0.0.1")
+    config = tmp_path / "main.yaml"
+    config.write_text(
+        f"coordinator: {{tls: {{certFile: {certificate}, keyFile: {key}}}, signingKey: a-key-of-a-test}}\n"
+        f"worker: {{tls: {{caFile: {papers.file}}}}}\n"
+    )
+    env = {"DAGRID_COORDINATOR_SIGNING_KEY": "a-key-of-a-test"}
+    fleet = fleet_of((f"--config={config}",), (f"--worker.tls-ca={papers.file}",), worker_env=env)
+    (fleet.flows / "secure_flows.py").write_text(
+        "import os\nfrom dagrid import dag, task\n@task\ndef where(): return os.getcwd()\n@dag\ndef flow(): return where()\n"
+    )
+    run = dagrid(fleet, "enqueue", "secure_flows:flow", env={"DAGRID_HOME": str(fleet.home)}).stdout.strip()
+    assert fleet.ended(run) == "succeeded", (fleet.history.folder(run) / "run.log").read_text()
+
+
 def test_a_signing_key(fleet_of, tmp_path):
     """On the command line it is warned about; workers and who starts runs have it from the environment, or from a file."""
     file = tmp_path / "key"

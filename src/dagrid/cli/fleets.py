@@ -119,6 +119,8 @@ def graph_variables(call: Call) -> dict[str, str]:
     elif call.config["coordinator.signing_key_file"]:
         file = Path(call.config["coordinator.signing_key_file"]).expanduser().absolute()
         found[BY_NAME["coordinator.signing_key_file"].variable] = str(file)
+    if call.config["config"]:
+        found[BY_NAME["config"].variable] = str(Path(call.config["config"]).expanduser().absolute())
     named = call.config.value("worker.coordinator_host")
     if named.source != DEFAULT:
         found[BY_NAME["coordinator.host"].variable] = str(named.value)
