@@ -39,6 +39,12 @@ def test_who_goes_on_with_a_run_tells_only_what_the_file_does_not(kept: int, tmp
     assert told(log) == whole
 
 
+def test_the_file_is_there_before_the_run(tmp_path: Path) -> None:
+    """The first node may look at it, and a reader of events comes to them when it can."""
+    RunLog(tmp_path / "run.log")
+    assert (tmp_path / "run.log").read_bytes() == b""
+
+
 def test_what_finds_no_room_is_told_later(tmp_path: Path) -> None:
     """Nobody waits for it, and no line is lost, torn or there twice; a limit on files stands for a full disk."""
     log, limits = tmp_path / "run.log", resource.getrlimit(resource.RLIMIT_FSIZE)

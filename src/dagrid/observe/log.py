@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from os import PathLike
 from typing import Any, BinaryIO
@@ -39,6 +40,8 @@ class RunLog:
         self._lines = Lines(self._write, self._stamp)
         self._offset = 0.0
         self._known = 0
+        with suppress(OSError):  # `begin` tells of it
+            open(path, "ab").close()  # the first node may look for it before this reader has come to it
 
     def begin(self, run: Any) -> None:
         """Open the file."""
