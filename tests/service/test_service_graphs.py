@@ -86,24 +86,21 @@ def test_a_graph_in_a_queue_runs_on_the_workers(fleet, tmp_path):
     assert told.startswith(f"begun, stood in {fleet.folder}/w2")
 
 
-def test_a_graph_outlives_its_coordinator(fleet, tmp_path):
+def killed(coordinator):
+    coordinator.kill()
+
+
+def asked_to_end(coordinator):
+    assert coordinator.end() == 0
+
+
+@pytest.mark.parametrize("ended", [killed, asked_to_end])
+def test_a_graph_outlives_its_coordinator(fleet, tmp_path, ended):
     """Its process ends with the coordinator; what runs on a worker goes on, and what is done is not done again."""
     run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
     until(lambda: "stood" in marks(tmp_path), "the second node")
-    fleet.coordinator.kill()
+    ended(fleet.coordinator)
     until(lambda: fleet.status(run) == "interrupted", "the end of the process of the run")
-    (tmp_path / "go").touch()
-    fleet.start()
-    assert fleet.ended(run) == "succeeded"
-    assert marks(tmp_path) == ["begun", "stood"]
-
-
-def test_a_graph_is_let_go_of_by_a_coordinator_that_ends(fleet, tmp_path):
-    """As a workflow is; the next one takes it up."""
-    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
-    until(lambda: "stood" in marks(tmp_path), "the second node")
-    assert fleet.coordinator.end() == 0
-    assert fleet.status(run) == "interrupted"
     (tmp_path / "go").touch()
     fleet.start()
     assert fleet.ended(run) == "succeeded"

@@ -350,18 +350,18 @@ class Coordinator:
         self._tell(lambda: self._over(active))
 
     def _resume(self, active: Active) -> Started | GraphProcess:
-        about = self._history.about(active.run)
-        if about.kind == "graph":
-            return self._perform(active, about)
         if not self._history.has_begun(active.run):
             return self._take(active)  # its process ended when it had only just taken it
-        return go_on(self._history, active.run, fleet=self._fleet)
+        return self._go_on(active, again=False)
 
     def _retry(self, active: Active) -> Started | GraphProcess:
+        return self._go_on(active, again=True)
+
+    def _go_on(self, active: Active, *, again: bool) -> Started | GraphProcess:
         about = self._history.about(active.run)
         if about.kind == "graph":
-            return self._perform(active, about, again=True)
-        return go_on(self._history, active.run, again=True, fleet=self._fleet)
+            return self._perform(active, about, again=again)
+        return go_on(self._history, active.run, again=again, fleet=self._fleet)
 
     def _refuse(self, run: str, about: About, error: Exception) -> None:
         with suppress(RunError):

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import dagrid
+from dagrid.config import BY_NAME
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.service.coordinator import Coordinator
 from dagrid.service.fleet import OwnFleet
@@ -133,9 +134,9 @@ class Service:
     def _graph_env(self) -> Mapping[str, str]:
         """Return what lets a process of this machine call here."""
         return {
-            "DAGRID_HOME": str(self._home),
-            "DAGRID_COORDINATOR_HOST": reached(self._settings.host),
-            "DAGRID_COORDINATOR_PORT": str(self.port),
+            BY_NAME["home"].variable: str(self._home),
+            BY_NAME["coordinator.host"].variable: reached(self._settings.host),
+            BY_NAME["coordinator.port"].variable: str(self.port),
             **self._settings.graph_env,
         }
 
