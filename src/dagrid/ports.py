@@ -337,7 +337,7 @@ class Store(Protocol):
     its epoch before its number is looked at. After `close` everything else raises StoreError.
     """
 
-    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
+    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"", status: str = "running") -> int:
         """Begin the journal of a run and return its first epoch.
 
         Args:
@@ -345,18 +345,29 @@ class Store(Protocol):
             name: of what it is a run.
             at: when it was created.
             about: what else is to be known of it, see `about`.
+            status: what `runs` says of it.
 
         Raises:
             DuplicateRunError: there is one already.
         """
         ...
 
-    def acquire(self, run: str, epoch: int | None = None) -> int:
+    def acquire(
+        self,
+        run: str,
+        epoch: int | None = None,
+        *,
+        status: str | None = None,
+        at: float = 0.0,
+        about: bytes | None = None,
+    ) -> int:
         """Take over a run: return a new epoch.
 
         Args:
             run: which one.
             epoch: take it only if this is still its epoch, so that one of several who have seen it so gets it.
+            status, at: as in `append`, said in the same moment.
+            about: what is kept beside the journal from that moment on; None leaves what is there.
 
         Raises:
             StaleEpochError: it has another epoch by now.

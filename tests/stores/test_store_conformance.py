@@ -113,8 +113,10 @@ class Forgetful(MemoryStore):
             epoch = super().acquire(run)
         super().snapshot(run, epoch, facts, data)
 
-    def acquire(self, run: str, epoch: int | None = None) -> int:
-        return super().acquire(run, None if self.fault == "gives a run to all who ask" else epoch)
+    def acquire(self, run: str, epoch: int | None = None, **said: Any) -> int:
+        if self.fault == "takes a run and says nothing of it":
+            said = {}
+        return super().acquire(run, None if self.fault == "gives a run to all who ask" else epoch, **said)
 
     def delete(self, run: str) -> None:
         if self.fault == "empties what it should delete":
@@ -161,6 +163,10 @@ def suite_of_forgetful() -> StoreConformance:
         *((f"forgets {one}", "test_runs_are_found_by_what_is_known_of_them") for one in QUESTIONS),
         ("stays open", "test_close_twice_and_use_after_close"),
         ("gives a run to all who ask", "test_one_of_those_who_saw_an_epoch_gets_the_run"),
+        (
+            "takes a run and says nothing of it",
+            "test_what_is_said_of_a_run_with_its_first_owner_or_a_new_one",
+        ),
         ("empties what it should delete", "test_a_run_that_is_deleted"),
         ("deletes twice", "test_deleted_while_others_write"),
         ("gives a run to all who ask", "test_any_order_of_calls"),

@@ -168,13 +168,7 @@ class History:
         lock = self._taken(folder, run)
         try:
             here = self._performed_here(msgspec.structs.replace(about, name=name, created=time.time()), folder, served)
-            epoch = self._created(run, here, run_id is not None)
-            if epoch > 1:
-                queued = self._about(run) or here
-                here = msgspec.structs.replace(
-                    here, queue=queued.queue, priority=queued.priority, at_once=queued.at_once
-                )
-                self._describe(run, here)
+            epoch, here = self._created(run, here, run_id is not None)
             return Place(run, here, folder, lock, epoch)
         except BaseException as error:
             if isinstance(error, DuplicateRunError) and self._record(run).name != name:
@@ -210,11 +204,12 @@ class History:
         folder = self._folder_of(record, about)
         lock = self._taken(folder, run_id)
         try:
-            epoch = self.checkpoint.store.acquire(run_id, record.epoch) if record.facts == 0 else 0
-            if epoch:
-                self.checkpoint.store.append(run_id, epoch, 0, [], status=RUNNING)
             here = self._performed_here(about, folder, served)
-            self._describe(run_id, here)
+            store, epoch = self.checkpoint.store, 0
+            if record.facts == 0:
+                epoch = store.acquire(run_id, record.epoch, status=RUNNING, about=_written(here))
+            else:
+                store.describe(run_id, _written(here))
             return Place(run_id, here, folder, lock, epoch)
         except BaseException:
             lock.release()
@@ -271,11 +266,8 @@ class History:
         """
         run = new_id() if run_id is None else checked_id(run_id)
         at = time.time()
-        store = self.checkpoint.store
-        epoch = store.create(
-            run, name=name, at=at, about=_written(msgspec.structs.replace(about, name=name, created=at))
-        )
-        store.append(run, epoch, 0, [], status=QUEUED)
+        written = _written(msgspec.structs.replace(about, name=name, created=at))
+        self.checkpoint.store.create(run, name=name, at=at, about=written, status=QUEUED)
         ring(self.home, QUEUED, run)
         return run
 
@@ -296,8 +288,7 @@ class History:
         record = self._record(run_id)
         if record.status == QUEUED:
             with suppress(StaleEpochError):
-                epoch = self.checkpoint.store.acquire(run_id, record.epoch)
-                self.checkpoint.store.append(run_id, epoch, record.facts, [], status=ABORTED, at=time.time())
+                self.checkpoint.store.acquire(run_id, record.epoch, status=ABORTED, at=time.time())
                 return self._info(self._record(run_id))
         now = self._info(self._record(run_id))
         raise RunStateError(f"Run {run_id!r} waits in no queue: it is {now.status}.", now.status)
@@ -427,19 +418,23 @@ class History:
 
     # Inside.
 
-    def _created(self, run: str, about: About, chosen: bool) -> int:
-        """Create a run, or take one out of its queue, and return its epoch: of several processes one succeeds."""
+    def _created(self, run: str, about: About, chosen: bool) -> tuple[int, About]:
+        """Create a run, or take one out of its queue: of several processes one succeeds.
+
+        Returns:
+            Its epoch, and what it is of, with the queue that it comes from.
+        """
         store = self.checkpoint.store
         for record in store.runs(ids={run}) if chosen else ():
             if not (record.status == QUEUED or (about.served and self._is_stillborn(record))):
                 break
+            queued = self._about(run) or about
+            about = msgspec.structs.replace(about, queue=queued.queue, priority=queued.priority, at_once=queued.at_once)
             try:
-                epoch = store.acquire(run, record.epoch)
-                store.append(run, epoch, record.facts, [], status=RUNNING)
+                return store.acquire(run, record.epoch, status=RUNNING, about=_written(about)), about
             except StaleEpochError as error:
                 raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
-            return epoch
-        return store.create(run, name=about.name, at=about.created, about=_written(about))
+        return store.create(run, name=about.name, at=about.created, about=_written(about)), about
 
     def _is_stillborn(self, record: RunRecord) -> bool:
         """Whether a process that served the home has taken a run, and ended before it had written what it is made of.
@@ -454,9 +449,6 @@ class History:
     def _performed_here(self, about: About, folder: Path, served: bool | None = None) -> About:
         served = self._serving is not None if served is None else served
         return msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served)
-
-    def _describe(self, run: str, about: About) -> None:
-        self.checkpoint.store.describe(run, _written(about))
 
     def _about(self, run: str) -> About | None:
         try:

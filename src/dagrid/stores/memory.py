@@ -21,7 +21,7 @@ class _Journal:
     run: str
     name: str
     created: float
-    status: str = "running"
+    status: str
     ended: float = 0.0
     epoch: int = 1
     facts: list[bytes] = field(default_factory=list)
@@ -40,22 +40,34 @@ class MemoryStore:
         self._journals: dict[str, _Journal] = {}
         self._closed = False
 
-    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
+    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"", status: str = "running") -> int:
         """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
         with self._lock:
             self._check_open()
             if run in self._journals:
                 raise refusals.duplicate(run)
-            journal = self._journals[run] = _Journal(run, name, at, about=about)
+            journal = self._journals[run] = _Journal(run, name, at, status, about=about)
             return journal.epoch
 
-    def acquire(self, run: str, epoch: int | None = None) -> int:
+    def acquire(
+        self,
+        run: str,
+        epoch: int | None = None,
+        *,
+        status: str | None = None,
+        at: float = 0.0,
+        about: bytes | None = None,
+    ) -> int:
         """Take over a run and return its new epoch; see `dagrid.ports.Store`."""
         with self._lock:
             journal = self._journal(run)
             if epoch is not None:
                 refusals.check_writer(run, epoch, journal.epoch)
             journal.epoch += 1
+            if status is not None:
+                journal.status, journal.ended = status, at
+            if about is not None:
+                journal.about = about
             return journal.epoch
 
     def append(

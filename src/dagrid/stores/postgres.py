@@ -46,9 +46,9 @@ class PostgresStore:
         self._reader = Link(address, timeout)
         self._writer.prepare()
 
-    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
+    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"", status: str = "running") -> int:
         """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
-        row = {"run": run, "name": name, "at": at, "about": about}
+        row = {"run": run, "name": name, "at": at, "about": about, "status": status}
         answer = self._writer.ask("create", row)
         if answer.changed:
             return 1
@@ -58,15 +58,21 @@ class PostgresStore:
             raise refusals.duplicate(run)
         return int(taken[0][0])
 
-    def acquire(self, run: str, epoch: int | None = None) -> int:
+    def acquire(
+        self,
+        run: str,
+        epoch: int | None = None,
+        *,
+        status: str | None = None,
+        at: float = 0.0,
+        about: bytes | None = None,
+    ) -> int:
         """Take over a run and return its new epoch; see `dagrid.ports.Store`.
 
         When a connection breaks under it, nobody may have got the run: with an epoch it is then refused though nobody else came.
         """
-        if epoch is None:
-            rows = self._writer.ask("acquire", {"run": run}).rows
-        else:
-            rows = self._writer.ask("acquire_if", {"run": run, "epoch": epoch}).rows
+        row = {"run": run, "epoch": epoch, "status": status, "at": at, "about": about}
+        rows = self._writer.ask("acquire", row).rows
         if rows:
             return int(rows[0][0])
         _, now, _ = self._standing(self._writer, run)

@@ -79,11 +79,12 @@ class SQLiteStore:
         """From now on, a write that finds the disk full is no error: it waits until there is room, and so do those behind it."""
         self._writer.waits_for_room = True
 
-    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"") -> int:
+    def create(self, run: str, *, name: str = "", at: float = 0.0, about: bytes = b"", status: str = "running") -> int:
         """Begin the journal of a run and return its first epoch; see `dagrid.ports.Store`."""
+        row = {"run": run, "name": name, "at": at, "status": status}
 
         def create(connection: sqlite3.Connection) -> int:
-            if connection.execute(self._sql["create"], {"run": run, "name": name, "at": at}).rowcount == 0:
+            if connection.execute(self._sql["create"], row).rowcount == 0:
                 raise refusals.duplicate(run)
             if about:
                 connection.execute(self._sql["describe"], {"run": run, "about": about})
@@ -91,14 +92,25 @@ class SQLiteStore:
 
         return self._writer.write(create)
 
-    def acquire(self, run: str, epoch: int | None = None) -> int:
+    def acquire(
+        self,
+        run: str,
+        epoch: int | None = None,
+        *,
+        status: str | None = None,
+        at: float = 0.0,
+        about: bytes | None = None,
+    ) -> int:
         """Take over a run and return its new epoch; see `dagrid.ports.Store`."""
+        row = {"run": run, "epoch": epoch, "status": status, "at": at}
 
         def acquire(connection: sqlite3.Connection) -> int:
-            changed = connection.execute(self._sql["acquire"], {"run": run, "epoch": epoch}).rowcount
+            changed = connection.execute(self._sql["acquire"], row).rowcount
             _, now, _ = self._standing(connection, run)
             if not changed and epoch is not None:
                 refusals.check_writer(run, epoch, now)
+            if about is not None:
+                connection.execute(self._sql["describe"], {"run": run, "about": about})
             return now
 
         return self._writer.write(acquire)

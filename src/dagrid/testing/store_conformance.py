@@ -355,6 +355,20 @@ class StoreConformance:
             assert store.acquire("run", record.epoch) > record.epoch
             assert isinstance(raised(store.acquire, "other", 1), UnknownRunError)
 
+    def test_what_is_said_of_a_run_with_its_first_owner_or_a_new_one(self, tmp_path: Path) -> None:
+        """It is there with the owner: no death of the process lies between the two. Who is refused says nothing."""
+        with self.opened(tmp_path) as store:
+            first = store.create("run", name="nightly", at=1.0, about=b"waits", status="queued")
+            assert store.runs() == [RunRecord("run", "nightly", 1.0, "queued", epoch=first)]
+            refused = raised(store.acquire, "run", first + 1, status="wrong", at=2.0, about=b"wrong")
+            assert isinstance(refused, StaleEpochError)
+            second = store.acquire("run", first)
+            assert store.runs() == [RunRecord("run", "nightly", 1.0, "queued", epoch=second)]
+            assert store.about("run") == b"waits"
+            third = store.acquire("run", second, status="aborted", at=3.0, about=b"")
+            assert store.runs() == [RunRecord("run", "nightly", 1.0, "aborted", 3.0, third)]
+            assert store.about("run") == b""
+
     # The end of a run.
 
     def test_a_run_that_is_deleted(self, tmp_path: Path) -> None:

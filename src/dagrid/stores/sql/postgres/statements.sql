@@ -23,7 +23,7 @@ CREATE SCHEMA {schema};
 -- Counts 0, and changes nothing, when there is a run of that name.
 WITH made AS (
   INSERT INTO {schema}.runs (run, name, created, status, ended, epoch, facts)
-  VALUES (:run, :name, :at, 'running', 0, 1, 0)
+  VALUES (:run, :name, :at, :status, 0, 1, 0)
   ON CONFLICT (run) DO NOTHING
   RETURNING id
 )
@@ -35,15 +35,26 @@ INSERT INTO {schema}.abouts (run, data) SELECT id, :about FROM {schema}.runs WHE
 ON CONFLICT (run) DO UPDATE SET data = excluded.data;
 
 -- name: acquire
-UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run RETURNING epoch;
-
--- name: acquire_if
-UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run AND epoch = :epoch RETURNING epoch;
+-- Returns nothing, and changes nothing, when the epoch is another one, or there is no such run.
+WITH taken AS (
+  UPDATE {schema}.runs
+  SET
+    epoch = epoch + 1,
+    status = coalesce(CAST(:status AS TEXT), status),
+    ended = CASE WHEN CAST(:status AS TEXT) IS NULL THEN ended ELSE :at END
+  WHERE run = :run AND (CAST(:epoch AS BIGINT) IS NULL OR epoch = CAST(:epoch AS BIGINT))
+  RETURNING id, epoch
+), said AS (
+  INSERT INTO {schema}.abouts (run, data)
+  SELECT id, CAST(:about AS BYTEA) FROM taken WHERE CAST(:about AS BYTEA) IS NOT NULL
+  ON CONFLICT (run) DO UPDATE SET data = excluded.data
+)
+SELECT epoch FROM taken;
 
 -- name: acquire_new
 -- Only a run that nobody has touched since it was created so.
 UPDATE {schema}.runs SET epoch = epoch + 1
-WHERE run = :run AND name = :name AND created = :at AND epoch = 1 AND facts = 0 AND status = 'running'
+WHERE run = :run AND name = :name AND created = :at AND epoch = 1 AND facts = 0 AND status = :status
 RETURNING epoch;
 
 -- name: runs

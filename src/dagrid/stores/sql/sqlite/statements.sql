@@ -5,11 +5,16 @@ SELECT application_id, (SELECT count(*) FROM sqlite_master), user_version FROM p
 -- name: create
 -- No row is changed when there is a run of that name.
 INSERT INTO {schema}.runs (run, name, created, status, ended, epoch, facts)
-VALUES (:run, :name, :at, 'running', 0, 1, 0)
+VALUES (:run, :name, :at, :status, 0, 1, 0)
 ON CONFLICT (run) DO NOTHING;
 
 -- name: acquire
-UPDATE {schema}.runs SET epoch = epoch + 1 WHERE run = :run AND (:epoch IS NULL OR epoch = :epoch);
+UPDATE {schema}.runs
+SET
+  epoch = epoch + 1,
+  status = coalesce(:status, status),
+  ended = CASE WHEN :status IS NULL THEN ended ELSE :at END
+WHERE run = :run AND (:epoch IS NULL OR epoch = :epoch);
 
 -- name: runs
 -- The conditions are some of those that follow.
