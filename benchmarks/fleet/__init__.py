@@ -21,6 +21,7 @@ from benchmarks.fleet.place import (
     home,
     idle_workers,
     lone_worker,
+    pin,
     processor_seconds,
     resident_of,
     started_after,
@@ -97,24 +98,23 @@ def runs(quick: bool) -> Figure:
         waits = started_after(place, lone)
         figure.put(US, "idle, submit to step started", [1e3 * seconds for seconds in waits])
         worst = 1e3 * quantiles(waits, n=100, method="inclusive")[98]
-        samples = []
-        for _ in range(rounds):
-            began, ended = wait_all(place, submitted(place, many))
-            samples.append(1e3 * (ended - began) / many)
-        figure.put(US, f"{many} at once, a run", samples)
+        figure.put(US, f"{many} at once, a run", _burst(place, many, rounds))
         alone, calling = ([_took(place, kind) for _ in range(3 if quick else 11)] for kind in ("child", "parent"))
         figure.put(
             US,
             "a child elsewhere, more",
             [1e3 * (with_it - without) for with_it, without in zip(calling, alone, strict=True)],
         )
-    first, throughput, child = figure.columns
+        pin(place.coordinator)
+        figure.put(US, "the same, the coordinator pinned to a core", _burst(place, many, rounds))
+    first, throughput, child, pinned = figure.columns
     figure.put("reference engine, as recorded", first, [880.0])
     figure.put("reference engine, as recorded", throughput, [91.0])
     figure.put("reference engine, as recorded", child, [1_020.0])
     figure.hold(first, figure.value(US, first), 20.0)
     figure.hold(f"{first}, of 100 the second slowest", worst, 100.0)
     figure.hold(f"{throughput} (250 a second)", figure.value(US, throughput), 4.0)
+    figure.hold(pinned, figure.value(US, pinned), 4.0)
     figure.hold(child, figure.value(US, child), 30.0)
     return figure
 
@@ -173,6 +173,15 @@ def _hyperqueue(takes: Sequence[tuple[int, ...]]) -> float:
         arguments = [sys.executable, "-m", "benchmarks.fleet.on_hyperqueue", name, str(WORKERS), str(SLOTS)]
         subprocess.run(arguments, check=True, capture_output=True)
         return float((folder / "took").read_text(encoding="ascii"))
+
+
+def _burst(place: Place, many: int, rounds: int) -> list[float]:
+    """Return how many milliseconds a run took of so many that were enqueued at once, again and again."""
+    samples = []
+    for _ in range(rounds):
+        began, ended = wait_all(place, submitted(place, many))
+        samples.append(1e3 * (ended - began) / many)
+    return samples
 
 
 def _took(place: Place, kind: str) -> float:

@@ -151,6 +151,12 @@ def started_after(place: Place, count: int) -> list[float]:
     return waits
 
 
+def pin(process: int) -> None:
+    """Let a process run on one core from now on."""
+    for thread in os.listdir(f"/proc/{process}/task"):
+        os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
+
+
 def resident_of(process: int) -> int:
     """Return how many bytes of a process are in memory."""
     pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])

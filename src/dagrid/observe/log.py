@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -41,12 +42,15 @@ class RunLog:
         self._offset = 0.0
         self._known = 0
         with suppress(OSError):  # `begin` tells of it
-            open(path, "ab").close()  # the first node may look for it before this reader has come to it
+            # The first node may look for it before this reader has come to it.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
 
     def begin(self, run: Any) -> None:
         """Open the file."""
-        self._known = _lines(self._path)
-        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  # closed in `end`
+        self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115  # closed in `end`
+        if self._file.tell():
+            self._file.seek(0)
+            self._known = sum(1 for line in self._file if not line.partition(b" ")[2].startswith(_NOTE))
         self._offset = run.began
 
     def observe(self, events: Sequence[RunEvent]) -> None:
@@ -82,11 +86,3 @@ class RunLog:
 
     def _stamp(self, at: float) -> str:
         return datetime.fromtimestamp(self._offset + at).astimezone().isoformat(timespec="milliseconds") + " "
-
-
-def _lines(path: str | PathLike[str]) -> int:
-    try:
-        with open(path, "rb") as file:
-            return sum(1 for line in file if not line.partition(b" ")[2].startswith(_NOTE))
-    except FileNotFoundError:
-        return 0

@@ -414,6 +414,8 @@ def _settings(context: Context, observers: Readers, places: Mapping[str, Backend
 def _capacities(dag: DAG, said: Mapping[str, float] | None) -> dict[str, float]:
     """Return the capacity of what steps ask for: what nobody gives one there is once, as a lock is."""
     asked = {resource for name in dag for resource in dag.node(name).resources}
+    if not asked:
+        return {}
     cores = float(os.cpu_count() or 1)
     known = {**dict.fromkeys(("cpu", "cpus", "cores"), cores), **(said or {})}
     return {resource: known.get(resource, 1.0) for resource in asked}

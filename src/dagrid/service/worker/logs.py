@@ -197,23 +197,17 @@ class Watch:
         self._fd = self._c.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "no inotify")
-        self._folders: dict[int, str] = {}
+        self._folders: dict[int, tuple[str, str]] = {}  # each with the one above it that was asked for
+        self._below: dict[str, list[int]] = {}  # by the latter
         self._missed: set[str] = set()
 
     def add(self, folder: str) -> None:
         """Watch a folder, and those that are made in it."""
-        number = self._c.inotify_add_watch(self._fd, os.fsencode(folder), _MODIFY | _CREATE)
-        if number >= 0:
-            self._folders[number] = folder
-        for entry in os.scandir(folder):  # what was made before
-            if entry.is_dir(follow_symlinks=False):
-                self.add(entry.path)
-            else:
-                self._missed.add(entry.path)
+        self._watch(folder, folder)
 
     def remove(self, folder: str) -> None:
-        """Watch a folder no more, nor what is below."""
-        for number in [number for number, path in self._folders.items() if f"{path}/".startswith(f"{folder}/")]:
+        """Watch a folder that was added no more, nor what is below."""
+        for number in self._below.pop(folder, ()):
             del self._folders[number]
             self._c.inotify_rm_watch(self._fd, number)
 
@@ -230,21 +224,32 @@ class Watch:
                 if mask & _OVERFLOW:
                     complete = False
                     continue
-                folder = self._folders.get(number)
-                if folder is None:
+                known = self._folders.get(number)
+                if known is None:
                     continue
-                path = os.path.join(folder, os.fsdecode(name))
+                path = os.path.join(known[0], os.fsdecode(name))
                 if not mask & _FOLDER:
                     found.add(path)
                 elif mask & _CREATE:
                     with suppress(OSError):
-                        self.add(path)
+                        self._watch(path, known[1])
                     found |= self._missed
                     self._missed = set()
         return found if complete else None
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _watch(self, folder: str, above: str) -> None:
+        number = self._c.inotify_add_watch(self._fd, os.fsencode(folder), _MODIFY | _CREATE)
+        if number >= 0 and number not in self._folders:
+            self._folders[number] = folder, above
+            self._below.setdefault(above, []).append(number)
+        for entry in os.scandir(folder):  # what was made before
+            if entry.is_dir(follow_symlinks=False):
+                self._watch(entry.path, above)
+            else:
+                self._missed.add(entry.path)
 
     def _events(self) -> bytes:
         try:
