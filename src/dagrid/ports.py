@@ -134,8 +134,8 @@ class Use(msgspec.Struct, frozen=True):
     started: Sequence[int] = ()
 
 
-class Host(Protocol):
-    """What a backend may ask of the engine that opened it. All of it may be called from any thread."""
+class PushHost(Protocol):
+    """What a backend whose workers are pushed to asks of who opened it. All of it may be called from any thread."""
 
     @property
     def run(self) -> str:
@@ -161,6 +161,10 @@ class Host(Protocol):
         `WorkerGone` of its worker.
         """
         ...
+
+
+class Host(PushHost, Protocol):
+    """What any backend may ask of the engine that opened it: workers that pull get their calls of it, without a way between."""
 
     def next(self, worker: int) -> Call | None:
         """A worker that pulls asks for work; None sends it to sleep until its session is asked to `wake` it."""

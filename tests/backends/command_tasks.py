@@ -13,7 +13,7 @@ import pytest
 from dagrid import DAG, Node, NodeStatus
 from dagrid.commands import Command, Launch
 from dagrid.errors import CommandError
-from dagrid.execution.backends._watchdog import watchdog
+from dagrid.execution.watchdog import watchdog
 
 PATIENCE = 20
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from tempfile import TemporaryFile
 
-from dagrid.execution.backends._watchdog import watchdog
 from dagrid.execution.carriers import carry
+from dagrid.execution.watchdog import watchdog
 
 GRACE = 10.0
 """Seconds that a killed process may take to be gone."""

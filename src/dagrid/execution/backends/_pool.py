@@ -29,7 +29,7 @@ from dagrid.execution.backends._transfer import (
     stuck_error,
 )
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
-from dagrid.ports import Bundle, Call, Host
+from dagrid.ports import Bundle, Call, PushHost
 
 COMPLETED, FAILED, CANCELLED = int(Outcome.COMPLETED), int(Outcome.FAILED), int(Outcome.CANCELLED)
 
@@ -47,7 +47,7 @@ class PoolSession:
     One that is `packed` is used by somebody who passes on what comes: failures are reported as they came (`Unopened`).
     """
 
-    def __init__(self, pool: Pool, host: Host, backend: object, packed: bool = False) -> None:
+    def __init__(self, pool: Pool, host: PushHost, backend: object, packed: bool = False) -> None:
         self.pool = pool
         self.host = host
         self.packed = packed
@@ -135,7 +135,7 @@ class Pool:
         self._waits_until = 0.0
         self._broken = ""
 
-    def open(self, host: Host, backend: object, packed: bool = False) -> PoolSession:
+    def open(self, host: PushHost, backend: object, packed: bool = False) -> PoolSession:
         session = PoolSession(self, host, backend, packed)
         with self._guard:
             if self._stopping:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from dagrid.commands import Exit, Launch
 from dagrid.execution.backends._launching import KILL, Process
-from dagrid.execution.backends._watchdog import watchdog
+from dagrid.execution.watchdog import watchdog
 from dagrid.machine.events import UNSTARTED
 
 READ_SIZE = 1 << 16

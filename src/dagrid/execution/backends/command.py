@@ -25,7 +25,7 @@ from dagrid.execution.backends._servers import Servers
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.execution.carriers import carry
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
-from dagrid.ports import Bundle, Call, Capabilities, Host
+from dagrid.ports import Bundle, Call, Capabilities, PushHost
 
 MOMENT = 0.02
 """So many seconds an attempt of a recorded run lasts before its start is told; of a shorter one it is told with its end."""
@@ -60,7 +60,7 @@ class CommandBackend(BackendBase):
         self.processes = processes if processes is not None else self.max_workers
         self.sessions: Sessions[CommandSession] = Sessions()
 
-    def open(self, host: Host) -> CommandSession:
+    def open(self, host: PushHost) -> CommandSession:
         """Begin to serve a run; the thread starts when there is work for it.
 
         Raises:
@@ -90,7 +90,7 @@ class CommandSession:
     and what the host asks for in answer is begun at once.
     """
 
-    def __init__(self, backend: CommandBackend, host: Host) -> None:
+    def __init__(self, backend: CommandBackend, host: PushHost) -> None:
         self._backend = backend
         self._host = host
         self._worker = host.new_worker()

@@ -14,7 +14,7 @@ from dagrid.errors import InvalidSettingError
 from dagrid.execution.backends._pool import Pool, PoolSession
 from dagrid.execution.backends._transfer import encode_initializer
 from dagrid.execution.backends.base import BackendBase
-from dagrid.ports import Capabilities, Host
+from dagrid.ports import Capabilities, PushHost
 
 
 class MultiprocessingBackend(BackendBase):
@@ -56,12 +56,12 @@ class MultiprocessingBackend(BackendBase):
         """How many worker processes there are."""
         return self._pool.count
 
-    def open(self, host: Host) -> PoolSession:
+    def open(self, host: PushHost) -> PoolSession:
         """Begin to serve a run: announce the workers to its host, starting them if this is the first."""
         self.check_open()
         return self._pool.open(host, self)
 
-    def open_packed(self, host: Host) -> PoolSession:
+    def open_packed(self, host: PushHost) -> PoolSession:
         """Begin to serve somebody who passes on what comes: failures are reported unopened.
 
         Functions and arguments may be given as the bytes in which they came (`_transfer.Packed`).

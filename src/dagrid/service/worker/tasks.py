@@ -13,13 +13,11 @@ from contextlib import suppress
 from time import perf_counter, time
 from typing import Any
 
-from dagrid.attempt import Extra
 from dagrid.execution.backends._transfer import Pickled, Unopened
 from dagrid.execution.backends._worker import STUCK, encode, encode_error, stuck, told, type_name
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE
 from dagrid.machine.events import NODE_MASK, NUMBER_SHIFT, Finished, Outcome, Stimulus, attempt_id
-from dagrid.ports import Call
 from dagrid.service.worker.runs import Run
 
 SHIFT = time() - perf_counter()
@@ -195,16 +193,3 @@ class Desk:
         with self._guard:
             gathered, self._gathered = self._gathered, []
         self._take(gathered)
-
-    # Its workers do not pull.
-
-    def next(self, worker: int) -> Call | None:
-        raise NotImplementedError
-
-    def completed(
-        self, worker: int, call: Call, value: Any, started: float, ended: float, extra: Extra | None = None
-    ) -> Call | None:
-        raise NotImplementedError
-
-    def failed(self, worker: int, call: Call, error: BaseException, started: float, ended: float) -> Call | None:
-        raise NotImplementedError
