@@ -9,17 +9,20 @@ import sys
 if "pytest" in sys.modules:
     # So that a failed assertion of the suite shows its values, as in anybody's own tests.
     sys.modules["pytest"].register_assert_rewrite(
+        "dagrid.testing.artifacts_conformance",
         "dagrid.testing.conformance",
+        "dagrid.testing.crowd",
         "dagrid.testing.engine_conformance",
         "dagrid.testing.store_conformance",
         "dagrid.testing.store_model",
     )
 
+from dagrid.testing.artifacts_conformance import ArtifactsConformance
 from dagrid.testing.conformance import BackendConformance
 from dagrid.testing.engine_conformance import EngineConformance
 from dagrid.testing.gate import Gate, Visit
 from dagrid.testing.probe import Probe, ProbeOutcome
-from dagrid.testing.store_conformance import ArtifactsConformance, StoreConformance
+from dagrid.testing.store_conformance import StoreConformance
 from dagrid.testing.store_model import StoreModel
 
 __all__ = [
