@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.books import Health, health
+from dagrid.execution.backends.cluster.books import PUSHED, Health, health
 from dagrid.execution.backends.cluster.ledger import CROWD, SLOWEST
 from dagrid.machine.events import Outcome
 from tests.fleet.desks import LEASE, Desk, calls, done, some
@@ -155,6 +155,17 @@ def test_calls_go_to_their_worker_with_what_is_small_and_needed_once() -> None:
     assert [part.digest for part in down.parts] == [b"f"]
     assert [call.attempt for call in down.assigns[0].calls] == [1, 2]
     assert not desk.assign(*calls(3, function=b"f")).parts
+
+
+def test_what_was_sent_long_ago_is_sent_again() -> None:
+    """The books of a coordinator that is up for years do not grow by what its workers once got."""
+    desk = Desk(small=lambda digest: digest)
+    desk.come()
+    desk.open()
+    for number in range(PUSHED + 1):
+        assert desk.assign(*calls(number + 1, function=b"%d" % number)).parts
+    assert not desk.assign(*calls(PUSHED + 2, function=b"%d" % PUSHED)).parts
+    assert [part.digest for part in desk.assign(*calls(PUSHED + 3, function=b"0")).parts] == [b"0"]
 
 
 def test_an_end_is_kept_by_the_worker_until_the_run_has_taken_it(desk: Desk) -> None:

@@ -14,9 +14,11 @@ import pytest
 from dagrid.errors import TransferError, WorkflowError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.history import History
+from dagrid.service.fleet import OwnFleet
 from dagrid.service.kit import kit_of
 from dagrid.service.parcels import Packer, unpack
 from dagrid.workflow import load, running, steps
+from tests.fleet.wire import Worker, hub, to
 
 
 class Passing:
@@ -210,3 +212,18 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path):
         with pytest.raises(TransferError, match="written elsewhere"):
             unpack(tmp_path / "there", b"x", lambda _: tmp_path / "list")
     assert not Path("/tmp/evil").exists()
+
+
+def test_small_files_travel_with_the_first_step(tmp_path):
+    """Files beside a workflow that have changed since its last run cost no question of the worker."""
+    path = tmp_path / "flows" / "flow.yaml"
+    path.parent.mkdir()
+    path.write_text("steps: [{name: a, command: 'true'}]\n")
+    (path.parent / "data.txt").write_text("of today\n")
+    with hub() as coordinator, Worker(to(coordinator)) as worker, History(tmp_path / "home") as history:
+        worker.value_of = lambda call: None
+        fleet = OwnFleet(coordinator, history.home)
+        started = running.start(load(path, types=steps.KINDS), history=history, fleet=fleet)
+        down, assign = worker.downs.wait(lambda downs: [(down, one) for down in downs for one in down.assigns])[0]
+        assert {assign.kit, *assign.needs} <= {part.digest for part in down.parts}
+        started.let_go()

@@ -74,6 +74,7 @@ class FleetPlace:
             place=COMMAND,
             kit=self._kit,
             contents=self._parcel.read,
+            along=self._parcel.letter,
             uses=uses,
             logs=self._logs if self._is_remote else None,
         )

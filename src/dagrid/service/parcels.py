@@ -70,6 +70,11 @@ class Parcel:
     _data: bytes = b""
     _large: dict[bytes, str] = field(default_factory=dict)
 
+    @property
+    def letter(self) -> dict[bytes, bytes]:
+        """The list of its files with all small ones, by its SHA-256; nothing for a parcel without any."""
+        return {self.list: self._data} if self.list else {}
+
     def read(self, digest: bytes) -> bytes | None:
         """Return one of its contents, None if it has none of that SHA-256.
 

@@ -16,6 +16,9 @@ from dagrid.execution.backends.cluster.posts import ForRun, ForWorker, Key, run_
 Link = Hashable
 """Stands for a stream, of a worker or of a run."""
 
+PUSHED = 4096
+"""So many contents a worker is known to have been sent."""
+
 HEALTHY_FOR, WARNED_FOR, UNHEALTHY_FOR = 5.0, 15.0, 30.0
 """Seconds since the last word of a worker."""
 
@@ -172,7 +175,7 @@ class Worker:
         self.crowded = self.free = False
         self.rests_until = 0.0
         self.coming = 0  # attempts that were taken back from elsewhere on its behalf
-        self.pushed: set[bytes] = set()
+        self._pushed: dict[bytes, None] = {}
         self.marks = 0
         self.burnt: dict[
             tuple[Key, int], int
@@ -187,13 +190,22 @@ class Worker:
         """It has a stream on which nothing has been said yet."""
         self.hello, self.link, self.heard = hello, link, now
         self.box = ForWorker()
-        self.pushed.clear()
+        self._pushed.clear()
         self.burnt.clear()
         self.behind.clear()
         for stray in self.strays.values():
             self.count(stray, -stray.open, -stray.running)
         self.strays.clear()
         self.mark()
+
+    def pushes(self, digest: bytes) -> bool:
+        """Return whether it may lack a content, from which on it is known to have been sent that."""
+        if digest in self._pushed:
+            return False
+        self._pushed[digest] = None
+        if len(self._pushed) > PUSHED:  # what is sent again does no harm
+            del self._pushed[next(iter(self._pushed))]
+        return True
 
     def disconnect(self) -> None:
         """It has no stream."""

@@ -108,6 +108,7 @@ class FleetSession:
         place: of its calls: "" for functions, "command" for commands.
         kit: the `dagrid.ports.Kit` of the run.
         contents: gives what the kit needs, by its SHA-256.
+        along: what of that goes with the first calls unasked, if it is small.
         artifacts: where large values are kept, if not with the coordinator.
         uses: workers that the run has used before, and what is under way there.
         needs: by node, labels that it asks for; where no worker has them when the run begins, that is said.
@@ -125,6 +126,7 @@ class FleetSession:
         place: str = "",
         kit: Kit | None = None,
         contents: Callable[[bytes], bytes | None] = lambda _: None,
+        along: Mapping[bytes, bytes] | None = None,
         artifacts: Artifacts | None = None,
         uses: Sequence[Use] = (),
         needs: Mapping[str, Needs] | None = None,
@@ -157,7 +159,8 @@ class FleetSession:
         self._lanes: dict[int, Lane] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
-        self._kept: dict[bytes, bytes] = {self._kit: packed} if kit is not None else {}
+        self._kept: dict[bytes, bytes] = {self._kit: packed, **(along or {})} if kit is not None else {}
+        self._along = tuple(self._kept)
         self._given: set[bytes] = set()  # what was sent to this coordinator
         self._coordinator = ""
         self._values = Values(run, artifacts, self._want, self._inbox.put, self._drop)
@@ -354,8 +357,8 @@ class FleetSession:
                 self._fail(lane.number, call, self._refused, final=True)
             return
         assign = pb.Assign(run=self.run, fence=lane.number + 1, worker=lane.worker, kit=self._kit, needs=self._needs)
-        if self._kit:
-            self._give(self._kit)
+        for digest in self._along:
+            self._give(digest)
         now = self.host.now()
         stayed: set[int] = set()
         sent: dict[int, Sent] = {}

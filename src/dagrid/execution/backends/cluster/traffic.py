@@ -233,8 +233,7 @@ class Traffic:
             return
         box = self.down(worker)
         for digest in (job.call.function, use.about.kit, *use.about.needs):
-            if digest and digest not in worker.pushed:
-                worker.pushed.add(digest)
+            if digest and worker.pushes(digest):
                 data = self._small(digest)
                 if data is not None and len(data) <= WHOLE:
                     box.parts.append(pb.Part(digest=digest, size=len(data), data=data))
