@@ -10,6 +10,7 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.beginning import beginning, uses, waiting_retries
 from dagrid.graph.node import Node
+from dagrid.machine.applying import apply
 from dagrid.machine.commands import Cancel, Command, Finish, Perform, Recall, SetTimer
 from dagrid.machine.decide import decide
 from dagrid.machine.events import (
@@ -30,7 +31,7 @@ from dagrid.machine.events import (
     attempt_id,
 )
 from dagrid.machine.plan import Plan, Settings
-from dagrid.machine.state import RUNNING, State, apply
+from dagrid.machine.state import RUNNING, State
 from dagrid.ports import Use
 from tests.fleet.network import Time
 from tests.machine.world import plan_of

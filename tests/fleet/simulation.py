@@ -16,9 +16,10 @@ from dagrid.execution.backends.cluster.duty import Duty, Perform
 from dagrid.execution.backends.cluster.ledger import Ledger
 from dagrid.graph.node import Node
 from dagrid.graph.policy import Retry
+from dagrid.machine.applying import apply
 from dagrid.machine.events import NODE_MASK, Kind
 from dagrid.machine.plan import Settings
-from dagrid.machine.state import COMPLETED, State, apply
+from dagrid.machine.state import COMPLETED, State
 from tests.fleet.borrowers import Work, expected, value_of
 from tests.fleet.network import Died, End, Process, Stream, Time
 from tests.fleet.processes import CONTENTS, LEASE, Borrower, Coordinator

@@ -34,18 +34,7 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.explain import explain
 from dagrid.machine.plan import Plan, Settings
-from dagrid.machine.state import (
-    COMPLETED,
-    PENDING,
-    QUEUED,
-    READY,
-    RUNNING,
-    SKIPPED,
-    WAITING,
-    State,
-    Status,
-    move,
-)
+from dagrid.machine.state import COMPLETED, PENDING, QUEUED, READY, RUNNING, SKIPPED, WAITING, State, Status, move
 from tests.machine.world import Place, World, finished_facts, plan_of, replayed
 
 A_CHAIN = [Node("a"), Node("b", None, ["a"]), Node("c", None, ["b"])]

@@ -12,6 +12,7 @@ from typing import Any
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, grow, take
+from dagrid.machine.applying import apply
 from dagrid.machine.closing import Verdict
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import decide
@@ -52,7 +53,6 @@ from dagrid.machine.state import (
     WAITING,
     State,
     Status,
-    apply,
 )
 
 ENDS = {Kind.COMPLETED, Kind.FAILED, Kind.TIMED_OUT, Kind.CANCELLED, Kind.LOST, Kind.SKIPPED}

@@ -31,6 +31,7 @@ from dagrid.execution.signalling import take_wish
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
+from dagrid.machine.applying import apply
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import decide
 from dagrid.machine.events import (
@@ -50,7 +51,7 @@ from dagrid.machine.events import (
 from dagrid.machine.plan import Plan
 from dagrid.machine.reopening import to_reopen
 from dagrid.machine.signals import stuck, waits
-from dagrid.machine.state import COMPLETED, RUNNING, State, apply
+from dagrid.machine.state import COMPLETED, RUNNING, State
 from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, Use, opened
 
 OpenPlace = Callable[[str], Backend]

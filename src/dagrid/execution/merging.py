@@ -16,19 +16,10 @@ from dagrid.execution.division import Slice
 from dagrid.execution.keeping import Dropped
 from dagrid.execution.performing import Report
 from dagrid.execution.pieces import Unsent
+from dagrid.machine.applying import apply, record
 from dagrid.machine.events import NODE_MASK, UNSTARTED, Fact, Kind, Stop
 from dagrid.machine.plan import Plan
-from dagrid.machine.state import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    LOST,
-    SKIPPED,
-    SKIPPED_BIT,
-    State,
-    apply,
-    record,
-)
+from dagrid.machine.state import CANCELLED, COMPLETED, FAILED, LOST, SKIPPED, SKIPPED_BIT, State
 
 _KIND = {FAILED: Kind.FAILED, CANCELLED: Kind.CANCELLED, LOST: Kind.LOST}
 

@@ -23,9 +23,10 @@ from dagrid.execution.binding import LOOP
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.pieces import SIMPLE, Draft, Piece, Unsent, Work, sendable
+from dagrid.machine.applying import apply
 from dagrid.machine.events import NODE_MASK, Fact, Kind
 from dagrid.machine.plan import Plan
-from dagrid.machine.state import COMPLETED, SKIPPED_BIT, State, apply
+from dagrid.machine.state import COMPLETED, SKIPPED_BIT, State
 from dagrid.ports import Backend, Call, opened
 
 _BORDER = "it ended in another part"

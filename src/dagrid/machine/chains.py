@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from heapq import heappop
 
+from dagrid.machine.applying import record
 from dagrid.machine.commands import Cancel, Command
 from dagrid.machine.events import NODE_MASK, Fact, Kind, attempt_id
-from dagrid.machine.state import PENDING, READY, State, record
+from dagrid.machine.state import PENDING, READY, State
 
 
 def along(state: State, attempt: int, most: int) -> list[int]:

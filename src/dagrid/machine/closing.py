@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from dagrid.machine.applying import MOVES, record
 from dagrid.machine.chains import stop_riders
 from dagrid.machine.commands import Cancel, Command, Finish
 from dagrid.machine.events import UNSTARTED, Fact, Kind, Stop
@@ -15,7 +16,6 @@ from dagrid.machine.state import (
     CANCELLED,
     COMPLETED,
     FAILURES,
-    MOVES,
     PENDING,
     QUEUED,
     RUNNING,
@@ -24,7 +24,6 @@ from dagrid.machine.state import (
     State,
     goes_on,
     make_ready,
-    record,
     refresh,
     skip,
 )

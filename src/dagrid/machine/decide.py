@@ -12,6 +12,7 @@ from typing import Any
 
 from dagrid.errors import PlanError, RunError, TaskTimeoutError
 from dagrid.machine import reopening as reopening  # the move of its fact
+from dagrid.machine.applying import record
 from dagrid.machine.chains import along, board
 from dagrid.machine.closing import end_if_done, fail_run, skip_what_cannot_run, stop, stop_on_failure
 from dagrid.machine.commands import Cancel, Command, Evaluate, Perform, Recall, SetTimer, Wake
@@ -57,7 +58,6 @@ from dagrid.machine.state import (
     Worker,
     assign,
     complete,
-    record,
     start,
     vacate,
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from dagrid.machine.applying import MOVES
 from dagrid.machine.events import UNSTARTED, Fact, Kind
-from dagrid.machine.state import COMPLETED, MOVES, PENDING, READY, WAITING, State, dooms, make_ready, refresh, satisfies
+from dagrid.machine.state import COMPLETED, PENDING, READY, WAITING, State, dooms, make_ready, refresh, satisfies
 
 
 def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> list[int]:

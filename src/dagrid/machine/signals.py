@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dagrid.graph.policy import Repeat
+from dagrid.machine.applying import MOVES, leave_attempt, record
 from dagrid.machine.closing import stop_on_failure
 from dagrid.machine.commands import Command, SetTimer
 from dagrid.machine.events import (
@@ -15,19 +16,7 @@ from dagrid.machine.events import (
     TimerKind,
     attempt_id,
 )
-from dagrid.machine.state import (
-    COMPLETED,
-    MOVES,
-    QUEUED,
-    READY,
-    RUNNING,
-    WAITING,
-    State,
-    leave_attempt,
-    move,
-    record,
-    settle,
-)
+from dagrid.machine.state import COMPLETED, QUEUED, READY, RUNNING, WAITING, State, move, settle
 
 AT_ONCE = Repeat()
 
