@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from dagrid.execution.clock import Flag
+from dagrid.execution.ends import Ends
 from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.pickling import PROTOCOL
 from dagrid.execution.recording import Recorder
@@ -29,7 +30,7 @@ class Recorded(Protocol):
 
     state: State
     done: Flag
-    errors: dict[int, BaseException]
+    ends: Ends
     call_of: Callable[[int], Call]
 
     @property
@@ -138,7 +139,7 @@ class Committer:
         if not decided:
             return
         try:
-            recorder.commit(engine.state, decided[-1][0], engine.rules, engine.errors)
+            recorder.commit(engine.state, decided[-1][0], engine.rules, engine.ends.errors)
             if picture is not None:
                 recorder.snapshot(picture)
         except Exception as error:  # noqa: BLE001  # whatever the store or the user's rules raise

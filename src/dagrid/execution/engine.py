@@ -15,19 +15,19 @@ from itertools import count
 from typing import Any, Protocol
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, InvalidPatchError, RuleError, RunError
+from dagrid.errors import DagridError, RuleError, RunError
 from dagrid.execution.beginning import beginning, uses, values_lost, waiting_retries
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
 from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
 from dagrid.execution.committing import NOBODY, Committer
-from dagrid.execution.faults import described, error_of, fault, said
+from dagrid.execution.ends import Ends, open_error, open_extra
+from dagrid.execution.faults import described, fault
 from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost, PlaceHost, part, session_of
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.pickling import unpack
 from dagrid.execution.recording import Recorder, Recovered, facts_of
-from dagrid.execution.signalling import take_wish
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
@@ -49,9 +49,9 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.reopening import to_reopen
-from dagrid.machine.signals import stuck, waits
+from dagrid.machine.signals import stuck
 from dagrid.machine.state import COMPLETED, RUNNING, State, apply
-from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, Use, opened
+from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, Use
 
 OpenPlace = Callable[[str], Backend]
 Given = tuple[Any, str]
@@ -65,8 +65,8 @@ _LEAVING_VALUES = (Outcome.COMPLETED, Outcome.HELD)
 # from a value than usual.
 _MEMBERS = """
 _again _asking _backend _bindings _calls _committer _context _given _inbox _keeping _leaves _lent _lock _omitted _place _place_of
-_places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock detached done draw ended errors
-failure growing left now recorder state values
+_places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock detached done draw ended ends
+failure growing now recorder state values
 """
 
 
@@ -117,14 +117,12 @@ class Engine:
         self.values: list[Any] = [None] * len(plan.names)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
         self.state = State(plan, self.growing.begin())
-        self.errors: dict[int, BaseException] = {}
         self.clock = clock
         self.now = clock.now
         self.draw = draw
         self.done = Flag()
         self.failure: BaseException | None = None
         self._again: list[int] | None = None
-        self.left: dict[int, Any] = {}  # by node, what a task left that waits for a signal
         self.detached = False
         self._leaves = False  # whether what is under way goes on without this engine
         self.apart = False  # whether this is a part of a graph, whose nodes can say nothing to those of others
@@ -144,6 +142,7 @@ class Engine:
         elif keeping is not None:
             self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
         self._calls = Calls(self.values, cache, recorder)
+        self.ends = Ends(self.values, self._calls.keys)
         self.call_of = self._calls.made_of(self.state, bindings)
         self._session: Session | None = None
         self._context = copy_context()
@@ -270,9 +269,8 @@ class Engine:
             if self.state.status[node] == COMPLETED:
                 self.values[node] = kept
         for node, error in recorder.kept_errors():
-            self.errors[node] = error
-            self.values[node] = getattr(error, "left", None)
-        self.left.update(recorder.kept_held(self.state.held, self.state.plan.names))
+            self.ends.fail(node, error)
+        self.ends.left.update(recorder.kept_held(self.state.held, self.state.plan.names))
         if self.state.error:
             self.growing.failure = RuleError(self.state.error)
         self._workers = count(max(self.state.workers, default=-1) + 1)
@@ -286,9 +284,7 @@ class Engine:
         """Let a run that was restored run again as far as it has ended, when it is started, see `reopening.to_reopen`."""
         self._again = to_reopen(self.state, roots, spared)
         self.growing.failure = None
-        for node in self._again:
-            self.values[node] = None
-            self.errors.pop(node, None)
+        self.ends.forget(self._again)
         self.done.clear()
 
     def attend(self, timeout: float | None = None) -> bool:
@@ -713,9 +709,9 @@ class Engine:
                 self._after_growth(event)
             else:
                 if type(event) is Finished:
-                    self._keep(event)
+                    self.ends.keep(event, self.state)
                 elif type(event) is Signalled or type(event) is Rejected:
-                    self._keep_answer(event)
+                    self.ends.keep_answer(event, self.state)
                 yield event
 
     def _bound(self, event: Finished | RuleEvaluated) -> Stimulus:
@@ -735,7 +731,7 @@ class Engine:
             event.outcome, event.value, event.growth = Outcome.FAILED, error, None
             event.error, event.retryable = described(error), False
         if isinstance(event, Finished):
-            self._keep(event)
+            self.ends.keep(event, self.state)
         return event
 
     def _fork(self) -> None:
@@ -852,69 +848,14 @@ class Engine:
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
         if event.extra is not None and event.outcome == Outcome.COMPLETED:
-            self._open_extra(event)
+            open_extra(event, self.state, self.growing)
         if event.outcome == Outcome.FAILED:
-            self._open_error(event)
+            open_error(event, self.state, self.draw, self.apart)
         if self.recorder is not None and event.outcome in _LEAVING_VALUES:
             try:
                 self.recorder.keep(event.attempt, event.value)
             except Exception as refusal:  # noqa: BLE001  # whatever the artifacts raise
                 self.give_up(refusal)
-
-    def _open_error(self, event: Finished) -> None:
-        raised = error_of(event, self.state.plan.names[event.attempt & NODE_MASK])
-        take_wish(event, raised, self.state, self.apart)
-        error = event.value
-        if event.outcome != Outcome.FAILED:
-            return
-        event.error = described(error)
-        event.draw = self.draw()
-        retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
-        event.retryable = event.retryable and retry is not None and isinstance(error, retry.on)
-        event.retryable = event.retryable and said(error, "retryable", True)
-        event.tolerated = not self.apart and said(error, "tolerated", False)
-
-    def _open_extra(self, event: Finished) -> None:
-        node = event.attempt & NODE_MASK
-        try:
-            extra: Extra = opened(event.extra)
-            event.extra = extra
-            event.note = extra.note
-            event.growth = self.growing.left_by(extra, self.state.plan.adds.get(node))
-            if event.growth is not None and node in self.state.plan.handlers:
-                raise InvalidPatchError("A handler runs when the graph has ended, and appends nothing to it.")
-        except Exception as error:  # noqa: BLE001  # the user's code, and a patch that is not one fails the attempt
-            event.outcome, event.value, event.growth, event.extra = Outcome.FAILED, error, None, None
-
-    def _keep(self, event: Finished) -> None:
-        if not self.state.current(event.attempt):
-            return
-        node = event.attempt & NODE_MASK
-        if event.outcome == Outcome.COMPLETED:
-            self.values[node] = event.value
-            self.errors.pop(node, None)
-            if event.extra is not None and event.extra.key:
-                self._calls.keys[node] = event.extra.key
-            return
-        if self.values[node] is AWAITED:  # who was to ride on it may run without its value
-            self.values[node] = None
-        if event.outcome == Outcome.FAILED:
-            self.errors[node] = event.value
-            self.values[node] = getattr(event.value, "left", None)
-        elif event.outcome == Outcome.HELD:
-            self.left[node] = event.value
-
-    def _keep_answer(self, event: Signalled | Rejected) -> None:
-        """Keep what somebody said to a node that waits for it."""
-        if not waits(self.state, event.attempt):
-            return
-        node = event.attempt & NODE_MASK
-        self.left.pop(node, None)
-        if isinstance(event, Signalled):
-            self.values[node] = event.value
-            self.errors.pop(node, None)
-        else:
-            self.errors[node] = event.error
 
     def _timers_due(self) -> None:
         now = self.now()

@@ -258,7 +258,7 @@ class Run:
         return ExecutionResult(
             engine.state,
             engine.values,
-            engine.errors,
+            engine.ends.errors,
             engine.began,
             engine.ended,
             failure,
