@@ -64,8 +64,8 @@ _LEAVING_VALUES = (Outcome.COMPLETED, Outcome.HELD)
 # Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
 # from a value than usual.
 _MEMBERS = """
-_again _asking _backend _bindings _calls _committer _context _given _inbox _keeping _leaves _lent _lock _omitted _place _place_of
-_places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock detached done draw ended ends
+_again _asking _backend _calls _committer _context _given _inbox _keeping _leaves _lent _lock _omitted _place _place_of
+_places _questions _session _stirred _timers _watchers _workers apart began call_of clock detached done draw ended ends
 failure growing now recorder state values
 """
 
@@ -129,8 +129,6 @@ class Engine:
         self.began = 0.0
         self.ended = 0.0
         self._backend = backend
-        self._bindings = bindings
-        self._shared = True
         self._place = place
         self._given = given or {}
         self._omitted = omitted or {}
@@ -175,7 +173,7 @@ class Engine:
             left = self._uses("", self._backend)
             self._session = session_of(self._backend, self if self.recorder is None else OpeningHost(self), left)
             self._allow_chains()
-            places = self._bindings.places
+            places = self.growing.bindings.places
             for place in set(places.values()) if places else ():
                 self._open_place(place)
             spared = {use.worker for use in left} | self._place_of.keys()
@@ -237,7 +235,7 @@ class Engine:
 
     def _values_lost(self, nodes: Iterable[int]) -> list[int]:
         """Return the nodes whose values these ones need, and an earlier process could not keep."""
-        return [] if self.recorder is None else values_lost(self.state, self.values, self._bindings.takes, nodes)
+        return [] if self.recorder is None else values_lost(self.state, self.values, self.growing.bindings.takes, nodes)
 
     def restore(self, recovered: Recovered) -> None:
         """Take over a run from its journal, before it is started.
@@ -257,10 +255,9 @@ class Engine:
             self.state = recovered.state
         for fact, data, rules in facts_of(recovered.entries):
             if fact.growth is not None:
-                if self._shared:
+                if self.growing.shared:
                     self._fork()
-                self.growing.bind(self.state, fact.growth)
-                self.growing.restore([rule[0] for rule in fact.growth.rules], rules)
+                self.growing.restore(self.state, fact.growth, rules)
             apply(self.state, fact)
             self.growing.taken(self.state)
             recorder.note(fact, data)
@@ -702,7 +699,7 @@ class Engine:
                 event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
                 event = self._bound(event)
-                lost = self._values_lost(range(len(self.values), len(self._bindings.fns)))
+                lost = self._values_lost(self.growing.bound)
                 if lost:
                     yield Begun(self.now(), lost=lost)
                 yield event
@@ -717,17 +714,18 @@ class Engine:
     def _bound(self, event: Finished | RuleEvaluated) -> Stimulus:
         """Bind what the graph is to grow by. What does not fit fails the rule, or the attempt that left it."""
         assert event.growth is not None
+        growing = self.growing
         current = isinstance(event, RuleEvaluated) or self.state.current(event.attempt)
         try:
             if current:
-                if self._shared:
+                if growing.shared:
                     self._fork()
-                self.growing.bind(self.state, event.growth)
+                growing.bind(self.state, event.growth)
                 if self._keeping is not None:
-                    self._keeping.check(range(len(self.values), len(self._bindings.fns)), self.values)
+                    self._keeping.check(growing.bound, self.values)
         except DagridError as error:
             if isinstance(event, RuleEvaluated):
-                return self.growing.failed(event.rule, event.at, error, event.reads)
+                return growing.failed(event.rule, event.at, error, event.reads)
             event.outcome, event.value, event.growth = Outcome.FAILED, error, None
             event.error, event.retryable = described(error), False
         if isinstance(event, Finished):
@@ -736,43 +734,41 @@ class Engine:
 
     def _fork(self) -> None:
         """The graph is about to grow: let go of the plan and the bindings that other runs of it use."""
-        self._shared = False
-        bindings = self._bindings = self._bindings.copy()
-        if self._keeping is not None:
-            self._keeping.sources = bindings.sources
-        self.state.plan = self.state.plan.copy(bindings.takes, bindings.places)
-        self.state.plan.delegates = self._backend.capabilities.delegates
-        self.growing.bindings = bindings
+        self.growing.fork(self.state, self._backend.capabilities.delegates)
         self._point()
 
     def _point(self) -> None:
         """The plan or the bindings are others: calls are made of them."""
-        self.call_of = self._calls.made_of(self.state, self._bindings)
+        bindings = self.growing.bindings
+        self.call_of = self._calls.made_of(self.state, bindings)
+        if self._keeping is not None:
+            self._keeping.sources = bindings.sources
         self._allow_chains()
 
     def _allow_chains(self) -> None:
         """Let calls travel together, where the backend can, and nothing has to be known of one before the next may begin."""
-        self.state.chains = self._backend.capabilities.chains and self.recorder is None and not self._bindings.lineages
+        chains = self._backend.capabilities.chains
+        self.state.chains = chains and self.recorder is None and not self.growing.bindings.lineages
 
     def _regrow(self, growth: Growth, rules: list[Rule]) -> None:
         """Make the plan and the bindings again what they were after a patch, whose facts are in a snapshot."""
-        self.growing.bind(self.state, growth)
-        self.growing.restore([rule[0] for rule in growth.rules], rules)
+        self.growing.restore(self.state, growth, rules)
         self.state.plan.grow(growth.nodes)
         self.growing.taken(self.state)
 
     def _after_growth(self, event: Stimulus) -> None:
         known = len(self.values)
-        plan = self.state.plan
+        growing, plan = self.growing, self.state.plan
         if isinstance(event, RuleEvaluated) and event.rule not in self.state.rules:
-            self.growing.applied(event.rule)
+            growing.applied(event.rule)
         if len(plan.names) == known:
-            self.growing.forget(self.state)
+            growing.forget(self.state)
             return
-        self.growing.taken(self.state)
-        if plan.adds or self._bindings.lineages or self._bindings.reads:
+        growing.taken(self.state)
+        bindings = growing.bindings
+        if plan.adds or bindings.lineages or bindings.reads:
             self._point()
-        places = self._bindings.places
+        places = bindings.places
         if places:
             for node in range(known, len(plan)):
                 if node in places:
