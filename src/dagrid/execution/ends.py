@@ -75,15 +75,16 @@ class Ends:
     """What the nodes of one run left; all of it is called under the lock.
 
     Attributes:
+        values: those of the run, by node number.
         errors: by node number, what failed it.
         left: by node number, what a task left that waits for a signal.
     """
 
-    __slots__ = ("_keys", "_values", "errors", "left")
+    __slots__ = ("_keys", "errors", "left", "values")
 
     def __init__(self, values: list[Any], keys: dict[int, str]) -> None:
         """Take where values are kept, and the keys under which those of cached nodes are kept between runs."""
-        self._values = values
+        self.values = values
         self._keys = keys
         self.errors: dict[int, BaseException] = {}
         self.left: dict[int, Any] = {}
@@ -94,13 +95,13 @@ class Ends:
             return
         node = event.attempt & NODE_MASK
         if event.outcome == Outcome.COMPLETED:
-            self._values[node] = event.value
+            self.values[node] = event.value
             self.errors.pop(node, None)
             if event.extra is not None and event.extra.key:
                 self._keys[node] = event.extra.key
             return
-        if self._values[node] is AWAITED:  # who was to ride on it may run without its value
-            self._values[node] = None
+        if self.values[node] is AWAITED:  # who was to ride on it may run without its value
+            self.values[node] = None
         if event.outcome == Outcome.FAILED:
             self.fail(node, event.value)
         elif event.outcome == Outcome.HELD:
@@ -113,7 +114,7 @@ class Ends:
         node = event.attempt & NODE_MASK
         self.left.pop(node, None)
         if isinstance(event, Signalled):
-            self._values[node] = event.value
+            self.values[node] = event.value
             self.errors.pop(node, None)
         else:
             self.errors[node] = event.error
@@ -121,10 +122,10 @@ class Ends:
     def fail(self, node: int, error: BaseException) -> None:
         """Keep what failed a node, with the value that an exception may have left in spite of that."""
         self.errors[node] = error
-        self._values[node] = getattr(error, "left", None)
+        self.values[node] = getattr(error, "left", None)
 
     def forget(self, nodes: Iterable[int]) -> None:
         """These nodes run again: what they left is of no use any more."""
         for node in nodes:
-            self._values[node] = None
+            self.values[node] = None
             self.errors.pop(node, None)

@@ -15,8 +15,8 @@ from itertools import count
 from typing import Any, Protocol
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, RuleError, RunError
-from dagrid.execution.beginning import beginning, uses, values_lost, waiting_retries
+from dagrid.errors import DagridError, RunError
+from dagrid.execution.beginning import renewed, retry_timers
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
 from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
@@ -26,8 +26,8 @@ from dagrid.execution.faults import described, fault
 from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost, PlaceHost, part, session_of
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.pickling import unpack
-from dagrid.execution.recording import Recorder, Recovered, facts_of
+from dagrid.execution.recording import Recorder, Recovered
+from dagrid.execution.restoring import Given, Past
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
@@ -39,7 +39,6 @@ from dagrid.machine.events import (
     Begun,
     CancelRequested,
     Finished,
-    Growth,
     Outcome,
     Rejected,
     RuleEvaluated,
@@ -48,13 +47,11 @@ from dagrid.machine.events import (
     TimerKind,
 )
 from dagrid.machine.plan import Plan
-from dagrid.machine.reopening import to_reopen
 from dagrid.machine.signals import stuck
 from dagrid.machine.state import COMPLETED, RUNNING, State, apply
 from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, Use
 
 OpenPlace = Callable[[str], Backend]
-Given = tuple[Any, str]
 PATIENCE = 1_000
 NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
@@ -64,8 +61,8 @@ _LEAVING_VALUES = (Outcome.COMPLETED, Outcome.HELD)
 # Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
 # from a value than usual.
 _MEMBERS = """
-_again _asking _backend _calls _committer _context _given _inbox _keeping _leaves _lent _lock _omitted _place _place_of
-_places _questions _session _stirred _timers _watchers _workers apart began call_of clock detached done draw ended ends
+_asking _backend _calls _committer _context _inbox _keeping _leaves _lent _lock _past _place _place_of _places
+_questions _session _stirred _timers _watchers _workers apart began call_of clock detached done draw ended ends
 failure growing now recorder state values
 """
 
@@ -122,7 +119,6 @@ class Engine:
         self.draw = draw
         self.done = Flag()
         self.failure: BaseException | None = None
-        self._again: list[int] | None = None
         self.detached = False
         self._leaves = False  # whether what is under way goes on without this engine
         self.apart = False  # whether this is a part of a graph, whose nodes can say nothing to those of others
@@ -130,9 +126,10 @@ class Engine:
         self.ended = 0.0
         self._backend = backend
         self._place = place
-        self._given = given or {}
-        self._omitted = omitted or {}
         self.recorder = recorder
+        self._past: Past | None = None
+        if given or omitted or recorder is not None:
+            self._past = Past(given or {}, omitted or {}, recorder)
         self._committer = None if recorder is None else Committer(recorder, self)
         self._keeping = keeping
         if recorder is not None:
@@ -163,12 +160,14 @@ class Engine:
             cancelled: why nothing is to run but handlers, if that is so.
         """
         self.began = self.began or self.now()
-        if self._given:
-            self._take_given()
+        past = self._past
+        if past is not None:
+            past.take_given(self.values)
         with self._lock:
             limit = self.state.plan.settings.timeout
             if limit is not None:
-                since = self.now() if self._again is not None else self.state.reopened_at or self.began
+                reopened = past is not None and past.again is not None
+                since = self.now() if reopened else self.state.reopened_at or self.began
                 self._timers.set(since + limit, TimerKind.RUN, 0, self._timers_due)
             left = self._uses("", self._backend)
             self._session = session_of(self._backend, self if self.recorder is None else OpeningHost(self), left)
@@ -177,12 +176,18 @@ class Engine:
             for place in set(places.values()) if places else ():
                 self._open_place(place)
             spared = {use.worker for use in left} | self._place_of.keys()
-            first = self._beginning(spared)
+            first: list[Stimulus] = []
+            if past is not None:
+                now = self.now()
+                for timer in retry_timers(self.state, now):
+                    self.perform(timer)
+                first = past.stimuli(self.state, self.values, self.growing.bindings.takes, now, spared)
             if cancelled:
                 first.append(CancelRequested(self.now(), cancelled))
             self._step(first)
             for worker in spared:
-                self._renew(worker)
+                for command in renewed(self.state, worker):
+                    self.perform(command)
         self._after()
         if self.failure is not None and not self.state.finished:
             self.close()
@@ -190,52 +195,7 @@ class Engine:
 
     def _uses(self, place: str, backend: Backend) -> list[Use]:
         """Return what an earlier process of the run left under way in a place where that goes on."""
-        if self.recorder is None or not backend.capabilities.survives:
-            return []
-        return uses(self.state, place)
-
-    def _renew(self, worker: int) -> None:
-        """What a worker performs goes on: its time is counted again, and what nobody wants any more is stopped."""
-        state = self.state
-        known = state.present.get(worker)
-        for attempt in list(known.queue) if known is not None else ():
-            node = attempt & NODE_MASK
-            limit = state.plan.timeouts.get(node)
-            if not state.current(attempt):
-                self.perform(Cancel(worker, attempt))
-            elif limit is not None and state.status[node] == RUNNING:
-                self._timers.set(state.started[node] + limit, TimerKind.TIMEOUT, attempt, self._timers_due)
-
-    def _take_given(self) -> None:
-        for node, (value, _) in self._given.items():
-            self.values[node] = value
-            if self.recorder is not None:
-                self.recorder.keep(node, value)
-
-    def _beginning(self, spared: Collection[int]) -> list[Stimulus]:
-        """Return what happened before anything runs: values from before, and workers that went with an earlier process.
-
-        Args:
-            spared: workers that did not.
-        """
-        recorder, state = self.recorder, self.state
-        if not (self._given or self._omitted or recorder is not None):
-            return []
-        now = self.now()
-        for at, retry in waiting_retries(state):
-            if at > now:
-                self._timers.set(at, TimerKind.RETRY, retry, self._timers_due)
-        unended = [node for node, status in enumerate(state.status) if status < COMPLETED and node not in state.held]
-        reasons = {node: reason for node, (_, reason) in self._given.items()}
-        again = self._again
-        lost = self._values_lost([*unended, *(again or ())])
-        if again is not None:
-            lost = [node for node in lost if node not in set(again)]
-        return beginning(state, now, reasons, self._omitted, lost, again, spared)
-
-    def _values_lost(self, nodes: Iterable[int]) -> list[int]:
-        """Return the nodes whose values these ones need, and an earlier process could not keep."""
-        return [] if self.recorder is None else values_lost(self.state, self.values, self.growing.bindings.takes, nodes)
+        return [] if self._past is None else self._past.uses(self.state, place, backend)
 
     def restore(self, recovered: Recovered) -> None:
         """Take over a run from its journal, before it is started.
@@ -243,45 +203,22 @@ class Engine:
         Raises:
             DagridError: the graph is no longer what the journal speaks of.
         """
-        recorder = self.recorder
-        assert recorder is not None
+        past = self._past
+        assert past is not None
+        delegates = self._backend.capabilities.delegates
         self.began = recovered.began
-        recorder.restored(recovered)
-        if recovered.picture is not None and recovered.state is not None:
-            self._fork()
-            recovered.state.plan = self.state.plan
-            for patch in recovered.picture.patches:
-                self._regrow(*unpack(patch))
-            self.state = recovered.state
-        for fact, data, rules in facts_of(recovered.entries):
-            if fact.growth is not None:
-                if self.growing.shared:
-                    self._fork()
-                self.growing.restore(self.state, fact.growth, rules)
-            apply(self.state, fact)
-            self.growing.taken(self.state)
-            recorder.note(fact, data)
-        recorder.committed = len(self.state.journal)
-        for node, kept in recorder.kept_values(self.state.plan.names):
-            if self.state.status[node] == COMPLETED:
-                self.values[node] = kept
-        for node, error in recorder.kept_errors():
-            self.ends.fail(node, error)
-        self.ends.left.update(recorder.kept_held(self.state.held, self.state.plan.names))
-        if self.state.error:
-            self.growing.failure = RuleError(self.state.error)
+        self.state = past.restore(recovered, self.state, self.growing, self.ends, delegates)
         self._workers = count(max(self.state.workers, default=-1) + 1)
         self._point()
-        self.state.ask_again()
         if self.state.finished:
             self.ended = self.state.finished_at
             self.done.set()
 
     def reopen(self, roots: Iterable[int], spared: Collection[int]) -> None:
         """Let a run that was restored run again as far as it has ended, when it is started, see `reopening.to_reopen`."""
-        self._again = to_reopen(self.state, roots, spared)
+        assert self._past is not None
+        self._past.reopen(self.state, roots, spared, self.ends)
         self.growing.failure = None
-        self.ends.forget(self._again)
         self.done.clear()
 
     def attend(self, timeout: float | None = None) -> bool:
@@ -699,7 +636,7 @@ class Engine:
                 event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
                 event = self._bound(event)
-                lost = self._values_lost(self.growing.bound)
+                lost = self._lost(self.growing.bound)
                 if lost:
                     yield Begun(self.now(), lost=lost)
                 yield event
@@ -710,6 +647,11 @@ class Engine:
                 elif type(event) is Signalled or type(event) is Rejected:
                     self.ends.keep_answer(event, self.state)
                 yield event
+
+    def _lost(self, nodes: Iterable[int]) -> list[int]:
+        """Return the nodes whose values these ones need, and an earlier process could not keep."""
+        past = self._past
+        return [] if past is None else past.lost(self.state, self.values, self.growing.bindings.takes, nodes)
 
     def _bound(self, event: Finished | RuleEvaluated) -> Stimulus:
         """Bind what the graph is to grow by. What does not fit fails the rule, or the attempt that left it."""
@@ -749,12 +691,6 @@ class Engine:
         """Let calls travel together, where the backend can, and nothing has to be known of one before the next may begin."""
         chains = self._backend.capabilities.chains
         self.state.chains = chains and self.recorder is None and not self.growing.bindings.lineages
-
-    def _regrow(self, growth: Growth, rules: list[Rule]) -> None:
-        """Make the plan and the bindings again what they were after a patch, whose facts are in a snapshot."""
-        self.growing.restore(self.state, growth, rules)
-        self.state.plan.grow(growth.nodes)
-        self.growing.taken(self.state)
 
     def _after_growth(self, event: Stimulus) -> None:
         known = len(self.values)
