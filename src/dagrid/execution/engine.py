@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextvars import copy_context
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
@@ -19,15 +18,16 @@ from dagrid.errors import DagridError, RunError
 from dagrid.execution.beginning import renewed, retry_timers
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
-from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
+from dagrid.execution.clock import Flag, let_others_run
 from dagrid.execution.committing import NOBODY, Committer
 from dagrid.execution.ends import Ends, open_error, open_extra
 from dagrid.execution.faults import described, fault
 from dagrid.execution.growing import Growing
-from dagrid.execution.hosts import OpeningHost, PlaceHost, part, session_of
+from dagrid.execution.hosts import OpeningHost
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.recording import Recorder, Recovered
 from dagrid.execution.restoring import Given, Past
+from dagrid.execution.sessions import OpenPlace, Sessions
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
@@ -48,10 +48,9 @@ from dagrid.machine.events import (
 )
 from dagrid.machine.plan import Plan
 from dagrid.machine.signals import stuck
-from dagrid.machine.state import COMPLETED, RUNNING, State, apply
-from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, Use
+from dagrid.machine.state import State
+from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Use
 
-OpenPlace = Callable[[str], Backend]
 PATIENCE = 1_000
 NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
@@ -61,9 +60,8 @@ _LEAVING_VALUES = (Outcome.COMPLETED, Outcome.HELD)
 # Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
 # from a value than usual.
 _MEMBERS = """
-_asking _backend _calls _committer _context _inbox _keeping _leaves _lent _lock _past _place _place_of _places
-_questions _session _stirred _timers _watchers _workers apart began call_of clock detached done draw ended ends
-failure growing now recorder state values
+_asking _backend _calls _committer _inbox _keeping _leaves _lock _past _questions _sessions _timers _watchers _workers apart
+began call_of clock detached done draw ended ends failure growing now recorder state values
 """
 
 
@@ -125,7 +123,6 @@ class Engine:
         self.began = 0.0
         self.ended = 0.0
         self._backend = backend
-        self._place = place
         self.recorder = recorder
         self._past: Past | None = None
         if given or omitted or recorder is not None:
@@ -139,10 +136,7 @@ class Engine:
         self._calls = Calls(self.values, cache, recorder)
         self.ends = Ends(self.values, self._calls.keys)
         self.call_of = self._calls.made_of(self.state, bindings)
-        self._session: Session | None = None
-        self._context = copy_context()
-        self._places: dict[str, PlaceHost] = {}
-        self._place_of: dict[int, PlaceHost] = {}
+        self._sessions = Sessions(place, self.done)
         self._lock = threading.Lock()
         self._inbox: deque[Stimulus] = deque()
         self._questions: deque[int] = deque()
@@ -150,8 +144,6 @@ class Engine:
         self._timers = Timers(clock)
         self._watchers: list[Settable] = []
         self._workers = count()
-        self._lent = False
-        self._stirred = Flag()
 
     def start(self, cancelled: str = "") -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once.
@@ -170,12 +162,12 @@ class Engine:
                 since = self.now() if reopened else self.state.reopened_at or self.began
                 self._timers.set(since + limit, TimerKind.RUN, 0, self._timers_due)
             left = self._uses("", self._backend)
-            self._session = session_of(self._backend, self if self.recorder is None else OpeningHost(self), left)
+            self._sessions.open(self._backend, self if self.recorder is None else OpeningHost(self), left)
             self._allow_chains()
             places = self.growing.bindings.places
             for place in set(places.values()) if places else ():
-                self._open_place(place)
-            spared = {use.worker for use in left} | self._place_of.keys()
+                self._sessions.open_place(place, self, self._uses)
+            spared = {use.worker for use in left} | set(self._sessions.placed)
             first: list[Stimulus] = []
             if past is not None:
                 now = self.now()
@@ -227,11 +219,11 @@ class Engine:
         Returns:
             Whether the run has ended; False when `timeout` seconds are over before.
         """
-        return self._attend(timeout, self.done.is_set)
+        return self._sessions.attend(timeout, self.done.is_set)
 
     def settle(self, timeout: float | None = None) -> bool:
         """Do the same until the run has ended, or nothing can happen any more until somebody gives a signal."""
-        return self._attend(timeout, self.is_settled)
+        return self._sessions.attend(timeout, self.is_settled)
 
     def detach(self) -> None:
         """Give the run up here: whoever takes it over goes on with it.
@@ -281,61 +273,15 @@ class Engine:
         """Under the lock: whether nothing can happen, and all that has happened is recorded."""
         return not (self._inbox or self._questions) and stuck(self.state) and self.readable == len(self.state.journal)
 
-    def _attend(self, timeout: float | None, enough: Callable[[], bool]) -> bool:
-        if enough():
-            return True
-        until = None if timeout is None else REAL_CLOCK.now() + timeout
-        while True:
-            self._stirred.clear()
-            if self._lend() and not self._lent and not self.done.is_set():
-                self._lent = True
-                continue  # what was woken before this stirred nobody
-            if enough():
-                self._stirred.set()  # for others who wait too
-                return True
-            left = None if until is None else until - REAL_CLOCK.now()
-            if left is not None and left <= 0:
-                return False
-            self._stirred.wait(left)
-
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask the run to stop: nothing new starts, and what runs is stopped where that is possible."""
         self.report([CancelRequested(self.now(), reason)])
 
     def close(self) -> None:
         """End the use of the backend; called when the run is over."""
-        if self._session is not None:
-            part(self._session, self._leaves)
-            self._session = None  # it refers to this engine, and the two would wait for the collector
+        self._sessions.close(self._leaves)
         if self.recorder is not None or self._keeping is not None:
-            self.__dict__.clear()  # and so does `completed`, where there is more to a completion
-        for place in self._places.values():
-            place.close(self._leaves)
-
-    def _lend(self) -> bool:
-        """Lend this thread to whoever has none of its own; return whether somebody wants it again."""
-        if self._session is None:
-            return False
-        wanted = bool(self._session.attend())
-        for place in list(self._places.values()) if self._places else ():
-            wanted = bool(place.session.attend()) or wanted
-        return wanted
-
-    def _open_place(self, name: str) -> None:
-        """Open what performs the nodes of a place; its workers join by a report, as all do."""
-        if name not in self._places and self._place is not None:
-            place = self._place(name)
-            # Who waits already may be wanted by it, and whoever made the graph grow has another context.
-            left = self._uses(name, place)
-            self._places[name] = self._context.copy().run(PlaceHost, self, name, place, self._place_of, left)
-            self._stirred.set()
-
-    def _session_of(self, worker: int) -> Session:
-        assert self._session is not None
-        if not self._place_of:
-            return self._session
-        place = self._place_of.get(worker)
-        return self._session if place is None else place.session
+            self.__dict__.clear()  # `completed` refers to the engine, where there is more to a completion
 
     def watch(self, event: Settable) -> None:
         """Set an event whenever there are new facts; its reader clears it."""
@@ -606,7 +552,7 @@ class Engine:
         self.ended = self.state.finished_at if self.state.finished else self.now()
         self._timers.stop()
         self.done.set()
-        self._stirred.set()
+        self._sessions.stir()
         self.tell()
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
@@ -708,7 +654,7 @@ class Engine:
         if places:
             for node in range(known, len(plan)):
                 if node in places:
-                    self._open_place(places[node])
+                    self._sessions.open_place(places[node], self, self._uses)
 
     @property
     def rules(self) -> Mapping[int, Rule]:
@@ -726,7 +672,7 @@ class Engine:
             if not watcher.is_set():  # it reads after it has cleared the event
                 watcher.set()
         if self.state.held:
-            self._stirred.set()  # somebody may wait until nothing else is left
+            self._sessions.stir()  # somebody may wait until nothing else is left
 
     def give_up(self, error: Exception) -> None:
         """End the run here, with this error: what cannot be recorded must not have an effect."""
@@ -751,17 +697,15 @@ class Engine:
     def perform(self, command: Command) -> None:
         if isinstance(command, Perform):
             made = self._riding if self.state.riders else self.call_of
-            self._session_of(command.worker).perform(Bundle(command.worker, list(map(made, command.attempts))))
+            self._sessions.of(command.worker).perform(Bundle(command.worker, list(map(made, command.attempts))))
         elif isinstance(command, Wake):
-            self._session_of(command.worker).wake(command.worker)
-            if self._lent:
-                self._stirred.set()
+            self._sessions.wake(command.worker)
         elif isinstance(command, SetTimer):
             self._timers.set(command.at, command.kind, command.subject, self._timers_due)
         elif isinstance(command, Recall):
-            self._session_of(command.worker).recall(command.worker, command.attempts)
+            self._sessions.of(command.worker).recall(command.worker, command.attempts)
         elif isinstance(command, Cancel):
-            self._session_of(command.worker).cancel(command.worker, command.attempt)
+            self._sessions.of(command.worker).cancel(command.worker, command.attempt)
         elif isinstance(command, Evaluate):
             self._questions.append(command.rule)
         elif isinstance(command, Finish):

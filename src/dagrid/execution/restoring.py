@@ -1,7 +1,7 @@
 """What one run has from before it begins here: values that are given, what is no part of it, and what an earlier process left.
 
-The state, the graph and the values are made again of the record; what the machine has to hear of it, and what still goes on, is said
-to the engine. Nothing is known here of the lock, of sessions and of timers; what can be said of the state alone is in
+The state, the graph and the values are made again of the record. What the machine has to hear of it is told to the engine, which
+does the rest: nothing is known here of the lock, of sessions and of timers. What can be said of the state alone is in
 `beginning.py`.
 """
 
