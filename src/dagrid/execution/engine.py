@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, RunError
+from dagrid.errors import DagridError
 from dagrid.execution.beginning import renewed, retry_timers
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
@@ -49,7 +49,7 @@ from dagrid.machine.events import (
 from dagrid.machine.plan import Plan
 from dagrid.machine.signals import stuck
 from dagrid.machine.state import State
-from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Use
+from dagrid.ports import Backend, Bundle, Call, Clock, Use
 
 PATIENCE = 1_000
 NOT_ASKED = Call(-1, "", callable)
@@ -213,63 +213,30 @@ class Engine:
         self.growing.failure = None
         self.done.clear()
 
-    def attend(self, timeout: float | None = None) -> bool:
-        """Wait for the end, and lend the calling thread to a backend that has none of its own.
+    def attend(self, timeout: float | None = None, enough: Callable[[], bool] | None = None) -> bool:
+        """Wait for the end or until it is enough, and lend the calling thread to a backend that has none of its own.
 
         Returns:
-            Whether the run has ended; False when `timeout` seconds are over before.
+            Whether it is; False when `timeout` seconds are over before.
         """
-        return self._sessions.attend(timeout, self.done.is_set)
-
-    def settle(self, timeout: float | None = None) -> bool:
-        """Do the same until the run has ended, or nothing can happen any more until somebody gives a signal."""
-        return self._sessions.attend(timeout, self.is_settled)
-
-    def detach(self) -> None:
-        """Give the run up here: whoever takes it over goes on with it.
-
-        Raises:
-            RunError: it has no checkpoint, has ended, or something goes on in it.
-        """
-        if self.recorder is None:
-            raise RunError(
-                "The run has no checkpoint from which it could go on. Keep it, or start it with checkpoint=..."
-            )
-        self.enter()
-        try:
-            if self.done.is_set():
-                raise RunError("The run has ended, and waits for nobody.")
-            if not self._is_stuck():
-                raise RunError("Something goes on in the run. Give it up when settle() has returned False.")
-            self.recorder.park()
-            self.detached = True
-            self._end()
-        finally:
-            self.leave()
+        return self._sessions.attend(timeout, enough or self.done.is_set)
 
     def let_go(self) -> None:
         """Do nothing more for the run here: whoever takes it over goes on from what is recorded."""
         self.enter()
         try:
             if not self.done.is_set():
-                self.detached = self._leaves = True
-                self._end()
+                self._leaves = True
+                self.abandon()
         finally:
             self.leave()
 
-    def is_settled(self) -> bool:
-        """Return whether the run has ended, or nothing can happen any more until somebody gives a signal."""
-        if self.done.is_set():
-            return True
-        if not self.state.held:
-            return False
-        self.enter()
-        try:
-            return self._is_stuck()
-        finally:
-            self.leave()
+    def abandon(self) -> None:
+        """Under the lock: end the run here, and not for whoever takes it over."""
+        self.detached = True
+        self._end()
 
-    def _is_stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Under the lock: whether nothing can happen, and all that has happened is recorded."""
         return not (self._inbox or self._questions) and stuck(self.state) and self.readable == len(self.state.journal)
 
@@ -696,7 +663,9 @@ class Engine:
 
     def perform(self, command: Command) -> None:
         if isinstance(command, Perform):
-            made = self._riding if self.state.riders else self.call_of
+            made = self.call_of
+            if self.state.riders:
+                made = partial(self._calls.riding, made)
             self._sessions.of(command.worker).perform(Bundle(command.worker, list(map(made, command.attempts))))
         elif isinstance(command, Wake):
             self._sessions.wake(command.worker)
@@ -710,16 +679,6 @@ class Engine:
             self._questions.append(command.rule)
         elif isinstance(command, Finish):
             self._end()
-
-    def _riding(self, attempt: int) -> Call:
-        """Return a call, which may take the value of an attempt that has not completed."""
-        on = self.state.rides.get(attempt & NODE_MASK, -1)
-        if self.state.riders.get(on) != attempt:
-            return self.call_of(attempt)
-        self.values[on & NODE_MASK] = AWAITED
-        call = self.call_of(attempt)
-        call.rides = on
-        return call
 
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""

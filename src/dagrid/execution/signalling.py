@@ -1,4 +1,4 @@
-"""How somebody answers a node that waits for it.
+"""How somebody answers nodes that wait for it; and how a run is waited for, or given up, in which nothing else can happen.
 
 It knows the state and the record of one run; when an answer is taken is for the engine.
 """
@@ -30,6 +30,16 @@ class Waited(Protocol):
     def ends(self) -> Ends: ...
 
     def report(self, events: Sequence[Stimulus]) -> None: ...
+
+    def attend(self, timeout: float | None, enough: Callable[[], bool]) -> bool: ...
+
+    def enter(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+    def is_stuck(self) -> bool: ...
+
+    def abandon(self) -> None: ...
 
 
 class Signals:
@@ -71,10 +81,45 @@ class Signals:
             error = TaskError(f"Node {name!r} was rejected: {reason}", name)
             engine.report([Rejected(engine.now(), attempt, f"rejected: {reason}", error)])
 
-    def detach(self, detach: Callable[[], None]) -> None:
-        """Give the run up, while nobody is about to answer."""
+    def settle(self, timeout: float | None) -> bool:
+        """Wait until the run has settled; False when `timeout` seconds are over before."""
+        return self._engine.attend(timeout, self.settled)
+
+    def settled(self) -> bool:
+        """Return whether the run has ended, or nothing can happen any more until somebody gives a signal."""
+        engine = self._engine
+        if engine.done.is_set():
+            return True
+        if not engine.state.held:
+            return False
+        engine.enter()
+        try:
+            return engine.is_stuck()
+        finally:
+            engine.leave()
+
+    def detach(self) -> None:
+        """Give the run up here, while nobody is about to answer: whoever takes it over goes on with it.
+
+        Raises:
+            RunError: it has no checkpoint, has ended, or something goes on in it.
+        """
+        engine = self._engine
+        if engine.recorder is None:
+            raise RunError(
+                "The run has no checkpoint from which it could go on. Keep it, or start it with checkpoint=..."
+            )
         with self._lock:
-            detach()
+            engine.enter()
+            try:
+                if engine.done.is_set():
+                    raise RunError("The run has ended, and waits for nobody.")
+                if not engine.is_stuck():
+                    raise RunError("Something goes on in the run. Give it up when settle() has returned False.")
+                engine.recorder.park()
+                engine.abandon()
+            finally:
+                engine.leave()
 
     def _unanswered(self, node: int) -> int:
         attempt = self._attempt(node)
