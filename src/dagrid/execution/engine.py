@@ -135,7 +135,6 @@ class Engine:
             self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
         self._calls = Calls(self.values, cache, recorder)
         self.ends = Ends(self.values, self._calls.keys)
-        self.call_of = self._calls.made_of(self.state, bindings)
         self._sessions = Sessions(place, self.done)
         self._lock = threading.Lock()
         self._inbox: deque[Stimulus] = deque()
@@ -163,11 +162,13 @@ class Engine:
                 self._timers.set(since + limit, TimerKind.RUN, 0, self._timers_due)
             left = self._uses("", self._backend)
             self._sessions.open(self._backend, self if self.recorder is None else OpeningHost(self), left)
-            self._allow_chains()
+            self._point()
             places = self.growing.bindings.places
             for place in set(places.values()) if places else ():
                 self._sessions.open_place(place, self, self._uses)
-            spared = {use.worker for use in left} | set(self._sessions.placed)
+            spared = set(self._sessions.place_of)
+            for use in left:
+                spared.add(use.worker)
             first: list[Stimulus] = []
             if past is not None:
                 now = self.now()
@@ -519,7 +520,7 @@ class Engine:
         self.ended = self.state.finished_at if self.state.finished else self.now()
         self._timers.stop()
         self.done.set()
-        self._sessions.stir()
+        self._sessions.stirred.set()
         self.tell()
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
@@ -549,7 +550,8 @@ class Engine:
                 event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
                 event = self._bound(event)
-                lost = self._lost(self.growing.bound)
+                growing, past = self.growing, self._past
+                lost = past and past.lost(self.state, self.values, growing.bindings.takes, growing.bound)
                 if lost:
                     yield Begun(self.now(), lost=lost)
                 yield event
@@ -561,11 +563,6 @@ class Engine:
                     self.ends.keep_answer(event, self.state)
                 yield event
 
-    def _lost(self, nodes: Iterable[int]) -> list[int]:
-        """Return the nodes whose values these ones need, and an earlier process could not keep."""
-        past = self._past
-        return [] if past is None else past.lost(self.state, self.values, self.growing.bindings.takes, nodes)
-
     def _bound(self, event: Finished | RuleEvaluated) -> Stimulus:
         """Bind what the graph is to grow by. What does not fit fails the rule, or the attempt that left it."""
         assert event.growth is not None
@@ -574,7 +571,8 @@ class Engine:
         try:
             if current:
                 if growing.shared:
-                    self._fork()
+                    growing.fork(self.state, self._backend.capabilities.delegates)
+                    self._point()
                 growing.bind(self.state, event.growth)
                 if self._keeping is not None:
                     self._keeping.check(growing.bound, self.values)
@@ -587,23 +585,15 @@ class Engine:
             self.ends.keep(event, self.state)
         return event
 
-    def _fork(self) -> None:
-        """The graph is about to grow: let go of the plan and the bindings that other runs of it use."""
-        self.growing.fork(self.state, self._backend.capabilities.delegates)
-        self._point()
-
     def _point(self) -> None:
-        """The plan or the bindings are others: calls are made of them."""
+        """Make calls of the plan and the bindings, which are others or have more to tell."""
         bindings = self.growing.bindings
         self.call_of = self._calls.made_of(self.state, bindings)
         if self._keeping is not None:
             self._keeping.sources = bindings.sources
-        self._allow_chains()
-
-    def _allow_chains(self) -> None:
-        """Let calls travel together, where the backend can, and nothing has to be known of one before the next may begin."""
+        # Calls travel together where the backend can, and nothing has to be known of one before the next may begin.
         chains = self._backend.capabilities.chains
-        self.state.chains = chains and self.recorder is None and not self.growing.bindings.lineages
+        self.state.chains = chains and self.recorder is None and not bindings.lineages
 
     def _after_growth(self, event: Stimulus) -> None:
         known = len(self.values)
@@ -623,11 +613,6 @@ class Engine:
                 if node in places:
                     self._sessions.open_place(places[node], self, self._uses)
 
-    @property
-    def rules(self) -> Mapping[int, Rule]:
-        """The rules that may still be asked, by number."""
-        return self.growing.rules
-
     def drop(self, until: int) -> None:
         """Drop the values that nobody needs any more after what the journal says up to a place."""
         if self._keeping is not None:
@@ -639,7 +624,7 @@ class Engine:
             if not watcher.is_set():  # it reads after it has cleared the event
                 watcher.set()
         if self.state.held:
-            self._sessions.stir()  # somebody may wait until nothing else is left
+            self._sessions.stirred.set()  # somebody may wait until nothing else is left
 
     def give_up(self, error: Exception) -> None:
         """End the run here, with this error: what cannot be recorded must not have an effect."""

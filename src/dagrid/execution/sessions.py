@@ -6,7 +6,7 @@ nothing is known here of the run but whether it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextvars import copy_context
 
 from dagrid.execution.clock import REAL_CLOCK, Flag
@@ -17,9 +17,14 @@ OpenPlace = Callable[[str], Backend]
 
 
 class Sessions:
-    """The sessions of one run. All but `attend` and `close` is called under its lock."""
+    """The sessions of one run. All but `attend` and `close` is called under its lock.
 
-    __slots__ = ("_context", "_done", "_lent", "_main", "_open_backend", "_place_of", "_places", "_stirred")
+    Attributes:
+        place_of: by worker, the place where it stands, if it stands in one.
+        stirred: is set to have those who wait look again whether it is enough.
+    """
+
+    __slots__ = ("_context", "_done", "_lent", "_main", "_open_backend", "_places", "place_of", "stirred")
 
     def __init__(self, open_backend: OpenPlace | None, done: Flag) -> None:
         """Take what opens the backend of a place, and what is set when the run is over."""
@@ -28,14 +33,9 @@ class Sessions:
         self._main: Session | None = None
         self._context = copy_context()
         self._places: dict[str, PlaceHost] = {}
-        self._place_of: dict[int, PlaceHost] = {}
+        self.place_of: dict[int, PlaceHost] = {}
         self._lent = False
-        self._stirred = Flag()
-
-    @property
-    def placed(self) -> Collection[int]:
-        """The workers that stand in a place."""
-        return self._place_of.keys()
+        self.stirred = Flag()
 
     def open(self, backend: Backend, host: Host, uses: list[Use]) -> None:
         """Open the backend of the run, where an earlier process may have left something under way."""
@@ -54,26 +54,22 @@ class Sessions:
         backend = self._open_backend(name)
         # Who waits already may be wanted by it, and whoever made the graph grow has another context.
         left = uses(name, backend)
-        self._places[name] = self._context.copy().run(PlaceHost, host, name, backend, self._place_of, left)
-        self._stirred.set()
+        self._places[name] = self._context.copy().run(PlaceHost, host, name, backend, self.place_of, left)
+        self.stirred.set()
 
     def of(self, worker: int) -> Session:
         """Return the session of a worker."""
         assert self._main is not None
-        if not self._place_of:
+        if not self.place_of:
             return self._main
-        place = self._place_of.get(worker)
+        place = self.place_of.get(worker)
         return self._main if place is None else place.session
 
     def wake(self, worker: int) -> None:
         """Wake a worker, which may stand in the thread that was lent."""
         self.of(worker).wake(worker)
         if self._lent:
-            self._stirred.set()
-
-    def stir(self) -> None:
-        """Have those who wait look again whether they have waited enough."""
-        self._stirred.set()
+            self.stirred.set()
 
     def attend(self, timeout: float | None, enough: Callable[[], bool]) -> bool:
         """Lend the calling thread until it has waited enough.
@@ -85,17 +81,17 @@ class Sessions:
             return True
         until = None if timeout is None else REAL_CLOCK.now() + timeout
         while True:
-            self._stirred.clear()
+            self.stirred.clear()
             if self._lend() and not self._lent and not self._done.is_set():
                 self._lent = True
                 continue  # what was woken before this stirred nobody
             if enough():
-                self._stirred.set()  # for others who wait too
+                self.stirred.set()  # for others who wait too
                 return True
             left = None if until is None else until - REAL_CLOCK.now()
             if left is not None and left <= 0:
                 return False
-            self._stirred.wait(left)
+            self.stirred.wait(left)
 
     def close(self, leaves: bool) -> None:
         """End the use of all; `leaves` says that what is under way goes on without this run, where it can."""
