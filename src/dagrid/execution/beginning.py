@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from dagrid.execution.recording import Kept
+from dagrid.machine.commands import Cancel, Command, SetTimer
 from dagrid.machine.events import NODE_MASK, Begun, Reopened, Stimulus, TimerDue, TimerKind, WorkerGone, attempt_id
-from dagrid.machine.state import COMPLETED, QUEUED, State
+from dagrid.machine.state import COMPLETED, QUEUED, RUNNING, State
 from dagrid.ports import Use
 
 
@@ -67,6 +68,25 @@ def waiting_retries(state: State) -> Iterator[tuple[float, int]]:
     """Yield the attempts that wait until a time, with it."""
     for node, at in state.due.items():
         yield at, attempt_id(node, state.number_of(node))
+
+
+def retry_timers(state: State, now: float) -> list[SetTimer]:
+    """Return the timers of the attempts that wait for a time which is still to come."""
+    return [SetTimer(at, TimerKind.RETRY, retry) for at, retry in waiting_retries(state) if at > now]
+
+
+def renewed(state: State, worker: int) -> list[Command]:
+    """Return what is asked for by what a worker still performs: its time is counted again, what nobody wants any more ends."""
+    known = state.present.get(worker)
+    commands: list[Command] = []
+    for attempt in known.queue if known is not None else ():
+        node = attempt & NODE_MASK
+        limit = state.plan.timeouts.get(node)
+        if not state.current(attempt):
+            commands.append(Cancel(worker, attempt))
+        elif limit is not None and state.status[node] == RUNNING:
+            commands.append(SetTimer(state.started[node] + limit, TimerKind.TIMEOUT, attempt))
+    return commands
 
 
 def values_lost(

@@ -12,7 +12,7 @@ from dagrid.machine.closing import Verdict
 from dagrid.machine.events import NODE_MASK
 from dagrid.machine.plan import Request
 from dagrid.machine.state import COMPLETED, FAILURES, State
-from dagrid.ports import Artifacts, Call, Needs
+from dagrid.ports import AWAITED, Artifacts, Call, Needs
 
 NONE: list[Needs | None] = [None]
 OpenCache = Callable[[], Artifacts | None]
@@ -69,6 +69,17 @@ class Calls:
         asked = plan.adds or plan.handlers or plan.fail_when_lost or bindings.lineages or bindings.reads
         telling = self._recorder is not None or asked
         return self._telling if telling or any(self._needs) else self._plain
+
+    def riding(self, made: Callable[[int], Call], attempt: int) -> Call:
+        """Return a call, which may take the value of an attempt that has not completed; `made` is what `made_of` returned."""
+        state = self._state
+        on = state.rides.get(attempt & NODE_MASK, -1)
+        if state.riders.get(on) != attempt:
+            return made(attempt)
+        self._values[on & NODE_MASK] = AWAITED
+        call = made(attempt)
+        call.rides = on
+        return call
 
     def _plain(self, attempt: int) -> Call:
         node = attempt & NODE_MASK

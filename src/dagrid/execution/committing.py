@@ -9,14 +9,15 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from dagrid.execution.clock import Flag
+from dagrid.execution.ends import Ends
+from dagrid.execution.growing import Growing
 from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.pickling import PROTOCOL
 from dagrid.execution.recording import Recorder
-from dagrid.graph.rules import Rule
 from dagrid.machine.commands import Command, Perform, Wake
 from dagrid.machine.state import State
 from dagrid.ports import Call
@@ -29,11 +30,9 @@ class Recorded(Protocol):
 
     state: State
     done: Flag
-    errors: dict[int, BaseException]
+    ends: Ends
+    growing: Growing
     call_of: Callable[[int], Call]
-
-    @property
-    def rules(self) -> Mapping[int, Rule]: ...
 
     def enter(self) -> None: ...
 
@@ -138,7 +137,7 @@ class Committer:
         if not decided:
             return
         try:
-            recorder.commit(engine.state, decided[-1][0], engine.rules, engine.errors)
+            recorder.commit(engine.state, decided[-1][0], engine.growing.rules, engine.ends.errors)
             if picture is not None:
                 recorder.snapshot(picture)
         except Exception as error:  # noqa: BLE001  # whatever the store or the user's rules raise

@@ -9,29 +9,28 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextvars import copy_context
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
 from dagrid.attempt import Extra
-from dagrid.errors import DagridError, InvalidPatchError, RuleError, RunError
-from dagrid.execution.beginning import beginning, uses, values_lost, waiting_retries
+from dagrid.errors import DagridError
+from dagrid.execution.beginning import renewed, retry_timers
 from dagrid.execution.binding import Binder, Bindings
 from dagrid.execution.calls import Calls, OpenCache
-from dagrid.execution.clock import REAL_CLOCK, Flag, let_others_run
+from dagrid.execution.clock import Flag, let_others_run
 from dagrid.execution.committing import NOBODY, Committer
-from dagrid.execution.faults import described, error_of, fault, said
+from dagrid.execution.ends import Ends, open_error, open_extra
+from dagrid.execution.faults import described, fault
 from dagrid.execution.growing import Growing
-from dagrid.execution.hosts import OpeningHost, PlaceHost, part, session_of
+from dagrid.execution.hosts import OpeningHost
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.pickling import unpack
-from dagrid.execution.recording import Recorder, Recovered, facts_of
-from dagrid.execution.signalling import take_wish
+from dagrid.execution.recording import Recorder, Recovered
+from dagrid.execution.restoring import Given, Past
+from dagrid.execution.sessions import OpenPlace, Sessions
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
-from dagrid.machine.applying import apply
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import decide
 from dagrid.machine.events import (
@@ -40,7 +39,6 @@ from dagrid.machine.events import (
     Begun,
     CancelRequested,
     Finished,
-    Growth,
     Outcome,
     Rejected,
     RuleEvaluated,
@@ -49,13 +47,10 @@ from dagrid.machine.events import (
     TimerKind,
 )
 from dagrid.machine.plan import Plan
-from dagrid.machine.reopening import to_reopen
-from dagrid.machine.signals import stuck, waits
-from dagrid.machine.state import COMPLETED, RUNNING, State
-from dagrid.ports import AWAITED, Backend, Bundle, Call, Clock, Session, Use, opened
+from dagrid.machine.signals import stuck
+from dagrid.machine.state import State
+from dagrid.ports import Backend, Bundle, Call, Clock, Use
 
-OpenPlace = Callable[[str], Backend]
-Given = tuple[Any, str]
 PATIENCE = 1_000
 NOT_ASKED = Call(-1, "", callable)
 INTERRUPTED = "interrupted by Ctrl-C"
@@ -65,9 +60,8 @@ _LEAVING_VALUES = (Outcome.COMPLETED, Outcome.HELD)
 # Slots, for it has more members than the dicts of a class share the names of. `__dict__` is for `completed`, where more follows
 # from a value than usual.
 _MEMBERS = """
-_again _asking _backend _bindings _calls _committer _context _given _inbox _keeping _leaves _lent _lock _omitted _place _place_of
-_places _questions _session _shared _stirred _timers _watchers _workers apart began call_of clock detached done draw ended errors
-failure growing left now recorder state values
+_asking _backend _calls _committer _inbox _keeping _leaves _lock _past _questions _sessions _timers _watchers _workers apart
+began call_of clock detached done draw ended ends failure growing now recorder state values
 """
 
 
@@ -118,26 +112,21 @@ class Engine:
         self.values: list[Any] = [None] * len(plan.names)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
         self.state = State(plan, self.growing.begin())
-        self.errors: dict[int, BaseException] = {}
         self.clock = clock
         self.now = clock.now
         self.draw = draw
         self.done = Flag()
         self.failure: BaseException | None = None
-        self._again: list[int] | None = None
-        self.left: dict[int, Any] = {}  # by node, what a task left that waits for a signal
         self.detached = False
         self._leaves = False  # whether what is under way goes on without this engine
         self.apart = False  # whether this is a part of a graph, whose nodes can say nothing to those of others
         self.began = 0.0
         self.ended = 0.0
         self._backend = backend
-        self._bindings = bindings
-        self._shared = True
-        self._place = place
-        self._given = given or {}
-        self._omitted = omitted or {}
         self.recorder = recorder
+        self._past: Past | None = None
+        if given or omitted or recorder is not None:
+            self._past = Past(given or {}, omitted or {}, recorder)
         self._committer = None if recorder is None else Committer(recorder, self)
         self._keeping = keeping
         if recorder is not None:
@@ -145,11 +134,8 @@ class Engine:
         elif keeping is not None:
             self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
         self._calls = Calls(self.values, cache, recorder)
-        self.call_of = self._calls.made_of(self.state, bindings)
-        self._session: Session | None = None
-        self._context = copy_context()
-        self._places: dict[str, PlaceHost] = {}
-        self._place_of: dict[int, PlaceHost] = {}
+        self.ends = Ends(self.values, self._calls.keys)
+        self._sessions = Sessions(place, self.done)
         self._lock = threading.Lock()
         self._inbox: deque[Stimulus] = deque()
         self._questions: deque[int] = deque()
@@ -157,8 +143,6 @@ class Engine:
         self._timers = Timers(clock)
         self._watchers: list[Settable] = []
         self._workers = count()
-        self._lent = False
-        self._stirred = Flag()
 
     def start(self, cancelled: str = "") -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once.
@@ -167,26 +151,36 @@ class Engine:
             cancelled: why nothing is to run but handlers, if that is so.
         """
         self.began = self.began or self.now()
-        if self._given:
-            self._take_given()
+        past = self._past
+        if past is not None:
+            past.take_given(self.values)
         with self._lock:
             limit = self.state.plan.settings.timeout
             if limit is not None:
-                since = self.now() if self._again is not None else self.state.reopened_at or self.began
+                reopened = past is not None and past.again is not None
+                since = self.now() if reopened else self.state.reopened_at or self.began
                 self._timers.set(since + limit, TimerKind.RUN, 0, self._timers_due)
             left = self._uses("", self._backend)
-            self._session = session_of(self._backend, self if self.recorder is None else OpeningHost(self), left)
-            self._allow_chains()
-            places = self._bindings.places
+            self._sessions.open(self._backend, self if self.recorder is None else OpeningHost(self), left)
+            self._point()
+            places = self.growing.bindings.places
             for place in set(places.values()) if places else ():
-                self._open_place(place)
-            spared = {use.worker for use in left} | self._place_of.keys()
-            first = self._beginning(spared)
+                self._sessions.open_place(place, self, self._uses)
+            spared = set(self._sessions.place_of)
+            for use in left:
+                spared.add(use.worker)
+            first: list[Stimulus] = []
+            if past is not None:
+                now = self.now()
+                for timer in retry_timers(self.state, now):
+                    self.perform(timer)
+                first = past.stimuli(self.state, self.values, self.growing.bindings.takes, now, spared)
             if cancelled:
                 first.append(CancelRequested(self.now(), cancelled))
             self._step(first)
             for worker in spared:
-                self._renew(worker)
+                for command in renewed(self.state, worker):
+                    self.perform(command)
         self._after()
         if self.failure is not None and not self.state.finished:
             self.close()
@@ -194,52 +188,7 @@ class Engine:
 
     def _uses(self, place: str, backend: Backend) -> list[Use]:
         """Return what an earlier process of the run left under way in a place where that goes on."""
-        if self.recorder is None or not backend.capabilities.survives:
-            return []
-        return uses(self.state, place)
-
-    def _renew(self, worker: int) -> None:
-        """What a worker performs goes on: its time is counted again, and what nobody wants any more is stopped."""
-        state = self.state
-        known = state.present.get(worker)
-        for attempt in list(known.queue) if known is not None else ():
-            node = attempt & NODE_MASK
-            limit = state.plan.timeouts.get(node)
-            if not state.current(attempt):
-                self.perform(Cancel(worker, attempt))
-            elif limit is not None and state.status[node] == RUNNING:
-                self._timers.set(state.started[node] + limit, TimerKind.TIMEOUT, attempt, self._timers_due)
-
-    def _take_given(self) -> None:
-        for node, (value, _) in self._given.items():
-            self.values[node] = value
-            if self.recorder is not None:
-                self.recorder.keep(node, value)
-
-    def _beginning(self, spared: Collection[int]) -> list[Stimulus]:
-        """Return what happened before anything runs: values from before, and workers that went with an earlier process.
-
-        Args:
-            spared: workers that did not.
-        """
-        recorder, state = self.recorder, self.state
-        if not (self._given or self._omitted or recorder is not None):
-            return []
-        now = self.now()
-        for at, retry in waiting_retries(state):
-            if at > now:
-                self._timers.set(at, TimerKind.RETRY, retry, self._timers_due)
-        unended = [node for node, status in enumerate(state.status) if status < COMPLETED and node not in state.held]
-        reasons = {node: reason for node, (_, reason) in self._given.items()}
-        again = self._again
-        lost = self._values_lost([*unended, *(again or ())])
-        if again is not None:
-            lost = [node for node in lost if node not in set(again)]
-        return beginning(state, now, reasons, self._omitted, lost, again, spared)
-
-    def _values_lost(self, nodes: Iterable[int]) -> list[int]:
-        """Return the nodes whose values these ones need, and an earlier process could not keep."""
-        return [] if self.recorder is None else values_lost(self.state, self.values, self._bindings.takes, nodes)
+        return [] if self._past is None else self._past.uses(self.state, place, backend)
 
     def restore(self, recovered: Recovered) -> None:
         """Take over a run from its journal, before it is started.
@@ -247,127 +196,50 @@ class Engine:
         Raises:
             DagridError: the graph is no longer what the journal speaks of.
         """
-        recorder = self.recorder
-        assert recorder is not None
+        past = self._past
+        assert past is not None
+        delegates = self._backend.capabilities.delegates
         self.began = recovered.began
-        recorder.restored(recovered)
-        if recovered.picture is not None and recovered.state is not None:
-            self._fork()
-            recovered.state.plan = self.state.plan
-            for patch in recovered.picture.patches:
-                self._regrow(*unpack(patch))
-            self.state = recovered.state
-        for fact, data, rules in facts_of(recovered.entries):
-            if fact.growth is not None:
-                if self._shared:
-                    self._fork()
-                self.growing.bind(self.state, fact.growth)
-                self.growing.restore([rule[0] for rule in fact.growth.rules], rules)
-            apply(self.state, fact)
-            self.growing.taken(self.state)
-            recorder.note(fact, data)
-        recorder.committed = len(self.state.journal)
-        for node, kept in recorder.kept_values(self.state.plan.names):
-            if self.state.status[node] == COMPLETED:
-                self.values[node] = kept
-        for node, error in recorder.kept_errors():
-            self.errors[node] = error
-            self.values[node] = getattr(error, "left", None)
-        self.left.update(recorder.kept_held(self.state.held, self.state.plan.names))
-        if self.state.error:
-            self.growing.failure = RuleError(self.state.error)
+        self.state = past.restore(recovered, self.state, self.growing, self.ends, delegates)
         self._workers = count(max(self.state.workers, default=-1) + 1)
         self._point()
-        self.state.ask_again()
         if self.state.finished:
             self.ended = self.state.finished_at
             self.done.set()
 
     def reopen(self, roots: Iterable[int], spared: Collection[int]) -> None:
         """Let a run that was restored run again as far as it has ended, when it is started, see `reopening.to_reopen`."""
-        self._again = to_reopen(self.state, roots, spared)
+        assert self._past is not None
+        self._past.reopen(self.state, roots, spared, self.ends)
         self.growing.failure = None
-        for node in self._again:
-            self.values[node] = None
-            self.errors.pop(node, None)
         self.done.clear()
 
-    def attend(self, timeout: float | None = None) -> bool:
-        """Wait for the end, and lend the calling thread to a backend that has none of its own.
+    def attend(self, timeout: float | None = None, enough: Callable[[], bool] | None = None) -> bool:
+        """Wait for the end or until it is enough, and lend the calling thread to a backend that has none of its own.
 
         Returns:
-            Whether the run has ended; False when `timeout` seconds are over before.
+            Whether it is; False when `timeout` seconds are over before.
         """
-        return self._attend(timeout, self.done.is_set)
-
-    def settle(self, timeout: float | None = None) -> bool:
-        """Do the same until the run has ended, or nothing can happen any more until somebody gives a signal."""
-        return self._attend(timeout, self.is_settled)
-
-    def detach(self) -> None:
-        """Give the run up here: whoever takes it over goes on with it.
-
-        Raises:
-            RunError: it has no checkpoint, has ended, or something goes on in it.
-        """
-        if self.recorder is None:
-            raise RunError(
-                "The run has no checkpoint from which it could go on. Keep it, or start it with checkpoint=..."
-            )
-        self.enter()
-        try:
-            if self.done.is_set():
-                raise RunError("The run has ended, and waits for nobody.")
-            if not self._is_stuck():
-                raise RunError("Something goes on in the run. Give it up when settle() has returned False.")
-            self.recorder.park()
-            self.detached = True
-            self._end()
-        finally:
-            self.leave()
+        return self._sessions.attend(timeout, enough or self.done.is_set)
 
     def let_go(self) -> None:
         """Do nothing more for the run here: whoever takes it over goes on from what is recorded."""
         self.enter()
         try:
             if not self.done.is_set():
-                self.detached = self._leaves = True
-                self._end()
+                self._leaves = True
+                self.abandon()
         finally:
             self.leave()
 
-    def is_settled(self) -> bool:
-        """Return whether the run has ended, or nothing can happen any more until somebody gives a signal."""
-        if self.done.is_set():
-            return True
-        if not self.state.held:
-            return False
-        self.enter()
-        try:
-            return self._is_stuck()
-        finally:
-            self.leave()
+    def abandon(self) -> None:
+        """Under the lock: end the run here, and not for whoever takes it over."""
+        self.detached = True
+        self._end()
 
-    def _is_stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Under the lock: whether nothing can happen, and all that has happened is recorded."""
         return not (self._inbox or self._questions) and stuck(self.state) and self.readable == len(self.state.journal)
-
-    def _attend(self, timeout: float | None, enough: Callable[[], bool]) -> bool:
-        if enough():
-            return True
-        until = None if timeout is None else REAL_CLOCK.now() + timeout
-        while True:
-            self._stirred.clear()
-            if self._lend() and not self._lent and not self.done.is_set():
-                self._lent = True
-                continue  # what was woken before this stirred nobody
-            if enough():
-                self._stirred.set()  # for others who wait too
-                return True
-            left = None if until is None else until - REAL_CLOCK.now()
-            if left is not None and left <= 0:
-                return False
-            self._stirred.wait(left)
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Ask the run to stop: nothing new starts, and what runs is stopped where that is possible."""
@@ -375,38 +247,9 @@ class Engine:
 
     def close(self) -> None:
         """End the use of the backend; called when the run is over."""
-        if self._session is not None:
-            part(self._session, self._leaves)
-            self._session = None  # it refers to this engine, and the two would wait for the collector
+        self._sessions.close(self._leaves)
         if self.recorder is not None or self._keeping is not None:
-            self.__dict__.clear()  # and so does `completed`, where there is more to a completion
-        for place in self._places.values():
-            place.close(self._leaves)
-
-    def _lend(self) -> bool:
-        """Lend this thread to whoever has none of its own; return whether somebody wants it again."""
-        if self._session is None:
-            return False
-        wanted = bool(self._session.attend())
-        for place in list(self._places.values()) if self._places else ():
-            wanted = bool(place.session.attend()) or wanted
-        return wanted
-
-    def _open_place(self, name: str) -> None:
-        """Open what performs the nodes of a place; its workers join by a report, as all do."""
-        if name not in self._places and self._place is not None:
-            place = self._place(name)
-            # Who waits already may be wanted by it, and whoever made the graph grow has another context.
-            left = self._uses(name, place)
-            self._places[name] = self._context.copy().run(PlaceHost, self, name, place, self._place_of, left)
-            self._stirred.set()
-
-    def _session_of(self, worker: int) -> Session:
-        assert self._session is not None
-        if not self._place_of:
-            return self._session
-        place = self._place_of.get(worker)
-        return self._session if place is None else place.session
+            self.__dict__.clear()  # `completed` refers to the engine, where there is more to a completion
 
     def watch(self, event: Settable) -> None:
         """Set an event whenever there are new facts; its reader clears it."""
@@ -677,7 +520,7 @@ class Engine:
         self.ended = self.state.finished_at if self.state.finished else self.now()
         self._timers.stop()
         self.done.set()
-        self._stirred.set()
+        self._sessions.stirred.set()
         self.tell()
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:
@@ -707,86 +550,68 @@ class Engine:
                 event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
                 event = self._bound(event)
-                lost = self._values_lost(range(len(self.values), len(self._bindings.fns)))
+                growing, past = self.growing, self._past
+                lost = past and past.lost(self.state, self.values, growing.bindings.takes, growing.bound)
                 if lost:
                     yield Begun(self.now(), lost=lost)
                 yield event
                 self._after_growth(event)
             else:
                 if type(event) is Finished:
-                    self._keep(event)
+                    self.ends.keep(event, self.state)
                 elif type(event) is Signalled or type(event) is Rejected:
-                    self._keep_answer(event)
+                    self.ends.keep_answer(event, self.state)
                 yield event
 
     def _bound(self, event: Finished | RuleEvaluated) -> Stimulus:
         """Bind what the graph is to grow by. What does not fit fails the rule, or the attempt that left it."""
         assert event.growth is not None
+        growing = self.growing
         current = isinstance(event, RuleEvaluated) or self.state.current(event.attempt)
         try:
             if current:
-                if self._shared:
-                    self._fork()
-                self.growing.bind(self.state, event.growth)
+                if growing.shared:
+                    growing.fork(self.state, self._backend.capabilities.delegates)
+                    self._point()
+                growing.bind(self.state, event.growth)
                 if self._keeping is not None:
-                    self._keeping.check(range(len(self.values), len(self._bindings.fns)), self.values)
+                    self._keeping.check(growing.bound, self.values)
         except DagridError as error:
             if isinstance(event, RuleEvaluated):
-                return self.growing.failed(event.rule, event.at, error, event.reads)
+                return growing.failed(event.rule, event.at, error, event.reads)
             event.outcome, event.value, event.growth = Outcome.FAILED, error, None
             event.error, event.retryable = described(error), False
         if isinstance(event, Finished):
-            self._keep(event)
+            self.ends.keep(event, self.state)
         return event
 
-    def _fork(self) -> None:
-        """The graph is about to grow: let go of the plan and the bindings that other runs of it use."""
-        self._shared = False
-        bindings = self._bindings = self._bindings.copy()
+    def _point(self) -> None:
+        """Make calls of the plan and the bindings, which are others or have more to tell."""
+        bindings = self.growing.bindings
+        self.call_of = self._calls.made_of(self.state, bindings)
         if self._keeping is not None:
             self._keeping.sources = bindings.sources
-        self.state.plan = self.state.plan.copy(bindings.takes, bindings.places)
-        self.state.plan.delegates = self._backend.capabilities.delegates
-        self.growing.bindings = bindings
-        self._point()
-
-    def _point(self) -> None:
-        """The plan or the bindings are others: calls are made of them."""
-        self.call_of = self._calls.made_of(self.state, self._bindings)
-        self._allow_chains()
-
-    def _allow_chains(self) -> None:
-        """Let calls travel together, where the backend can, and nothing has to be known of one before the next may begin."""
-        self.state.chains = self._backend.capabilities.chains and self.recorder is None and not self._bindings.lineages
-
-    def _regrow(self, growth: Growth, rules: list[Rule]) -> None:
-        """Make the plan and the bindings again what they were after a patch, whose facts are in a snapshot."""
-        self.growing.bind(self.state, growth)
-        self.growing.restore([rule[0] for rule in growth.rules], rules)
-        self.state.plan.grow(growth.nodes)
-        self.growing.taken(self.state)
+        # Calls travel together where the backend can, and nothing has to be known of one before the next may begin.
+        chains = self._backend.capabilities.chains
+        self.state.chains = chains and self.recorder is None and not bindings.lineages
 
     def _after_growth(self, event: Stimulus) -> None:
         known = len(self.values)
-        plan = self.state.plan
+        growing, plan = self.growing, self.state.plan
         if isinstance(event, RuleEvaluated) and event.rule not in self.state.rules:
-            self.growing.applied(event.rule)
+            growing.applied(event.rule)
         if len(plan.names) == known:
-            self.growing.forget(self.state)
+            growing.forget(self.state)
             return
-        self.growing.taken(self.state)
-        if plan.adds or self._bindings.lineages or self._bindings.reads:
+        growing.taken(self.state)
+        bindings = growing.bindings
+        if plan.adds or bindings.lineages or bindings.reads:
             self._point()
-        places = self._bindings.places
+        places = bindings.places
         if places:
             for node in range(known, len(plan)):
                 if node in places:
-                    self._open_place(places[node])
-
-    @property
-    def rules(self) -> Mapping[int, Rule]:
-        """The rules that may still be asked, by number."""
-        return self.growing.rules
+                    self._sessions.open_place(places[node], self, self._uses)
 
     def drop(self, until: int) -> None:
         """Drop the values that nobody needs any more after what the journal says up to a place."""
@@ -799,7 +624,7 @@ class Engine:
             if not watcher.is_set():  # it reads after it has cleared the event
                 watcher.set()
         if self.state.held:
-            self._stirred.set()  # somebody may wait until nothing else is left
+            self._sessions.stirred.set()  # somebody may wait until nothing else is left
 
     def give_up(self, error: Exception) -> None:
         """End the run here, with this error: what cannot be recorded must not have an effect."""
@@ -823,99 +648,34 @@ class Engine:
 
     def perform(self, command: Command) -> None:
         if isinstance(command, Perform):
-            made = self._riding if self.state.riders else self.call_of
-            self._session_of(command.worker).perform(Bundle(command.worker, list(map(made, command.attempts))))
+            made = self.call_of
+            if self.state.riders:
+                made = partial(self._calls.riding, made)
+            self._sessions.of(command.worker).perform(Bundle(command.worker, list(map(made, command.attempts))))
         elif isinstance(command, Wake):
-            self._session_of(command.worker).wake(command.worker)
-            if self._lent:
-                self._stirred.set()
+            self._sessions.wake(command.worker)
         elif isinstance(command, SetTimer):
             self._timers.set(command.at, command.kind, command.subject, self._timers_due)
         elif isinstance(command, Recall):
-            self._session_of(command.worker).recall(command.worker, command.attempts)
+            self._sessions.of(command.worker).recall(command.worker, command.attempts)
         elif isinstance(command, Cancel):
-            self._session_of(command.worker).cancel(command.worker, command.attempt)
+            self._sessions.of(command.worker).cancel(command.worker, command.attempt)
         elif isinstance(command, Evaluate):
             self._questions.append(command.rule)
         elif isinstance(command, Finish):
             self._end()
 
-    def _riding(self, attempt: int) -> Call:
-        """Return a call, which may take the value of an attempt that has not completed."""
-        on = self.state.rides.get(attempt & NODE_MASK, -1)
-        if self.state.riders.get(on) != attempt:
-            return self.call_of(attempt)
-        self.values[on & NODE_MASK] = AWAITED
-        call = self.call_of(attempt)
-        call.rides = on
-        return call
-
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
         if event.extra is not None and event.outcome == Outcome.COMPLETED:
-            self._open_extra(event)
+            open_extra(event, self.state, self.growing)
         if event.outcome == Outcome.FAILED:
-            self._open_error(event)
+            open_error(event, self.state, self.draw, self.apart)
         if self.recorder is not None and event.outcome in _LEAVING_VALUES:
             try:
                 self.recorder.keep(event.attempt, event.value)
             except Exception as refusal:  # noqa: BLE001  # whatever the artifacts raise
                 self.give_up(refusal)
-
-    def _open_error(self, event: Finished) -> None:
-        raised = error_of(event, self.state.plan.names[event.attempt & NODE_MASK])
-        take_wish(event, raised, self.state, self.apart)
-        error = event.value
-        if event.outcome != Outcome.FAILED:
-            return
-        event.error = described(error)
-        event.draw = self.draw()
-        retry = self.state.plan.retries.get(event.attempt & NODE_MASK)
-        event.retryable = event.retryable and retry is not None and isinstance(error, retry.on)
-        event.retryable = event.retryable and said(error, "retryable", True)
-        event.tolerated = not self.apart and said(error, "tolerated", False)
-
-    def _open_extra(self, event: Finished) -> None:
-        node = event.attempt & NODE_MASK
-        try:
-            extra: Extra = opened(event.extra)
-            event.extra = extra
-            event.note = extra.note
-            event.growth = self.growing.left_by(extra, self.state.plan.adds.get(node))
-            if event.growth is not None and node in self.state.plan.handlers:
-                raise InvalidPatchError("A handler runs when the graph has ended, and appends nothing to it.")
-        except Exception as error:  # noqa: BLE001  # the user's code, and a patch that is not one fails the attempt
-            event.outcome, event.value, event.growth, event.extra = Outcome.FAILED, error, None, None
-
-    def _keep(self, event: Finished) -> None:
-        if not self.state.current(event.attempt):
-            return
-        node = event.attempt & NODE_MASK
-        if event.outcome == Outcome.COMPLETED:
-            self.values[node] = event.value
-            self.errors.pop(node, None)
-            if event.extra is not None and event.extra.key:
-                self._calls.keys[node] = event.extra.key
-            return
-        if self.values[node] is AWAITED:  # who was to ride on it may run without its value
-            self.values[node] = None
-        if event.outcome == Outcome.FAILED:
-            self.errors[node] = event.value
-            self.values[node] = getattr(event.value, "left", None)
-        elif event.outcome == Outcome.HELD:
-            self.left[node] = event.value
-
-    def _keep_answer(self, event: Signalled | Rejected) -> None:
-        """Keep what somebody said to a node that waits for it."""
-        if not waits(self.state, event.attempt):
-            return
-        node = event.attempt & NODE_MASK
-        self.left.pop(node, None)
-        if isinstance(event, Signalled):
-            self.values[node] = event.value
-            self.errors.pop(node, None)
-        else:
-            self.errors[node] = event.error
 
     def _timers_due(self) -> None:
         now = self.now()

@@ -29,6 +29,7 @@ class Growing:
     Attributes:
         names: those of all rules that the run has had, by number.
         rules: by number, those that may still be asked.
+        shared: whether other runs of the graph may use the plan and the bindings too, see `fork`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Growing:
         self._most = len(self.rules) + most_nodes
         self._binder = binder
         self.bindings = bindings
+        self.shared = True
         self._values = values
 
     def begin(self) -> Growth:
@@ -80,6 +82,23 @@ class Growing:
         if extra.patch is None:
             return None
         return self._growth(extra.patch, NO_KINDS if adds is None else adds, "this node")
+
+    @property
+    def bound(self) -> range:
+        """The nodes that are bound, and that the machine has not taken yet."""
+        return range(len(self._values), len(self.bindings.fns))
+
+    def fork(self, state: State, delegates: bool) -> None:
+        """The graph is about to grow: let go of the plan and the bindings that other runs of it use.
+
+        Args:
+            state: of the run, which gets a plan of its own.
+            delegates: whether the backend of the run finds resources that the run does not name.
+        """
+        self.shared = False
+        self.bindings = self.bindings.copy()
+        state.plan = state.plan.copy(self.bindings.takes, self.bindings.places)
+        state.plan.delegates = delegates
 
     def bind(self, state: State, growth: Growth) -> None:
         """Check and bind the nodes of a patch; the machine then takes it, or `forget` is called.
@@ -128,9 +147,10 @@ class Growing:
         """A rule was applied, and is asked no more: let go of it, and of what it holds."""
         self.rules.pop(number, None)
 
-    def restore(self, numbers: Sequence[int], rules: Sequence[Rule]) -> None:
-        """Put rules back where they were in a run that is resumed."""
-        for number, rule in zip(numbers, rules, strict=True):
+    def restore(self, state: State, growth: Growth, rules: Sequence[Rule]) -> None:
+        """Bind a patch again in a run that is resumed, and put its rules back where they were."""
+        self.bind(state, growth)
+        for (number, *_), rule in zip(growth.rules, rules, strict=True):
             self.names.extend([""] * (number + 1 - len(self.names)))
             self.names[number] = rule.name
             self.rules[number] = rule

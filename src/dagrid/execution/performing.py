@@ -254,7 +254,7 @@ class Report:
             [state.workers[one].name for one in used] if draft.slots or len(used) > 1 else [""] * len(used),
             None if len(used) < 2 else array("i", [number.get(one, -1) for one in state.where[:size]]),
             values,
-            {node: _allowed(error, draft.names[node]) for node, error in engine.errors.items()},
+            {node: _allowed(error, draft.names[node]) for node, error in engine.ends.errors.items()},
             _told(state, size, number),
             "",
             draft.names if draft.sent is None else [draft.names[node] for node in draft.sent],

@@ -137,7 +137,7 @@ class Run:
             RunError: this is a view of a run that has not ended.
         """
         self._check_own("waited for")
-        if not self._engine.settle(timeout):
+        if not self._signals.settle(timeout):
             raise TimeoutError(f"The run has not settled after {timeout:g} s; it goes on. Wait again, or cancel it.")
         if self.done:
             self._close()
@@ -180,7 +180,7 @@ class Run:
             StaleEpochError: somebody else has taken the run over.
         """
         self._check_own("given up")
-        self._signals.detach(self._engine.detach)
+        self._signals.detach()
         self._close()
 
     def wait_or_interrupt(self, held: HeldInterrupts) -> ExecutionResult:
@@ -230,7 +230,7 @@ class Run:
     @property
     def settled(self) -> bool:
         """Whether the run has ended, or nothing can happen any more until somebody gives a signal."""
-        return self._engine.is_settled()
+        return self._signals.settled()
 
     @property
     def unmet(self) -> dict[str, str]:
@@ -258,7 +258,7 @@ class Run:
         return ExecutionResult(
             engine.state,
             engine.values,
-            engine.errors,
+            engine.ends.errors,
             engine.began,
             engine.ended,
             failure,

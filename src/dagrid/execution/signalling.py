@@ -1,4 +1,4 @@
-"""What a task may ask for in place of a value, by what it raises; and how somebody answers a node that waits for it.
+"""How somebody answers nodes that wait for it; and how a run is waited for, or given up, in which nothing else can happen.
 
 It knows the state and the record of one run; when an answer is taken is for the engine.
 """
@@ -6,40 +6,16 @@ It knows the state and the record of one run; when an answer is taken is for the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from dagrid.errors import CapabilityError, RepeatTask, RunError, SkipTask, TaskError, WaitForSignal
+from dagrid.errors import RunError, TaskError
 from dagrid.execution.clock import Flag
+from dagrid.execution.ends import Ends
 from dagrid.execution.recording import Recorder
-from dagrid.machine.events import NODE_MASK, Finished, Outcome, Rejected, Signalled, Stimulus, attempt_id
-from dagrid.machine.signals import runs_no_more
+from dagrid.machine.events import NODE_MASK, Rejected, Signalled, Stimulus, attempt_id
 from dagrid.machine.state import State, Status
 from dagrid.ports import opened
-
-
-def take_wish(event: Finished, error: BaseException, state: State, apart: bool) -> None:
-    """Make of a failure what the task wanted by it, if it wanted anything; else give it the error as its value.
-
-    Args:
-        event: changed in place.
-        error: what the task raised.
-        state: of the run.
-        apart: whether nobody can reach the nodes of this run.
-    """
-    event.value = error
-    if isinstance(error, SkipTask):
-        event.outcome, event.error = Outcome.SKIPPED, str(error)
-    elif isinstance(error, RepeatTask):
-        done = runs_no_more(state, event.attempt & NODE_MASK)
-        event.outcome, event.error = Outcome.COMPLETED if done else Outcome.REPEATED, ""
-        event.value = error.value
-    elif isinstance(error, WaitForSignal) and apart:
-        said = "A node of a part of a graph cannot wait for a signal. Run the graph with DAG.start."
-        event.value = CapabilityError(said)
-    elif isinstance(error, WaitForSignal):
-        event.outcome, event.error = Outcome.HELD, error.prompt
-        event.value = error.value
 
 
 class Waited(Protocol):
@@ -51,9 +27,19 @@ class Waited(Protocol):
     now: Callable[[], float]
 
     @property
-    def left(self) -> Mapping[int, Any]: ...
+    def ends(self) -> Ends: ...
 
     def report(self, events: Sequence[Stimulus]) -> None: ...
+
+    def attend(self, timeout: float | None, enough: Callable[[], bool]) -> bool: ...
+
+    def enter(self) -> None: ...
+
+    def leave(self) -> None: ...
+
+    def is_stuck(self) -> bool: ...
+
+    def abandon(self) -> None: ...
 
 
 class Signals:
@@ -73,7 +59,7 @@ class Signals:
     def held(self, node: int) -> tuple[str, Any]:
         """Return what a node says that it waits for, and what its task left. Raises RunError: it does not wait."""
         attempt = self._attempt(node)
-        return self._engine.state.held[attempt & NODE_MASK], opened(self._engine.left.get(node))
+        return self._engine.state.held[attempt & NODE_MASK], opened(self._engine.ends.left.get(node))
 
     def give(self, node: int, value: Any) -> None:
         """Complete a node that waits. Raises RunError: it does not wait, or was answered already."""
@@ -95,10 +81,45 @@ class Signals:
             error = TaskError(f"Node {name!r} was rejected: {reason}", name)
             engine.report([Rejected(engine.now(), attempt, f"rejected: {reason}", error)])
 
-    def detach(self, detach: Callable[[], None]) -> None:
-        """Give the run up, while nobody is about to answer."""
+    def settle(self, timeout: float | None) -> bool:
+        """Wait until the run has settled; False when `timeout` seconds are over before."""
+        return self._engine.attend(timeout, self.settled)
+
+    def settled(self) -> bool:
+        """Return whether the run has ended, or nothing can happen any more until somebody gives a signal."""
+        engine = self._engine
+        if engine.done.is_set():
+            return True
+        if not engine.state.held:
+            return False
+        engine.enter()
+        try:
+            return engine.is_stuck()
+        finally:
+            engine.leave()
+
+    def detach(self) -> None:
+        """Give the run up here, while nobody is about to answer: whoever takes it over goes on with it.
+
+        Raises:
+            RunError: it has no checkpoint, has ended, or something goes on in it.
+        """
+        engine = self._engine
+        if engine.recorder is None:
+            raise RunError(
+                "The run has no checkpoint from which it could go on. Keep it, or start it with checkpoint=..."
+            )
         with self._lock:
-            detach()
+            engine.enter()
+            try:
+                if engine.done.is_set():
+                    raise RunError("The run has ended, and waits for nobody.")
+                if not engine.is_stuck():
+                    raise RunError("Something goes on in the run. Give it up when settle() has returned False.")
+                engine.recorder.park()
+                engine.abandon()
+            finally:
+                engine.leave()
 
     def _unanswered(self, node: int) -> int:
         attempt = self._attempt(node)
