@@ -40,10 +40,10 @@ def flow(folder: str):
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    """A coordinator with a signing key in a file, and two workers."""
+    """A coordinator with a signing key in a file, and two workers. Its backend is for graphs that are started by hand there."""
     folder = tmp_path_factory.mktemp("graphs")
     (folder / "key").write_text("a key of these tests\n")
-    env = {"DAGRID_COORDINATOR_SIGNING_KEY_FILE": str(folder / "key")}
+    env = {"DAGRID_COORDINATOR_SIGNING_KEY_FILE": str(folder / "key"), "DAGRID_BACKEND": "thread"}
     made = Fleet(folder, ("coordinator", "--coordinator.lease=6s"), env)
     made.start()
     for number in ("1", "2"):
@@ -55,7 +55,7 @@ def fleet(tmp_path_factory):
 
 def dagrid(fleet, *arguments):
     """Call the command where the modules are."""
-    env = {**os.environ, **fleet.env, "DAGRID_HOME": str(fleet.home)}
+    env = {**os.environ, **fleet.env, "DAGRID_HOME": str(fleet.home), "DAGRID_BACKEND": ""}
     return subprocess.run(
         [sys.executable, "-m", "dagrid", *arguments],
         cwd=fleet.flows,

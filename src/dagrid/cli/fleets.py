@@ -110,9 +110,10 @@ def fleet_of(call: Call) -> Fleet | None:
 def graph_variables(call: Call) -> dict[str, str]:
     """Return the variables with which a process that a coordinator starts can call it: the key, and where it is reached by name.
 
-    What else it shows and trusts, it finds where workers of this machine find it, in the environment and in the file of settings.
+    A backend that is named here is for graphs that are started by hand: those of queues are for the workers. What else it shows
+    and trusts, it finds where workers of this machine find it, in the environment and in the file of settings.
     """
-    found = {}
+    found = {BY_NAME["backend"].variable: ""}
     key = call.config["coordinator.signing_key"]
     if key:
         found[BY_NAME["coordinator.signing_key"].variable] = str(key)
