@@ -291,7 +291,8 @@ class Node(_Positional, frozen=True, kw_only=True):
         taken = self.taken()
         if self.reads:
             condition = None if self.when is None else self.when.node
-            taken = tuple([one for one in taken if one not in self.reads or one == condition])
+            reads = frozenset(self.reads)
+            taken = tuple([one for one in taken if one not in reads or one == condition])
         if not taken:
             return self.depends_on
         return tuple(dict.fromkeys((*self.depends_on, *taken)))

@@ -63,6 +63,8 @@ class _Lowering:
         self.workflow: Workflow = context.workflow
         self.names = Names([context.given, context.variables, os.environ])
         self.by_id = names_of(self.workflow)
+        self.ids = {one.name: one.id for one in self.workflow.steps if one.id}
+        self.refs = {name: Ref(name) for name in self.by_id.values()}
         self.waits = dependencies(self.workflow)
         self.taken = set(self.waits)
         self.shown = self._shown() if spread else {}
@@ -132,7 +134,7 @@ class _Lowering:
         spec = Spec(
             step=step,
             reads=reads,
-            ids={one.id: one.name for one in self.workflow.steps if one.id and one.name in reads},
+            ids={self.ids[one]: one for one in reads if one in self.ids},
             values=values,
             selector=wanted if step.kind == "dag" else {},
             is_first=not waits and handler is None,
@@ -166,7 +168,7 @@ class _Lowering:
             reads=tuple(one for one in reads if one not in waits),
             on_lost=step.on_worker_lost,
             continue_on=[word for word, is_meant in words.items() if is_meant],
-            arguments=Arguments((spec, *(Ref(one) for one in reads)), sources=reads),
+            arguments=Arguments((spec, *[self.refs[one] for one in reads]), sources=reads),
             **settings,
         )
 
