@@ -26,10 +26,12 @@ class Line:
 class Coordinator(Process):
     """One incarnation of the coordinator, with the engines of its own runs."""
 
-    def __init__(self, time: Time, number: int, may_die: MayDie) -> None:
+    def __init__(self, time: Time, number: int, may_die: MayDie, gives_up: Callable[[str], None]) -> None:
         super().__init__(f"c{number}")
         self.time = time
         self.may_die = may_die
+        self.gives_up = gives_up
+        self.present: dict[str, int] = {}  # the generations of workers
         self.ledger = Ledger(
             incarnation=self.name,
             lease=LEASE,
@@ -94,6 +96,12 @@ class Coordinator(Process):
 
     def pump(self) -> None:
         """Send what the ledger has to say."""
+        present = {worker.id: worker.generation for worker in self.ledger._workers.values()}
+        if present != self.present:
+            for worker, generation in self.present.items():
+                if present.get(worker) != generation:
+                    self.gives_up(worker)
+            self.present = present
         for link, message in self.ledger.take():
             if isinstance(link, Line):
                 assert isinstance(message, pb.Tell)

@@ -47,6 +47,7 @@ class World(Watch):
         self.executions: list[Execution] = []
         self.failures: Counter[tuple[str, str]] = Counter()
         self.crashed: set[str] = set()
+        self.given_up: dict[str, float] = {}  # when a coordinator last said that a worker is gone
         self.twinned: set[str] = set()
         self.abandoned: set[str] = set()
         self.calm = False
@@ -121,10 +122,17 @@ class World(Watch):
         if self.coordinator is not None and self.coordinator.alive:
             return
         self.number += 1
-        coordinator = self.coordinator = Coordinator(self.time, self.number, self.may_die)
+        coordinator = self.coordinator = Coordinator(self.time, self.number, self.may_die, self.gives_up)
         for work in self.submitted:
             if work.id not in self.remote and not work.done:
                 self.time.after(self.chance.random() * 0.3, coordinator, partial(coordinator.host, work))
+
+    def gives_up(self, worker: str) -> None:
+        """A coordinator says that a worker is gone. A run whose process is dead does not hear of it if that one dies too."""
+        self.given_up[worker] = self.time.now
+        for each in self.executions:
+            if each.worker.site.id == worker and each.attempt & NODE_MASK not in self.work(each.run).values:
+                each.given_up = True
 
     def start_worker(self, site: Site) -> None:
         self.number += 1
@@ -245,6 +253,7 @@ class World(Watch):
                 late = twin or node in work.plan().timeouts  # another try begins while the late one is being stopped
                 if same and not late and other.ended is None and other.worker.stopped_until <= self.time.now:
                     raise AssertionError(f"{execution.node} of {work.id} is exclusive, and runs twice")
+        execution.given_up = execution.worker.welcomed_at < self.given_up.get(execution.worker.site.id, -1.0)
         self.executions.append(execution)
         if execution.rode:
             self.time.seen.add("a chain")
@@ -424,7 +433,7 @@ class World(Watch):
             completed = [each for each in mine if each.node == node and each.completed]
             if work.id in self.crashed:
                 completed = [each for each in completed if not each.rode]
-            kept = [each for each in completed if each.fence not in gone]
+            kept = [each for each in completed if each.fence not in gone and not each.given_up]
             assert len(kept) <= 1, f"{node} of {work.id} ran to its end {len(kept)} times on workers that were there"
             if self.gentle and not work.chains:
                 began = [each for each in mine if each.node == node]

@@ -37,6 +37,7 @@ class Execution:
     began: float
     ended: float | None = None
     completed: bool = False
+    given_up: bool = False  # a coordinator said that the worker is gone before the run had its end
 
 
 @dataclass
@@ -84,6 +85,7 @@ class WorkerProcess(Process):
         self.day = 1e9  # its clock of day, which may be set
         self.end: End | None = None
         self.welcome = False
+        self.welcomed_at = -1.0
         self.tasks: dict[int, Task] = {}
         self.waiting: list[Task] = []
         self.running: list[Task] = []
@@ -122,7 +124,7 @@ class WorkerProcess(Process):
             self.time.after(0.5 + self.time.chance.random(), self, self.dial)
             return
         if down.HasField("welcome"):
-            self.welcome = True
+            self.welcome, self.welcomed_at = True, self.time.now
             self.duty.welcomed(down.welcome, self.now)
         assert self.welcome, "something came before the welcome"
         for part in down.parts:
