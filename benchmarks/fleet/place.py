@@ -37,19 +37,21 @@ class Place:
     Attributes:
         history: the runs of the home.
         folder: for what steps write.
+        flows: where workflows are from; what is there travels to workers.
         coordinator: the number of its process.
         port: where workers call.
     """
 
     history: History
     folder: Path
+    flows: Path
     coordinator: int
     port: int
 
     def submit(self, text: str) -> str:
         """Enqueue a workflow and return the id of the run."""
         name = text.partition("\n")[0].removeprefix("name: ")
-        return self.history.enqueue(name, About(source=f"{self.folder}/{name}.yaml", spec=text, queue=name))
+        return self.history.enqueue(name, About(source=f"{self.flows}/{name}.yaml", spec=text, queue=name))
 
     def written(self, megabytes: int) -> tuple[float, float, int]:
         """Run a step that writes so much.
@@ -94,7 +96,9 @@ def home(workers: int = WORKERS) -> Iterator[Place]:
         history = open_ones.enter_context(History(folder / "home"))
         for number in range(workers):
             open_ones.enter_context(_worker(port, LABELS[number % len(LABELS)]))
-        place = Place(history, folder, coordinator, port)
+        flows = folder / "flows"
+        flows.mkdir()
+        place = Place(history, folder, flows, coordinator, port)
         if workers:
             wait_all(place, submitted(place, 4))
             wait_all(place, submitted(place, 1, "child"))
