@@ -433,7 +433,9 @@ class World(Watch):
             completed = [each for each in mine if each.node == node and each.completed]
             if work.id in self.crashed:
                 completed = [each for each in completed if not each.rode]
-            kept = [each for each in completed if each.fence not in gone and not each.given_up]
+            kept = [each for each in completed if each.fence not in gone]
+            if work.id in self.crashed:
+                kept = [each for each in kept if not each.given_up]
             assert len(kept) <= 1, f"{node} of {work.id} ran to its end {len(kept)} times on workers that were there"
             if self.gentle and not work.chains:
                 began = [each for each in mine if each.node == node]

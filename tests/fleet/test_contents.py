@@ -103,6 +103,16 @@ def test_what_nobody_holds_is_dropped(contents: Contents) -> None:
     assert list(contents.pieces(digest)) == []
 
 
+def test_a_small_one_goes_with_the_file_that_was_made_of_it(contents: Contents) -> None:
+    """What is in memory becomes a file for who wants one, and neither stays when nobody holds it."""
+    digest = contents.put(b"small")
+    contents.hold("a", digest)
+    assert contents.path(digest).read_bytes() == b"small"
+    contents.release("a")
+    assert digest not in contents
+    assert not list(contents.folder.iterdir())
+
+
 def test_what_is_held_before_it_comes_stays_when_it_has_come(contents: Contents) -> None:
     contents.hold("a", digest_of(LARGE))
     for part in parts(LARGE, digest_of(LARGE)):

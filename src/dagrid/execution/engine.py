@@ -27,7 +27,7 @@ from dagrid.execution.hosts import OpeningHost
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.recording import Recorder, Recovered
 from dagrid.execution.restoring import Given, Past
-from dagrid.execution.sessions import OpenPlace, Sessions
+from dagrid.execution.sessions import OpenPlace, RunSessions
 from dagrid.execution.timers import Timers
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
@@ -135,7 +135,7 @@ class Engine:
             self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
         self._calls = Calls(self.values, cache, recorder)
         self.ends = Ends(self.values, self._calls.keys)
-        self._sessions = Sessions(place, self.done)
+        self._sessions = RunSessions(place, self.done)
         self._lock = threading.Lock()
         self._inbox: deque[Stimulus] = deque()
         self._questions: deque[int] = deque()

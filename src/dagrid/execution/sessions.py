@@ -16,7 +16,7 @@ from dagrid.ports import Backend, Host, Session, Use
 OpenPlace = Callable[[str], Backend]
 
 
-class Sessions:
+class RunSessions:
     """The sessions of one run. All but `attend` and `close` is called under its lock.
 
     Attributes:

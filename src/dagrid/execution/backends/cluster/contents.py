@@ -206,8 +206,8 @@ class Contents:
             return
         for digest in [each for each in self._sizes if each not in self._holders]:
             self._loose -= self._sizes.pop(digest)
-            if self._small.pop(digest, None) is None:
-                self._path(digest).unlink(missing_ok=True)
+            self._small.pop(digest, None)
+            self._path(digest).unlink(missing_ok=True)
             if self._loose <= self._spare:
                 return
 
