@@ -10,7 +10,7 @@ from __future__ import annotations
 from heapq import heappop, heappush
 
 from dagrid.machine.applying import record
-from dagrid.machine.decide import outdated, patched
+from dagrid.machine.asking import outdated, patched
 from dagrid.machine.events import NODE_MASK, Fact, Kind, RuleEvaluated
 from dagrid.machine.pick import has_room
 from dagrid.machine.state import COMPLETED, NOTHING_READ, READY, RUNNING, State
