@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from operator import itemgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from dagrid.errors import (
     hint,
     nearest,
 )
+from dagrid.execution.parameters import NO_PARAMETERS, Parameters, Task, matched, parameters_of, without_first
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.authoring import Task as MarkedTask
 from dagrid.graph.authoring import TaskBody
@@ -35,7 +36,6 @@ from dagrid.graph.node import Node
 if TYPE_CHECKING:
     from dagrid.execution.caching import Lineage
 
-Task = Callable[..., Any]
 Gather = Callable[[Sequence[Any]], Sequence[Any]]
 LOOP = "loop"
 """The place of nodes whose task is an `async def` function."""
@@ -143,19 +143,6 @@ class Bindings(msgspec.Struct, eq=False):
     def empty(self) -> list[int]:
         """The nodes without a task."""
         return [node for node, fn in enumerate(self.fns) if fn is None]
-
-
-class Parameters(msgspec.Struct, frozen=True):
-    """What a function asks for: names that may be passed by position, in order, then those passed by name only."""
-
-    positional: tuple[str, ...] = ()
-    keyword: tuple[str, ...] = ()
-    required: frozenset[str] = frozenset()
-    rest: bool = False
-    by_position_only: frozenset[str] = frozenset()
-
-
-NO_PARAMETERS = Parameters()
 
 
 class Gathered(msgspec.Struct, frozen=True):
@@ -403,14 +390,14 @@ class Binder(msgspec.Struct, eq=False):
         by_name = {names[number]: number for number in before}
         if inputs:
             by_name |= {parameter: by_name[source] for parameter, source in inputs.items()}
-        args, kwargs = _match(name, fn, asked, by_name, set(inputs or ()))
+        args, kwargs = matched(name, fn, asked, by_name, set(inputs or ()))
         return args, kwargs or None
 
     def _parameters(self, fn: Task) -> Parameters:
         if type(fn) is partial and fn.args and not fn.keywords:
             whole = self._parameters(fn.func)
             if len(fn.args) <= len(whole.positional):
-                return _without_first(whole, len(fn.args))
+                return without_first(whole, len(fn.args))
         if type(fn) is FunctionType and not hasattr(fn, "__wrapped__"):
             code = fn.__code__
             if not (code.co_argcount or code.co_kwonlyargcount or code.co_flags & inspect.CO_VARKEYWORDS):
@@ -420,16 +407,6 @@ class Binder(msgspec.Struct, eq=False):
             found = fn, parameters_of(fn)
             self._known[id(fn)] = found
         return found[1]
-
-
-@lru_cache(64)
-def _without_first(asked: Parameters, count: int) -> Parameters:
-    """Return what is left to ask for when the first parameters are bound, as a partial of a function does for each element."""
-    left = asked.positional[count:]
-    if not (left or asked.keyword or asked.rest):
-        return NO_PARAMETERS
-    bound = frozenset(asked.positional[:count])
-    return Parameters(left, asked.keyword, asked.required - bound, asked.rest, asked.by_position_only - bound)
 
 
 def bind(
@@ -542,84 +519,3 @@ def check_sources(bindings: Bindings, nodes: Iterable[int], names: Sequence[str]
                     names[node],
                     names[source],
                 )
-
-
-def parameters_of(fn: Task) -> Parameters:
-    """Return what a function asks for; a builtin that does not say is taken to ask for nothing."""
-    try:
-        signature = inspect.signature(fn)
-    except (ValueError, TypeError):
-        return NO_PARAMETERS
-    positional: list[str] = []
-    keyword: list[str] = []
-    required: set[str] = set()
-    only: set[str] = set()
-    rest = False
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            rest = True
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            (keyword if parameter.kind is parameter.KEYWORD_ONLY else positional).append(parameter.name)
-            if parameter.default is parameter.empty:
-                required.add(parameter.name)
-            if parameter.kind is parameter.POSITIONAL_ONLY:
-                only.add(parameter.name)
-    if not positional and not keyword and not rest:
-        return NO_PARAMETERS
-    return Parameters(tuple(positional), tuple(keyword), frozenset(required), rest, frozenset(only))
-
-
-def _match(
-    node: str, fn: Task, asked: Parameters, by_name: Mapping[str, int], explicit: set[str]
-) -> tuple[tuple[int, ...], dict[str, int]]:
-    args: list[int] = []
-    kwargs: dict[str, int] = {}
-    gap = False
-    for name in asked.positional:
-        if name not in by_name:
-            if name in asked.required:
-                raise _unbound(node, fn, name, by_name)
-            gap = True
-        elif not gap:
-            args.append(by_name[name])
-        elif name in asked.by_position_only:
-            raise _unbound(node, fn, asked.positional[len(args)], by_name)
-        else:
-            kwargs[name] = by_name[name]
-    for name in asked.keyword:
-        if name in by_name:
-            kwargs[name] = by_name[name]
-        elif name in asked.required:
-            raise _unbound(node, fn, name, by_name)
-    taken = {*asked.positional, *asked.keyword}
-    if asked.rest:
-        renamed = {by_name[name] for name in explicit}
-        kwargs |= {
-            name: number
-            for name, number in by_name.items()
-            if name not in taken and (name in explicit or number not in renamed)
-        }
-    elif explicit - taken:
-        stranger = sorted(explicit - taken)[0]
-        raise UnboundParameterError(
-            f"inputs of node {node!r} name the parameter {stranger!r}, which its task {_called(fn)} does not have."
-            f"{hint(nearest(stranger, taken))}",
-            node,
-            stranger,
-        )
-    return tuple(args), kwargs
-
-
-def _unbound(node: str, fn: Task, parameter: str, by_name: Mapping[str, int]) -> UnboundParameterError:
-    known = ", ".join(map(repr, list(by_name)[:8])) or "none"
-    return UnboundParameterError(
-        f"The task {_called(fn)} of node {node!r} has a parameter {parameter!r}, which names no predecessor (there are: {known})."
-        f"{hint(nearest(parameter, by_name))} Add an edge from it, bind it with inputs={{{parameter!r}: ...}}, "
-        f"or give it a default.",
-        node,
-        parameter,
-    )
-
-
-def _called(fn: Task) -> str:
-    return f"{getattr(fn, '__qualname__', None) or repr(fn)}()"

@@ -19,7 +19,8 @@ from typing import Any
 from dagrid.errors import TransferError
 from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends._worker import told, type_name
-from dagrid.execution.binding import Binder, Bindings, Task, gatherer
+from dagrid.execution.binding import Binder, Bindings, gatherer
+from dagrid.execution.parameters import Task
 from dagrid.execution.pickling import pack, unpack
 from dagrid.graph.node import Node
 from dagrid.graph.structure import Structure, paused_gc
