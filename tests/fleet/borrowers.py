@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
-from dagrid.execution.beginning import beginning, uses, waiting_retries
+from dagrid.execution.beginning import beginning, renewed, retry_timers, uses
 from dagrid.graph.node import Node
 from dagrid.machine.applying import apply
 from dagrid.machine.commands import Cancel, Command, Finish, Perform, Recall, SetTimer
@@ -25,13 +25,12 @@ from dagrid.machine.events import (
     Started,
     Stimulus,
     TimerDue,
-    TimerKind,
     WorkerGone,
     WorkerJoined,
     attempt_id,
 )
 from dagrid.machine.plan import Plan, Settings
-from dagrid.machine.state import RUNNING, State
+from dagrid.machine.state import State
 from dagrid.ports import Use
 from tests.fleet.network import Time
 from tests.machine.world import plan_of
@@ -118,16 +117,17 @@ class Engine:
             mine = self.in_use[use.worker] = InUse(use.worker, use.name)
             mine.flights.update({attempt: Flight() for attempt in use.queued})
             mine.flights.update({attempt: Flight(started=True) for attempt in use.started})
-        for at, retry in waiting_retries(state):
-            self._set_timer(SetTimer(at, TimerKind.RETRY, retry))
-        for node, status in enumerate(state.status):
-            if status == RUNNING and node in state.plan.timeouts:
-                at = state.started[node] + state.plan.timeouts[node]
-                self._set_timer(SetTimer(at, TimerKind.TIMEOUT, attempt_id(node, state.number_of(node))))
 
     def begin(self) -> None:
         """Take up what the store knows; the line is open."""
-        self.step(beginning(self.state, self.time.now, {}, {}, (), spared=[use.worker for use in self.listed]))
+        for timer in retry_timers(self.state, self.time.now):
+            self._set_timer(timer)
+        spared = [use.worker for use in self.listed]
+        self.step(beginning(self.state, self.time.now, {}, {}, (), spared=spared))
+        for worker in spared:
+            for command in renewed(self.state, worker):
+                self._obey(command)
+        self._send()
         if self.work.cancel:
             self.cancel()
 
@@ -254,12 +254,14 @@ class Engine:
         for fence, attempts in acks:
             if attempts:
                 self.ask.acks.add(run=self.work.id, fence=fence, attempts=attempts)
+        self.ask.close = self.work.done
+        self._send()
+        self.crash()
+
+    def _send(self) -> None:
         ask, self.ask = self.ask, pb.Ask()
-        if self.work.done:
-            ask.close = True
         if self.send is not None and ask.ByteSize():
             self.send(ask)
-        self.crash()
 
     def _commit(self, values: dict[int, int]) -> None:
         facts = list(self.state.facts(self.stored))
