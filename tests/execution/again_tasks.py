@@ -28,6 +28,16 @@ def dying(log: str, name: str, /, **before: Any) -> int:
     return found
 
 
-def growing(log: str) -> int:
+def growing(log: str, /, **before: Any) -> int:
     current().grow(Node("more", lambda: note(log, "more")))
     return step(log, "growing")
+
+
+def listed(log: str) -> list[int]:
+    note(log, "source")
+    return [20, 21]
+
+
+def element(log: str, number: int) -> int:
+    note(log, "element")
+    return 2 * number

@@ -18,9 +18,10 @@ from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
 from dagrid.assemble import restart, view
 from dagrid.errors import InvalidSettingError, RunError, RunTimeoutError, UnknownNodeError, UnknownRunError
 from dagrid.execution.recording import Checkpoint
+from dagrid.graph.grow import map_over
 from dagrid.stores import open_artifacts, open_store
 from dagrid.testing.gate import Gate, stand
-from tests.execution.again_tasks import dying, growing, step
+from tests.execution.again_tasks import dying, element, growing, listed, step
 from tests.execution.durable_tasks import noted
 from tests.execution.handler_tasks import sleep
 from tests.execution.wishing_tasks import ask
@@ -132,13 +133,23 @@ def test_what_is_no_part_of_a_run_stays_that(log: str, folder: str) -> None:
     assert again.node_result("d").reason == "not needed for the targets"
 
 
-def test_a_node_that_grew_the_graph_grows_it_once(log: str, folder: str) -> None:
-    """What it appended is there; it cannot be appended twice, and runs again only if it did not complete."""
-    node = Node("growing", partial(growing, log))
-    assert DAG([node]).run(backend="inline", checkpoint=folder).ok
-    again = dagrid.resume(folder, again=True, roots=["growing"], backend="inline")
-    assert again.ok
-    assert Counter(noted(log)) == {"growing": 2, "more": 1}
+def test_what_the_graph_grew_by_does_not_run_anew(log: str, folder: str) -> None:
+    """What was appended because of a value would stay as it was when that value changes, and the run would say that it succeeded."""
+    node = Node("growing", partial(growing, log), ["source"])
+    each = map_over("source", Node("each", partial(element, log)))
+    graph = DAG([Node("source", partial(listed, log)), node])
+    assert graph.run(backend="inline", checkpoint=folder, rules=[each]).ok
+    before = Counter(noted(log))
+    for root in ("growing", "source"):
+        with pytest.raises(
+            InvalidSettingError, match=r"'(growing|source)' cannot run anew .* dag.run\(from_run=result"
+        ):
+            dagrid.resume(folder, again=True, roots=[root], backend="inline")
+    assert Counter(noted(log)) == before
+    assert status_in_store(folder)[0] == "succeeded"
+    again = dagrid.resume(folder, again=True, roots=["each[0]"], backend="inline")
+    assert again.node_result("each[0]").attempts == 2
+    assert Counter(noted(log)) - before == {"element": 1}
 
 
 @pytest.mark.parametrize("name", ["b", "c"])

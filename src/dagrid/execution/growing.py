@@ -55,7 +55,7 @@ class Growing:
         try:
             if not rule.predicate(view):
                 return RuleEvaluated(number, now, reads=view.reads, looked=view.looked)
-            growth = self._growth(rule.body(view), rule.adds, "this rule", view.relies)
+            growth = self._growth(rule.body(view), rule.adds, "this rule", view.relies, view.taken)
         except Exception as error:  # noqa: BLE001  # a rule is the user's code; its failure fails the run, with its cause
             return self.failed(number, now, error, view.reads)
         return RuleEvaluated(number, now, growth, view.reads, looked=view.looked)
@@ -155,14 +155,16 @@ class Growing:
             self.names[number] = rule.name
             self.rules[number] = rule
 
-    def _growth(self, patch: Any, adds: Any, who: str, relies: frozenset[str] = NO_KINDS) -> Growth:
+    def _growth(
+        self, patch: Any, adds: Any, who: str, relies: frozenset[str] = NO_KINDS, taken: Iterable[int] = ()
+    ) -> Growth:
         if not isinstance(patch, Patch):
             raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
         nodes = patch.joined()
         check_declared(adds, nodes, patch.rules, who)
         rules = patch.rules
         if not rules:
-            return Growth(nodes, (), relies)
+            return Growth(nodes, (), relies, tuple(taken))
         with _NUMBERING:  # tasks that end at the same time may all bring rules
             first = len(self.names)
             if first + len(rules) > self._most:
@@ -173,7 +175,7 @@ class Growing:
             numbered = _numbered(first, rules)
             self.names += [rule.name for rule in rules]
             self.rules.update(enumerate(rules, first))
-        return Growth(nodes, numbered, relies)
+        return Growth(nodes, numbered, relies, tuple(taken))
 
 
 _NUMBERING = threading.Lock()

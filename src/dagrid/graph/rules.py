@@ -128,12 +128,14 @@ class View(msgspec.Struct, eq=False):
         reads: the state of each node that was looked at, or `UNENDED`.
         looked: what else was: a name that is not there, how many nodes (of a kind) there are, a kind that is not closed.
         relies: the kinds that were found closed.
+        taken: the nodes whose values were read.
     """
 
     snapshot: Snapshot
     reads: dict[int, int] = {}
     looked: dict[Topic, int] = {}
     relies: frozenset[str] = NO_KINDS
+    taken: set[int] = set()
 
     def __contains__(self, name: object) -> bool:
         if name in self.snapshot.index:
@@ -204,6 +206,7 @@ class View(msgspec.Struct, eq=False):
         number, status = self._look(name)
         if status != "completed":
             raise InvalidPatchError(f"Node {name!r} is {status} and has no result yet. Ask succeeded({name!r}) first.")
+        self.taken.add(number)
         return self.snapshot.value(number)
 
     def _look(self, name: str) -> tuple[int, str]:

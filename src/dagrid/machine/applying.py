@@ -233,6 +233,10 @@ def _patched(state: State, fact: Fact) -> None:
     state.drop_rule(fact.cause)
     if growth.relies:
         state.sealed |= growth.relies
+    if growth.taken:
+        state.grew.update(growth.taken)
+    if fact.node >= 0:
+        state.grew.add(fact.node)
     if len(state.ready) < len(plan.requests):
         state.ready.extend([] for _ in range(len(state.ready), len(plan.requests)))
     count = len(fact.numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from dagrid.errors import InvalidSettingError
 from dagrid.machine.applying import MOVES
 from dagrid.machine.events import UNSTARTED, Fact, Kind
 from dagrid.machine.state import COMPLETED, PENDING, READY, WAITING, State, dooms, make_ready, refresh, satisfies
@@ -16,6 +17,9 @@ def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> li
         state: of a run, ended or not.
         roots: what is to run anew although it completed.
         spared: what does not run in any case: it has a value from before, or is no part of the run.
+
+    Raises:
+        InvalidSettingError: the graph has grown by what one of them left, and what was appended stays in it.
     """
     anew = set(roots)
     stack = list(anew)
@@ -24,6 +28,12 @@ def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> li
             if after not in anew:
                 anew.add(after)
                 stack.append(after)
+    for node in sorted(anew & state.grew):
+        if state.status[node] == COMPLETED and node not in spared:
+            raise InvalidSettingError(
+                f"Node {state.plan.names[node]!r} cannot run anew in this run: nodes were appended because of what it left, and "
+                f"they stay as they are. Run the graph again: dag.run(from_run=result, roots=[...])."
+            )
     return [
         node
         for node, status in enumerate(state.status)

@@ -158,6 +158,7 @@ class State(msgspec.Struct, eq=False):
     rules: dict[int, RuleState] = {}
     adders: dict[str | None, int] = {}  # how many rules are left that may add a kind; None: that may add any
     remade: set[int] = set()  # nodes whose value was lost: what they append is there already
+    grew: set[int] = set()  # the nodes that the graph grew by: their values were read for a patch, or they brought one
     sealed: set[str] = set()  # the kinds that applied rules found closed
     dirty: list[int] = []  # rules to be asked
     asking: int = 0
