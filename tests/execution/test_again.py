@@ -134,7 +134,7 @@ def test_what_is_no_part_of_a_run_stays_that(log: str, folder: str) -> None:
 
 
 def test_what_the_graph_grew_by_does_not_run_anew(log: str, folder: str) -> None:
-    """What was appended because of a value would stay as it was when that value changes, and the run would say that it succeeded."""
+    """What was appended because of a value would stay as it was when the value changes, and the run would say nothing of it."""
     node = Node("growing", partial(growing, log), ["source"])
     each = map_over("source", Node("each", partial(element, log)))
     graph = DAG([Node("source", partial(listed, log)), node])
