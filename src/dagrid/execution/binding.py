@@ -52,8 +52,8 @@ class Binding(msgspec.Struct):
     """One node's: the function, the nodes whose values it takes by position and by name, how the former become arguments.
 
     `place` says where it has to run, if not with the others; `lineage` where the arguments of a cached node come from; `alone`
-    that its arguments can be made only when all that it waits for has ended; `reads` which of the values it may do without;
-    `outcome` that it is to be told how the run ended.
+    that its arguments can be made only when all that it waits for has ended; `needs`, of a node that reads others, which of the
+    values it may not do without; `outcome` that it is to be told how the run ended.
     """
 
     fn: Task | None
@@ -63,7 +63,7 @@ class Binding(msgspec.Struct):
     place: str = ""
     lineage: Lineage | None = None
     alone: bool = False
-    reads: frozenset[int] = frozenset()
+    needs: frozenset[int] | None = None
     outcome: bool = False
 
 
@@ -71,8 +71,8 @@ class Bindings(msgspec.Struct, eq=False):
     """By node number: the function, the nodes whose values are its positional arguments, and those passed by name.
 
     `gather` takes the positional arguments out of the list of all values; where they are the value of one node, as so often,
-    `single` is its number, and otherwise -1. `reads` has for few nodes those whose values they may do without; `outcomes` are the
-    handlers that are told how the run ended.
+    `single` is its number, and otherwise -1. `needs` has for the nodes that read others, which are few, those whose values they
+    may not do without; `outcomes` are the handlers that are told how the run ended.
     """
 
     fns: list[Task | None] = []
@@ -83,7 +83,7 @@ class Bindings(msgspec.Struct, eq=False):
     places: dict[int, str] = {}
     lineages: dict[int, Lineage] = {}
     alone: list[int] = []
-    reads: dict[int, frozenset[int]] = {}
+    needs: dict[int, frozenset[int]] = {}
     outcomes: set[int] = set()
 
     def append(self, binding: Binding) -> None:
@@ -94,8 +94,8 @@ class Bindings(msgspec.Struct, eq=False):
             self.lineages[len(self.fns)] = binding.lineage
         if binding.alone:
             self.alone.append(len(self.fns))
-        if binding.reads:
-            self.reads[len(self.fns)] = binding.reads
+        if binding.needs is not None:
+            self.needs[len(self.fns)] = binding.needs
         if binding.outcome:
             self.outcomes.add(len(self.fns))
         self.fns.append(binding.fn)
@@ -115,7 +115,7 @@ class Bindings(msgspec.Struct, eq=False):
             self.places.copy(),
             self.lineages.copy(),
             self.alone.copy(),
-            self.reads.copy(),
+            self.needs.copy(),
             self.outcomes.copy(),
         )
 
@@ -123,7 +123,7 @@ class Bindings(msgspec.Struct, eq=False):
         """Forget the bindings of all nodes from a number on."""
         for each in (self.fns, self.args, self.kwargs, self.gather, self.single):
             del each[count:]
-        for sparse in (self.places, self.lineages, self.reads):
+        for sparse in (self.places, self.lineages, self.needs):
             for node in [node for node in sparse if node >= count]:
                 del sparse[node]
         self.alone = [node for node in self.alone if node < count]
@@ -136,8 +136,8 @@ class Bindings(msgspec.Struct, eq=False):
     def takes(self, node: int) -> tuple[int, ...]:
         """Return the nodes whose values a node cannot do without."""
         sources = self.sources(node)
-        reads = self.reads.get(node) if self.reads else None
-        return sources if reads is None else tuple([one for one in sources if one not in reads])
+        needs = self.needs.get(node) if self.needs else None
+        return sources if needs is None else tuple([one for one in sources if one in needs])
 
     @property
     def empty(self) -> list[int]:
@@ -261,7 +261,7 @@ class Binder(msgspec.Struct, eq=False):
                 )
         reads = [index[one] for one in spec.reads]
         binding = self._bound(name, fn, spec, tuple(dict.fromkeys((*before, *reads))), names)
-        return msgspec.structs.replace(binding, reads=frozenset(reads), alone=True)
+        return msgspec.structs.replace(binding, needs=frozenset(before).difference(reads), alone=True)
 
     def _bound(
         self, name: str, fn: Task | None, spec: Node | None, before: Sequence[int], names: Sequence[str]
@@ -449,23 +449,26 @@ def call_filled(fn: Task, arguments: Arguments, /, *values: Any, **more: Any) ->
 def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Binding | None:
     """Bind arguments that are constants and whole values, or return None: the task itself is then called with them."""
     if not (arguments.sources or arguments.kwargs):
-        return Binding(fn, (), None, _with_constants(arguments.args, []) if arguments.args else None)
+        args = arguments.args
+        return Binding(fn, (), None, (lambda _: args) if args else None)
     kwargs: dict[str, int] = {}
     for name, one in (arguments.kwargs or {}).items():
         if type(one) is not Ref or one.path:
             return None
         kwargs[name] = numbers[one.node]
-    places: list[tuple[int, int]] = []
+    places: list[int] = []
+    numbered: list[int] = []
     for place, one in enumerate(arguments.args):
         kind = type(one)
         if kind is Group or (kind is Ref and one.path):
             return None
         if kind is Ref:
-            places.append((place, numbers[one.node]))
-    sources = tuple([number for _, number in places])
+            places.append(place)
+            numbered.append(numbers[one.node])
+    sources = tuple(numbered)
     if len(places) == len(arguments.args):
         return Binding(fn, sources, kwargs or None)
-    return Binding(fn, sources, kwargs or None, _with_constants(arguments.args, places))
+    return Binding(fn, sources, kwargs or None, _with_constants(arguments.args, places, gatherer(sources)))
 
 
 def call_when(fn: Task, path: tuple[Any, ...], condition: Any, *args: Any, **kwargs: Any) -> Any:
@@ -491,14 +494,19 @@ def _guarded(binding: Binding, condition: Ref, source: int) -> Binding:
     )
 
 
-def _with_constants(args: tuple[Any, ...], places: list[tuple[int, int]]) -> Gather:
+def _with_constants(args: tuple[Any, ...], places: Sequence[int], take: Gather) -> Gather:
+    """Return what puts the values that are taken into their places among the constants."""
     if not places:
         return lambda _: args
+    first, last = places[0], places[-1]
+    if last - first + 1 == len(places):
+        before, after = args[:first], args[last + 1 :]
+        return lambda values: [*before, *take(values), *after]
 
     def gather(values: Sequence[Any]) -> list[Any]:
         found = list(args)
-        for place, number in places:
-            found[place] = values[number]
+        for place, value in zip(places, take(values), strict=True):
+            found[place] = value
         return found
 
     return gather

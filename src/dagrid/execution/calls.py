@@ -66,7 +66,7 @@ class Calls:
         self._kwargs = bindings.kwargs
         requests = plan.requests
         self._needs = [needs_of(request) for request in requests] if len(requests) > 1 else NONE
-        asked = plan.adds or plan.handlers or plan.fail_when_lost or bindings.lineages or bindings.reads
+        asked = plan.adds or plan.handlers or plan.fail_when_lost or bindings.lineages or bindings.needs
         telling = self._recorder is not None or asked
         return self._telling if telling or any(self._needs) else self._plain
 
@@ -97,7 +97,7 @@ class Calls:
     def _telling(self, attempt: int) -> Call:
         """Where there are nodes that may tell more than their value, or have to be told more than their arguments."""
         node = attempt & NODE_MASK
-        call = self._reading(attempt) if node in self._bindings.reads else self._plain(attempt)
+        call = self._reading(attempt) if node in self._bindings.needs else self._plain(attempt)
         call.grows = node in self._plan.adds
         call.once = node in self._plan.fail_when_lost
         call.needs = self._needs[self._plan.groups[node]]
@@ -113,7 +113,8 @@ class Calls:
     def _reading(self, attempt: int) -> Call:
         """Return the call of a node that may look at values which are not there."""
         node = attempt & NODE_MASK
-        values = _Seen(self._values, self._bindings.reads[node], self._is_there)
+        missing = self._missing(node)
+        values = _Seen(self._values, missing) if missing else self._values
         fn, named = self._fns[node], self._kwargs[node] or {}
         assert fn is not None
         kwargs = {name: values[source] for name, source in named.items()}
@@ -127,27 +128,33 @@ class Calls:
         status = Verdict(ending.verdict).name.lower()
         return Outcome(status, tuple([self._names[node] for node in ending.failed]), ending.reason)
 
-    def _is_there(self, node: int) -> bool:
-        """Return whether a node has a value by now, or left one when it failed; one that is not recorded yet is none."""
-        status = self._state.status[node]
+    def _missing(self, node: int) -> set[int]:
+        """Return the nodes that a node reads and that have no value by now; one that is not recorded yet is none."""
+        status, values, recorder = self._state.status, self._values, self._recorder
+        fresh = frozenset(() if recorder is None else self._state.completed_since(recorder.committed))
+        doubtful = [
+            source
+            for source in self._bindings.sources(node)
+            if status[source] != COMPLETED or source in fresh or type(values[source]) is Kept
+        ]
+        return {source for source in doubtful if not self._is_there(source, fresh)} - self._bindings.needs[node]
+
+    def _is_there(self, node: int, fresh: Set[int]) -> bool:
+        """Return whether a node has a value by now, or left one when it failed."""
+        status, value = self._state.status[node], self._values[node]
         if status != COMPLETED:
-            return status in FAILURES and self._values[node] is not None
-        value = self._values[node]
-        if isinstance(value, Kept) and value.absent:
-            return False
-        recorder = self._recorder
-        return recorder is None or node not in self._state.completed_since(recorder.committed)
+            return status in FAILURES and value is not None
+        return node not in fresh and not (isinstance(value, Kept) and value.absent)
 
 
 class _Seen(Sequence[Any]):
     """The values of a run, with None in the place of those that a reader finds missing."""
 
-    __slots__ = ("_is_there", "_reads", "_values")
+    __slots__ = ("_missing", "_values")
 
-    def __init__(self, values: Sequence[Any], reads: Set[int], is_there: Callable[[int], bool]) -> None:
+    def __init__(self, values: Sequence[Any], missing: Set[int]) -> None:
         self._values = values
-        self._reads = reads
-        self._is_there = is_there
+        self._missing = missing
 
     def __len__(self) -> int:
         return len(self._values)
@@ -155,4 +162,4 @@ class _Seen(Sequence[Any]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self._values)))]
-        return None if place in self._reads and not self._is_there(place) else self._values[place]
+        return None if place in self._missing else self._values[place]

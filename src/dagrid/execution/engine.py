@@ -605,7 +605,7 @@ class Engine:
             return
         growing.taken(self.state)
         bindings = growing.bindings
-        if plan.adds or bindings.lineages or bindings.reads:
+        if plan.adds or bindings.lineages or bindings.needs:
             self._point()
         places = bindings.places
         if places:
