@@ -188,6 +188,19 @@ def test_a_chain_is_cut_once_between_two_parts() -> None:
         assert found.makespan == found.staged_makespan == 12
 
 
+@given(graph_parts(16), st.integers(2, 8), st.sampled_from(STRATEGIES))
+def test_without_imbalance_no_worker_has_two_nodes_more_than_another(
+    drawn: tuple[list[str], Pairs], k: int, strategy: str
+) -> None:
+    """Balanced to one node is said of him who has least as well."""
+    names, pairs = drawn
+    found = build(names, pairs).partition(k, strategy, max_imbalance=0.0)
+    loads = [0] * min(k, len(names))
+    for part, own in zip(found.parts, found.worker_of, strict=True):
+        loads[own] += len(part)
+    assert max(loads, default=0) - min(loads, default=0) <= 1
+
+
 def test_costs_count_and_level_based_cuts_between_levels() -> None:
     """One long node weighs as much as its level; the node's own cost counts where none is given."""
     dag = (
@@ -302,6 +315,8 @@ def test_it_draws_itself() -> None:
         ({"k": True}, InvalidSettingError, "whole number"),
         ({"strategy": "level_base"}, InvalidSettingError, "Did you mean 'level_based'?"),
         ({"strategy": None}, InvalidSettingError, "There are: 'level_based'"),
+        ({"strategy": ["balanced"]}, InvalidSettingError, "There are: 'level_based'"),
+        ({"costs": 5}, InvalidNodeError, "by the name of a node"),
         ({"max_imbalance": -0.1}, InvalidSettingError, "max_imbalance"),
         ({"max_iterations": -1}, InvalidSettingError, "max_iterations"),
         ({"max_imbalanc": 1}, InvalidSettingError, "Did you mean 'max_imbalance'?"),

@@ -535,21 +535,22 @@ _FORWARD: list[Callable[[Weighted, Draw], list[int]]] = [
 _ORDERS = [order for make in _FORWARD for order in (make, _backwards(make))]
 
 
-def smallest_cut(graph: Weighted, parts: int, cap: float, passes: int, work: int | None = None) -> list[int]:
-    """Return a part for each node such that no part is heavier than the cap, if that can be found, and the cut is small.
+def smallest_cut(graph: Weighted, caps: Sequence[float], passes: int, work: int | None = None) -> list[int]:
+    """Return a part for each node such that no part is heavier than its cap, if that can be found, and the cut is small.
 
     Args:
         graph: what is partitioned; it has at least as many nodes as there are parts.
-        parts: how many; parts are numbered such that edges lead to the same or a higher one. None is empty.
-        cap: what a part should weigh at most.
+        caps: what each part should weigh at most; parts are numbered such that edges lead to the same or a higher one. None is
+            empty.
         passes: of refinement on each graph.
         work: how many edges may be looked at, about; None is what a second or two allow, and less for small graphs.
     """
+    parts = len(caps)
     if parts == 1:
         return [0] * len(graph)
     if work is None:
         work = min(WORK, _WORK_PER_SIZE * graph.size())
-    search = _Search(graph, [cap] * parts, passes, Draw(len(graph) * 31 + parts))
+    search = _Search(graph, caps, passes, Draw(len(graph) * 31 + parts))
     search.offer(chunks(graph, depth_first(graph), search.caps, _FEW_PLACES))
     if parts == 2:
         search.improve(work)

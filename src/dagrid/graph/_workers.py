@@ -79,13 +79,14 @@ def makespan(graph: Timed, worker: Sequence[int]) -> float:
     return end
 
 
-def earliest_finish(graph: Timed, weights: Sequence[float], workers: int, cap: float) -> list[int]:
+def earliest_finish(graph: Timed, weights: Sequence[float], caps: Sequence[float]) -> list[int]:
     """Return a worker for each node: where it would start first; of those, where most of its inputs are.
 
     Args:
-        weights: what a node counts towards the cap.
-        cap: how much a worker may get; if no one has room for a node, the one with the least gets it.
+        weights: what a node counts towards the caps.
+        caps: how much each worker may get; if no one has room for a node, the one with the most left gets it.
     """
+    workers = len(caps)
     rank = [0] * len(graph.order)
     for at, node in enumerate(graph.order):
         rank[node] = at
@@ -109,9 +110,7 @@ def earliest_finish(graph: Timed, weights: Sequence[float], workers: int, cap: f
                 at, arrives = worker[one], finish[one] + delay
                 starts = [start if own == at or start > arrives else arrives for own, start in enumerate(starts)]
         weight = weights[node]
-        open_ones = [own for own in range(workers) if load[own] + weight <= cap] or [
-            min(range(workers), key=load.__getitem__)
-        ]
+        open_ones = [own for own in range(workers) if load[own] + weight <= caps[own]] or [_emptiest(load, caps)]
         own = min(open_ones, key=lambda one: (starts[one], -inputs[one], load[one], one))
         worker[node] = own
         finish[node] = free[own] = starts[own] + graph.costs[node]
@@ -120,15 +119,16 @@ def earliest_finish(graph: Timed, weights: Sequence[float], workers: int, cap: f
 
 
 def level_by_level(
-    graph: Timed, levels: Sequence[Sequence[int]], weights: Sequence[float], workers: int, cap: float
+    graph: Timed, levels: Sequence[Sequence[int]], weights: Sequence[float], caps: Sequence[float]
 ) -> list[int]:
     """Return a worker for each node: the one that has most of its inputs and room left for nodes of this level.
 
     Args:
         levels: the nodes of each level.
-        weights: what a node counts towards the cap.
-        cap: how much a worker may get in all; if no one has room for a node, the one with the least gets it.
+        weights: what a node counts towards the caps.
+        caps: how much each worker may get in all; if no one has room for a node, the one with the most left gets it.
     """
+    workers = len(caps)
     worker = [-1] * len(graph.order)
     load = [0.0] * workers
     delay_of = _delays_into(graph)
@@ -143,15 +143,21 @@ def level_by_level(
             inputs = [0.0] * workers
             for one, delay in zip(graph.before[node], delay_of[node], strict=True):
                 inputs[worker[one]] += 1 + delay
-            open_ones = [own for own in range(workers) if here[own] + weight <= room and load[own] + weight <= cap]
+            open_ones = [
+                own for own in range(workers) if here[own] + weight <= room and load[own] + weight <= caps[own]
+            ]
             if open_ones:
                 own = min(open_ones, key=lambda one: (-inputs[one], here[one], load[one], one))
             else:
-                own = min(range(workers), key=load.__getitem__)
+                own = _emptiest(load, caps)
             worker[node] = own
             here[own] += weight
             load[own] += weight
     return worker
+
+
+def _emptiest(load: Sequence[float], caps: Sequence[float]) -> int:
+    return min(range(len(caps)), key=lambda own: load[own] - caps[own])
 
 
 def stages(graph: Timed, worker: Sequence[int]) -> list[int]:

@@ -125,8 +125,10 @@ def node_costs(dag: DAG, costs: Mapping[str, float] | None = None) -> list[float
 
     Raises:
         UnknownNodeError: a cost for a node that is not there.
-        InvalidNodeError: a cost that is not a finite number from 0 up.
+        InvalidNodeError: a cost that is not a finite number from 0 up, or no costs by name.
     """
+    if costs is not None and not isinstance(costs, Mapping):
+        raise InvalidNodeError(f"costs are seconds by the name of a node, such as {{'load': 2.5}}, not {costs!r}.")
     found = [1.0] * len(dag)
     for at, spec in dag.specs.items():
         if spec.cost is not None:

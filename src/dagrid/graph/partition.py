@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapreplace
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
@@ -207,18 +208,21 @@ class _Work:
         self.weights = [cost / largest for cost in costs] if largest else [1.0] * len(costs)
         self.workers = min(k, len(costs))
         mean = math.fsum(self.weights) / max(1, self.workers)
-        self.cap = mean * (1 + max_imbalance)
+        cap = mean * (1 + max_imbalance)
+        self.caps = [cap] * self.workers
         if min(self.weights, default=1.0) == 1.0:
-            self.cap = max(self.cap, math.ceil(mean))
-        self.cap *= 1 + 1e-9
-        self.loosest = max(self.cap, mean + 1.0)
+            each, more = divmod(len(costs), max(1, self.workers))
+            exact = [each + (own < more) for own in range(self.workers)]
+            self.caps = [float(one) for one in exact] if not max_imbalance else [max(cap, math.ceil(mean))] * self.workers
+        self.caps = [cap * (1 + 1e-9) for cap in self.caps]
+        self.loosest = [max(cap, mean + 1.0) for cap in self.caps]
 
-    def largest(self, worker: Sequence[int]) -> float:
-        """Return the weight of the worker who has most."""
+    def fits(self, worker: Sequence[int], caps: Sequence[float]) -> bool:
+        """Return whether nobody has more than some workers, whichever these are, may have."""
         load = [0.0] * self.workers
         for node, own in enumerate(worker):
             load[own] += self.weights[node]
-        return max(load)
+        return all(one <= cap * (1 + 1e-6) for one, cap in zip(sorted(load), sorted(caps), strict=True))
 
     def packed(self) -> list[int] | None:
         """Return a worker for each node such that nothing is cut, if the separate pieces of the graph can be dealt out evenly."""
@@ -226,14 +230,14 @@ class _Work:
         if len(pieces) < self.workers:
             return None
         heft = [math.fsum(self.weights[node] for node in piece) for piece in pieces]
-        bins = [(0.0, 0)] * self.workers
+        bins = [(0.0, 0, own) for own in range(self.workers)]
         worker = [0] * len(self.weights)
         for at in sorted(range(len(pieces)), key=lambda one: (-heft[one], one)):
-            own = min(range(self.workers), key=bins.__getitem__)
-            bins[own] = bins[own][0] + heft[at], bins[own][1] + 1
+            load, count, own = bins[0]
+            heapreplace(bins, (load + heft[at], count + 1, own))
             for node in pieces[at]:
                 worker[node] = own
-        return worker if self.largest(worker) <= self.cap else None
+        return worker if self.fits(worker, self.caps) else None
 
     def result(self, strategy: str, worker: Sequence[int], stage: Sequence[int]) -> Partition:
         """Return the partition whose parts are the pairs of stage and worker; edges lead to higher pairs, or within them."""
@@ -303,21 +307,21 @@ def _level_based(work: _Work) -> Partition:
     sums = [0.0]
     for node in order:
         sums.append(sums[-1] + work.weights[node])
-    shares = share_boundaries(sums, [1.0] * work.workers)
+    shares = share_boundaries(sums, work.caps)
     ends = [at for at in range(1, len(order)) if level[order[at - 1]] != level[order[at]]]
-    part = _cut_at(order, _at_levels(sums, shares, ends, work.cap))
-    if work.largest(part) > work.loosest:
+    part = _cut_at(order, _at_levels(sums, shares, ends, work.caps))
+    if not work.fits(part, work.loosest):
         part = _cut_at(order, shares)
     return work.result("level_based", part, part)
 
 
-def _at_levels(sums: Sequence[float], shares: Sequence[int], ends: Sequence[int], cap: float) -> list[int]:
-    """Return boundaries at ends of levels where every part stays within the cap, and otherwise near its share."""
+def _at_levels(sums: Sequence[float], shares: Sequence[int], ends: Sequence[int], caps: Sequence[float]) -> list[int]:
+    """Return boundaries at ends of levels where every part stays within its cap, and otherwise near its share."""
     parts, count = len(shares) - 1, len(sums) - 1
     found = [0]
     for number in range(1, parts):
-        low = sums[-1] - (parts - number) * cap
-        high = sums[found[-1]] + cap
+        low = sums[-1] - math.fsum(caps[number:])
+        high = sums[found[-1]] + caps[number - 1]
         first, last = found[-1] + 1, count - parts + number
         share = shares[number]
         options = [at for at in ends if first <= at <= last and low <= sums[at] <= high]
@@ -351,8 +355,8 @@ def _dealt_out(work: _Work, strategy: str) -> list[Partition]:
     level = level_numbers(work.structure)
     found = []
     for worker in (
-        earliest_finish(work.timed, work.weights, work.workers, work.cap),
-        level_by_level(work.timed, rows, work.weights, work.workers, work.cap),
+        earliest_finish(work.timed, work.weights, work.caps),
+        level_by_level(work.timed, rows, work.weights, work.caps),
     ):
         found += [
             work.result(strategy, worker, joined(work.timed, worker, stage))
@@ -378,9 +382,9 @@ def _communication_min(work: _Work) -> Partition:
 
 def _smallest(work: _Work, graph: Weighted) -> Partition:
     part: list[int] = []
-    for cap in (work.cap, work.loosest):
-        part = smallest_cut(graph, work.workers, cap, work.iterations)
-        if work.largest(part) <= cap * (1 + 1e-6):
+    for caps in (work.caps, work.loosest):
+        part = smallest_cut(graph, caps, work.iterations)
+        if work.fits(part, caps):
             break
     return work.result("communication_min", part, part)
 
@@ -395,7 +399,7 @@ _STRATEGIES: dict[str, Callable[[_Work], Partition]] = {
 def _check(k: object, strategy: object) -> None:
     if type(k) is not int or k < 1:
         raise InvalidSettingError(f"k, the number of workers, is a whole number from 1 up, not {k!r}.")
-    if strategy not in _STRATEGIES:
+    if not isinstance(strategy, str) or strategy not in _STRATEGIES:
         known = ", ".join(map(repr, _STRATEGIES))
         suggestion = nearest(strategy, _STRATEGIES) if isinstance(strategy, str) else None
         raise InvalidSettingError(
@@ -414,6 +418,7 @@ def _delays(structure: Structure, transfer: Transfer | None) -> list[list[float]
             raise InvalidSettingError(f"transfer is a number of seconds from 0 up, or some by edge, not {transfer!r}.")
         return [[float(transfer or 0)] * len(ends) for ends in structure.successors]
     found = [[0.0] * len(ends) for ends in structure.successors]
+    places: dict[int, dict[int, int]] = {}
     for edge, seconds in transfer.items():
         if not isinstance(edge, tuple) or len(edge) != 2:
             raise InvalidSettingError(f"transfer is given by edge, as (before, after), not by {edge!r}.")
@@ -423,9 +428,11 @@ def _delays(structure: Structure, transfer: Transfer | None) -> list[list[float]
             if name not in structure.index:
                 raise unknown_node(name, structure.index)
         before, after = structure.index[edge[0]], structure.index[edge[1]]
-        if after not in structure.successors[before]:
+        if before not in places:
+            places[before] = {one: place for place, one in enumerate(structure.successors[before])}
+        if after not in places[before]:
             raise UnknownNodeError(f"transfer names the edge {edge!r}, and the graph has none there.", edge[1])
-        found[before][structure.successors[before].index(after)] = float(seconds)
+        found[before][places[before][after]] = float(seconds)
     return found
 
 
