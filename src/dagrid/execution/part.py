@@ -188,6 +188,10 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     if before.from_file is not None:
         from dagrid.execution.saved import load  # tempfile and what it needs: few runs read a file
 
+        if not isinstance(before.from_file, (str, PathLike)):
+            raise InvalidSettingError(
+                f"from_file is the path of a file that result.save(path) wrote, not {before.from_file!r}."
+            )
         values = load(before.from_file)
         why = f"read from {before.from_file}"
         found.update({index[name]: (value, why) for name, value in values.items() if name in index})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -314,7 +315,7 @@ class ExecutionResult:
         )
         text = page.render(told)
         if path is not None:
-            with open(path, "w", encoding="utf-8", newline="\n") as file:
+            with open(os.path.expanduser(path), "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
         return text
 
