@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagrid.errors import (
     PoisonousTaskError,
@@ -19,6 +19,7 @@ from dagrid.errors import (
     TaskError,
     TaskSkippedError,
     TaskTimeoutError,
+    TransferError,
     UnknownNodeError,
     WorkerLostError,
 )
@@ -124,6 +125,13 @@ class ExecutionResult:
         self.backend_name = backend_name
         self.total_duration_seconds = ended - began
         self.unapplied_rules = [rules[number] for number in state.unapplied]
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: what the machine knows of a run stays where it ran."""
+        raise TransferError(
+            "The result of a run cannot be pickled. Take from it what is needed, such as result['node'] or result.counts(), keep "
+            "its values with result.save(path), or run with checkpoint=... and read it again with dagrid.resume."
+        )
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of a node.
