@@ -165,9 +165,6 @@ def start(
         epoch: of a run of that id that is there already and has not begun, such as one that waited in a queue.
         cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
             or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.
-
-    Raises:
-        StoreError: there is no such place for a cache, or it is not installed.
         targets: run these and all that they need. Here and in `roots` and `exclude` a text is the name of a node, or else a tag;
             a task or a function means every node that is made of it.
         roots: run these and all that follows from them. What they need from elsewhere must have a value: `given`, `from_run`.
@@ -175,7 +172,8 @@ def start(
         debug: run the debug nodes too. Without it only those run that are targets by name, and what these need.
         given: values by node; these nodes do not run. It goes before `from_run`, and that before `from_file`.
         from_run: the result of an earlier run: the nodes that completed in it have their values from there and do not run, even
-            if they are targets; but with `roots`, these and what follows from them run anew.
+            if they are targets; but with `roots`, these and what follows from them run anew. It is for the nodes that the graph
+            has from the start: what `rules` append runs anew, and what a task appended that does not run is not there.
         from_file: the same of a file that `result.save(path)` wrote.
 
     Setup nodes run once for a graph, before its first run that needs them and with its backend; this call then waits for them. A
@@ -185,6 +183,7 @@ def start(
         BaseException: what a setup node raised.
         PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
         BackendError: there is no such backend, or it is closed or not installed.
+        StoreError: there is no such place for a cache or a checkpoint, or what it needs is not installed.
     """
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
