@@ -38,7 +38,9 @@ from dagrid.opening import (
     CacheLike,
     CheckpointLike,
     Opened,
+    find_checkpoint,
     lent_places,
+    named,
     open_backend,
     open_cache,
     open_checkpoint,
@@ -163,9 +165,6 @@ def start(
         epoch: of a run of that id that is there already and has not begun, such as one that waited in a queue.
         cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
             or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.
-
-    Raises:
-        StoreError: there is no such place for a cache, or it is not installed.
         targets: run these and all that they need. Here and in `roots` and `exclude` a text is the name of a node, or else a tag;
             a task or a function means every node that is made of it.
         roots: run these and all that follows from them. What they need from elsewhere must have a value: `given`, `from_run`.
@@ -173,7 +172,8 @@ def start(
         debug: run the debug nodes too. Without it only those run that are targets by name, and what these need.
         given: values by node; these nodes do not run. It goes before `from_run`, and that before `from_file`.
         from_run: the result of an earlier run: the nodes that completed in it have their values from there and do not run, even
-            if they are targets; but with `roots`, these and what follows from them run anew.
+            if they are targets; but with `roots`, these and what follows from them run anew. It is for the nodes that the graph
+            has from the start: what `rules` append runs anew, and what a task appended that does not run is not there.
         from_file: the same of a file that `result.save(path)` wrote.
 
     Setup nodes run once for a graph, before its first run that needs them and with its backend; this call then waits for them. A
@@ -183,6 +183,7 @@ def start(
         BaseException: what a setup node raised.
         PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
         BackendError: there is no such backend, or it is closed or not installed.
+        StoreError: there is no such place for a cache or a checkpoint, or what it needs is not installed.
     """
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
@@ -222,11 +223,12 @@ def start(
         if opened_cache is not None and compiled.bindings.lineages:
             opened_cache()
         engine_of = _engines(compiled, place, places, clock, seed, opened_cache)
+        kept = open_checkpoint(opened, checkpoint) if checkpoint is not None else None
         if part.setup:
             set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
         recorder, began = None, 0.0  # 0: when it starts
-        if checkpoint is not None and run_id is not None and head is not None:
-            recorder = _record(opened, checkpoint, run_id, epoch, dag.name, clock)
+        if kept is not None and run_id is not None and head is not None:
+            recorder = _record(kept, run_id, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
         engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(keep, compiled, recorder))
         engine.began = began
@@ -254,8 +256,8 @@ def restart(
     if roots and not again:
         raise InvalidSettingError("roots says what of a run is to run once more. Say again=True too.")
     with Opened() as opened:
-        place_of_record = open_checkpoint(opened, checkpoint)
-        record = _chosen_run(place_of_record, run_id, UNENDED if not again else None)
+        place_of_record = find_checkpoint(opened, checkpoint)
+        record = _chosen_run(place_of_record, run_id, UNENDED if not again else None, named(checkpoint))
         head = read_head(place_of_record, record.run)
         settings: Settings = head["settings"]
         compiled = compiled_for(head["dag"], head["tasks"], settings)
@@ -314,7 +316,7 @@ def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: An
             graph.
 
     Raises:
-        UnknownRunError: there is no such run, or none that has not ended.
+        UnknownRunError: there is no such checkpoint or run, or none that has not ended; no folder is made.
         UnknownNodeError: one of the roots is no node of the run.
         TransferError: its graph cannot be rebuilt here; the run stays whose it is.
         StoreVersionError: a newer version of dagrid kept it.
@@ -335,13 +337,13 @@ def view(checkpoint: CheckpointLike, run_id: str | None = None, *, clock: Clock 
         run_id: which run; by default the newest, ended or not.
 
     Raises:
-        UnknownRunError: there is no such run.
+        UnknownRunError: there is no such checkpoint or run; no folder is made.
         TransferError: its graph cannot be rebuilt here.
         StoreVersionError: a newer version of dagrid kept it.
     """
     with Opened() as opened:
-        place_of_record = open_checkpoint(opened, checkpoint)
-        record = _chosen_run(place_of_record, run_id, None)
+        place_of_record = find_checkpoint(opened, checkpoint)
+        record = _chosen_run(place_of_record, run_id, None, named(checkpoint))
         head = read_head(place_of_record, record.run)
         compiled = compiled_for(head["dag"], head["tasks"], head["settings"])
         now = clock.now()
@@ -425,8 +427,14 @@ def _keeping(keep: Keep, compiled: Compiled, recorder: Recorder | None) -> Keepi
     return Keeping(kept, compiled.bindings.sources, None if recorder is None else recorder.value)
 
 
+def _text(run_id: object) -> str:
+    if not isinstance(run_id, str):
+        raise InvalidSettingError(f"run_id is a text such as 'monday', not {run_id!r}.")
+    return run_id
+
+
 def _checked_run_id(run_id: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", run_id) or run_id in (".", ".."):
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", _text(run_id)) or run_id in (".", ".."):
         raise InvalidSettingError(f"run_id {run_id!r} cannot be: give letters a to z, digits, '-', '_' and '.'.")
     return run_id
 
@@ -438,10 +446,7 @@ def _run_id(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name or 'run')}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
 
 
-def _record(
-    opened: Opened, checkpoint: CheckpointLike, run_id: str, epoch: int | None, name: str | None, clock: Clock
-) -> Recorder:
-    kept = open_checkpoint(opened, checkpoint)
+def _record(kept: Checkpoint, run_id: str, epoch: int | None, name: str | None, clock: Clock) -> Recorder:
     if epoch is None:
         epoch = kept.store.create(run_id, name=name or "", at=time())
     return Recorder(kept, run_id, epoch, 0, clock.now())
@@ -458,20 +463,20 @@ def _numbers(roots: Iterable[NodeRef], plan: Plan) -> list[int]:
     return [plan.index[name] for name in names]
 
 
-def _chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[str] | None) -> RunRecord:
-    """Return a run by its name, or the newest that has one of these statuses; None wants any."""
-    known = checkpoint.store.runs(ids=None if run_id is None else {run_id})
+def _chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[str] | None, shown: str) -> RunRecord:
+    """Return a run by its name, or the newest that has one of these statuses; None wants any. `shown` begins the messages."""
+    known = checkpoint.store.runs(ids=None if run_id is None else {_text(run_id)})
     for record in known:
         # One without facts ended before it had begun.
         if record.run == run_id or (run_id is None and record.facts and (wanted is None or record.status in wanted)):
             return record
     if run_id is not None:
         suggestion = nearest(run_id, [record.run for record in checkpoint.store.runs()])
-        raise UnknownRunError(f"The checkpoint has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
+        raise UnknownRunError(f"{shown} has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
     if wanted is None:
-        raise UnknownRunError("The checkpoint has no run. Start one with checkpoint=...")
+        raise UnknownRunError(f"{shown} has no run. Start one with checkpoint=...")
     newest = f" The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its result." if known else ""
-    raise UnknownRunError(f"The checkpoint has no run that has not ended.{newest}")
+    raise UnknownRunError(f"{shown} has no run that has not ended.{newest}")
 
 
 def _engines(

@@ -21,6 +21,7 @@ from dagrid.errors import (
     BackendNotInstalledError,
     InvalidSettingError,
     UnknownBackendError,
+    UnknownRunError,
     hint,
     nearest,
 )
@@ -40,6 +41,7 @@ VARIABLE = "DAGRID_BACKEND"
 CALLER = "caller"
 PLACES = COMMAND, HERE, LOOP, CALLER
 DEFAULT_CACHE = ".dagrid/cache"
+JOURNAL = "journal.db"
 BackendLike = str | Backend | FourMethods
 CacheLike = str | PathLike[str] | Artifacts | bool
 CheckpointLike = str | PathLike[str] | Checkpoint
@@ -289,23 +291,58 @@ def open_checkpoint(opened: Opened, checkpoint: CheckpointLike) -> Checkpoint:
 
     Raises:
         StoreError: it cannot be opened.
-        InvalidSettingError: it is a URL, and none of PostgreSQL's.
+        InvalidSettingError: it is neither a path nor a checkpoint, or a URL, and none of PostgreSQL's.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
-    from dagrid.stores import is_postgres, masked, open_artifacts, open_postgres, open_store
+    from dagrid.stores import is_postgres, open_artifacts, open_postgres, open_store
 
     if is_postgres(checkpoint):
         journal, values = open_postgres(checkpoint)
         opened.add(journal.close)
         opened.add(values.disconnect)  # a result may still be asked for a value
         return Checkpoint(journal, values)
-    if isinstance(checkpoint, str) and "://" in checkpoint:
-        raise InvalidSettingError(
-            f"A checkpoint is a folder, or postgresql://user@host/database; not {masked(checkpoint)!r}. Other stores go into a "
-            f"Checkpoint."
-        )
-    folder = Path(checkpoint)
-    store = open_store(folder / "journal.db")
+    folder = _folder(checkpoint)
+    store = open_store(folder / JOURNAL)
     opened.add(store.close)
     return Checkpoint(store, open_artifacts(folder / "values"))
+
+
+def find_checkpoint(opened: Opened, checkpoint: CheckpointLike) -> Checkpoint:
+    """Return what `open_checkpoint` does, but make no folder to look for a run in.
+
+    Raises:
+        UnknownRunError: nothing was ever kept in the folder.
+        StoreError, InvalidSettingError: see `open_checkpoint`.
+    """
+    from dagrid.stores import is_postgres
+
+    if not isinstance(checkpoint, Checkpoint) and not is_postgres(checkpoint):
+        folder = _folder(checkpoint)
+        if not (folder / JOURNAL).exists():
+            raise UnknownRunError(
+                f"{named(folder)} has no run, for it has no {JOURNAL}. Give the folder that the run was started with."
+            )
+    return open_checkpoint(opened, checkpoint)
+
+
+def named(checkpoint: CheckpointLike) -> str:
+    """Return what a checkpoint is called in a message, at the beginning of a sentence."""
+    if isinstance(checkpoint, Checkpoint):
+        return "The checkpoint"
+    from dagrid.stores import masked
+
+    return f"The checkpoint {masked(os.fspath(checkpoint))!r}"
+
+
+def _folder(checkpoint: object) -> Path:
+    from dagrid.stores import masked
+
+    if isinstance(checkpoint, (str, PathLike)):
+        text = os.fspath(checkpoint)
+        if "://" not in text or not isinstance(checkpoint, str):
+            return Path(os.path.expanduser(text))
+        checkpoint = masked(text)
+    raise InvalidSettingError(
+        f"A checkpoint is a folder, or postgresql://user@host/database; not {checkpoint!r}. Other stores go into a Checkpoint."
+    )

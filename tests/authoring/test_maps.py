@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -41,6 +42,28 @@ def test_what_depends_on_a_late_map_comes_while_the_graph_runs():
         names = ["plus[0]", "plus[1]", "plus", "times[0]", "times[1]", "times", "total", "total_3", "total_4"]
         assert sorted(result) == sorted([*graph.node_names(), *names])
     assert pickle.loads(pickle.dumps(graph)).run(backend="inline")["total"] == 2 * (101 + 102)
+
+
+def test_a_chain_of_maps_takes_memory_that_grows_with_its_length():
+    """Each map has all those before behind it, and needs to know none of them."""
+
+    @dag
+    def flow(length):
+        values = load(3)
+        for _ in range(length):
+            values = times.map(values)
+        return total(values)
+
+    def peak(length: int) -> int:
+        tracemalloc.start()
+        try:
+            assert len(flow.build(length).rules) == length + 1
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(10)
+    assert peak(1000) < 6 * peak(250)
 
 
 def test_a_chain_of_maps_goes_on_item_by_item():

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from dagrid import DAG, Node, dag, task
+from dagrid import DAG, Node, current, dag, task
 from dagrid.errors import HandleError, PlanError, StoreError, StoreVersionError, UnboundParameterError, UnknownNodeError
+from dagrid.graph.grow import map_over
 from tests.authoring import flows
 
 load: Any = flows.load
@@ -163,6 +164,26 @@ def test_values_from_an_earlier_run(place, tmp_path):
     assert graph.run(backend=place, from_run=first, given={"b": "B"})["c"] == "c(B)"
     renewed = graph.run(backend=place, from_run=first, roots=["b"])
     assert [renewed.node_results[name].attempts for name in "abcd"] == [0, 1, 1, 0]
+
+
+def test_what_a_graph_grew_by_is_not_taken_over():
+    """Rules append it again, to run again; what a task appended comes with the task, which `roots` names."""
+
+    def load() -> list[int]:
+        current().grow(Node("more", int))
+        return [1, 2]
+
+    graph = DAG([Node("load", load)])
+    rules = [map_over("load", Node("double", lambda number: 2 * number))]
+    first = graph.run(backend="inline", rules=rules)
+    assert sorted(first) == ["double[0]", "double[1]", "load", "more"]
+    again = graph.run(backend="inline", rules=rules, from_run=first)
+    assert {one.name: one.attempts for one in again.node_results.values()} == {
+        "load": 0,
+        "double[0]": 1,
+        "double[1]": 1,
+    }
+    assert sorted(graph.run(backend="inline", rules=rules, from_run=first, roots=["load"])) == sorted(first)
 
 
 def test_a_chosen_part_is_saved(tmp_path):

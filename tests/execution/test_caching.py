@@ -80,7 +80,7 @@ def hits(graph: DAG | list[Node], cache: Any, given: Any = None, **settings: Any
 def made(source: str, name: str = "fn", **given: Any) -> Any:
     """Return a function of a module that was written anew."""
     module: dict[str, Any] = {"__name__": "a_module", **given}
-    exec(source, module)
+    exec(compile(source, "a_module.py", "exec"), module)
     return module[name]
 
 
@@ -235,6 +235,22 @@ def test_a_value_is_read_anew_by_each_run(tmp_path):
             "from functools import cache\n@cache\ndef helper(): return 2\ndef fn(): return helper()",
         ),
         (
+            "class Model:\n  def __call__(self): return self.rate()\n  def rate(self): return 1\nfn = Model()",
+            "class Model:\n  def __call__(self): return self.rate()\n  def rate(self): return 10\nfn = Model()",
+        ),
+        (
+            "class Model:\n  def run(self): return self.rate()\n  def rate(self): return 1\nfn = Model().run",
+            "class Model:\n  def run(self): return self.rate()\n  def rate(self): return 10\nfn = Model().run",
+        ),
+        (
+            "def fn(by=len): return by.rate()\nclass Model:\n  def rate(self): return 1\nfn.__defaults__ = (Model(),)",
+            "def fn(by=len): return by.rate()\nclass Model:\n  def rate(self): return 2\nfn.__defaults__ = (Model(),)",
+        ),
+        (
+            "import functools\nclass Model:\n  @functools.cache\n  def run(self): return 1\ndef fn(): return Model().run()",
+            "import functools\nclass Model:\n  @functools.cache\n  def run(self): return 2\ndef fn(): return Model().run()",
+        ),
+        (
             "def fn(): return a() or 1\ndef a(): return b()\ndef b(): return a and 1",
             "def fn(): return a() or 1\ndef a(): return b()\ndef b(): return a and 2",
         ),
@@ -273,6 +289,57 @@ def test_closures_and_instances_count_by_their_values(tmp_path):
     assert not hits([Node("n", partial(Scale(4).times, 4), cache=True)], tmp_path / "methods")["n"]
 
 
+WRAPPING = """
+from functools import update_wrapper
+
+class Wrapped:
+    def __init__(self, fn, factor):
+        self.fn, self.factor = fn, factor
+        update_wrapper(self, fn)
+    def __call__(self):
+        return self.factor * self.fn()
+
+def base(): return 3
+@lambda fn: Wrapped(fn, 1)
+def helper(): return 4
+def calls(): return helper()
+"""
+
+
+def test_what_an_object_around_a_function_has_and_does_counts(tmp_path):
+    """A decorator that is a class has settings of its own, and may change."""
+
+    def wrapped(factor: int, source: str = WRAPPING) -> Any:
+        return made(source + f"fn = Wrapped(base, {factor})\n")
+
+    changed = WRAPPING.replace("self.factor *", "self.factor +")
+    assert hit_again(wrapped(1), wrapped(1), tmp_path)
+    for other in (wrapped(100), wrapped(1, changed), wrapped(1, WRAPPING.replace("return 3", "return 5"))):
+        assert not hits([Node("n", other, cache=True)], tmp_path)["n"]
+    assert not hit_again(made(WRAPPING, "calls"), made(changed, "calls"), tmp_path)
+
+
+def test_the_class_of_a_value_counts_where_it_is_of_the_package_of_the_task(tmp_path):
+    """As the functions do that it could have been written with; of other packages it is the name."""
+
+    def graph(rate: int, package: str) -> list[Node]:
+        source = f"class Model:\n  def rate(self): return {rate}\ndef model(): return Model()"
+        return [
+            Node("model", made(source, "model", __name__=package)),
+            Node("n", task_of_models, ["model"], cache=True),
+        ]
+
+    task_of_models = made("def fn(model): return model.rate()")
+    assert [
+        hits(graph(*each), tmp_path)["n"] for each in ((1, "a_module.x"), (1, "a_module.x"), (2, "a_module.x"))
+    ] == [
+        False,
+        True,
+        False,
+    ]
+    assert [hits(graph(*each), tmp_path)["n"] for each in ((1, "other"), (2, "other"))] == [False, True]
+
+
 def test_a_helper_that_is_defined_again_is_noticed_in_the_same_process(tmp_path):
     """In a notebook the function stays and what it calls is replaced."""
     module: dict[str, Any] = {"__name__": "a_module"}
@@ -294,6 +361,28 @@ def test_a_text_stands_for_the_code(tmp_path):
     assert not hits([Node("n", made("fn = lambda a=1: a + 2"), cache="v1")], tmp_path)["n"]
     power = partial(operator.pow, 2, 3)
     assert hit_again(power, power, tmp_path, "v1")
+
+
+def test_a_text_stands_for_the_code_of_classes_too(tmp_path):
+    """Of objects that are called, of methods and of what wraps a function; what they have counts all the same."""
+    model = "class Model:\n  def __init__(self, k): self.k = k\n  def __call__(self): return self.k\nfn = Model({})"
+    one, two = model, model.replace("return self.k", "return self.k + 0")
+    assert hit_again(made(one.format(1)), made(two.format(1)), tmp_path / "objects", "v1")
+    assert not hits([Node("n", made(one.format(2)), cache="v1")], tmp_path / "objects")["n"]
+    assert hit_again(made(one.format(1)).__call__, made(two.format(1)).__call__, tmp_path / "methods", "v1")
+    assert not hits([Node("n", made(one.format(2)).__call__, cache="v1")], tmp_path / "methods")["n"]
+    one, two = (
+        source + "fn = Wrapped(base, {})" for source in (WRAPPING, WRAPPING.replace("return 3", "return 3 + 0"))
+    )
+    two = two.replace("self.factor *", "0 + self.factor *")
+    assert hit_again(made(one.format(1)), made(two.format(1)), tmp_path / "wrapped", "v1")
+    assert not hits([Node("n", made(one.format(2)), cache="v1")], tmp_path / "wrapped")["n"]
+
+
+def test_a_text_stands_for_the_code_of_a_task_whose_value_is_unpacked(tmp_path):
+    """What calls it is ours."""
+    one, two = (task(unpack_to=2)(made(source)) for source in ("def fn(): return 1, 2", "def fn(): return 1, 2 + 0"))
+    assert hit_again(one.node.fn, two.node.fn, tmp_path, "v1")
 
 
 @pytest.mark.parametrize("fn", [os.getpid, partial(operator.add, 1, 2), dict])

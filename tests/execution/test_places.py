@@ -441,7 +441,7 @@ def run_until(run, completed):
             return
 
 
-def test_an_awaited_run_has_a_thread_of_the_loops_executor_for_its_caller():
+def test_an_awaited_run_has_a_thread_for_its_caller():
     """Not the loop's own thread, which must not be blocked."""
 
     async def main():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 from dagrid import DAG, ExecutionResult, Node, NodeStatus, RunStatus
-from dagrid.errors import UnknownNodeError
+from dagrid.errors import TransferError, UnknownNodeError
 from dagrid.execution.simulate import simulate
 
 DIAMOND = [Node("a"), Node("b", None, ["a"], cost=3.0), Node("c", None, ["a"]), Node("d", None, ["b", "c"])]
@@ -31,6 +35,15 @@ def test_the_figures_of_a_result(mixed: ExecutionResult) -> None:
     assert list(mixed) == ["a", "b", "c", "d", "x", "y"]
     assert "a" in mixed
     assert "z" not in mixed
+
+
+@pytest.mark.parametrize("travels", [pickle.dumps, cloudpickle.dumps, copy.copy])
+def test_a_result_does_not_travel_and_says_what_does(
+    mixed: ExecutionResult, travels: Callable[[object], object]
+) -> None:
+    """It would come as one that has no nodes and went well."""
+    with pytest.raises(TransferError, match=r"result\['node'\].*result\.save\(path\)"):
+        travels(mixed)
 
 
 def test_the_result_of_a_node(mixed: ExecutionResult) -> None:

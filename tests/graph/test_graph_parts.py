@@ -133,3 +133,21 @@ def test_a_name_is_resolved_before_a_tag():
     """`slow` is a node here, and a tag of another one."""
     assert resolve(["slow"], DIAMOND.structure, DIAMOND.specs, setting="targets") == {4: True}
     assert resolve(["side"], DIAMOND.structure, DIAMOND.specs, setting="targets") == {1: False, 2: False}
+
+
+def test_many_functions_and_tags_are_found_in_one_look_at_the_nodes():
+    """Else choosing one by one from a large graph takes time that grows with the square."""
+
+    class Counted(dict[int, Node]):
+        looks = 0
+
+        def items(self) -> Any:
+            Counted.looks += 1
+            return super().items()
+
+    made: list[list[Any]] = [[lambda at=at: at, f"tag {at}"] for at in range(100)]
+    dag = DAG([Node(f"n{at}", fn, tags=[tag]) for at, (fn, tag) in enumerate(made)])
+    specs = Counted(dag.specs)
+    for asked in zip(*made, strict=True):
+        assert list(resolve(asked, dag.structure, specs, setting="targets")) == list(range(100))
+    assert Counted.looks == 2

@@ -132,7 +132,7 @@ class Cached:
         Raises:
             CannotHashError: the code closes over something, or is called with something, that cannot be hashed.
         """
-        hasher = Hasher(by_name=bool(self.text))
+        hasher = Hasher(self.task, by_name=bool(self.text))
         python = f"{FORMAT} {sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}"
         parts = [hasher.of(python), hasher.of(self.text), hasher.task(self.task)]
         for place, value in enumerate(args):

@@ -222,6 +222,14 @@ class Engine:
         """
         return self._sessions.attend(timeout, enough or self.done.is_set)
 
+    def follow(self, call: Callable[[], object]) -> None:
+        """Have a function called when the run is over, from any thread and under the lock, so it must be short."""
+        self.enter()
+        try:
+            self._sessions.follow(call)
+        finally:
+            self.leave()
+
     def let_go(self) -> None:
         """Do nothing more for the run here: whoever takes it over goes on from what is recorded."""
         self.enter()
@@ -520,7 +528,7 @@ class Engine:
         self.ended = self.state.finished_at if self.state.finished else self.now()
         self._timers.stop()
         self.done.set()
-        self._sessions.stirred.set()
+        self._sessions.ended()
         self.tell()
 
     def _decide_and_perform(self, events: Sequence[Stimulus], worker: int) -> Call | None:

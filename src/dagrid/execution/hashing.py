@@ -10,7 +10,7 @@ import copyreg
 import dis
 import marshal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -31,6 +31,9 @@ from weakref import WeakKeyDictionary
 SCALARS: frozenset[type] = frozenset([NoneType, bool, int, float, complex, str, bytes, EllipsisType])
 _FORMAT = 2
 _FUNCTIONS_IN_C = (BuiltinFunctionType, type(str.join), type("".__add__), type(str.__add__))
+
+
+_Look = Callable[["Hasher", Any], bytes]
 
 
 class CannotHashError(Exception):
@@ -58,20 +61,39 @@ def combined(tag: str, parts: Iterable[bytes]) -> bytes:
 
 def innermost(fn: Any) -> FunctionType | None:
     """Return the function in whose code a task begins, behind what wraps it; None where there is no code to be read."""
-    while not isinstance(fn, FunctionType):
+    *_, last = _layers(fn)
+    return last if isinstance(last, FunctionType) else None
+
+
+def _layers(fn: Any) -> Iterator[Any]:
+    """Yield a task and what it wraps, one behind the other, down to code; of an object and of a method also the class."""
+    while fn is not None:
+        yield fn
+        if isinstance(fn, FunctionType):
+            return
         if isinstance(fn, partial):
-            fn = fn.func
+            fn = _called(fn)
         elif isinstance(fn, MethodType):
+            yield _kind(fn.__self__)
             fn = fn.__func__
         elif isinstance(fn, type):
             fn = _first(fn, "__init__") or _first(fn, "__new__")
-        elif hasattr(fn, "__wrapped__"):
-            fn = fn.__wrapped__
         else:
-            fn = None if isinstance(fn, _FUNCTIONS_IN_C) else _first(type(fn), "__call__")
-        if fn is None:
-            return None
-    return fn
+            yield type(fn)
+            if hasattr(fn, "__wrapped__"):
+                fn = fn.__wrapped__
+            else:
+                fn = None if isinstance(fn, _FUNCTIONS_IN_C) else _first(type(fn), "__call__")
+
+
+def _called(fn: partial[Any]) -> Any:
+    """Return what a partial calls; one of ours wraps a task, which is among its arguments."""
+    inner = (one for one in fn.args if callable(one)) if _package(fn.func) == "dagrid" else iter(())
+    return next(inner, fn.func)
+
+
+def _kind(owner: Any) -> type:
+    return owner if isinstance(owner, type) else type(owner)
 
 
 def _first(kind: type, name: str) -> FunctionType | None:
@@ -82,31 +104,36 @@ def _first(kind: type, name: str) -> FunctionType | None:
 class Hasher:
     """Makes fingerprints that belong together, so that what is shared between values is looked at once."""
 
-    __slots__ = ("_by_name", "_known", "_open")
+    __slots__ = ("_by_name", "_known", "_open", "_package")
 
-    def __init__(self, by_name: bool = False) -> None:
+    def __init__(self, task: Any = None, by_name: bool = False) -> None:
         """Begin.
 
         Args:
+            task: whose key they are for: in values too the classes of its package count by their code, others by their name.
             by_name: the name of the task stands for its code, unless it is a lambda; what is bound in it counts all the same.
         """
-        self._by_name = by_name
-        self._known: dict[int, tuple[object, bytes]] = {}
-        self._open: dict[int, int] = {}
+        self._package = _home(task)
+        self._by_name = {id(one): one for one in _layers(task)} if by_name else {}
+        self._known: dict[tuple[int, _Look], tuple[object, bytes]] = {}
+        self._open: dict[tuple[int, _Look], int] = {}
 
     def of(self, value: Any) -> bytes:
         """Return the fingerprint of a value; see `fingerprint`."""
         if type(value) in SCALARS:
             return _scalars("scalar", value)
-        return self._once(value, self._compound)
+        return self._once(value, Hasher._compound)
 
     def task(self, fn: Any) -> bytes:
         """Return the fingerprint of what a node calls: its code, and the values that are bound in it."""
-        return self._once(fn, self._task)
+        return self._once(fn, Hasher._task)
 
-    def _once(self, value: Any, look: Any) -> bytes:
-        """Look at something unless that has been done or is going on: in a circle, what counts is how far back it closes."""
-        place = id(value)
+    def _once(self, value: Any, look: _Look) -> bytes:
+        """Look at something unless that has been done or is going on: in a circle, what counts is how far back it closes.
+
+        A class and a function are more when they are looked at as code than as values.
+        """
+        place = id(value), look
         known = self._known.get(place)
         if known is not None:
             return known[1]
@@ -114,7 +141,7 @@ class Hasher:
             return combined("circle", [_number(len(self._open) - self._open[place])])
         self._open[place] = len(self._open)
         try:
-            found: bytes = look(value)
+            found = look(self, value)
         except RecursionError:
             raise CannotHashError(f"{_named(value)} is nested too deeply") from None
         finally:
@@ -137,7 +164,7 @@ class Hasher:
         if isinstance(value, (FunctionType, MethodType, partial)):
             return self._task(value)
         if isinstance(value, type):
-            return _name("class", value)
+            return self._class(value) if _package(value) == self._package else _name("class", value)
         if kind is ModuleType:
             return combined("module", [value.__name__.encode()])
         if kind is bytearray:
@@ -175,6 +202,9 @@ class Hasher:
         return combined("object", parts)
 
     def _maker(self, make: Any) -> bytes:
+        found = self._code(make, self._package)
+        if found is not None:
+            return found
         name = getattr(make, "__qualname__", "<")
         if "<" in name or isinstance(make, MethodType):
             return self.of(make)
@@ -188,36 +218,38 @@ class Hasher:
         if isinstance(fn, partial):
             return self._partial(fn)
         if isinstance(fn, MethodType):
-            owner = fn.__self__
-            if isinstance(owner, type):
-                return combined("class method", [self.task(fn.__func__), self._class(owner)])
-            return combined("method", [self.task(fn.__func__), self.of(owner), self._class(type(owner))])
+            return combined("method", [self.task(fn.__func__), self.of(fn.__self__), self._class(_kind(fn.__self__))])
         if isinstance(fn, type):
             return self._class(fn)
         if isinstance(fn, _FUNCTIONS_IN_C):
             return self._object(fn)
-        if hasattr(fn, "__wrapped__"):
-            return self.task(fn.__wrapped__)
-        return combined("callable", [self._compound(fn), self._class(type(fn))])
+        if not hasattr(fn, "__wrapped__"):
+            return combined("callable", [self._compound(fn), self._class(type(fn))])
+        inner = self.task(fn.__wrapped__)
+        if _first(type(fn), "__call__") is None:  # written in C, and has nothing of its own that counts
+            return inner
+        return combined("wrapper", [inner, self._compound(fn), self.of(type(fn))])
 
     def _partial(self, fn: partial[Any]) -> bytes:
-        if _package(fn.func) == "dagrid":  # it wraps a task, which is among its arguments
-            bound = [self.of(fn.args), self.of(fn.keywords)]
-            return combined("wrapped", [*bound, self.task(fn.func)])
         return combined("partial", [self.task(fn.func), self.of(fn.args), self.of(fn.keywords)])
 
     def _function(self, fn: FunctionType) -> bytes:
-        by_name, self._by_name = self._by_name, False
+        by_name = id(fn) in self._by_name and fn.__name__ != "<lambda>"
         shape = _shape(fn.__code__)
-        parts = [_function_name(fn) if by_name and fn.__name__ != "<lambda>" else shape.digest]
-        parts += [self.of(fn.__defaults__), self.of(fn.__kwdefaults__)]
-        package = _package(fn)
-        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
-            parts.append(self._enclosed(name, cell, package))
+        parts = [_function_name(fn) if by_name else shape.digest, *self._bound(fn)]
         if not by_name:
+            package = _package(fn)
             for name in shape.globals:
                 parts.extend(self._global(fn.__globals__.get(name, _NOTHING), name, package, shape.names))
         return combined("function", parts)
+
+    def _bound(self, fn: FunctionType) -> Iterator[bytes]:
+        """Yield what counts of the values that a function has beside its code."""
+        yield self.of(fn.__defaults__)
+        yield self.of(fn.__kwdefaults__)
+        package = _package(fn)
+        for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True):
+            yield self._enclosed(name, cell, package)
 
     def _enclosed(self, name: str, cell: Any, package: str) -> bytes:
         try:
@@ -258,10 +290,13 @@ class Hasher:
         if isinstance(value, type):
             return self._class(value) if _package(value) == package else None
         wrapped = value.__dict__.get("__wrapped__") if hasattr(value, "__dict__") else None
-        return self._code(wrapped, package) if wrapped is not None else None
+        found = self._code(wrapped, package)
+        if found is None or _package(type(value)) != package:
+            return found
+        return combined("wrapper", [self._class(type(value)), found])
 
     def _class(self, kind: type) -> bytes:
-        return self._once(kind, self._members)
+        return _name("class", kind) if id(kind) in self._by_name else self._once(kind, Hasher._members)
 
     def _members(self, kind: type) -> bytes:
         """Look at the methods and constants of a class and of those of its bases that its package has."""
@@ -272,17 +307,22 @@ class Hasher:
                 parts.append(_name("class", base))
             elif base is not object:
                 for name in sorted(vars(base)):
-                    parts.extend(self._member(name, vars(base)[name]))
+                    parts.extend(self._member(name, vars(base)[name], package))
         return combined("members", parts)
 
-    def _member(self, name: str, member: Any) -> Iterator[bytes]:
+    def _member(self, name: str, member: Any, package: str) -> Iterator[bytes]:
         if isinstance(member, property):
-            functions = [member.fget, member.fset, member.fdel]
+            inner = [member.fget, member.fset, member.fdel]
         else:
-            functions = [getattr(member, "__func__", None) or getattr(member, "func", None) or member]
-        for fn in functions:
-            if isinstance(fn, FunctionType) and not _is_written(name, fn):
-                yield from (name.encode(), self.task(fn))
+            inner = [getattr(member, each, None) for each in ("__func__", "func", "__wrapped__")]
+        for fn in [member] if isinstance(member, FunctionType) else inner:
+            if not isinstance(fn, FunctionType) or _is_written(name, fn):
+                continue
+            yield name.encode()
+            if _package(fn) == package:
+                yield self.task(fn)
+            else:  # such as those that every enum is given
+                yield combined("borrowed", [_name("function", fn), *self._bound(fn)])
         constant = None if name.startswith("__") else self._constant(member)
         if constant is not None:
             yield from (name.encode(), constant)
@@ -351,6 +391,13 @@ _NOTHING = object()
 def _is_written(name: str, fn: FunctionType) -> bool:
     """Return whether a method looks like those that `@dataclass` writes: they follow from the fields, which values have."""
     return name.startswith("__") and getattr(fn, "__wrapped__", fn).__code__.co_filename == "<string>"
+
+
+def _home(task: Any) -> str:
+    """Return the package that a task is from."""
+    while isinstance(task, partial):
+        task = _called(task)
+    return _package(task.__self__ if isinstance(task, MethodType) else task)
 
 
 def _package(thing: Any) -> str:

@@ -18,7 +18,7 @@ from dagrid.execution.binding import Bindings
 from dagrid.execution.results import ExecutionResult
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef
-from dagrid.graph.parts import Choice, check_values, choose, reach, resolve, special
+from dagrid.graph.parts import Choice, Meanings, check_values, choose, reach, resolve, special
 from dagrid.ports import opened
 
 Path = str | PathLike[str]
@@ -188,6 +188,10 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     if before.from_file is not None:
         from dagrid.execution.saved import load  # tempfile and what it needs: few runs read a file
 
+        if not isinstance(before.from_file, (str, PathLike)):
+            raise InvalidSettingError(
+                f"from_file is the path of a file that result.save(path) wrote, not {before.from_file!r}."
+            )
         values = load(before.from_file)
         why = f"read from {before.from_file}"
         found.update({index[name]: (value, why) for name, value in values.items() if name in index})
@@ -209,7 +213,8 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     if before.given is not None:
         if not isinstance(before.given, Mapping):
             raise InvalidSettingError(f"given is a dict of values by node, not {before.given!r}.")
+        meanings = Meanings(structure, specs, "given")
         for one, value in before.given.items():
-            for at in resolve([one], structure, specs, setting="given", tags=False):
+            for at in meanings.nodes(one):
                 found[at] = value, "given"
     return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagrid.errors import (
     PoisonousTaskError,
@@ -18,6 +19,7 @@ from dagrid.errors import (
     TaskError,
     TaskSkippedError,
     TaskTimeoutError,
+    TransferError,
     UnknownNodeError,
     WorkerLostError,
 )
@@ -123,6 +125,13 @@ class ExecutionResult:
         self.backend_name = backend_name
         self.total_duration_seconds = ended - began
         self.unapplied_rules = [rules[number] for number in state.unapplied]
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: what the machine knows of a run stays where it ran."""
+        raise TransferError(
+            "The result of a run cannot be pickled. Take from it what is needed, such as result['node'] or result.counts(), keep "
+            "its values with result.save(path), or run with checkpoint=... and read it again with dagrid.resume."
+        )
 
     def __getitem__(self, name: str) -> Any:
         """Return the value of a node.
@@ -314,7 +323,7 @@ class ExecutionResult:
         )
         text = page.render(told)
         if path is not None:
-            with open(path, "w", encoding="utf-8", newline="\n") as file:
+            with open(os.path.expanduser(path), "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
         return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from time import time
@@ -42,7 +43,11 @@ class _Told:
 
 
 class Run:
-    """One execution of a graph, under way or over. `await run` waits for it without blocking the event loop.
+    """One execution of a graph, under way or over. `await run` waits for it and blocks neither the event loop nor its threads.
+
+    When a task that awaits it is cancelled (`asyncio.timeout`, or Ctrl-C under `asyncio.run`), the run is cancelled with it, as
+    an `asyncio.Task` would be; whoever else awaits it gets its result. The task is held up until the run has ended, for half a
+    second at most, or until its handlers have run. `await asyncio.shield(run)` leaves the run alone.
 
     Attributes:
         id: what it is called in its checkpoint, if it has one.
@@ -317,9 +322,37 @@ class Run:
             yield from batch
 
     def __await__(self) -> Generator[Any, None, ExecutionResult]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> ExecutionResult:
         import asyncio
 
-        return asyncio.to_thread(self.wait).__await__()
+        self._check_own("waited for")
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[ExecutionResult] = loop.create_future()
+        ended.add_done_callback(asyncio.Future.exception)  # nobody may look at it any more
+
+        def deliver() -> None:
+            try:
+                tell = partial(ended.set_result, self.wait())
+            except BaseException as error:  # noqa: BLE001  # it is for whoever awaits the run
+                tell = partial(ended.set_exception, error)
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits
+                loop.call_soon_threadsafe(tell)
+
+        self._engine.follow(partial(carry, deliver, "dagrid-awaited"))
+        try:
+            await asyncio.wait([ended])
+        except asyncio.CancelledError:
+            stop = partial(carry, partial(self.cancel, "cancelled with the task that awaited it"), "dagrid-cancel")
+            stop()
+            try:
+                await asyncio.wait([ended], timeout=None if self._engine.state.plan.handlers else INTERRUPT_GRACE)
+            except asyncio.CancelledError:
+                stop()  # the handlers too
+                await asyncio.wait([ended], timeout=INTERRUPT_GRACE)
+            raise
+        return ended.result()
 
     def _batches(self, follow: bool, gathered: float = 0.0) -> Iterator[list[RunEvent]]:
         engine = self._engine

@@ -65,7 +65,7 @@ def save(path: str | PathLike[str], values: Mapping[str, Any], version: str) -> 
     blobs = [_pickled(name, opened(value)) for name, value in values.items()]
     sizes = dict(zip(values, map(len, blobs), strict=True))
     header = msgspec.json.encode(Header(FORMAT, version, sizes))
-    target = os.path.abspath(path)
+    target = os.path.abspath(os.path.expanduser(path))
     handle, temporary = tempfile.mkstemp(prefix=".dagrid-", dir=os.path.dirname(target))
     try:
         with os.fdopen(handle, "wb") as file:
@@ -85,7 +85,7 @@ def load(path: str | PathLike[str]) -> dict[str, Saved]:
         FileNotFoundError: there is none.
     """
     shown = os.fspath(path)
-    with open(path, "rb") as file:
+    with open(os.path.expanduser(path), "rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise StoreError(f"{shown!r} was not written by result.save(...). Give the path of a file that was.")
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import copy_context
 
+from dagrid.execution.carriers import carry
 from dagrid.execution.clock import REAL_CLOCK, Flag
 from dagrid.execution.hosts import PlaceHost, part, session_of
 from dagrid.ports import Backend, Host, Session, Use
@@ -24,7 +25,7 @@ class RunSessions:
         stirred: is set to have those who wait look again whether it is enough.
     """
 
-    __slots__ = ("_context", "_done", "_lent", "_main", "_open_backend", "_places", "place_of", "stirred")
+    __slots__ = ("_context", "_done", "_followers", "_lent", "_main", "_open_backend", "_places", "place_of", "stirred")
 
     def __init__(self, open_backend: OpenPlace | None, done: Flag) -> None:
         """Take what opens the backend of a place, and what is set when the run is over."""
@@ -35,6 +36,7 @@ class RunSessions:
         self._places: dict[str, PlaceHost] = {}
         self.place_of: dict[int, PlaceHost] = {}
         self._lent = False
+        self._followers: list[Callable[[], object]] = []
         self.stirred = Flag()
 
     def open(self, backend: Backend, host: Host, uses: list[Use]) -> None:
@@ -56,6 +58,7 @@ class RunSessions:
         left = uses(name, backend)
         self._places[name] = self._context.copy().run(PlaceHost, host, name, backend, self.place_of, left)
         self.stirred.set()
+        self._lend_if_followed()
 
     def of(self, worker: int) -> Session:
         """Return the session of a worker."""
@@ -70,6 +73,20 @@ class RunSessions:
         self.of(worker).wake(worker)
         if self._lent:
             self.stirred.set()
+
+    def follow(self, call: Callable[[], object]) -> None:
+        """Have a function called when the run is over; its caller lends no thread, so one of ours is lent where it is wanted."""
+        if self._done.is_set():
+            call()
+            return
+        self._followers.append(call)
+        self._lend_if_followed()
+
+    def ended(self) -> None:
+        """Tell those who wait or follow that the run is over."""
+        self.stirred.set()
+        while self._followers:
+            self._followers.pop()()
 
     def attend(self, timeout: float | None, enough: Callable[[], bool]) -> bool:
         """Lend the calling thread until it has waited enough.
@@ -100,6 +117,14 @@ class RunSessions:
             self._main = None  # it refers to the engine, and the two would wait for the collector
         for place in self._places.values():
             place.close(leaves)
+
+    def _lend_if_followed(self) -> None:
+        if self._followers and not self._lent:
+            carry(self._lend_while_wanted, "dagrid-lent")
+
+    def _lend_while_wanted(self) -> None:
+        if self._lend():
+            self.attend(None, self._done.is_set)
 
     def _lend(self) -> bool:
         """Lend this thread to whoever has none of its own; return whether somebody wants it again."""

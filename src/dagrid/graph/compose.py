@@ -12,7 +12,7 @@ from dagrid.graph.authoring import Flow
 from dagrid.graph.dag import DAG
 from dagrid.graph.late import Outline
 from dagrid.graph.node import Node, NodeRef
-from dagrid.graph.parts import reach, resolve
+from dagrid.graph.parts import Meanings, reach
 from dagrid.graph.recording import Handle, Recording, recording
 
 
@@ -51,8 +51,9 @@ def _numbers(outline: Outline, asked: Sequence[NodeRef], setting: str) -> list[i
     found: list[int] = []
     if isinstance(asked, str) or callable(asked):
         asked = [asked]
+    meanings = Meanings(outline.structure, outline.specs, setting)
     for one in asked:
-        meant = list(resolve([one], outline.structure, outline.specs, setting=setting, tags=False))
+        meant = meanings.nodes(one)
         if len(meant) > 1:
             names = ", ".join(repr(outline.structure.names[at]) for at in meant[:5])
             raise GraphError(

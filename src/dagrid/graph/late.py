@@ -18,8 +18,6 @@ from dagrid.graph.node import Node
 from dagrid.graph.rules import Patch, Rule, View
 from dagrid.graph.structure import Structure
 
-NOTHING: frozenset[int] = frozenset()
-
 
 @dataclass(frozen=True, slots=True)
 class Outline:
@@ -91,28 +89,34 @@ def split(
     return DAG.of(made, specs, name=name, max_concurrency=max_concurrency, rules=tuple(rules), outline=outline)
 
 
-def _maps_behind(outline: Outline, known: Collection[int]) -> list[frozenset[int]]:
-    """Return for each node the maps that it depends on, directly or not."""
-    found = [NOTHING] * len(outline.structure.names)
-    for at in outline.structure.order:
+def _maps_behind(outline: Outline, known: Collection[int]) -> list[int]:
+    """Return for each node the maps that it depends on, directly or not: in a number, with a bit for each in their order.
+
+    Of a map itself, on which nothing is grouped, no more is kept than that there are some when all have been seen that follow it:
+    in a chain of maps the numbers would take memory that grows with its square.
+    """
+    structure = outline.structure
+    found = [0] * len(structure.names)
+    unseen = [len(after) for after in structure.successors]
+    bit = 1
+    own: dict[int, int] = {}
+    for at in structure.order:
         if at in known:
             continue
-        before = outline.structure.predecessors[at]
-        maps = [one for one in before if one in outline.maps and one not in known]
-        further = {id(found[one]): found[one] for one in before if found[one]}
-        if maps or len(further) > 1:
-            found[at] = frozenset(maps).union(*further.values())
-        elif further:
-            found[at] = next(iter(further.values()))
+        if at in outline.maps:
+            own[at], bit = bit, bit << 1
+        for one in structure.predecessors[at]:
+            found[at] |= found[one] | own.get(one, 0)
+            unseen[one] -= 1
+            if not unseen[one] and one in own:
+                found[one], own[one] = min(found[one], 1), 0
     return found
 
 
 class _Rules:
     """Makes the rules of an outline: one for each map, one for all nodes behind the same maps."""
 
-    def __init__(
-        self, outline: Outline, behind: list[frozenset[int]], early: frozenset[int], unwanted: frozenset[int]
-    ) -> None:
+    def __init__(self, outline: Outline, behind: list[int], early: frozenset[int], unwanted: frozenset[int]) -> None:
         self.outline = outline
         self.behind = behind
         self.early = early
@@ -120,14 +124,17 @@ class _Rules:
         self.maps = [at for at in outline.structure.order if at in outline.maps and at not in early]
         self.bases = self._bases()
         self.waits: dict[int, tuple[str, ...]] = {}
+        self.waiting: dict[tuple[str, ...], int] = {}
 
     def all(self) -> list[Rule]:
         """Return the rules, those of maps first."""
         found = [self._map(at) for at in self.maps]
-        groups: dict[frozenset[int], list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for at in self.outline.structure.order:
             if at not in self.early and at not in self.outline.maps and at not in self.unwanted:
                 groups.setdefault(self.behind[at], []).append(at)
+        for bit, at in enumerate(self.maps):
+            self.waiting[self.waits[at]] = self.waiting.get(self.waits[at], 0) | 1 << bit
         rules = [rule for rule in found if rule is not None]
         return rules + [self._group(maps, nodes) for maps, nodes in groups.items()]
 
@@ -145,11 +152,11 @@ class _Rules:
         rule = _Map(node, source, self.bases[at], self.bases[before] if followed else None, tuple(needs))
         return Rule(rule.holds, rule.patch, f"map {node.id}", adds=_kinds([node]), waits=self.waits[at])
 
-    def _group(self, maps: frozenset[int], members: list[int]) -> Rule:
+    def _group(self, maps: int, members: list[int]) -> Rule:
         own = {self.outline.structure.names[at] for at in members}
         nodes = [self._node(at) for at in members]
         needs = dict.fromkeys(name for at in members for name in self._late(at) if name not in own)
-        waits = dict.fromkeys(name for at in self.maps if at in maps for name in self.waits[at])
+        waits = dict.fromkeys(name for names, those in self.waiting.items() if those & maps for name in names)
         append = _Append(tuple(nodes), tuple(needs))
         what = nodes[0].id if len(nodes) == 1 else f"{nodes[0].id} and {len(nodes) - 1} more"
         return Rule(append.holds, append.patch, f"append {what}", adds=_kinds(nodes), waits=tuple(waits))

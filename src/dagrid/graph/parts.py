@@ -6,6 +6,7 @@ This room knows names, tags, tasks and edges. Where the values of what does not 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -59,8 +60,73 @@ def special(structure: Structure, specs: Mapping[int, Node]) -> Special:
     return Special(setup, debug)
 
 
+class Meanings:
+    """What names, tasks and tags mean in a graph. All nodes are looked at once, when the first is asked for that is no name."""
+
+    def __init__(self, structure: Structure, specs: Mapping[int, Node], setting: str) -> None:
+        """Take the graph, and what the setting is called for which nodes are asked."""
+        self.structure = structure
+        self.specs = specs
+        self.setting = setting
+
+    def nodes(self, one: object) -> list[int]:
+        """Return the nodes that are made of a task or a function, and else the one that is called so.
+
+        Raises:
+            UnknownNodeError: there is none; the error has the nearest name.
+        """
+        if not isinstance(one, str):
+            made = {at for each in (one, origin_of(one)) if id(each) in self._made for at in self._made[id(each)][1]}
+            if made:
+                return sorted(made)
+        name = node_id(one)
+        at = self.structure.index.get(name)
+        if at is None:
+            suggestion = suggest(name, self.structure.index)
+            raise UnknownNodeError(
+                f"{self.setting} asks for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
+            )
+        return [at]
+
+    def tagged(self, tag: str) -> list[int]:
+        """Return the nodes that have a tag.
+
+        Raises:
+            UnknownNodeError: none has; the error has the nearest name and tag.
+        """
+        found = self._tagged.get(tag)
+        if found is not None:
+            return found
+        name, nearest_tag = suggest(tag, self.structure.index), suggest(tag, sorted(self._tagged))
+        suggestions = [f"the node {name!r}"] if name else []
+        suggestions += [f"the tag {nearest_tag!r}"] if nearest_tag else []
+        did = f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""
+        raise UnknownNodeError(
+            f"{self.setting} asks for {tag!r}, which is neither a node nor a tag.{did}", tag, name or nearest_tag
+        )
+
+    @cached_property
+    def _made(self) -> dict[int, tuple[object, list[int]]]:
+        """By place in memory whatever a node's function may be called by, so that the place stays its own, and the nodes."""
+        found: dict[int, tuple[object, list[int]]] = {}
+        for at, spec in self.specs.items():
+            if spec.fn is not None:
+                task = origin_of(spec.fn)
+                for maker in (spec.fn, task, getattr(task, "fn", task)):
+                    found.setdefault(id(maker), (maker, []))[1].append(at)
+        return found
+
+    @cached_property
+    def _tagged(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for at, spec in self.specs.items():
+            for tag in spec.tags:
+                found.setdefault(tag, []).append(at)
+        return found
+
+
 def resolve(
-    asked: Iterable[NodeRef], structure: Structure, specs: Mapping[int, Node], *, setting: str, tags: bool = True
+    asked: Iterable[NodeRef], structure: Structure, specs: Mapping[int, Node], *, setting: str
 ) -> dict[int, bool]:
     """Return the nodes that names, tasks and tags mean, each with whether it was named, and not only its tag.
 
@@ -74,13 +140,14 @@ def resolve(
     if isinstance(asked, str) or callable(asked) or not isinstance(asked, Iterable):
         shown = repr(asked) if isinstance(asked, str) else getattr(asked, "__name__", repr(asked))
         raise InvalidSettingError(f"{setting} is a list of names, tasks or tags; write {setting}=[{shown}].")
+    meanings = Meanings(structure, specs, setting)
     found: dict[int, bool] = {}
     for one in asked:
-        if isinstance(one, str) and one not in structure.index and tags:
-            for at in _tagged(one, structure, specs, setting):
+        if isinstance(one, str) and one not in structure.index:
+            for at in meanings.tagged(one):
                 found.setdefault(at, False)
         else:
-            found.update(dict.fromkeys(_named(one, structure, specs, setting), True))
+            found.update(dict.fromkeys(meanings.nodes(one), True))
     return found
 
 
@@ -194,41 +261,3 @@ def _carried(structure: Structure, begin: Iterable[int], known: Collection[int])
                 cause[one] = cause[before]
                 stack.append(one)
     return cause
-
-
-def _tagged(tag: str, structure: Structure, specs: Mapping[int, Node], setting: str) -> list[int]:
-    found = [at for at, spec in specs.items() if tag in spec.tags]
-    if found:
-        return found
-    tags = sorted({each for spec in specs.values() for each in spec.tags})
-    name, nearest_tag = suggest(tag, structure.index), suggest(tag, tags)
-    suggestions = [f"the node {name!r}"] if name else []
-    suggestions += [f"the tag {nearest_tag!r}"] if nearest_tag else []
-    did = f" Did you mean {' or '.join(suggestions)}?" if suggestions else ""
-    raise UnknownNodeError(
-        f"{setting} asks for {tag!r}, which is neither a node nor a tag.{did}", tag, name or nearest_tag
-    )
-
-
-def _named(one: object, structure: Structure, specs: Mapping[int, Node], setting: str) -> list[int]:
-    if not isinstance(one, str):
-        wanted = {id(one), id(origin_of(one))}
-        made = [at for at, spec in specs.items() if not wanted.isdisjoint(_makers(spec.fn))]
-        if made:
-            return made
-    name = node_id(one)
-    at = structure.index.get(name)
-    if at is None:
-        suggestion = suggest(name, structure.index)
-        raise UnknownNodeError(
-            f"{setting} asks for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
-        )
-    return [at]
-
-
-def _makers(fn: object) -> set[int]:
-    """Return what a node's function may be called by: itself, its task, and the function that was marked as that."""
-    if fn is None:
-        return set()
-    task = origin_of(fn)
-    return {id(fn), id(task), id(getattr(task, "fn", task))}

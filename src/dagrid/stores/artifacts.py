@@ -31,7 +31,7 @@ class FolderArtifacts:
     def __init__(self, folder: str | PathLike[str]) -> None:
         if not str(folder):
             raise StoreError("Artifacts need a folder: give its path.")
-        self.folder = Path(folder).absolute()
+        self.folder = Path(os.path.expanduser(folder)).absolute()
 
     def put(self, key: str, data: bytes) -> None:
         """Keep data under a key, whole or not at all; see `dagrid.ports.Artifacts`."""

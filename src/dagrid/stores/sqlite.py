@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -61,7 +62,7 @@ class SQLiteStore:
     def __init__(self, path: str | PathLike[str], *, timeout: float = 30.0) -> None:
         if str(path) in ("", ":memory:"):
             raise StoreError("SQLiteStore keeps its journals in a file: give its path, or use MemoryStore.")
-        self.path = Path(path).absolute()
+        self.path = Path(os.path.expanduser(path)).absolute()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

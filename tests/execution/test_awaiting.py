@@ -1,0 +1,198 @@
+"""Runs that are awaited: their loop goes on, no thread of it is taken, and they are cancelled with whoever awaits them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+import pytest
+
+from dagrid import DAG, Node, Rule, RunStatus
+from dagrid.assemble import view
+from dagrid.errors import RunError
+from dagrid.graph.rules import Patch
+
+PATIENCE = 10.0
+
+
+class Gate:
+    """A task that waits to be let go of, by whoever is in the event loop."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.release = threading.Event()
+
+    def __call__(self) -> str:
+        self.reached.set()
+        assert self.release.wait(PATIENCE)
+        return "done"
+
+
+def let_go(gates: list[Gate]) -> None:
+    for gate in gates:
+        gate.release.set()
+
+
+async def until(event: threading.Event) -> None:
+    while not event.is_set():
+        await asyncio.sleep(0.001)
+
+
+async def awaited(run: Any) -> Any:
+    return await run
+
+
+def test_many_awaited_runs_leave_the_threads_of_the_loop_alone():
+    """Else they starve what uses `asyncio.to_thread`, without which some of them may never end."""
+    gates = [Gate() for _ in range(8)]
+
+    async def main() -> list[Any]:
+        with ThreadPoolExecutor(1) as only:
+            asyncio.get_running_loop().set_default_executor(only)
+            waiting = [asyncio.ensure_future(awaited(DAG([Node("held", each)]).start())) for each in gates]
+            for gate in gates:
+                await until(gate.reached)
+            async with asyncio.timeout(PATIENCE):
+                while any(each.name in ("dagrid-lent", "dagrid-awaited") for each in threading.enumerate()):
+                    await asyncio.sleep(0.001)
+            await asyncio.to_thread(let_go, gates)
+            return [(await each)["held"] for each in waiting]
+
+    assert asyncio.run(main()) == ["done"] * len(gates)
+
+
+def test_who_awaits_needs_no_thread_for_the_nodes_of_the_caller():
+    """One is lent from the start, and to a place that the graph grows into."""
+    here = Node("here", threading.get_ident, place="caller")
+    grown = Rule(lambda view: "first" in view, lambda _: Patch([here]), name="grow", waits=("first",))
+
+    async def main(graph: DAG, **settings: Any) -> Any:
+        return await graph.start(**settings)
+
+    for graph, settings in ((DAG([here]), {}), (DAG([here]), {"backend": "inline"})):
+        assert asyncio.run(main(graph, **settings))["here"] != threading.get_ident()
+    assert "here" in asyncio.run(main(DAG([Node("first", int)]), rules=[grown]))
+
+
+def test_a_run_is_cancelled_with_the_task_that_awaits_it():
+    """As a task would be; another one that awaits it gets its result, and what holds out is left after a moment."""
+    gate, closed = Gate(), []
+
+    class Watcher:
+        def begin(self, run: Any) -> None:
+            """It looks only at the end."""
+
+        def end(self) -> None:
+            closed.append(True)
+
+    async def main() -> Any:
+        run = DAG([Node("held", gate), Node("after", int, depends_on=["held"])]).start(observers=[Watcher()])
+        other = asyncio.ensure_future(awaited(run))
+        await until(gate.reached)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(run, 0.01)
+        return await other
+
+    result = asyncio.run(main())
+    gate.release.set()
+    assert result.status is RunStatus.ABORTED
+    assert result.node_results["after"].status == "cancelled"
+    assert closed == [True]
+    with pytest.raises(RunError, match="cancelled with the task that awaited it"):
+        result.raise_for_status()
+
+
+def test_a_run_that_is_shielded_goes_on():
+    """The way of asyncio, for who wants only to stop waiting."""
+    gate = Gate()
+
+    async def main() -> Any:
+        run = DAG([Node("held", gate)]).start()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(run), 0.01)
+        gate.release.set()
+        return await run
+
+    assert asyncio.run(main())["held"] == "done"
+
+
+def test_the_handlers_of_a_run_that_is_cancelled_so_run_to_their_end():
+    """They are what cleans up; who is cancelled once more does not wait for them."""
+    held, cleaning = Gate(), Gate()
+
+    async def main(times: int) -> Any:
+        graph = DAG([Node("held", held), Node("clean", cleaning, handler="exit")])
+        run = graph.start()
+        waiting = asyncio.ensure_future(awaited(run))
+        await until(held.reached)
+        waiting.cancel()
+        await until(cleaning.reached)
+        if times == 1:
+            cleaning.release.set()
+        else:
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return run.status("clean")
+
+    assert asyncio.run(main(2)) == "cancelled"
+    held.reached.clear()
+    cleaning.reached.clear()
+    assert asyncio.run(main(1)) == "completed"
+    held.release.set()
+
+
+PROGRAM = """
+import asyncio, sys, threading
+from dagrid import DAG, Node
+
+def held():
+    print("held", flush=True)
+    threading.Event().wait()
+
+async def main():
+    await DAG([Node("held", held)]).start(backend=sys.argv[1], progress=False)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("backend", ["thread", "inline"])
+def test_ctrl_c_comes_through_while_a_run_is_awaited(backend):
+    """Also where the task cannot be stopped."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", PROGRAM, backend]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        began = perf_counter()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert perf_counter() - began < 5
+
+
+LET_GO = threading.Event()
+
+
+def held() -> None:
+    assert LET_GO.wait(PATIENCE)
+
+
+def test_a_view_of_a_run_that_goes_on_cannot_be_awaited(tmp_path):
+    """It is somebody else's, and to be cancelled by them."""
+    run = DAG([Node(held)]).start(checkpoint=tmp_path)
+    seen = view(tmp_path)
+    with pytest.raises(RunError, match="a view"):
+        asyncio.run(awaited(seen))
+    seen.close()
+    LET_GO.set()
+    assert run.wait(PATIENCE).ok
+    assert asyncio.run(awaited(view(tmp_path))).ok
