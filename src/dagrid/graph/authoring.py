@@ -428,10 +428,7 @@ class _Values:
             return self._at(template)
         if kind is not Group:
             return template
-        items = [self.of(one) for one in template.items]
-        if template.kind is dict:
-            return dict(zip(template.keys, items, strict=True))
-        return tuple(items) if template.kind is tuple else items
+        return template.filled([self.of(one) for one in template.items])
 
     def _at(self, ref: Ref) -> Any:
         name, result = ref.node, self._result
