@@ -51,6 +51,39 @@ def test_parameters_are_those_of_the_function(backend):
         flow(nothing=1)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["self", "name", "length", "fn", "items", "task", "args", "kwargs", "path", "condition", "known", "arguments"],
+)
+def test_no_name_of_a_parameter_is_taken(backend, name):
+    """What a function calls its parameters is its own affair, however it is called."""
+    pair = task(unpack_to=1)(explained)
+    named: Any = {name: 3}
+
+    def flow():
+        one = pair(**named)
+        several = pair.map([1, 2], **named)
+        later: Any = flows.load(2).map(pair, **named)
+        guarded = pair.with_options(when=one[0] == f"{name}=3")(**named)
+        return list(one), several, later, guarded, pair([one[0]], **named)
+
+    text = [f"{name}=3"]
+    assert on(backend, flow)() == (text, [text] * 2, [text] * 2, text, text)
+    assert pair(**named) == text
+    assert pair.map([1], **named) == [text]
+
+    def call_it(**given: Any) -> Any:
+        return pair(**given)
+
+    whole = on(backend, call_it)
+    assert whole(**named) == text
+    assert whole.build(**named).node_names() == ["explained"]
+
+
+def explained(*_: Any, **named: Any) -> list[str]:
+    return [flows.explain(**named)]
+
+
 def test_the_five_node_example(backend):
     """The shape of the references' example, written as functions."""
     assert on(backend, flows.five_nodes)() == "e(d(b(a),c(a)),a)"

@@ -158,7 +158,7 @@ class Gathered(msgspec.Struct, frozen=True):
     fn: Task
     gather: Gather
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
 
 
@@ -468,7 +468,7 @@ def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Bindi
     return Binding(fn, sources, kwargs or None, _with_constants(arguments.args, places))
 
 
-def call_when(fn: Task, path: tuple[Any, ...], condition: Any, *args: Any, **kwargs: Any) -> Any:
+def call_when(fn: Task, path: tuple[Any, ...], condition: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call a function if a value, or what is found in it along a path of keys, is true; else its node is skipped."""
     for key in path:
         condition = condition[key]

@@ -74,7 +74,7 @@ class Task(Generic[P, R]):
         self._set(settings)
         self._look()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         current = recording.get()
         if current is None:
             self._refuse_handles((*args, *kwargs.values()))
@@ -88,7 +88,7 @@ class Task(Generic[P, R]):
             current.holds(self._condition)
         return current.add(self.node, given, named, self._unpack_to)  # type: ignore[return-value]  # stands for an R
 
-    def map(self, items: Any, *args: Any, **kwargs: Any) -> Any:
+    def map(self, items: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Record a call for each item, and return a handle of the list of their values.
 
         The nodes are called `name[0]`, `name[1]`, ..., and the one that gathers their values `name`. Where the items are known (a
@@ -215,10 +215,10 @@ class _Method:
         self.__func__ = task
         self.__self__ = instance
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 
-    def map(self, items: Any, *args: Any, **kwargs: Any) -> Any:
+    def map(self, items: Any, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__.of(self.__self__).map(items, *args, **kwargs)
 
     def with_options(self, **settings: Unpack[TaskSettings]) -> Task[..., Any]:
@@ -277,11 +277,11 @@ class TaskBody(functools.partial):  # type: ignore[type-arg]
         return TaskBody.of, (self.origin, self.args[1] if self.args[1:] else None)
 
 
-def _call_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _call_unpacked(name: str, length: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return _unpacked(name, length, fn(*args, **kwargs))
 
 
-async def _await_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+async def _await_unpacked(name: str, length: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return _unpacked(name, length, await fn(*args, **kwargs))
 
 
@@ -334,7 +334,7 @@ class Flow(Generic[P, R]):
         """What `@dag` says of its runs."""
         return self._settings
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Describe, run and wait. What was skipped though nothing failed is None in what is returned.
 
         Each call makes a graph of its own, and so runs the setup nodes again; what `build` returns keeps their values.
@@ -356,11 +356,11 @@ class Flow(Generic[P, R]):
             result.raise_for_status()
         return _Values(result).of(template)  # type: ignore[no-any-return]
 
-    def build(self, *args: P.args, **kwargs: P.kwargs) -> DAG:
+    def build(self, /, *args: P.args, **kwargs: P.kwargs) -> DAG:
         """Return the graph that the function describes for these arguments, without running anything."""
         return self._describe(args, kwargs)[0]
 
-    def run(self, *args: Any, **kwargs: Any) -> ExecutionResult:
+    def run(self, /, *args: Any, **kwargs: Any) -> ExecutionResult:
         """Describe a graph, run it and return its `ExecutionResult`; failures are in it, not raised.
 
         Args:
@@ -371,7 +371,7 @@ class Flow(Generic[P, R]):
         graph, template = self._describe(args, mine)
         return _outside(lambda: graph.run(**_kept(settings, template)))
 
-    def start(self, *args: Any, **kwargs: Any) -> Run:
+    def start(self, /, *args: Any, **kwargs: Any) -> Run:
         """Describe a graph, start it and return the handle of the run; takes what `run` takes."""
         mine, settings = self._split(kwargs)
         graph, template = self._describe(args, mine)

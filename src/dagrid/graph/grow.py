@@ -345,7 +345,7 @@ class _Gather:
     count: int
     others: tuple[str, ...] = ()
 
-    def __call__(self, **values: Any) -> Any:
+    def __call__(self, /, **values: Any) -> Any:
         gathered = [values[f"value_{number}"] for number in range(self.count)]
         return self.fn(gathered, **{name: values[name] for name in self.others})
 

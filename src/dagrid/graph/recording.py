@@ -328,7 +328,7 @@ class Handle(msgspec.Struct, eq=False):
     def __iter__(self) -> Iterator[Handle]:
         return iter([self[place] for place in range(len(self))])
 
-    def map(self, task: Any, *args: Any, **kwargs: Any) -> Handle:
+    def map(self, task: Any, /, *args: Any, **kwargs: Any) -> Handle:
         """Record a call of a task for each item of this value, see `Task.map`; return the handle of the list of their values."""
         mapping = getattr(task, "map", None)
         if mapping is None:
