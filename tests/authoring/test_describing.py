@@ -495,6 +495,7 @@ def yields() -> Any:
         (lambda: mark_as_task("name"), InvalidNodeError),
         (lambda: task(retries=-1)(len), InvalidNodeError),
         (lambda: task(unpack_to=-1)(len), InvalidNodeError),
+        (lambda: task(when=some(True))(len), InvalidNodeError),
         (lambda: mark_as_flow(max_concurency=2)(leaf), InvalidSettingError),
         (lambda: dag(max_concurrency=0)(leaf), InvalidSettingError),
         (lambda: Node("n", len, inputs={"a": "b"}, arguments=Arguments()), InvalidNodeError),
@@ -506,6 +507,12 @@ def test_what_cannot_be_is_refused_when_it_is_said(make, error):
     """Decorators run at import: the mistake is shown where it stands."""
     with pytest.raises(error):
         make()
+
+
+def test_a_condition_that_is_known_is_refused_with_the_remedy():
+    """A comparison of two constants is a truth value, not a handle."""
+    with pytest.raises(InvalidNodeError, match=r"'leaf': when is a node, or a handle.*not True.*with an if"):
+        leaf.with_options(when=some(1 < 2))
 
 
 def test_a_task_is_copied_and_pickled_as_itself():

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dagrid import DAG, Patch, Rule, Run, dag, task
-from dagrid.errors import TaskSkippedError, TransferError, UnboundParameterError
+from dagrid.errors import TaskSkippedError, TransferError, UnboundParameterError, UnpackError
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.execution.backends.thread import ThreadBackend
@@ -143,15 +143,44 @@ def test_a_wrong_index_is_an_error_of_the_node_that_receives_it(backend):
     assert on(backend, flow).run().node_results["total"].status == "failed"
 
 
-def test_a_value_of_another_length_than_declared_is_an_error(backend):
-    """Unpacking would drop the rest in silence."""
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("(1, 2, 3)", r"made\(\) returned 3 items.*says 2"),
+        ("(one for one in (1, 2))", r"made\(\) returned a value of type generator.*list or a tuple"),
+        ("2", r"made\(\) returned a value of type int"),
+        ("None", r"made\(\) returned a value of type NoneType"),
+        ("{'a': 1, 'b': 2}", r"made\(\) returned a value of type dict"),
+        ("{1, 2}", r"made\(\) returned a value of type set"),
+    ],
+)
+def test_a_value_that_is_not_what_unpack_to_says_is_an_error(backend, value, message):
+    """Unpacking would drop the rest in silence, or fail somewhere behind, where nobody knows of whom it speaks."""
 
     @task(unpack_to=2)
-    def three():
-        return 1, 2, 3
+    def made(text):
+        return eval(text)
 
-    with pytest.raises(ValueError, match=r"3 items.*says 2"):
-        on(backend, lambda: list(three()))()
+    with pytest.raises(UnpackError, match=message):
+        on(backend, lambda: list(made(value)))()
+
+
+def test_builtins_can_be_tasks(backend):
+    """One that does not say what it takes is called with what it is given."""
+    builtins: Any = (max, int, dict, sorted)
+    largest, whole, table, ordered = map(task, builtins)
+
+    def flow():
+        return [
+            largest([whole("3"), 2]),
+            largest(1, 2, key=abs),
+            table(a=whole("1")),
+            whole.map(["4", "5"]),
+            ordered([2, 1], reverse=True),
+        ]
+
+    assert on(backend, flow)() == [3, 2, {"a": 1}, [4, 5], [2, 1]]
+    assert whole("7") == 7
 
 
 def test_a_handle_that_was_not_executed_raises_what_its_node_raised(backend):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
-from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, hint, nearest
+from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, UnpackError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.dag import DAG, check_run_settings
 from dagrid.graph.node import Node, NodeSettings, node_id
@@ -168,7 +168,7 @@ class Task(Generic[P, R]):
         self.node = self.node.changed(fn=TaskBody.of(self.origin, self._unpack_to))
 
     def _look(self) -> None:
-        self._signature = inspect.signature(self.fn)
+        self._signature = _signature(self.fn)
         self._shape = _Shape(self._signature)
 
     def of(self, instance: object) -> Task[..., R]:
@@ -239,6 +239,15 @@ def _length(unpack_to: object) -> int | None:
     return unpack_to
 
 
+def _signature(fn: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a function; a builtin that does not say takes what it is given."""
+    try:
+        return inspect.signature(fn)
+    except ValueError:
+        kinds = inspect.Parameter
+        return inspect.Signature([kinds("args", kinds.VAR_POSITIONAL), kinds("kwargs", kinds.VAR_KEYWORD)])
+
+
 class _Shape:
     """What a signature lets through without a closer look: so many arguments by position. `positional` has the defaults."""
 
@@ -286,8 +295,16 @@ async def _await_unpacked(name: str, length: int, fn: Callable[..., Any], /, *ar
 
 
 def _unpacked(name: str, length: int, value: Any) -> Any:
+    kind = type(value)
+    if issubclass(kind, Mapping) or not (hasattr(kind, "__len__") and hasattr(kind, "__getitem__")):
+        raise UnpackError(
+            f"{name}() returned a value of type {kind.__qualname__}, which has no items by number, and its unpack_to says "
+            f"{length}. Let it return a list or a tuple."
+        )
     if len(value) != length:
-        raise ValueError(f"{name}() returned {len(value)} items, and its unpack_to says {length}.")
+        raise UnpackError(
+            f"{name}() returned {len(value)} items, and its unpack_to says {length}. Let both be the same number."
+        )
     return value
 
 
@@ -326,7 +343,7 @@ class Flow(Generic[P, R]):
         self.fn = fn
         self.name = name
         self._settings = settings
-        self._own = SETTINGS.intersection(inspect.signature(fn).parameters)
+        self._own = SETTINGS.intersection(_signature(fn).parameters)
         self._last: tuple[Recording, DAG] | None = None
 
     @property

@@ -465,6 +465,11 @@ def _condition(name: str, given: object) -> Ref:
         return given
     if isinstance(given, list) and len(given) == 2:  # as JSON gives back a Ref
         return Ref(_reference(name, given[0]), tuple(given[1]))
+    if not (isinstance(given, str) or callable(given)):
+        _refuse(
+            name,
+            f"when is a node, or a handle, whose value decides, not {given!r}; where it is known already, decide with an if",
+        )
     return Ref(_reference(name, given))
 
 
