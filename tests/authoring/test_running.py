@@ -63,7 +63,8 @@ def test_no_name_of_a_parameter_is_taken(backend, name):
     def flow():
         one = pair(**named)
         several = pair.map([1, 2], **named)
-        later: Any = flows.load(2).map(pair, **named)
+        numbers: Any = flows.load(2)
+        later = numbers.map(pair, **named)
         guarded = pair.with_options(when=one[0] == f"{name}=3")(**named)
         return list(one), several, later, guarded, pair([one[0]], **named)
 

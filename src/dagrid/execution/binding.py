@@ -31,7 +31,7 @@ from dagrid.execution.parameters import NO_PARAMETERS, Parameters, Task, matched
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.authoring import Task as MarkedTask
 from dagrid.graph.authoring import TaskBody
-from dagrid.graph.node import Node
+from dagrid.graph.node import OUTCOME, Node
 
 if TYPE_CHECKING:
     from dagrid.execution.caching import Lineage
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 Gather = Callable[[Sequence[Any]], Sequence[Any]]
 LOOP = "loop"
 """The place of nodes whose task is an `async def` function."""
-OUTCOME = "outcome"
-"""The parameter by which a handler is told how the run ended."""
 COMMAND = "command"
 """The place of nodes whose task is a `Command`, which starts a process."""
 
@@ -237,9 +235,9 @@ class Binder(msgspec.Struct, eq=False):
         asked = self._parameters(fn)
         if OUTCOME in spec.reads or OUTCOME in (spec.inputs or ()):
             return False
-        if spec.arguments is not None and OUTCOME in asked.positional:
-            taken = asked.positional.index(OUTCOME) < len(spec.arguments.args)
-            return not taken and OUTCOME not in (spec.arguments.kwargs or ())
+        said = spec.arguments
+        if said is not None and (OUTCOME in (said.kwargs or ()) or OUTCOME in asked.positional[: len(said.args)]):
+            return False
         return OUTCOME in asked.positional or OUTCOME in asked.keyword
 
     def _reading(

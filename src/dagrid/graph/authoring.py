@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, over
 from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, UnpackError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.dag import DAG, check_run_settings
-from dagrid.graph.node import Node, NodeSettings, node_id
+from dagrid.graph.node import OUTCOME, Node, NodeSettings, node_id
 from dagrid.graph.recording import Handle, Recording, recording
 from dagrid.graph.structure import paused_gc
 
@@ -189,8 +189,13 @@ class Task(Generic[P, R]):
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Check a call; pass by position what can be."""
+        signature = self._signature
         try:
-            self._signature.bind(*args, **kwargs)
+            told = self.node.handler is not None and OUTCOME in signature.parameters
+            if told and OUTCOME not in signature.bind_partial(*args, **kwargs).arguments:
+                signature.bind(*args, **kwargs, **{OUTCOME: None})
+            else:
+                signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.node.id}(): {error}") from None
         named = dict(kwargs)

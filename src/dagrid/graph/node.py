@@ -22,6 +22,8 @@ ContinueOn = Literal["failure", "skipped", "success"]
 HandlerOf = Literal["success", "failure", "cancel", "exit"]
 Place = Literal["caller", "here"]
 NodeRef = str | Callable[..., Any]
+OUTCOME = "outcome"
+"""The parameter by which a handler is told how the run ended."""
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
