@@ -286,6 +286,11 @@ class Binder(msgspec.Struct, eq=False):
             binding = _guarded(binding, spec.when, next(one for one in before if names[one] == spec.when.node))
         binding.place = self._own_place(fn)
         if spec is not None and spec.place is not None:
+            if binding.place == LOOP:
+                raise InvalidNodeError(
+                    f"Node {name!r} is async, and runs on the event loop of the run. Remove its place, or make its task a plain "
+                    f"function."
+                )
             if (binding.place == COMMAND) != (spec.place == HERE):
                 raise InvalidNodeError(
                     f"Node {name!r} is a command, which runs in no thread. Remove its place, or say 'here'."
