@@ -133,8 +133,12 @@ class Task(Generic[P, R]):
         return f"<task {self.node.id!r}>"
 
     def __reduce__(self) -> Any:
-        """Travel by name where that leads here, else as the bare function."""
-        return self.__qualname__ if _is_importable(self) else (functools.partial, (self.fn,))
+        """Travel by name where that leads here, else as the function with the settings."""
+        if _is_importable(self):
+            return self.__qualname__
+        settings = self.node.settings()
+        del settings["fn"]
+        return Task, (self.fn, {**settings, "name": self.node.id, "unpack_to": self._unpack_to})
 
     def _copy(self) -> Task[P, R]:
         made: Task[P, R] = object.__new__(type(self))
