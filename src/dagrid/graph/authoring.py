@@ -167,6 +167,7 @@ class Task(Generic[P, R]):
             self._body()
         if said:
             self.node = self.node.changed(**said)
+        self.__name__ = self.node.id
 
     def _body(self) -> None:
         self.node = self.node.changed(fn=TaskBody.of(self.origin, self._unpack_to))
@@ -223,6 +224,10 @@ class _Method:
     def __init__(self, task: Task[..., Any], instance: object) -> None:
         self.__func__ = task
         self.__self__ = instance
+
+    @property
+    def node(self) -> Node:
+        return self.__func__.of(self.__self__).node
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
@@ -282,7 +287,7 @@ class TaskBody(functools.partial):  # type: ignore[type-arg]
     def of(cls, task: Task[Any, Any], unpack_to: int | None) -> TaskBody:
         unpacked = _await_unpacked if is_async(task.fn) else _call_unpacked
         made = cls(task.fn) if unpack_to is None else cls(unpacked, task.node.id, unpack_to, task.fn)
-        functools.update_wrapper(made, task.fn)
+        functools.update_wrapper(made, task.fn, updated=())
         made.origin = task
         made.is_async = is_async(task.fn)
         return made

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import msgspec
@@ -72,7 +72,8 @@ class Node(_Positional, frozen=True, kw_only=True):
 
     Args:
         id: the name of the node, unique in its graph; a function gives its name, and is the task if there is no other.
-        fn: what to call; None for a node whose task is given when the graph is run.
+        fn: what to call; None for a node whose task is given when the graph is run. Of a `@task` the settings count too, where
+            the node does not say others.
         depends_on: the nodes that must be done before.
         priority: of the nodes that are ready, the larger one goes first.
         is_sequential: nothing else of the same run runs while this node does.
@@ -180,8 +181,10 @@ class Node(_Positional, frozen=True, kw_only=True):
             if self.fn is None and not isinstance(given, str):
                 _put(self, "fn", given)
         name = self.id
-        if self.fn is not None and not callable(self.fn):
-            _refuse(name, f"fn is not callable: {self.fn!r}")
+        if self.fn is not None and type(self.fn) is not FunctionType:
+            if not callable(self.fn):
+                _refuse(name, f"fn is not callable: {self.fn!r}")
+            _take_settings(self, getattr(self.fn, "node", None))
         if self.depends_on is not NONE:
             _put(self, "depends_on", _names(name, self.depends_on))
         if self.priority != 0 or type(self.priority) is not int:
@@ -316,6 +319,16 @@ class Node(_Positional, frozen=True, kw_only=True):
         if self.inputs is not None:
             _put(made, "inputs", None)
         return made
+
+
+def _take_settings(node: Node, pattern: object) -> None:
+    """Give a node the function and the settings of the pattern that its task has, where it says nothing else itself."""
+    if type(pattern) is not Node:
+        return
+    _put(node, "fn", pattern.fn)
+    for name, value in pattern.settings().items():
+        if getattr(node, name) == _DEFAULTS[name]:
+            _put(node, name, value)
 
 
 def _made(name: str, settings: dict[str, Any]) -> Node:
