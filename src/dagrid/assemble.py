@@ -31,6 +31,7 @@ from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.graph.parts import Choice
+from dagrid.graph.recording import unrecorded
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings
 from dagrid.opening import (
@@ -97,6 +98,7 @@ class RunSettings(TypedDict, total=False):
     from_file: str | PathLike[str] | None
 
 
+@unrecorded
 def start(
     dag: DAG,
     tasks: Mapping[str, Callable[..., Any]] | None = None,
@@ -235,6 +237,7 @@ def start(
         return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "", name=dag.name)
 
 
+@unrecorded
 def restart(
     checkpoint: CheckpointLike,
     run_id: str | None = None,

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from dagrid import DAG, Patch, Rule, Run, dag, task
+from dagrid import DAG, DAGExecutor, Node, Patch, Rule, Run, dag, task
 from dagrid.errors import TaskSkippedError, TransferError, UnboundParameterError, UnpackError
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.execution.backends.thread import ThreadBackend
+from dagrid.execution.simulate import simulate
 from tests.authoring import flows
 
 BACKENDS = {
@@ -321,6 +322,41 @@ def test_a_run_inside_of_a_description_records_nothing_there():
 
     assert flow() == 6
     assert flow.build().node_names() == ["total"]
+
+
+@pytest.mark.parametrize(
+    "run_of",
+    [
+        lambda graph, settings: graph.run(**settings),
+        lambda graph, settings: graph.start(**settings).wait(20),
+        lambda graph, settings: graph.start(**settings).settle(20),
+        lambda graph, settings: graph.execute(**settings),
+        lambda graph, settings: DAGExecutor(graph, **settings).execute(),
+        lambda graph, settings: simulate(graph, call=True, rules=settings["rules"]),
+    ],
+)
+@pytest.mark.parametrize("backend", ["inline", "thread"])
+def test_a_graph_that_is_run_inside_of_a_description_records_nothing_there(backend, run_of):
+    """However the run begins, its tasks and the bodies of its rules call tasks as they would anywhere else."""
+    seen: list[Any] = []
+
+    def grown(_: Any) -> Patch:
+        seen.append(flows.load(1))
+        return Patch([Node("last", lambda: seen.append(flows.load(2)))])
+
+    @task
+    def first():
+        seen.append(flows.load(3))
+
+    prepared = dag(lambda: [first(), first.with_options(place="caller")()]).build()
+    rules = [Rule(lambda view: view.succeeded("first"), grown)]
+
+    def flow():
+        run_of(prepared, {"backend": backend, "rules": rules})
+        return flows.load()
+
+    assert dag(flow).build().node_names() == ["load"]
+    assert sorted(seen) == [[1], [1, 2], [1, 2, 3], [1, 2, 3]]
 
 
 def test_methods_can_be_tasks_and_flows():

@@ -400,13 +400,13 @@ class Flow(Generic[P, R]):
         """
         mine, settings = self._split(kwargs)
         graph, template = self._describe(args, mine)
-        return _outside(lambda: graph.run(**_kept(settings, template)))
+        return graph.run(**_kept(settings, template))
 
     def start(self, /, *args: Any, **kwargs: Any) -> Run:
         """Describe a graph, start it and return the handle of the run; takes what `run` takes."""
         mine, settings = self._split(kwargs)
         graph, template = self._describe(args, mine)
-        return _outside(lambda: graph.start(**_kept(settings, template)))
+        return graph.start(**_kept(settings, template))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else Flow(MethodType(self.fn, instance), self.name, self._settings)
@@ -478,15 +478,6 @@ def _kept(settings: RunSettings, template: Any) -> RunSettings:
     if settings.get("keep") != "outputs":
         return settings
     return {**settings, "keep": Arguments((template,)).sources or ()}
-
-
-def _outside(action: Callable[[], R]) -> R:
-    """Do something as outside of any description: what runs must not record."""
-    token = recording.set(None)
-    try:
-        return action()
-    finally:
-        recording.reset(token)
 
 
 @overload

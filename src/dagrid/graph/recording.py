@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -283,6 +283,25 @@ def _is_alike(one: Any, other: Any) -> bool:
 
 
 recording: ContextVar[Recording | None] = ContextVar("dagrid_recording", default=None)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def unrecorded(fn: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that does the same outside of any description: the tasks that it calls run, and are not recorded."""
+
+    @functools.wraps(fn)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> R:
+        if recording.get() is None:
+            return fn(*args, **kwargs)
+        token = recording.set(None)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            recording.reset(token)
+
+    return outside
 
 
 class Handle(msgspec.Struct, eq=False):
