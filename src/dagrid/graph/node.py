@@ -9,19 +9,22 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from types import FunctionType, MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeGuard
 
 import msgspec
 
-from dagrid.errors import InvalidNodeError, hint, nearest
+from dagrid.errors import HandleError, InvalidNodeError, hint, nearest
 from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.policy import Repeat, Retry, as_retry
+
+if TYPE_CHECKING:
+    from dagrid.graph.recording import Handle
 
 OnLost = Literal["requeue", "fail"]
 ContinueOn = Literal["failure", "skipped", "success"]
 HandlerOf = Literal["success", "failure", "cancel", "exit"]
 Place = Literal["caller", "here"]
-NodeRef = str | Callable[..., Any]
+NodeRef: TypeAlias = "str | Callable[..., Any] | Handle"
 OUTCOME = "outcome"
 """The parameter by which a handler is told how the run ended."""
 
@@ -68,7 +71,7 @@ class _Positional(msgspec.Struct, frozen=True):
 
 
 class Node(_Positional, frozen=True, kw_only=True):
-    """A task of a graph. Wherever a name is asked for, a function is accepted and means its `__name__`.
+    """A task of a graph. Wherever a name is asked for, a function means its `__name__`, and a handle of `@dag` its node.
 
     Args:
         id: the name of the node, unique in its graph; a function gives its name, and is the task if there is no other.
@@ -343,22 +346,45 @@ def origin_of(fn: object) -> object:
 FIELDS: tuple[str, ...] = Node.__struct_fields__
 
 
-def node_id(given: object) -> str:
-    """Return the node name that a string or a function means.
+def node_id(given: object, graph: str | None = None) -> str:
+    """Return the node name that a string, a function or a handle means.
+
+    Args:
+        given: any of these.
+        graph: what the graph is called in which it is looked for; handles of others are refused.
 
     Raises:
         InvalidNodeError: an empty name, or something that has none.
+        HandleError: a handle of another graph, or of a part of a value.
     """
     if isinstance(given, str):
         if given:
             return given
         raise InvalidNodeError("A node needs a name that is not empty.")
-    name = getattr(given, "__name__", None)
-    if callable(given) and isinstance(name, str) and name:
-        return name
     if callable(given):
+        name = getattr(given, "__name__", None)
+        if isinstance(name, str) and name:
+            return name
         raise InvalidNodeError(f"{given!r} has no __name__. Give the node a name of its own.")
-    raise InvalidNodeError(f"The name of a node is a string or a function, not {given!r}.")
+    if not _is_handle(given):
+        raise InvalidNodeError(f"The name of a node is a string, a function or a handle, not {given!r}.")
+    if given.ref.path:
+        raise HandleError(f"{given!r} is a part of the value of node {given.ref.node!r}. Say the node as a whole.")
+    if graph is not None and given.recording.name != graph:
+        raise HandleError(
+            f"{given!r} belongs to @dag {given.recording.name!r}, and not to the graph {graph!r}. Take a handle of that graph, "
+            f"or say the name of the node."
+        )
+    return given.ref.node
+
+
+def is_one(given: object) -> bool:
+    """Return whether this means one node, and is no list of them."""
+    return isinstance(given, str) or callable(given) or _is_handle(given)
+
+
+def _is_handle(given: object) -> TypeGuard[Handle]:
+    return type(getattr(given, "ref", None)) is Ref
 
 
 def _refuse(name: str, why: str) -> Any:
