@@ -20,7 +20,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.calls import needs_of
 from dagrid.execution.clock import REAL_CLOCK
-from dagrid.execution.compiling import Compiled, Keep, checked_keep, compiled_for
+from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
 from dagrid.execution.engine import Engine
 from dagrid.execution.interrupts import HeldInterrupts, interruptible
 from dagrid.execution.keeping import Keeping
@@ -31,6 +31,7 @@ from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.graph.parts import Choice
+from dagrid.graph.recording import unrecorded
 from dagrid.graph.rules import Rule
 from dagrid.machine.plan import OnFailure, Plan, Settings
 from dagrid.opening import (
@@ -99,6 +100,7 @@ class RunSettings(TypedDict, total=False):
     from_file: str | PathLike[str] | None
 
 
+@unrecorded
 def start(
     dag: DAG,
     tasks: Mapping[str, Callable[..., Any]] | None = None,
@@ -166,7 +168,7 @@ def start(
         cache: where the values of nodes with `cache` are kept between runs: a folder, the URL of any place that fsspec reaches,
             or an object with `put` and `get`; by default `.dagrid/cache` in the current folder; False keeps none and uses none.
         targets: run these and all that they need. Here and in `roots` and `exclude` a text is the name of a node, or else a tag;
-            a task or a function means every node that is made of it.
+            a task or a function means every node that is made of it, a handle that was kept from the description its node.
         roots: run these and all that follows from them. What they need from elsewhere must have a value: `given`, `from_run`.
         exclude: run neither these nor what waits for them.
         debug: run the debug nodes too. Without it only those run that are targets by name, and what these need.
@@ -193,13 +195,15 @@ def start(
         )
     else:
         settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout)
-    part = part_of(dag, Choice(targets, roots, exclude, debug), Before(given, from_run, from_file), tasks or ())
+    part = part_of(
+        dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), tasks or ()
+    )
     compiled = compiled_for(part.dag, tasks, settings)
     part.check(compiled.bindings)
     if compiled.plan.empty:
         compiled.check_sources(part)
     all_rules = (*part.dag.rules, *rules)
-    keep = checked_keep(keep, compiled.plan, bool(all_rules))
+    values = checked_keep(keep, compiled.plan, bool(all_rules), dag.name)
     head = None
     if checkpoint is not None:
         run_id = _checked_run_id(run_id) if run_id is not None else _run_id(dag.name)
@@ -209,7 +213,7 @@ def start(
                 "tasks": dict(tasks or {}),
                 "rules": all_rules,
                 "settings": settings,
-                "keep": keep,
+                "keep": values,
                 "given": dict(part.given),
                 "omitted": dict(part.omitted),
             }
@@ -230,13 +234,14 @@ def start(
         if kept is not None and run_id is not None and head is not None:
             recorder = _record(kept, run_id, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
-        engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(keep, compiled, recorder))
+        engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder))
         engine.began = began
         engine.start(cancelled)
         readers = [*observers, *_progress(progress)]
         return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "", name=dag.name)
 
 
+@unrecorded
 def restart(
     checkpoint: CheckpointLike,
     run_id: str | None = None,
@@ -420,7 +425,7 @@ def _settings(
     return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes, timeout=timeout)
 
 
-def _keeping(keep: Keep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:
+def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:
     if keep == "all":
         return None
     kept = None if keep == "outputs" else frozenset(keep)

@@ -294,7 +294,7 @@ class Command:
         self.exclusive = exclusive
         functools.update_wrapper(self, fn)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Launch | Steps:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Launch | Steps:
         return self.fn(*args, **kwargs)
 
     def __reduce__(self) -> Any:

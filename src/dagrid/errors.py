@@ -28,6 +28,7 @@
      |    +-- CommandError                      a command failed, or could not be started: .code, .signal, .stderr
      |    |    +-- OutputLimitError             it wrote more than it may, and was stopped: .limit
      |    +-- StepError                         a step of a workflow failed: .code
+     |    +-- UnpackError (also ValueError)     the value of a task is not what its unpack_to says
      +-- RunError                               the run as a whole did not succeed
      |    +-- RunTimeoutError (also TimeoutError)
      |    +-- RuleError                         a rule's predicate or body failed: .rule
@@ -319,6 +320,10 @@ class StepError(TaskError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.message, self.node, self.code), self.__dict__
+
+
+class UnpackError(TaskError, ValueError):
+    """The value of a task is not what its unpack_to says."""
 
 
 class OutputLimitError(CommandError):

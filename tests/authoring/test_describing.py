@@ -8,9 +8,12 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections import Counter, OrderedDict, defaultdict, deque
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -230,11 +233,128 @@ def test_any_nesting_comes_back_as_it_was(shape):
     assert flow() == (put(shape, ("v",)), (put(shape, ("v",)),))
 
 
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+class Marked(list[Any]):
+    mark = ""
+
+
+def marked(*items: Any) -> Marked:
+    made = Marked(items)
+    made.mark = "kept"
+    return made
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda value: Pair(value, 1),
+        lambda value: Pair(1, [Pair(value, 2)]),
+        lambda value: OrderedDict(b=value, a=1),
+        lambda value: defaultdict(list, {"a": value}),
+        lambda value: Counter({"a": value, "b": 2}),
+        lambda value: marked(1, value),
+        lambda value: slice(value, None, 2),
+    ],
+)
+def test_subclasses_of_containers_keep_their_type(make):
+    """A handle in them is an edge like any other, and what arrives is what was written, with the value in its place."""
+
+    @dag(backend="inline")
+    def flow():
+        value = flows.total([1, 2])
+        return make(value), leaf(make(value))
+
+    assert flow.build().edges() == [("total", "leaf")]
+    returned, (given,) = flow()
+    for found in (returned, given):
+        assert found == make(3)
+        assert type(found) is type(make(3))
+        assert getattr(found, "mark", "kept") == "kept"
+        assert getattr(found, "default_factory", list) is list
+
+
+def test_an_index_may_hold_handles():
+    """A slice and a tuple of handles are looked up when their values are there, as one handle is."""
+
+    @dag(backend="inline")
+    def flow():
+        values, count = leaf(1, 2, 3), flows.total([1, 1])
+        table = leaf.with_options(name="table")()
+        return values[:count], values[1:], table, values[count]
+
+    assert flow() == ((1, 2), (2, 3), (), 3)
+    keyed: Any = dag(backend="inline")(lambda: table_of()[flows.total([1]), 1])
+    assert keyed() == "found"
+    assert ("total", "getitem") in keyed.build().edges()
+
+
+@task
+def table_of():
+    return {(1, 1): "found"}
+
+
+def test_an_array_leaves_arithmetic_to_the_handle():
+    """NumPy would make an array of handles, one for each item."""
+    numpy = pytest.importorskip("numpy")
+    flow: Any = dag(backend="inline")(lambda: numpy.arange(3) + flows.total([1, 2]))
+    assert flow().tolist() == [3, 4, 5]
+    assert flow.build().node_names() == ["total", "add"]
+
+
 def test_a_container_of_constants_is_passed_as_it_is():
     """A large table among the arguments is neither copied nor taken apart."""
     table = [[1, 2], {"a": 3}]
     table.append(table)
     assert dag(backend="inline")(lambda: leaf(table))()[0] is table
+
+
+@dataclass
+class Point:
+    x: Any
+    y: Any = 0
+
+
+class Guarded(dict[Any, Any]):
+    def __copy__(self) -> Any:
+        raise TypeError("one of its kind")
+
+
+def circular(handle: Any) -> Any:
+    values = [handle]
+    values.append(values)
+    return values
+
+
+CANNOT_HOLD_A_HANDLE: list[Any] = [
+    Point,
+    lambda handle: [Point(1, [handle])],
+    lambda handle: deque([handle]),
+    lambda handle: {"a": {(1, handle): 2}},
+    lambda handle: {Pair(handle, 1)},
+    lambda handle: {1: handle}.values(),
+    lambda handle: MappingProxyType({1: handle}),
+    lambda handle: Guarded(a=handle),
+    circular,
+    lambda handle: [circular(handle)],
+]
+
+
+@pytest.mark.parametrize("make", CANNOT_HOLD_A_HANDLE)
+def test_what_cannot_be_made_anew_must_not_hold_a_handle(make):
+    """It would reach the task, or whoever called, with a dead handle in it, and without an edge."""
+    for use in (lambda handle: leaf(make(handle)), make):
+        with pytest.raises(HandleError, match="in a task"):
+            describe(lambda use=use: use(leaf()))
+
+
+def test_what_holds_no_handle_is_passed_as_it_is():
+    """Dataclasses and queues of constants are ordinary arguments."""
+    for value in (Point(1, Point(2)), deque([[1]]), {(1, (2,)): 3}, Pair(1, [2]), slice(1, 2), Guarded(a=[1])):
+        assert dag(backend="inline")(lambda value=value: leaf(value))()[0] is value
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------------
@@ -256,6 +376,8 @@ def in_flow(use: Any) -> None:
         (lambda handle: 1 in handle, "in a task"),
         (lambda handle: handle in [leaf(), handle], "Decide inside of a task"),
         (lambda handle: f"{handle}", "in a task"),
+        (lambda handle: "a" + str(handle), "in a task"),
+        (lambda handle: "%s" % handle, "in a task"),  # noqa: UP031
         (lambda handle: leaf({handle}), "list or a tuple"),
         (lambda handle: leaf({handle: 1}), "in a task"),
         (pickle.dumps, "Pass it to a task"),
@@ -373,6 +495,7 @@ def yields() -> Any:
         (lambda: mark_as_task("name"), InvalidNodeError),
         (lambda: task(retries=-1)(len), InvalidNodeError),
         (lambda: task(unpack_to=-1)(len), InvalidNodeError),
+        (lambda: task(when=some(True))(len), InvalidNodeError),
         (lambda: mark_as_flow(max_concurency=2)(leaf), InvalidSettingError),
         (lambda: dag(max_concurrency=0)(leaf), InvalidSettingError),
         (lambda: Node("n", len, inputs={"a": "b"}, arguments=Arguments()), InvalidNodeError),
@@ -384,6 +507,12 @@ def test_what_cannot_be_is_refused_when_it_is_said(make, error):
     """Decorators run at import: the mistake is shown where it stands."""
     with pytest.raises(error):
         make()
+
+
+def test_a_condition_that_is_known_is_refused_with_the_remedy():
+    """A comparison of two constants is a truth value, not a handle."""
+    with pytest.raises(InvalidNodeError, match=r"'leaf': when is a node, or a handle.*not True.*with an if"):
+        leaf.with_options(when=some(1 < 2))
 
 
 def test_a_task_is_copied_and_pickled_as_itself():

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from dagrid import DAG, Node, current, dag, task
-from dagrid.errors import HandleError, PlanError, StoreError, StoreVersionError, UnboundParameterError, UnknownNodeError
+from dagrid.errors import (
+    HandleError,
+    InvalidSettingError,
+    PlanError,
+    StoreError,
+    StoreVersionError,
+    TaskError,
+    UnboundParameterError,
+    UnknownNodeError,
+)
 from dagrid.graph.grow import map_over
 from tests.authoring import flows
 
@@ -133,6 +142,80 @@ def test_parts_of_a_flow_and_of_its_maps():
     assert part(1) == {"added": [101], "scaled": None, "sum": None, "known": None, "both": None}
     by_task = dag(backend="inline", exclude=[flows.times])(flows.mapped.fn)
     assert by_task(1) == {"added": [101], "scaled": None, "sum": None, "known": [2, 3], "both": 106}
+
+
+# --- handles ----------------------------------------------------------------------------------------------------------------
+
+
+def described(name: str | None = None) -> tuple[DAG, dict[str, Any]]:
+    """Return a graph with the handles that its description kept."""
+    kept: dict[str, Any] = {}
+
+    def flow() -> None:
+        kept["load"] = flows.load(2)
+        kept["plus"] = flows.plus.map(kept["load"])
+        kept["sum"] = flows.total(kept["plus"])
+        kept["part"] = kept["load"][0]
+
+    return dag(name=name)(flow).build(), kept
+
+
+def test_a_handle_that_was_kept_means_its_node(place):
+    """Wherever nodes are named, whoever described the graph may say what it has in hand."""
+    graph, kept = described()
+    load, plus, total = kept["load"], kept["plus"], kept["sum"]
+    result = graph.run(backend=place).raise_for_status()
+    assert (result[total], result[plus], result.node_results[load].value) == (5, [2, 3], [1, 2])
+    assert load in result
+    assert load in graph
+    assert graph.node(load).id == "load"
+    assert graph.run(backend=place, targets=[plus]).counts()["completed"] == 4
+    assert graph.run(backend=place, given={plus: [7]})[total] == 7
+    assert graph.run(backend=place, roots=[plus], given={load: [4]})[total] == 5
+    assert "total" not in graph.run(backend=place, exclude=[total])
+    with pytest.raises(TaskError, match="dropped"):
+        graph.run(backend=place, keep={total})[load]
+    assert graph.compose(inputs=[load], outputs=total)([1]) == 2
+    assert graph.compose(inputs=[load], outputs=[total, plus])([1]) == [2, [2]]
+    run = graph.start(backend=place)
+    run.wait(20)
+    assert run.status(total) == "completed"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda graph, handle: graph.run(backend="inline", targets=[handle]),
+        lambda graph, handle: graph.run(backend="inline", roots=[handle]),
+        lambda graph, handle: graph.run(backend="inline", exclude=[handle]),
+        lambda graph, handle: graph.run(backend="inline", given={handle: 1}),
+        lambda graph, handle: graph.run(backend="inline", keep={handle}),
+        lambda graph, handle: graph.run(backend="inline")[handle],
+        lambda graph, handle: graph.compose(inputs=[handle], outputs="total"),
+        lambda graph, handle: graph.compose(inputs=["load"], outputs=handle),
+        lambda graph, handle: graph.node(handle),
+    ],
+)
+def test_a_handle_of_another_graph_or_of_a_part_of_a_value_is_refused(use):
+    """Its node may have a namesake here, and a part of a value is no node."""
+    graph, kept = described("this")
+    with pytest.raises(HandleError, match="belongs to @dag 'other', and not to the graph 'this'"):
+        use(graph, described("other")[1]["load"])
+    with pytest.raises(HandleError, match="Say the node as a whole"):
+        use(graph, kept["part"])
+
+
+def test_one_handle_is_no_list():
+    """As with a name: it would be taken for a list of its items."""
+    graph, kept = described()
+    settings: dict[str, Any]
+    for settings in ({"targets": kept["load"]}, {"keep": kept["load"]}):
+        with pytest.raises(InvalidSettingError, match="handle of 'load'"):
+            graph.run(backend="inline", **settings)
+    unknown = described("other")[1]["load"]
+    assert unknown not in graph
+    with pytest.raises(UnknownNodeError, match="'load'"):
+        DAG([Node("a", threading.Lock)]).run(targets=[unknown])
 
 
 # --- values from before -----------------------------------------------------------------------------------------------------

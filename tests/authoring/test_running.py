@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from dagrid import DAG, Patch, Rule, Run, dag, task
-from dagrid.errors import TaskSkippedError, TransferError, UnboundParameterError
+from dagrid import DAG, DAGExecutor, Node, Patch, Rule, Run, dag, task
+from dagrid.errors import TaskSkippedError, TransferError, UnboundParameterError, UnpackError
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.execution.backends.thread import ThreadBackend
+from dagrid.execution.simulate import simulate
 from tests.authoring import flows
 
 BACKENDS = {
@@ -49,6 +50,40 @@ def test_parameters_are_those_of_the_function(backend):
     assert flow(count=2)["sums"] == [2, 3]
     with pytest.raises(TypeError, match="nothing"):
         flow(nothing=1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["self", "name", "length", "fn", "items", "task", "args", "kwargs", "path", "condition", "known", "arguments"],
+)
+def test_no_name_of_a_parameter_is_taken(backend, name):
+    """What a function calls its parameters is its own affair, however it is called."""
+    pair = task(unpack_to=1)(explained)
+    named: Any = {name: 3}
+
+    def flow():
+        one = pair(**named)
+        several = pair.map([1, 2], **named)
+        numbers: Any = flows.load(2)
+        later = numbers.map(pair, **named)
+        guarded = pair.with_options(when=one[0] == f"{name}=3")(**named)
+        return list(one), several, later, guarded, pair([one[0]], **named)
+
+    text = [f"{name}=3"]
+    assert on(backend, flow)() == (text, [text] * 2, [text] * 2, text, text)
+    assert pair(**named) == text
+    assert pair.map([1], **named) == [text]
+
+    def call_it(**given: Any) -> Any:
+        return pair(**given)
+
+    whole = on(backend, call_it)
+    assert whole(**named) == text
+    assert whole.build(**named).node_names() == ["explained"]
+
+
+def explained(*_: Any, **named: Any) -> list[str]:
+    return [flows.explain(**named)]
 
 
 def test_the_five_node_example(backend):
@@ -110,15 +145,44 @@ def test_a_wrong_index_is_an_error_of_the_node_that_receives_it(backend):
     assert on(backend, flow).run().node_results["total"].status == "failed"
 
 
-def test_a_value_of_another_length_than_declared_is_an_error(backend):
-    """Unpacking would drop the rest in silence."""
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("(1, 2, 3)", r"made\(\) returned 3 items.*says 2"),
+        ("(one for one in (1, 2))", r"made\(\) returned a value of type generator.*list or a tuple"),
+        ("2", r"made\(\) returned a value of type int"),
+        ("None", r"made\(\) returned a value of type NoneType"),
+        ("{'a': 1, 'b': 2}", r"made\(\) returned a value of type dict"),
+        ("{1, 2}", r"made\(\) returned a value of type set"),
+    ],
+)
+def test_a_value_that_is_not_what_unpack_to_says_is_an_error(backend, value, message):
+    """Unpacking would drop the rest in silence, or fail somewhere behind, where nobody knows of whom it speaks."""
 
     @task(unpack_to=2)
-    def three():
-        return 1, 2, 3
+    def made(text):
+        return eval(text)
 
-    with pytest.raises(ValueError, match=r"3 items.*says 2"):
-        on(backend, lambda: list(three()))()
+    with pytest.raises(UnpackError, match=message):
+        on(backend, lambda: list(made(value)))()
+
+
+def test_builtins_can_be_tasks(backend):
+    """One that does not say what it takes is called with what it is given."""
+    builtins: Any = (max, int, dict, sorted)
+    largest, whole, table, ordered = map(task, builtins)
+
+    def flow():
+        return [
+            largest([whole("3"), 2]),
+            largest(1, 2, key=abs),
+            table(a=whole("1")),
+            whole.map(["4", "5"]),
+            ordered([2, 1], reverse=True),
+        ]
+
+    assert on(backend, flow)() == [3, 2, {"a": 1}, [4, 5], [2, 1]]
+    assert whole("7") == 7
 
 
 def test_a_handle_that_was_not_executed_raises_what_its_node_raised(backend):
@@ -260,6 +324,41 @@ def test_a_run_inside_of_a_description_records_nothing_there():
     assert flow.build().node_names() == ["total"]
 
 
+@pytest.mark.parametrize(
+    "run_of",
+    [
+        lambda graph, settings: graph.run(**settings),
+        lambda graph, settings: graph.start(**settings).wait(20),
+        lambda graph, settings: graph.start(**settings).settle(20),
+        lambda graph, settings: graph.execute(**settings),
+        lambda graph, settings: DAGExecutor(graph, **settings).execute(),
+        lambda graph, settings: simulate(graph, call=True, rules=settings["rules"]),
+    ],
+)
+@pytest.mark.parametrize("backend", ["inline", "thread"])
+def test_a_graph_that_is_run_inside_of_a_description_records_nothing_there(backend, run_of):
+    """However the run begins, its tasks and the bodies of its rules call tasks as they would anywhere else."""
+    seen: list[Any] = []
+
+    def grown(_: Any) -> Patch:
+        seen.append(flows.load(1))
+        return Patch([Node("last", lambda: seen.append(flows.load(2)))])
+
+    @task
+    def first():
+        seen.append(flows.load(3))
+
+    prepared = dag(lambda: [first(), first.with_options(place="caller")()]).build()
+    rules = [Rule(lambda view: view.succeeded("first"), grown)]
+
+    def flow():
+        run_of(prepared, {"backend": backend, "rules": rules})
+        return flows.load()
+
+    assert dag(flow).build().node_names() == ["load"]
+    assert sorted(seen) == [[1], [1, 2], [1, 2, 3], [1, 2, 3]]
+
+
 def test_methods_can_be_tasks_and_flows():
     """`self` is an argument like any other."""
 
@@ -299,20 +398,65 @@ print(flow())
 """
 
 
-@pytest.mark.slow
-def test_a_script_runs_in_processes(tmp_path: Path):
-    """In a script all is in `__main__`, which workers do not have."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    source = str(Path(__file__).parents[2] / "src")
+GROWING_SCRIPT = """
+import sys
+from dagrid import current, dag, task
+
+@task
+def one(value):
+    return value + 1
+
+@task(unpack_to=2, name="pair", tags=["made"])
+def two(value):
+    return value, one(value)
+
+@dag
+def sub(value):
+    first, second = two(one(value))
+    return one.with_options(name="add")(first + second), one.map([first, second])
+
+@task(adds=set())
+def begin():
+    part = sub.build(5)
+    current().grow(*[part.node(name) for name in part.node_names()])
+    return [part.node("pair").tags, one.map([1, 2]), list(two(1))]
+
+@dag
+def flow():
+    return begin()
+
+result = flow.run(backend=sys.argv[1], progress=False).raise_for_status()
+print({name: result[name] for name in result})
+"""
+
+
+def said_by(script: str, folder: Path, *arguments: str) -> str:
+    path = folder / "script.py"
+    path.write_text(script)
     done = subprocess.run(
-        [sys.executable, str(script)],
-        env=os.environ | {"PYTHONPATH": source},
+        [sys.executable, str(path), *arguments],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.stdout, done.returncode) == ("(5, 2)\n", 0), done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_script_runs_in_processes(tmp_path: Path):
+    """In a script all is in `__main__`, which workers do not have."""
+    assert said_by(SCRIPT, tmp_path) == "(5, 2)\n"
+
+
+@pytest.mark.slow
+def test_tasks_of_a_script_describe_graphs_in_processes_too(tmp_path: Path):
+    """A task is one in a worker as well: a flow that is described there must not lose its nodes in silence."""
+    told = said_by(GROWING_SCRIPT, tmp_path, "inline")
+    assert "'begin': [('made',), [2, 3], [1, 2]]" in told
+    assert "'add_2': 14" in told
+    assert said_by(GROWING_SCRIPT, tmp_path, "multiprocessing?max_workers=1") == told
 
 
 def test_arguments_are_kept_by_the_derived_graphs():

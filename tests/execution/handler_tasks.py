@@ -36,6 +36,18 @@ def look(log: str, outcome: Outcome, work: Any, other: Any = 1) -> tuple[str, An
     return outcome.status, work, other
 
 
+def outcome_first(outcome: Any, value: int) -> tuple[Any, int]:
+    return getattr(outcome, "status", outcome), value
+
+
+def outcome_last(value: int, outcome: Any) -> tuple[int, Any]:
+    return value, getattr(outcome, "status", outcome)
+
+
+def by_name(*, outcome: Any) -> Any:
+    return getattr(outcome, "status", outcome)
+
+
 def broken(log: str, name: str) -> None:
     note(log, name)
     raise KeyError(name)

@@ -13,13 +13,26 @@ from typing import Any, cast
 import pytest
 
 import dagrid
-from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, Patch, Rule, RunStatus
+from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, Patch, Rule, RunStatus, task
 from dagrid.errors import CapabilityError, InvalidNodeError, InvalidPatchError, InvalidSettingError, RunTimeoutError
 from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.node import HandlerOf
 from dagrid.testing.gate import Gate
 from tests.execution.durable_tasks import noted
-from tests.execution.handler_tasks import broken, fail, grow, handle, look, skip, sleep, wait, work
+from tests.execution.handler_tasks import (
+    broken,
+    by_name,
+    fail,
+    grow,
+    handle,
+    look,
+    outcome_first,
+    outcome_last,
+    skip,
+    sleep,
+    wait,
+    work,
+)
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -35,6 +48,30 @@ def log(tmp_path: Path) -> str:
 def handlers(log: str) -> list[Node]:
     """Return a handler for each outcome, the exit first."""
     return [Node(word, partial(handle, log, word), handler=word) for word in WORDS]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_task_that_is_a_handler_gets_the_outcome_from_the_run(backend: str) -> None:
+    """What calls it in a description has no outcome to give; what else it asks for is checked as ever."""
+    first, last, named = (task(name=fn.__name__, handler="exit")(fn) for fn in (outcome_first, outcome_last, by_name))
+    settled: Any = task(handler="success")(outcome_first)
+
+    def flow() -> Any:
+        first(value=1)
+        last(2)
+        named()
+        named(outcome="mine")
+        settled("mine", 3)
+
+    made = dagrid.dag(flow)
+    result = made.run(backend=backend).raise_for_status()
+    assert result["outcome_first"] == ("succeeded", 1)
+    assert result["outcome_last"] == (2, "succeeded")
+    assert (result["by_name"], result["by_name_2"]) == ("succeeded", "mine")
+    assert result["outcome_first_2"] == ("mine", 3)
+    for call in (first, lambda: last(other=1), lambda: last(1, 2, 3)):
+        with pytest.raises(TypeError, match="outcome_"):
+            dagrid.dag(call).build()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

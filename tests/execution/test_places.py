@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dagrid import DAG, Node, NodeStatus, Patch, Rule, SkipTask, current, dag, task
-from dagrid.errors import TaskError, TaskTimeoutError, TransferError
+from dagrid.errors import InvalidNodeError, TaskError, TaskTimeoutError, TransferError
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.execution.simulate import simulate
 from tests.execution.place_tasks import count, process_and_thread, unreadable, whole
@@ -402,6 +402,21 @@ def test_nodes_of_the_caller_run_in_the_thread_that_waits(backend):
         assert result["there"][1] != threading.get_ident()
     assert (result["there"][0] == os.getpid()) is isinstance(backend, str)
     assert result["count"][0] == 3
+
+
+@pytest.mark.parametrize("place", ["caller", "here"])
+def test_an_async_task_has_no_other_place(place):
+    """In a thread it would be called, and a coroutine that nobody awaits would be the value."""
+    asynchronous = task(place=place)(one)
+    ran: list[int] = []
+    for graph, tasks in (
+        (dag(lambda: [asynchronous()]).build(), {}),
+        (DAG([Node("one", partial(one), place=place), Node("other", partial(ran.append, 1))]), {}),
+        (DAG([Node("one", place=place)]), {"one": one}),
+    ):
+        with pytest.raises(InvalidNodeError, match=r"'one' is async.*Remove its place"):
+            graph.run(tasks, backend="inline")
+    assert ran == []
 
 
 def test_waiting_in_bits_lends_the_thread_each_time():

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dagrid import DAG, task
 from dagrid.errors import InvalidNodeError
 from dagrid.graph import ExecNode, Node, Retry
 
@@ -29,6 +30,43 @@ def test_the_article_s_spelling_works() -> None:
     node = ExecNode(final, final, [load, "other"], 10, True)
     assert (node.id, node.fn, node.depends_on) == ("final", final, ("load", "other"))
     assert (node.priority, node.is_sequential) == (10, True)
+
+
+def test_the_settings_of_a_task_count_where_the_node_says_nothing_else() -> None:
+    """A node that is made of a task by hand is what a call of it would have recorded."""
+    marked = task(name="fancy", retries=3, priority=2, tags=["a"], timeout=5.0)(load)
+    assert Node(marked).settings() == marked.node.settings()
+    assert Node(marked).id == "fancy"
+    other = Node("other", marked, [marked], priority=1, retries=0, tags=["b"])
+    assert (other.depends_on, other.priority, other.retries, other.tags, other.timeout) == (
+        ("fancy",),
+        1,
+        Retry(0),
+        ("b",),
+        5.0,
+    )
+    assert other.changed(timeout=None).timeout is None
+    assert Node(marked.with_options(name="plain", retries=None)).settings().keys() == {
+        "fn",
+        "priority",
+        "tags",
+        "timeout",
+    }
+    assert DAG([Node(marked), Node("behind", final, inputs={"load": marked})]).run(backend="inline")["behind"] == 1
+
+
+def test_a_method_that_is_a_task_makes_nodes_of_its_instance() -> None:
+    """The instance is bound, and the settings are those of the task."""
+
+    class Model:
+        @task(retries=1)
+        def tripled(self, load: int) -> int:
+            return 3 * load
+
+    method: Any = Model().tripled
+    graph = DAG([Node(load), Node(method, depends_on=[load])])
+    assert graph.node("tripled").retries == Retry(1)
+    assert graph.run(backend="inline")["tripled"] == 3
 
 
 def test_everything_that_is_unsaid_is_empty() -> None:

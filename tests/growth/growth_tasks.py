@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dagrid import current, task
+
 
 def square(value):
     return value * value
@@ -37,3 +39,15 @@ def title(load):
 
 def page(load, title):
     return f"{load} {title}"
+
+
+@task(name="fancy", retries=3, unpack_to=1, tags=["marked"])
+def in_one_of_two(value):
+    """Fail at the first try."""
+    if current().number == 1:
+        raise ConnectionError("try again")
+    return [value]
+
+
+def total_of_lists(values):
+    return sum(sum(value) for value in values)

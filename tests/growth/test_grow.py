@@ -23,7 +23,19 @@ from dagrid.graph.grow import (
     nested_map_reduce,
     until,
 )
-from tests.growth.growth_tasks import halve, length, load, negate, page, square, title, total, words
+from tests.growth.growth_tasks import (
+    halve,
+    in_one_of_two,
+    length,
+    load,
+    negate,
+    page,
+    square,
+    title,
+    total,
+    total_of_lists,
+    words,
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +60,14 @@ def test_map_over_a_list_found_at_run_time(backend):
     result = found(1, 2, 3).run(rules=[map_over("find", Node("sq", square, retries=Retry(2)))], backend=backend)
     result.raise_for_status()
     assert {name: result[name] for name in result} == {"find": [1, 2, 3], "sq[0]": 1, "sq[1]": 4, "sq[2]": 9}
+
+
+def test_a_task_is_a_step_with_its_settings(backend):
+    """What `@task` says holds wherever its nodes are made, as it does in a @dag function."""
+    rule = map_reduce("find", in_one_of_two, reduce=Node("total", total_of_lists))
+    result = found(1, 2).run(rules=[rule], backend=backend).raise_for_status()
+    assert {name: result[name] for name in result} == {"find": [1, 2], "fancy[0]": [1], "fancy[1]": [2], "total": 3}
+    assert result.node_results["fancy[1]"].attempts == 2
 
 
 @pytest.mark.parametrize("values", [(), (1, 2, 3)])

@@ -31,7 +31,7 @@ from dagrid.execution.parameters import NO_PARAMETERS, Parameters, Task, matched
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.authoring import Task as MarkedTask
 from dagrid.graph.authoring import TaskBody
-from dagrid.graph.node import Node
+from dagrid.graph.node import OUTCOME, Node
 
 if TYPE_CHECKING:
     from dagrid.execution.caching import Lineage
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 Gather = Callable[[Sequence[Any]], Sequence[Any]]
 LOOP = "loop"
 """The place of nodes whose task is an `async def` function."""
-OUTCOME = "outcome"
-"""The parameter by which a handler is told how the run ended."""
 COMMAND = "command"
 """The place of nodes whose task is a `Command`, which starts a process."""
 
@@ -158,7 +156,7 @@ class Gathered(msgspec.Struct, frozen=True):
     fn: Task
     gather: Gather
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
 
 
@@ -237,9 +235,9 @@ class Binder(msgspec.Struct, eq=False):
         asked = self._parameters(fn)
         if OUTCOME in spec.reads or OUTCOME in (spec.inputs or ()):
             return False
-        if spec.arguments is not None and OUTCOME in asked.positional:
-            taken = asked.positional.index(OUTCOME) < len(spec.arguments.args)
-            return not taken and OUTCOME not in (spec.arguments.kwargs or ())
+        said = spec.arguments
+        if said is not None and (OUTCOME in (said.kwargs or ()) or OUTCOME in asked.positional[: len(said.args)]):
+            return False
         return OUTCOME in asked.positional or OUTCOME in asked.keyword
 
     def _reading(
@@ -288,6 +286,11 @@ class Binder(msgspec.Struct, eq=False):
             binding = _guarded(binding, spec.when, next(one for one in before if names[one] == spec.when.node))
         binding.place = self._own_place(fn)
         if spec is not None and spec.place is not None:
+            if binding.place == LOOP:
+                raise InvalidNodeError(
+                    f"Node {name!r} is async, and runs on the event loop of the run. Remove its place, or make its task a plain "
+                    f"function."
+                )
             if (binding.place == COMMAND) != (spec.place == HERE):
                 raise InvalidNodeError(
                     f"Node {name!r} is a command, which runs in no thread. Remove its place, or say 'here'."
@@ -471,7 +474,7 @@ def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Bindi
     return Binding(fn, sources, kwargs or None, _with_constants(arguments.args, places, gatherer(sources)))
 
 
-def call_when(fn: Task, path: tuple[Any, ...], condition: Any, *args: Any, **kwargs: Any) -> Any:
+def call_when(fn: Task, path: tuple[Any, ...], condition: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Call a function if a value, or what is found in it along a path of keys, is true; else its node is skipped."""
     for key in path:
         condition = condition[key]

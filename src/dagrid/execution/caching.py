@@ -197,7 +197,8 @@ def _template(hasher: Hasher, given: Arguments) -> bytes:
         if type(one) is Ref:
             return combined("place", [hasher.of(numbers[one.node]), hasher.of(one.path)])
         if type(one) is Group:
-            return combined("group", [hasher.of(one.kind), hasher.of(one.keys), *map(of, one.items)])
+            beside = [] if one.empty is None else [hasher.of(one.empty)]
+            return combined("group", [hasher.of(one.kind), hasher.of(one.keys), *beside, *map(of, one.items)])
         return hasher.of(one)
 
     return combined("arguments", [hasher.of(tuple(named)), *map(of, given.args), *map(of, named.values())])

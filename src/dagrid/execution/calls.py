@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence, Set
 from typing import Any
 
 from dagrid.attempt import Outcome
-from dagrid.execution.binding import OUTCOME, Bindings
+from dagrid.execution.binding import Bindings
 from dagrid.execution.recording import Kept, Recorder
+from dagrid.graph.node import OUTCOME
 from dagrid.machine.closing import Verdict
 from dagrid.machine.events import NODE_MASK
 from dagrid.machine.plan import Request

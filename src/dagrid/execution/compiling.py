@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -11,9 +11,11 @@ from dagrid.errors import InvalidSettingError, UnknownNodeError
 from dagrid.execution.binding import Binder, Bindings, bind, check_sources
 from dagrid.execution.part import Part
 from dagrid.graph.dag import DAG
+from dagrid.graph.node import NodeRef, is_one, node_id
 from dagrid.machine.plan import Plan, Settings, order_keys
 
-Keep = Literal["all", "outputs"] | Collection[str]
+Keep = Literal["all", "outputs"] | Collection[NodeRef]
+NamedKeep = Literal["all", "outputs"] | Collection[str]
 
 
 class Compiled(msgspec.Struct, eq=False):
@@ -69,20 +71,24 @@ def compiled_for(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, setti
     return compiled
 
 
-def checked_keep(keep: Keep, plan: Plan, grows: bool) -> Keep:
-    """Return which values of a run are kept.
+def checked_keep(keep: Keep, plan: Plan, grows: bool, graph: str | None) -> NamedKeep:
+    """Return which values of a run are kept: a word, or the names of nodes.
+
+    Args:
+        keep: what is asked for.
+        plan: the graph as it begins.
+        grows: whether further nodes may come.
+        graph: what it is called, of which the handles have to be.
 
     Raises:
-        InvalidSettingError, UnknownNodeError: it cannot be, or names what is not there.
+        InvalidSettingError, UnknownNodeError, HandleError: it cannot be, or names what is not there.
     """
-    if isinstance(keep, str):
-        if keep not in ("all", "outputs"):
-            raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes such as {{{keep!r}}}; not {keep!r}.")
+    if isinstance(keep, str) and keep in ("all", "outputs"):
         return keep
-    try:
-        kept = frozenset(keep)
-    except TypeError:
-        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of names of nodes; not {keep!r}.") from None
+    if is_one(keep) or not isinstance(keep, Iterable):
+        shown = f" such as {{{keep!r}}}" if is_one(keep) else ""
+        raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes{shown}; not {keep!r}.")
+    kept = frozenset([node_id(one, graph) for one in keep])
     if not (grows or plan.adds):  # a node that comes later may have any name
         for name in kept:
             if name not in plan.index:

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 from dagrid.errors import CapabilityError, InvalidSettingError, PoisonousTaskError, TransferError, hint, nearest
 from dagrid.execution.backends._worker import type_name
 from dagrid.execution.binding import Gathered
-from dagrid.execution.compiling import Compiled, Keep, checked_keep, compiled_for
+from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
 from dagrid.execution.distributed_executor import DistributedExecutor
 from dagrid.execution.division import GIVEN, Divider, Slice
 from dagrid.execution.executor import on_failure
@@ -148,18 +148,20 @@ class PartitionedDAGExecutor:
             BackendError: there is no such backend, or it is closed or not installed.
         """
         said = self._said
-        choice = Choice(said.get("targets"), said.get("roots"), said.get("exclude"), said.get("debug", False))
+        choice = Choice(
+            said.get("targets"), said.get("roots"), said.get("exclude"), said.get("debug", False), self.dag.name
+        )
         before = Before(said.get("given"), said.get("from_run"), said.get("from_file"))
         part = part_of(self.dag, choice, before, tasks or ())
         compiled = compiled_for(part.dag, tasks, self._settings)
         part.check(compiled.bindings)
         if compiled.plan.empty:
             compiled.check_sources(part)
-        keep = checked_keep(said.get("keep", "all"), compiled.plan, False)
+        keep = checked_keep(said.get("keep", "all"), compiled.plan, False, self.dag.name)
         if part.setup:
             set_up(part, kept_of(self.dag), _refuse_setup)
         divided = self._divide(compiled, part, keep)
-        return _Execution(divided, part, said.get("seed")).run(
+        return _Execution(divided, part, said.get("seed"), self.dag.name).run(
             self.backend, self._traced, said.get("progress"), self._at_once()
         )
 
@@ -182,7 +184,7 @@ class PartitionedDAGExecutor:
         limit = self.dag.max_concurrency
         return None if limit is None else max(1, limit // max(1, self._slots))
 
-    def _divide(self, compiled: Compiled, part: Part, keep: Keep) -> _Divided:
+    def _divide(self, compiled: Compiled, part: Part, keep: NamedKeep) -> _Divided:
         """Return the graph divided for a run; as it was before if nothing is different."""
         known = self._divided
         if (
@@ -234,8 +236,9 @@ class _Divided:
 class _Execution:
     """One run of a divided graph."""
 
-    def __init__(self, divided: _Divided, part: Part, seed: int | None) -> None:
+    def __init__(self, divided: _Divided, part: Part, seed: int | None, name: str | None) -> None:
         self._divided = divided
+        self._name = name
         self._part = part
         self._seed = seed
         self._live = Live()
@@ -354,7 +357,7 @@ class _Execution:
         if divided.kept is not None:
             whole.drop(divided.kept)
         return ExecutionResult(
-            state, whole.values, whole.errors, 0.0, total, outer.failure, (), traced, outer.backend_name
+            state, whole.values, whole.errors, 0.0, total, outer.failure, (), traced, outer.backend_name, self._name
         )
 
     def _told(
@@ -389,7 +392,7 @@ def _why(told: NodeResult) -> str:
     return STOPPED if told.status is NodeStatus.SKIPPED else told.reason
 
 
-def _kept(keep: Keep, compiled: Compiled) -> Collection[int]:
+def _kept(keep: NamedKeep, compiled: Compiled) -> Collection[int]:
     """Return the nodes whose values are kept: those that are named, or those that nobody takes."""
     if keep != "outputs":
         return [compiled.plan.index[name] for name in keep]

@@ -29,6 +29,7 @@ from dagrid.execution.recording import Recorder, Recovered
 from dagrid.execution.restoring import Given, Past
 from dagrid.execution.sessions import OpenPlace, RunSessions
 from dagrid.execution.timers import Timers
+from dagrid.graph.recording import unrecorded
 from dagrid.graph.rules import Rule
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
@@ -214,6 +215,7 @@ class Engine:
         self.growing.failure = None
         self.done.clear()
 
+    @unrecorded
     def attend(self, timeout: float | None = None, enough: Callable[[], bool] | None = None) -> bool:
         """Wait for the end or until it is enough, and lend the calling thread to a backend that has none of its own.
 

@@ -111,7 +111,7 @@ def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: s
     given = _values(before, choice, whole.structure, specs)
     omitted = choose(structure, specs, choice, kinds, given)
     if choice.exclude is not None:
-        for at in resolve(choice.exclude, structure, specs, setting="exclude"):
+        for at in resolve(choice.exclude, structure, specs, setting="exclude", graph=choice.graph):
             given.pop(at, None)
             omitted[at] = "excluded"
     setup = [at for at in kinds.setup if at not in given and at not in omitted]
@@ -208,12 +208,12 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     for at in [at for at in found if at in specs and specs[at].handler is not None]:
         del found[at]  # each run has its own end
     if choice.roots is not None and found:
-        anew = reach(structure.successors, resolve(choice.roots, structure, specs, setting="roots"))
+        anew = reach(structure.successors, resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph))
         found = {at: value for at, value in found.items() if at not in anew}
     if before.given is not None:
         if not isinstance(before.given, Mapping):
             raise InvalidSettingError(f"given is a dict of values by node, not {before.given!r}.")
-        meanings = Meanings(structure, specs, "given")
+        meanings = Meanings(structure, specs, "given", choice.graph)
         for one, value in before.given.items():
             for at in meanings.nodes(one):
                 found[at] = value, "given"

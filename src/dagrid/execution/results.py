@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dagrid.errors import (
+    GraphError,
     PoisonousTaskError,
     RunError,
     StoreError,
@@ -23,6 +24,7 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkerLostError,
 )
+from dagrid.graph.node import NodeRef, node_id
 from dagrid.machine.closing import Verdict, failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED
 from dagrid.machine.explain import ended_word
@@ -113,6 +115,7 @@ class ExecutionResult:
         rules: Sequence[str],
         traced: bool,
         backend_name: str,
+        graph: str | None = None,
     ) -> None:
         self._state = state
         self._values = values
@@ -121,6 +124,7 @@ class ExecutionResult:
         self._failure = failure
         self._rules = rules
         self._traced = traced
+        self._graph = graph
         self._tracebacks: dict[int, TracebackType | None] = {}
         self.backend_name = backend_name
         self.total_duration_seconds = ended - began
@@ -133,8 +137,8 @@ class ExecutionResult:
             "its values with result.save(path), or run with checkpoint=... and read it again with dagrid.resume."
         )
 
-    def __getitem__(self, name: str) -> Any:
-        """Return the value of a node.
+    def __getitem__(self, name: NodeRef) -> Any:
+        """Return the value of a node, which a name, a task or a handle means.
 
         Raises:
             UnknownNodeError: there is no such node.
@@ -146,7 +150,11 @@ class ExecutionResult:
         raise self._raised(node)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._state.plan.index
+        try:
+            self._number(name)  # type: ignore[arg-type]  # whatever it is
+        except GraphError:
+            return False
+        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state.plan.names)
@@ -230,7 +238,7 @@ class ExecutionResult:
         names, values = self._state.plan.names, self._values
         return {names[node]: values[node] for node, code in enumerate(self._state.status) if code == Status.COMPLETED}
 
-    def save(self, path: str | PathLike[str], *, nodes: Iterable[str] | None = None) -> None:
+    def save(self, path: str | PathLike[str], *, nodes: Iterable[NodeRef] | None = None) -> None:
         """Write the values of the nodes that completed to a file, from which a later run takes them (`from_file=path`).
 
         Args:
@@ -245,14 +253,14 @@ class ExecutionResult:
 
         values = self.completed()
         if nodes is not None:
-            chosen = list(nodes)
-            for name in chosen:
-                if self._state.status[self._number(name)] != Status.COMPLETED:
-                    raise StoreError(f"Node {name!r} has no value to be saved: {self._reason(self._number(name))}.")
+            chosen = {self._state.plan.names[at]: at for at in map(self._number, nodes)}
+            for name, at in chosen.items():
+                if self._state.status[at] != Status.COMPLETED:
+                    raise StoreError(f"Node {name!r} has no value to be saved: {self._reason(at)}.")
             values = {name: values[name] for name in chosen}
         saved.save(path, values, sys.modules["dagrid"].__version__)
 
-    def passed_over(self, name: str) -> bool:
+    def passed_over(self, name: NodeRef) -> bool:
         """Return whether a node was skipped though nothing failed: by a condition, by itself, or as no part of the run.
 
         Raises:
@@ -288,7 +296,7 @@ class ExecutionResult:
             )
         raise RunError(f"The run was {self._state.cancelled or 'stopped'} before it had ended.")
 
-    def node_result(self, name: str, *, value: bool = True) -> NodeResult:
+    def node_result(self, name: NodeRef, *, value: bool = True) -> NodeResult:
         """Return what became of one node; without its value, if that is not to be opened.
 
         Raises:
@@ -352,7 +360,8 @@ class ExecutionResult:
         assert error is not None
         return error.with_traceback(self._tracebacks.setdefault(node, error.__traceback__))
 
-    def _number(self, name: str) -> int:
+    def _number(self, node: NodeRef) -> int:
+        name = node_id(node, self._graph)
         try:
             return self._state.plan.index[name]
         except KeyError:
@@ -397,7 +406,7 @@ class _NodeResults(Mapping[str, NodeResult]):
     def __init__(self, result: ExecutionResult) -> None:
         self._result = result
 
-    def __getitem__(self, name: str) -> NodeResult:
+    def __getitem__(self, name: NodeRef) -> NodeResult:
         return self._result.node_result(name)
 
     def __iter__(self) -> Iterator[str]:

@@ -16,6 +16,7 @@ from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.execution.signalling import Signals
+from dagrid.graph.node import NodeRef, node_id
 from dagrid.machine.explain import explain, unmet
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
@@ -153,7 +154,7 @@ class Run:
         """The nodes that wait for a signal, see `dagrid.WaitForSignal`."""
         return self._signals.waiting
 
-    def held(self, name: str) -> tuple[str, Any]:
+    def held(self, name: NodeRef) -> tuple[str, Any]:
         """Return what a node says that it waits for, and the value that its task left.
 
         Raises:
@@ -162,7 +163,7 @@ class Run:
         """
         return self._signals.held(self._number(name))
 
-    def signal(self, name: str, value: Any = None) -> None:
+    def signal(self, name: NodeRef, value: Any = None) -> None:
         """Complete a node that waits for a signal, with this value.
 
         Raises:
@@ -172,7 +173,7 @@ class Run:
         self._check_own("signalled")
         self._signals.give(self._number(name), value)
 
-    def reject(self, name: str, reason: str = "no reason was given") -> None:
+    def reject(self, name: NodeRef, reason: str = "no reason was given") -> None:
         """Fail a node that waits for a signal. Raises as `signal` does."""
         self._check_own("signalled")
         self._signals.refuse(self._number(name), reason)
@@ -270,6 +271,7 @@ class Run:
             names,
             self._traced,
             engine.backend_name,
+            self.name or None,
         )
 
     @property
@@ -291,11 +293,11 @@ class Run:
             node = state.status.find(Status.RUNNING, node + 1)
         return found
 
-    def status(self, name: str) -> NodeStatus:
+    def status(self, name: NodeRef) -> NodeStatus:
         """Return where a node stands at this moment."""
         return NodeStatus(Status(self._engine.state.status[self._number(name)]).name.lower())
 
-    def node_result(self, name: str, *, value: bool = True) -> NodeResult:
+    def node_result(self, name: NodeRef, *, value: bool = True) -> NodeResult:
         """Return what has become of a node so far; without its value, if that is not to be opened.
 
         Raises:
@@ -304,7 +306,7 @@ class Run:
         told = self._result().node_result(name, value=value)
         return replace(told, error=None) if self.status(name) in _UNENDED else told
 
-    def explain(self, name: str) -> str:
+    def explain(self, name: NodeRef) -> str:
         """Return in words why a node is not running, or how it ended.
 
         Raises:
@@ -443,8 +445,9 @@ class Run:
         for onlooker in self._onlookers:
             onlooker.end()
 
-    def _number(self, name: str) -> int:
+    def _number(self, node: NodeRef) -> int:
         index = self._engine.state.plan.index
+        name = node_id(node, self.name or None)
         if name not in index:
             raise UnknownNodeError.of(name, index, "The run has no node")
         return index[name]

@@ -5,8 +5,12 @@ Plain data. This room knows nodes by name only, and neither who writes arguments
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,11 +25,80 @@ class Ref(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A list, tuple or dict that holds a `Ref` somewhere within; `keys` are those of a dict."""
+    """A list, tuple, dict or slice, or one of a subclass, that holds a `Ref` somewhere within.
+
+    Args:
+        kind: its type.
+        items: what it holds; of a dict, the values.
+        keys: those of a dict.
+        empty: for a subclass of list or dict, one of it with nothing in it, but with all else that it has.
+    """
 
     kind: type
     items: tuple[Any, ...]
     keys: tuple[Any, ...] = ()
+    empty: Any = None
+
+    @classmethod
+    def of(cls, container: Any, items: tuple[Any, ...]) -> Group:
+        """Return the group that stands for a container with other items in it.
+
+        Raises:
+            Exception: none can be made anew, for its class does not let that be done.
+        """
+        kind = type(container)
+        keys = tuple(container) if isinstance(container, dict) else ()
+        if kind in _GROUPED:
+            return cls(kind, items, keys)
+        if isinstance(container, tuple):
+            made = cls(kind, items)
+            if getattr(container, "__dict__", None):
+                raise TypeError("it has attributes besides its items")
+        else:
+            empty = copy(container)
+            empty.clear()
+            made = cls(kind, items, keys, empty)
+        made.filled(items)
+        return made
+
+    def filled(self, items: Iterable[Any]) -> Any:
+        """Return a container of this kind with these items in it."""
+        kind = self.kind
+        if issubclass(kind, tuple):
+            return tuple.__new__(kind, items)
+        if kind is slice:
+            return slice(*items)
+        made: Any = kind() if self.empty is None else copy(self.empty)
+        if issubclass(kind, dict):
+            for key, item in zip(self.keys, items, strict=True):
+                made[key] = item
+        else:
+            made.extend(items)
+        return made
+
+
+_GROUPED: tuple[type, ...] = (list, tuple, dict, slice)
+_HOLDING: tuple[type, ...] = (list, tuple, set, frozenset, deque, type({}.keys()), type({}.values()), type({}.items()))
+
+
+def is_grouped(kind: type) -> bool:
+    """Return whether containers of a type may become a `Group`."""
+    return issubclass(kind, _GROUPED)
+
+
+@lru_cache(1_000)
+def looking_into(kind: type) -> Callable[[Any], Collection[Any]] | None:
+    """Return what lists the values that something of a type holds, keys aside; None where nobody looks for any."""
+    if issubclass(kind, (dict, MappingProxyType)):
+        return lambda one: one.values()
+    if issubclass(kind, _HOLDING):
+        return lambda one: one
+    if kind is slice:
+        return lambda one: (one.start, one.stop, one.step)
+    fields = getattr(kind, "__dataclass_fields__", None)
+    if fields is not None:
+        return lambda one: [getattr(one, name, None) for name in fields]
+    return None
 
 
 class Arguments(msgspec.Struct):
@@ -64,7 +137,4 @@ def fill(template: Any, values: Mapping[str, Any]) -> Any:
         return value
     if kind is not Group:
         return template
-    items = [fill(one, values) for one in template.items]
-    if template.kind is dict:
-        return dict(zip(template.keys, items, strict=True))
-    return tuple(items) if template.kind is tuple else items
+    return template.filled([fill(one, values) for one in template.items])

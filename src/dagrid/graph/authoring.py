@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
-from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, hint, nearest
+from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, UnpackError, hint, nearest
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.dag import DAG, check_run_settings
-from dagrid.graph.node import Node, NodeSettings, node_id
+from dagrid.graph.node import OUTCOME, Node, NodeSettings, node_id
 from dagrid.graph.recording import Handle, Recording, recording
 from dagrid.graph.structure import paused_gc
 
@@ -74,7 +74,7 @@ class Task(Generic[P, R]):
         self._set(settings)
         self._look()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         current = recording.get()
         if current is None:
             self._refuse_handles((*args, *kwargs.values()))
@@ -88,7 +88,7 @@ class Task(Generic[P, R]):
             current.holds(self._condition)
         return current.add(self.node, given, named, self._unpack_to)  # type: ignore[return-value]  # stands for an R
 
-    def map(self, items: Any, *args: Any, **kwargs: Any) -> Any:
+    def map(self, items: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Record a call for each item, and return a handle of the list of their values.
 
         The nodes are called `name[0]`, `name[1]`, ..., and the one that gathers their values `name`. Where the items are known (a
@@ -133,8 +133,12 @@ class Task(Generic[P, R]):
         return f"<task {self.node.id!r}>"
 
     def __reduce__(self) -> Any:
-        """Travel by name where that leads here, else as the bare function."""
-        return self.__qualname__ if _is_importable(self) else (functools.partial, (self.fn,))
+        """Travel by name where that leads here, else as the function with the settings."""
+        if _is_importable(self):
+            return self.__qualname__
+        settings = self.node.settings()
+        del settings["fn"]
+        return Task, (self.fn, {**settings, "name": self.node.id, "unpack_to": self._unpack_to})
 
     def _copy(self) -> Task[P, R]:
         made: Task[P, R] = object.__new__(type(self))
@@ -163,12 +167,13 @@ class Task(Generic[P, R]):
             self._body()
         if said:
             self.node = self.node.changed(**said)
+        self.__name__ = self.node.id
 
     def _body(self) -> None:
         self.node = self.node.changed(fn=TaskBody.of(self.origin, self._unpack_to))
 
     def _look(self) -> None:
-        self._signature = inspect.signature(self.fn)
+        self._signature = _signature(self.fn)
         self._shape = _Shape(self._signature)
 
     def of(self, instance: object) -> Task[..., R]:
@@ -189,8 +194,13 @@ class Task(Generic[P, R]):
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Check a call; pass by position what can be."""
+        signature = self._signature
         try:
-            self._signature.bind(*args, **kwargs)
+            told = self.node.handler is not None and OUTCOME in signature.parameters
+            if told and OUTCOME not in signature.bind_partial(*args, **kwargs).arguments:
+                signature.bind(*args, **kwargs, **{OUTCOME: None})
+            else:
+                signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.node.id}(): {error}") from None
         named = dict(kwargs)
@@ -215,10 +225,14 @@ class _Method:
         self.__func__ = task
         self.__self__ = instance
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def node(self) -> Node:
+        return self.__func__.of(self.__self__).node
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__(self.__self__, *args, **kwargs)
 
-    def map(self, items: Any, *args: Any, **kwargs: Any) -> Any:
+    def map(self, items: Any, /, *args: Any, **kwargs: Any) -> Any:
         return self.__func__.of(self.__self__).map(items, *args, **kwargs)
 
     def with_options(self, **settings: Unpack[TaskSettings]) -> Task[..., Any]:
@@ -237,6 +251,15 @@ def _length(unpack_to: object) -> int | None:
             f"unpack_to is how many items the value has, a whole number from 0 up, not {unpack_to!r}."
         )
     return unpack_to
+
+
+def _signature(fn: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a function; a builtin that does not say takes what it is given."""
+    try:
+        return inspect.signature(fn)
+    except ValueError:
+        kinds = inspect.Parameter
+        return inspect.Signature([kinds("args", kinds.VAR_POSITIONAL), kinds("kwargs", kinds.VAR_KEYWORD)])
 
 
 class _Shape:
@@ -264,7 +287,7 @@ class TaskBody(functools.partial):  # type: ignore[type-arg]
     def of(cls, task: Task[Any, Any], unpack_to: int | None) -> TaskBody:
         unpacked = _await_unpacked if is_async(task.fn) else _call_unpacked
         made = cls(task.fn) if unpack_to is None else cls(unpacked, task.node.id, unpack_to, task.fn)
-        functools.update_wrapper(made, task.fn)
+        functools.update_wrapper(made, task.fn, updated=())
         made.origin = task
         made.is_async = is_async(task.fn)
         return made
@@ -277,17 +300,25 @@ class TaskBody(functools.partial):  # type: ignore[type-arg]
         return TaskBody.of, (self.origin, self.args[1] if self.args[1:] else None)
 
 
-def _call_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _call_unpacked(name: str, length: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return _unpacked(name, length, fn(*args, **kwargs))
 
 
-async def _await_unpacked(name: str, length: int, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+async def _await_unpacked(name: str, length: int, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return _unpacked(name, length, await fn(*args, **kwargs))
 
 
 def _unpacked(name: str, length: int, value: Any) -> Any:
+    kind = type(value)
+    if issubclass(kind, Mapping) or not (hasattr(kind, "__len__") and hasattr(kind, "__getitem__")):
+        raise UnpackError(
+            f"{name}() returned a value of type {kind.__qualname__}, which has no items by number, and its unpack_to says "
+            f"{length}. Let it return a list or a tuple."
+        )
     if len(value) != length:
-        raise ValueError(f"{name}() returned {len(value)} items, and its unpack_to says {length}.")
+        raise UnpackError(
+            f"{name}() returned {len(value)} items, and its unpack_to says {length}. Let both be the same number."
+        )
     return value
 
 
@@ -326,7 +357,7 @@ class Flow(Generic[P, R]):
         self.fn = fn
         self.name = name
         self._settings = settings
-        self._own = SETTINGS.intersection(inspect.signature(fn).parameters)
+        self._own = SETTINGS.intersection(_signature(fn).parameters)
         self._last: tuple[Recording, DAG] | None = None
 
     @property
@@ -334,7 +365,7 @@ class Flow(Generic[P, R]):
         """What `@dag` says of its runs."""
         return self._settings
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Describe, run and wait. What was skipped though nothing failed is None in what is returned.
 
         Each call makes a graph of its own, and so runs the setup nodes again; what `build` returns keeps their values.
@@ -356,11 +387,11 @@ class Flow(Generic[P, R]):
             result.raise_for_status()
         return _Values(result).of(template)  # type: ignore[no-any-return]
 
-    def build(self, *args: P.args, **kwargs: P.kwargs) -> DAG:
+    def build(self, /, *args: P.args, **kwargs: P.kwargs) -> DAG:
         """Return the graph that the function describes for these arguments, without running anything."""
         return self._describe(args, kwargs)[0]
 
-    def run(self, *args: Any, **kwargs: Any) -> ExecutionResult:
+    def run(self, /, *args: Any, **kwargs: Any) -> ExecutionResult:
         """Describe a graph, run it and return its `ExecutionResult`; failures are in it, not raised.
 
         Args:
@@ -369,13 +400,13 @@ class Flow(Generic[P, R]):
         """
         mine, settings = self._split(kwargs)
         graph, template = self._describe(args, mine)
-        return _outside(lambda: graph.run(**_kept(settings, template)))
+        return graph.run(**_kept(settings, template))
 
-    def start(self, *args: Any, **kwargs: Any) -> Run:
+    def start(self, /, *args: Any, **kwargs: Any) -> Run:
         """Describe a graph, start it and return the handle of the run; takes what `run` takes."""
         mine, settings = self._split(kwargs)
         graph, template = self._describe(args, mine)
-        return _outside(lambda: graph.start(**_kept(settings, template)))
+        return graph.start(**_kept(settings, template))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else Flow(MethodType(self.fn, instance), self.name, self._settings)
@@ -428,10 +459,7 @@ class _Values:
             return self._at(template)
         if kind is not Group:
             return template
-        items = [self.of(one) for one in template.items]
-        if template.kind is dict:
-            return dict(zip(template.keys, items, strict=True))
-        return tuple(items) if template.kind is tuple else items
+        return template.filled([self.of(one) for one in template.items])
 
     def _at(self, ref: Ref) -> Any:
         name, result = ref.node, self._result
@@ -450,15 +478,6 @@ def _kept(settings: RunSettings, template: Any) -> RunSettings:
     if settings.get("keep") != "outputs":
         return settings
     return {**settings, "keep": Arguments((template,)).sources or ()}
-
-
-def _outside(action: Callable[[], R]) -> R:
-    """Do something as outside of any description: what runs must not record."""
-    token = recording.set(None)
-    try:
-        return action()
-    finally:
-        recording.reset(token)
 
 
 @overload

@@ -11,7 +11,7 @@ from dagrid.graph.arguments import Ref, fill
 from dagrid.graph.authoring import Flow
 from dagrid.graph.dag import DAG
 from dagrid.graph.late import Outline
-from dagrid.graph.node import Node, NodeRef
+from dagrid.graph.node import Node, NodeRef, is_one
 from dagrid.graph.parts import Meanings, reach
 from dagrid.graph.recording import Handle, Recording, recording
 
@@ -22,9 +22,9 @@ def compose(
     """Return a piece of a graph as a function; see `DAG.compose`."""
     outline = dag.outline or Outline(dag.structure, dag.specs, frozenset())
     structure = outline.structure
-    single = isinstance(outputs, str) or callable(outputs)
-    begin = _numbers(outline, inputs, "inputs")
-    end = _numbers(outline, [outputs] if single else outputs, "outputs")  # type: ignore[list-item, arg-type]
+    single = is_one(outputs)
+    begin = _numbers(outline, inputs, "inputs", dag.name)
+    end = _numbers(outline, outputs, "outputs", dag.name)
     needed = reach(structure.predecessors, end, begin)
     _check(outline, begin, end, needed)
     order = [at for at in structure.order if at in needed and at not in begin]
@@ -47,12 +47,11 @@ def compose(
     return Flow(composed, name or dag.name or "composed", {})
 
 
-def _numbers(outline: Outline, asked: Sequence[NodeRef], setting: str) -> list[int]:
+def _numbers(outline: Outline, asked: NodeRef | Sequence[NodeRef], setting: str, graph: str | None) -> list[int]:
     found: list[int] = []
-    if isinstance(asked, str) or callable(asked):
-        asked = [asked]
-    meanings = Meanings(outline.structure, outline.specs, setting)
-    for one in asked:
+    every: Any = [asked] if is_one(asked) else asked
+    meanings = Meanings(outline.structure, outline.specs, setting, graph)
+    for one in every:
         meant = meanings.nodes(one)
         if len(meant) > 1:
             names = ", ".join(repr(outline.structure.names[at]) for at in meant[:5])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Unpack
 
-from dagrid.errors import InvalidNodeError, InvalidSettingError
+from dagrid.errors import GraphError, InvalidNodeError, InvalidSettingError
 from dagrid.graph import analysis, formats
 from dagrid.graph.node import Node, NodeRef, OnLost, node_id
 from dagrid.graph.structure import Structure, add_names, paused_gc, unknown_node
@@ -376,7 +376,12 @@ class DAG:
         return True
 
     def __contains__(self, name: object) -> bool:
-        return (name if isinstance(name, str) else getattr(name, "__name__", None)) in self.structure.index
+        if isinstance(name, str):
+            return name in self.structure.index
+        try:
+            return node_id(name, self.name) in self.structure.index
+        except GraphError:
+            return False
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.structure.names)
@@ -389,7 +394,7 @@ class DAG:
         return {key: value for key, value in self.__dict__.items() if key not in ("compiled", "kept")}
 
     def _at(self, name: NodeRef) -> int:
-        key = name if isinstance(name, str) else node_id(name)
+        key = name if isinstance(name, str) else node_id(name, self.name)
         at = self.structure.index.get(key)
         if at is None:
             raise unknown_node(key, self.structure.index)

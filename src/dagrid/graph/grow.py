@@ -1,9 +1,9 @@
 """Rules that are ready to use: map, reduce, loop, choose, collect, a workflow for each element. They are made of `Rule` and
 `Patch` only, so that whoever needs another one can write it; how a rule is asked and applied is not known here.
 
-A step is a function, or a Node as a template: its name, kind and settings hold for every node that is made of it. Generated
-nodes are called `name[0]`, `name[1]`, ...; their kind is the template's, or else its name. An element travels inside of its own
-node (`functools.partial(fn, element)`), so that no worker is sent the whole list.
+A step is a function, or a Node as a template: its name, kind and settings, or those of a `@task`, hold for every node that is
+made of it. Generated nodes are called `name[0]`, `name[1]`, ...; their kind is the template's, or else its name. An element
+travels inside of its own node (`functools.partial(fn, element)`), so that no worker is sent the whole list.
 """
 
 from __future__ import annotations
@@ -345,7 +345,7 @@ class _Gather:
     count: int
     others: tuple[str, ...] = ()
 
-    def __call__(self, **values: Any) -> Any:
+    def __call__(self, /, **values: Any) -> Any:
         gathered = [values[f"value_{number}"] for number in range(self.count)]
         return self.fn(gathered, **{name: values[name] for name in self.others})
 

@@ -8,20 +8,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from types import FunctionType, MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeGuard
 
 import msgspec
 
-from dagrid.errors import InvalidNodeError, hint, nearest
+from dagrid.errors import HandleError, InvalidNodeError, hint, nearest
 from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.policy import Repeat, Retry, as_retry
+
+if TYPE_CHECKING:
+    from dagrid.graph.recording import Handle
 
 OnLost = Literal["requeue", "fail"]
 ContinueOn = Literal["failure", "skipped", "success"]
 HandlerOf = Literal["success", "failure", "cancel", "exit"]
 Place = Literal["caller", "here"]
-NodeRef = str | Callable[..., Any]
+NodeRef: TypeAlias = "str | Callable[..., Any] | Handle"
+OUTCOME = "outcome"
+"""The parameter by which a handler is told how the run ended."""
 
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -66,11 +71,12 @@ class _Positional(msgspec.Struct, frozen=True):
 
 
 class Node(_Positional, frozen=True, kw_only=True):
-    """A task of a graph. Wherever a name is asked for, a function is accepted and means its `__name__`.
+    """A task of a graph. Wherever a name is asked for, a function means its `__name__`, and a handle of `@dag` its node.
 
     Args:
         id: the name of the node, unique in its graph; a function gives its name, and is the task if there is no other.
-        fn: what to call; None for a node whose task is given when the graph is run.
+        fn: what to call; None for a node whose task is given when the graph is run. Of a `@task` the settings count too, where
+            the node does not say others.
         depends_on: the nodes that must be done before.
         priority: of the nodes that are ready, the larger one goes first.
         is_sequential: nothing else of the same run runs while this node does.
@@ -178,8 +184,10 @@ class Node(_Positional, frozen=True, kw_only=True):
             if self.fn is None and not isinstance(given, str):
                 _put(self, "fn", given)
         name = self.id
-        if self.fn is not None and not callable(self.fn):
-            _refuse(name, f"fn is not callable: {self.fn!r}")
+        if self.fn is not None and type(self.fn) is not FunctionType:
+            if not callable(self.fn):
+                _refuse(name, f"fn is not callable: {self.fn!r}")
+            _take_settings(self, getattr(self.fn, "node", None))
         if self.depends_on is not NONE:
             _put(self, "depends_on", _names(name, self.depends_on))
         if self.priority != 0 or type(self.priority) is not int:
@@ -316,6 +324,16 @@ class Node(_Positional, frozen=True, kw_only=True):
         return made
 
 
+def _take_settings(node: Node, pattern: object) -> None:
+    """Give a node the function and the settings of the pattern that its task has, where it says nothing else itself."""
+    if type(pattern) is not Node:
+        return
+    _put(node, "fn", pattern.fn)
+    for name, value in pattern.settings().items():
+        if getattr(node, name) == _DEFAULTS[name]:
+            _put(node, name, value)
+
+
 def _made(name: str, settings: dict[str, Any]) -> Node:
     return Node(name, **settings)
 
@@ -328,22 +346,45 @@ def origin_of(fn: object) -> object:
 FIELDS: tuple[str, ...] = Node.__struct_fields__
 
 
-def node_id(given: object) -> str:
-    """Return the node name that a string or a function means.
+def node_id(given: object, graph: str | None = None) -> str:
+    """Return the node name that a string, a function or a handle means.
+
+    Args:
+        given: any of these.
+        graph: what the graph is called in which it is looked for; handles of others are refused.
 
     Raises:
         InvalidNodeError: an empty name, or something that has none.
+        HandleError: a handle of another graph, or of a part of a value.
     """
     if isinstance(given, str):
         if given:
             return given
         raise InvalidNodeError("A node needs a name that is not empty.")
-    name = getattr(given, "__name__", None)
-    if callable(given) and isinstance(name, str) and name:
-        return name
     if callable(given):
+        name = getattr(given, "__name__", None)
+        if isinstance(name, str) and name:
+            return name
         raise InvalidNodeError(f"{given!r} has no __name__. Give the node a name of its own.")
-    raise InvalidNodeError(f"The name of a node is a string or a function, not {given!r}.")
+    if not _is_handle(given):
+        raise InvalidNodeError(f"The name of a node is a string, a function or a handle, not {given!r}.")
+    if given.ref.path:
+        raise HandleError(f"{given!r} is a part of the value of node {given.ref.node!r}. Say the node as a whole.")
+    if graph is not None and given.recording.name != graph:
+        raise HandleError(
+            f"{given!r} belongs to @dag {given.recording.name!r}, and not to the graph {graph!r}. Take a handle of that graph, "
+            f"or say the name of the node."
+        )
+    return given.ref.node
+
+
+def is_one(given: object) -> bool:
+    """Return whether this means one node, and is no list of them."""
+    return isinstance(given, str) or callable(given) or _is_handle(given)
+
+
+def _is_handle(given: object) -> TypeGuard[Handle]:
+    return type(getattr(given, "ref", None)) is Ref
 
 
 def _refuse(name: str, why: str) -> Any:
@@ -465,6 +506,11 @@ def _condition(name: str, given: object) -> Ref:
         return given
     if isinstance(given, list) and len(given) == 2:  # as JSON gives back a Ref
         return Ref(_reference(name, given[0]), tuple(given[1]))
+    if not (isinstance(given, str) or callable(given)):
+        _refuse(
+            name,
+            f"when is a node, or a handle, whose value decides, not {given!r}; where it is known already, decide with an if",
+        )
     return Ref(_reference(name, given))
 
 

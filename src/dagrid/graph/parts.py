@@ -12,19 +12,23 @@ from typing import NamedTuple
 import msgspec
 
 from dagrid.errors import InvalidSettingError, PlanError, UnknownNodeError, hint
-from dagrid.graph.node import Node, NodeRef, node_id, origin_of
+from dagrid.graph.node import Node, NodeRef, is_one, node_id, origin_of
 from dagrid.graph.structure import Structure, suggest
 
 SHOWN = 5
 
 
 class Choice(msgspec.Struct, eq=False):
-    """What a run is asked to run; None means that nothing is said. An item is a name, a task or a function, or a tag."""
+    """What a run is asked to run; None means that nothing is said. An item is a name, a task, a function or a handle, or a tag.
+
+    `graph` is what the graph is called, of which the handles have to be.
+    """
 
     targets: Iterable[NodeRef] | None = None
     roots: Iterable[NodeRef] | None = None
     exclude: Iterable[NodeRef] | None = None
     debug: bool = False
+    graph: str | None = None
 
 
 class Special(NamedTuple):
@@ -63,23 +67,25 @@ def special(structure: Structure, specs: Mapping[int, Node]) -> Special:
 class Meanings:
     """What names, tasks and tags mean in a graph. All nodes are looked at once, when the first is asked for that is no name."""
 
-    def __init__(self, structure: Structure, specs: Mapping[int, Node], setting: str) -> None:
-        """Take the graph, and what the setting is called for which nodes are asked."""
+    def __init__(self, structure: Structure, specs: Mapping[int, Node], setting: str, graph: str | None = None) -> None:
+        """Take the graph, what the setting is called for which nodes are asked, and the name of the graph that handles are of."""
         self.structure = structure
         self.specs = specs
         self.setting = setting
+        self.graph = graph
 
     def nodes(self, one: object) -> list[int]:
         """Return the nodes that are made of a task or a function, and else the one that is called so.
 
         Raises:
             UnknownNodeError: there is none; the error has the nearest name.
+            HandleError: a handle of another graph, or of a part of a value.
         """
         if not isinstance(one, str):
             made = {at for each in (one, origin_of(one)) if id(each) in self._made for at in self._made[id(each)][1]}
             if made:
                 return sorted(made)
-        name = node_id(one)
+        name = node_id(one, self.graph)
         at = self.structure.index.get(name)
         if at is None:
             suggestion = suggest(name, self.structure.index)
@@ -126,21 +132,33 @@ class Meanings:
 
 
 def resolve(
-    asked: Iterable[NodeRef], structure: Structure, specs: Mapping[int, Node], *, setting: str
+    asked: Iterable[NodeRef],
+    structure: Structure,
+    specs: Mapping[int, Node],
+    *,
+    setting: str,
+    graph: str | None = None,
 ) -> dict[int, bool]:
-    """Return the nodes that names, tasks and tags mean, each with whether it was named, and not only its tag.
+    """Return the nodes that names, tasks, handles and tags mean, each with whether it was named, and not only its tag.
 
     A text is the name of a node if there is one, else a tag. A task or a function means every node that is made of it, and else
     the node that is called as it is.
 
+    Args:
+        asked: the list of these.
+        structure, specs: the graph.
+        setting: where they were said.
+        graph: what the graph is called, of which the handles have to be.
+
     Raises:
         UnknownNodeError: one means nothing; the error has the nearest name and tag.
+        HandleError: a handle of another graph, or of a part of a value.
         InvalidSettingError: it is not a list.
     """
-    if isinstance(asked, str) or callable(asked) or not isinstance(asked, Iterable):
+    if is_one(asked) or not isinstance(asked, Iterable):
         shown = repr(asked) if isinstance(asked, str) else getattr(asked, "__name__", repr(asked))
         raise InvalidSettingError(f"{setting} is a list of names, tasks or tags; write {setting}=[{shown}].")
-    meanings = Meanings(structure, specs, setting)
+    meanings = Meanings(structure, specs, setting, graph)
     found: dict[int, bool] = {}
     for one in asked:
         if isinstance(one, str) and one not in structure.index:
@@ -173,7 +191,7 @@ def choose(
     }  # they belong to the run, whatever of it is chosen
     targets: dict[int, bool] = {}
     if choice.targets is not None:
-        targets = resolve(choice.targets, structure, specs, setting="targets")
+        targets = resolve(choice.targets, structure, specs, setting="targets", graph=choice.graph)
         omitted.update(_debug(structure, choice, kinds, targets, known))
         begin = [at for at in targets if at not in omitted]
         wanted = reach(structure.predecessors, begin, known)
@@ -187,14 +205,14 @@ def choose(
     else:
         omitted.update(_debug(structure, choice, kinds, targets, known))
     if choice.roots is not None:
-        roots = resolve(choice.roots, structure, specs, setting="roots")
+        roots = resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph)
         behind = reach(structure.successors, roots)
         setup = set(kinds.setup) & reach(structure.predecessors, behind)
         for at in everything:
             if at not in behind and at not in setup and at not in handlers:
                 omitted.setdefault(at, "not behind the roots")
     if choice.exclude is not None:
-        excluded = resolve(choice.exclude, structure, specs, setting="exclude")
+        excluded = resolve(choice.exclude, structure, specs, setting="exclude", graph=choice.graph)
         cause = _carried(structure, excluded, known)
         for at, why in cause.items():
             omitted[at] = "excluded" if why == at else f"needs {structure.names[why]!r}, which is excluded"

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
 from dagrid.errors import HandleError, InvalidNodeError, UnknownNodeError
-from dagrid.graph.arguments import Arguments, Group, Ref
+from dagrid.graph.arguments import Arguments, Group, Ref, is_grouped, looking_into
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node
 from dagrid.graph.structure import Structure
@@ -178,8 +179,15 @@ class Recording(msgspec.Struct, eq=False):
                 self._counts[name] = count
                 return found
 
-    def _place(self, value: Any, taken: dict[int, str], seen: set[int] | None = None) -> Any:
-        kind = type(value)
+    def _place(self, value: Any, taken: dict[int, str], open_: dict[int, bool] | None = None) -> Any:
+        """Return a value with references in the places of handles, and the value itself where there are none.
+
+        Args:
+            value: what is looked at.
+            taken: gets the nodes of the handles.
+            open_: the containers that this one stands in, with whether they were met again within.
+        """
+        kind: Any = type(value)
         if kind is Handle:
             if value.recording is not self:
                 raise HandleError(
@@ -189,32 +197,62 @@ class Recording(msgspec.Struct, eq=False):
             ref = value.ref
             taken[value.at] = ref.node
             return ref
-        if kind not in _CONTAINERS or not value:
+        if kind in _PLAIN:
             return value
-        if kind is dict and Handle in set(map(type, value)):
-            raise HandleError("A handle is the key of a dict, and its value is not known yet. Make the dict in a task.")
-        kinds = set(map(type, value.values() if kind is dict else value))
-        if kinds.isdisjoint(_HOLDERS):
+        look = looking_into(kind)
+        if look is None:
             return value
-        if kind is set or kind is frozenset:
-            if Handle in kinds:
-                raise HandleError("A set of handles has no order. Use a list or a tuple, and make the set in a task.")
+        held = look(value)
+        if issubclass(kind, (dict, MappingProxyType)) and _has_handle(value):
+            raise HandleError(
+                "A handle is in a key of a dict, and its value is not known yet. Make the dict in a task."
+            )
+        kinds = set(map(type, held))
+        if Handle not in kinds and not any(map(looking_into, kinds)):
             return value
-        seen = seen or set()
-        if id(value) in seen:
+        if not is_grouped(kind):
+            if _has_handle(held):
+                raise _unmade(kind)
             return value
-        seen.add(id(value))
-        items = list(value.values()) if kind is dict else value
-        placed = tuple([self._place(one, taken, seen) for one in items])
-        seen.discard(id(value))
-        if all(new is old for new, old in zip(placed, items, strict=True)):
+        open_ = {} if open_ is None else open_
+        if id(value) in open_:
+            open_[id(value)] = True
             return value
-        return Group(kind, placed, tuple(value) if kind is dict else ())
+        open_[id(value)] = False
+        placed = tuple([self._place(one, taken, open_) for one in held])
+        met_again = open_.pop(id(value))
+        if all(new is old for new, old in zip(placed, held, strict=True)):
+            return value
+        if met_again:
+            raise HandleError(
+                f"A {kind.__qualname__} holds a handle and itself, so it cannot be made anew with the value. Make it in a task."
+            )
+        try:
+            return Group.of(value, placed)
+        except Exception as error:
+            raise _unmade(kind) from error
+
+
+def _has_handle(held: Collection[Any]) -> bool:
+    """Return whether a handle is among these, or in something among these."""
+    kinds: set[Any] = set(map(type, held))
+    if Handle in kinds:
+        return True
+    looks = {kind: look for kind in kinds if (look := looking_into(kind)) is not None}
+    return bool(looks) and any(type(one) in looks and Handle in map(type, looks[type(one)](one)) for one in held)
+
+
+def _unmade(kind: type) -> HandleError:
+    return HandleError(
+        f"A {kind.__qualname__} holds a handle, and cannot be made anew with the value when that is known. Pass what it holds in "
+        f"a list or a tuple, and make the {kind.__qualname__} in a task."
+    )
 
 
 MOST_REMEMBERED = 1_000
 NO_ARGUMENTS = Arguments()
-_SIMPLE = frozenset((Ref, bool, int, float, str, bytes, type(None)))
+_PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
+_SIMPLE = _PLAIN | {Ref}
 
 
 def _values(called: Arguments) -> tuple[Any, ...]:
@@ -246,18 +284,39 @@ def _is_alike(one: Any, other: Any) -> bool:
 
 recording: ContextVar[Recording | None] = ContextVar("dagrid_recording", default=None)
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def unrecorded(fn: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that does the same outside of any description: the tasks that it calls run, and are not recorded."""
+
+    @functools.wraps(fn)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> R:
+        if recording.get() is None:
+            return fn(*args, **kwargs)
+        token = recording.set(None)
+        try:
+            return fn(*args, **kwargs)
+        finally:
+            recording.reset(token)
+
+    return outside
+
 
 class Handle(msgspec.Struct, eq=False):
     """What a task called inside a `@dag` function returns: it stands for the value that a run will make.
 
-    It can be passed to tasks, also inside of lists, tuples and dicts; returned; indexed, where the index is applied by whoever
-    receives the value; iterated and unpacked if the task says `unpack_to`; mapped over. Comparisons and arithmetic record nodes
-    of their own. As a key and in sets a handle is itself and nothing else: its hash is its identity.
+    It can be passed to tasks, also inside of lists, tuples and dicts, and of subclasses of these; returned; indexed, where the
+    index is applied by whoever receives the value; iterated and unpacked if the task says `unpack_to`; mapped over. Comparisons
+    and arithmetic record nodes of their own. As a key and in sets a handle is itself and nothing else: its hash is its identity.
 
     Raises:
-        HandleError: it is used as if it were the value: `if handle`, `x in handle`, a loop without a length, formatting; or used
-            outside of the function in which it was made.
+        HandleError: it is used as if it were the value: `if handle`, `x in handle`, a loop without a length, `str(handle)` and
+            formatting; or used outside of the function in which it was made.
     """
+
+    __array_ufunc__ = None  # an array leaves arithmetic to the handle, and does not take it apart item by item
 
     recording: Recording
     at: int
@@ -271,7 +330,7 @@ class Handle(msgspec.Struct, eq=False):
         return f"<handle of {self.ref.node + ''.join(f'[{key!r}]' for key in self.ref.path)!r}>"
 
     def __getitem__(self, key: Any) -> Handle:
-        if type(key) is Handle or not self.recording.open:
+        if not self.recording.open or self.recording.template(key) is not key:
             return self.recording.add(_operation("getitem"), (self, key))
         if self.elements is not None and type(key) is int and -len(self.elements) <= key < len(self.elements):
             return self.elements[key]
@@ -288,7 +347,7 @@ class Handle(msgspec.Struct, eq=False):
     def __iter__(self) -> Iterator[Handle]:
         return iter([self[place] for place in range(len(self))])
 
-    def map(self, task: Any, *args: Any, **kwargs: Any) -> Handle:
+    def map(self, task: Any, /, *args: Any, **kwargs: Any) -> Handle:
         """Record a call of a task for each item of this value, see `Task.map`; return the handle of the list of their values."""
         mapping = getattr(task, "map", None)
         if mapping is None:
@@ -303,6 +362,9 @@ class Handle(msgspec.Struct, eq=False):
 
     def __contains__(self, item: object) -> bool:
         raise HandleError(f"What {self!r} contains will be known when it has run. Ask that in a task.")
+
+    def __str__(self) -> str:
+        return format(self)
 
     def __format__(self, spec: str) -> str:
         raise HandleError(f"{self!r} has no value yet to be formatted. Format it in a task; repr() names the handle.")
@@ -322,8 +384,6 @@ class Handle(msgspec.Struct, eq=False):
         def __ge__(self, other: Any) -> Handle: ...
 
 
-_CONTAINERS = frozenset([list, tuple, dict, set, frozenset])
-_HOLDERS = _CONTAINERS | {Handle}
 _ONE_SIDED = ["eq", "ne", "lt", "le", "gt", "ge", "neg", "pos", "abs", "invert"]
 _TWO_SIDED = [
     "add",

@@ -66,7 +66,7 @@ class Packed:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Open the function and call it; for who performs it in this process."""
         return loads(self.data)(*args, **kwargs)
 

@@ -88,7 +88,7 @@ class StrangerBackend:
         self.stranger.shutdown(wait=wait)
         _close_all(sessions)
 
-    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Hand a call to the stranger and return its future."""
         self._refuse_if_closed()
         return self.stranger.submit(fn, *args, **kwargs)
@@ -137,7 +137,7 @@ class _Once:
         self.__name__ = str(getattr(fn, "__name__", type(fn).__name__))
         self.__qualname__ = str(getattr(fn, "__qualname__", self.__name__))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._carried(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -58,7 +58,7 @@ class BackendBase(ABC):
     def release(self, wait: bool) -> None:
         """Let go of everything; called once, when the backend is closed. With `wait`, return when it is gone."""
 
-    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Let a worker call `fn(*args, **kwargs)` and return a `concurrent.futures.Future`.
 
         `Future.cancel` succeeds until the call is handed to a worker. Raises `BackendClosedError` after `shutdown`.
