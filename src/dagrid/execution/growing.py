@@ -17,6 +17,7 @@ from dagrid.attempt import Extra
 from dagrid.errors import GraphLimitError, RuleError
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.faults import described
+from dagrid.execution.interrupts import is_interrupt
 from dagrid.graph.rules import NO_KINDS, Patch, Rule, View, check_declared, check_patch, check_sealed
 from dagrid.machine.events import Growth, NumberedRule, RuleEvaluated
 from dagrid.machine.state import NO_GROWTH, State, Status
@@ -56,11 +57,13 @@ class Growing:
             if not rule.predicate(view):
                 return RuleEvaluated(number, now, reads=view.reads, looked=view.looked)
             growth = self._growth(rule.body(view), rule.adds, "this rule", view.relies)
-        except Exception as error:  # noqa: BLE001  # a rule is the user's code; its failure fails the run, with its cause
+        except BaseException as error:  # a rule is the user's code; its failure fails the run, with its cause
+            if is_interrupt(error):
+                raise
             return self.failed(number, now, error, view.reads)
         return RuleEvaluated(number, now, growth, view.reads, looked=view.looked)
 
-    def failed(self, number: int, now: float, error: Exception, reads: Mapping[int, int]) -> RuleEvaluated:
+    def failed(self, number: int, now: float, error: BaseException, reads: Mapping[int, int]) -> RuleEvaluated:
         """Return the answer of a rule that failed, and remember why."""
         name = self.names[number]
         what = f"Rule {name!r} failed: {described(error)}"

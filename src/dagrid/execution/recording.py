@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dagrid.errors import InvalidSettingError, StoreVersionError, TransferError, UnknownRunError
+from dagrid.execution.interrupts import is_interrupt
 from dagrid.execution.pickling import PROTOCOL, pack, unpack
 from dagrid.execution.results import RunStatus, run_status
 from dagrid.graph.rules import Rule
@@ -168,7 +169,9 @@ class Recorder:
             return
         try:
             data = value.packed() if isinstance(value, Encoded) else pack(value)
-        except Exception as error:  # noqa: BLE001  # the user's type; the run goes on, and a resumed one makes the value again
+        except BaseException as error:  # the user's type; the run goes on, and a resumed one makes the value again
+            if is_interrupt(error):
+                raise
             self._kept[attempt] = _ABSENT + f"it cannot be pickled ({type(error).__name__}: {error})".encode()
             return
         if len(data) <= INLINE:

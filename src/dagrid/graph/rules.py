@@ -39,11 +39,17 @@ class Patch(msgspec.Struct, frozen=True):
         """Return the nodes with the edges in their `depends_on`.
 
         Raises:
-            InvalidPatchError: an edge that does not point to a node of this patch.
+            InvalidPatchError: something is no node, or an edge does not point to a node of this patch.
         """
+        nodes = tuple(self.nodes)
+        for node in nodes:
+            if not isinstance(node, Node):
+                raise InvalidPatchError(
+                    f"A patch holds nodes, not {node!r}. Make them with Node(id, fn, depends_on=[...])."
+                )
         if not self.edges:
-            return tuple(self.nodes)
-        after: dict[str, list[str]] = {node.id: [] for node in self.nodes}
+            return nodes
+        after: dict[str, list[str]] = {node.id: [] for node in nodes}
         for before, to in self.edges:
             if to not in after:
                 raise InvalidPatchError(
@@ -52,8 +58,7 @@ class Patch(msgspec.Struct, frozen=True):
                 )
             after[to].append(before)
         return tuple(
-            node.changed(depends_on=(*node.depends_on, *after[node.id])) if after[node.id] else node
-            for node in self.nodes
+            node.changed(depends_on=(*node.depends_on, *after[node.id])) if after[node.id] else node for node in nodes
         )
 
 
@@ -227,7 +232,7 @@ def check_declared(
     if adds is None:
         return
     for node in nodes:
-        if isinstance(node, Node) and node.kind is not None and node.kind not in adds:
+        if node.kind is not None and node.kind not in adds:
             raise InvalidPatchError(
                 f"Node {node.id!r} is of kind {node.kind!r}, and {who} said that it adds {_listed(adds)}. Add the "
                 f"kind to its adds."
@@ -267,10 +272,6 @@ def check_patch(nodes: Sequence[Node], index: Mapping[str, int]) -> None:
     """
     own: dict[str, Node] = {}
     for node in nodes:
-        if not isinstance(node, Node):
-            raise InvalidPatchError(
-                f"A patch holds nodes, not {node!r}. Make them with Node(id, fn, depends_on=[...])."
-            )
         if node.id in own or node.id in index:
             raise DuplicateNodeError(node.id)
         if node.handler is not None:
