@@ -31,7 +31,7 @@ from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.graph.parts import Choice
-from dagrid.graph.rules import Rule
+from dagrid.graph.rules import Rule, checked_rules
 from dagrid.machine.plan import OnFailure, Plan, Settings
 from dagrid.opening import (
     BackendLike,
@@ -77,7 +77,7 @@ class RunSettings(TypedDict, total=False):
     node_timeout: float | None
     timeout: float | None
     cancelled: str
-    rules: Sequence[Rule]
+    rules: Sequence[Rule] | None
     max_nodes: int
     progress: bool | None
     observers: Sequence[Observer | Onlooker]
@@ -109,7 +109,7 @@ def start(
     node_timeout: float | None = None,
     timeout: float | None = None,
     cancelled: str = "",
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Rule] | None = (),
     max_nodes: int = 1_000_000,
     progress: bool | None = None,
     observers: Sequence[Observer | Onlooker] = (),
@@ -184,6 +184,7 @@ def start(
         PlanError, GraphError: graph, tasks and settings do not fit together; nothing has run.
         BackendError: there is no such backend, or it is closed or not installed.
     """
+    own_rules = checked_rules(rules)
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     if resources:
@@ -197,7 +198,7 @@ def start(
     part.check(compiled.bindings)
     if compiled.plan.empty:
         compiled.check_sources(part)
-    all_rules = (*part.dag.rules, *rules)
+    all_rules = (*part.dag.rules, *own_rules)
     keep = checked_keep(keep, compiled.plan, bool(all_rules))
     head = None
     if checkpoint is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dagrid import DAG, Node, NodeStatus, Patch, Rule, RunStatus, View
+from dagrid import DAG, Node, NodeStatus, Patch, Rule, RunStatus, View, current
 from dagrid.errors import (
     CycleError,
     DuplicateNodeError,
@@ -81,6 +81,7 @@ def boom(view: View) -> Any:
         (lambda view: True, lambda view: Patch("abc"), InvalidPatchError),  # type: ignore[arg-type]
         (lambda view: view.succeeded("a"), lambda view: Patch([len]), InvalidPatchError),  # type: ignore[list-item]
         (lambda view: view.succeeded("a"), lambda view: Patch([None]), InvalidPatchError),  # type: ignore[list-item]
+        (lambda view: view.succeeded("a"), lambda view: Patch(rules=[3]), InvalidPatchError),  # type: ignore[list-item]
         (lambda view: view.succeeded("a"), lambda view: sys.exit("no"), SystemExit),
         (lambda view: view.succeeded("a") and sys.exit("no"), boom, SystemExit),
         (lambda view: view.status("nobody"), boom, UnknownNodeError),
@@ -157,6 +158,23 @@ def test_whatever_escapes_in_the_thread_that_steps_a_run_ends_it() -> None:
         result = DAG(nodes).start(backend=backend).wait(timeout=20)
     with pytest.raises(InternalError, match="SystemExit"):
         result.raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("rules", "match"), [(after("a"), "Write rules="), ([boom], "holds rules, not"), (3, "is a list")]
+)
+def test_what_is_no_list_of_rules_is_refused_before_anything_runs(rules: Any, match: str) -> None:
+    """Also where a task gives it."""
+    with pytest.raises(InvalidPatchError, match=match):
+        DAG([Node("a", lambda: pytest.fail("it ran"))]).run(rules=rules, backend="inline")
+    result = DAG([Node("a", lambda: current().grow(rules=rules))]).run(backend="inline")
+    with pytest.raises(InvalidPatchError, match=match):
+        result.raise_for_status()
+
+
+def test_no_rules_may_be_said_with_none() -> None:
+    """As other settings that are not there."""
+    assert DAG([Node("a", int)]).run(rules=None, backend="inline").ok
 
 
 def test_the_tasks_of_a_run_are_for_the_nodes_it_began_with() -> None:

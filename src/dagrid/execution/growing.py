@@ -18,7 +18,7 @@ from dagrid.errors import GraphLimitError, RuleError
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.faults import described
 from dagrid.execution.interrupts import is_interrupt
-from dagrid.graph.rules import NO_KINDS, Patch, Rule, View, check_declared, check_patch, check_sealed
+from dagrid.graph.rules import NO_KINDS, Patch, Rule, View, check_declared, check_patch, check_sealed, checked_rules
 from dagrid.machine.events import Growth, NumberedRule, RuleEvaluated
 from dagrid.machine.state import NO_GROWTH, State, Status
 from dagrid.ports import opened
@@ -162,8 +162,8 @@ class Growing:
         if not isinstance(patch, Patch):
             raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
         nodes = patch.joined()
-        check_declared(adds, nodes, patch.rules, who)
-        rules = patch.rules
+        rules = checked_rules(patch.rules) if patch.rules else ()
+        check_declared(adds, nodes, rules, who)
         if not rules:
             return Growth(nodes, (), relies)
         with _NUMBERING:  # tasks that end at the same time may all bring rules

@@ -97,6 +97,23 @@ class Rule(msgspec.Struct, frozen=True):
             _put(self, "name", "rule" if called == "<lambda>" else called)
 
 
+def checked_rules(given: Iterable[Rule] | None) -> tuple[Rule, ...]:
+    """Return what was given as rules, where None is none.
+
+    Raises:
+        InvalidPatchError: something is no rule, or it is no list of them.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, Rule) or not isinstance(given, Iterable):
+        raise InvalidPatchError(f"rules is a list of rules, not {given!r}. Write rules=[Rule(predicate, body)].")
+    rules = tuple(given)
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise InvalidPatchError(f"rules holds rules, not {rule!r}. Make them with Rule(predicate, body).")
+    return rules
+
+
 NO_KINDS: frozenset[str] = frozenset()
 _put = msgspec.structs.force_setattr
 
