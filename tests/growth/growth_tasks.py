@@ -15,6 +15,10 @@ def total(values):
     return sum(values)
 
 
+def with_base(values, base=None):
+    return sum(values) + base
+
+
 def words(line):
     return line.split()
 
