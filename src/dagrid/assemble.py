@@ -189,10 +189,16 @@ def start(
         max_concurrency = dag.max_concurrency
     if resources:
         settings = Settings(
-            max_concurrency, on_failure, dict(resources), node_timeout, max_nodes=max_nodes, timeout=timeout
+            max_concurrency,
+            on_failure,
+            dict(resources),
+            node_timeout,
+            max_nodes=max_nodes,
+            timeout=timeout,
+            debug=debug,
         )
     else:
-        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout)
+        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug)
     part = part_of(dag, Choice(targets, roots, exclude, debug), Before(given, from_run, from_file), tasks or ())
     compiled = compiled_for(part.dag, tasks, settings)
     part.check(compiled.bindings)
@@ -414,9 +420,10 @@ def _settings(
     node_timeout: float | None,
     max_nodes: int,
     timeout: float | None,
+    debug: bool,
 ) -> Settings:
     """Return settings without resources, which most runs share."""
-    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes, timeout=timeout)
+    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes, timeout=timeout, debug=debug)
 
 
 def _keeping(keep: Keep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:
@@ -499,6 +506,7 @@ def _run_setup(
 ) -> ExecutionResult:
     """Run the setup nodes of a graph by themselves."""
     engine = engine_of((), given, omitted)
+    engine.growing.kept = True
     engine.start()
     with interruptible():
         result = Run(engine, traced=False).wait_or_interrupt(HeldInterrupts())

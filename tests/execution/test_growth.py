@@ -226,3 +226,36 @@ def test_a_node_of_a_patch_needs_a_name_of_its_own() -> None:
     """Nodes are checked when they are made, in the user's own line."""
     with pytest.raises(InvalidNodeError):
         Node("")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_debug_nodes_of_a_patch_run_only_when_asked(backend: str, asked: bool) -> None:
+    """They are in the graph of such a run only, and so is what they need alone."""
+    nodes = [Node("b", lambda: 2, ["a"]), Node("look", lambda b: b, ["b"], debug=True)]
+    result = DAG([Node("a", int)]).run(rules=[after("a", *nodes)], backend=backend, debug=asked)
+    assert list(result.raise_for_status()) == ["a", "b", *(["look"] if asked else [])]
+    result = DAG([Node("a", lambda: current().grow(*nodes))]).run(backend=backend, debug=asked)
+    assert ("look" in result.raise_for_status()) is asked
+
+
+def test_what_is_no_debug_node_cannot_depend_on_one_of_its_patch() -> None:
+    """In most runs there would be nothing to depend on."""
+    nodes = [Node("look", int, debug=True), Node("b", lambda look: look, ["look"])]
+    result = DAG([Node("a", int)]).run(rules=[after("a", *nodes)], backend="inline")
+    with pytest.raises(RuleError, match="Node 'b' depends on the debug node 'look'"):
+        result.raise_for_status()
+
+
+def test_a_setup_node_is_there_from_the_start(backend: str) -> None:
+    """Its value is kept for the graph, which does not grow."""
+    result = DAG([Node("a", int)]).run(rules=[after("a", Node("s", int, setup=True))], backend=backend)
+    with pytest.raises(RuleError, match="remove its setup=True"):
+        result.raise_for_status()
+
+
+def test_a_setup_node_appends_nothing(backend: str) -> None:
+    """It runs before the run that would grow, and says so; with another function it runs as any node."""
+    dag = DAG([Node("s", lambda: current().grow(Node("new", int)), setup=True), Node("b", int)])
+    with pytest.raises(InvalidPatchError, match="setup node 's' runs before all runs"):
+        dag.run(backend=backend)
+    assert "new" in dag.run({"s": lambda: current().grow(Node("new", int))}, backend=backend).raise_for_status()

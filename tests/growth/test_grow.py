@@ -376,3 +376,13 @@ def test_what_cannot_be_in_a_workflow_for_each_element_is_refused_where_it_is_wr
 @task
 def total_of(values):
     return sum(values)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_debug_nodes_in_a_workflow_run_only_when_asked(asked):
+    """What is gathered is what the others returned."""
+    flow = DAG([Node("root", lambda value: value), Node("look", lambda root: root, ["root"], debug=True)])
+    rule = for_each("find", flow, name="flow", reduce=Node("all", list))
+    result = found(1, 2).run(rules=[rule], backend="inline", debug=asked).raise_for_status()
+    assert result["all"] == [1, 2]
+    assert ("flow[0].look" in result) is asked

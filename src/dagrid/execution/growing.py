@@ -18,8 +18,19 @@ from dagrid.errors import GraphLimitError, RuleError
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.faults import described
 from dagrid.execution.interrupts import is_interrupt
-from dagrid.graph.rules import NO_KINDS, Patch, Rule, View, check_declared, check_patch, check_sealed, checked_rules
+from dagrid.graph.rules import (
+    NO_KINDS,
+    Patch,
+    Rule,
+    View,
+    check_declared,
+    check_patch,
+    check_sealed,
+    checked_rules,
+    without_debug,
+)
 from dagrid.machine.events import Growth, NumberedRule, RuleEvaluated
+from dagrid.machine.plan import Settings
 from dagrid.machine.state import NO_GROWTH, State, Status
 from dagrid.ports import opened
 
@@ -31,6 +42,7 @@ class Growing:
         names: those of all rules that the run has had, by number.
         rules: by number, those that may still be asked.
         shared: whether other runs of the graph may use the plan and the bindings too, see `fork`.
+        kept: whether other runs use the values that this one makes, so that nothing may be appended to it.
     """
 
     def __init__(
@@ -43,6 +55,7 @@ class Growing:
         self._binder = binder
         self.bindings = bindings
         self.shared = True
+        self.kept = False
         self._values = values
 
     def begin(self) -> Growth:
@@ -56,7 +69,7 @@ class Growing:
         try:
             if not rule.predicate(view):
                 return RuleEvaluated(number, now, reads=view.reads, looked=view.looked)
-            growth = self._growth(rule.body(view), rule.adds, "this rule", view.relies)
+            growth = self._growth(rule.body(view), rule.adds, "this rule", plan.settings, view.relies)
         except BaseException as error:  # a rule is the user's code; its failure fails the run, with its cause
             if is_interrupt(error):
                 raise
@@ -72,19 +85,20 @@ class Growing:
             self.failure.__cause__ = error
         return RuleEvaluated(number, now, reads=reads, error=what)
 
-    def left_by(self, extra: Extra, adds: frozenset[str] | None) -> Growth | None:
+    def left_by(self, extra: Extra, adds: frozenset[str] | None, settings: Settings) -> Growth | None:
         """Return what a task appends, if it appends anything.
 
         Args:
             extra: what it left.
             adds: what its node says that it may add.
+            settings: of the run.
 
         Raises:
             InvalidPatchError: it is no patch, or more than the node said.
         """
         if extra.patch is None:
             return None
-        return self._growth(extra.patch, NO_KINDS if adds is None else adds, "this node")
+        return self._growth(extra.patch, NO_KINDS if adds is None else adds, "this node", settings)
 
     @property
     def bound(self) -> range:
@@ -158,10 +172,12 @@ class Growing:
             self.names[number] = rule.name
             self.rules[number] = rule
 
-    def _growth(self, patch: Any, adds: Any, who: str, relies: frozenset[str] = NO_KINDS) -> Growth:
+    def _growth(self, patch: Any, adds: Any, who: str, settings: Settings, relies: frozenset[str] = NO_KINDS) -> Growth:
         if not isinstance(patch, Patch):
             raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
         nodes = patch.joined()
+        if not settings.debug:
+            nodes = without_debug(nodes)
         rules = checked_rules(patch.rules) if patch.rules else ()
         check_declared(adds, nodes, rules, who)
         if not rules:

@@ -139,7 +139,8 @@ def for_each(source: NodeRef, workflow: DAG, *, name: str, reduce: Step | None =
             f"the run."
         )
     inner = [_Inner(outline, at) for at in range(len(structure.names))]
-    ends = [structure.names[at] for at, after in enumerate(structure.successors) if not after]
+    seen = [at for at, each in enumerate(inner) if not each.node.debug]
+    ends = [structure.names[at] for at in seen if all(inner[after].node.debug for after in structure.successors[at])]
     into = None if reduce is None else _Gathering(reduce)
     source = node_id(source)
 

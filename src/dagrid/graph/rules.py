@@ -26,7 +26,8 @@ class Patch(msgspec.Struct, frozen=True):
     """What a rule appends, whole or not at all.
 
     Args:
-        nodes: they may depend on any node of the graph and of the patch.
+        nodes: they may depend on any node of the graph and of the patch. Debug nodes are left out of a run that did not ask
+            for them; setup nodes and handlers are in a graph from its start.
         rules: to be asked from now on.
         edges: pairs (before, after) beside those that the nodes say themselves; `after` is a node of this patch.
     """
@@ -281,6 +282,25 @@ def check_sealed(nodes: Iterable[Node], sealed: AbstractSet[str]) -> None:
             )
 
 
+def without_debug(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Return the nodes of a patch but for its debug nodes, where nobody asked for those.
+
+    Raises:
+        InvalidPatchError: another node of the patch depends on one.
+    """
+    left_out = {node.id for node in nodes if node.debug}
+    if not left_out:
+        return nodes
+    for node in nodes:
+        if not node.debug and not left_out.isdisjoint(node.required()):
+            before = next(one for one in node.required() if one in left_out)
+            raise InvalidPatchError(
+                f"Node {node.id!r} depends on the debug node {before!r}, without which most runs have to do. Make {node.id!r} a "
+                f"debug node too, or {before!r} none."
+            )
+    return tuple([node for node in nodes if not node.debug])
+
+
 def check_patch(nodes: Sequence[Node], index: Mapping[str, int]) -> None:
     """Check that a patch may be appended to a graph whose names are in `index`.
 
@@ -294,6 +314,11 @@ def check_patch(nodes: Sequence[Node], index: Mapping[str, int]) -> None:
         if node.handler is not None:
             raise InvalidPatchError(
                 f"Node {node.id!r} is a handler, and a graph has those from the start. Add it there, or make it a node."
+            )
+        if node.setup:
+            raise InvalidPatchError(
+                f"Node {node.id!r} is a setup node, whose value a graph keeps for its later runs; what a run grows by ends with it. Add "
+                f"it to the graph, or remove its setup=True."
             )
         own[node.id] = node
     inner: list[tuple[str, str]] = []
