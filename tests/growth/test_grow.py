@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 
 import pytest
 
 from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, dag, task
-from dagrid.errors import InvalidPatchError, UnboundParameterError
+from dagrid.errors import GraphLimitError, InvalidPatchError, UnboundParameterError
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.graph.grow import (
     all_done,
@@ -386,3 +387,27 @@ def test_debug_nodes_in_a_workflow_run_only_when_asked(asked):
     result = found(1, 2).run(rules=[rule], backend="inline", debug=asked).raise_for_status()
     assert result["all"] == [1, 2]
     assert ("flow[0].look" in result) is asked
+
+
+def test_a_list_without_end_is_stopped_by_max_nodes():
+    """Whoever maps over it: it is read no further than a graph may grow."""
+
+    @dag
+    def flow():
+        return one.map(endless())
+
+    def ends_in(graph, rules):
+        with pytest.raises(GraphLimitError, match="has more than 50 items"):
+            graph.run(rules=rules, backend="inline", max_nodes=50).raise_for_status()
+
+    graph = DAG([Node("find", count)])
+    ends_in(graph, [map_over("find", square)])
+    ends_in(graph, [map_reduce("find", square, reduce=total)])
+    ends_in(graph, [nested_map_reduce("find", words, length, reduce=Node("sum", total), into=Node("all", total))])
+    ends_in(graph, [for_each("find", DAG([Node(square)]), name="flow")])
+    ends_in(flow.build(), [])
+
+
+@task
+def endless():
+    return count()

@@ -53,8 +53,8 @@ def open_extra(event: Finished, state: State, growing: Growing) -> None:
             raise InvalidPatchError("A handler runs when the graph has ended, and appends nothing to it.")
         if event.growth is not None and growing.kept:
             raise InvalidPatchError(
-                f"The setup node {state.plan.names[node]!r} runs before all runs of its graph, and what it appends would be in none "
-                f"of them. Let another node append it."
+                f"The setup node {state.plan.names[node]!r} runs before all runs of its graph, and what it appends would be in "
+                f"none of them. Let another node append it."
             )
     except BaseException as error:  # the user's code, and a patch that is not one fails the attempt
         if is_interrupt(error):

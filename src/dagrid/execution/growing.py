@@ -65,7 +65,7 @@ class Growing:
     def evaluate(self, state: State, number: int, now: float) -> RuleEvaluated:
         """Ask a rule, and its body if it holds. This calls the user's code; the graph may not grow meanwhile."""
         rule, plan = self.rules[number], state.plan
-        view = View(_Snapshot(number, state, self._values, plan.names, plan.index, plan.kinds))
+        view = View(_Snapshot(number, state, self._values, plan.names, plan.index, plan.kinds, plan.settings.max_nodes))
         try:
             if not rule.predicate(view):
                 return RuleEvaluated(number, now, reads=view.reads, looked=view.looked)
@@ -236,6 +236,7 @@ class _Snapshot(msgspec.Struct, eq=False):
     names: Sequence[str]
     index: Mapping[str, int]
     kinds: Mapping[str, Sequence[int]]
+    most: int
 
     def status(self, node: int) -> tuple[int, str]:
         code = self.state.status[node]

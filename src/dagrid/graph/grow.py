@@ -73,7 +73,7 @@ def map_over(source: NodeRef, *steps: Step, prefix: str = "") -> Rule:
     return _rule(
         f"map over {source}",
         source,
-        lambda view: Patch(list(_mapped(source, view.result(source), chain, prefix))),
+        lambda view: Patch(list(_mapped(source, view.items(source), chain, prefix))),
         chain,
     )
 
@@ -85,7 +85,7 @@ def map_reduce(source: NodeRef, *steps: Step, reduce: Step, prefix: str = "") ->
     source = node_id(source)
 
     def body(view: View) -> Patch:
-        nodes = list(_mapped(source, view.result(source), chain, prefix))
+        nodes = list(_mapped(source, view.items(source), chain, prefix))
         last = [node.id for node in nodes[len(chain) - 1 :: len(chain)]]
         return Patch([*nodes, into.gather(prefix + into.id, last, source)])
 
@@ -108,7 +108,7 @@ def nested_map_reduce(source: NodeRef, split: Step, *steps: Step, reduce: Step, 
     final = _Gathering(into)
 
     def body(view: View) -> Patch:
-        nodes = list(_mapped(source, view.result(source), [parts], ""))
+        nodes = list(_mapped(source, view.items(source), [parts], ""))
         rules = [map_reduce(node.id, *steps, reduce=reduce, prefix=f"{node.id}.") for node in nodes]
         totals = [f"{node.id}.{reduction.id}" for node in nodes]
         return Patch(nodes, [*rules, _join(final, totals, source)])
@@ -148,7 +148,7 @@ def for_each(source: NodeRef, workflow: DAG, *, name: str, reduce: Step | None =
         nodes: list[Node] = []
         rules: list[Rule] = []
         last: list[str] = []
-        for number, element in enumerate(view.result(source)):
+        for number, element in enumerate(view.items(source)):
             prefix = f"{name}[{number}]."
             made = {at: each.under(prefix, source, element) for at, each in enumerate(inner)}
             last += [prefix + end for end in ends]

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagrid.errors import InvalidNodeError, SkipTask
+from dagrid.errors import GraphLimitError, InvalidNodeError, SkipTask
 from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node
@@ -241,10 +241,9 @@ class _Map:
         if not view.succeeded(self.source.node):
             return Patch([self._gathering(_without, Ref(self.source.node))])
         try:
-            value = view.result(self.source.node)
-            for key in self.source.path:
-                value = value[key]
-            items = list(value)
+            items = view.items(self.source.node, self.source.path)
+        except GraphLimitError:
+            raise
         except Exception as error:  # noqa: BLE001  # the user's value
             return Patch([self._gathering(_refuse, self._complaint(error), after=True)])
         return self._mapped(items)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
 
-from dagrid.errors import DuplicateNodeError, InvalidPatchError, UnknownNodeError
+from dagrid.errors import DuplicateNodeError, GraphLimitError, InvalidPatchError, UnknownNodeError
 from dagrid.graph.node import Node
 from dagrid.graph.structure import Structure
 
@@ -137,6 +138,9 @@ class Snapshot(Protocol):
     @property
     def kinds(self) -> Mapping[str, Sequence[int]]: ...
 
+    @property
+    def most(self) -> int: ...
+
     def status(self, node: int) -> tuple[int, str]: ...
 
     def value(self, node: int) -> Any: ...
@@ -229,6 +233,25 @@ class View(msgspec.Struct, eq=False):
             raise InvalidPatchError(f"Node {name!r} is {status} and has no result yet. Ask succeeded({name!r}) first.")
         return self.snapshot.value(number)
 
+    def items(self, name: str, path: Iterable[Any] = ()) -> list[Any]:
+        """Return the items of the value of a completed node, or of what is found in it along a path of keys.
+
+        Raises:
+            UnknownNodeError, InvalidPatchError: as `result`.
+            GraphLimitError: there are more than a graph may have nodes, perhaps without end.
+        """
+        value = self.result(name)
+        for key in path:
+            value = value[key]
+        most = self.snapshot.most
+        items = list(islice(value, most + 1))
+        if len(items) > most:
+            raise GraphLimitError(
+                f"The value of {name!r} has more than {most} items, and a node for each would grow the graph past {most} nodes. "
+                f"Look for a list without end, or allow more with max_nodes."
+            )
+        return items
+
     def _look(self, name: str) -> tuple[int, str]:
         number = self.snapshot.index.get(name)
         if number is None:
@@ -317,8 +340,8 @@ def check_patch(nodes: Sequence[Node], index: Mapping[str, int]) -> None:
             )
         if node.setup:
             raise InvalidPatchError(
-                f"Node {node.id!r} is a setup node, whose value a graph keeps for its later runs; what a run grows by ends with it. Add "
-                f"it to the graph, or remove its setup=True."
+                f"Node {node.id!r} is a setup node, whose value a graph keeps for its later runs; what a run grows by ends with "
+                f"it. Add it to the graph, or remove its setup=True."
             )
         own[node.id] = node
     inner: list[tuple[str, str]] = []
