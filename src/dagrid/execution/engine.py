@@ -26,7 +26,7 @@ from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost
 from dagrid.execution.interrupts import from_signal, is_interrupt
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.recording import Recorder, Recovered
+from dagrid.execution.recording import Recorder, Recovered, pack_patch
 from dagrid.execution.restoring import Given, Past
 from dagrid.execution.sessions import OpenPlace, RunSessions
 from dagrid.execution.timers import Timers
@@ -111,7 +111,8 @@ class Engine:
             keeping: drops values that nobody needs any more.
         """
         self.values: list[Any] = [None] * len(plan.names)
-        self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
+        packing = None if recorder is None else pack_patch
+        self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values, packing)
         self.state = State(plan, self.growing.begin())
         self.clock = clock
         self.now = clock.now

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -46,7 +46,13 @@ class Growing:
     """
 
     def __init__(
-        self, rules: Sequence[Rule], binder: Binder, bindings: Bindings, most_nodes: int, values: list[Any]
+        self,
+        rules: Sequence[Rule],
+        binder: Binder,
+        bindings: Bindings,
+        most_nodes: int,
+        values: list[Any],
+        packing: Callable[[Growth, Sequence[Rule]], bytes] | None = None,
     ) -> None:
         self.names = [rule.name for rule in rules]
         self.rules = dict(enumerate(rules))
@@ -57,6 +63,7 @@ class Growing:
         self.shared = True
         self.kept = False
         self._values = values
+        self._packing = packing
 
     def begin(self) -> Growth:
         """Return the rules that the run begins with."""
@@ -180,8 +187,12 @@ class Growing:
             nodes = without_debug(nodes)
         rules = checked_rules(patch.rules) if patch.rules else ()
         check_declared(adds, nodes, rules, who)
-        if not rules:
-            return Growth(nodes, (), relies)
+        growth = Growth(nodes, self._numbered(rules) if rules else (), relies)
+        if self._packing is not None:  # what cannot be kept fails here, like any patch that does not fit
+            growth = msgspec.structs.replace(growth, packed=self._packing(growth, rules))
+        return growth
+
+    def _numbered(self, rules: Sequence[Rule]) -> tuple[NumberedRule, ...]:
         with _NUMBERING:  # tasks that end at the same time may all bring rules
             first = len(self.names)
             if first + len(rules) > self._most:
@@ -192,7 +203,7 @@ class Growing:
             numbered = _numbered(first, rules)
             self.names += [rule.name for rule in rules]
             self.rules.update(enumerate(rules, first))
-        return Growth(nodes, numbered, relies)
+        return numbered
 
 
 _NUMBERING = threading.Lock()

@@ -61,11 +61,15 @@ there is no use in asking it."""
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """What a patch appends, checked before: nodes, opaque here but for their settings, and rules."""
+    """What a patch appends, checked before: nodes, opaque here but for their settings, and rules.
+
+    `packed` is all of it as a record keeps it, where there is one.
+    """
 
     nodes: Sequence[Any] = ()
     rules: Sequence[NumberedRule] = ()
     relies: AbstractSet[str] = frozenset()
+    packed: bytes = b""
 
 
 class WorkerJoined(msgspec.Struct, frozen=True):
