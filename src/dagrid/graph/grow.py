@@ -376,28 +376,25 @@ class _Inner(_Template):
                     f"the graph itself, or remove its {setting}."
                 )
         self.is_root = not workflow.structure.predecessors[at]
-        arguments = None
+        self.arguments = None
         if spec.fn is not None:
-            arguments = self.others if self.is_root else outright(spec, self.asked)
-        self.said = spec.changed(kind=self.kind, inputs=None, arguments=arguments)
+            self.arguments = self.others if self.is_root else outright(spec, self.asked)
+        self.rest = {name: self.settings[name] for name in self.settings if name not in ("when", "reads")}
 
     def under(self, prefix: str, source: str, element: Any) -> Node:
         """Return the node of one element, which stands behind the source of the elements if it depends on nothing else."""
-        said = self.said
-        after: tuple[str, ...] = tuple([prefix + one for one in said.depends_on])
-        fn = said.fn
-        if self.is_root:
-            after = (source,)
-            if fn is not None and self.takes:
-                fn = partial(fn, element)
-        arguments = None if said.arguments is None else said.arguments.renamed(prefix.__add__)
-        return said.changed(
-            id=prefix + self.id,
-            fn=fn,
-            depends_on=after,
-            arguments=arguments,
-            when=None if said.when is None else renamed(said.when, prefix.__add__),
-            reads=[prefix + one for one in said.reads],
+        node, fn = self.node, self.node.fn
+        after = [source] if self.is_root else [prefix + one for one in self.after]
+        if self.is_root and self.takes and fn is not None:
+            fn = partial(fn, element)
+        return Node(
+            prefix + self.id,
+            fn,
+            after,
+            arguments=None if self.arguments is None else self.arguments.renamed(prefix.__add__),
+            when=None if node.when is None else renamed(node.when, prefix.__add__),
+            reads=[prefix + one for one in node.reads],
+            **self.rest,
         )
 
 
