@@ -32,7 +32,7 @@ from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.graph.parts import Choice
 from dagrid.graph.recording import unrecorded
-from dagrid.graph.rules import Rule
+from dagrid.graph.rules import Rule, checked_rules
 from dagrid.machine.plan import OnFailure, Plan, Settings
 from dagrid.opening import (
     BackendLike,
@@ -80,7 +80,7 @@ class RunSettings(TypedDict, total=False):
     node_timeout: float | None
     timeout: float | None
     cancelled: str
-    rules: Sequence[Rule]
+    rules: Sequence[Rule] | None
     max_nodes: int
     progress: bool | None
     observers: Sequence[Observer | Onlooker]
@@ -113,7 +113,7 @@ def start(
     node_timeout: float | None = None,
     timeout: float | None = None,
     cancelled: str = "",
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Rule] | None = (),
     max_nodes: int = 1_000_000,
     progress: bool | None = None,
     observers: Sequence[Observer | Onlooker] = (),
@@ -187,14 +187,21 @@ def start(
         BackendError: there is no such backend, or it is closed or not installed.
         StoreError: there is no such place for a cache or a checkpoint, or what it needs is not installed.
     """
+    own_rules = checked_rules(rules)
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     if resources:
         settings = Settings(
-            max_concurrency, on_failure, dict(resources), node_timeout, max_nodes=max_nodes, timeout=timeout
+            max_concurrency,
+            on_failure,
+            dict(resources),
+            node_timeout,
+            max_nodes=max_nodes,
+            timeout=timeout,
+            debug=debug,
         )
     else:
-        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout)
+        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug)
     part = part_of(
         dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), tasks or ()
     )
@@ -202,7 +209,7 @@ def start(
     part.check(compiled.bindings)
     if compiled.plan.empty:
         compiled.check_sources(part)
-    all_rules = (*part.dag.rules, *rules)
+    all_rules = (*part.dag.rules, *own_rules)
     values = checked_keep(keep, compiled.plan, bool(all_rules), dag.name)
     head = None
     if checkpoint is not None:
@@ -420,9 +427,10 @@ def _settings(
     node_timeout: float | None,
     max_nodes: int,
     timeout: float | None,
+    debug: bool,
 ) -> Settings:
     """Return settings without resources, which most runs share."""
-    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes, timeout=timeout)
+    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes, timeout=timeout, debug=debug)
 
 
 def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:
@@ -508,6 +516,7 @@ def _run_setup(
 ) -> ExecutionResult:
     """Run the setup nodes of a graph by themselves."""
     engine = engine_of((), given, omitted)
+    engine.growing.kept = True
     engine.start()
     with interruptible():
         result = Run(engine, traced=False).wait_or_interrupt(HeldInterrupts())

@@ -15,7 +15,7 @@ import msgspec
 
 from dagrid.errors import NoCurrentTaskError
 from dagrid.graph.node import Node
-from dagrid.graph.rules import Patch, Rule
+from dagrid.graph.rules import Patch, Rule, checked_rules
 from dagrid.machine.events import NUMBER_SHIFT
 
 PUBLISHED = "dagrid_worker"  # the module under which a worker process that does not import dagrid says what it performs
@@ -138,6 +138,7 @@ class Attempt:
 
         Raises:
             NoCurrentTaskError: the task is over.
+            InvalidPatchError: `rules` is no list of rules.
         """
         if (self._holder.node, self._holder.number + 1) != (self.node, self.number):
             raise NoCurrentTaskError(
@@ -145,7 +146,7 @@ class Attempt:
             )
         left = self._holder.extra or Extra()
         patch = left.patch or Patch()
-        more = Patch((*patch.nodes, *nodes), (*patch.rules, *rules), (*patch.edges, *edges))
+        more = Patch((*patch.nodes, *nodes), (*patch.rules, *checked_rules(rules)), (*patch.edges, *edges))
         self._holder.extra = msgspec.structs.replace(left, patch=more)
 
 

@@ -17,8 +17,8 @@ import pytest
 
 import dagrid
 import dagrid.execution.backends.command
-from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, SkipTask, View, command, dag, task
-from dagrid.assemble import restart
+from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, SkipTask, View, command, current, dag, task
+from dagrid.assemble import restart, view
 from dagrid.errors import (
     DuplicateRunError,
     InvalidSettingError,
@@ -418,15 +418,26 @@ def test_a_graph_that_cannot_be_pickled_is_refused_before_anything_runs(folder: 
     assert not Path(folder).exists() or not records(folder)
 
 
-def test_a_patch_that_cannot_be_pickled_fails_the_run(folder: str, backend: str) -> None:
-    """What the graph grew by would be gone after a crash."""
-    lock = threading.Lock()
-    rule = Rule(lambda view: view.succeeded("a"), partial(_locked))
-    result = DAG([Node("a", int)]).run(rules=[rule], checkpoint=folder, backend=backend)
-    assert result.status is RunStatus.FAILED
-    with pytest.raises(TransferError, match="What the graph grew by"):
+@pytest.mark.parametrize("by_task", [False, True])
+def test_a_patch_that_cannot_be_pickled_fails_like_any_other(folder: str, backend: str, by_task: bool) -> None:
+    """What the graph grew by would be gone after a crash. Nothing is left as if it were still to run, also in the record."""
+    rules = [] if by_task else [Rule(lambda view: view.succeeded("a"), partial(_locked), name="grow")]
+    nodes = [Node("a", _lock_up if by_task else int), Node("b", lambda: 1, ["a"]), Node("c", lambda: 1, ["b"])]
+    result = DAG(nodes).run(rules=rules, checkpoint=folder, backend=backend)
+    kept = view(folder)
+    for found in (result, kept.result()):
+        assert found.status is RunStatus.FAILED
+        assert list(found) == ["a", "b", "c"]
+        assert {found.node_results[name].status for name in ("b", "c")} <= {NodeStatus.SKIPPED, NodeStatus.CANCELLED}
+    kept.close()
+    with pytest.raises(TransferError if by_task else RuleError, match="What the graph grew by") as caught:
         result.raise_for_status()
-    assert lock is not None
+    assert isinstance(caught.value if by_task else caught.value.__cause__, TransferError)
+
+
+def _lock_up() -> None:
+    lock = threading.Lock()
+    current().grow(Node("new", lambda: lock))
 
 
 def _locked(view: View) -> Patch:

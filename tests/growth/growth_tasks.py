@@ -17,6 +17,10 @@ def total(values):
     return sum(values)
 
 
+def with_base(values, base=None):
+    return sum(values) + base
+
+
 def words(line):
     return line.split()
 

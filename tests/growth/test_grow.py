@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 
 import pytest
 
-from dagrid import DAG, Node, Patch, Retry, Rule, RunStatus
-from dagrid.errors import InvalidPatchError
+from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, dag, task
+from dagrid.errors import GraphLimitError, InvalidPatchError, UnboundParameterError
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.graph.grow import (
     all_done,
@@ -34,6 +35,7 @@ from tests.growth.growth_tasks import (
     title,
     total,
     total_of_lists,
+    with_base,
     words,
 )
 
@@ -204,3 +206,229 @@ def test_a_source_that_fails_leaves_its_rule_unapplied():
     result = DAG([Node("find", lambda: 1 / 0)]).run(rules=[map_over("find", square)])
     assert result.status is RunStatus.FAILED
     assert result.unapplied_rules == ["map over find"]
+
+
+@pytest.mark.parametrize(
+    ("step", "values", "expected"),
+    [
+        (int, ["1", "2"], [1, 2]),
+        (str, [1, 2], ["1", "2"]),
+        (bool, [0, 3], [False, True]),
+        (set, ["a"], [{"a"}]),
+        (max, [[1, 3], [2]], [3, 2]),
+        (range, [2], [range(2)]),
+    ],
+)
+def test_a_step_that_does_not_say_what_it_asks_for_gets_the_element(step, values, expected):
+    """Python has no signature for many builtins; the element goes by position, wherever in a chain they stand."""
+    rules = [
+        map_over("find", step),
+        map_reduce("find", Node("same", lambda value: value), Node("then", step), reduce=Node("all", list)),
+        for_each("find", DAG([Node("root", step), Node("next", lambda root: root, ["root"])]), name="flow"),
+    ]
+    result = found(*values).run(rules=rules, backend="inline").raise_for_status()
+    assert [result[f"{step.__name__}[{number}]"] for number in range(len(values))] == expected
+    assert result["all"] == expected
+    assert [result[f"flow[{number}].next"] for number in range(len(values))] == expected
+
+
+def test_a_choice_and_a_loop_take_builtins_too():
+    """What does not say what it asks for gets the value."""
+    rules = [choose("find", bool, int), until("find", Node("str", str), bool)]
+    result = DAG([Node("find", lambda: "7")]).run(rules=rules, backend="inline").raise_for_status()
+    assert result["int"] == 7
+    assert result["str"] == "7"
+
+
+def test_a_step_takes_what_it_gets_by_position_only():
+    """As the first of a chain, as a later one, and in a loop; its other parameters are bound by name."""
+
+    def join(*parts, base=None):
+        return (*parts, base)
+
+    joined = Node("join", join, depends_on=["base"])
+    rules = [
+        map_over("find", joined),
+        map_over("find", Node("same", lambda value: value), Node("later", join, depends_on=["base"])),
+        until("base", Node("loop", join), lambda value: True),
+    ]
+    dag = DAG([Node("find", partial(list, (1, 2))), Node("base", partial(int, 10))])
+    result = dag.run(rules=rules, backend="inline").raise_for_status()
+    assert result["join[1]"] == result["later[1]"] == (2, 10)
+    assert result["loop"] == (10, None)
+
+
+async def summed(values, base=0):
+    return sum(values) + base
+
+
+@pytest.mark.parametrize("backend", ["inline", "thread"])
+def test_a_reduction_may_be_async(backend):
+    """Its coroutine is awaited, wherever the reduction stands."""
+    flow = DAG([Node("root", square)])
+    rules = [
+        map_reduce("find", square, reduce=summed),
+        for_each("find", flow, name="flow", reduce=Node("flows", summed)),
+        collect("square", Node("collected", summed)),
+    ]
+    result = found(1, 2).run(rules=rules, backend=backend).raise_for_status()
+    assert result["summed"] == result["flows"] == result["collected"] == 5
+
+
+@pytest.mark.parametrize("bound", [{"depends_on": ["base"]}, {"reads": ["base"]}, {"inputs": {"base": "base"}}])
+def test_other_parameters_of_a_reduction_are_bound_as_usual(backend, bound):
+    """By name, by what it reads, or by what its inputs say; also where there is nothing to reduce."""
+
+    for values, expected in [((1, 2), 15), ((), 10)]:
+        dag = DAG([Node("base", partial(int, 10)), Node("find", partial(list, values), ["base"])])
+        rule = map_reduce("find", square, reduce=Node("all", with_base, **bound))
+        assert dag.run(rules=[rule], backend=backend).raise_for_status()["all"] == expected
+
+
+def test_a_reduction_that_cannot_be_called_is_refused_where_it_is_written():
+    """Before anything runs."""
+    with pytest.raises(InvalidPatchError, match="no first parameter that is free"):
+        map_reduce("find", square, reduce=Node("all", lambda: 1))
+    with pytest.raises(UnboundParameterError, match="'base'"):
+        collect("square", Node("all", lambda values, base: base))
+
+
+@task
+def one(value=1):
+    return value
+
+
+@task
+def many(value):
+    return [value, value + 1]
+
+
+@task
+def plus(value, more):
+    return value + more
+
+
+@task
+def listed():
+    return [1, 2]
+
+
+def test_a_workflow_that_a_function_describes_runs_for_each_element(backend):
+    """Edges by arguments lead to the nodes of the same element."""
+
+    @dag
+    def flow():
+        return plus(one(), 10)
+
+    rule = for_each("find", flow.build(), name="flow", reduce=Node("all", total))
+    result = found(1, 2).run(rules=[rule], backend=backend).raise_for_status()
+    assert [result[f"flow[{number}].plus"] for number in range(2)] == [11, 12]
+    assert result["all"] == 23
+
+
+def test_a_workflow_may_map_over_what_it_finds(backend):
+    """Each element has a map of its own, and what is behind all of them waits for their ends."""
+
+    @dag
+    def flow():
+        return total_of(many(one()).map(plus, 10))
+
+    rules = [
+        for_each("find", flow.build(), name="flow", reduce=Node("all", total)),
+        collect("plus", Node("seen", sorted)),
+    ]
+    result = found(1, 5).run(rules=rules, backend=backend).raise_for_status()
+    assert result["flow[1].plus"] == [15, 16]
+    assert result["flow[0].total_of"] == 23
+    assert result["all"] == 23 + 31
+    assert result["seen"] == [11, 12, 15, 16]
+    assert found().run(rules=rules, backend="inline").raise_for_status()["all"] == 0
+
+
+def test_a_root_that_is_called_with_something_keeps_it(backend):
+    """The element goes where nothing else was said to go."""
+
+    @dag
+    def flow():
+        return plus(one(7), one())
+
+    result = found(1, 2).run(rules=[for_each("find", flow.build(), name="flow")], backend=backend).raise_for_status()
+    assert [result[f"flow[{number}].plus"] for number in range(2)] == [8, 9]
+
+
+def test_conditions_and_reads_in_a_workflow_are_those_of_the_element():
+    """They name nodes of the workflow."""
+    flow = DAG(
+        [
+            Node("big", lambda value: value > 1),
+            Node("then", lambda: "big", when="big"),
+            Node("look", lambda then=None: then, ["big"], reads=["then"]),
+            Node("late", lambda look, then=None: then, ["look"], reads=["then"]),
+        ]
+    )
+    result = found(1, 2).run(rules=[for_each("find", flow, name="flow")], backend="inline").raise_for_status()
+    assert result.node_results["flow[0].then"].status is NodeStatus.SKIPPED
+    assert result["flow[1].then"] == "big"
+    assert [result[f"flow[{number}].late"] for number in range(2)] == [None, "big"]
+
+
+def test_a_choice_takes_nodes_that_a_function_described():
+    """Those that are called with nothing get the value that decides."""
+
+    @dag
+    def flow():
+        return plus(one(), one(5))
+
+    rule = choose("find", bool, [flow.build().node(name) for name in ("one", "one_2", "plus")])
+    result = DAG([Node("find", partial(int, 3))]).run(rules=[rule], backend="inline").raise_for_status()
+    assert result["plus"] == 8
+
+
+def test_what_cannot_be_in_a_workflow_for_each_element_is_refused_where_it_is_written():
+    """Before anything runs."""
+    ruled = DAG.of(DAG([Node("a", int)]).structure, {}, rules=(Rule(done("a"), lambda view: Patch()),))
+    with pytest.raises(InvalidPatchError, match="has rules"):
+        for_each("find", ruled, name="flow")
+    with pytest.raises(UnboundParameterError, match="'nobody'"):
+        for_each("find", DAG([Node("a", int), Node("b", lambda nobody: 1, ["a"])]), name="flow")
+    with pytest.raises(InvalidPatchError, match="handler"):
+        for_each("find", DAG([Node("a", int), Node("h", int, handler="exit")]), name="flow")
+
+
+@task
+def total_of(values):
+    return sum(values)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_debug_nodes_in_a_workflow_run_only_when_asked(asked):
+    """What is gathered is what the others returned."""
+    flow = DAG([Node("root", lambda value: value), Node("look", lambda root: root, ["root"], debug=True)])
+    rule = for_each("find", flow, name="flow", reduce=Node("all", list))
+    result = found(1, 2).run(rules=[rule], backend="inline", debug=asked).raise_for_status()
+    assert result["all"] == [1, 2]
+    assert ("flow[0].look" in result) is asked
+
+
+def test_a_list_without_end_is_stopped_by_max_nodes():
+    """Whoever maps over it: it is read no further than a graph may grow."""
+
+    @dag
+    def flow():
+        return one.map(endless())
+
+    def ends_in(graph, rules):
+        with pytest.raises(GraphLimitError, match="has more than 50 items"):
+            graph.run(rules=rules, backend="inline", max_nodes=50).raise_for_status()
+
+    graph = DAG([Node("find", count)])
+    ends_in(graph, [map_over("find", square)])
+    ends_in(graph, [map_reduce("find", square, reduce=total)])
+    ends_in(graph, [nested_map_reduce("find", words, length, reduce=Node("sum", total), into=Node("all", total))])
+    ends_in(graph, [for_each("find", DAG([Node(square)]), name="flow")])
+    ends_in(flow.build(), [])
+
+
+@task
+def endless():
+    return count()

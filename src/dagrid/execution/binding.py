@@ -27,11 +27,11 @@ from dagrid.errors import (
     hint,
     nearest,
 )
-from dagrid.execution.parameters import NO_PARAMETERS, Parameters, Task, matched, parameters_of, without_first
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.authoring import Task as MarkedTask
 from dagrid.graph.authoring import TaskBody
 from dagrid.graph.node import OUTCOME, Node
+from dagrid.graph.parameters import NO_PARAMETERS, Parameters, Task, matched, parameters_of, without_first
 
 if TYPE_CHECKING:
     from dagrid.execution.caching import Lineage

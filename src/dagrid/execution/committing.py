@@ -137,10 +137,10 @@ class Committer:
         if not decided:
             return
         try:
-            recorder.commit(engine.state, decided[-1][0], engine.growing.rules, engine.ends.errors)
+            recorder.commit(engine.state, decided[-1][0], engine.ends.errors)
             if picture is not None:
                 recorder.snapshot(picture)
-        except Exception as error:  # noqa: BLE001  # whatever the store or the user's rules raise
+        except Exception as error:  # noqa: BLE001  # whatever the store raises
             engine.give_up(error)
             return
         engine.enter()

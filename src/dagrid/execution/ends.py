@@ -13,6 +13,7 @@ from dagrid.attempt import Extra
 from dagrid.errors import CapabilityError, InvalidPatchError, RepeatTask, SkipTask, WaitForSignal
 from dagrid.execution.faults import described, error_of, said
 from dagrid.execution.growing import Growing
+from dagrid.execution.interrupts import is_interrupt
 from dagrid.machine.events import NODE_MASK, Finished, Outcome, Rejected, Signalled
 from dagrid.machine.signals import runs_no_more, waits
 from dagrid.machine.state import State
@@ -47,10 +48,17 @@ def open_extra(event: Finished, state: State, growing: Growing) -> None:
         extra: Extra = opened(event.extra)
         event.extra = extra
         event.note = extra.note
-        event.growth = growing.left_by(extra, state.plan.adds.get(node))
+        event.growth = growing.left_by(extra, state.plan.adds.get(node), state.plan.settings)
         if event.growth is not None and node in state.plan.handlers:
             raise InvalidPatchError("A handler runs when the graph has ended, and appends nothing to it.")
-    except Exception as error:  # noqa: BLE001  # the user's code, and a patch that is not one fails the attempt
+        if event.growth is not None and growing.kept:
+            raise InvalidPatchError(
+                f"The setup node {state.plan.names[node]!r} runs before all runs of its graph, and what it appends would be in "
+                f"none of them. Let another node append it."
+            )
+    except BaseException as error:  # the user's code, and a patch that is not one fails the attempt
+        if is_interrupt(error):
+            raise
         event.outcome, event.value, event.growth, event.extra = Outcome.FAILED, error, None, None
 
 

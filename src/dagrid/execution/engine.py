@@ -24,8 +24,9 @@ from dagrid.execution.ends import Ends, open_error, open_extra
 from dagrid.execution.faults import described, fault
 from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost
+from dagrid.execution.interrupts import from_signal, is_interrupt
 from dagrid.execution.keeping import Keeping
-from dagrid.execution.recording import Recorder, Recovered
+from dagrid.execution.recording import Recorder, Recovered, pack_patch
 from dagrid.execution.restoring import Given, Past
 from dagrid.execution.sessions import OpenPlace, RunSessions
 from dagrid.execution.timers import Timers
@@ -111,7 +112,8 @@ class Engine:
             keeping: drops values that nobody needs any more.
         """
         self.values: list[Any] = [None] * len(plan.names)
-        self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
+        packing = None if recorder is None else pack_patch
+        self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values, packing)
         self.state = State(plan, self.growing.begin())
         self.clock = clock
         self.now = clock.now
@@ -344,9 +346,8 @@ class Engine:
             else:
                 self.values[attempt] = value
                 reply = self._handed(following, (Asked(worker, ended),), worker)
-        except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
-            self.failure = fault(error)
-            self._end()
+        except BaseException as error:  # noqa: BLE001  # it must end the run, not the worker
+            self._broken(error)
             reply = None
         finally:
             lock.release()
@@ -390,7 +391,7 @@ class Engine:
         """Take an exception from a worker that pulls, and give it its next call."""
         event = Finished(worker, call.attempt, Outcome.FAILED, started, ended, error)
         self._prepare(event)
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        if is_interrupt(error):
             return self._exchange(worker, (event, CancelRequested(ended, INTERRUPTED)))
         return self._exchange(worker, (event,))
 
@@ -410,11 +411,15 @@ class Engine:
         self._lock.acquire()
 
     def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
+        reply: Call | None
         self.enter()
         try:
             now = self.now()
             following = IDLE if events or self._inbox or self.recorder is not None else take(self.state, worker, now)
             reply = self._handed(following, (*events, Asked(worker, now)), worker)
+        except BaseException as error:  # noqa: BLE001  # it must end the run, not the worker
+            self._broken(error)
+            reply = None
         finally:
             self._lock.release()
         self._after(committer=worker)
@@ -458,26 +463,30 @@ class Engine:
             The call for the worker; NOT_ASKED when it has still to ask.
         """
         reply: Call | None = NOT_ASKED
-        while not self._inbox or self._drain():
-            if self._committer is not None:
-                self._committer.commit(committer)
-            if self._inbox:
-                continue
-            if not self._questions or not self._asking.acquire(blocking=False):
-                return reply
-            try:
-                while self._questions:
-                    answer = self.growing.evaluate(self.state, self._questions.popleft(), self.now())
-                    last = worker != NOBODY and reply is NOT_ASKED and not self._questions
-                    self.enter()
-                    try:
-                        given = self._answered(answer, worker if last else NOBODY)
-                    finally:
-                        self._lock.release()
-                    if last:
-                        reply = given
-            finally:
-                self._asking.release()
+        try:
+            while not self._inbox or self._drain():
+                if self._committer is not None:
+                    self._committer.commit(committer)
+                if self._inbox:
+                    continue
+                if not self._questions or not self._asking.acquire(blocking=False):
+                    return reply
+                try:
+                    while self._questions:
+                        answer = self.growing.evaluate(self.state, self._questions.popleft(), self.now())
+                        last = worker != NOBODY and reply is NOT_ASKED and not self._questions
+                        self.enter()
+                        try:
+                            given = self._answered(answer, worker if last else NOBODY)
+                        finally:
+                            self._lock.release()
+                        if last:
+                            reply = given
+                finally:
+                    self._asking.release()
+        except BaseException as error:  # noqa: BLE001  # it must end the run, not the thread that steps it
+            self.give_up(error, ours=True)
+            return None
         return reply
 
     def _answered(self, answer: RuleEvaluated, worker: int) -> Call | None:
@@ -495,9 +504,8 @@ class Engine:
             following = take(self.state, worker, now) if asked else IDLE
             if asked or not settled(self.state) or self._watchers or (self.state.idle and self.state.heap):
                 return self._handed(following, asked, worker)
-        except Exception as error:  # noqa: BLE001  # a fault of ours must end the run, not the worker
-            self.failure = fault(error)
-            self._end()
+        except BaseException as error:  # noqa: BLE001  # it must end the run, not the worker
+            self._broken(error)
         return None
 
     def _handed(self, following: int, asked: Sequence[Stimulus], worker: int) -> Call | None:
@@ -513,10 +521,16 @@ class Engine:
         """Under the lock: take the inbox and these events, decide, perform. Return the call for the worker that asks."""
         try:
             return self._decide_and_perform(events, worker)
-        except Exception as error:  # noqa: BLE001  # a fault of ours or of a backend must end the run, not leave it hanging
-            self.failure = error
-            self._end()
-            return None
+        except BaseException as error:  # noqa: BLE001  # of ours or of a backend, it must end the run, not leave it hanging
+            self._broken(error, ours=False)
+        return None
+
+    def _broken(self, error: BaseException, ours: bool = True) -> None:
+        """Under the lock: end a run that cannot go on; what a signal raised goes on to who waits for the run."""
+        if from_signal(error):
+            raise error
+        self.failure = fault(error) if ours or not isinstance(error, Exception) else error
+        self._end()
 
     def _decide(self, stimuli: Iterable[Stimulus]) -> list[Command]:
         try:
@@ -636,13 +650,12 @@ class Engine:
         if self.state.held:
             self._sessions.stirred.set()  # somebody may wait until nothing else is left
 
-    def give_up(self, error: Exception) -> None:
-        """End the run here, with this error: what cannot be recorded must not have an effect."""
+    def give_up(self, error: BaseException, ours: bool = False) -> None:
+        """End the run here, with this error: what cannot be recorded must not have an effect. `ours`: it is a fault of dagrid."""
         self.enter()
         try:
             if not self.done.is_set():
-                self.failure = error
-                self._end()
+                self._broken(error, ours)
         finally:
             self.leave()
 
@@ -677,15 +690,15 @@ class Engine:
 
     def _prepare(self, event: Finished) -> None:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
-        if event.extra is not None and event.outcome == Outcome.COMPLETED:
-            open_extra(event, self.state, self.growing)
-        if event.outcome == Outcome.FAILED:
-            open_error(event, self.state, self.draw, self.apart)
-        if self.recorder is not None and event.outcome in _LEAVING_VALUES:
-            try:
+        try:
+            if event.extra is not None and event.outcome == Outcome.COMPLETED:
+                open_extra(event, self.state, self.growing)
+            if event.outcome == Outcome.FAILED:
+                open_error(event, self.state, self.draw, self.apart)
+            if self.recorder is not None and event.outcome in _LEAVING_VALUES:
                 self.recorder.keep(event.attempt, event.value)
-            except Exception as refusal:  # noqa: BLE001  # whatever the artifacts raise
-                self.give_up(refusal)
+        except BaseException as error:  # noqa: BLE001  # whatever the artifacts, or what the user made, raise
+            self.give_up(error)
 
     def _timers_due(self) -> None:
         now = self.now()

@@ -36,7 +36,7 @@ def said(error: BaseException, what: str, otherwise: bool) -> bool:
         return otherwise
 
 
-def fault(error: Exception) -> DagridError:
+def fault(error: BaseException) -> DagridError:
     """Return what failed inside of the scheduler as the error that asks for a report."""
     if isinstance(error, DagridError):
         return error

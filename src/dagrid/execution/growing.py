@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,8 +17,20 @@ from dagrid.attempt import Extra
 from dagrid.errors import GraphLimitError, RuleError
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.faults import described
-from dagrid.graph.rules import NO_KINDS, Patch, Rule, View, check_declared, check_patch, check_sealed
+from dagrid.execution.interrupts import is_interrupt
+from dagrid.graph.rules import (
+    NO_KINDS,
+    Patch,
+    Rule,
+    View,
+    check_declared,
+    check_patch,
+    check_sealed,
+    checked_rules,
+    without_debug,
+)
 from dagrid.machine.events import Growth, NumberedRule, RuleEvaluated
+from dagrid.machine.plan import Settings
 from dagrid.machine.state import NO_GROWTH, State, Status
 from dagrid.ports import opened
 
@@ -30,10 +42,17 @@ class Growing:
         names: those of all rules that the run has had, by number.
         rules: by number, those that may still be asked.
         shared: whether other runs of the graph may use the plan and the bindings too, see `fork`.
+        kept: whether other runs use the values that this one makes, so that nothing may be appended to it.
     """
 
     def __init__(
-        self, rules: Sequence[Rule], binder: Binder, bindings: Bindings, most_nodes: int, values: list[Any]
+        self,
+        rules: Sequence[Rule],
+        binder: Binder,
+        bindings: Bindings,
+        most_nodes: int,
+        values: list[Any],
+        packing: Callable[[Growth, Sequence[Rule]], bytes] | None = None,
     ) -> None:
         self.names = [rule.name for rule in rules]
         self.rules = dict(enumerate(rules))
@@ -42,7 +61,9 @@ class Growing:
         self._binder = binder
         self.bindings = bindings
         self.shared = True
+        self.kept = False
         self._values = values
+        self._packing = packing
 
     def begin(self) -> Growth:
         """Return the rules that the run begins with."""
@@ -51,16 +72,18 @@ class Growing:
     def evaluate(self, state: State, number: int, now: float) -> RuleEvaluated:
         """Ask a rule, and its body if it holds. This calls the user's code; the graph may not grow meanwhile."""
         rule, plan = self.rules[number], state.plan
-        view = View(_Snapshot(number, state, self._values, plan.names, plan.index, plan.kinds))
+        view = View(_Snapshot(number, state, self._values, plan.names, plan.index, plan.kinds, plan.settings.max_nodes))
         try:
             if not rule.predicate(view):
                 return RuleEvaluated(number, now, reads=view.reads, looked=view.looked)
-            growth = self._growth(rule.body(view), rule.adds, "this rule", view.relies, view.taken)
-        except Exception as error:  # noqa: BLE001  # a rule is the user's code; its failure fails the run, with its cause
+            growth = self._growth(rule.body(view), rule.adds, "this rule", plan.settings, view.relies, view.taken)
+        except BaseException as error:  # a rule is the user's code; its failure fails the run, with its cause
+            if is_interrupt(error):
+                raise
             return self.failed(number, now, error, view.reads)
         return RuleEvaluated(number, now, growth, view.reads, looked=view.looked)
 
-    def failed(self, number: int, now: float, error: Exception, reads: Mapping[int, int]) -> RuleEvaluated:
+    def failed(self, number: int, now: float, error: BaseException, reads: Mapping[int, int]) -> RuleEvaluated:
         """Return the answer of a rule that failed, and remember why."""
         name = self.names[number]
         what = f"Rule {name!r} failed: {described(error)}"
@@ -69,19 +92,20 @@ class Growing:
             self.failure.__cause__ = error
         return RuleEvaluated(number, now, reads=reads, error=what)
 
-    def left_by(self, extra: Extra, adds: frozenset[str] | None) -> Growth | None:
+    def left_by(self, extra: Extra, adds: frozenset[str] | None, settings: Settings) -> Growth | None:
         """Return what a task appends, if it appends anything.
 
         Args:
             extra: what it left.
             adds: what its node says that it may add.
+            settings: of the run.
 
         Raises:
             InvalidPatchError: it is no patch, or more than the node said.
         """
         if extra.patch is None:
             return None
-        return self._growth(extra.patch, NO_KINDS if adds is None else adds, "this node")
+        return self._growth(extra.patch, NO_KINDS if adds is None else adds, "this node", settings)
 
     @property
     def bound(self) -> range:
@@ -156,15 +180,27 @@ class Growing:
             self.rules[number] = rule
 
     def _growth(
-        self, patch: Any, adds: Any, who: str, relies: frozenset[str] = NO_KINDS, taken: Iterable[int] = ()
+        self,
+        patch: Any,
+        adds: Any,
+        who: str,
+        settings: Settings,
+        relies: frozenset[str] = NO_KINDS,
+        taken: Iterable[int] = (),
     ) -> Growth:
         if not isinstance(patch, Patch):
             raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
         nodes = patch.joined()
-        check_declared(adds, nodes, patch.rules, who)
-        rules = patch.rules
-        if not rules:
-            return Growth(nodes, (), relies, tuple(taken))
+        if not settings.debug:
+            nodes = without_debug(nodes)
+        rules = checked_rules(patch.rules) if patch.rules else ()
+        check_declared(adds, nodes, rules, who)
+        growth = Growth(nodes, self._numbered(rules) if rules else (), relies, tuple(taken))
+        if self._packing is not None:  # what cannot be kept fails here, like any patch that does not fit
+            growth = msgspec.structs.replace(growth, packed=self._packing(growth, rules))
+        return growth
+
+    def _numbered(self, rules: Sequence[Rule]) -> tuple[NumberedRule, ...]:
         with _NUMBERING:  # tasks that end at the same time may all bring rules
             first = len(self.names)
             if first + len(rules) > self._most:
@@ -175,7 +211,7 @@ class Growing:
             numbered = _numbered(first, rules)
             self.names += [rule.name for rule in rules]
             self.rules.update(enumerate(rules, first))
-        return Growth(nodes, numbered, relies, tuple(taken))
+        return numbered
 
 
 _NUMBERING = threading.Lock()
@@ -219,6 +255,7 @@ class _Snapshot(msgspec.Struct, eq=False):
     names: Sequence[str]
     index: Mapping[str, int]
     kinds: Mapping[str, Sequence[int]]
+    most: int
 
     def status(self, node: int) -> tuple[int, str]:
         code = self.state.status[node]

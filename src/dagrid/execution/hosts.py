@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from dagrid.attempt import Extra
+from dagrid.execution.interrupts import is_interrupt
 from dagrid.machine.events import Stimulus, WorkerJoined
 from dagrid.ports import Backend, Call, Host, Session, Surviving, Use, opened
 
@@ -63,7 +64,9 @@ class OpeningHost:
                 call.args = [opened(value) for value in call.args]
                 if call.kwargs:
                     call.kwargs = {name: opened(value) for name, value in call.kwargs.items()}
-            except Exception as error:  # noqa: BLE001  # the user's type, or a value that is gone
+            except BaseException as error:  # the user's type, or a value that is gone
+                if is_interrupt(error):
+                    raise
                 now = self.now()
                 call = self._engine.failed(worker, call, error, now, now)
             else:

@@ -52,6 +52,16 @@ class HeldInterrupts:
             self._handler(*self._late.pop())
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether an exception is Ctrl-C: that comes in the main thread, and in all others somebody raised it."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
+def from_signal(error: BaseException) -> bool:
+    """Return whether an exception in code of ours may be what the handler of a signal raised, Ctrl-C or another one."""
+    return not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
+
+
 _holding: list[HeldInterrupts] = []  # of the main thread, the only one that has signals
 
 

@@ -20,9 +20,9 @@ from dagrid.errors import TransferError
 from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends._worker import told, type_name
 from dagrid.execution.binding import Binder, Bindings, gatherer
-from dagrid.execution.parameters import Task
 from dagrid.execution.pickling import pack, unpack
 from dagrid.graph.node import Node
+from dagrid.graph.parameters import Task
 from dagrid.graph.structure import Structure, paused_gc
 from dagrid.machine.plan import OnFailure, Plan, Settings
 from dagrid.ports import Call, Encoded, opened

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dagrid.errors import InvalidSettingError, StoreVersionError, TransferError, UnknownRunError
+from dagrid.execution.interrupts import is_interrupt
 from dagrid.execution.pickling import PROTOCOL, pack, unpack
 from dagrid.execution.results import RunStatus, run_status
 from dagrid.graph.rules import Rule
@@ -168,7 +169,9 @@ class Recorder:
             return
         try:
             data = value.packed() if isinstance(value, Encoded) else pack(value)
-        except Exception as error:  # noqa: BLE001  # the user's type; the run goes on, and a resumed one makes the value again
+        except BaseException as error:  # the user's type; the run goes on, and a resumed one makes the value again
+            if is_interrupt(error):
+                raise
             self._kept[attempt] = _ABSENT + f"it cannot be pickled ({type(error).__name__}: {error})".encode()
             return
         if len(data) <= INLINE:
@@ -178,14 +181,13 @@ class Recorder:
         self.artifacts.put(key, data)
         self._kept[attempt] = _ELSEWHERE + key.encode()
 
-    def commit(self, state: State, until: int, rules: Mapping[int, Rule], errors: Mapping[int, BaseException]) -> None:
+    def commit(self, state: State, until: int, errors: Mapping[int, BaseException]) -> None:
         """Write the facts up to a place in the journal; they are durable when this returns.
 
         Raises:
             StoreError: the store cannot, or somebody else owns the run.
-            TransferError: a patch cannot be pickled.
         """
-        facts = [_encoded(self._entry(fact, rules, errors)) for fact in state.facts(self.committed, until)]
+        facts = [_encoded(self._entry(fact, errors)) for fact in state.facts(self.committed, until)]
         if facts or self._first:
             # The run's end is a fact like any other, and nothing follows it.
             ended = state.finished and until == len(state.journal)
@@ -266,7 +268,7 @@ class Recorder:
         self._written = self._store.append(self.run, self._epoch, self._written, every, status=status, at=at)
         self._first = []
 
-    def _entry(self, fact: Fact, rules: Mapping[int, Rule], errors: Mapping[int, BaseException]) -> Entry:
+    def _entry(self, fact: Fact, errors: Mapping[int, BaseException]) -> Entry:
         data = b""
         kind = fact.kind
         if kind is Kind.COMPLETED or kind is Kind.REUSED or kind is Kind.SIGNALLED:
@@ -274,7 +276,9 @@ class Recorder:
                 attempt_id(fact.node, fact.number), _ABSENT + b"it was not reported"
             )
         elif kind is Kind.PATCHED:
-            data = self._patch(fact, rules)
+            assert fact.growth is not None
+            data = fact.growth.packed
+            self._patches.append(data)
         elif kind is Kind.FAILED and fact.node in errors:
             data = self._errors[fact.node] = _pack_error(errors[fact.node])
         elif kind is Kind.HELD:
@@ -296,20 +300,6 @@ class Recorder:
             fact.labels,
             data,
         )
-
-    def _patch(self, fact: Fact, rules: Mapping[int, Rule]) -> bytes:
-        growth = fact.growth
-        assert growth is not None
-        own = [rules[rule[0]] for rule in growth.rules]
-        try:
-            data = pack((growth, own))
-        except Exception as error:
-            raise TransferError(
-                f"What the graph grew by cannot be kept in the checkpoint ({type(error).__name__}: {error}). Let its functions "
-                f"refer only to things that can be pickled, or run without checkpoint."
-            ) from error
-        self._patches.append(data)
-        return data
 
 
 class Picture(NamedTuple):
@@ -450,6 +440,21 @@ def _shifted(entry: Entry, shift: float) -> Entry:
     if entry.due:
         entry.due += shift
     return entry
+
+
+def pack_patch(growth: Growth, rules: Sequence[Rule]) -> bytes:
+    """Return what a graph is to grow by as bytes. Called outside of any lock.
+
+    Raises:
+        TransferError: something in it cannot be pickled.
+    """
+    try:
+        return pack((growth, list(rules)))
+    except Exception as error:
+        raise TransferError(
+            f"What the graph grew by cannot be kept in the checkpoint ({type(error).__name__}: {error}). Let its functions refer "
+            f"only to things that can be pickled, or run without checkpoint."
+        ) from error
 
 
 def pack_head(head: Mapping[str, Any]) -> bytes:

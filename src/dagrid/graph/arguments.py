@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -118,6 +118,11 @@ class Arguments(msgspec.Struct):
         if self.sources is None:
             self.sources = tuple(dict.fromkeys(_nodes_in((*self.args, *(self.kwargs or {}).values()))))
 
+    def renamed(self, name: Callable[[str], str]) -> Arguments:
+        """Return the same with the values of nodes that have other names."""
+        kwargs = None if not self.kwargs else {key: renamed(one, name) for key, one in self.kwargs.items()}
+        return Arguments(tuple([renamed(one, name) for one in self.args]), kwargs, tuple(map(name, self.sources or ())))
+
 
 def _nodes_in(items: Iterable[Any]) -> Iterable[str]:
     for one in items:
@@ -125,6 +130,16 @@ def _nodes_in(items: Iterable[Any]) -> Iterable[str]:
             yield one.node
         elif type(one) is Group:
             yield from _nodes_in(one.items)
+
+
+def renamed(template: Any, name: Callable[[str], str]) -> Any:
+    """Return a template in which the places are those of nodes with other names."""
+    kind = type(template)
+    if kind is Ref:
+        return Ref(name(template.node), template.path)
+    if kind is Group:
+        return replace(template, items=tuple([renamed(one, name) for one in template.items]))
+    return template
 
 
 def fill(template: Any, values: Mapping[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dagrid.errors import GraphError
@@ -12,6 +12,7 @@ from dagrid.graph.authoring import Flow
 from dagrid.graph.dag import DAG
 from dagrid.graph.late import Outline
 from dagrid.graph.node import Node, NodeRef, is_one
+from dagrid.graph.parameters import outright, parameters_of
 from dagrid.graph.parts import Meanings, reach
 from dagrid.graph.recording import Handle, Recording, recording
 
@@ -124,35 +125,10 @@ def _same(value: Any) -> Any:
 
 
 def _arguments(node: Node, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Return what a node is called with: what was said outright, else what its parameters find by name."""
-    said = node.arguments
-    if said is not None:
-        named = {name: fill(one, values) for name, one in (said.kwargs or {}).items()}
-        return [fill(one, values) for one in said.args], named
-    sources = dict(node.inputs or {})
-    parameters = _parameters_of(node.fn)
-    condition = None if node.when is None else node.when.node
-    for before in node.depends_on:
-        if before not in sources and (before != condition) and _takes(parameters, before, before in sources.values()):
-            sources[before] = before
-    args: list[Any] = []
-    for name, parameter in parameters.items():
-        if parameter.kind is parameter.POSITIONAL_ONLY and name in sources:
-            args.append(values[sources.pop(name)])
-    return args, {name: values[source] for name, source in sources.items()}
-
-
-def _takes(parameters: Mapping[str, inspect.Parameter], name: str, renamed: bool) -> bool:
-    known = parameters.get(name)
-    if known is not None:
-        return known.kind is not known.VAR_POSITIONAL and known.kind is not known.VAR_KEYWORD
-    return not renamed and any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-
-
-def _parameters_of(fn: Callable[..., Any] | None) -> Mapping[str, inspect.Parameter]:
-    if fn is None:
-        return {}
-    try:
-        return inspect.signature(fn).parameters
-    except (ValueError, TypeError):
-        return {}
+    """Return what a node is called with, with these in the places of what it needed."""
+    if node.fn is None:
+        return [], {}
+    said = outright(node, parameters_of(node.fn))
+    return [fill(one, values) for one in said.args], {
+        name: fill(one, values) for name, one in (said.kwargs or {}).items()
+    }

@@ -8,17 +8,18 @@ travels inside of its own node (`functools.partial(fn, element)`), so that no wo
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import msgspec
 
 from dagrid.errors import InvalidPatchError
+from dagrid.graph.arguments import Arguments, Group, Ref, renamed
 from dagrid.graph.dag import DAG
+from dagrid.graph.late import Outline, split
 from dagrid.graph.node import Node, NodeRef, node_id
+from dagrid.graph.parameters import NO_PARAMETERS, Parameters, outright, parameters_of
 from dagrid.graph.rules import Patch, Rule, View
 
 Step = Node | Callable[..., Any]
@@ -64,7 +65,7 @@ def map_over(source: NodeRef, *steps: Step, prefix: str = "") -> Rule:
     Args:
         source: the node whose result is a collection.
         steps: the first parameter of the first step gets the element, that of each further step the result of the one before;
-            other parameters are bound as usual.
+            other parameters are bound as usual. A function that does not say what it asks for gets it by position.
         prefix: stands before each generated name.
     """
     chain = _templates(steps)
@@ -72,23 +73,23 @@ def map_over(source: NodeRef, *steps: Step, prefix: str = "") -> Rule:
     return _rule(
         f"map over {source}",
         source,
-        lambda view: Patch(list(_mapped(source, view.result(source), chain, prefix))),
-        {step.kind for step in chain},
+        lambda view: Patch(list(_mapped(source, view.items(source), chain, prefix))),
+        chain,
     )
 
 
 def map_reduce(source: NodeRef, *steps: Step, reduce: Step, prefix: str = "") -> Rule:
     """Return a rule that maps like `map_over`, and appends a node whose first parameter gets the list of all results."""
     chain = _templates(steps)
-    into = _Template(reduce)
+    into = _Gathering(reduce)
     source = node_id(source)
 
     def body(view: View) -> Patch:
-        nodes = list(_mapped(source, view.result(source), chain, prefix))
+        nodes = list(_mapped(source, view.items(source), chain, prefix))
         last = [node.id for node in nodes[len(chain) - 1 :: len(chain)]]
-        return Patch([*nodes, into.gather(prefix + into.id, last, after=() if last else (source,))])
+        return Patch([*nodes, into.gather(prefix + into.id, last, source)])
 
-    return _rule(f"map and reduce {source}", source, body, {into.kind, *(step.kind for step in chain)})
+    return _rule(f"map and reduce {source}", source, body, [into, *chain])
 
 
 def nested_map_reduce(source: NodeRef, split: Step, *steps: Step, reduce: Step, into: Step) -> Rule:
@@ -103,22 +104,16 @@ def nested_map_reduce(source: NodeRef, split: Step, *steps: Step, reduce: Step, 
     """
     parts = _Template(split)
     source = node_id(source)
-    inner = {_Template(step).kind for step in (*steps, reduce)}
-    final = _Template(into)
+    chain, reduction = _templates(steps), _Gathering(reduce)
+    final = _Gathering(into)
 
     def body(view: View) -> Patch:
-        nodes = list(_mapped(source, view.result(source), [parts], ""))
+        nodes = list(_mapped(source, view.items(source), [parts], ""))
         rules = [map_reduce(node.id, *steps, reduce=reduce, prefix=f"{node.id}.") for node in nodes]
-        totals = [f"{node.id}.{_Template(reduce).id}" for node in nodes]
-        join = Rule(
-            lambda view: all(name in view for name in reversed(totals)),
-            lambda _: Patch([final.gather(final.id, totals, after=() if totals else (source,))]),
-            f"join {final.id}",
-            adds={final.kind},
-        )
-        return Patch(nodes, [*rules, join])
+        totals = [f"{node.id}.{reduction.id}" for node in nodes]
+        return Patch(nodes, [*rules, _join(final, totals, source)])
 
-    return _rule(f"split and reduce {source}", source, body, {parts.kind, final.kind, *inner})
+    return _rule(f"split and reduce {source}", source, body, [parts, final, reduction, *chain])
 
 
 def for_each(source: NodeRef, workflow: DAG, *, name: str, reduce: Step | None = None) -> Rule:
@@ -127,29 +122,51 @@ def for_each(source: NodeRef, workflow: DAG, *, name: str, reduce: Step | None =
     Args:
         source: the node whose result is a collection.
         workflow: its nodes become `name[0].node`, `name[1].node`, ...; the first parameter of those that depend on nothing
-            gets the element. A node without a kind gets its name as its kind.
+            gets the element, unless they are called with something else for it. A node without a kind gets its name as its
+            kind. It may map over values to come, as `@dag` writes it.
         name: of the workflow.
         reduce: its first parameter gets the list of what the ends of the workflow returned, element by element.
+
+    Raises:
+        InvalidPatchError: the workflow has rules of its own, or nodes that no patch may have.
+        UnboundParameterError: a parameter of a node names nothing that the node depends on or reads.
     """
-    inner = [_Template(workflow.node(each)) for each in workflow.topological_sort()]
-    ends = workflow.leaves()
-    into = None if reduce is None else _Template(reduce)
+    outline = workflow.outline or Outline(workflow.structure, workflow.specs, frozenset())
+    structure = outline.structure
+    if workflow.rules and workflow.outline is None:
+        raise InvalidPatchError(
+            f"The workflow {name!r} has rules, which speak of its nodes by the names that these have there. Give the rules to "
+            f"the run."
+        )
+    inner = [_Inner(outline, at) for at in range(len(structure.names))]
+    seen = [at for at, each in enumerate(inner) if not each.node.debug]
+    ends = [structure.names[at] for at in seen if all(inner[after].node.debug for after in structure.successors[at])]
+    into = None if reduce is None else _Gathering(reduce)
     source = node_id(source)
 
     def body(view: View) -> Patch:
         nodes: list[Node] = []
+        rules: list[Rule] = []
         last: list[str] = []
-        for number, element in enumerate(view.result(source)):
+        for number, element in enumerate(view.items(source)):
             prefix = f"{name}[{number}]."
-            nodes += [each.inlined(prefix, source, element) for each in inner]
+            made = {at: each.under(prefix, source, element) for at, each in enumerate(inner)}
             last += [prefix + end for end in ends]
-        if into is not None:
-            nodes.append(into.gather(into.id, last, after=() if last else (source,)))
-        return Patch(nodes)
+            if not outline.maps:
+                nodes += [made[at] for at in structure.order]
+                continue
+            began = split(
+                Outline(structure.renamed(prefix.__add__), made, outline.maps), name=None, max_concurrency=None
+            )
+            nodes += began.specs.values()
+            rules += began.rules
+        if into is not None and outline.maps:
+            rules.append(_join(into, last, source))
+        elif into is not None:
+            nodes.append(into.gather(into.id, last, source))
+        return Patch(nodes, rules)
 
-    return _rule(
-        f"{name} for each of {source}", source, body, {each.kind for each in (*inner, *([into] if into else []))}
-    )
+    return _rule(f"{name} for each of {source}", source, body, [*inner, *([into] if into else [])])
 
 
 def until(source: NodeRef, step: Step, stop: Callable[[Any], Any]) -> Rule:
@@ -170,7 +187,7 @@ def until(source: NodeRef, step: Step, stop: Callable[[Any], Any]) -> Rule:
             node = template.behind(f"{template.id}[{number}]", before)
             return Patch([node], [next_round(number + 1, node.id)])
 
-        return _rule(f"repeat {template.id}", before, body, {template.kind})
+        return _rule(f"repeat {template.id}", before, body, [template])
 
     return next_round(0, node_id(source))
 
@@ -198,7 +215,7 @@ def choose(
             ]
         )
 
-    return _rule(f"choose after {source}", source, body, {each.kind for each in (*yes, *no)})
+    return _rule(f"choose after {source}", source, body, [*yes, *no])
 
 
 def collect(kind: str, into: Step) -> Rule:
@@ -206,7 +223,7 @@ def collect(kind: str, into: Step) -> Rule:
 
     Its first parameter gets the list of their results, in order of insertion. Its own kind must be another one.
     """
-    template = _Template(into)
+    template = _Gathering(into)
     if template.kind == kind:
         raise InvalidPatchError(
             f"{template.id!r} collects the nodes of kind {kind!r} and is one itself. Give it another kind."
@@ -215,7 +232,7 @@ def collect(kind: str, into: Step) -> Rule:
         all_done(kind),
         lambda view: Patch([template.gather(template.id, view.nodes(kind))]),
         f"collect {kind}",
-        adds={template.kind},
+        adds=_kinds([template]),
     )
 
 
@@ -231,8 +248,22 @@ class _Done(msgspec.Struct, frozen=True):
 # --- how they are made ----------------------------------------------------------------------------------------------------
 
 
-def _rule(name: str, source: str, body: Callable[[View], Patch], adds: set[str]) -> Rule:
-    return Rule(done(source), body, name, adds=adds)
+def _rule(name: str, source: str, body: Callable[[View], Patch], steps: Iterable[_Template]) -> Rule:
+    return Rule(done(source), body, name, adds=_kinds(steps))
+
+
+def _kinds(steps: Iterable[_Template]) -> set[str]:
+    return {kind for step in steps for kind in (step.kind, *(step.node.adds or ()))}
+
+
+def _join(into: _Gathering, names: Sequence[str], source: str) -> Rule:
+    """Return a rule that gathers the values of nodes which other rules append."""
+    return Rule(
+        lambda view: all(name in view for name in reversed(names)),
+        lambda _: Patch([into.gather(into.id, names, source)]),
+        f"join {into.id}",
+        adds=_kinds([into]),
+    )
 
 
 def _several(steps: Step | Iterable[Step]) -> Iterable[Step]:
@@ -265,89 +296,106 @@ class _Template:
         self.id = self.node.id
         self.kind: str = self.node.kind or self.id
         said = self.node.settings()
-        self.settings = {name: said[name] for name in said if name not in ("fn", "depends_on", "inputs")}
+        self.settings = {name: said[name] for name in said if name not in ("fn", "depends_on", "inputs", "arguments")}
         self.settings["kind"] = self.kind
         self.after = self.node.depends_on
         self.inputs = dict(self.node.inputs or {})
 
     @cached_property
-    def parameters(self) -> Mapping[str, inspect.Parameter]:
-        try:
-            return inspect.signature(self.node.fn).parameters if self.node.fn is not None else {}
-        except (ValueError, TypeError):
-            return {}
+    def asked(self) -> Parameters:
+        return NO_PARAMETERS if self.node.fn is None else parameters_of(self.node.fn)
 
     @cached_property
-    def first(self) -> str | None:
-        """The parameter that gets the element or the value before: the first one that is passed by position."""
-        for name, parameter in self.parameters.items():
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                return None if name in self.inputs else name
-            if parameter.kind is parameter.VAR_POSITIONAL:
-                return name
-        return None
+    def takes(self) -> bool:
+        """Whether it is called with the element, or the value before, in the first place: nothing else was said to go there."""
+        said, first = self.node.arguments, self.asked.positional[:1]
+        if said is not None:
+            return bool(first or self.asked.more) and not said.args and not set(first).intersection(said.kwargs or ())
+        return first[0] not in self.inputs if first else self.asked.more
+
+    @cached_property
+    def others(self) -> Arguments:
+        """What it is called with besides."""
+        return outright(self.node, self.asked, leading=int(self.takes))
 
     def of(self, name: str, source: str, element: Any) -> Node:
         """Return the node for an element."""
         fn = self.node.fn
-        if fn is not None and self.first is not None:
+        if fn is not None and self.takes:
             fn = partial(fn, element)
-        return Node(name, fn, (source, *self.after), inputs=self.inputs, **self.settings)
+        after = (source, *self.after)
+        return Node(name, fn, after, inputs=self.inputs, arguments=self.node.arguments, **self.settings)
 
     def behind(self, name: str, before: str) -> Node:
         """Return the node that gets the value of another one."""
-        if self.first is None:
-            return Node(name, self.node.fn, (before, *self.after), inputs=self.inputs, **self.settings)
-        return Node(name, self.node.fn, self.after, inputs={self.first: before} | self.inputs, **self.settings)
+        fn = self.node.fn
+        if not self.takes:
+            after = (before, *self.after)
+            return Node(name, fn, after, inputs=self.inputs, arguments=self.node.arguments, **self.settings)
+        if self.node.arguments is not None or not self.asked.positional:
+            return self.called(name, Ref(before))
+        inputs = {self.asked.positional[0]: before} | self.inputs
+        return Node(name, fn, self.after, inputs=inputs, **self.settings)
 
-    def gather(self, name: str, before: Sequence[str], after: Iterable[str] = ()) -> Node:
-        """Return the node that gets a list of values; other parameters may be bound with `inputs` of the template."""
-        assert self.node.fn is not None
-        given = {f"value_{number}": each for number, each in enumerate(before)}
-        others = tuple(self.inputs)
-        return Node(
-            name,
-            _Gather(self.node.fn, len(before), others),
-            (*after, *self.after),
-            inputs=given | self.inputs,
-            **self.settings,
-        )
+    def called(self, name: str, first: Any, after: Iterable[str] = ()) -> Node:
+        """Return the node that is called with this in the first place."""
+        others = self.others
+        arguments = Arguments((first, *others.args), others.kwargs)
+        return Node(name, self.node.fn, (*after, *self.after), arguments=arguments, **self.settings)
 
-    def inlined(self, prefix: str, source: str, element: Any) -> Node:
-        """Return the node as a part of a workflow whose names all have a prefix."""
-        if not self.node.required():
-            return self.of(prefix + self.id, source, element)
-        inputs, after = self._renamed
+
+class _Gathering(_Template):
+    """A step whose first parameter gets a list of values."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step)
+        if not self.takes:
+            raise InvalidPatchError(
+                f"{self.id!r} is to get a list of values, and its task has no first parameter that is free for it. Give it a "
+                f"function such as `def {self.id}(values): ...`."
+            )
+        _ = self.others  # what it cannot be called with is said where it is written
+
+    def gather(self, name: str, before: Sequence[str], source: str = "") -> Node:
+        """Return the node that gets the values of others, or stands behind `source` where there are none."""
+        if before:
+            return self.called(name, Group(list, tuple(map(Ref, before))))
+        return self.called(name, [], (source,) if source else ())
+
+
+class _Inner(_Template):
+    """A node of a workflow that is appended for each element, said outright in the names of the workflow."""
+
+    def __init__(self, workflow: Outline, at: int) -> None:
+        spec = workflow.node(at)
+        super().__init__(spec)
+        for setting in ("handler", "setup"):
+            if getattr(spec, setting):
+                raise InvalidPatchError(
+                    f"Node {self.id!r} of the workflow is a {setting} node, and those are in a graph from its start. Add it to "
+                    f"the graph itself, or remove its {setting}."
+                )
+        self.is_root = not workflow.structure.predecessors[at]
+        self.arguments = None
+        if spec.fn is not None:
+            self.arguments = self.others if self.is_root else outright(spec, self.asked)
+        self.rest = {name: self.settings[name] for name in self.settings if name not in ("when", "reads")}
+
+    def under(self, prefix: str, source: str, element: Any) -> Node:
+        """Return the node of one element, which stands behind the source of the elements if it depends on nothing else."""
+        node, fn = self.node, self.node.fn
+        after = [source] if self.is_root else [prefix + one for one in self.after]
+        if self.is_root and self.takes and fn is not None:
+            fn = partial(fn, element)
         return Node(
             prefix + self.id,
-            self.node.fn,
-            [prefix + each for each in after],
-            inputs={parameter: prefix + each for parameter, each in inputs.items()},
-            **self.settings,
+            fn,
+            after,
+            arguments=None if self.arguments is None else self.arguments.renamed(prefix.__add__),
+            when=None if node.when is None else renamed(node.when, prefix.__add__),
+            reads=[prefix + one for one in node.reads],
+            **self.rest,
         )
-
-    @cached_property
-    def _renamed(self) -> tuple[dict[str, str], list[str]]:
-        """What parameters found by the names of predecessors, said with `inputs`; and the predecessors that give no value."""
-        inputs = dict(self.inputs)
-        rest = any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.parameters.values())
-        for before in self.after:
-            if (before in self.parameters or rest) and before not in inputs and before not in self.inputs.values():
-                inputs[before] = before
-        return inputs, [before for before in self.after if before not in inputs.values()]
-
-
-@dataclass(frozen=True, slots=True)
-class _Gather:
-    """A task that takes values by name and hands them to a function as one list; `others` go by their names."""
-
-    fn: Callable[..., Any]
-    count: int
-    others: tuple[str, ...] = ()
-
-    def __call__(self, /, **values: Any) -> Any:
-        gathered = [values[f"value_{number}"] for number in range(self.count)]
-        return self.fn(gathered, **{name: values[name] for name in self.others})
 
 
 def _same(value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagrid.errors import InvalidNodeError, SkipTask
+from dagrid.errors import GraphLimitError, InvalidNodeError, SkipTask
 from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node
@@ -59,7 +59,7 @@ def split(
     name: str | None,
     max_concurrency: int | None,
     known: Collection[int] = (),
-    unwanted: Collection[int] = (),
+    unwanted: Collection[int] | None = None,
 ) -> DAG:
     """Return the graph to begin with, and in its `rules` what it grows by.
 
@@ -67,7 +67,8 @@ def split(
         outline: the graph as it was described.
         name, max_concurrency: of the graph.
         known: nodes that have a value already: they are there from the start, wherever they stand.
-        unwanted: late nodes that are not to be appended.
+        unwanted: late nodes that are not to be appended, where a run has chosen. Debug nodes that it wants are then nodes as
+            any other.
 
     Raises:
         InvalidNodeError: a setup node that cannot be there from the start.
@@ -85,7 +86,7 @@ def split(
         if spec is not None and len(predecessors[number[at]]) == len(structure.predecessors[at]):
             specs[number[at]] = spec  # else it has a value, and what it was made of comes later, if at all
     made = Structure.of_predecessors(names, index, predecessors)
-    rules = _Rules(outline, behind, frozenset(number), frozenset(unwanted)).all()
+    rules = _Rules(outline, behind, frozenset(number), unwanted).all()
     return DAG.of(made, specs, name=name, max_concurrency=max_concurrency, rules=tuple(rules), outline=outline)
 
 
@@ -116,11 +117,14 @@ def _maps_behind(outline: Outline, known: Collection[int]) -> list[int]:
 class _Rules:
     """Makes the rules of an outline: one for each map, one for all nodes behind the same maps."""
 
-    def __init__(self, outline: Outline, behind: list[int], early: frozenset[int], unwanted: frozenset[int]) -> None:
+    def __init__(
+        self, outline: Outline, behind: list[int], early: frozenset[int], unwanted: Collection[int] | None
+    ) -> None:
         self.outline = outline
         self.behind = behind
         self.early = early
-        self.unwanted = unwanted
+        self.unwanted = frozenset(unwanted or ())
+        self.chosen = unwanted is not None
         self.maps = [at for at in outline.structure.order if at in outline.maps and at not in early]
         self.bases = self._bases()
         self.waits: dict[int, tuple[str, ...]] = {}
@@ -172,8 +176,8 @@ class _Rules:
             self.outline.structure.names[one] for one in self.outline.structure.predecessors[at] if one in self.unwanted
         }
         if absent.intersection(node.depends_on):
-            return node.changed(depends_on=[name for name in node.depends_on if name not in absent])
-        return node
+            node = node.changed(depends_on=[name for name in node.depends_on if name not in absent])
+        return node.changed(debug=False) if node.debug and self.chosen else node
 
     def _late(self, at: int) -> list[str]:
         """Return what a node waits for and is not there at the start, the last one first: it comes last."""
@@ -246,10 +250,9 @@ class _Map:
         if not view.succeeded(self.source.node):
             return Patch([self._gathering(_without, Ref(self.source.node))])
         try:
-            value = view.result(self.source.node)
-            for key in self.source.path:
-                value = value[key]
-            items = list(value)
+            items = view.items(self.source.node, self.source.path)
+        except GraphLimitError:
+            raise
         except Exception as error:  # noqa: BLE001  # the user's value
             return Patch([self._gathering(_refuse, self._complaint(error), after=True)])
         return self._mapped(items)

@@ -213,7 +213,9 @@ class _Work:
         if min(self.weights, default=1.0) == 1.0:
             each, more = divmod(len(costs), max(1, self.workers))
             exact = [each + (own < more) for own in range(self.workers)]
-            self.caps = [float(one) for one in exact] if not max_imbalance else [max(cap, math.ceil(mean))] * self.workers
+            self.caps = (
+                [float(one) for one in exact] if not max_imbalance else [max(cap, math.ceil(mean))] * self.workers
+            )
         self.caps = [cap * (1 + 1e-9) for cap in self.caps]
         self.loosest = [max(cap, mean + 1.0) for cap in self.caps]
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
 
-from dagrid.errors import DuplicateNodeError, InvalidPatchError, UnknownNodeError
+from dagrid.errors import DuplicateNodeError, GraphLimitError, InvalidPatchError, UnknownNodeError
 from dagrid.graph.node import Node
 from dagrid.graph.structure import Structure
 
@@ -26,7 +27,8 @@ class Patch(msgspec.Struct, frozen=True):
     """What a rule appends, whole or not at all.
 
     Args:
-        nodes: they may depend on any node of the graph and of the patch.
+        nodes: they may depend on any node of the graph and of the patch. Debug nodes are left out of a run that did not ask
+            for them; setup nodes and handlers are in a graph from its start.
         rules: to be asked from now on.
         edges: pairs (before, after) beside those that the nodes say themselves; `after` is a node of this patch.
     """
@@ -39,11 +41,17 @@ class Patch(msgspec.Struct, frozen=True):
         """Return the nodes with the edges in their `depends_on`.
 
         Raises:
-            InvalidPatchError: an edge that does not point to a node of this patch.
+            InvalidPatchError: something is no node, or an edge does not point to a node of this patch.
         """
+        nodes = tuple(self.nodes)
+        for node in nodes:
+            if not isinstance(node, Node):
+                raise InvalidPatchError(
+                    f"A patch holds nodes, not {node!r}. Make them with Node(id, fn, depends_on=[...])."
+                )
         if not self.edges:
-            return tuple(self.nodes)
-        after: dict[str, list[str]] = {node.id: [] for node in self.nodes}
+            return nodes
+        after: dict[str, list[str]] = {node.id: [] for node in nodes}
         for before, to in self.edges:
             if to not in after:
                 raise InvalidPatchError(
@@ -52,8 +60,7 @@ class Patch(msgspec.Struct, frozen=True):
                 )
             after[to].append(before)
         return tuple(
-            node.changed(depends_on=(*node.depends_on, *after[node.id])) if after[node.id] else node
-            for node in self.nodes
+            node.changed(depends_on=(*node.depends_on, *after[node.id])) if after[node.id] else node for node in nodes
         )
 
 
@@ -92,6 +99,23 @@ class Rule(msgspec.Struct, frozen=True):
             _put(self, "name", "rule" if called == "<lambda>" else called)
 
 
+def checked_rules(given: Iterable[Rule] | None) -> tuple[Rule, ...]:
+    """Return what was given as rules, where None is none.
+
+    Raises:
+        InvalidPatchError: something is no rule, or it is no list of them.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, Rule) or not isinstance(given, Iterable):
+        raise InvalidPatchError(f"rules is a list of rules, not {given!r}. Write rules=[Rule(predicate, body)].")
+    rules = tuple(given)
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise InvalidPatchError(f"rules holds rules, not {rule!r}. Make them with Rule(predicate, body).")
+    return rules
+
+
 NO_KINDS: frozenset[str] = frozenset()
 _put = msgspec.structs.force_setattr
 
@@ -113,6 +137,9 @@ class Snapshot(Protocol):
 
     @property
     def kinds(self) -> Mapping[str, Sequence[int]]: ...
+
+    @property
+    def most(self) -> int: ...
 
     def status(self, node: int) -> tuple[int, str]: ...
 
@@ -209,6 +236,25 @@ class View(msgspec.Struct, eq=False):
         self.taken.add(number)
         return self.snapshot.value(number)
 
+    def items(self, name: str, path: Iterable[Any] = ()) -> list[Any]:
+        """Return the items of the value of a completed node, or of what is found in it along a path of keys.
+
+        Raises:
+            UnknownNodeError, InvalidPatchError: as `result`.
+            GraphLimitError: there are more than a graph may have nodes, perhaps without end.
+        """
+        value = self.result(name)
+        for key in path:
+            value = value[key]
+        most = self.snapshot.most
+        items = list(islice(value, most + 1))
+        if len(items) > most:
+            raise GraphLimitError(
+                f"The value of {name!r} has more than {most} items, and a node for each would grow the graph past {most} nodes. "
+                f"Look for a list without end, or allow more with max_nodes."
+            )
+        return items
+
     def _look(self, name: str) -> tuple[int, str]:
         number = self.snapshot.index.get(name)
         if number is None:
@@ -230,7 +276,7 @@ def check_declared(
     if adds is None:
         return
     for node in nodes:
-        if isinstance(node, Node) and node.kind is not None and node.kind not in adds:
+        if node.kind is not None and node.kind not in adds:
             raise InvalidPatchError(
                 f"Node {node.id!r} is of kind {node.kind!r}, and {who} said that it adds {_listed(adds)}. Add the "
                 f"kind to its adds."
@@ -262,6 +308,25 @@ def check_sealed(nodes: Iterable[Node], sealed: AbstractSet[str]) -> None:
             )
 
 
+def without_debug(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    """Return the nodes of a patch but for its debug nodes, where nobody asked for those.
+
+    Raises:
+        InvalidPatchError: another node of the patch depends on one.
+    """
+    left_out = {node.id for node in nodes if node.debug}
+    if not left_out:
+        return nodes
+    for node in nodes:
+        if not node.debug and not left_out.isdisjoint(node.required()):
+            before = next(one for one in node.required() if one in left_out)
+            raise InvalidPatchError(
+                f"Node {node.id!r} depends on the debug node {before!r}, without which most runs have to do. Make {node.id!r} a "
+                f"debug node too, or {before!r} none."
+            )
+    return tuple([node for node in nodes if not node.debug])
+
+
 def check_patch(nodes: Sequence[Node], index: Mapping[str, int]) -> None:
     """Check that a patch may be appended to a graph whose names are in `index`.
 
@@ -270,15 +335,16 @@ def check_patch(nodes: Sequence[Node], index: Mapping[str, int]) -> None:
     """
     own: dict[str, Node] = {}
     for node in nodes:
-        if not isinstance(node, Node):
-            raise InvalidPatchError(
-                f"A patch holds nodes, not {node!r}. Make them with Node(id, fn, depends_on=[...])."
-            )
         if node.id in own or node.id in index:
             raise DuplicateNodeError(node.id)
         if node.handler is not None:
             raise InvalidPatchError(
                 f"Node {node.id!r} is a handler, and a graph has those from the start. Add it there, or make it a node."
+            )
+        if node.setup:
+            raise InvalidPatchError(
+                f"Node {node.id!r} is a setup node, whose value a graph keeps for its later runs; what a run grows by ends with "
+                f"it. Add it to the graph, or remove its setup=True."
             )
         own[node.id] = node
     inner: list[tuple[str, str]] = []

@@ -7,7 +7,7 @@ settings and functions are for the rooms above it. All is linear and iterative: 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import msgspec
@@ -81,6 +81,11 @@ class Structure(msgspec.Struct, eq=False):
             for one in before:
                 successors[one].append(node)
         return cls(names, index, successors, predecessors, list(range(len(names))))
+
+    def renamed(self, name: Callable[[str], str]) -> Structure:
+        """Return the same of nodes that have other names."""
+        names = list(map(name, self.names))
+        return msgspec.structs.replace(self, names=names, index={one: at for at, one in enumerate(names)})
 
     def extended(self, names: list[str], edges: Iterable[tuple[str, str]]) -> Structure:
         """Return this structure with more nodes; every edge must lead to one of them.

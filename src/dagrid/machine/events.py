@@ -63,13 +63,15 @@ there is no use in asking it."""
 class Growth(msgspec.Struct, frozen=True):
     """What a patch appends, checked before: nodes, opaque here but for their settings, and rules.
 
-    `relies` are the kinds that its rule found closed, `taken` the nodes whose values it was made of.
+    `relies` are the kinds that its rule found closed, `taken` the nodes whose values it was made of, `packed` is all of it as a
+    record keeps it, where there is one.
     """
 
     nodes: Sequence[Any] = ()
     rules: Sequence[NumberedRule] = ()
     relies: AbstractSet[str] = frozenset()
     taken: Sequence[int] = ()
+    packed: bytes = b""
 
 
 class WorkerJoined(msgspec.Struct, frozen=True):

@@ -41,6 +41,7 @@ class Settings:
         hold: seconds that an attempt may wait behind another one in a batch while another worker is idle.
         batch: seconds of work that are sent ahead to a worker at most.
         timeout: seconds for the run as a whole, but for its handlers; None means no limit.
+        debug: whether the debug nodes by which a graph grows run too.
     """
 
     max_concurrency: int | None = None
@@ -52,6 +53,7 @@ class Settings:
     hold: float = 0.002
     batch: float = 0.001
     timeout: float | None = None
+    debug: bool = False
 
     def __post_init__(self) -> None:
         if self.max_concurrency is not None and (
