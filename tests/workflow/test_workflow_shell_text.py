@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dagrid.errors import StepError
 from dagrid.workflow.context import StepEnd
 from dagrid.workflow.variables import Names, environment, for_program, for_shell
 
@@ -57,6 +58,58 @@ def test_a_value_out_of_json_is_never_a_part_of_the_program(text, around, value)
     """In double quotes, in single quotes and with text around it, it is printed as it is."""
     expected = text.partition("'%s' ")[2][1:-1].replace("${V.a}", value)
     assert printed(text, {"V": json.dumps({"a": value})}) == expected
+
+
+PIECES = st.sampled_from([*"'\"`$(){}\\;#<>&|\n\t *!", "END", "\nEND\n", "touch hurt", "${V.a}", "$'", "x", "\u00e9"])
+PLACES = [  # a text, and what it prints
+    ("# don't forget\nprintf '%s' \"${V.a}\"", "@"),
+    ("# don't ${V.a}\nprintf '%s' '${V.a}'", "@"),
+    ("printf '%s' x#'${V.a}' # it's ${V.a}\n", "x#@"),
+    ("printf '%s' \"$(printf '<%s>' '${V.a}')\"", "<@>"),
+    ("printf '%s' \"`printf '<%s>' '${V.a}'`\"", "<@>"),
+    ("printf '%s' \"`printf '<%s>' \\\"it's ${V.a}\\\"`\" '${V.a}'", "<it's @>@"),
+    ("printf '%s' \"$(case x in x) printf '<%s>' '${V.a}';; esac)\"", "<@>"),
+    ("printf '%s' \"$( (printf '<%s>' 'it '\\''s ${V.a}') )\"", "<it 's @>"),
+    ("printf '%s' \"${NONE:-'it'}\" '<${V.a}>'", "'it'<@>"),
+    ("printf '%s' $((1 << 2)) '<${V.a}>'", "4<@>"),
+    ("cat <<END\nit's '${V.a}' \"x\"\nEND\nprintf '%s' '${V.a}'", "it's '@' \"x\"\n@"),
+    ("cat <<END\nit's $(printf '%s' '<${V.a}>') '${V.a}'\nEND\n", "it's <@> '@'\n"),
+    ("cat <<'END'\nit's $HOME \\ \\\\ `x` '${V.a}' \\\nEND\nprintf '%s' '${V.a}'", "it's $HOME \\ \\\\ `x` '@' \\\n@"),
+    ("cat <<\\END; printf '%s' \"${V.a}\"\n<${V.a}>\nEND\n", "<@>\n@"),
+    ("cat <<-\"END\"\n\t<${V.a}>\n\tEND\nprintf '%s' '${V.a}'", "<@>\n@"),
+    ("x=$(cat <<'END'\n<${V.a}> (it's\nEND\n)\nprintf '%s' \"$x\" '${V.a}'", "<@> (it's@"),
+    ("cat <<A; cat <<'B'\na '${V.a}'\nA\nb '${V.a}'\nB\n", "a '@'\nb '@'\n"),
+    ("cat <<''\n<${V.a}>\n\nprintf '%s' '${V.a}'", "<@>\n@"),
+]
+
+
+@given(st.lists(PIECES, max_size=8).map("".join))
+@example("Tom & Jerry; touch hurt")
+@example("it's")
+@example("\nEND\ntouch hurt\n")
+@example("$(touch hurt)`touch hurt`")
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+@pytest.mark.parametrize(("text", "expected"), PLACES)
+def test_wherever_a_value_stands_nothing_of_it_is_run(text, expected, shell, value):
+    """In comments, documents and commands within others it is printed as it is, or not at all."""
+    assert printed(text, {"V": json.dumps({"a": value})}, shell=shell) == expected.replace("@", value)
+
+
+def test_bash_reads_quotes_of_its_own():
+    """A quotation mark that is escaped in them ends nothing."""
+    text = "printf '%s' $'it\\'s ${V.a}\\t|' '${V.a}'"
+    assert printed(text, {"V": '{"a":"it\'s"}'}, shell="/bin/bash") == "it's it's\t|it's"
+
+
+@given(st.lists(PIECES, max_size=12).map("".join), st.lists(PIECES, max_size=12).map("".join))
+def test_any_text_can_be_read(before, after):
+    """What no shell understands is for the shell to refuse; no value is ever in what it gets."""
+    try:
+        written, _ = for_shell(f"{before}${{V.a}}{after}", Names([{"V": '{"a":"secret"}'}]))
+    except StepError as error:
+        assert "in place of the backticks" in error.message  # noqa: PT017  # it is the only reason there is
+        return
+    assert "secret" not in written
 
 
 @pytest.mark.parametrize("value", NASTY)

@@ -3,13 +3,12 @@
 What needs a process (backticks) is a generator that yields a `Launch` and is sent its `Exit`, as in `dagrid.commands.Command`.
 
 A shell expands variables by itself, from the environment, which is safe whatever they hold. Only what it cannot expand (paths
-into JSON, fields of steps, slices, numbered parameters) is given to it under a name of ours, or, between single quotes, put into
-its text.
+into JSON, fields of steps, slices, numbered parameters) is given to it under a name of ours, and its text is written so that it
+expands that wherever it stands (`dagrid.workflow.quoting`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 
 import msgspec
@@ -18,15 +17,14 @@ from dagrid.commands import Exit, Launch
 from dagrid.errors import StepError
 from dagrid.masking import masked
 from dagrid.workflow.context import StepEnd
-from dagrid.workflow.expressions import Command, Expression, Literal, Part, Reference, evaluate, parse
+from dagrid.workflow.expressions import Command, Expression, Part, Reference, evaluate, parse
+from dagrid.workflow.quoting import with_variables
 
 Expanding = Generator[Launch, Exit, str]
 HELD = "DAGRID_VALUE_"
 """The names under which a shell gets what it cannot expand begin so."""
 MOST_EXPORTED = 100_000
 """How many bytes the value of a variable may have, to be in the environment of processes; Linux allows 131,072 with its name."""
-
-_QUOTED_DOCUMENT = re.compile(r"<<-?\s*['\"\\]")
 
 
 class Names:
@@ -109,34 +107,29 @@ def _run_commands(
 def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
     """Return a text for a shell, and what the shell needs in its environment beside the variables.
 
-    Backticks, and all that a shell can expand, are left to it.
+    Backticks, and all that a shell can expand, are left to it. No value is ever a part of the text.
+
+    Raises:
+        StepError: a value stands where no shell can be made to expand it.
     """
     if "$" not in text:
         return text, {}
     expression = parse(text, backticks=False)
     if not any(_is_ours(part, names) for part in expression.parts):
         return text, {}
-    is_literal = _QUOTED_DOCUMENT.search(text) is not None
     held: dict[str, str] = {}
-    written = []
-    quote = ""
+    written = ""
+    places = []
     for part in expression.parts:
-        if type(part) is Literal or not _is_ours(part, names):
-            written.append(part.written)
-            quote = _quote_after(part.written, quote)
+        value = _known(part, names) if _is_ours(part, names) else None
+        if value is None:
+            written += part.written
             continue
-        value = evaluate(Expression((part,)), names)
-        if value == part.written:
-            written.append(value)
-        elif quote == "'":
-            written.append(value.replace("'", "'\\''"))
-        elif is_literal:
-            written.append(value)
-        else:
-            name = f"{HELD}{len(held) + 1}"
-            held[name] = value
-            written.append(f"${{{name}}}")
-    return "".join(written), held
+        name = f"{HELD}{len(held) + 1}"
+        held[name] = value
+        places.append((len(written), len(written) + len(name) + 3))
+        written += f"${{{name}}}"
+    return with_variables(written, places), held
 
 
 def for_program(text: str, names: Names) -> str:
@@ -178,19 +171,17 @@ def _is_ours(part: Part, names: Names) -> bool:
     return part.word is not None and any(_is_ours(one, names) for one in part.word.walk())
 
 
+def _known(part: Part, names: Names) -> str | None:
+    """Return the value of a part, None if nobody knows it."""
+    found: list[str] = []
+
+    def taken(value: str, _: str) -> str:
+        found.append(value)
+        return value
+
+    value = evaluate(Expression((part,)), names, escape=taken)
+    return value if found else None
+
+
 def _is_braced(part: Part) -> bool:
     return type(part) is Reference and part.written.startswith("${")
-
-
-def _quote_after(text: str, quote: str) -> str:
-    """Return in which quotes a shell is behind a text: a single one, a double one, or none."""
-    position = 0
-    while position < len(text):
-        mark = text[position]
-        if mark == "\\" and quote != "'":
-            position += 2
-            continue
-        if mark in "'\"" and (not quote or mark == quote):
-            quote = "" if quote else mark
-        position += 1
-    return quote
