@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dagrid.errors import CapabilityError, ParameterError, RunError, WorkflowError
+from dagrid.errors import CapabilityError, ParameterError, RunError, RunStateError, WorkflowError
 from dagrid.workflow import loads, running
 
 SECRET = "s3cret-t0ken"
@@ -197,6 +197,85 @@ def test_secrets_are_masked_wherever_they_would_be_seen(runner, monkeypatch):
         path for path in (runner.folder / "home").rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
     ]
     assert found == []
+
+
+def _places_of(secret, folder):
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("items", ["", "parallel: ['${TOK}', 'x ${TOK}'],"])
+def test_a_secret_that_a_called_workflow_gets_is_masked_there(runner, monkeypatch, items):
+    """It is no secret of that document; its value still reaches it, also when it is taken up again, and stands nowhere."""
+    monkeypatch.setenv("TOKEN_OF_MINE", SECRET)
+    text = f"""
+        secrets: [{{name: TOK, provider: env, key: TOKEN_OF_MINE}}]
+        steps: [{{name: one, call: child, {items} params: 'T=${{TOK}}', output: RES}}]
+        ---
+        name: child
+        params: [T=none]
+        steps:
+          - {{name: c, command: 'echo "got $T ${{#T}}"', output: CO}}
+          - {{name: d, command: 'test -f ok || exit 3; echo "${{#T}}"'}}
+          - {{name: e, call: grandchild, params: 'T=${{T}}'}}
+        ---
+        name: grandchild
+        params: [T=none]
+        steps: [{{name: g, command: 'echo "$T"'}}]
+        """
+    first = runner.run(text)
+    assert first.status == "failed"
+    (runner.folder / "ok").touch()
+    told = runner.go_on(first.id, again=True)
+    assert told.status == "succeeded", told.node("one").error
+    children = runner.history.children(told.id)
+    child = min(children, key=lambda one: len(one.run))
+    place = runner.history.folder(child.run)
+    assert (place / "c.out").read_text() == f"got ******* {len(SECRET)}\n"
+    assert (place / "d.out").read_text().split()[-1] == str(len(SECRET))
+    assert "T=*******" in told.out("one")
+    runner.history.close()
+    assert _places_of(SECRET, runner.folder / "home") == []
+
+
+def test_a_called_workflow_that_had_a_secret_goes_on_with_its_caller_alone(runner, monkeypatch):
+    """The history does not have the secret, and nothing else may be taken for it."""
+    monkeypatch.setenv("TOKEN_OF_MINE", SECRET)
+    told = runner.run(
+        """
+        secrets: [{name: TOK, provider: env, key: TOKEN_OF_MINE}]
+        steps: [{name: one, call: child, params: 'T=${TOK}'}]
+        ---
+        name: child
+        params: [T=none]
+        steps: [exit 3]
+        """
+    )
+    (child,) = runner.history.children(told.id)
+    with pytest.raises(RunStateError, match=f"dagrid retry {told.id}"):
+        runner.go_on(child.run, again=True)
+
+
+def test_whatever_a_secret_comes_through_is_masked(runner, monkeypatch):
+    """Outputs that are made of texts or taken out of JSON, names of workflows, numbers of tries."""
+    monkeypatch.setenv("TOKEN_OF_MINE", 'a "quoted" one')
+    head = "secrets: [{name: TOK, provider: env, key: TOKEN_OF_MINE}]"
+    told = runner.run(
+        f"""
+        {head}
+        steps:
+          - {{name: a, command: 'true', outputs: [{{name: A, value: '<${{TOK}}>'}}]}}
+          - name: b
+            script: |
+              printf '{{"x": "%s"}}' "$(printf %s "$TOK" | sed 's/"/\\\\"/g')"
+            outputs: [{{name: B, decode: json, select: x}}]
+          - {{name: c, call: 'no_${{TOK}}'}}
+        """
+    )
+    assert told.node("a").value.outputs == {"A": "<*******>"}
+    assert told.node("b").value.outputs == {"B": "*******"}
+    assert "no_*******" in str(told.node("c").error)
+    with pytest.raises(WorkflowError, match=r"is '\*{7}' here"):
+        runner.run(f"{head}\nsteps: [{{name: a, command: 'true', retryPolicy: {{limit: '${{TOK}}'}}}}]")
 
 
 def test_a_file_of_secrets_and_dotenv(runner):

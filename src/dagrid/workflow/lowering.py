@@ -19,6 +19,7 @@ from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import ContinueOn, Node
 from dagrid.graph.policy import Repeat, Retry
+from dagrid.masking import masked
 from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context, Selector, Spec
 from dagrid.workflow.expressions import evaluate
@@ -194,7 +195,8 @@ class _Lowering:
         except ValueError:
             number = -1.0
         if not 0 <= number < float("inf"):
-            message = f"{value!r} is {text!r} here, and a number from 0 up is wanted"
+            shown = masked(text, self.context.secrets)
+            message = f"{value!r} is {shown!r} here, and a number from 0 up is wanted"
             raise WorkflowError([self.context.file.problem(place(record, field), message)])
         return number
 

@@ -47,6 +47,7 @@ def surround(
     labels: Mapping[str, str] | None = None,
     start_child: StartChild | None = None,
     selector: Selector | None = None,
+    mask: Sequence[str] = (),
 ) -> Context:
     """Return the context of a run.
 
@@ -59,6 +60,7 @@ def surround(
         labels: those of this machine.
         start_child: starts sub-workflows.
         selector: what whoever called the run wants of workers.
+        mask: what is secret beside the secrets of the workflow.
 
     Raises:
         ParameterError: parameters that are missing, unknown or not what they must be.
@@ -67,7 +69,8 @@ def surround(
     maker = _Maker(file, workflow)
     special = {"DAG_NAME": workflow.name, "DAG_RUN_ID": logs.run_id, "DAG_RUN_LOG_FILE": os.fspath(logs.log)}
     secrets = dict(maker.secrets())
-    hidden = tuple(sorted({one for value in secrets.values() for one in _parts(value)}, key=len, reverse=True))
+    own = {one for value in secrets.values() for one in _parts(value)}
+    hidden = tuple(sorted(own.union(mask), key=len, reverse=True))
     maker.mask = hidden
     system = os.environ
     dotenv = maker.dotenv([special, secrets, system])
