@@ -552,6 +552,25 @@ def test_old_runs_are_forgotten_as_the_workflow_says(runner):
     assert len(runner.history.runs(name="child", children=True)) == 2
 
 
+def test_many_large_outputs_keep_no_step_from_starting(runner):
+    """What a step names it has; of the others those are left out for which there is no room."""
+    steps = "\n".join(f"- {{name: s{n}, command: 'printf %090000d {n}', output: OUT{n}}}" for n in range(25))
+    told = runner.run(
+        f"""
+        type: graph
+        steps:
+        - {{name: none, depends: all, command: 'env | wc -c'}}
+        - {{name: last, depends: all, command: 'echo ${{#OUT3}}; test `id -u` = "$(id -u)"', preconditions: ['test -n "$OUT24"']}}
+        - {{name: prog, depends: all, script: "#!/usr/bin/env python3\\nimport os\\nprint(len(os.environ['OUT7']))"}}
+        - {{name: py, depends: all, python: 'os:getcwd'}}
+        - {{name: all, command: 'true', depends: [{", ".join(f"s{n}" for n in range(25))}]}}
+"""
+        + "\n".join(f"        {line}" for line in steps.splitlines())
+    )
+    assert set(told.statuses.values()) == {"completed"}, [told.node("none").error, told.node("last").error]
+    assert told.out("last") == told.out("prog") == "90000\n"
+
+
 def test_logs_may_stand_elsewhere(runner, monkeypatch):
     """`logDir` names the folder, from that of the file; the run is found and taken up there."""
     monkeypatch.setenv("WHERE", "elsewhere")

@@ -153,6 +153,17 @@ def test_a_program_that_is_no_shell_keeps_its_dollars():
     )
 
 
+@pytest.mark.parametrize("value", ["x" * 100_001, "\u20ac" * 60_000, "a\0b", "\ud800"])
+@pytest.mark.parametrize("text", ["echo $BIG", 'echo "${#BIG}"', "echo ${V.a}", "echo ${BIG:1}x", "echo ${NONE:-$BIG}"])
+def test_a_value_that_no_process_can_get_is_not_taken_for_an_empty_one(text, value):
+    """Who names it is told how to read it; who does not name it knows nothing of it."""
+    names = Names([{"BIG": f"x{value}", "V": json.dumps({"a": value}), "SMALL": "s"}])
+    with pytest.raises(StepError, match=r"\$\{ID.stdout\}"):
+        for_shell(text, names)
+    assert for_shell("echo $SMALL", names) == ("echo $SMALL", {})
+    assert "BIG" not in environment(*names.layers)
+
+
 def test_what_is_no_name_or_too_long_is_not_in_the_environment():
     """A process could not be started with it; a layer before another one wins."""
     found = environment({"A": "new", "1": "x", "LONG": "x" * 200_000}, {"A": "old", "B": "b", "LONG": "short"})

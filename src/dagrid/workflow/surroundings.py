@@ -24,7 +24,7 @@ from dagrid.workflow.loading import File
 from dagrid.workflow.model import Precondition, Secret, Variable, Workflow, place
 from dagrid.workflow.parameters import Argument, compiled
 from dagrid.workflow.problems import Place, Problems
-from dagrid.workflow.variables import Names, environment, expanded, for_shell
+from dagrid.workflow.variables import Names, environment, expanded, fitting, for_shell
 
 PASSED = ("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR", "TRACEPARENT")
 PASSED_PREFIXES = ("DAGRID_", "DAGU_", "DAG_", "LC_")
@@ -164,7 +164,8 @@ def unmet(context: Context) -> str:
 
     def command(text: str) -> Launch:
         written, held = for_shell(text, names)
-        return replace(launch(written), env={**context.environment, **held})
+        made = launch(written)
+        return replace(made, env={**(made.env or {}), **held})
 
     for condition in context.workflow.preconditions:
         reason = driven(holds(condition, names, launch, command))
@@ -313,7 +314,11 @@ class _Maker:
 def _launcher(
     env: Mapping[str, str], folder: str, shell: Sequence[str], mask: tuple[str, ...]
 ) -> Callable[[str], Launch]:
-    return lambda text: Launch(shell_argv(shell, text), env=env, cwd=folder, mask=mask)
+    def launch(text: str) -> Launch:
+        argv = shell_argv(shell, text)
+        return Launch(argv, env=fitting(env, argv), cwd=folder, mask=mask)
+
+    return launch
 
 
 def _parts(secret: str) -> Iterator[str]:

@@ -9,7 +9,8 @@ expands that wherever it stands (`dagrid.workflow.quoting`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
 import msgspec
 
@@ -25,6 +26,10 @@ HELD = "DAGRID_VALUE_"
 """The names under which a shell gets what it cannot expand begin so."""
 MOST_EXPORTED = 100_000
 """How many bytes the value of a variable may have, to be in the environment of processes; Linux allows 131,072 with its name."""
+ALWAYS_FITS = 200_000
+"""So many characters in all variables together fit into any environment."""
+MOST_AT_START = 6 << 20
+"""What a process gets at its start has no more bytes, whatever the limit of the stack is."""
 
 
 class Names:
@@ -110,11 +115,14 @@ def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
     Backticks, and all that a shell can expand, are left to it. No value is ever a part of the text.
 
     Raises:
-        StepError: a value stands where no shell can be made to expand it.
+        StepError: a value stands where no shell can be made to expand it, or no process can get it.
     """
     if "$" not in text:
         return text, {}
     expression = parse(text, backticks=False)
+    for part in expression.walk():
+        if type(part) is Reference and not part.path and part.operation != "slice":
+            _check_handed(part.written, names.variable(part.name) or "")
     if not any(_is_ours(part, names) for part in expression.parts):
         return text, {}
     held: dict[str, str] = {}
@@ -125,6 +133,7 @@ def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
         if value is None:
             written += part.written
             continue
+        _check_handed(part.written, value)
         name = f"{HELD}{len(held) + 1}"
         held[name] = value
         places.append((len(written), len(written) + len(name) + 3))
@@ -146,18 +155,71 @@ def for_program(text: str, names: Names) -> str:
 def environment(*layers: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a process: layers of variables, of which the first that has a name wins.
 
-    What has no name for an environment, or is too long for one, is left out.
+    What has no name for an environment, or cannot stand in one, is left out.
     """
     found: dict[str, str] = {}
     for layer in reversed(layers):
         for name, value in layer.items():
             if name[:1].isdigit() or "=" in name or not name:
                 continue
-            if len(value) > MOST_EXPORTED or "\0" in value:
+            is_plain = value.isascii() and len(value) <= MOST_EXPORTED and "\0" not in value
+            if not is_plain and _not_handed(value):
                 found.pop(name, None)
             else:
                 found[name] = value
     return found
+
+
+def fitting(
+    env: Mapping[str, str], argv: Sequence[str], named: Callable[[], Collection[str]] = frozenset
+) -> Mapping[str, str]:
+    """Return an environment with which a process can be started: of one that is too large the largest values are left out.
+
+    Args:
+        env: as it is to be.
+        argv: what the process is started with.
+        named: returns the names of variables that must stay.
+    """
+    if sum(map(len, env.values())) <= ALWAYS_FITS:
+        return env
+    room = min(os.sysconf("SC_ARG_MAX"), MOST_AT_START) - (16 << 10) - sum([_size(word) for word in argv])
+    sizes = {name: _size(name) + _size(value) for name, value in env.items()}
+    over = sum(sizes.values()) - room
+    if over <= 0:
+        return env
+    found = dict(env)
+    for name in sorted(sizes.keys() - set(named()), key=lambda name: (-sizes[name], name)):
+        if over <= 0:
+            break
+        del found[name]
+        over -= sizes[name]
+    return found
+
+
+def _size(text: str) -> int:
+    """Return how many bytes of what a process gets at its start a text takes, with its end and the pointer to it."""
+    return len(text.encode("utf-8", "surrogatepass")) + 9
+
+
+def _not_handed(value: str) -> str:
+    """Return why no process can have a value in its environment, empty if it can."""
+    try:
+        size = len(value) if value.isascii() else len(os.fsencode(value))
+    except UnicodeEncodeError:
+        return "is no text in UTF-8"
+    if size > MOST_EXPORTED:
+        return f"has {size} bytes, and {MOST_EXPORTED} are the most"
+    return "has a NUL in it" if "\0" in value else ""
+
+
+def _check_handed(written: str, value: str) -> None:
+    why = _not_handed(value)
+    if why:
+        raise StepError(
+            f"No process can get the value of {written} as a variable, for it {why}. Read it from a file: ${{ID.stdout}} is "
+            f"that of the step with that id.",
+            retryable=False,
+        )
 
 
 def _is_ours(part: Part, names: Names) -> bool:

@@ -14,8 +14,9 @@ from dagrid.attempt import current
 from dagrid.commands import Exit, Launch
 from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
+from dagrid.workflow.references import words
 from dagrid.workflow.surroundings import shell_argv, shell_words
-from dagrid.workflow.variables import Expanding, Names, environment, expanded, for_program, for_shell
+from dagrid.workflow.variables import HELD, Expanding, Names, environment, expanded, fitting, for_program, for_shell
 from dagrid.workflow.warm import Returned, call
 
 CAPTURED = 1 << 20
@@ -139,9 +140,10 @@ class Work:
 
     def aside(self, text: str) -> Launch:
         """Return a process for a text in which all names are known, whose output is not the step's."""
+        argv = shell_argv(self.shell, text)
         return Launch(
-            shell_argv(self.shell, text),
-            env=self.env,
+            argv,
+            env=self._fitting(argv, self.env),
             cwd=self.folder,
             capture=CAPTURED,
             mask=self.context.secrets,
@@ -151,9 +153,10 @@ class Work:
     def question(self, text: str) -> Launch:
         """Return a process for a command that is a condition."""
         written, held = for_shell(text, self.names)
+        argv = shell_argv(self.shell, written)
         return Launch(
-            shell_argv(self.shell, written),
-            env={**self.env, **held},
+            argv,
+            env=self._fitting(argv, {**self.env, **held}),
             cwd=self.folder,
             mask=self.context.secrets,
             grace=self.context.workflow.max_clean_up_time_sec,
@@ -192,7 +195,7 @@ class Work:
             err.append(self.file((yield from self.text(step.stderr))))
         return Launch(
             argv,
-            env=self.env if env is None else env,
+            env=self._fitting(argv, self.env if env is None else env),
             cwd=self.folder,
             stdin=stdin,
             stdout=out,
@@ -225,6 +228,10 @@ class Work:
         """Whether the step fails when it writes more than may be kept, for somebody relies on all of it."""
         reader: Record = self.context.workflow
         return bool(self.step.output or self.step.outputs) or said(reader, "max_output_size")
+
+    def _fitting(self, argv: Sequence[str], env: Mapping[str, str]) -> Mapping[str, str]:
+        """Return an environment that a process of the step can have, with all that the step names in it."""
+        return fitting(env, argv, lambda: words(self.step) | {name for name in env if name.startswith(HELD)})
 
     def written(self, stream: str = "stdout") -> str:
         """Return what the step has written by now, in this attempt."""
