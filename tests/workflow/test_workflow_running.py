@@ -467,6 +467,14 @@ def test_a_run_survives_kill_9_and_goes_on_with_what_had_not_finished(runner):
         ("secrets: [{name: S, provider: vault, key: k}]\nsteps: [x]", "no provider of secrets 'vault'"),
         ("env: {A: '`exit 3`'}\nsteps: [x]", "exited with code 3"),
         ("steps: [{command: x, retryPolicy: {limit: $NO, intervalSec: 1}}]", "a number from 0 up is wanted"),
+        ("steps: [{command: x, retryPolicy: {limit: '`exit 3`', intervalSec: 1}}]", "exited with code 3"),
+        ('workingDir: "a\\0b"\nsteps: [x]', "a text without NUL"),
+        ('dotenv: ["a\\0b"]\nsteps: [x]', "null byte"),
+        ('logDir: "a\\0b"\nsteps: [x]', "a text without NUL"),
+        ('secrets: [{name: S, provider: file, key: "a\\0b"}]\nsteps: [x]', "null byte"),
+        ("logDir: '${LOGS}/x'\nsteps: [x]", r"LOGS\} is not known before the run begins"),
+        ("logDir: 'x/$DAG_RUN_ID'\nsteps: [x]", "is not known before the run begins"),
+        ("logDir: '${S}'\nsecrets: [{name: S, provider: env, key: HOME}]\nsteps: [x]", "called as a secret"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_runs(runner, text, message):
@@ -580,6 +588,33 @@ def test_logs_may_stand_elsewhere(runner, monkeypatch):
     told = runner.go_on(told.id, again=True)
     assert told.folder.parts[-4] == "elsewhere"
     assert told.out("a") == "a\na\n"
+
+
+def test_logs_may_stand_where_parameters_and_env_say(runner):
+    """They are found out before the run has a place."""
+    text = "logDir: '${LOGS}/$DAY'\nenv: [LOGS: logs]\nparams: [DAY: monday]\nsteps: [{name: a, command: echo a}]"
+    told = runner.run(text, ["DAY=friday"])
+    assert told.folder == runner.folder / "logs" / "friday" / "flow" / told.id
+    assert runner.history.folder(told.id) == told.folder
+
+
+def test_settings_may_be_what_commands_print(runner):
+    """Backticks run in the folder of the workflow, in numbers of tries, and in paths of logs and of variables."""
+    (runner.folder / "sub").mkdir()
+    (runner.folder / "sub" / "x.env").write_text("X=found\n")
+    told = runner.run(
+        """
+        workingDir: '`pwd`/sub'
+        dotenv: ['`echo x`.env']
+        logDir: '`echo logs`'
+        steps:
+          - {name: a, command: 'pwd; echo $X'}
+          - {name: b, command: 'echo x >> tries; test $(wc -l < tries) = 3', retryPolicy: {limit: '`echo 2`', intervalSec: 0}}
+        """
+    )
+    assert told.status == "succeeded"
+    assert told.out("a") == f"{runner.folder / 'sub'}\nfound\n"
+    assert told.folder.parent == runner.folder / "logs" / "flow"
 
 
 def test_a_workflow_may_be_started_only_as_it_is(runner):

@@ -22,11 +22,11 @@ from dagrid.graph.policy import Repeat, Retry
 from dagrid.masking import masked
 from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context, Selector, Spec
-from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, place
 from dagrid.workflow.order import dependencies, names_of
 from dagrid.workflow.performing import EXCLUSIVE_HANDLER, EXCLUSIVE_STEP, HANDLER, STEP
 from dagrid.workflow.references import asked
+from dagrid.workflow.surroundings import before
 from dagrid.workflow.variables import Names
 
 HANDLER_NAMES = {
@@ -189,7 +189,7 @@ class _Lowering:
         value = getattr(record, field)
         if not isinstance(value, str):
             return float(value)
-        text = evaluate(value, self.names).strip()
+        text = before(self.context, record, field, self.names).strip()
         try:
             number = float(text)
         except ValueError:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
@@ -33,16 +32,14 @@ from dagrid.workflow import steps
 from dagrid.workflow.absent import ABSENT
 from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
-from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.loading import File, find, load, loads
 from dagrid.workflow.lowering import lower
 from dagrid.workflow.mailing import send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
 from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
-from dagrid.workflow.surroundings import surround, unmet
+from dagrid.workflow.surroundings import NOWHERE, logs_folder, surround, unmet
 from dagrid.workflow.tracing import NOBODY, Above, trace_of, traces_of
-from dagrid.workflow.variables import Names
 
 if TYPE_CHECKING:
     from dagrid.observe.otel import Traces
@@ -215,7 +212,9 @@ def start(
         },
     )
     with ExitStack() as closing:
-        place = closing.enter_context(history.begin(chosen.name, about, run_id, _logs(file, chosen)))
+        place = closing.enter_context(
+            history.begin(chosen.name, about, run_id, logs_folder(file, chosen, params, above.secrets))
+        )
         try:
             context, readers = _context(history, place, file, chosen, params, above, fleet)
             _keep_values(history, context)
@@ -327,7 +326,7 @@ def dry(file: File, params: Sequence[str] = (), *, labels: Mapping[str, str] | N
     Raises:
         WorkflowError, ParameterError: the workflow cannot run with these parameters, or here.
     """
-    context = surround(file, file.main, _Nowhere(), params, labels=labels)
+    context = surround(file, file.main, NOWHERE, params, labels=labels)
     return context, lower(context)
 
 
@@ -383,12 +382,6 @@ def _check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: 
             raise WorkflowError(
                 [file.problem(place_of(said, setting), f"{workflow.name!r} is started as it is: {what}")]
             )
-
-
-def _logs(file: File, workflow: Workflow) -> Path | None:
-    """Return the folder of the logs that a workflow names."""
-    said = os.path.expanduser(evaluate(workflow.log_dir, Names([os.environ])))
-    return Path(file.folder, said) if said else None
 
 
 def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
@@ -501,18 +494,6 @@ def _keep_values(history: History, context: Context) -> None:
 def _kept_values(history: History, run_id: str) -> dict[str, str]:
     data = history.checkpoint.artifacts.get(f"{run_id}/values")
     return json.loads(data) if data is not None else {}
-
-
-class _Nowhere:
-    """The folder of a run that is not run."""
-
-    run_id = "dry"
-    log = Path(os.devnull)
-
-    def stdout(self, step: str) -> Path:  # noqa: ARG002
-        return self.log
-
-    stderr = stdout
 
 
 class _Children:

@@ -19,9 +19,9 @@ from dagrid.masking import masked
 from dagrid.workflow import parameters
 from dagrid.workflow.context import Context, Logs, Selector, StartChild
 from dagrid.workflow.dotenv import read_dotenv
-from dagrid.workflow.expressions import evaluate
+from dagrid.workflow.expressions import Reference, evaluate, parse
 from dagrid.workflow.loading import File
-from dagrid.workflow.model import Precondition, Secret, Variable, Workflow, place
+from dagrid.workflow.model import Precondition, Record, Secret, Variable, Workflow, place
 from dagrid.workflow.parameters import Argument, compiled
 from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.variables import Names, environment, expanded, fitting, for_shell
@@ -34,6 +34,7 @@ PATIENCE = 60.0
 """How many seconds a command has that runs before the steps."""
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "busybox")
 
+_OF_A_PLACE = frozenset({"DAG_RUN_ID", "DAG_RUN_LOG_FILE"})
 _T = TypeVar("_T")
 
 
@@ -174,6 +175,56 @@ def unmet(context: Context) -> str:
     return ""
 
 
+def before(context: Context, record: Record, field: str, names: Names) -> str:
+    """Return what a setting says before any step runs.
+
+    Args:
+        context: of the run.
+        record: that has the setting.
+        field: of the setting.
+        names: what names mean.
+
+    Raises:
+        WorkflowError: a command in backticks fails.
+    """
+    launch = _launcher(context.environment, context.folder, context.shell, context.secrets)
+    try:
+        return driven(expanded(getattr(record, field), names, launch))
+    except StepError as error:
+        message = masked(error.message, context.secrets)
+        raise WorkflowError([context.file.problem(place(record, field), message)]) from None
+
+
+def logs_folder(file: File, workflow: Workflow, params: Sequence[str], mask: Sequence[str] = ()) -> Path | None:
+    """Return the folder of all logs that a workflow names, None if it names none.
+
+    Args:
+        file: where the workflow stands.
+        workflow: the document that is to run.
+        params: as they were given.
+        mask: what is secret beside the secrets of the workflow.
+
+    Raises:
+        WorkflowError, ParameterError: it cannot be known before the run has a place, or no folder is called so.
+    """
+    where = place(workflow, "log_dir")
+    said = workflow.log_dir
+    if "$" in said or "`" in said:
+        context = surround(file, workflow, NOWHERE, params, mask=mask)
+        variables = {name: value for name, value in context.variables.items() if name not in _OF_A_PLACE}
+        names = Names([context.given, variables, os.environ])
+        for part in parse(said).walk():
+            if type(part) is Reference and part.word is None and names.variable(part.name) is None:
+                message = f"{part.written} is not known before the run begins; name what `params`, `env` or the environment has"
+                raise WorkflowError([file.problem(where, message)])
+        said = before(context, workflow, "log_dir", names)
+        if masked(said, context.secrets) != said:
+            raise WorkflowError([file.problem(where, "no folder is called as a secret")])
+    if "\0" in said:
+        raise WorkflowError([file.problem(where, "a folder is a text without NUL")])
+    return Path(file.folder, os.path.expanduser(said)) if said else None
+
+
 def driven(steps: Generator[Launch, Exit, _T]) -> _T:
     """Perform a generator of launches here and now, and return what it returns."""
     try:
@@ -204,6 +255,22 @@ def run_now(launch: Launch) -> Exit:
         return Exit(launch.shown, NOT_EXECUTABLE, stderr=str(error).encode())
     code = done.returncode if done.returncode >= 0 else 128 - done.returncode
     return Exit(launch.shown, code, stdout=done.stdout, stderr=done.stderr)
+
+
+class _Nowhere:
+    """The folder of a run that is not run."""
+
+    run_id = "dry"
+    log = Path(os.devnull)
+
+    def stdout(self, step: str) -> Path:  # noqa: ARG002
+        return self.log
+
+    stderr = stdout
+
+
+NOWHERE = _Nowhere()
+"""For contexts that no run has."""
 
 
 class _Maker:
@@ -237,7 +304,7 @@ class _Maker:
             path = Path(self.base, os.path.expanduser(secret.key))
             try:
                 return path.read_text("utf-8").rstrip("\n")
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
                 raise self.refuse(
                     where, f"the secret {secret.name!r} cannot be read from {str(path)!r}: {why}"
@@ -251,14 +318,15 @@ class _Maker:
         found: dict[str, str] = {}
         names = Names([found, *layers])
         folder = self.folder(names)
-        for path in [Path(folder, evaluate(one, names)) for one in self.workflow.dotenv]:
+        where = place(self.workflow, "dotenv")
+        for path in [Path(folder, self._value(one, names, where)) for one in self.workflow.dotenv]:
             try:
                 text = path.read_text("utf-8")
             except FileNotFoundError:
                 continue
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
-                raise self.refuse(place(self.workflow, "dotenv"), f"{str(path)!r} cannot be read: {why}") from None
+                raise self.refuse(where, f"{str(path)!r} cannot be read: {why}") from None
             problems = Problems(str(path))
             assignments = read_dotenv(text, problems)
             problems.refuse()
@@ -298,7 +366,10 @@ class _Maker:
 
     def folder(self, names: Names) -> str:
         """Return the folder where steps run."""
-        said = evaluate(self.workflow.working_dir, names)
+        where = place(self.workflow, "working_dir")
+        said = self._value(self.workflow.working_dir, names, where)
+        if "\0" in said:
+            raise self.refuse(where, "a folder is a text without NUL")
         return os.path.normpath(os.path.join(self.base, os.path.expanduser(said))) if said else self.base
 
     def _value(self, text: str, names: Names, where: Place) -> str:
