@@ -143,6 +143,27 @@ def test_a_timeout_of_the_run_leaves_the_handlers_their_time(runner):
     assert told.out("onFailure") == "handled\n"
 
 
+def test_arguments_of_commands_are_as_the_file_has_them(runner):
+    """Numbers are texts there, as they are in `params`; what is in a word is not expanded again; a last line may end."""
+    (runner.folder / "tasks.py").write_text("def kinds(*values):\n    return repr(values)\n")
+    told = runner.run(
+        r"""
+        env: [V: '{"a": "x"}']
+        steps:
+          - {name: w, exec: {command: printf, args: ['%s', '\${V.a} \`id\`']}, output: W}
+          - name: a
+            command: |
+              printf '%s|'
+            args: [true, 1.50, 007, 0x1F, 1e3, ~, 3, '$W']
+          - {name: b, script: 'printf "%s|" "$@"', args: [true, 1.50, 007]}
+          - {name: c, python: 'tasks:kinds', args: [true, 1.50, 0x1F, ~], output: KINDS}
+        """
+    )
+    assert told.out("a") == "true|1.50|007|0x1F|1e3|~|3|${V.a} `id`|"
+    assert told.out("b") == "true|1.50|007|"
+    assert told.node("c").value.outputs == {"KINDS": "(True, 1.5, 31, None)"}
+
+
 def test_python_steps_pass_values_as_they_are(runner):
     """By name of the step, by output, by id; as text where a shell needs it. What they print is in their logs."""
     (runner.folder / "tasks.py").write_text(

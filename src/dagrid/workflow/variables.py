@@ -10,6 +10,7 @@ expands that wherever it stands (`dagrid.workflow.quoting`).
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
 import msgspec
@@ -139,6 +140,11 @@ def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
         places.append((len(written), len(written) + len(name) + 3))
         written += f"${{{name}}}"
     return with_variables(written, places), held
+
+
+def with_arguments(command: str, words: Sequence[str]) -> str:
+    """Return a command for a shell with words behind it, each as it is."""
+    return f"{command.rstrip()} {shlex.join(words)}" if words else command
 
 
 def for_program(text: str, names: Names) -> str:

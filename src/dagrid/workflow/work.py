@@ -16,7 +16,17 @@ from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
 from dagrid.workflow.references import words
 from dagrid.workflow.surroundings import shell_argv, shell_words
-from dagrid.workflow.variables import HELD, Expanding, Names, environment, expanded, fitting, for_program, for_shell
+from dagrid.workflow.variables import (
+    HELD,
+    Expanding,
+    Names,
+    environment,
+    expanded,
+    fitting,
+    for_program,
+    for_shell,
+    with_arguments,
+)
 from dagrid.workflow.warm import Returned, call
 
 CAPTURED = 1 << 20
@@ -162,10 +172,11 @@ class Work:
             grace=self.context.workflow.max_clean_up_time_sec,
         )
 
-    def shell_launch(self, text: str) -> Generator[Launch, Exit, Launch]:
-        """Return the process for a command of the step, which its shell reads."""
+    def shell_launch(self, text: str, words: Sequence[str] = ()) -> Generator[Launch, Exit, Launch]:
+        """Return the process for a command of the step, which its shell reads, with words behind it that are as they are."""
         written, held = for_shell(text, self.names)
-        return (yield from self.launch(shell_argv(self.shell, written), env={**self.env, **held} if held else None))
+        argv = shell_argv(self.shell, with_arguments(written, words))
+        return (yield from self.launch(argv, env={**self.env, **held} if held else None))
 
     def program_text(self, text: str) -> str:
         """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in."""

@@ -26,7 +26,7 @@ from dagrid.workflow.model import Container, Step, place
 from dagrid.workflow.steps.settings import Found, Setting, Settings, at
 from dagrid.workflow.steps.texts import arguments, known, words
 from dagrid.workflow.surroundings import SHELLS
-from dagrid.workflow.variables import for_program, for_shell
+from dagrid.workflow.variables import for_program, for_shell, with_arguments
 from dagrid.workflow.work import Work
 
 Performing = Generator[Launch | Await, Any, Any]
@@ -374,8 +374,7 @@ def _commands(work: Work, box: Box) -> Generator[Any, Any, list[tuple[list[str],
     for command in step.command:
         if shell:
             text, held = for_shell(command, names)
-            written = f"{text} {shlex.join(more)}" if more else text
-            found.append(([*shell, "-c", written], {**_used(command, work), **held}, None))
+            found.append(([*shell, "-c", with_arguments(text, more)], {**_used(command, work), **held}, None))
         else:
             found.append(([*(yield from words(command, work)), *more], {}, None))
     return found or [([] if box.running else [str(word) for word in box.command], {}, None)]

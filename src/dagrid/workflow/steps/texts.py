@@ -9,6 +9,7 @@ from typing import Any
 
 from dagrid.errors import StepError
 from dagrid.workflow.expressions import Literal, Reference, evaluate, parse
+from dagrid.workflow.model import Written
 from dagrid.workflow.variables import Names
 from dagrid.workflow.work import Work
 
@@ -72,8 +73,8 @@ def words(text: str, work: Work) -> Generator[Any, Any, list[str]]:
 
 
 def arguments(work: Work) -> Generator[Any, Any, list[str]]:
-    """Return the words of `args` of a step, expanded."""
+    """Return the words of `args` of a step, expanded; numbers and the like are as the file has them."""
     given = work.step.args
     if isinstance(given, Mapping):
         raise StepError("`args` by name are for Python functions; write them as a list.", retryable=False)
-    return (yield from work.texts([str(one) for one in given]))
+    return (yield from work.texts([one.text if isinstance(one, Written) else str(one) for one in given]))
