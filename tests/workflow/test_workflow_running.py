@@ -164,6 +164,44 @@ def test_arguments_of_commands_are_as_the_file_has_them(runner):
     assert told.node("c").value.outputs == {"KINDS": "(True, 1.5, 31, None)"}
 
 
+@pytest.mark.parametrize(
+    "how", ["command: '', script: 'echo hi $#'", 'script: "#!\\necho hi $#"', "script: 'echo hi $#'"]
+)
+def test_a_script_is_the_shells_where_nothing_else_is_said(runner, how):
+    """An empty command or first line says nothing; arguments come to it all the same."""
+    assert runner.run(f"steps: [{{name: a, {how}, args: [x]}}]").out("a") == "hi 1\n"
+
+
+def test_async_functions_run(runner):
+    """A step has what they return."""
+    (runner.folder / "tasks.py").write_text(
+        "import asyncio\n\nasync def late(x):\n    await asyncio.sleep(0)\n    return x + 1\n"
+    )
+    told = runner.run("steps: [{name: a, python: 'tasks:late', args: [1], output: O}]")
+    assert told.node("a").value.outputs == {"O": "2"}
+
+
+def test_a_text_that_is_no_unicode_fails_nothing(runner):
+    """Half of a pair is a value of Python's; as the text of a variable it is a question mark."""
+    (runner.folder / "tasks.py").write_text("def half():\n    return chr(0xD800)\ndef ask(x):\n    return ord(x)\n")
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'tasks:half', output: H}
+          - {name: b, command: 'echo "$H"'}
+          - {name: c, python: 'tasks:ask', args: ['${H}'], output: N}
+        """
+    )
+    assert told.status == "succeeded", told.node("a").error
+    assert (told.out("b"), told.node("c").value.outputs) == ("?\n", {"N": "55296"})
+
+
+def test_messages_show_commands_as_the_file_has_them(runner):
+    """The names under which a shell gets values are nobody's business."""
+    told = runner.run("env: [V: '{\"a\": 1}']\nsteps: [{name: a, command: 'exit ${V.a}', args: [x y]}]")
+    assert str(told.node("a").error) == "/bin/sh -c 'exit ${V.a} '\"'\"'x y'\"'\"'' exited with code 1."
+
+
 def test_python_steps_pass_values_as_they_are(runner):
     """By name of the step, by output, by id; as text where a shell needs it. What they print is in their logs."""
     (runner.folder / "tasks.py").write_text(
@@ -489,6 +527,8 @@ def test_a_run_survives_kill_9_and_goes_on_with_what_had_not_finished(runner):
         ("env: {A: '`exit 3`'}\nsteps: [x]", "exited with code 3"),
         ("steps: [{command: x, retryPolicy: {limit: $NO, intervalSec: 1}}]", "a number from 0 up is wanted"),
         ("steps: [{command: x, retryPolicy: {limit: '`exit 3`', intervalSec: 1}}]", "exited with code 3"),
+        ("steps: [{script: '#!/usr/bin/env \"x'}]", "a quote that is not closed"),
+        ("steps: [{command: 'python3 \"x', script: x}]", "a quote that is not closed"),
         ('workingDir: "a\\0b"\nsteps: [x]', "a text without NUL"),
         ('dotenv: ["a\\0b"]\nsteps: [x]', "null byte"),
         ('logDir: "a\\0b"\nsteps: [x]', "a text without NUL"),

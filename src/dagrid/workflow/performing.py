@@ -107,7 +107,7 @@ def _ended(work: Work, failure: StepError | None, returned: Returned | None) -> 
             text = yield from _output(work, one, returned)
             outputs[one.name] = masked(text, work.context.secrets)
     value = returned.data if returned is not None else None
-    if value is not None and any(secret.encode() in value for secret in work.context.secrets):
+    if value is not None and any(secret.encode("utf-8", "surrogatepass") in value for secret in work.context.secrets):
         value = None  # it would stand in the history; its text is masked there
     hidden = tuple(one.name for one in (*step.output, *step.outputs) if one.omit)
     code = failure.code if failure is not None else 0

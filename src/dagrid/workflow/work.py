@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dagrid.attempt import current
@@ -176,7 +177,8 @@ class Work:
         """Return the process for a command of the step, which its shell reads, with words behind it that are as they are."""
         written, held = for_shell(text, self.names)
         argv = shell_argv(self.shell, with_arguments(written, words))
-        return (yield from self.launch(argv, env={**self.env, **held} if held else None))
+        launch = yield from self.launch(argv, env={**self.env, **held} if held else None)
+        return replace(launch, said=shell_argv(self.shell, with_arguments(text, words))) if held else launch
 
     def program_text(self, text: str) -> str:
         """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in."""

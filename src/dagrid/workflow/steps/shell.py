@@ -10,7 +10,7 @@ from typing import Any
 
 from dagrid.commands import Await, Launch
 from dagrid.errors import CommandError
-from dagrid.workflow.steps.texts import arguments
+from dagrid.workflow.steps.texts import arguments, split
 from dagrid.workflow.surroundings import SHELLS
 from dagrid.workflow.variables import for_shell
 from dagrid.workflow.work import Work
@@ -39,9 +39,9 @@ class Shell:
 
 def _commands(work: Work) -> Performing:
     step = work.step
-    words = yield from arguments(work)
+    given = yield from arguments(work)
     for number, command in enumerate(step.command, 1):
-        end = yield (yield from work.shell_launch(command, words))
+        end = yield (yield from work.shell_launch(command, given))
         if end.code and len(step.command) > 1:
             last = end.last_words
             said = f": {last[-1]}" if last else "."
@@ -63,9 +63,10 @@ def _script(work: Work) -> Performing:
     if first.startswith("#!"):
         words = shlex.split(first[2:])
     elif step.command:
-        words = shlex.split((yield from work.text(step.command[0])))
+        words = yield from split(step.command[0], work)
     else:
-        words = [word for word in work.shell if word != "-c"]
+        words = []
+    words = words or [word for word in work.shell if word != "-c"]
     if _is_shell(words):
         text, held = for_shell(step.script, work.names)
     else:
