@@ -529,6 +529,7 @@ def test_a_run_survives_kill_9_and_goes_on_with_what_had_not_finished(runner):
         ("steps: [{command: x, retryPolicy: {limit: '`exit 3`', intervalSec: 1}}]", "exited with code 3"),
         ("steps: [{script: '#!/usr/bin/env \"x'}]", "a quote that is not closed"),
         ("steps: [{command: 'python3 \"x', script: x}]", "a quote that is not closed"),
+        ("shell: ['bash \"x']\nsteps: [x]", "a quote that is not closed"),
         ('workingDir: "a\\0b"\nsteps: [x]', "a text without NUL"),
         ('dotenv: ["a\\0b"]\nsteps: [x]', "null byte"),
         ('logDir: "a\\0b"\nsteps: [x]', "a text without NUL"),

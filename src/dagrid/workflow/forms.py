@@ -96,7 +96,9 @@ TAGS = Form(_tags, _tags_schema)
 
 
 def _words(node: Node, label: str, problems: Problems) -> Any:
-    """A command line in one text, or its words in a list."""
+    """A command line in one text, also one that stands alone in a list, or its words in a list."""
+    if type(node) is Sequence and len(node.items) == 1:
+        node = node.items[0]
     if type(node) is Sequence:
         read = [TEXT.read(item, label, problems) for item in node.items]
         return WRONG if WRONG in read else tuple(read)

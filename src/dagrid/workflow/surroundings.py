@@ -6,7 +6,6 @@ It reads files and runs the commands in backticks that texts of the workflow ask
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -92,7 +91,7 @@ def surround(
         environment=environment(special, everything, passed(system)),
         secrets=hidden,
         folder=folder,
-        shell=shell_words(workflow.shell) or default_shell(system),
+        shell=workflow.shell or default_shell(system),
         labels=labels or {},
         start_child=start_child,
         selector=selector or {},
@@ -107,11 +106,6 @@ def passed(system: Mapping[str, str]) -> dict[str, str]:
         for name in system
         if name in PASSED or (name.startswith(PASSED_PREFIXES) and not name.endswith(NOT_PASSED))
     }
-
-
-def shell_words(said: Sequence[str]) -> tuple[str, ...]:
-    """Return the words of a shell as the workflow says it, in one text or in a list."""
-    return tuple(shlex.split(said[0])) if len(said) == 1 else tuple(said)
 
 
 def default_shell(system: Mapping[str, str]) -> tuple[str, ...]:

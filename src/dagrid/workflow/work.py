@@ -16,7 +16,7 @@ from dagrid.commands import Exit, Launch
 from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
 from dagrid.workflow.references import words
-from dagrid.workflow.surroundings import shell_argv, shell_words
+from dagrid.workflow.surroundings import shell_argv
 from dagrid.workflow.variables import (
     HELD,
     Expanding,
@@ -99,7 +99,7 @@ class Work:
         steps = {one: self.ends[name] for one, name in spec.ids.items() if name in self.ends}
         self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)
         self.env: dict[str, str] = environment(special, context.given, self.outputs, context.environment)
-        self.shell = shell_words(self.step.shell) or context.shell
+        self.shell = self.step.shell or context.shell
         self.folder = context.folder
 
     def prepare(self) -> Generator[Launch, Exit, None]:
