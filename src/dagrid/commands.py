@@ -106,6 +106,7 @@ class Launch:
         grace: how many seconds the group then has to end before it is killed.
         done: makes the value of the node of the end of the process, or raises; called in the thread that watches all processes
             of the run, so it must be short. By default `value_of`.
+        said: the words that messages show, masked, in place of `argv`.
     """
 
     argv: Sequence[str | bytes | os.PathLike[str]]
@@ -123,6 +124,7 @@ class Launch:
     stop_signal: int = SIGTERM
     grace: float = GRACE
     done: Callable[[Exit], Any] | None = None
+    said: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"<Launch {self.shown}>"  # nothing of it that may be secret
@@ -132,7 +134,7 @@ class Launch:
         """The command as messages show it: one line, masked and shortened."""
         import shlex  # only for who reads it
 
-        words = [self.argv] if isinstance(self.argv, str) else self.argv
+        words = self.said or ([self.argv] if isinstance(self.argv, str) else self.argv)
         text = shlex.join([os.fsdecode(word) if isinstance(word, _WORD) else repr(word) for word in words])
         line = " ".join(masked(text, self.mask).split())
         return line if len(line) <= _SHOWN else line[: _SHOWN - 3] + "..."

@@ -63,7 +63,10 @@ class Masker:
 
 
 def masked(text: str, secrets: Iterable[str | bytes]) -> str:
-    """Return a text with every secret replaced by `*******`."""
+    """Return a text with every secret replaced by `*******`, and by `?` what stands for no character, such as half of a pair."""
     masker = Masker(secrets)
-    data = text.encode("utf-8", "surrogateescape")
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "replace")
     return (masker.feed(data) + masker.end()).decode("utf-8", "surrogateescape")

@@ -227,3 +227,23 @@ def test_small_files_travel_with_the_first_step(tmp_path):
         down, assign = worker.downs.wait(lambda downs: [(down, one) for down in downs for one in down.assigns])[0]
         assert {assign.kit, *assign.needs} <= {part.digest for part in down.parts}
         started.let_go()
+
+
+def test_a_secret_of_a_caller_is_masked_where_a_worker_performs_the_run_that_is_called(
+    run, here, monkeypatch, tmp_path
+):
+    """The kit of that run has what its caller masks; the value comes as a parameter."""
+    monkeypatch.setenv("TOKEN_OF_TEST", "hush-hush")
+    _, result = run(
+        """
+        secrets: [{name: TOKEN, provider: env, key: TOKEN_OF_TEST}]
+        steps: [{name: one, call: child, params: "T=${TOKEN}"}]
+        ---
+        name: child
+        params: [T=none]
+        steps: [{name: a, command: 'echo "got $T ${#T}"', output: O}]
+        """
+    )
+    assert result.status == "succeeded", [str(one.error) for one in result.node_results.values()]
+    assert out(tmp_path, "child", "a") == "got ******* 9\n"
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()] == []

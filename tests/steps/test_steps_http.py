@@ -193,6 +193,32 @@ def test_what_goes_wrong_on_the_way_is_said(perform, url):
     assert "cannot be asked" in perform(step(f"GET {url}/", '{headers: {A: "b\\nc"}}')).error
 
 
+def test_who_logs_in_may_stand_in_the_address(perform, url):
+    """As with curl: the name and the password go in a header, to that server alone, and into no message."""
+    address = url.replace("://", "://me:p%40ss@")
+    asked = json.loads(perform(step(f"GET {address}/")).out)
+    assert asked["headers"]["authorization"] == "Basic bWU6cEBzcw=="
+    assert asked["headers"]["host"] == url.partition("://")[2]
+    asked = json.loads(perform(step(f"GET {address}/", "{headers: {authorization: mine}}")).out)
+    assert asked["headers"]["authorization"] == "mine"
+    assert "cannot be asked" in perform(step("GET http://[/")).error
+    assert perform(step(f"GET {address}/refused")).error.startswith(f"GET {url}/refused answered 403")
+
+
+@pytest.mark.parametrize(
+    ("params", "config", "message"),
+    [
+        ("a b", "{}", "the address has ' ' in it; write %20 in its place."),
+        ("\u00e9", "{}", "the address has '\u00e9' in it; write %C3%A9 in its place."),
+        ("x", "{headers: {A: '${SNOW}'}}", "the header 'A' has '\u2603' in it, which no header can have"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_with_its_remedy(perform, url, params, config, message):
+    ended = perform(step(f"GET {url}/${{WHO}}", config, "env: [SNOW: \u2603]"), [f"WHO='{params}'"])
+    assert message in ended.error
+    assert not ended.retryable
+
+
 def test_a_late_step_is_stopped(perform, url):
     ended = perform(step(f"GET {url}/late", more="timeoutSec: 0.5"))
     assert "0.5" in ended.error
@@ -224,6 +250,8 @@ def test_secrets_are_masked_in_output_and_error(perform, url, monkeypatch):
             "{type: http, command: GET http://x, script: b, config: {body: a}}",
             "one body, and this one has `body` and `script`",
         ),
+        ("{type: http, command: GET http://x/a b}", "the address has ' ' in it; write %20 in its place"),
+        ("{type: http, command: GET http://x/, config: {headers: {A: \u2603}}}", "the header 'A' has '\u2603' in it"),
         ("{type: http, command: [GET http://x, GET http://y]}", "a step of type http makes one request"),
     ],
 )

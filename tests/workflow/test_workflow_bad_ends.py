@@ -17,15 +17,17 @@ def is_there(pid):
 
 
 def test_output_that_is_no_text_is_kept_as_it_is_and_shown_as_far_as_it_can_be(runner):
-    """The log has the bytes; the variable has the mark for what is none of UTF-8."""
+    """The log has the bytes; the variable has the mark for what is none of UTF-8, and no process gets it for the NUL."""
     told = runner.run(
         """
         steps:
           - {name: a, command: "printf 'a\\\\377\\\\000b\\\\n'", output: O}
-          - {name: b, command: 'printf "%s" "$O"'}
+          - {name: b, command: 'true'}
+          - {name: c, command: 'printf "%s" "$O"'}
         """
     )
-    assert told.status == "succeeded"
+    assert [told.node(name).status.value for name in "abc"] == ["completed", "completed", "failed"]
+    assert "it has a NUL in it" in str(told.node("c").error)
     assert told.place.stdout("a").read_bytes() == b"a\xff\x00b\n"
     assert "\N{REPLACEMENT CHARACTER}" in told.node("a").value.outputs["O"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dagrid.errors import CapabilityError, ParameterError, RunError, WorkflowError
+from dagrid.errors import CapabilityError, ParameterError, RunError, RunStateError, WorkflowError
 from dagrid.workflow import loads, running
 
 SECRET = "s3cret-t0ken"
@@ -143,6 +143,65 @@ def test_a_timeout_of_the_run_leaves_the_handlers_their_time(runner):
     assert told.out("onFailure") == "handled\n"
 
 
+def test_arguments_of_commands_are_as_the_file_has_them(runner):
+    """Numbers are texts there, as they are in `params`; what is in a word is not expanded again; a last line may end."""
+    (runner.folder / "tasks.py").write_text("def kinds(*values):\n    return repr(values)\n")
+    told = runner.run(
+        r"""
+        env: [V: '{"a": "x"}']
+        steps:
+          - {name: w, exec: {command: printf, args: ['%s', '\${V.a} \`id\`']}, output: W}
+          - name: a
+            command: |
+              printf '%s|'
+            args: [true, 1.50, 007, 0x1F, 1e3, ~, 3, '$W']
+          - {name: b, script: 'printf "%s|" "$@"', args: [true, 1.50, 007]}
+          - {name: c, python: 'tasks:kinds', args: [true, 1.50, 0x1F, ~], output: KINDS}
+        """
+    )
+    assert told.out("a") == "true|1.50|007|0x1F|1e3|~|3|${V.a} `id`|"
+    assert told.out("b") == "true|1.50|007|"
+    assert told.node("c").value.outputs == {"KINDS": "(True, 1.5, 31, None)"}
+
+
+@pytest.mark.parametrize(
+    "how", ["command: '', script: 'echo hi $#'", 'script: "#!\\necho hi $#"', "script: 'echo hi $#'"]
+)
+def test_a_script_is_the_shells_where_nothing_else_is_said(runner, how):
+    """An empty command or first line says nothing; arguments come to it all the same."""
+    assert runner.run(f"steps: [{{name: a, {how}, args: [x]}}]").out("a") == "hi 1\n"
+
+
+def test_async_functions_run(runner):
+    """A step has what they return."""
+    (runner.folder / "tasks.py").write_text(
+        "import asyncio\n\nasync def late(x):\n    await asyncio.sleep(0)\n    return x + 1\n"
+    )
+    told = runner.run("steps: [{name: a, python: 'tasks:late', args: [1], output: O}]")
+    assert told.node("a").value.outputs == {"O": "2"}
+
+
+def test_a_text_that_is_no_unicode_fails_nothing(runner):
+    """Half of a pair is a value of Python's; as the text of a variable it is a question mark."""
+    (runner.folder / "tasks.py").write_text("def half():\n    return chr(0xD800)\ndef ask(x):\n    return ord(x)\n")
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'tasks:half', output: H}
+          - {name: b, command: 'echo "$H"'}
+          - {name: c, python: 'tasks:ask', args: ['${H}'], output: N}
+        """
+    )
+    assert told.status == "succeeded", told.node("a").error
+    assert (told.out("b"), told.node("c").value.outputs) == ("?\n", {"N": "55296"})
+
+
+def test_messages_show_commands_as_the_file_has_them(runner):
+    """The names under which a shell gets values are nobody's business."""
+    told = runner.run("env: [V: '{\"a\": 1}']\nsteps: [{name: a, command: 'exit ${V.a}', args: [x y]}]")
+    assert str(told.node("a").error) == "/bin/sh -c 'exit ${V.a} '\"'\"'x y'\"'\"'' exited with code 1."
+
+
 def test_python_steps_pass_values_as_they_are(runner):
     """By name of the step, by output, by id; as text where a shell needs it. What they print is in their logs."""
     (runner.folder / "tasks.py").write_text(
@@ -197,6 +256,85 @@ def test_secrets_are_masked_wherever_they_would_be_seen(runner, monkeypatch):
         path for path in (runner.folder / "home").rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()
     ]
     assert found == []
+
+
+def _places_of(secret, folder):
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("items", ["", "parallel: ['${TOK}', 'x ${TOK}'],"])
+def test_a_secret_that_a_called_workflow_gets_is_masked_there(runner, monkeypatch, items):
+    """It is no secret of that document; its value still reaches it, also when it is taken up again, and stands nowhere."""
+    monkeypatch.setenv("TOKEN_OF_MINE", SECRET)
+    text = f"""
+        secrets: [{{name: TOK, provider: env, key: TOKEN_OF_MINE}}]
+        steps: [{{name: one, call: child, {items} params: 'T=${{TOK}}', output: RES}}]
+        ---
+        name: child
+        params: [T=none]
+        steps:
+          - {{name: c, command: 'echo "got $T ${{#T}}"', output: CO}}
+          - {{name: d, command: 'test -f ok || exit 3; echo "${{#T}}"'}}
+          - {{name: e, call: grandchild, params: 'T=${{T}}'}}
+        ---
+        name: grandchild
+        params: [T=none]
+        steps: [{{name: g, command: 'echo "$T"'}}]
+        """
+    first = runner.run(text)
+    assert first.status == "failed"
+    (runner.folder / "ok").touch()
+    told = runner.go_on(first.id, again=True)
+    assert told.status == "succeeded", told.node("one").error
+    children = runner.history.children(told.id)
+    child = min(children, key=lambda one: len(one.run))
+    place = runner.history.folder(child.run)
+    assert (place / "c.out").read_text() == f"got ******* {len(SECRET)}\n"
+    assert (place / "d.out").read_text().split()[-1] == str(len(SECRET))
+    assert "T=*******" in told.out("one")
+    runner.history.close()
+    assert _places_of(SECRET, runner.folder / "home") == []
+
+
+def test_a_called_workflow_that_had_a_secret_goes_on_with_its_caller_alone(runner, monkeypatch):
+    """The history does not have the secret, and nothing else may be taken for it."""
+    monkeypatch.setenv("TOKEN_OF_MINE", SECRET)
+    told = runner.run(
+        """
+        secrets: [{name: TOK, provider: env, key: TOKEN_OF_MINE}]
+        steps: [{name: one, call: child, params: 'T=${TOK}'}]
+        ---
+        name: child
+        params: [T=none]
+        steps: [exit 3]
+        """
+    )
+    (child,) = runner.history.children(told.id)
+    with pytest.raises(RunStateError, match=f"dagrid retry {told.id}"):
+        runner.go_on(child.run, again=True)
+
+
+def test_whatever_a_secret_comes_through_is_masked(runner, monkeypatch):
+    """Outputs that are made of texts or taken out of JSON, names of workflows, numbers of tries."""
+    monkeypatch.setenv("TOKEN_OF_MINE", 'a "quoted" one')
+    head = "secrets: [{name: TOK, provider: env, key: TOKEN_OF_MINE}]"
+    told = runner.run(
+        f"""
+        {head}
+        steps:
+          - {{name: a, command: 'true', outputs: [{{name: A, value: '<${{TOK}}>'}}]}}
+          - name: b
+            script: |
+              printf '{{"x": "%s"}}' "$(printf %s "$TOK" | sed 's/"/\\\\"/g')"
+            outputs: [{{name: B, decode: json, select: x}}]
+          - {{name: c, call: 'no_${{TOK}}'}}
+        """
+    )
+    assert told.node("a").value.outputs == {"A": "<*******>"}
+    assert told.node("b").value.outputs == {"B": "*******"}
+    assert "no_*******" in str(told.node("c").error)
+    with pytest.raises(WorkflowError, match=r"is '\*{7}' here"):
+        runner.run(f"{head}\nsteps: [{{name: a, command: 'true', retryPolicy: {{limit: '${{TOK}}'}}}}]")
 
 
 def test_a_file_of_secrets_and_dotenv(runner):
@@ -388,6 +526,17 @@ def test_a_run_survives_kill_9_and_goes_on_with_what_had_not_finished(runner):
         ("secrets: [{name: S, provider: vault, key: k}]\nsteps: [x]", "no provider of secrets 'vault'"),
         ("env: {A: '`exit 3`'}\nsteps: [x]", "exited with code 3"),
         ("steps: [{command: x, retryPolicy: {limit: $NO, intervalSec: 1}}]", "a number from 0 up is wanted"),
+        ("steps: [{command: x, retryPolicy: {limit: '`exit 3`', intervalSec: 1}}]", "exited with code 3"),
+        ("steps: [{script: '#!/usr/bin/env \"x'}]", "a quote that is not closed"),
+        ("steps: [{command: 'python3 \"x', script: x}]", "a quote that is not closed"),
+        ("shell: ['bash \"x']\nsteps: [x]", "a quote that is not closed"),
+        ('workingDir: "a\\0b"\nsteps: [x]', "a text without NUL"),
+        ('dotenv: ["a\\0b"]\nsteps: [x]', "null byte"),
+        ('logDir: "a\\0b"\nsteps: [x]', "a text without NUL"),
+        ('secrets: [{name: S, provider: file, key: "a\\0b"}]\nsteps: [x]', "null byte"),
+        ("logDir: '${LOGS}/x'\nsteps: [x]", r"LOGS\} is not known before the run begins"),
+        ("logDir: 'x/$DAG_RUN_ID'\nsteps: [x]", "is not known before the run begins"),
+        ("logDir: '${S}'\nsecrets: [{name: S, provider: env, key: HOME}]\nsteps: [x]", "called as a secret"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_runs(runner, text, message):
@@ -473,6 +622,25 @@ def test_old_runs_are_forgotten_as_the_workflow_says(runner):
     assert len(runner.history.runs(name="child", children=True)) == 2
 
 
+def test_many_large_outputs_keep_no_step_from_starting(runner):
+    """What a step names it has; of the others those are left out for which there is no room."""
+    steps = "\n".join(f"- {{name: s{n}, command: 'printf %090000d {n}', output: OUT{n}}}" for n in range(25))
+    told = runner.run(
+        f"""
+        type: graph
+        steps:
+        - {{name: none, depends: all, command: 'env | wc -c'}}
+        - {{name: last, depends: all, command: 'echo ${{#OUT3}}; test `id -u` = "$(id -u)"', preconditions: ['test -n "$OUT24"']}}
+        - {{name: prog, depends: all, script: "#!/usr/bin/env python3\\nimport os\\nprint(len(os.environ['OUT7']))"}}
+        - {{name: py, depends: all, python: 'os:getcwd'}}
+        - {{name: all, command: 'true', depends: [{", ".join(f"s{n}" for n in range(25))}]}}
+"""
+        + "\n".join(f"        {line}" for line in steps.splitlines())
+    )
+    assert set(told.statuses.values()) == {"completed"}, [told.node("none").error, told.node("last").error]
+    assert told.out("last") == told.out("prog") == "90000\n"
+
+
 def test_logs_may_stand_elsewhere(runner, monkeypatch):
     """`logDir` names the folder, from that of the file; the run is found and taken up there."""
     monkeypatch.setenv("WHERE", "elsewhere")
@@ -482,6 +650,33 @@ def test_logs_may_stand_elsewhere(runner, monkeypatch):
     told = runner.go_on(told.id, again=True)
     assert told.folder.parts[-4] == "elsewhere"
     assert told.out("a") == "a\na\n"
+
+
+def test_logs_may_stand_where_parameters_and_env_say(runner):
+    """They are found out before the run has a place."""
+    text = "logDir: '${LOGS}/$DAY'\nenv: [LOGS: logs]\nparams: [DAY: monday]\nsteps: [{name: a, command: echo a}]"
+    told = runner.run(text, ["DAY=friday"])
+    assert told.folder == runner.folder / "logs" / "friday" / "flow" / told.id
+    assert runner.history.folder(told.id) == told.folder
+
+
+def test_settings_may_be_what_commands_print(runner):
+    """Backticks run in the folder of the workflow, in numbers of tries, and in paths of logs and of variables."""
+    (runner.folder / "sub").mkdir()
+    (runner.folder / "sub" / "x.env").write_text("X=found\n")
+    told = runner.run(
+        """
+        workingDir: '`pwd`/sub'
+        dotenv: ['`echo x`.env']
+        logDir: '`echo logs`'
+        steps:
+          - {name: a, command: 'pwd; echo $X'}
+          - {name: b, command: 'echo x >> tries; test $(wc -l < tries) = 3', retryPolicy: {limit: '`echo 2`', intervalSec: 0}}
+        """
+    )
+    assert told.status == "succeeded"
+    assert told.out("a") == f"{runner.folder / 'sub'}\nfound\n"
+    assert told.folder.parent == runner.folder / "logs" / "flow"
 
 
 def test_a_workflow_may_be_started_only_as_it_is(runner):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dagrid.errors import StepError
 from dagrid.workflow.context import StepEnd
 from dagrid.workflow.variables import Names, environment, for_program, for_shell
 
@@ -59,6 +60,58 @@ def test_a_value_out_of_json_is_never_a_part_of_the_program(text, around, value)
     assert printed(text, {"V": json.dumps({"a": value})}) == expected
 
 
+PIECES = st.sampled_from([*"'\"`$(){}\\;#<>&|\n\t *!", "END", "\nEND\n", "touch hurt", "${V.a}", "$'", "x", "\u00e9"])
+PLACES = [  # a text, and what it prints
+    ("# don't forget\nprintf '%s' \"${V.a}\"", "@"),
+    ("# don't ${V.a}\nprintf '%s' '${V.a}'", "@"),
+    ("printf '%s' x#'${V.a}' # it's ${V.a}\n", "x#@"),
+    ("printf '%s' \"$(printf '<%s>' '${V.a}')\"", "<@>"),
+    ("printf '%s' \"`printf '<%s>' '${V.a}'`\"", "<@>"),
+    ("printf '%s' \"`printf '<%s>' \\\"it's ${V.a}\\\"`\" '${V.a}'", "<it's @>@"),
+    ("printf '%s' \"$(case x in x) printf '<%s>' '${V.a}';; esac)\"", "<@>"),
+    ("printf '%s' \"$( (printf '<%s>' 'it '\\''s ${V.a}') )\"", "<it 's @>"),
+    ("printf '%s' \"${NONE:-'it'}\" '<${V.a}>'", "'it'<@>"),
+    ("printf '%s' $((1 << 2)) '<${V.a}>'", "4<@>"),
+    ("cat <<END\nit's '${V.a}' \"x\"\nEND\nprintf '%s' '${V.a}'", "it's '@' \"x\"\n@"),
+    ("cat <<END\nit's $(printf '%s' '<${V.a}>') '${V.a}'\nEND\n", "it's <@> '@'\n"),
+    ("cat <<'END'\nit's $HOME \\ \\\\ `x` '${V.a}' \\\nEND\nprintf '%s' '${V.a}'", "it's $HOME \\ \\\\ `x` '@' \\\n@"),
+    ("cat <<\\END; printf '%s' \"${V.a}\"\n<${V.a}>\nEND\n", "<@>\n@"),
+    ("cat <<-\"END\"\n\t<${V.a}>\n\tEND\nprintf '%s' '${V.a}'", "<@>\n@"),
+    ("x=$(cat <<'END'\n<${V.a}> (it's\nEND\n)\nprintf '%s' \"$x\" '${V.a}'", "<@> (it's@"),
+    ("cat <<A; cat <<'B'\na '${V.a}'\nA\nb '${V.a}'\nB\n", "a '@'\nb '@'\n"),
+    ("cat <<''\n<${V.a}>\n\nprintf '%s' '${V.a}'", "<@>\n@"),
+]
+
+
+@given(st.lists(PIECES, max_size=8).map("".join))
+@example("Tom & Jerry; touch hurt")
+@example("it's")
+@example("\nEND\ntouch hurt\n")
+@example("$(touch hurt)`touch hurt`")
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+@pytest.mark.parametrize(("text", "expected"), PLACES)
+def test_wherever_a_value_stands_nothing_of_it_is_run(text, expected, shell, value):
+    """In comments, documents and commands within others it is printed as it is, or not at all."""
+    assert printed(text, {"V": json.dumps({"a": value})}, shell=shell) == expected.replace("@", value)
+
+
+def test_bash_reads_quotes_of_its_own():
+    """A quotation mark that is escaped in them ends nothing."""
+    text = "printf '%s' $'it\\'s ${V.a}\\t|' '${V.a}'"
+    assert printed(text, {"V": '{"a":"it\'s"}'}, shell="/bin/bash") == "it's it's\t|it's"
+
+
+@given(st.lists(PIECES, max_size=12).map("".join), st.lists(PIECES, max_size=12).map("".join))
+def test_any_text_can_be_read(before, after):
+    """What no shell understands is for the shell to refuse; no value is ever in what it gets."""
+    try:
+        written, _ = for_shell(f"{before}${{V.a}}{after}", Names([{"V": '{"a":"secret"}'}]))
+    except StepError as error:
+        assert "in place of the backticks" in error.message  # noqa: PT017  # it is the only reason there is
+        return
+    assert "secret" not in written
+
+
 @pytest.mark.parametrize("value", NASTY)
 def test_a_numbered_parameter_is_never_a_part_of_the_program(value, tmp_path, monkeypatch):
     """`$1` is none of the shell's own here; its value comes to it as that of a variable."""
@@ -98,6 +151,17 @@ def test_a_program_that_is_no_shell_keeps_its_dollars():
     assert for_program("print('$NAME', '${NAME}', '${V.a}', '${other}', r'\\$')", names) == (
         "print('$NAME', 'ada', '1', '${other}', r'\\$')"
     )
+
+
+@pytest.mark.parametrize("value", ["x" * 100_001, "\u20ac" * 60_000, "a\0b", "\ud800"])
+@pytest.mark.parametrize("text", ["echo $BIG", 'echo "${#BIG}"', "echo ${V.a}", "echo ${BIG:1}x", "echo ${NONE:-$BIG}"])
+def test_a_value_that_no_process_can_get_is_not_taken_for_an_empty_one(text, value):
+    """Who names it is told how to read it; who does not name it knows nothing of it."""
+    names = Names([{"BIG": f"x{value}", "V": json.dumps({"a": value}), "SMALL": "s"}])
+    with pytest.raises(StepError, match=r"\$\{ID.stdout\}"):
+        for_shell(text, names)
+    assert for_shell("echo $SMALL", names) == ("echo $SMALL", {})
+    assert "BIG" not in environment(*names.layers)
 
 
 def test_what_is_no_name_or_too_long_is_not_in_the_environment():

@@ -129,7 +129,7 @@ def start_next(call: Call, queue: str) -> int:
         run = waiting[0]
         try:
             about = call.history.about(run.run)
-            return start_like(call, about, about.params, run_id=run.run, name=run.name)
+            return start_like(call, about, about.given, run_id=run.run, name=run.name)
         except (DuplicateRunError, RunHeldError):  # somebody was faster
             lost.add(run.run)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 import msgspec
 
-from dagrid.errors import InvalidSettingError
+from dagrid.errors import InvalidSettingError, RunStateError
 from dagrid.history.owners import Lock
 
 LOCK = "owner.lock"
@@ -33,7 +33,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
         name: of the workflow or the graph.
         source: its file, or `module:name`.
         spec: the text of the file, for workflows.
-        params: as they were given.
+        params: as they were given; what is secret in them is masked.
         parent, root: the ids of the run that called it, and of the one that began it all.
         host, pid, folder: where it is performed, by which process, and where its logs are.
         created: when it was begun there, in seconds since 1970.
@@ -41,6 +41,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
         queue, priority: where it waited, and before which others.
         at_once: how many of its queue may be performed at once, if the queue says nothing; 0 is any number.
         served: whether who performs it does so for others, and takes it up again after an interruption.
+        masked: whether something in the parameters is masked, which only the run that called it knows.
         more: what whoever runs such things needs to go on with it.
     """
 
@@ -60,7 +61,22 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     priority: int = 0
     at_once: int = 0
     served: bool = False
+    masked: bool = False
     more: dict[str, Any] = {}
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The parameters, for whoever goes on with the run or begins it anew.
+
+        Raises:
+            RunStateError: there were secrets in them, which are kept nowhere.
+        """
+        if self.masked:
+            raise RunStateError(
+                f"Secrets of run {self.parent!r} are among the parameters of {self.name!r}, and are not kept with it. Go on with "
+                f"the run that called it: dagrid retry {self.parent}"
+            )
+        return self.params
 
 
 class Place:

@@ -308,7 +308,7 @@ class Coordinator:
             raise
         return start(
             file,
-            about.params,
+            about.given,
             history=self._history,
             run_id=active.run,
             name=about.name,

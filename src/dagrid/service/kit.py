@@ -25,7 +25,7 @@ from dagrid.service.parcels import Packer, Parcel, unpack
 from dagrid.workflow import File
 from dagrid.workflow.context import CURRENT, Context, Spec, StepEnd, Traceparents
 from dagrid.workflow.model import Handlers, Workflow, place, said
-from dagrid.workflow.surroundings import default_shell, passed, shell_words
+from dagrid.workflow.surroundings import default_shell, passed
 from dagrid.workflow.variables import environment
 
 LOGS = "logs"
@@ -105,7 +105,7 @@ class WorkflowKit:
                 environment=environment(caller, variables, passed(os.environ)),
                 secrets=self.secrets,
                 folder=os.path.normpath(os.path.join(base, self.folder)),
-                shell=shell_words(workflow.shell) or default_shell(os.environ),
+                shell=workflow.shell or default_shell(os.environ),
                 labels=labels,
                 traceparent=self.traceparent,
                 is_resumed=self.is_resumed,

@@ -205,6 +205,10 @@ class Performer:
                 free -= set(list(inspect.signature(function).parameters)[: len(args)])
                 kwargs |= {one: pickle.loads(value) for one, value in asked["values"].items() if one in free}
             value = function(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                import asyncio  # few functions are async
+
+                value = asyncio.run(value)
             return "value", None if value is None else packed(value), text_of(value)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)

@@ -6,6 +6,7 @@ Whether another workflow exists is asked through a function; nothing is opened h
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from dagrid.graph.structure import find_cycle
@@ -365,6 +366,8 @@ def _check_step(
         for where, message in inspect(step):
             problems.add(where, message)
     _check_work(step, problems)
+    if step.script and step.kind in ("shell", "docker"):
+        _check_interpreter(step, problems)
     if step.call:
         _check_call(step, local, exists, problems)
     if step.python and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", step.python):
@@ -388,6 +391,16 @@ def _check_step(
         )
     _check_conditions(step.preconditions, problems)
     _check_policies(step.continue_on, step.retry_policy, step.repeat_policy, problems)
+
+
+def _check_interpreter(step: Step, problems: Problems) -> None:
+    """Note where the words of what reads a script cannot be told apart."""
+    first = step.script.partition("\n")[0]
+    field, line = ("script", first[2:]) if first.startswith("#!") else ("command", "".join(step.command[:1]))
+    try:
+        shlex.split(line)
+    except ValueError:
+        problems.add(place(step, field), f"{_short(line)} has a quote that is not closed; close it")
 
 
 def _check_work(step: Step, problems: Problems) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dagrid.workflow import source
 from dagrid.workflow.fields import WRONG, Flag, Form, Schema, Text, wrong
-from dagrid.workflow.model import Cron, Output, Parallel, Schedule, Variable
+from dagrid.workflow.model import Cron, Output, Parallel, Schedule, Variable, Written
 from dagrid.workflow.parameters import compiled
 from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.source import Mapping, Node, Scalar, Sequence, plain, shown
@@ -96,7 +96,9 @@ TAGS = Form(_tags, _tags_schema)
 
 
 def _words(node: Node, label: str, problems: Problems) -> Any:
-    """A command line in one text, or its words in a list."""
+    """A command line in one text, also one that stands alone in a list, or its words in a list."""
+    if type(node) is Sequence and len(node.items) == 1:
+        node = node.items[0]
     if type(node) is Sequence:
         read = [TEXT.read(item, label, problems) for item in node.items]
         return WRONG if WRONG in read else tuple(read)
@@ -136,10 +138,15 @@ SELECTOR = Form(_selector, _selector_schema)
 def _args(node: Node, label: str, problems: Problems) -> Any:
     """Arguments: by position in a list, by name in a mapping, or words in one text."""
     if type(node) is Sequence:
-        return tuple(plain(node))
+        return tuple([_argument(item) for item in node.items])
     if type(node) is Mapping:
         return plain(node)
     return _words(node, label, problems)
+
+
+def _argument(node: Node) -> Any:
+    value = plain(node)
+    return Written(value, node.text) if type(node) is Scalar and str(value) != node.text else value
 
 
 def _args_schema(known: Schema) -> Schema:  # noqa: ARG001

@@ -19,13 +19,14 @@ from dagrid.graph.arguments import Arguments, Ref
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import ContinueOn, Node
 from dagrid.graph.policy import Repeat, Retry
+from dagrid.masking import masked
 from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context, Selector, Spec
-from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, place
 from dagrid.workflow.order import dependencies, names_of
 from dagrid.workflow.performing import EXCLUSIVE_HANDLER, EXCLUSIVE_STEP, HANDLER, STEP
 from dagrid.workflow.references import asked
+from dagrid.workflow.surroundings import before
 from dagrid.workflow.variables import Names
 
 HANDLER_NAMES = {
@@ -188,13 +189,14 @@ class _Lowering:
         value = getattr(record, field)
         if not isinstance(value, str):
             return float(value)
-        text = evaluate(value, self.names).strip()
+        text = before(self.context, record, field, self.names).strip()
         try:
             number = float(text)
         except ValueError:
             number = -1.0
         if not 0 <= number < float("inf"):
-            message = f"{value!r} is {text!r} here, and a number from 0 up is wanted"
+            shown = masked(text, self.context.secrets)
+            message = f"{value!r} is {shown!r} here, and a number from 0 up is wanted"
             raise WorkflowError([self.context.file.problem(place(record, field), message)])
         return number
 

@@ -95,6 +95,13 @@ class RepeatPolicy(msgspec.Struct, kw_only=True):
     places: Places = {}
 
 
+class Written(msgspec.Struct, frozen=True):
+    """A value that is no text, with the text that stands for it in the file, which commands get."""
+
+    value: float | bool | None
+    text: str
+
+
 class Executor(msgspec.Struct, kw_only=True):
     """What performs a step. `config` holds plain values; a type checks its own."""
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from dagrid.attempt import Outcome, current
 from dagrid.commands import Await, Command, Launch, Request
-from dagrid.errors import OutputLimitError, RepeatTask, SkipTask, StepError, TaskError, WaitForSignal
+from dagrid.errors import OutputLimitError, RepeatTask, SkipTask, StepError, TaskError, WaitForSignal, WorkflowError
 from dagrid.masking import masked
 from dagrid.workflow import steps
-from dagrid.workflow.context import CURRENT, Spec, StepEnd
+from dagrid.workflow.context import CURRENT, Context, Spec, StepEnd
 from dagrid.workflow.expressions import json_text
 from dagrid.workflow.model import Output, Precondition, RepeatPolicy
 from dagrid.workflow.surroundings import holds, matches
@@ -42,7 +42,16 @@ EXCLUSIVE_HANDLER = Command(perform_handler, exclusive=True)
 
 
 def _perform(spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str]) -> Performing:
+    """Perform a step; what is secret in its error is masked, whatever it comes from."""
     context = CURRENT.get()
+    try:
+        return (yield from _performed(context, spec, ends, extra))
+    except TaskError as error:
+        error.args = (masked(error.message, context.secrets),)
+        raise
+
+
+def _performed(context: Context, spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str]) -> Performing:
     step = spec.step
     work = Work(context, spec, ends, extra)
     if spec.is_first and context.workflow.delay_sec and not context.is_resumed:
@@ -63,6 +72,8 @@ def _perform(spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str
         failure = StepError(message, step.name, error.code)
     except TaskError as error:
         failure = StepError(error.message, step.name, getattr(error, "code", 1))
+    except WorkflowError as error:  # of a workflow that it calls
+        failure = StepError(error.message, step.name)
     end = yield from _ended(work, failure, returned)
     policy = step.repeat_policy
     if policy is not None and policy.repeat:
@@ -93,9 +104,10 @@ def _ended(work: Work, failure: StepError | None, returned: Returned | None) -> 
     step = work.step
     for one in (*step.output, *step.outputs):
         if failure is None or one.value is None:
-            outputs[one.name] = yield from _output(work, one, returned)
+            text = yield from _output(work, one, returned)
+            outputs[one.name] = masked(text, work.context.secrets)
     value = returned.data if returned is not None else None
-    if value is not None and any(secret.encode() in value for secret in work.context.secrets):
+    if value is not None and any(secret.encode("utf-8", "surrogatepass") in value for secret in work.context.secrets):
         value = None  # it would stand in the history; its text is masked there
     hidden = tuple(one.name for one in (*step.output, *step.outputs) if one.omit)
     code = failure.code if failure is not None else 0
@@ -119,9 +131,8 @@ def _output(work: Work, output: Output, returned: Returned | None) -> Generator[
             raise StepError(
                 f"The output {output.name!r} cannot be read from {path!r}: {error.strerror}.", work.step.name
             ) from None
-        text = masked(text, work.context.secrets)
     elif output.source == "stdout" and returned is not None and returned.text is not None:
-        text = masked(returned.text, work.context.secrets)
+        text = returned.text
     else:
         text = work.written(output.source)
     text = text.strip()

@@ -36,6 +36,7 @@ EXPANDED = (
 """The fields of a step whose texts are expanded."""
 
 _OF_A_STEP = re.compile(r"\$\{[A-Za-z]\w*\.(?:stdout|stderr|exitCode|exit_code|output)\b", re.ASCII)
+_WORD = re.compile(r"\w+")
 _NOT_EXPANDED = frozenset({"places", "name", "type", "source", "decode"})
 
 
@@ -55,6 +56,13 @@ def names(step: Step) -> frozenset[str]:
     for _, text in texts(step):
         found |= parse(text).names()
     return frozenset(found)
+
+
+def words(step: Step) -> frozenset[str]:
+    """Return all words in the texts of a step: whichever variables its programs read, they are among these."""
+    return frozenset(
+        word for field in EXPANDED for text in _strings(getattr(step, field)) for word in _WORD.findall(text)
+    )
 
 
 def step_references(step: Step, workflow: Workflow) -> tuple[tuple[str, str], ...]:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
@@ -33,16 +32,14 @@ from dagrid.workflow import steps
 from dagrid.workflow.absent import ABSENT
 from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
-from dagrid.workflow.expressions import evaluate
 from dagrid.workflow.loading import File, find, load, loads
 from dagrid.workflow.lowering import lower
 from dagrid.workflow.mailing import send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
 from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
-from dagrid.workflow.surroundings import surround, unmet
+from dagrid.workflow.surroundings import NOWHERE, logs_folder, surround, unmet
 from dagrid.workflow.tracing import NOBODY, Above, trace_of, traces_of
-from dagrid.workflow.variables import Names
 
 if TYPE_CHECKING:
     from dagrid.observe.otel import Traces
@@ -183,7 +180,7 @@ def start(
         parent, root: the ids of the runs that called this one, and that began it all.
         root_name: what that one is called.
         selector: the labels that the step which called this run wants of its workers.
-        above: what the run that called this one says of traces.
+        above: what the run that called this one says of traces and secrets.
         fleet: performs the steps; else this machine does.
 
     Raises:
@@ -195,11 +192,13 @@ def start(
     _check_edits(file, chosen, params, run_id if parent == "" else None)
     if name is not None and name != chosen.name:
         chosen = msgspec.structs.replace(chosen, name=name)
+    kept = tuple([masked(one, above.secrets) for one in params])
     about = About(
         name=chosen.name,
         source=file.name,
         spec=file.text,
-        params=tuple(params),
+        params=kept,
+        masked=kept != tuple(params),
         parent=parent,
         root=root,
         trigger=trigger,
@@ -213,7 +212,9 @@ def start(
         },
     )
     with ExitStack() as closing:
-        place = closing.enter_context(history.begin(chosen.name, about, run_id, _logs(file, chosen)))
+        place = closing.enter_context(
+            history.begin(chosen.name, about, run_id, logs_folder(file, chosen, params, above.secrets))
+        )
         try:
             context, readers = _context(history, place, file, chosen, params, above, fleet)
             _keep_values(history, context)
@@ -232,7 +233,7 @@ def start(
                 **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
             )
         except BaseException as error:
-            history.discard(place, str(error))  # nothing has run
+            history.discard(place, masked(str(error), above.secrets))  # nothing has run
             raise
         return Started(run, history, place, context, closing.pop_all())
 
@@ -241,6 +242,7 @@ def go_on(
     history: History,
     run_id: str,
     *,
+    params: Sequence[str] | None = None,
     again: bool = False,
     roots: Collection[str] = (),
     signals: Mapping[str, Mapping[str, str]] | None = None,
@@ -255,18 +257,20 @@ def go_on(
     Args:
         history: where it is kept.
         run_id: which run.
+        params: those that it was given, of which the history may have masked some.
         again: take up a run that has ended: what did not complete runs again.
         roots: these steps and all behind them run again as well.
         signals: for steps that wait for a person: approved, with what the person entered.
         rejects: for others: refused, and why.
         observers: readers of the run.
         take_over: also if another machine seems to perform it.
-        above: what the run that called this one says of traces.
+        above: what the run that called this one says of traces and secrets.
         fleet: performs the steps; else this machine does.
 
     Raises:
         UnknownRunError: there is no such run, or it is none of a workflow.
         RunHeldError: another process performs it.
+        RunStateError: secrets were among its parameters, and these are not given.
         RunError: a step does not wait for a person, or was not told all that it asks for; the run waits on.
     """
     with ExitStack() as closing:
@@ -277,11 +281,12 @@ def go_on(
             raise UnknownRunError(
                 f"The run {run_id!r} is one of a Python graph: go on with it in Python, by dagrid.resume.", run_id
             )
+        given = about.given if params is None else params
         file, workflow = _file_of(about)
         if signals or rejects:
             _check_signals(history, run_id, workflow, signals or {}, rejects or {})
         kept = _kept_values(history, run_id)
-        context, readers = _context(history, place, file, workflow, about.params, above, fleet, kept)
+        context, readers = _context(history, place, file, workflow, given, above, fleet, kept)
         run = _in(
             context,
             restart,
@@ -321,7 +326,7 @@ def dry(file: File, params: Sequence[str] = (), *, labels: Mapping[str, str] | N
     Raises:
         WorkflowError, ParameterError: the workflow cannot run with these parameters, or here.
     """
-    context = surround(file, file.main, _Nowhere(), params, labels=labels)
+    context = surround(file, file.main, NOWHERE, params, labels=labels)
     return context, lower(context)
 
 
@@ -358,7 +363,9 @@ def _context(
         labels=about.more.get("labels", {}),
         start_child=children.start,
         selector=about.more.get("selector"),
+        mask=above.secrets,
     )
+    children.secrets = context.secrets
     told = {"dagrid.trigger": about.trigger, **({"dagrid.parent": about.parent} if about.parent else {})}
     children.traces = traces_of(context, about.more.get("trace", ""), above, told)
     return context, [children.traces] if children.traces is not None else []
@@ -375,12 +382,6 @@ def _check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: 
             raise WorkflowError(
                 [file.problem(place_of(said, setting), f"{workflow.name!r} is started as it is: {what}")]
             )
-
-
-def _logs(file: File, workflow: Workflow) -> Path | None:
-    """Return the folder of the logs that a workflow names."""
-    said = os.path.expanduser(evaluate(workflow.log_dir, Names([os.environ])))
-    return Path(file.folder, said) if said else None
 
 
 def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
@@ -495,18 +496,6 @@ def _kept_values(history: History, run_id: str) -> dict[str, str]:
     return json.loads(data) if data is not None else {}
 
 
-class _Nowhere:
-    """The folder of a run that is not run."""
-
-    run_id = "dry"
-    log = Path(os.devnull)
-
-    def stdout(self, step: str) -> Path:  # noqa: ARG002
-        return self.log
-
-    stderr = stdout
-
-
 class _Children:
     """Starts the workflows that the steps of a run call, and goes on with those that an earlier process had begun."""
 
@@ -516,6 +505,7 @@ class _Children:
         self._file = file
         self._place = place
         self.traces: Traces | None = None
+        self.secrets: tuple[str, ...] = ()
 
     def start(self, child: Child) -> _Running:
         """Start one, see `dagrid.workflow.context.StartChild`."""
@@ -529,7 +519,9 @@ class _Children:
         # One that has succeeded gives its result; any other is taken up again.
         has_failed = info.ended > 0 and info.status != "succeeded"
         above = self._above(child)
-        started = go_on(self._history, child.run_id, again=has_failed, above=above, fleet=self._fleet)
+        started = go_on(
+            self._history, child.run_id, params=child.params, again=has_failed, above=above, fleet=self._fleet
+        )
         return self._under_way(child, started)
 
     def _under_way(self, child: Child, started: Started) -> _Running:
@@ -557,7 +549,7 @@ class _Children:
         )
 
     def _above(self, child: Child) -> Above:
-        return Above(child.traceparent, self.traces)
+        return Above(child.traceparent, self.traces, self.secrets)
 
     def _loaded(self, name: str) -> File:
         found = find(name, self._file.folder)
@@ -584,7 +576,7 @@ class _Running:
             context.name,
             self._child.run_id,
             result.status.value,
-            " ".join(self._child.params),
+            " ".join(self._started.place.about.params),
             outputs_of(context.workflow, result),
             str(failed.error) if failed is not None else "",
         )

@@ -6,7 +6,6 @@ It reads files and runs the commands in backticks that texts of the workflow ask
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,12 +18,12 @@ from dagrid.masking import masked
 from dagrid.workflow import parameters
 from dagrid.workflow.context import Context, Logs, Selector, StartChild
 from dagrid.workflow.dotenv import read_dotenv
-from dagrid.workflow.expressions import evaluate
+from dagrid.workflow.expressions import Reference, evaluate, parse
 from dagrid.workflow.loading import File
-from dagrid.workflow.model import Precondition, Secret, Variable, Workflow, place
+from dagrid.workflow.model import Precondition, Record, Secret, Variable, Workflow, place
 from dagrid.workflow.parameters import Argument, compiled
 from dagrid.workflow.problems import Place, Problems
-from dagrid.workflow.variables import Names, environment, expanded, for_shell
+from dagrid.workflow.variables import Names, environment, expanded, fitting, for_shell
 
 PASSED = ("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR", "TRACEPARENT")
 PASSED_PREFIXES = ("DAGRID_", "DAGU_", "DAG_", "LC_")
@@ -34,6 +33,7 @@ PATIENCE = 60.0
 """How many seconds a command has that runs before the steps."""
 SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "busybox")
 
+_OF_A_PLACE = frozenset({"DAG_RUN_ID", "DAG_RUN_LOG_FILE"})
 _T = TypeVar("_T")
 
 
@@ -47,6 +47,7 @@ def surround(
     labels: Mapping[str, str] | None = None,
     start_child: StartChild | None = None,
     selector: Selector | None = None,
+    mask: Sequence[str] = (),
 ) -> Context:
     """Return the context of a run.
 
@@ -59,6 +60,7 @@ def surround(
         labels: those of this machine.
         start_child: starts sub-workflows.
         selector: what whoever called the run wants of workers.
+        mask: what is secret beside the secrets of the workflow.
 
     Raises:
         ParameterError: parameters that are missing, unknown or not what they must be.
@@ -67,7 +69,8 @@ def surround(
     maker = _Maker(file, workflow)
     special = {"DAG_NAME": workflow.name, "DAG_RUN_ID": logs.run_id, "DAG_RUN_LOG_FILE": os.fspath(logs.log)}
     secrets = dict(maker.secrets())
-    hidden = tuple(sorted({one for value in secrets.values() for one in _parts(value)}, key=len, reverse=True))
+    own = {one for value in secrets.values() for one in _parts(value)}
+    hidden = tuple(sorted(own.union(mask), key=len, reverse=True))
     maker.mask = hidden
     system = os.environ
     dotenv = maker.dotenv([special, secrets, system])
@@ -88,7 +91,7 @@ def surround(
         environment=environment(special, everything, passed(system)),
         secrets=hidden,
         folder=folder,
-        shell=shell_words(workflow.shell) or default_shell(system),
+        shell=workflow.shell or default_shell(system),
         labels=labels or {},
         start_child=start_child,
         selector=selector or {},
@@ -103,11 +106,6 @@ def passed(system: Mapping[str, str]) -> dict[str, str]:
         for name in system
         if name in PASSED or (name.startswith(PASSED_PREFIXES) and not name.endswith(NOT_PASSED))
     }
-
-
-def shell_words(said: Sequence[str]) -> tuple[str, ...]:
-    """Return the words of a shell as the workflow says it, in one text or in a list."""
-    return tuple(shlex.split(said[0])) if len(said) == 1 else tuple(said)
 
 
 def default_shell(system: Mapping[str, str]) -> tuple[str, ...]:
@@ -161,13 +159,64 @@ def unmet(context: Context) -> str:
 
     def command(text: str) -> Launch:
         written, held = for_shell(text, names)
-        return replace(launch(written), env={**context.environment, **held})
+        made = launch(written)
+        return replace(made, env={**(made.env or {}), **held})
 
     for condition in context.workflow.preconditions:
         reason = driven(holds(condition, names, launch, command))
         if reason:
             return masked(reason, context.secrets)
     return ""
+
+
+def before(context: Context, record: Record, field: str, names: Names) -> str:
+    """Return what a setting says before any step runs.
+
+    Args:
+        context: of the run.
+        record: that has the setting.
+        field: of the setting.
+        names: what names mean.
+
+    Raises:
+        WorkflowError: a command in backticks fails.
+    """
+    launch = _launcher(context.environment, context.folder, context.shell, context.secrets)
+    try:
+        return driven(expanded(getattr(record, field), names, launch))
+    except StepError as error:
+        message = masked(error.message, context.secrets)
+        raise WorkflowError([context.file.problem(place(record, field), message)]) from None
+
+
+def logs_folder(file: File, workflow: Workflow, params: Sequence[str], mask: Sequence[str] = ()) -> Path | None:
+    """Return the folder of all logs that a workflow names, None if it names none.
+
+    Args:
+        file: where the workflow stands.
+        workflow: the document that is to run.
+        params: as they were given.
+        mask: what is secret beside the secrets of the workflow.
+
+    Raises:
+        WorkflowError, ParameterError: it cannot be known before the run has a place, or no folder is called so.
+    """
+    where = place(workflow, "log_dir")
+    said = workflow.log_dir
+    if "$" in said or "`" in said:
+        context = surround(file, workflow, NOWHERE, params, mask=mask)
+        variables = {name: value for name, value in context.variables.items() if name not in _OF_A_PLACE}
+        names = Names([context.given, variables, os.environ])
+        for part in parse(said).walk():
+            if type(part) is Reference and part.word is None and names.variable(part.name) is None:
+                message = f"{part.written} is not known before the run begins; name what `params`, `env` or the environment has"
+                raise WorkflowError([file.problem(where, message)])
+        said = before(context, workflow, "log_dir", names)
+        if masked(said, context.secrets) != said:
+            raise WorkflowError([file.problem(where, "no folder is called as a secret")])
+    if "\0" in said:
+        raise WorkflowError([file.problem(where, "a folder is a text without NUL")])
+    return Path(file.folder, os.path.expanduser(said)) if said else None
 
 
 def driven(steps: Generator[Launch, Exit, _T]) -> _T:
@@ -202,6 +251,22 @@ def run_now(launch: Launch) -> Exit:
     return Exit(launch.shown, code, stdout=done.stdout, stderr=done.stderr)
 
 
+class _Nowhere:
+    """The folder of a run that is not run."""
+
+    run_id = "dry"
+    log = Path(os.devnull)
+
+    def stdout(self, step: str) -> Path:  # noqa: ARG002
+        return self.log
+
+    stderr = stdout
+
+
+NOWHERE = _Nowhere()
+"""For contexts that no run has."""
+
+
 class _Maker:
     """Makes the layers of variables of one run; errors say where in the file they come from."""
 
@@ -233,7 +298,7 @@ class _Maker:
             path = Path(self.base, os.path.expanduser(secret.key))
             try:
                 return path.read_text("utf-8").rstrip("\n")
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
                 raise self.refuse(
                     where, f"the secret {secret.name!r} cannot be read from {str(path)!r}: {why}"
@@ -247,14 +312,15 @@ class _Maker:
         found: dict[str, str] = {}
         names = Names([found, *layers])
         folder = self.folder(names)
-        for path in [Path(folder, evaluate(one, names)) for one in self.workflow.dotenv]:
+        where = place(self.workflow, "dotenv")
+        for path in [Path(folder, self._value(one, names, where)) for one in self.workflow.dotenv]:
             try:
                 text = path.read_text("utf-8")
             except FileNotFoundError:
                 continue
-            except (OSError, UnicodeDecodeError) as error:
+            except (OSError, ValueError) as error:
                 why = getattr(error, "strerror", None) or str(error)
-                raise self.refuse(place(self.workflow, "dotenv"), f"{str(path)!r} cannot be read: {why}") from None
+                raise self.refuse(where, f"{str(path)!r} cannot be read: {why}") from None
             problems = Problems(str(path))
             assignments = read_dotenv(text, problems)
             problems.refuse()
@@ -294,7 +360,10 @@ class _Maker:
 
     def folder(self, names: Names) -> str:
         """Return the folder where steps run."""
-        said = evaluate(self.workflow.working_dir, names)
+        where = place(self.workflow, "working_dir")
+        said = self._value(self.workflow.working_dir, names, where)
+        if "\0" in said:
+            raise self.refuse(where, "a folder is a text without NUL")
         return os.path.normpath(os.path.join(self.base, os.path.expanduser(said))) if said else self.base
 
     def _value(self, text: str, names: Names, where: Place) -> str:
@@ -310,7 +379,11 @@ class _Maker:
 def _launcher(
     env: Mapping[str, str], folder: str, shell: Sequence[str], mask: tuple[str, ...]
 ) -> Callable[[str], Launch]:
-    return lambda text: Launch(shell_argv(shell, text), env=env, cwd=folder, mask=mask)
+    def launch(text: str) -> Launch:
+        argv = shell_argv(shell, text)
+        return Launch(argv, env=fitting(env, argv), cwd=folder, mask=mask)
+
+    return launch
 
 
 def _parts(secret: str) -> Iterator[str]:

@@ -25,10 +25,17 @@ VARIABLE = "TRACEPARENT"
 
 
 class Above(NamedTuple):
-    """What a step of another run calls a run with: the traceparent of the step, and the traces of that run if it has some."""
+    """What a step of another run calls a run with.
+
+    Args:
+        traceparent: that of the step.
+        traces: those of the other run, if it has some.
+        secrets: what is masked there, and so in the run that is called.
+    """
 
     traceparent: str = ""
     traces: Traces | None = None
+    secrets: tuple[str, ...] = ()
 
 
 NOBODY = Above()

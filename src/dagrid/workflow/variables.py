@@ -3,14 +3,15 @@
 What needs a process (backticks) is a generator that yields a `Launch` and is sent its `Exit`, as in `dagrid.commands.Command`.
 
 A shell expands variables by itself, from the environment, which is safe whatever they hold. Only what it cannot expand (paths
-into JSON, fields of steps, slices, numbered parameters) is given to it under a name of ours, or, between single quotes, put into
-its text.
+into JSON, fields of steps, slices, numbered parameters) is given to it under a name of ours, and its text is written so that it
+expands that wherever it stands (`dagrid.workflow.quoting`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+import os
+import shlex
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
 import msgspec
 
@@ -18,15 +19,18 @@ from dagrid.commands import Exit, Launch
 from dagrid.errors import StepError
 from dagrid.masking import masked
 from dagrid.workflow.context import StepEnd
-from dagrid.workflow.expressions import Command, Expression, Literal, Part, Reference, evaluate, parse
+from dagrid.workflow.expressions import Command, Expression, Part, Reference, evaluate, parse
+from dagrid.workflow.quoting import with_variables
 
 Expanding = Generator[Launch, Exit, str]
 HELD = "DAGRID_VALUE_"
 """The names under which a shell gets what it cannot expand begin so."""
 MOST_EXPORTED = 100_000
 """How many bytes the value of a variable may have, to be in the environment of processes; Linux allows 131,072 with its name."""
-
-_QUOTED_DOCUMENT = re.compile(r"<<-?\s*['\"\\]")
+ALWAYS_FITS = 200_000
+"""So many characters in all variables together fit into any environment."""
+MOST_AT_START = 6 << 20
+"""What a process gets at its start has no more bytes, whatever the limit of the stack is."""
 
 
 class Names:
@@ -109,34 +113,38 @@ def _run_commands(
 def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
     """Return a text for a shell, and what the shell needs in its environment beside the variables.
 
-    Backticks, and all that a shell can expand, are left to it.
+    Backticks, and all that a shell can expand, are left to it. No value is ever a part of the text.
+
+    Raises:
+        StepError: a value stands where no shell can be made to expand it, or no process can get it.
     """
     if "$" not in text:
         return text, {}
     expression = parse(text, backticks=False)
+    for part in expression.walk():
+        if type(part) is Reference and not part.path and part.operation != "slice":
+            _check_handed(part.written, names.variable(part.name) or "")
     if not any(_is_ours(part, names) for part in expression.parts):
         return text, {}
-    is_literal = _QUOTED_DOCUMENT.search(text) is not None
     held: dict[str, str] = {}
-    written = []
-    quote = ""
+    written = ""
+    places = []
     for part in expression.parts:
-        if type(part) is Literal or not _is_ours(part, names):
-            written.append(part.written)
-            quote = _quote_after(part.written, quote)
+        value = _known(part, names) if _is_ours(part, names) else None
+        if value is None:
+            written += part.written
             continue
-        value = evaluate(Expression((part,)), names)
-        if value == part.written:
-            written.append(value)
-        elif quote == "'":
-            written.append(value.replace("'", "'\\''"))
-        elif is_literal:
-            written.append(value)
-        else:
-            name = f"{HELD}{len(held) + 1}"
-            held[name] = value
-            written.append(f"${{{name}}}")
-    return "".join(written), held
+        _check_handed(part.written, value)
+        name = f"{HELD}{len(held) + 1}"
+        held[name] = value
+        places.append((len(written), len(written) + len(name) + 3))
+        written += f"${{{name}}}"
+    return with_variables(written, places), held
+
+
+def with_arguments(command: str, words: Sequence[str]) -> str:
+    """Return a command for a shell with words behind it, each as it is."""
+    return f"{command.rstrip()} {shlex.join(words)}" if words else command
 
 
 def for_program(text: str, names: Names) -> str:
@@ -153,18 +161,71 @@ def for_program(text: str, names: Names) -> str:
 def environment(*layers: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a process: layers of variables, of which the first that has a name wins.
 
-    What has no name for an environment, or is too long for one, is left out.
+    What has no name for an environment, or cannot stand in one, is left out.
     """
     found: dict[str, str] = {}
     for layer in reversed(layers):
         for name, value in layer.items():
             if name[:1].isdigit() or "=" in name or not name:
                 continue
-            if len(value) > MOST_EXPORTED or "\0" in value:
+            is_plain = value.isascii() and len(value) <= MOST_EXPORTED and "\0" not in value
+            if not is_plain and _not_handed(value):
                 found.pop(name, None)
             else:
                 found[name] = value
     return found
+
+
+def fitting(
+    env: Mapping[str, str], argv: Sequence[str], named: Callable[[], Collection[str]] = frozenset
+) -> Mapping[str, str]:
+    """Return an environment with which a process can be started: of one that is too large the largest values are left out.
+
+    Args:
+        env: as it is to be.
+        argv: what the process is started with.
+        named: returns the names of variables that must stay.
+    """
+    if sum(map(len, env.values())) <= ALWAYS_FITS:
+        return env
+    room = min(os.sysconf("SC_ARG_MAX"), MOST_AT_START) - (16 << 10) - sum([_size(word) for word in argv])
+    sizes = {name: _size(name) + _size(value) for name, value in env.items()}
+    over = sum(sizes.values()) - room
+    if over <= 0:
+        return env
+    found = dict(env)
+    for name in sorted(sizes.keys() - set(named()), key=lambda name: (-sizes[name], name)):
+        if over <= 0:
+            break
+        del found[name]
+        over -= sizes[name]
+    return found
+
+
+def _size(text: str) -> int:
+    """Return how many bytes of what a process gets at its start a text takes, with its end and the pointer to it."""
+    return len(text.encode("utf-8", "surrogatepass")) + 9
+
+
+def _not_handed(value: str) -> str:
+    """Return why no process can have a value in its environment, empty if it can."""
+    try:
+        size = len(value) if value.isascii() else len(os.fsencode(value))
+    except UnicodeEncodeError:
+        return "is no text in UTF-8"
+    if size > MOST_EXPORTED:
+        return f"has {size} bytes, and {MOST_EXPORTED} are the most"
+    return "has a NUL in it" if "\0" in value else ""
+
+
+def _check_handed(written: str, value: str) -> None:
+    why = _not_handed(value)
+    if why:
+        raise StepError(
+            f"No process can get the value of {written} as a variable, for it {why}. Read it from a file: ${{ID.stdout}} is "
+            f"that of the step with that id.",
+            retryable=False,
+        )
 
 
 def _is_ours(part: Part, names: Names) -> bool:
@@ -178,19 +239,17 @@ def _is_ours(part: Part, names: Names) -> bool:
     return part.word is not None and any(_is_ours(one, names) for one in part.word.walk())
 
 
+def _known(part: Part, names: Names) -> str | None:
+    """Return the value of a part, None if nobody knows it."""
+    found: list[str] = []
+
+    def taken(value: str, _: str) -> str:
+        found.append(value)
+        return value
+
+    value = evaluate(Expression((part,)), names, escape=taken)
+    return value if found else None
+
+
 def _is_braced(part: Part) -> bool:
     return type(part) is Reference and part.written.startswith("${")
-
-
-def _quote_after(text: str, quote: str) -> str:
-    """Return in which quotes a shell is behind a text: a single one, a double one, or none."""
-    position = 0
-    while position < len(text):
-        mark = text[position]
-        if mark == "\\" and quote != "'":
-            position += 2
-            continue
-        if mark in "'\"" and (not quote or mark == quote):
-            quote = "" if quote else mark
-        position += 1
-    return quote

@@ -19,6 +19,7 @@ from dagrid.attempt import key_variables
 from dagrid.commands import Request, Server
 from dagrid.errors import StepError
 from dagrid.masking import masked
+from dagrid.workflow.variables import fitting
 
 if TYPE_CHECKING:
     from dagrid.workflow.work import Work
@@ -85,7 +86,8 @@ def call(
         "strict": work.is_strict,
     }
     if context.server is None:
-        context.server = Server((sys.executable, "-E", "-s", PROGRAM), env=context.environment, cwd=context.folder)
+        argv = (sys.executable, "-E", "-s", PROGRAM)
+        context.server = Server(argv, env=fitting(context.environment, argv), cwd=context.folder)
     grace = context.workflow.max_clean_up_time_sec
     request = Request(context.server, pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace)
     answer = pickle.loads((yield request))  # our own process wrote it

@@ -8,14 +8,26 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dagrid.attempt import current
 from dagrid.commands import Exit, Launch
 from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
-from dagrid.workflow.surroundings import shell_argv, shell_words
-from dagrid.workflow.variables import Expanding, Names, environment, expanded, for_program, for_shell
+from dagrid.workflow.references import words
+from dagrid.workflow.surroundings import shell_argv
+from dagrid.workflow.variables import (
+    HELD,
+    Expanding,
+    Names,
+    environment,
+    expanded,
+    fitting,
+    for_program,
+    for_shell,
+    with_arguments,
+)
 from dagrid.workflow.warm import Returned, call
 
 CAPTURED = 1 << 20
@@ -87,7 +99,7 @@ class Work:
         steps = {one: self.ends[name] for one, name in spec.ids.items() if name in self.ends}
         self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)
         self.env: dict[str, str] = environment(special, context.given, self.outputs, context.environment)
-        self.shell = shell_words(self.step.shell) or context.shell
+        self.shell = self.step.shell or context.shell
         self.folder = context.folder
 
     def prepare(self) -> Generator[Launch, Exit, None]:
@@ -139,9 +151,10 @@ class Work:
 
     def aside(self, text: str) -> Launch:
         """Return a process for a text in which all names are known, whose output is not the step's."""
+        argv = shell_argv(self.shell, text)
         return Launch(
-            shell_argv(self.shell, text),
-            env=self.env,
+            argv,
+            env=self._fitting(argv, self.env),
             cwd=self.folder,
             capture=CAPTURED,
             mask=self.context.secrets,
@@ -151,18 +164,21 @@ class Work:
     def question(self, text: str) -> Launch:
         """Return a process for a command that is a condition."""
         written, held = for_shell(text, self.names)
+        argv = shell_argv(self.shell, written)
         return Launch(
-            shell_argv(self.shell, written),
-            env={**self.env, **held},
+            argv,
+            env=self._fitting(argv, {**self.env, **held}),
             cwd=self.folder,
             mask=self.context.secrets,
             grace=self.context.workflow.max_clean_up_time_sec,
         )
 
-    def shell_launch(self, text: str) -> Generator[Launch, Exit, Launch]:
-        """Return the process for a command of the step, which its shell reads."""
+    def shell_launch(self, text: str, words: Sequence[str] = ()) -> Generator[Launch, Exit, Launch]:
+        """Return the process for a command of the step, which its shell reads, with words behind it that are as they are."""
         written, held = for_shell(text, self.names)
-        return (yield from self.launch(shell_argv(self.shell, written), env={**self.env, **held} if held else None))
+        argv = shell_argv(self.shell, with_arguments(written, words))
+        launch = yield from self.launch(argv, env={**self.env, **held} if held else None)
+        return replace(launch, said=shell_argv(self.shell, with_arguments(text, words))) if held else launch
 
     def program_text(self, text: str) -> str:
         """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in."""
@@ -192,7 +208,7 @@ class Work:
             err.append(self.file((yield from self.text(step.stderr))))
         return Launch(
             argv,
-            env=self.env if env is None else env,
+            env=self._fitting(argv, self.env if env is None else env),
             cwd=self.folder,
             stdin=stdin,
             stdout=out,
@@ -225,6 +241,10 @@ class Work:
         """Whether the step fails when it writes more than may be kept, for somebody relies on all of it."""
         reader: Record = self.context.workflow
         return bool(self.step.output or self.step.outputs) or said(reader, "max_output_size")
+
+    def _fitting(self, argv: Sequence[str], env: Mapping[str, str]) -> Mapping[str, str]:
+        """Return an environment that a process of the step can have, with all that the step names in it."""
+        return fitting(env, argv, lambda: words(self.step) | {name for name in env if name.startswith(HELD)})
 
     def written(self, stream: str = "stdout") -> str:
         """Return what the step has written by now, in this attempt."""

@@ -46,7 +46,7 @@ def retry_command(call: Call, run: str | None) -> int:
         # Nothing has run, so it begins with what is known of it.
         about = history.about(info.run)
         history.remove(info.run)
-        return start_like(call, about, about.params, run_id=info.run, name=info.name)
+        return start_like(call, about, about.given, run_id=info.run, name=info.name)
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
     again = info.ended > 0 or bool(roots)
@@ -68,7 +68,7 @@ def perform_command(call: Call, run: str, again: bool) -> int:
     if history.has_begun(run):
         return _go_on_with_graph(call, history.info(run), again=again, roots=(), served=True)
     about = history.about(run)
-    return start_like(call, about, about.params, run_id=run, name=about.name, served=True)
+    return start_like(call, about, about.given, run_id=run, name=about.name, served=True)
 
 
 @command(

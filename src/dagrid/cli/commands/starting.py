@@ -37,7 +37,7 @@ def start_command(call: Call, target: str | None, rest: tuple[str, ...]) -> int:
     params = given(call, rest)
     if config["from_run_id"]:
         about = call.history.about(call.history.find(config["from_run_id"]).run)
-        params = params or list(about.params)
+        params = params or list(about.given)
         if target is None:
             return start_like(call, about, params, run_id=run_id, name=name or about.name)
     if target is None:

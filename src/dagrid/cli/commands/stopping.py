@@ -49,9 +49,9 @@ def restart_command(call: Call, run: str | None) -> int:
     if info.status == "running":
         _stopped(call, info)
     if file is None:
-        return start_graph(call, about.source, about.params, name=info.name)
+        return start_graph(call, about.source, about.given, name=info.name)
     time.sleep(file.main.restart_wait_sec)
-    return start_workflow(call, file, about.params, name=info.name)
+    return start_workflow(call, file, about.given, name=info.name)
 
 
 def _given_up(call: Call, info: RunInfo) -> RunInfo:

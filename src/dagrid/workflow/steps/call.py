@@ -17,6 +17,7 @@ from typing import Any
 
 from dagrid.commands import Await, Exit, Launch
 from dagrid.errors import StepError
+from dagrid.masking import masked
 from dagrid.workflow.context import Child, ChildEnd, Running, StartChild
 from dagrid.workflow.expressions import json_text
 from dagrid.workflow.model import Params
@@ -97,7 +98,7 @@ def _child(work: Work, name: str, params: tuple[str, ...], number: int) -> Child
 
 def _run_id(work: Work, params: Sequence[str], number: int) -> str:
     """Return the id of a child run: the same whenever this step of this run is performed."""
-    told = "\0".join((work.step.name, str(number), *params))
+    told = masked("\0".join((work.step.name, str(number), *params)), work.context.secrets)
     return f"{work.context.logs.run_id}.{hashlib.sha256(told.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 

@@ -24,9 +24,9 @@ from dagrid.errors import CommandError, NoCurrentTaskError, StepError
 from dagrid.workflow.context import Context
 from dagrid.workflow.model import Container, Step, place
 from dagrid.workflow.steps.settings import Found, Setting, Settings, at
-from dagrid.workflow.steps.texts import arguments, known, words
+from dagrid.workflow.steps.texts import arguments, known, split
 from dagrid.workflow.surroundings import SHELLS
-from dagrid.workflow.variables import for_program, for_shell
+from dagrid.workflow.variables import for_program, for_shell, with_arguments
 from dagrid.workflow.work import Work
 
 Performing = Generator[Launch | Await, Any, Any]
@@ -363,7 +363,8 @@ def _commands(work: Work, box: Box) -> Generator[Any, Any, list[tuple[list[str],
         if first.startswith("#!"):
             argv = shlex.split(first[2:])
         else:
-            argv = (yield from words(step.command[0], work)) if step.command else [*(shell or ["sh"])]
+            argv = (yield from split(step.command[0], work)) if step.command else []
+        argv = argv or [*(shell or ["sh"])]
         is_shell = argv[:1] != [] and argv[0].rpartition("/")[2] in SHELLS
         text, held = for_shell(step.script, names) if is_shell else (for_program(step.script, names), {})
         env = {**(_used(step.script, work) if is_shell else {}), **held}
@@ -374,10 +375,9 @@ def _commands(work: Work, box: Box) -> Generator[Any, Any, list[tuple[list[str],
     for command in step.command:
         if shell:
             text, held = for_shell(command, names)
-            written = f"{text} {shlex.join(more)}" if more else text
-            found.append(([*shell, "-c", written], {**_used(command, work), **held}, None))
+            found.append(([*shell, "-c", with_arguments(text, more)], {**_used(command, work), **held}, None))
         else:
-            found.append(([*(yield from words(command, work)), *more], {}, None))
+            found.append(([*(yield from split(command, work)), *more], {}, None))
     return found or [([] if box.running else [str(word) for word in box.command], {}, None)]
 
 

@@ -61,6 +61,12 @@ class Http:
                 place(step, "command") if step.command else at(step, "url"),
                 f"the address must begin with http:// or https://, and it is {str(url)[:60]!r}",
             )
+        else:
+            headers = SETTINGS.says(step, "headers")
+            said = {name: one for name, one in headers.items() if not is_late(one)} if isinstance(headers, dict) else {}
+            why = _unsayable("http://late" if is_late(url) else str(url), said)
+            if why:
+                yield place(step, "command") if step.command else at(step, "url"), why
         sent = [f"`{name}`" for name in _BODIES if SETTINGS.says(step, name) is not None and not _is_flag(step, name)]
         sent += ["`script`"] if step.script else []
         if len(sent) > 1:
@@ -130,11 +136,15 @@ def request(
     import urllib.request
 
     shown = f"{method} {_shown(url)}"
+    why = _unsayable(url, headers)
+    if why:
+        raise StepError(f"{shown} cannot be asked: {why}.", retryable=False)
     if debug:
         note(f"> {shown}")
         for name in headers:
             note(f"> {name}: ...")
     try:
+        url, headers = _logging_in(url, headers)
         asked = urllib.request.Request(url, body, {"User-Agent": "dagrid", **headers}, method=method)
         with _opener(verify).open(asked, timeout=timeout or None) as answer:
             _take(shown, answer, shows, whole)
@@ -276,6 +286,40 @@ def _encoded(fields: Mapping[str, Any]) -> str:
         for one in value if isinstance(value, (list, tuple)) else [value]:
             pairs.append((str(name), _plain(one)))
     return urlencode(pairs)
+
+
+def _unsayable(url: str, headers: Mapping[str, Any]) -> str:
+    """Return what of an address or of headers cannot be sent, and what to do about it; empty if all of it can."""
+    from urllib.parse import quote
+
+    for mark in url.partition("://")[2].partition("/")[2].partition("#")[0]:
+        if not "!" <= mark <= "~":
+            return f"the address has {mark!r} in it; write {quote(mark, errors='replace')} in its place"
+    for name, value in headers.items():
+        for text, encoding in ((str(name), "ascii"), (_plain(value), "latin-1")):
+            try:
+                text.encode(encoding)
+            except UnicodeEncodeError as error:
+                mark = text[error.start]
+                return f"the header {name!r} has {mark!r} in it, which no header can have; leave it out, or encode it"
+    return ""
+
+
+def _logging_in(url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """Return an address without who logs in, and the headers with it, if they do not say so themselves."""
+    from base64 import b64encode
+    from urllib.parse import unquote_to_bytes, urlsplit
+
+    parts = urlsplit(url)
+    who, at_sign, host = parts.netloc.rpartition("@")
+    if not at_sign:
+        return url, headers
+    url = parts._replace(netloc=host).geturl()
+    if "authorization" in {name.lower() for name in headers}:
+        return url, headers
+    user, _, password = who.partition(":")
+    told = b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
+    return url, {**headers, "Authorization": f"Basic {told}"}
 
 
 def _shown(url: str) -> str:

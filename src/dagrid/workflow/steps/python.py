@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from dagrid.commands import Exit, Launch, Request
+from dagrid.workflow.model import Written
 from dagrid.workflow.warm import Held, Returned, call
 from dagrid.workflow.work import Work
 
@@ -39,6 +40,8 @@ class Python:
 
 def _argument(work: Work, value: Any) -> Generator[Any, Any, Any]:
     """Return an argument with all that its texts say, and the values of other steps in it."""
+    if isinstance(value, Written):
+        return value.value
     if isinstance(value, str):
         whole = _WHOLE.fullmatch(value)
         held = _value(work, whole[1] or whole[3], whole[2] or "") if whole is not None else None

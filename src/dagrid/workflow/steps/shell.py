@@ -10,6 +10,7 @@ from typing import Any
 
 from dagrid.commands import Await, Launch
 from dagrid.errors import CommandError
+from dagrid.workflow.steps.texts import arguments, split
 from dagrid.workflow.surroundings import SHELLS
 from dagrid.workflow.variables import for_shell
 from dagrid.workflow.work import Work
@@ -38,12 +39,9 @@ class Shell:
 
 def _commands(work: Work) -> Performing:
     step = work.step
-    arguments = ""
-    if step.args:
-        words = yield from work.texts([str(one) for one in step.args])
-        arguments = " " + shlex.join(words)
+    given = yield from arguments(work)
     for number, command in enumerate(step.command, 1):
-        end = yield (yield from work.shell_launch(command + arguments))
+        end = yield (yield from work.shell_launch(command, given))
         if end.code and len(step.command) > 1:
             last = end.last_words
             said = f": {last[-1]}" if last else "."
@@ -65,20 +63,21 @@ def _script(work: Work) -> Performing:
     if first.startswith("#!"):
         words = shlex.split(first[2:])
     elif step.command:
-        words = shlex.split((yield from work.text(step.command[0])))
+        words = yield from split(step.command[0], work)
     else:
-        words = [word for word in work.shell if word != "-c"]
+        words = []
+    words = words or [word for word in work.shell if word != "-c"]
     if _is_shell(words):
         text, held = for_shell(step.script, work.names)
     else:
         text = work.program_text(step.script)
-    arguments = yield from work.texts([str(one) for one in step.args])
+    given = yield from arguments(work)
     path = f"{work.stdout.removesuffix('.out')}.script"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # what is in it may be secret
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-        launch = yield from work.launch([*words, path, *arguments], env={**work.env, **held} if held else None)
+        launch = yield from work.launch([*words, path, *given], env={**work.env, **held} if held else None)
         (yield launch).check()
     finally:
         with suppress(FileNotFoundError):

@@ -17,7 +17,7 @@ from dagrid.workflow.model import Step, place
 from dagrid.workflow.steps.settings import Found, Setting, Settings
 from dagrid.workflow.steps.texts import arguments, known
 from dagrid.workflow.surroundings import SHELLS
-from dagrid.workflow.variables import for_program, for_shell
+from dagrid.workflow.variables import for_program, for_shell, with_arguments
 from dagrid.workflow.work import Work
 
 NO_PASSWORDS = (
@@ -162,7 +162,7 @@ def _script(work: Work, text: str, words: list[str], config: Mapping[str, Any]) 
         if work.step.script:
             lines.append(f"set -- {shlex.join(words)}")
         else:
-            written = f"{written} {shlex.join(words)}"
+            written = with_arguments(written, words)
     return shell, "\n".join([*lines, written]) + "\n"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dagrid.errors import StepError
 from dagrid.workflow.expressions import Literal, Reference, evaluate, parse
+from dagrid.workflow.model import Written
 from dagrid.workflow.variables import Names
 from dagrid.workflow.work import Work
 
@@ -50,7 +51,7 @@ def filled(text: str, work: Work, without: Collection[str] = ()) -> str:
     return _NAMED.sub(value, text)
 
 
-def words(text: str, work: Work) -> Generator[Any, Any, list[str]]:
+def split(text: str, work: Work) -> Generator[Any, Any, list[str]]:
     """Return the words of a command, as a shell would split it; a value is one word, or part of one, whatever is in it.
 
     Raises:
@@ -65,15 +66,15 @@ def words(text: str, work: Work) -> Generator[Any, Any, list[str]]:
         values.append((yield from work.text(part.written)))
         written.append(f"{_MARK}{len(values) - 1}{_MARK}")
     try:
-        split = shlex.split("".join(written))
+        found = shlex.split("".join(written))
     except ValueError:
         raise StepError("The command has a quotation mark that is not closed; close it.", retryable=False) from None
-    return [re.sub(f"{_MARK}(\\d+){_MARK}", lambda found: values[int(found[1])], word) for word in split]
+    return [re.sub(f"{_MARK}(\\d+){_MARK}", lambda mark: values[int(mark[1])], word) for word in found]
 
 
 def arguments(work: Work) -> Generator[Any, Any, list[str]]:
-    """Return the words of `args` of a step, expanded."""
+    """Return the words of `args` of a step, expanded; numbers and the like are as the file has them."""
     given = work.step.args
     if isinstance(given, Mapping):
         raise StepError("`args` by name are for Python functions; write them as a list.", retryable=False)
-    return (yield from work.texts([str(one) for one in given]))
+    return (yield from work.texts([one.text if isinstance(one, Written) else str(one) for one in given]))
