@@ -201,6 +201,29 @@ def test_a_broker_that_goes_away(tmp_path: Path, hurry: None) -> None:
         stop(server)
 
 
+def test_a_broker_that_is_gone_for_good_costs_one_patience(
+    tmp_path: Path, hurry: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many nodes there are; it is said once, and the backend is of use again when the broker is back."""
+    port = free_port()
+    server = start_redis(tmp_path, port)
+    try:
+        with CeleryBackend(f"redis://127.0.0.1:{port}/0", patience=1.0, max_workers=2) as backend:
+            run = DAG([Node(f"n{i}", int) for i in range(60)]).start(backend=backend)
+            stop(server, signal.SIGKILL)
+            result = run.wait(10)
+            assert result.failed == 60
+            assert all("out of reach" in str(node.error) for node in result.node_results.values())
+            assert sum("is away" in record.getMessage() for record in caplog.records) == 1
+            server = start_redis(tmp_path, port)
+            text = "out of reach"
+            while "out of reach" in text:
+                text = str(DAG([Node("n", int)]).start(backend=backend).wait(20).node_results["n"].error)
+            assert "No Celery worker takes from" in text, "it has been sent"
+    finally:
+        stop(server)
+
+
 def test_a_queue_without_workers_ends_the_run(broker: str, hurry: None) -> None:
     """A mistyped queue must not hang for ever."""
     with CeleryBackend(broker, queue="nobody", patience=3.0) as backend:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagrid.errors import BackendError
 from dagrid.execution.backends._celery import MODULE
+from dagrid.execution.backends._celery_post import connect
 
 if TYPE_CHECKING:
     from dagrid.execution.backends._celery_lanes import Message
@@ -26,6 +27,7 @@ GRACE = 5.0
 """Seconds after which a cancelled attempt counts as stopped, whether its worker answers or not."""
 CENSUS = 3
 """How many pulses there are from one census of the workers to the next."""
+_DOING = "watching"
 _log = logging.getLogger(MODULE)
 
 
@@ -36,8 +38,7 @@ class Watch:
         self.processes: int | None = None
         """How many processes of Celery's take from the default queue; None until that is known."""
         self._line = line
-        self._connection = line.connect()
-        self._away_since = 0.0
+        self._connection = connect(line.app)
         self._unmanned: dict[str, float] = {}
         self._news = threading.Event()
 
@@ -68,11 +69,9 @@ class Watch:
                     self._end_cancelled()
                     self._look_for_lost()
                     self._look_for_workers()
-                self._away_since = 0.0
+                self._line.absence.over(_DOING)
             except Exception as error:  # noqa: BLE001 - every transport has its own
-                self._away_since = self._away_since or time.monotonic()
-                if time.monotonic() - self._away_since > self._line.patience:
-                    self._line.give_up(error)
+                self._line.absence.met(_DOING, error)
                 self._connection.collect()
         self._connection.close()
 

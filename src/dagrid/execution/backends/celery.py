@@ -86,7 +86,7 @@ class CeleryBackend(BackendBase):
 
     A worker that dies costs the attempts that it ran; they are lost, and not delivered again. What it had not started is sent
     again; so are the few milliseconds of short tasks that shared its last message and had not been reported yet. When the broker
-    is away for longer than `patience`, the attempts that are with it fail, and say so.
+    is away for longer than `patience`, the attempts that are with it fail, and say so, and so do others until it is back.
 
     Args:
         broker: its URL, such as "redis://localhost:6379"; not needed with an app.
