@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -196,6 +197,30 @@ def test_a_broker_that_goes_away(tmp_path: Path, hurry: None) -> None:
             error = run.wait(30).node_results["first"].error
             assert isinstance(error, BackendError)
             assert "out of reach" in str(error)
+    finally:
+        stop(worker, signal.SIGKILL)
+        stop(server)
+
+
+def test_tasks_that_end_while_the_broker_is_away(tmp_path: Path, hurry: None) -> None:
+    """Their worker cannot store what came of them, and tells Celery of a failure of its own: they are done again."""
+    port = free_port()
+    broker = f"redis://127.0.0.1:{port}/0"
+    server = start_redis(tmp_path, port)
+    worker = start_worker(tmp_path, broker, "worker")
+    try:
+        wait_ready(tmp_path, "worker")
+        with CeleryBackend(broker, patience=30.0) as backend, Gate(60.0) as gate:
+            first = partial(stand_once, gate.address, str(tmp_path / "mark"))
+            run = DAG([Node("first", first), Node("last", int, ["first"])]).start(backend=backend)
+            visit = gate.meet()
+            stop(server, signal.SIGKILL)
+            visit.release()
+            time.sleep(1.0)  # the worker tries, and fails
+            server = start_redis(tmp_path, port)
+            result = run.wait(60)
+            assert result.succeeded == 2, result.node_results["first"].error
+            assert result.node_results["first"].attempts == 2
     finally:
         stop(worker, signal.SIGKILL)
         stop(server)

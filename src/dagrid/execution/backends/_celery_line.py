@@ -401,8 +401,13 @@ class Line:
             self._fail(message, f"The Celery worker does not know the task {TASK!r}. Start it with: --include {MODULE}")
         elif status == "REVOKED":
             self._fail(message, "The call of node {} was revoked in Celery by others.")
-        else:
-            self._fail(message, f"Celery failed the call of node {{}}: {result!r}")
+        elif type(result).__name__ == "TimeLimitExceeded":
+            limit = f"the hard time limit of the workers (task_time_limit): {result}"
+            self._fail(
+                message, f"The call of node {{}} took longer than {limit}. Raise it, or give the node a timeout."
+            )
+        else:  # what a task raises is in its report: this is of Celery itself, such as an outcome that could not be stored
+            self.lose(message, f"Celery could not complete the call: {result!r}")
 
     def _back(self, message: Message, items: Sequence[Item], reports: Sequence[bytes]) -> list[Item]:
         """Take out calls that are not performed and return those to be given back: not those that ride on others of them."""

@@ -84,9 +84,10 @@ class CeleryBackend(BackendBase):
     same rule. One that is named here must be in the workers' settings too. Values and functions travel as base64 in JSON;
     Celery's own pickle serializer is not used, yet what is in them is a pickle: give a `key` where others reach the broker.
 
-    A worker that dies costs the attempts that it ran; they are lost, and not delivered again. What it had not started is sent
-    again; so are the few milliseconds of short tasks that shared its last message and had not been reported yet. When the broker
-    is away for longer than `patience`, the attempts that are with it fail, and say so, and so do others until it is back.
+    A worker that dies costs the attempts that it ran; they are lost, and not delivered again. So are those whose outcome a worker
+    could not store, because the broker was away when they ended. What it had not started is sent again; so are the few
+    milliseconds of short tasks that shared its last message and had not been reported yet. When the broker is away for longer
+    than `patience`, the attempts that are with it fail, and say so, and so do others until it is back.
 
     Args:
         broker: its URL, such as "redis://localhost:6379"; not needed with an app.
