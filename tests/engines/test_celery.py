@@ -19,6 +19,7 @@ import pytest
 import dagrid
 from dagrid import DAG, Node
 from dagrid.errors import BackendError, InvalidSettingError, PoisonousTaskError
+from dagrid.execution.backends._celery import Said, unseal
 from dagrid.execution.backends.celery import CeleryBackend
 from dagrid.machine.events import Outcome
 from dagrid.testing import Gate, Probe
@@ -224,6 +225,23 @@ def test_tasks_that_end_while_the_broker_is_away(tmp_path: Path, hurry: None) ->
     finally:
         stop(worker, signal.SIGKILL)
         stop(server)
+
+
+def test_an_outcome_that_cannot_be_read_is_lost(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that breaks while an outcome is fetched leaves no call behind of which nobody hears again."""
+    calls = []
+
+    def broken_once(*arguments: Any) -> Said | str:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ConnectionError("broken")
+        return unseal(*arguments)
+
+    monkeypatch.setattr("dagrid.execution.backends._celery_line.unseal", broken_once)
+    with CeleryBackend(broker) as backend:
+        result = DAG([Node("n", int)]).start(backend=backend).wait(20)
+    assert result.node_results["n"].attempts == 2, result.node_results["n"].error
+    assert result.ok
 
 
 def test_a_broker_that_is_gone_for_good_costs_one_patience(

@@ -337,12 +337,17 @@ class Line:
                 self._hear(message, meta["result"])
         elif status in READY_STATES:
             message = self.take_out(name)
+            if message is not None:
+                try:
+                    self._settle(message, status, meta["result"])
+                except Exception as error:
+                    self.lose(message, f"its outcome could not be read: {error!r}")
+                    raise
+                finally:
+                    self._post.put(partial(self._pump, message.lane))
+                    self._post.put(partial(self._clean, name))
             if hasattr(self.results.result_consumer, "subscribed_to"):
                 self.results.result_consumer.cancel_for(name)
-            if message is not None:
-                self._settle(message, status, meta["result"])
-                self._post.put(partial(self._pump, message.lane))
-                self._post.put(partial(self._clean, name))
 
     def _clean(self, name: str) -> None:
         try:
