@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 import dagrid
 from dagrid import DAG, Node
-from dagrid.errors import BackendError, InvalidSettingError, PoisonousTaskError
+from dagrid.errors import BackendError, BackendNotInstalledError, InvalidSettingError, PoisonousTaskError
 from dagrid.execution.backends._celery import Said, unseal
-from dagrid.execution.backends.celery import CeleryBackend
+from dagrid.execution.backends.celery import CeleryBackend, install
 from dagrid.machine.events import Outcome
 from dagrid.testing import Gate, Probe
 from dagrid.testing.gate import stand
@@ -297,12 +298,53 @@ def test_a_broker_out_of_reach_is_told_at_once() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"broker": "redis://x", "max_workers": 0}, {"broker": "redis://x", "patience": 0}],
+    [
+        {"broker": 5},
+        {"broker": ""},
+        {"broker": "nowhere"},
+        {"broker": "nope://h"},
+        {"broker": "redis://h:port"},
+        {"app": "x"},
+        {"result_backend": 5},
+        {"result_backend": "nope://h"},
+        {"queue": 5},
+        {"queue": ""},
+        {"queues": "gpu=true"},
+        {"queues": 5},
+        {"queues": [1, 2]},
+        {"queues": {"gpu": "q"}},
+        {"queues": {"gpu=true": 5}},
+        {"key": ""},
+        {"key": b""},
+        {"key": 5},
+        {"max_workers": 0},
+        {"max_workers": "2"},
+        {"max_workers": 1.5},
+        {"max_workers": True},
+        {"patience": 0},
+        {"patience": "3"},
+        {"patience": True},
+        {"patience": float("nan")},
+    ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
-    """A mistake is told where it is made."""
-    with pytest.raises(InvalidSettingError):
-        CeleryBackend(**settings)
+    """A mistake is told where it is made, by the name of the setting."""
+    (name,) = settings
+    with pytest.raises(InvalidSettingError, match=name.split("_")[0].rstrip("s")):
+        CeleryBackend(**({} if name == "app" else {"broker": "redis://x"}) | settings)
+
+
+def test_a_broker_for_which_a_package_is_not_installed() -> None:
+    """It is named, with what to install, and no broker is asked."""
+    with pytest.raises(BackendNotInstalledError, match=r"pip install 'celery\[sqs\]'"):
+        CeleryBackend("sqs://")
+
+
+def test_settings_in_a_name_that_cannot_be() -> None:
+    """The form is told in which they are given."""
+    for name in ("celery://host", "celery?server=redis://host"):
+        with pytest.raises(InvalidSettingError, match=r"takes broker, app, .*'celery\?broker=\.\.\.'"):
+            DAG([Node("n", int)]).run(backend=name)
 
 
 def test_celery_is_loaded_only_when_it_is_used() -> None:
@@ -324,10 +366,6 @@ def test_celery_is_loaded_only_when_it_is_used() -> None:
 
 def test_an_app_is_given_the_task_by_its_own_module():
     """Who starts workers of a project need not name dagrid's module on each command line."""
-    from celery import Celery
-
-    from dagrid.execution.backends.celery import install
-
     app = Celery("proj", broker="memory://", set_as_current=False)
     app.conf.include = ["json"]
     assert install(app) is app

@@ -143,7 +143,9 @@ class Post:
                 action()
             except Exception as error:
                 away = (BackendUnreachableError, OperationalError, *self.connection.connection_errors)
-                if isinstance(error, away):
+                if isinstance(error, away) and not isinstance(
+                    error, LookupError
+                ):  # for Redis, kombu counts KeyError among them
                     self._absence.met(self.DOING, error)
                     self._closing.wait(PAUSE)
                 elif fresh:  # a connection that breaks in the hands of two threads says so in any words, but only once
