@@ -347,6 +347,36 @@ def test_settings_in_a_name_that_cannot_be() -> None:
             DAG([Node("n", int)]).run(backend=name)
 
 
+@pytest.fixture
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a current app nor the environment has one."""
+    monkeypatch.setattr("celery._state._tls.current_app", None)
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
+
+
+def test_a_name_without_a_broker_takes_that_of_the_current_app(broker: str, no_broker: None) -> None:
+    """As the specification writes it; the app's default queue counts too."""
+    app = Celery("mine", broker=broker, set_as_current=False)
+    app.conf.task_default_queue = "dagrid"
+    app.set_current()
+    for name in ("celery?queue=dagrid", "celery"):
+        assert DAG([Node("n", os.getpid)]).run(backend=name)["n"] != os.getpid()
+
+
+def test_a_name_without_a_broker_takes_that_of_the_environment(
+    broker: str, no_broker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the queue of who names no app."""
+    monkeypatch.setenv("CELERY_BROKER_URL", broker)
+    assert DAG([Node("n", os.getpid)]).run(backend="celery")["n"] != os.getpid()
+
+
+def test_without_any_broker_all_ways_to_give_one_are_told(no_broker: None) -> None:
+    """Instead of knocking at a default address."""
+    with pytest.raises(InvalidSettingError, match=r"celery\?broker=.* app=.* current Celery app .* CELERY_BROKER_URL"):
+        DAG([Node("n", int)]).run(backend="celery?queue=dagrid")
+
+
 def test_celery_is_loaded_only_when_it_is_used() -> None:
     """`import dagrid` stays light, and without Celery the name says how to get it."""
     code = """

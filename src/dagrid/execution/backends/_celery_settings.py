@@ -1,13 +1,15 @@
-"""What a backend on Celery is made with: read, and refused with the remedy.
+"""What a backend on Celery is made with: read, completed by what Celery is set to here, and refused with the remedy.
 
 Nobody is connected to. It knows Celery's settings, and nothing of runs.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import celery
 from celery import Celery
 from celery.local import Proxy
 
@@ -15,6 +17,7 @@ from dagrid.errors import BackendNotInstalledError, InvalidSettingError
 from dagrid.execution.backends._celery import as_key
 
 QUEUE = "dagrid"
+VARIABLE = "CELERY_BROKER_URL"
 FORMS = "as in redis://localhost:6379/0 or amqp://localhost"
 
 Selector = str | Mapping[str, str] | Iterable[tuple[str, str]]
@@ -35,7 +38,7 @@ def own_app(broker: str | None) -> Celery:
 
 
 def read_app(broker: str | None, app: Celery | None) -> Celery:
-    """Return the app that is given, or one for the broker that is given.
+    """Return the app that is given, one for the broker that is given, the current one, or one for the environment's broker.
 
     Raises:
         InvalidSettingError: there is none, it is something else, or its broker's address is none.
@@ -63,7 +66,15 @@ def read_app(broker: str | None, app: Celery | None) -> Celery:
 
 def _app_of(broker: str | None) -> Celery:
     if broker is None:
-        raise InvalidSettingError('Celery needs a broker. Say CeleryBackend("redis://localhost:6379") or give app=...')
+        current = celery.current_app
+        if current.conf.first("broker_write_url", "broker_url", "broker_host"):
+            return current
+        broker = os.environ.get(VARIABLE)
+        if not broker:
+            raise InvalidSettingError(
+                'Celery needs a broker. Say CeleryBackend("redis://localhost:6379") or "celery?broker=redis://localhost:6379"; '
+                f"or give app=...; or make a current Celery app that has one; or set the environment variable {VARIABLE}."
+            )
     if not isinstance(broker, str) or "://" not in broker:
         raise InvalidSettingError(f"The broker is its address, {FORMS}, not {broker!r}.")
     return own_app(broker)

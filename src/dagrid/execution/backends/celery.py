@@ -84,7 +84,9 @@ class CeleryBackend(BackendBase):
     than `patience`, the attempts that are with it fail, and say so, and so do others until it is back.
 
     Args:
-        broker: its URL, such as "redis://localhost:6379"; not needed with an app.
+        broker: its URL, such as "redis://localhost:6379". Without a broker and an app, the current Celery app of this thread is
+            used if it has a broker, else the broker in the environment variable CELERY_BROKER_URL. (Where that is set, Celery
+            lets it take the place of any other broker.)
         app: your Celery app. It is only read, never changed or closed.
         result_backend: the URL of the result backend.
         queue: where calls are sent; by default the app's default queue, and "dagrid" without an app.
