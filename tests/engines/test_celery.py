@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.entity import Queue
 
 import dagrid
 from dagrid import DAG, Node
@@ -375,6 +376,28 @@ def test_without_any_broker_all_ways_to_give_one_are_told(no_broker: None) -> No
     """Instead of knocking at a default address."""
     with pytest.raises(InvalidSettingError, match=r"celery\?broker=.* app=.* current Celery app .* CELERY_BROKER_URL"):
         DAG([Node("n", int)]).run(backend="celery?queue=dagrid")
+
+
+def test_a_queue_that_the_app_does_not_have(broker: str) -> None:
+    """An app that makes no queues by itself is asked for none, and the broker is not taken to be away for it."""
+    app = Celery("strict", broker=broker, set_as_current=False)
+    app.conf.task_queues = [Queue("other")]
+    app.conf.task_create_missing_queues = False
+    assert CeleryBackend(app=app, queue="other").queue == "other"
+    for settings in ({"queue": "dagrid"}, {"queue": "other", "queues": {"gpu=true": "dagrid"}}):
+        with pytest.raises(InvalidSettingError, match=r"no queue 'dagrid'.* It has: 'other'"):
+            CeleryBackend(app=app, **settings)
+
+
+def test_what_cannot_be_sent_fails_at_once_for_its_own_reason(broker: str) -> None:
+    """Only a connection is waited for."""
+    app = Celery("changed", broker=broker, set_as_current=False)
+    with CeleryBackend(app=app, queue="dagrid", patience=60.0) as backend:
+        app.conf.task_queues = [Queue("other")]
+        app.conf.task_create_missing_queues = False
+        result = DAG([Node(f"n{i}", int) for i in range(20)]).start(backend=backend).wait(20)
+    assert result.failed == 20
+    assert all("cannot be sent to queue 'dagrid'" in str(node.error) for node in result.node_results.values())
 
 
 def test_celery_is_loaded_only_when_it_is_used() -> None:

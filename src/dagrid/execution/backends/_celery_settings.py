@@ -120,6 +120,23 @@ def check_numbers(max_workers: int | None, patience: float) -> None:
         raise InvalidSettingError(f"patience is a number of seconds above 0, not {patience!r}.")
 
 
+def check_queues(app: Celery, queues: Iterable[str]) -> None:
+    """Refuse queues that an app does not have, if it makes none by itself.
+
+    Raises:
+        InvalidSettingError: there is one.
+    """
+    if app.conf.task_create_missing_queues:
+        return
+    known = app.amqp.Queues(app.conf.task_queues)
+    for queue in queues:
+        if queue not in known and queue not in known.aliases:
+            raise InvalidSettingError(
+                f"The Celery app has no queue {queue!r}, and makes none, for its task_create_missing_queues is off. It has: "
+                f"{', '.join(map(repr, known))}. Add it to task_queues, or name another one."
+            )
+
+
 def read_queues(queues: Mapping[Any, str] | Iterable[tuple[Selector, str]] | None) -> dict[Labels, str]:
     """Return the queues by the selectors that they are for.
 

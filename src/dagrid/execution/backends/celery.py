@@ -22,6 +22,7 @@ from dagrid.execution.backends._celery_line import Line
 from dagrid.execution.backends._celery_settings import (
     Selector,
     check_numbers,
+    check_queues,
     own_app,
     read_app,
     read_key,
@@ -100,7 +101,7 @@ class CeleryBackend(BackendBase):
         patience: seconds to wait for a broker that is away, and for the first worker.
 
     Raises:
-        InvalidSettingError: there is no broker, or a setting that cannot be.
+        InvalidSettingError: there is no broker, a setting that cannot be, or a queue that the app does not have and may not make.
         BackendNotInstalledError: a package for such a broker is not installed.
     """
 
@@ -124,6 +125,7 @@ class CeleryBackend(BackendBase):
         self.app = read_app(broker, app)
         self.queue = read_name("queue", queue) or str(self.app.conf.task_default_queue)
         self.queues = read_queues(queues)
+        check_queues(self.app, {self.queue, *self.queues.values()})
         self.key = read_key(key)
         self.max_workers = max_workers
         self.patience = patience
