@@ -255,7 +255,13 @@ def _made(url: str) -> Backend:
     try:
         return kind(**settings)
     except TypeError as error:
-        raise InvalidSettingError(f"Backend {name!r} cannot be made with {settings}: {error}.") from error
+        from inspect import signature
+
+        taken = list(signature(kind).parameters)
+        raise InvalidSettingError(
+            f"Backend {name!r} cannot be made with {', '.join(settings)}: {error}. It takes {', '.join(taken)}, "
+            f"as in '{name}?{taken[0]}=...'."
+        ) from error
 
 
 @once

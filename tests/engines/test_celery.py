@@ -8,17 +8,21 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
+from kombu.entity import Queue
 
 import dagrid
 from dagrid import DAG, Node
-from dagrid.errors import BackendError, InvalidSettingError, PoisonousTaskError
-from dagrid.execution.backends.celery import CeleryBackend
+from dagrid.errors import BackendError, BackendNotInstalledError, InvalidSettingError, PoisonousTaskError
+from dagrid.execution.backends._celery import Said, unseal
+from dagrid.execution.backends.celery import CeleryBackend, install
 from dagrid.machine.events import Outcome
 from dagrid.testing import Gate, Probe
 from dagrid.testing.gate import stand
@@ -201,12 +205,84 @@ def test_a_broker_that_goes_away(tmp_path: Path, hurry: None) -> None:
         stop(server)
 
 
+def test_tasks_that_end_while_the_broker_is_away(tmp_path: Path, hurry: None) -> None:
+    """Their worker cannot store what came of them, and tells Celery of a failure of its own: they are done again."""
+    port = free_port()
+    broker = f"redis://127.0.0.1:{port}/0"
+    server = start_redis(tmp_path, port)
+    worker = start_worker(tmp_path, broker, "worker")
+    try:
+        wait_ready(tmp_path, "worker")
+        with CeleryBackend(broker, patience=30.0) as backend, Gate(60.0) as gate:
+            first = partial(stand_once, gate.address, str(tmp_path / "mark"))
+            run = DAG([Node("first", first), Node("last", int, ["first"])]).start(backend=backend)
+            visit = gate.meet()
+            stop(server, signal.SIGKILL)
+            visit.release()
+            time.sleep(1.0)  # the worker tries, and fails
+            server = start_redis(tmp_path, port)
+            result = run.wait(60)
+            assert result.succeeded == 2, result.node_results["first"].error
+            assert result.node_results["first"].attempts == 2
+    finally:
+        stop(worker, signal.SIGKILL)
+        stop(server)
+
+
+def test_an_outcome_that_cannot_be_read_is_lost(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that breaks while an outcome is fetched leaves no call behind of which nobody hears again."""
+    calls = []
+
+    def broken_once(*arguments: Any) -> Said | str:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ConnectionError("broken")
+        return unseal(*arguments)
+
+    monkeypatch.setattr("dagrid.execution.backends._celery_line.unseal", broken_once)
+    with CeleryBackend(broker) as backend:
+        result = DAG([Node("n", int)]).start(backend=backend).wait(20)
+    assert result.node_results["n"].attempts == 2, result.node_results["n"].error
+    assert result.ok
+
+
+def test_a_broker_that_is_gone_for_good_costs_one_patience(
+    tmp_path: Path, hurry: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many nodes there are; it is said once, and the backend is of use again when the broker is back."""
+    port = free_port()
+    server = start_redis(tmp_path, port)
+    try:
+        with CeleryBackend(f"redis://127.0.0.1:{port}/0", patience=1.0, max_workers=2) as backend:
+            run = DAG([Node(f"n{i}", int) for i in range(60)]).start(backend=backend)
+            stop(server, signal.SIGKILL)
+            result = run.wait(10)
+            assert result.failed == 60
+            assert all("out of reach" in str(node.error) for node in result.node_results.values())
+            assert sum("is away" in record.getMessage() for record in caplog.records) == 1
+            server = start_redis(tmp_path, port)
+            text = "out of reach"
+            while "out of reach" in text:
+                text = str(DAG([Node("n", int)]).start(backend=backend).wait(20).node_results["n"].error)
+            assert "No Celery worker takes from" in text, "it has been sent"
+    finally:
+        stop(server)
+
+
 def test_a_queue_without_workers_ends_the_run(broker: str, hurry: None) -> None:
     """A mistyped queue must not hang for ever."""
     with CeleryBackend(broker, queue="nobody", patience=3.0) as backend:
         error = DAG([Node("n", lambda: 1)]).run(backend=backend).node_results["n"].error
         assert isinstance(error, BackendError)
         assert "'nobody'" in str(error)
+
+
+def test_a_queue_without_workers_is_waited_for_as_long_as_patience_says(broker: str) -> None:
+    """And not for several looks at the workers more."""
+    for patience in (1.5, 4.0):
+        with CeleryBackend(broker, queue="nobody", patience=patience) as backend:
+            result = DAG([Node("n", int)]).run(backend=backend)
+            assert patience <= result.node_results["n"].duration_seconds < patience + 3.0
 
 
 def test_a_value_of_somebody_elses_task_is_no_outcome(broker: str) -> None:
@@ -231,12 +307,105 @@ def test_a_broker_out_of_reach_is_told_at_once() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"broker": "redis://x", "max_workers": 0}, {"broker": "redis://x", "patience": 0}],
+    [
+        {"broker": 5},
+        {"broker": ""},
+        {"broker": "nowhere"},
+        {"broker": "nope://h"},
+        {"broker": "redis://h:port"},
+        {"app": "x"},
+        {"result_backend": 5},
+        {"result_backend": "nope://h"},
+        {"queue": 5},
+        {"queue": ""},
+        {"queues": "gpu=true"},
+        {"queues": 5},
+        {"queues": [1, 2]},
+        {"queues": {"gpu": "q"}},
+        {"queues": {"gpu=true": 5}},
+        {"key": ""},
+        {"key": b""},
+        {"key": 5},
+        {"max_workers": 0},
+        {"max_workers": "2"},
+        {"max_workers": 1.5},
+        {"max_workers": True},
+        {"patience": 0},
+        {"patience": "3"},
+        {"patience": True},
+        {"patience": float("nan")},
+    ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
-    """A mistake is told where it is made."""
-    with pytest.raises(InvalidSettingError):
-        CeleryBackend(**settings)
+    """A mistake is told where it is made, by the name of the setting."""
+    (name,) = settings
+    with pytest.raises(InvalidSettingError, match=name.split("_")[0].rstrip("s")):
+        CeleryBackend(**({} if name == "app" else {"broker": "redis://x"}) | settings)
+
+
+def test_a_broker_for_which_a_package_is_not_installed() -> None:
+    """It is named, with what to install, and no broker is asked."""
+    with pytest.raises(BackendNotInstalledError, match=r"pip install 'celery\[sqs\]'"):
+        CeleryBackend("sqs://")
+
+
+def test_settings_in_a_name_that_cannot_be() -> None:
+    """The form is told in which they are given."""
+    for name in ("celery://host", "celery?server=redis://host"):
+        with pytest.raises(InvalidSettingError, match=r"takes broker, app, .*'celery\?broker=\.\.\.'"):
+            DAG([Node("n", int)]).run(backend=name)
+
+
+@pytest.fixture
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a current app nor the environment has one."""
+    monkeypatch.setattr("celery._state._tls.current_app", None)
+    monkeypatch.delenv("CELERY_BROKER_URL", raising=False)
+
+
+def test_a_name_without_a_broker_takes_that_of_the_current_app(broker: str, no_broker: None) -> None:
+    """As the specification writes it; the app's default queue counts too."""
+    app = Celery("mine", broker=broker, set_as_current=False)
+    app.conf.task_default_queue = "dagrid"
+    app.set_current()
+    for name in ("celery?queue=dagrid", "celery"):
+        assert DAG([Node("n", os.getpid)]).run(backend=name)["n"] != os.getpid()
+
+
+def test_a_name_without_a_broker_takes_that_of_the_environment(
+    broker: str, no_broker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the queue of who names no app."""
+    monkeypatch.setenv("CELERY_BROKER_URL", broker)
+    assert DAG([Node("n", os.getpid)]).run(backend="celery")["n"] != os.getpid()
+
+
+def test_without_any_broker_all_ways_to_give_one_are_told(no_broker: None) -> None:
+    """Instead of knocking at a default address."""
+    with pytest.raises(InvalidSettingError, match=r"celery\?broker=.* app=.* current Celery app .* CELERY_BROKER_URL"):
+        DAG([Node("n", int)]).run(backend="celery?queue=dagrid")
+
+
+def test_a_queue_that_the_app_does_not_have(broker: str) -> None:
+    """An app that makes no queues by itself is asked for none, and the broker is not taken to be away for it."""
+    app = Celery("strict", broker=broker, set_as_current=False)
+    app.conf.task_queues = [Queue("other")]
+    app.conf.task_create_missing_queues = False
+    assert CeleryBackend(app=app, queue="other").queue == "other"
+    for settings in ({"queue": "dagrid"}, {"queue": "other", "queues": {"gpu=true": "dagrid"}}):
+        with pytest.raises(InvalidSettingError, match=r"no queue 'dagrid'.* It has: 'other'"):
+            CeleryBackend(app=app, **settings)
+
+
+def test_what_cannot_be_sent_fails_at_once_for_its_own_reason(broker: str) -> None:
+    """Only a connection is waited for."""
+    app = Celery("changed", broker=broker, set_as_current=False)
+    with CeleryBackend(app=app, queue="dagrid", patience=60.0) as backend:
+        app.conf.task_queues = [Queue("other")]
+        app.conf.task_create_missing_queues = False
+        result = DAG([Node(f"n{i}", int) for i in range(20)]).start(backend=backend).wait(20)
+    assert result.failed == 20
+    assert all("cannot be sent to queue 'dagrid'" in str(node.error) for node in result.node_results.values())
 
 
 def test_celery_is_loaded_only_when_it_is_used() -> None:
@@ -258,10 +427,6 @@ def test_celery_is_loaded_only_when_it_is_used() -> None:
 
 def test_an_app_is_given_the_task_by_its_own_module():
     """Who starts workers of a project need not name dagrid's module on each command line."""
-    from celery import Celery
-
-    from dagrid.execution.backends.celery import install
-
     app = Celery("proj", broker="memory://", set_as_current=False)
     app.conf.include = ["json"]
     assert install(app) is app

@@ -14,6 +14,7 @@ import msgspec
 from celery import Celery
 from celery.app import backends as result_backends
 from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
+from celery.exceptions import ImproperlyConfigured
 
 from dagrid.errors import InvalidSettingError
 
@@ -104,9 +105,16 @@ def results_url(app: Celery, wanted: str | None) -> str:
 
 
 def results_of(app: Celery, wanted: str | None) -> Any:
-    """Make a result backend of our own, which disturbs nobody's: it speaks JSON only and keeps outcomes for an hour."""
-    kind, url = result_backends.by_url(results_url(app, wanted), app.loader)
-    made = kind(app=app, url=url, serializer="json", accept=["json"], expires=HOUR)
+    """Make a result backend of our own, which disturbs nobody's: it speaks JSON only and keeps outcomes for an hour.
+
+    Raises:
+        InvalidSettingError: there is no such result backend, or none that tells when a task has ended.
+    """
+    try:
+        kind, url = result_backends.by_url(results_url(app, wanted), app.loader)
+        made = kind(app=app, url=url, serializer="json", accept=["json"], expires=HOUR)
+    except (ImportError, ImproperlyConfigured, ValueError) as error:
+        raise InvalidSettingError(f"The result backend cannot be used: {error}. Use redis://... or rpc://.") from error
     if isinstance(made, DisabledBackend) or not hasattr(made, "result_consumer"):
         raise InvalidSettingError(
             f"The result backend {kind.__name__} tells nobody when a task has ended. Use redis://... or rpc://."

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from dagrid.execution.backends._celery import (
     unseal,
 )
 from dagrid.execution.backends._celery_lanes import Item, Lane, Message, heads, riders
+from dagrid.execution.backends._celery_post import CONNECTING, PAUSE, Absence, Post, connect
 from dagrid.execution.backends._celery_watch import GRACE, Watch
 from dagrid.machine.events import Outcome
 from dagrid.ports import Call
@@ -42,12 +43,12 @@ from dagrid.ports import Call
 if TYPE_CHECKING:
     from dagrid.execution.backends.celery import CeleryBackend, CelerySession
 
-_CONNECTING = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2, "interval_max": 0.5}
+_DOING = "listening"
 _log = logging.getLogger(MODULE)
 
 
 class Line:
-    """The connections to broker and result backend, and who waits for what: shared by all sessions of a backend."""
+    """The ways to broker and result backend, and who waits for what: shared by all sessions of a backend."""
 
     def __init__(self, backend: CeleryBackend) -> None:
         self.app = backend.app
@@ -62,17 +63,17 @@ class Line:
         self._messages: dict[str, Message] = {}
         self._prefix = f"dagrid-{uuid.uuid4().hex}"
         self._numbers = itertools.count()
-        self._errands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._to_look: SimpleQueue[Message] = SimpleQueue()
         self._attached = threading.Event()
-        self._connection = self.connect()
-        self._producer = self.app.amqp.Producer(self._connection)
+        connection = connect(self.app)
+        self.absence = Absence(self.patience, connection.as_uri(), self.fail_all)
+        self._post = Post(self.app, connection, self.absence, self.closing)
         self._reply_to = ""
         self._failure: BaseException | None = None
         self.watch = Watch(self)
         self._threads = [
             threading.Thread(target=loop, name=f"dagrid-celery-{what}", daemon=True)
-            for what, loop in (("drain", self._drain_all), ("send", self._send_all), ("watch", self.watch.loop))
+            for what, loop in (("drain", self._drain_all), ("send", self._post.loop), ("watch", self.watch.loop))
         ]
         self._threads[0].start()
         if not self._attached.wait(max(GRACE, 10.0)) or self._failure is not None:
@@ -95,7 +96,7 @@ class Line:
             for call in calls:
                 item = session.items[call.attempt] = Item(lane, call, now)
                 lane.waiting.append(item)
-        self._errands.put(partial(self._pump, lane))
+        self._post.put(partial(self._pump, lane))
 
     def recall(self, session: CelerySession, attempts: Sequence[int]) -> list[Item]:
         """Take out those of these attempts that have not been sent, and return them."""
@@ -125,7 +126,7 @@ class Line:
                     return item
                 self._forget(message)
         self.revoke([message.id])
-        self._errands.put(partial(self._pump, message.lane))
+        self._post.put(partial(self._pump, message.lane))
         return item if message.running is None else None
 
     def _withdraw(self, session: CelerySession, attempt: int) -> Item | None:
@@ -159,7 +160,7 @@ class Line:
         if not sent or self.closing.is_set():
             return
         self.revoke(sent)
-        self._errands.put(told.set)
+        self._post.put(told.set)
         if threading.current_thread() not in self._threads:
             told.wait(GRACE)
 
@@ -169,34 +170,17 @@ class Line:
             session.close()
         self.closing.set()
         self.watch.count_soon()
-        self._errands.put(None)
+        self._post.put(None)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(GRACE)
 
     # --- the thread that publishes -----------------------------------------------------------------------------------------
 
-    def _send_all(self) -> None:
-        while (errand := self._errands.get()) is not None:
-            try:
-                errand()
-            except Exception:  # noqa: BLE001 - the thread must go on for the other calls
-                _log.exception("An errand to Celery failed.")
-        self._connection.close()
-
-    def connect(self) -> Any:
-        """Open a connection to the broker that gives up soon; who uses it tries again for as long as it likes."""
-        connection = self.app.connection_for_write(transport_options=_CONNECTING, connect_timeout=3)
-        try:
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0.2, timeout=3)
-        except Exception as error:
-            raise BackendUnreachableError(
-                f"The broker at {connection.as_uri()} cannot be reached: {error}. Start it, or correct its address."
-            ) from error
-        return connection
-
     def _pump(self, lane: Lane) -> None:
         """Send what waits in a lane, if nothing of it is under way."""
+        if self._post.given_up():
+            return
         with self._guard:
             message = lane.load(self._new_name)
             if message is None:
@@ -227,15 +211,21 @@ class Line:
                 return
             if not message.seal(orders):
                 self._forget(message)
-                self._errands.put(partial(self._pump, lane))
+                self._post.put(partial(self._pump, lane))
                 return
         places = {item.call.attempt: place for place, item in enumerate(message.items)}
         body = pack_orders([(orders[item], places.get(item.call.rides, -1)) for item in message.items])
-        self._persist(
-            partial(self._publish, message, b64encode(body).decode(), mac_of(self._key, b"order", message.id, body))
-        )
+        mac = mac_of(self._key, b"order", message.id, body)
+        try:
+            self._post.persist(partial(self._publish, message, b64encode(body).decode(), mac))
+        except Exception as error:  # noqa: BLE001 - every transport has its own
+            if self.take_out(message.id) is message:
+                self._fail(message, f"The call of node {{}} cannot be sent to queue {lane.queue!r}: {error!r}")
+                self._post.put(partial(self._pump, lane))
 
     def _publish(self, message: Message, body: str, mac: str | None) -> None:
+        if self._messages.get(message.id) is not message:
+            return  # it was given up while the broker was away
         self._subscribe(message.id)
         first, more = message.items[0].call.node, len(message.items) - 1
         shown = f"({first!r}, and {more} more)" if more else f"({first!r},)"
@@ -244,46 +234,19 @@ class Line:
         )
         queue = message.lane.queue
         self.app.amqp.send_task_message(
-            self._producer, TASK, made, queue=queue, serializer="json", retry=False, correlation_id=message.id
+            self._post.producer, TASK, made, queue=queue, serializer="json", retry=False, correlation_id=message.id
         )
 
     def revoke(self, ids: Sequence[str]) -> None:
         """Let the workers drop tasks, and kill the processes that run them."""
         if not ids:
             return
-        control = self.app.control
-        self._errands.put(
-            lambda: self._persist(
-                lambda: control.revoke(list(ids), terminate=True, signal="SIGKILL", connection=self._connection)
+        control, post = self.app.control, self._post
+        post.put(
+            lambda: post.persist(
+                lambda: control.revoke(list(ids), terminate=True, signal="SIGKILL", connection=post.connection)
             )
         )
-
-    def _persist(self, action: Callable[[], None]) -> None:
-        """Do something with the broker; if it is away, again until it is back or patience ends."""
-        end = time.monotonic() + self.patience
-        while True:
-            try:
-                action()
-            except Exception as error:  # noqa: BLE001 - every transport has its own
-                if self.closing.is_set():
-                    return
-                if time.monotonic() > end:
-                    self.give_up(error)
-                    return
-                _log.warning("The broker %s is away (%s); trying again.", self._connection.as_uri(), error)
-                self.closing.wait(0.5)
-                self._reconnect()
-            else:
-                return
-
-    def _reconnect(self) -> None:
-        try:
-            fresh = self.connect()
-        except BackendError:
-            return
-        self._connection.collect()
-        self._connection = fresh
-        self._producer = self.app.amqp.Producer(fresh)
 
     # --- the thread that drains --------------------------------------------------------------------------------------------
 
@@ -313,31 +276,29 @@ class Line:
         """Make a result backend and listen to it; it tells each change of state of a task that was subscribed to."""
         results = results_of(self.app, self._results_url)
         if hasattr(results, "_transport_options"):
-            options = {**results._transport_options, "retry_policy": _CONNECTING}  # noqa: SLF001 - one attach, not 20 s
+            options = {**results._transport_options, "retry_policy": CONNECTING}  # noqa: SLF001 - one attach, not 20 s
             results._transport_options = options  # noqa: SLF001
         consumer = results.result_consumer
         consumer.on_state_change = self._on_state
         consumer._reconnect = _raise_away  # noqa: SLF001 - it would look first, subscribe then, and miss what comes between
         self._reply_to = str(getattr(results, "oid", ""))
         if not hasattr(consumer, "subscribed_to"):
-            with self.app.connection_for_read(transport_options=_CONNECTING) as trial:
+            with self.app.connection_for_read(transport_options=CONNECTING) as trial:
                 trial.ensure_connection(max_retries=1, timeout=3)
         consumer.start(self._new_name())
         self.results = results
 
     def _attach_again(self, error: BaseException) -> None:
-        _log.warning("The result backend %s is away (%s); trying again.", _shown(self._results_url), error)
-        end = time.monotonic() + self.patience
+        self.absence.met(_DOING, error)
         while not self.closing.is_set():
             try:
                 self._attach()
                 self._catch_up()
             except Exception as another:  # noqa: BLE001 - every transport has its own
-                if time.monotonic() > end:
-                    self.give_up(another)
-                    end = time.monotonic() + self.patience
-                self.closing.wait(0.5)
+                self.absence.met(_DOING, another)
+                self.closing.wait(PAUSE)
             else:
+                self.absence.over(_DOING)
                 return
 
     def _catch_up(self) -> None:
@@ -376,12 +337,17 @@ class Line:
                 self._hear(message, meta["result"])
         elif status in READY_STATES:
             message = self.take_out(name)
+            if message is not None:
+                try:
+                    self._settle(message, status, meta["result"])
+                except Exception as error:
+                    self.lose(message, f"its outcome could not be read: {error!r}")
+                    raise
+                finally:
+                    self._post.put(partial(self._pump, message.lane))
+                    self._post.put(partial(self._clean, name))
             if hasattr(self.results.result_consumer, "subscribed_to"):
                 self.results.result_consumer.cancel_for(name)
-            if message is not None:
-                self._settle(message, status, meta["result"])
-                self._errands.put(partial(self._pump, message.lane))
-                self._errands.put(partial(self._clean, name))
 
     def _clean(self, name: str) -> None:
         try:
@@ -440,8 +406,13 @@ class Line:
             self._fail(message, f"The Celery worker does not know the task {TASK!r}. Start it with: --include {MODULE}")
         elif status == "REVOKED":
             self._fail(message, "The call of node {} was revoked in Celery by others.")
-        else:
-            self._fail(message, f"Celery failed the call of node {{}}: {result!r}")
+        elif type(result).__name__ == "TimeLimitExceeded":
+            limit = f"the hard time limit of the workers (task_time_limit): {result}"
+            self._fail(
+                message, f"The call of node {{}} took longer than {limit}. Raise it, or give the node a timeout."
+            )
+        else:  # what a task raises is in its report: this is of Celery itself, such as an outcome that could not be stored
+            self.lose(message, f"Celery could not complete the call: {result!r}")
 
     def _back(self, message: Message, items: Sequence[Item], reports: Sequence[bytes]) -> list[Item]:
         """Take out calls that are not performed and return those to be given back: not those that ride on others of them."""
@@ -466,7 +437,7 @@ class Line:
         if unclear:
             self._take(message, message.items)
             session.give_back(ridden)
-            self._errands.put(partial(self._pump, message.lane))
+            self._post.put(partial(self._pump, message.lane))
             return
         for item in self._heads(message):
             session.end(item, Outcome.LOST, text=text)
@@ -475,7 +446,7 @@ class Line:
         """A message that has been taken out counts as stopped."""
         for item in self._heads(message):
             message.lane.session.end(item, Outcome.CANCELLED)
-        self._errands.put(partial(self._pump, message.lane))
+        self._post.put(partial(self._pump, message.lane))
 
     def take_back(self, messages: Sequence[Message]) -> None:
         """Give back what was sent and has not started; it is sent again under another id."""
@@ -483,14 +454,7 @@ class Line:
         self.revoke([message.id for message in mine])
         for message in mine:
             message.lane.session.give_back(self._heads(message))
-            self._errands.put(partial(self._pump, message.lane))
-
-    def give_up(self, error: BaseException) -> None:
-        """End all that is with a broker that does not come back."""
-        text = f"Celery's broker or result backend has been out of reach for {self.patience:g} s: {error}."
-        self.fail_all(
-            BackendUnreachableError(f"{text} The broker is {self._connection.as_uri()}; start it and run again.")
-        )
+            self._post.put(partial(self._pump, message.lane))
 
     def fail_all(self, error: BackendError, queue: str | None = None) -> None:
         """Fail what is sent and what waits behind it, everywhere or in one queue."""

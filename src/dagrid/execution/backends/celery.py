@@ -14,11 +14,22 @@ from typing import Any
 import msgspec
 from celery import Celery
 
-from dagrid.errors import BackendError, InvalidSettingError, UnsatisfiableError
+from dagrid.errors import BackendError, UnsatisfiableError
 from dagrid.execution.backends import _remote
-from dagrid.execution.backends._celery import Said, as_key, results_url
+from dagrid.execution.backends._celery import Said, results_of, results_url
 from dagrid.execution.backends._celery_lanes import Item, Lane, Message
 from dagrid.execution.backends._celery_line import Line
+from dagrid.execution.backends._celery_settings import (
+    Selector,
+    check_numbers,
+    check_queues,
+    own_app,
+    read_app,
+    read_key,
+    read_name,
+    read_queues,
+    told,
+)
 from dagrid.execution.backends._celery_watch import GRACE
 from dagrid.execution.backends._celery_worker import KEY_VARIABLE, perform
 from dagrid.execution.backends._transfer import encode_function
@@ -28,7 +39,6 @@ from dagrid.ports import Bundle, Call, Capabilities, Host, Needs
 
 __all__ = ["KEY_VARIABLE", "CeleryBackend", "app", "install", "perform"]
 
-QUEUE = "dagrid"
 UNKNOWN = 2
 """How many processes there are taken to be until Celery's workers have been counted."""
 MOST = 256
@@ -37,9 +47,6 @@ WINDOW = 256
 """How many attempts may be in a lane."""
 ROUTED = 256
 """How many attempts may be on their way to the queues of a map."""
-
-Selector = str | Mapping[str, str] | Iterable[tuple[str, str]]
-Labels = frozenset[tuple[str, str]]
 
 
 def install(app: Celery) -> Celery:
@@ -51,19 +58,7 @@ def install(app: Celery) -> Celery:
     return app
 
 
-def _own_app(broker: str | None) -> Celery:
-    made = Celery("dagrid", broker=broker, set_as_current=False)
-    made.conf.update(
-        accept_content=["json"],
-        broker_connection_retry_on_startup=True,
-        task_default_queue=QUEUE,
-        task_serializer="json",
-        worker_prefetch_multiplier=1,
-    )
-    return made
-
-
-app = _own_app(None)
+app = own_app(None)
 """What `celery -A dagrid.execution.backends.celery -b BROKER worker` finds."""
 
 
@@ -84,12 +79,15 @@ class CeleryBackend(BackendBase):
     same rule. One that is named here must be in the workers' settings too. Values and functions travel as base64 in JSON;
     Celery's own pickle serializer is not used, yet what is in them is a pickle: give a `key` where others reach the broker.
 
-    A worker that dies costs the attempts that it ran; they are lost, and not delivered again. What it had not started is sent
-    again; so are the few milliseconds of short tasks that shared its last message and had not been reported yet. When the broker
-    is away for longer than `patience`, the attempts that are with it fail, and say so.
+    A worker that dies costs the attempts that it ran; they are lost, and not delivered again. So are those whose outcome a worker
+    could not store, because the broker was away when they ended. What it had not started is sent again; so are the few
+    milliseconds of short tasks that shared its last message and had not been reported yet. When the broker is away for longer
+    than `patience`, the attempts that are with it fail, and say so, and so do others until it is back.
 
     Args:
-        broker: its URL, such as "redis://localhost:6379"; not needed with an app.
+        broker: its URL, such as "redis://localhost:6379". Without a broker and an app, the current Celery app of this thread is
+            used if it has a broker, else the broker in the environment variable CELERY_BROKER_URL. (Where that is set, Celery
+            lets it take the place of any other broker.)
         app: your Celery app. It is only read, never changed or closed.
         result_backend: the URL of the result backend.
         queue: where calls are sent; by default the app's default queue, and "dagrid" without an app.
@@ -103,7 +101,8 @@ class CeleryBackend(BackendBase):
         patience: seconds to wait for a broker that is away, and for the first worker.
 
     Raises:
-        InvalidSettingError: neither broker nor app, a number that cannot be, or a selector that is none.
+        InvalidSettingError: there is no broker, a setting that cannot be, or a queue that the app does not have and may not make.
+        BackendNotInstalledError: a package for such a broker is not installed.
     """
 
     name = "celery"
@@ -122,23 +121,16 @@ class CeleryBackend(BackendBase):
         patience: float = 30.0,
     ) -> None:
         super().__init__()
-        if broker is None and app is None:
-            raise InvalidSettingError(
-                'CeleryBackend needs a broker, as in CeleryBackend("redis://localhost:6379"), or app=.'
-            )
-        if broker is not None and app is not None:
-            raise InvalidSettingError("CeleryBackend takes a broker or an app, not both: the app has its own broker.")
-        if max_workers is not None and max_workers < 1:
-            raise InvalidSettingError(f"max_workers is a whole number from 1 up, not {max_workers!r}.")
-        if patience <= 0:
-            raise InvalidSettingError(f"patience is a number of seconds above 0, not {patience!r}.")
-        self.app = _own_app(broker) if app is None else app
-        self.queue = queue or str(self.app.conf.task_default_queue)
-        self.queues = _read_queues(queues)
-        self.key = as_key(key)
+        check_numbers(max_workers, patience)
+        self.app = read_app(broker, app)
+        self.queue = read_name("queue", queue) or str(self.app.conf.task_default_queue)
+        self.queues = read_queues(queues)
+        check_queues(self.app, {self.queue, *self.queues.values()})
+        self.key = read_key(key)
         self.max_workers = max_workers
         self.patience = patience
-        self.result_backend = results_url(self.app, result_backend)
+        self.result_backend = results_url(self.app, read_name("result_backend", result_backend))
+        results_of(self.app, self.result_backend)
         self._line: Line | None = None
         if self.queues:
             self.capabilities = msgspec.structs.replace(self.capabilities, delegates=True)  # type: ignore[misc]
@@ -166,9 +158,9 @@ class CeleryBackend(BackendBase):
             )
         queue = self.queues.get(frozenset(needs.selector.items()))
         if queue is None:
-            offered = ", ".join(f"{_told(labels)!r}" for labels in self.queues) or "none"
+            offered = ", ".join(f"{told(labels)!r}" for labels in self.queues) or "none"
             raise UnsatisfiableError(
-                f"No queue of Celery's is for {_told(needs.selector.items())!r}, the selector of node {node!r}. There is "
+                f"No queue of Celery's is for {told(needs.selector.items())!r}, the selector of node {node!r}. There is "
                 f"{offered}. Add it to queues=, or select something else."
             )
         return queue
@@ -377,34 +369,3 @@ class CelerySession:
             with self._quiet:
                 self._reporters.remove(me)
                 self._quiet.notify_all()
-
-
-def _read_queues(queues: Mapping[Any, str] | Iterable[tuple[Selector, str]] | None) -> dict[Labels, str]:
-    pairs = queues.items() if isinstance(queues, Mapping) else queues or ()
-    found: dict[Labels, str] = {}
-    for selector, queue in pairs:
-        labels = _read_selector(selector)
-        if not isinstance(queue, str) or not queue:
-            raise InvalidSettingError(f"The queue for {_told(labels)!r} is a name, not {queue!r}.")
-        found[labels] = queue
-    return found
-
-
-def _read_selector(selector: Selector) -> Labels:
-    try:
-        if isinstance(selector, str):
-            labels = [tuple(part.strip().split("=", 1)) for part in selector.split(",")]
-        else:
-            labels = [tuple(pair) for pair in (selector.items() if isinstance(selector, Mapping) else selector)]
-        made = {str(name): str(value) for name, value in labels}
-    except (TypeError, ValueError):
-        made = {}
-    if not made or not all(made):
-        raise InvalidSettingError(
-            f'A selector in queues= is written "label=value,label=value" or as a dict, not {selector!r}.'
-        )
-    return frozenset(made.items())
-
-
-def _told(labels: Iterable[tuple[str, str]]) -> str:
-    return ",".join(f"{name}={value}" for name, value in sorted(labels))
