@@ -72,16 +72,30 @@ class Watched:
 
 @contextmanager
 def stoppable() -> Iterator[HeldInterrupts]:
-    """Let SIGTERM do what Ctrl-C does, and hold both back: they come through only while `attend` waits."""
-    before = None
+    """Let SIGTERM do what Ctrl-C does, and hold both back: they come through only while `attend` waits.
+
+    A shell that is no terminal starts what it starts in the background deaf to Ctrl-C; such a process hears SIGTERM all the same.
+    """
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        is_deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+        def interrupt(number: int, _: object) -> None:
+            if number != signal.SIGINT or not is_deaf:
+                raise KeyboardInterrupt
+
+        def as_ctrl_c(*late: Any) -> None:
+            now: Any = signal.getsignal(signal.SIGINT)  # who holds Ctrl-C back holds this back too
+            now(*late)
+
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, as_ctrl_c)
     try:
         with HeldInterrupts() as held:
             yield held
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def attend(run: Any, held: HeldInterrupts, wait: Callable[[], object]) -> bool:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
+from dagrid.cli.exits import Exit
 from dagrid.cli.launching import file_now, start_graph, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.running import attend, stoppable
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from dagrid.history import RunInfo
 
 PAUSE = 0.05
+STOPPED = ("aborted", "interrupted")
 
 
 @command("stop", run_argument(required=False), examples=("dagrid stop nightly", "dagrid stop 0190b6c8"))
-def stop_command(call: Call, run: str | None) -> None:
-    """Stop a run, and wait until it has ended: its steps are asked to stop, its handlers run.
+def stop_command(call: Call, run: str | None) -> int:
+    """Stop a run, and wait until it has ended: its steps are asked to stop, its handlers run. One that ends in another way before
+    it hears of that is said to, with an exit code that is not 0.
 
     One that waits, for a person or in a queue, is stopped as well. RUN is an id, the beginning of one, or a name for its newest
     run.
@@ -33,8 +36,12 @@ def stop_command(call: Call, run: str | None) -> None:
         now = _stopped(call, info)
     if call.out.as_json:
         call.out.json({"run": now.run, "name": now.name, "status": now.status})
-    else:
+    elif now.status in STOPPED:
         call.out.say(f"{now.name} is {now.status}")
+    if now.status in STOPPED:
+        return Exit.SUCCESS
+    call.out.complain(f"{now.name} was not stopped, for it ended before that: it is {now.status}")
+    return Exit.FAILED
 
 
 @command("restart", run_argument(required=False), examples=("dagrid restart nightly", "dagrid restart -r 0190b6c8"))
