@@ -173,6 +173,13 @@ def key_variables() -> dict[str, str]:
     return {KEY: key} if key else {}
 
 
+def present_round() -> int:
+    """Return how often the node of the present attempt has begun anew, see `dagrid.ports.Call.round`; 0 where nobody says."""
+    call = getattr(performing.get(), "call", None)
+    found: int = getattr(call, "round", 0)
+    return found
+
+
 class Left(msgspec.Struct, frozen=True):
     """A value with what its task left, as it comes back from a place that knows of values only."""
 

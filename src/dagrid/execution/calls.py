@@ -100,6 +100,7 @@ class Calls:
         call = self._reading(attempt) if node in self._bindings.reads else self._plain(attempt)
         call.grows = node in self._plan.adds
         call.once = node in self._plan.fail_when_lost
+        call.round = self._state.rounds.get(node, 0)
         call.needs = self._needs[self._plan.groups[node]]
         if node in self._bindings.outcomes:
             call.kwargs = {**(call.kwargs or {}), OUTCOME: self._outcome()}

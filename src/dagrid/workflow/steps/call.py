@@ -1,7 +1,7 @@
 """Sub-workflows: a step that runs another workflow, once or for each item of a list that may be known only when it runs.
 
-Each is a run of its own, whose id follows from that of this run, so that a step which is performed again goes on with what it had
-begun. How runs are started is not known here; the context of the run has a function for it.
+Each is a run of its own, whose id follows from that of this run, so that a step which is tried again goes on with what it had
+begun; one that is repeated, or runs anew after it had completed, begins others. How runs are started is not known here; the context of the run has a function for it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from dagrid.attempt import present_round
 from dagrid.commands import Await, Exit, Launch
 from dagrid.errors import StepError
 from dagrid.workflow.context import Child, ChildEnd, Running, StartChild
@@ -96,8 +97,8 @@ def _child(work: Work, name: str, params: tuple[str, ...], number: int) -> Child
 
 
 def _run_id(work: Work, params: Sequence[str], number: int) -> str:
-    """Return the id of a child run: the same whenever this step of this run is performed."""
-    told = "\0".join((work.step.name, str(number), *params))
+    """Return the id of a child run: the same for all tries of one round of this step."""
+    told = "\0".join((work.step.name, str(number), str(present_round()), *params))
     return f"{work.context.logs.run_id}.{hashlib.sha256(told.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
