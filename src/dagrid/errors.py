@@ -491,14 +491,16 @@ class RepeatTask(DagridError):  # noqa: N818  # no error: what a task raises to 
 
     Args:
         value: the value of the node, if it may run no more.
+        instead: what the task raises if it may run no more, in place of a value: a failure, or a wait for a signal.
     """
 
-    def __init__(self, value: Any = None) -> None:
+    def __init__(self, value: Any = None, instead: Exception | None = None) -> None:
         self.value = value
+        self.instead = instead
         super().__init__("The task wants to be run again.")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.value,), self.__dict__
+        return type(self), (self.value, self.instead), self.__dict__
 
 
 class WaitForSignal(DagridError):  # noqa: N818  # no error: what a task raises to say so

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dagrid.workflow import running
+
 
 def test_a_call_that_is_repeated_runs_its_workflow_each_time(runner):
     """What was asked of it the time before may be another thing now."""
@@ -62,3 +64,27 @@ def test_a_call_that_is_tried_again_goes_on_in_the_run_that_failed(runner):
     assert (told.status, told.node("each").attempts) == ("succeeded", 3)
     assert (runner.folder / "first.txt").read_text() == "x\n"
     assert len(runner.history.children(told.id)) == 1
+
+
+def test_a_person_is_asked_when_a_step_has_been_repeated_as_often_as_it_may(runner):
+    """Whoever approves sees what the last repetition left; tries of an earlier round do not count."""
+    started = runner.start(
+        """
+        steps:
+          - name: a
+            command: 'echo x >> runs.txt; wc -l < runs.txt'
+            output: N
+            approval: {prompt: Enough?}
+            repeatPolicy: {repeat: while, intervalSec: 0, limit: 2}
+          - {name: b, command: 'echo "$N"'}
+        """
+    )
+    run = started.place.run_id
+    assert started.run.settle(30) is False
+    assert started.run.held("a")[0] == "Enough?"
+    started.detach()
+    assert runner.go_on(run, signals={"a": {}}).out("b") == "2\n"
+    with running.go_on(runner.history, run, again=True, roots=["a"]) as again:
+        assert again.run.settle(30) is False
+        again.detach()
+    assert runner.go_on(run, signals={"a": {}}).out("b") == "2\n4\n"

@@ -61,6 +61,9 @@ def _take_wish(event: Finished, error: BaseException, state: State, apart: bool)
         event.outcome, event.error = Outcome.SKIPPED, str(error)
     elif isinstance(error, RepeatTask):
         done = runs_no_more(state, event.attempt & NODE_MASK)
+        if done and error.instead is not None:
+            _take_wish(event, error.instead, state, apart)
+            return
         event.outcome, event.error = Outcome.COMPLETED if done else Outcome.REPEATED, ""
         event.value = error.value
     elif isinstance(error, WaitForSignal) and apart:

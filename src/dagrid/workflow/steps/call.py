@@ -1,7 +1,8 @@
 """Sub-workflows: a step that runs another workflow, once or for each item of a list that may be known only when it runs.
 
 Each is a run of its own, whose id follows from that of this run, so that a step which is tried again goes on with what it had
-begun; one that is repeated, or runs anew after it had completed, begins others. How runs are started is not known here; the context of the run has a function for it.
+begun; one that is repeated, or runs anew after it had completed, begins others. How runs are started is not known here; the
+context of the run has a function for it.
 """
 
 from __future__ import annotations
