@@ -175,9 +175,12 @@ def key_variables() -> dict[str, str]:
 
 def present_round() -> int:
     """Return how often the node of the present attempt has begun anew, see `dagrid.ports.Call.round`; 0 where nobody says."""
-    call = getattr(performing.get(), "call", None)
-    found: int = getattr(call, "round", 0)
-    return found
+    return getattr(getattr(performing.get(), "call", None), "round", 0)
+
+
+def has_waited() -> bool:
+    """Return whether the present attempt looks again for what its node waited for, see `dagrid.ports.Call.waited`."""
+    return getattr(getattr(performing.get(), "call", None), "waited", False)
 
 
 class Left(msgspec.Struct, frozen=True):

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from dagrid.errors import CapabilityError, ParameterError, RunError, WorkflowError
+from dagrid.errors import (
+    CapabilityError,
+    InvalidSettingError,
+    ParameterError,
+    RunStateError,
+    UnknownNodeError,
+    WorkflowError,
+)
 from dagrid.workflow import loads, running
 
 SECRET = "s3cret-t0ken"
@@ -289,11 +296,11 @@ def test_who_speaks_to_a_step_that_does_not_wait_changes_nothing(runner):
     assert started.run.settle(30) is False
     started.detach()
     run = started.place.run_id
-    with pytest.raises(RunError, match="'a' does not wait"):
+    with pytest.raises(RunStateError, match="'a' does not wait"):
         runner.go_on(run, signals={"a": {}})
-    with pytest.raises(RunError, match="there is no step 'asks'"):
+    with pytest.raises(UnknownNodeError, match="there is no step 'asks'"):
         runner.go_on(run, rejects={"asks": "no"})
-    with pytest.raises(RunError, match="'ask' asks for WHY"):
+    with pytest.raises(InvalidSettingError, match="'ask' asks for WHY"):
         runner.go_on(run, signals={"ask": {"OTHER": "x"}})
     assert runner.history.info(run).status == "waiting"
     assert runner.go_on(run, signals={"ask": {"WHY": "so"}}).status == "succeeded"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.fleets import backend_of, fleet_of
-from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
+from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.workflows import importable, load_graph, load_workflow
 from dagrid.errors import DuplicateRunError, InvalidSettingError, RunHeldError, UnknownRunError
 from dagrid.history import About
@@ -100,9 +100,7 @@ def start_graph(
         except BaseException as error:
             call.history.discard(place, str(error))
             raise
-        stopped = attend(run, held, run.wait)
-        result = run.result()
-        return told_end(call, run_record(place.run_id, name, result), result, stopped)
+        return finished_graph(call, run, place.run_id, name, held)
 
 
 def start_like(call: Call, about: About, params: Sequence[str], **settings: Any) -> int:

@@ -172,6 +172,11 @@ class Run:
         self._check_own("signalled")
         self._signals.refuse(self._number(name), reason)
 
+    def again(self, name: str) -> None:
+        """Perform a node again that waits for a signal: it may find what it waits for, or wait on. Raises as `signal` does."""
+        self._check_own("signalled")
+        self._signals.again(self._number(name))
+
     def detach(self) -> None:
         """Give up a run that waits for signals only: its store says "waiting", and who resumes it goes on and can signal it.
 

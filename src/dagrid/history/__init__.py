@@ -329,6 +329,17 @@ class History:
         """Return what is known of a run. Raises UnknownRunError."""
         return self._info(self._record(run_id))
 
+    def outermost(self, run_id: str) -> RunInfo:
+        """Return the run that has called this one, directly or not, and has not ended; this one if nobody waits for it.
+
+        Raises:
+            UnknownRunError: there is no such run.
+        """
+        info = self.info(run_id)
+        parent = self.about(run_id).parent
+        above = self.outermost(parent) if parent else info
+        return above if not above.ended else info
+
     def has_begun(self, run_id: str) -> bool:
         """Return whether there is a journal to go on with; a run that waited in a queue may have none. Raises UnknownRunError."""
         return self._record(run_id).facts > 0

@@ -190,6 +190,7 @@ def _freed(state: State, fact: Fact) -> None:
 
 def _due(state: State, fact: Fact) -> None:
     state.due.pop(fact.node, None)
+    state.held.pop(fact.node, None)
     make_ready(state, fact.node)
 
 

@@ -11,6 +11,7 @@ from dagrid.cli.launching import file_now, start_graph, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.running import attend, stoppable
 from dagrid.cli.runs import chosen, run_argument
+from dagrid.cli.workflows import importable
 
 if TYPE_CHECKING:
     from dagrid.history import RunInfo
@@ -62,16 +63,30 @@ def restart_command(call: Call, run: str | None) -> int:
 
 
 def _given_up(call: Call, info: RunInfo) -> RunInfo:
-    """Cancel a run that waits for a person, and return how it stands then."""
+    """Cancel a run that waits for a person, and those that it has called, and return how it stands then."""
+    from dagrid.assemble import restart
+    from dagrid.observe.log import RunLog
     from dagrid.workflow.running import go_on
 
+    why = "stopped while it waited for a person"
+    history = call.history
     with stoppable() as held:
-        started = go_on(call.history, info.run)
-        with started:
-            started.run.cancel("stopped while it waited for a person")
-            attend(started.run, held, started.run.wait)
-            started.finish()
-    return call.history.info(info.run)
+        for run in (info.run, *[child.run for child in history.children(info.run)]):
+            if history.info(run).status != "waiting":
+                continue
+            about = history.about(run)
+            importable(about)
+            if about.kind == "graph":
+                with history.reopen(run) as place:
+                    graph = restart(history.checkpoint, run, progress=False, observers=[RunLog(place.log)])
+                    graph.cancel(why)
+                    attend(graph, held, graph.wait)
+                continue
+            with go_on(history, run) as started:
+                started.run.cancel(why)
+                attend(started.run, held, started.run.wait)
+                started.finish()
+    return history.info(info.run)
 
 
 def _stopped(call: Call, info: RunInfo) -> RunInfo:

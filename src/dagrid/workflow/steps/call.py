@@ -16,15 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from dagrid.attempt import present_round
+from dagrid.attempt import has_waited, present_round
 from dagrid.commands import Await, Exit, Launch
-from dagrid.errors import StepError
-from dagrid.workflow.context import Child, ChildEnd, Running, StartChild
+from dagrid.errors import StepError, WaitForSignal
+from dagrid.workflow.context import Asked, Child, ChildEnd, Running, StartChild
 from dagrid.workflow.expressions import json_text
 from dagrid.workflow.model import Params
 from dagrid.workflow.work import Work
 
 GOOD = ("succeeded", "partially_succeeded")
+WAITING = "waiting"
 
 
 class Call:
@@ -94,7 +95,8 @@ def _items(work: Work, said: tuple[Any, ...] | str) -> Generator[Launch, Exit, l
 
 
 def _child(work: Work, name: str, params: tuple[str, ...], number: int) -> Child:
-    return Child(name, params, _run_id(work, params, number), work.env.get("TRACEPARENT", ""), work.spec.selector)
+    run_id, traceparent = _run_id(work, params, number), work.env.get("TRACEPARENT", "")
+    return Child(name, params, run_id, traceparent, work.spec.selector, has_waited())
 
 
 def _run_id(work: Work, params: Sequence[str], number: int) -> str:
@@ -104,13 +106,21 @@ def _run_id(work: Work, params: Sequence[str], number: int) -> str:
 
 
 def _run(work: Work, children: list[Child], at_once: int) -> Generator[Await, Any, list[ChildEnd]]:
-    """Run workflows, so many at once, and return their ends in the same order."""
+    """Run workflows, so many at once, and return their ends in the same order.
+
+    Raises:
+        WaitForSignal: none has failed, and somebody is asked in some of them; this step, performed again, goes on with these.
+    """
     start = work.context.start_child
     if start is None:
         raise StepError("No other workflow can be run from here.", work.step.name)
     if not children:
         return []
     ends: list[ChildEnd] = yield Await(partial(_begin, start, children, max(1, min(at_once, len(children)))))
+    questions = tuple([question for end in ends for question in end.questions])
+    if questions and all(end.status in (*GOOD, WAITING) for end in ends):
+        said = "; ".join(f"step {one.step!r} of run {one.run}: {one.prompt}" for one in questions)
+        raise WaitForSignal(said, Asked(questions))
     return ends
 
 
