@@ -518,3 +518,27 @@ def test_a_sub_workflow_that_was_killed_before_it_had_begun_begins_anew(runner):
     again = runner.run(text, run_id="mine")
     assert (first.status, again.status) == ("succeeded", "succeeded")
     assert [run.status for run in runner.history.children("mine")] == ["succeeded"]
+
+
+def test_only_the_log_is_merged(runner):
+    """The output of a step, and the file that it names, have its standard output alone, whatever its type."""
+    (runner.folder / "noisy.py").write_text(
+        "import sys\ndef f():\n    print('out')\n    print('err', file=sys.stderr)\n"
+    )
+    told = runner.run(
+        """
+        logOutput: merged
+        steps:
+          - {name: a, command: 'echo out; echo err >&2', output: A}
+          - {name: b, command: 'echo out; echo err >&2', stdout: file.txt}
+          - {name: c, python: noisy:f, output: C}
+          - {name: d, call: child, output: D}
+          - {name: show, command: 'echo "$A $C ${D.status}"'}
+        ---
+        name: child
+        steps: [echo]
+        """
+    )
+    assert (told.status, told.out("show")) == ("succeeded", "out out succeeded\n")
+    assert (runner.folder / "file.txt").read_text() == "out\n"
+    assert [set(told.out(step).split()) for step in "abc"] == [{"out", "err"}] * 3

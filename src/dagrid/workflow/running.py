@@ -306,7 +306,7 @@ def answer(
     rejects: Mapping[str, str] | None = None,
     take_over: bool = False,
 ) -> RunInfo:
-    """Answer steps of a run that wait for a person, and leave all that follows to the process that serves the home, or to the caller.
+    """Answer steps of a run that wait for a person, and leave all that follows to who serves the home, or to the caller.
 
     Takes what `go_on` takes, and raises as it does.
 

@@ -38,7 +38,7 @@ class Call:
         if step.parallel is None:
             params = yield from _params(work, step.params)
             (end,) = yield from _run(work, [_child(work, name, params, 0)], 1)
-            _write(work.stdout, _shown(end))
+            _write(work.outs, _shown(end))
             if end.status not in GOOD:
                 raise StepError(f"The workflow {name!r} has {end.status}{_why(end)} (run {end.run_id}).", step.name)
             return
@@ -51,7 +51,7 @@ class Call:
         ends = yield from _run(work, children, step.parallel.max_concurrent)
         failed = [end for end in ends if end.status not in GOOD]
         _write(
-            work.stdout,
+            work.outs,
             {
                 "summary": {"total": len(ends), "succeeded": len(ends) - len(failed), "failed": len(failed)},
                 "results": [_shown(end) for end in ends],
@@ -183,7 +183,8 @@ def _shown(end: ChildEnd) -> dict[str, Any]:
     return {**shown, "outputs": end.outputs, "status": end.status}
 
 
-def _write(path: str, document: Any) -> None:
+def _write(paths: Sequence[str], document: Any) -> None:
     text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-    with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o666)) as file:
-        file.write(text)
+    for path in paths:
+        with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o666)) as file:
+            file.write(text)
