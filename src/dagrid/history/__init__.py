@@ -347,6 +347,8 @@ class History:
     def find(self, text: str) -> RunInfo:
         """Return the run that a text means: an id, the name of a workflow (its newest run), or the beginning of one id.
 
+        Runs that others have called are meant where no other run has that name.
+
         Raises:
             UnknownRunError: it means none, or several.
         """
@@ -354,7 +356,7 @@ class History:
         exact = store.runs(ids={text})
         if exact:
             return self._info(exact[0], _parent(text, self._parents(exact)))
-        by_name = self.runs(text, limit=1)
+        by_name = self.runs(text, limit=1) or self.runs(text, limit=1, children=True)
         if by_name:
             return by_name[0]
         begun = store.runs(text) if text else []

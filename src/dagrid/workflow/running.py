@@ -570,7 +570,7 @@ class _Running:
             result.status.value,
             params,
             outputs_of(context.workflow, result),
-            str(failed.error) if failed is not None else "",
+            (getattr(failed.error, "reason", "") or str(failed.error)) if failed is not None else "",
         )
 
     def cancel(self) -> None:

@@ -40,7 +40,9 @@ class Call:
             (end,) = yield from _run(work, [_child(work, name, params, 0)], 1)
             _write(work.outs, _shown(end))
             if end.status not in GOOD:
-                raise StepError(f"The workflow {name!r} has {end.status}{_why(end)} (run {end.run_id}).", step.name)
+                failure = StepError(f"The workflow {name!r} has {end.status}{_why(end)} (run {end.run_id}).", step.name)
+                failure.reason = end.reason
+                raise failure
             return
         items = yield from _items(work, step.parallel.items)
         children = []
