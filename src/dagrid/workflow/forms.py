@@ -143,7 +143,7 @@ def _args(node: Node, label: str, problems: Problems) -> Any:
 
 
 def _args_schema(known: Schema) -> Schema:  # noqa: ARG001
-    return {"type": ["array", "object", "string"]}
+    return {"type": ["array", "object", "string", "number", "boolean"]}
 
 
 ARGS = Form(_args, _args_schema)
