@@ -78,3 +78,24 @@ def test_stop_says_of_a_run_that_ended_otherwise(dagrid, history):
         said = dagrid("stop", "busy", "--json")
     assert (said.code, said.data["status"]) == (Exit.FAILED, "succeeded")
     assert "busy was not stopped" in said.err
+
+
+def test_a_server_that_is_gone_is_waited_for_until_somebody_stops_that(postgres, tmp_path, folder):
+    """It is said when the waiting begins, and one Ctrl-C ends it, with a word about the server."""
+    (folder / "long.yaml").write_text("steps: ['touch there; until test -e go; do sleep 0.02; done', echo]\n")
+    with process("--store", postgres.url(tmp_path), "start", "long.yaml", start_new_session=True) as running:
+        assert running.stderr is not None
+        appeared(folder / "there")
+        postgres.stop()
+        try:
+            (folder / "go").touch()
+            said = ""
+            while "is looked for" not in said:
+                said = running.stderr.readline()
+                assert said, "nothing was said of the server"
+            running.send_signal(signal.SIGINT)
+            _, err = running.communicate(timeout=10)
+        finally:
+            postgres.start()
+    assert running.returncode != Exit.SUCCESS
+    assert "Look whether the server runs" in err

@@ -221,7 +221,7 @@ FIELDS = [(table, row) for table in tables() for row in table.fields]
 @pytest.mark.parametrize(("table", "row"), FIELDS, ids=[f"{table.name}.{row.name}" for table, row in FIELDS])
 def test_the_schema_takes_what_the_loader_takes(table, row):
     """Whatever way of writing a value there is, an editor that underlines it is wrong."""
-    known = {}
+    known: dict[str, object] = {}
     schema = row.kind.schema(known)
     validator = jsonschema.Draft202012Validator({**schema, "$defs": known})
     words = [word for word in strings(schema) if isinstance(word, str)]

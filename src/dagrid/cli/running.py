@@ -15,7 +15,7 @@ from dagrid.cli.exits import exit_of_status
 from dagrid.cli.output import plain, took
 from dagrid.cli.workflows import said
 from dagrid.errors import DagridError
-from dagrid.execution.interrupts import HeldInterrupts
+from dagrid.interrupts import HeldInterrupts, press
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
@@ -84,6 +84,7 @@ def stoppable() -> Iterator[HeldInterrupts]:
 
         def interrupt(number: int, _: object) -> None:
             if number != signal.SIGINT or not is_deaf:
+                press()
                 raise KeyboardInterrupt
 
         def as_ctrl_c(*late: Any) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.carriers import carry
 from dagrid.execution.engine import INTERRUPTED, Engine
-from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.execution.signalling import Signals
+from dagrid.interrupts import HeldInterrupts
 from dagrid.machine.explain import explain, unmet
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
