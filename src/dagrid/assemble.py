@@ -22,7 +22,6 @@ from dagrid.execution.calls import needs_of
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
 from dagrid.execution.engine import Engine
-from dagrid.execution.interrupts import HeldInterrupts, interruptible
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.part import Before, Given, kept_of, part_of, set_up
 from dagrid.execution.recording import Checkpoint, Recorder, pack_head, read, read_head
@@ -33,6 +32,7 @@ from dagrid.graph.node import NodeRef, node_id
 from dagrid.graph.parts import Choice
 from dagrid.graph.recording import unrecorded
 from dagrid.graph.rules import Rule, checked_rules
+from dagrid.interrupts import HeldInterrupts, interruptible
 from dagrid.machine.plan import OnFailure, Plan, Settings
 from dagrid.opening import (
     BackendLike,

@@ -174,6 +174,16 @@ def key_variables() -> dict[str, str]:
     return {KEY: key} if key else {}
 
 
+def present_round() -> int:
+    """Return how often the node of the present attempt has begun anew, see `dagrid.ports.Call.round`; 0 where nobody says."""
+    return getattr(getattr(performing.get(), "call", None), "round", 0)
+
+
+def has_waited() -> bool:
+    """Return whether the present attempt looks again for what its node waited for, see `dagrid.ports.Call.waited`."""
+    return getattr(getattr(performing.get(), "call", None), "waited", False)
+
+
 class Left(msgspec.Struct, frozen=True):
     """A value with what its task left, as it comes back from a place that knows of values only."""
 

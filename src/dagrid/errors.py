@@ -67,13 +67,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+_LOOKED_AT = 500
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that looks most like `name`, or None when nothing is close."""
+    """Return the known name that looks most like `name`, or None when nothing is close.
+
+    Of very many names those are looked at that begin and end most like it, for a look at each takes long.
+    """
     import difflib  # 3 ms that only a mistake should cost
 
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    names = list(known)
+    if len(names) > _LOOKED_AT:
+        from heapq import nlargest
+
+        mirrored = name[::-1]
+
+        def alike(other: str) -> int:
+            return _shared(name, other) + _shared(mirrored, other[::-1])
+
+        names = nlargest(_LOOKED_AT, names, alike)
+    found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def _shared(one: str, other: str) -> int:
+    """Return how many characters two texts begin with that are the same."""
+    return next((at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), len(one))
 
 
 def hint(suggestion: str | None) -> str:
@@ -311,7 +331,12 @@ class StepError(TaskError):
         node: the step.
         code: its exit code.
         retryable: whether it is worth another try.
+
+    Attributes:
+        reason: what went wrong where that was in another workflow, which may have called others in its turn.
     """
+
+    reason: str = ""
 
     def __init__(self, message: str | None = None, node: str = "", code: int = 1, retryable: bool = True) -> None:
         self.code = code
@@ -496,14 +521,16 @@ class RepeatTask(DagridError):  # noqa: N818  # no error: what a task raises to 
 
     Args:
         value: the value of the node, if it may run no more.
+        instead: what the task raises if it may run no more, in place of a value: a failure, or a wait for a signal.
     """
 
-    def __init__(self, value: Any = None) -> None:
+    def __init__(self, value: Any = None, instead: Exception | None = None) -> None:
         self.value = value
+        self.instead = instead
         super().__init__("The task wants to be run again.")
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.value,), self.__dict__
+        return type(self), (self.value, self.instead), self.__dict__
 
 
 class WaitForSignal(DagridError):  # noqa: N818  # no error: what a task raises to say so

@@ -57,6 +57,10 @@ class Call(msgspec.Struct):
     found, before all others. A call that is to be performed `once` counts as started, when its worker is lost, from when it was
     handed over, and its start is told at once. Of others, in a run that is recorded, it may be told with an end that comes soon.
 
+    `round` says how often the node has begun anew in a run that is recorded: because it wanted to be run again, or runs again
+    although it had completed. Tries after a failure, or after a loss, are of one round. One that has `waited` is performed again
+    because what it waited for may have come. Both are for places of this process.
+
     A call that `rides` on another attempt, which is before it in its bundle, is performed when that one has completed, with its
     value in the place of the `Awaited` among the arguments. If that one ends otherwise, is given back or cancelled, the rider is
     dropped without a word, and so are those that ride on it.
@@ -73,6 +77,8 @@ class Call(msgspec.Struct):
     key: str = ""
     path: tuple[str, ...] = ()
     once: bool = False
+    round: int = 0
+    waited: bool = False
 
 
 class Encoded:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,3 +93,27 @@ def shell() -> Command:
         return Said(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def appeared(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} has not come"
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def process(*arguments: object, **settings: object) -> Iterator[subprocess.Popen[str]]:
+    """Start the command as a process; its group is ended in the end."""
+    begun = subprocess.Popen(
+        [sys.executable, "-m", "dagrid", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,  # type: ignore[call-overload]
+    )
+    try:
+        yield begun
+    finally:
+        begun.kill()
+        begun.communicate()

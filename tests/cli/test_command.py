@@ -221,3 +221,53 @@ def test_commands_are_looked_up_one_by_one():
     rooms = {name for name in done.stdout.split() if name.startswith("dagrid.cli.commands.")}
     assert rooms == {"dagrid.cli.commands.settings"}
     assert list(group().list_commands(None)) == list(COMMANDS)  # type: ignore[arg-type]
+
+
+def test_what_would_have_no_effect_is_refused(dagrid, history, folder):
+    """A flag that is for other things, a file that is not there, a quote without an end, a name that no run can have."""
+    (folder / "flow.yaml").write_text("params: X=1\nsteps: [echo]\n")
+    for arguments, why in (
+        (("start", "flow.yaml", "--backend", "thread"), "is for graphs of Python's"),
+        (("exec", "--dotenv", "nofile", "--", "true"), "there is no file nofile"),
+        (("start", "flow.yaml", "-p", "X='a b"), "a quote that is not closed: 'a"),
+        (("start", "flow.yaml", "-N", ""), "is a name"),
+        (("start", "flow.yaml", "-N", "a" * 300), "is a name"),
+        (("enqueue", "flow.yaml", "-N", "a\nb"), "is a name"),
+    ):
+        said = dagrid(*arguments)
+        assert (said.code, why in said.err) == (Exit.USAGE, True), said.err
+    assert history.runs() == []
+    assert dagrid("start", "flow.yaml", "-q", "-p", "X='a b' 'it'").code == 0
+    assert dagrid("retry", "flow", "--from", "cmd_1", "--backend", "thread").code == Exit.USAGE
+    assert dagrid("cleanup", "flwo", "-y").code == Exit.UNKNOWN
+    assert len(history.runs()) == 1
+
+
+def test_a_file_says_the_form_of_a_drawing(dagrid, folder):
+    """By its name, unless a form is named."""
+    (folder / "flow.yaml").write_text("steps: [echo]\n")
+    for name, arguments, begins in (
+        ("g.svg", (), "<svg"),
+        ("g.dot", (), "digraph"),
+        ("g.mmd", (), "flowchart"),
+        ("g.txt", (), "1  cmd_1"),
+        ("h.svg", ("-f", "text"), "1  cmd_1"),
+    ):
+        assert dagrid("graph", "flow.yaml", "-o", name, *arguments).code == 0
+        assert (folder / name).read_text().startswith(begins), name
+
+
+def test_a_run_that_was_called_is_found_by_its_name(dagrid, folder):
+    """Where no other run has it."""
+    (folder / "flow.yaml").write_text("steps: [{name: a, call: kid}]\n---\nname: kid\nsteps: [echo]\n")
+    assert dagrid("start", "flow.yaml", "-q").code == 0
+    assert "kid is succeeded" in dagrid("status", "kid").out
+
+
+def test_a_recursion_without_end_says_so_once(dagrid, folder):
+    """The reason comes first, however deep it is."""
+    (folder / "rec.yaml").write_text("steps: [{name: a, call: rec}]\n")
+    said = dagrid("start", "rec.yaml", "-q")
+    assert said.code == Exit.FAILED
+    assert said.err.count("The workflow 'rec' has failed") == 1
+    assert "Workflows call each other" in said.err

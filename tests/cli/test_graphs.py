@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from dagrid.cli.exits import Exit
-from tests.cli.conftest import PATIENCE
+from tests.cli.conftest import PATIENCE, appeared
 
 FLOWS = """
 import os, threading, time
@@ -167,13 +167,6 @@ def started(*arguments: str, **settings):
     finally:
         process.kill()
         process.communicate()
-
-
-def appeared(path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} has not come"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

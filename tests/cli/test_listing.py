@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
 import subprocess
@@ -149,6 +150,18 @@ def test_what_a_run_has_written(dagrid, written):
     assert both.err == ""
     assert dagrid("logs", "-r", "run-1").out == "began\nended\n"
     assert dagrid("logs", "-r", "run-1", "fetch all", "--stdout").out == "one\ntwo\nthree\n"
+
+
+def test_logs_for_programs(dagrid, written, shell):
+    """A list of lines, each with its stream; when they are followed, a line of JSON for each."""
+    assert dagrid("logs", "nightly", "--json").data == [{"stream": "log", "line": line} for line in ("began", "ended")]
+    written.stderr("fetch all").write_bytes(b"oh\xff")
+    lines = [{"stream": "stdout", "line": line} for line in ("one", "two", "three")]
+    lines.append({"stream": "stderr", "line": "oh\ufffd"})
+    assert dagrid("logs", "nightly", "fetch all", "--json").data == lines
+    followed = dagrid("logs", "nightly", "fetch all", "--json", "--follow", "-n", "1")
+    assert [json.loads(line) for line in followed.out.splitlines()] == lines[2:]
+    assert dagrid("logs", "nightly", "--json", "-n", "0").data == []
 
 
 def test_bytes_are_passed_on_as_they_are(written):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -11,14 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dagrid.cli.exits import Exit
 from dagrid.history import About
-from tests.cli.conftest import PATIENCE
+from tests.cli.conftest import PATIENCE, appeared, process
 from tests.cli.test_graphs import on_a_terminal
 
 NIGHTLY = """
@@ -47,30 +45,6 @@ def files(folder: Path) -> Path:
     (folder / "nightly.yaml").write_text(NIGHTLY)
     (folder / "gate.yaml").write_text(GATE)
     return folder
-
-
-def appeared(path: Path) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} has not come"
-        time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def process(*arguments: object, **settings: object) -> Iterator[subprocess.Popen[str]]:
-    """Start the command as a process; its group is ended in the end."""
-    begun = subprocess.Popen(
-        [sys.executable, "-m", "dagrid", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **settings,  # type: ignore[call-overload]
-    )
-    try:
-        yield begun
-    finally:
-        begun.kill()
-        begun.communicate()
 
 
 # start
@@ -495,39 +469,7 @@ def test_how_one_command_is_run(shell, dagrid, history, files):
     assert [info.name for info in history.runs()][-1] == "mine"
 
 
-# signals and terminals
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_a_workflow(dagrid, history, files, number):
-    """Its steps are stopped, its handlers run, and the code says that it was stopped."""
-    (files / "long.yaml").write_text(
-        "handlerOn:\n  cancel: {command: touch cancelled}\n"
-        "steps:\n  - {name: only, command: 'touch there; sleep 600'}\n  - {name: after, command: 'true'}\n"
-    )
-    with process("start", "long.yaml", start_new_session=True) as running:
-        appeared(files / "there")
-        running.send_signal(number)
-        _, err = running.communicate(timeout=PATIENCE)
-    assert running.returncode == Exit.INTERRUPTED, err
-    assert "long aborted after" in err
-    assert (files / "cancelled").exists()
-    assert history.runs()[0].status == "aborted"
-
-
-def test_a_second_signal_stops_the_handlers(history, files):
-    """Who cannot wait presses the keys again."""
-    (files / "long.yaml").write_text(
-        "handlerOn:\n  cancel: {command: 'touch cancelling; sleep 600'}\n"
-        "steps:\n  - {name: only, command: 'touch there; sleep 600'}\n"
-    )
-    with process("start", "long.yaml", start_new_session=True) as running:
-        for marker in ("there", "cancelling"):
-            appeared(files / marker)
-            running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=PATIENCE)
-    assert running.returncode == Exit.INTERRUPTED, err
-    assert history.runs()[0].status == "aborted"
+# disks and terminals
 
 
 def test_a_disk_that_is_full(files):

@@ -31,8 +31,8 @@ from dagrid.errors import (
     UnsatisfiableError,
 )
 from dagrid.execution.backends.thread import ThreadBackend
-from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.simulate import VirtualBackend
+from dagrid.interrupts import HeldInterrupts
 from dagrid.opening import known_backends
 from tests.places import ENGINES
 

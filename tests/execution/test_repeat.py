@@ -17,7 +17,7 @@ from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, Repeat, Retry
 from dagrid.assemble import view
 from dagrid.errors import CapabilityError, InvalidNodeError, SerializationError
 from tests.execution.durable_tasks import noted
-from tests.execution.wishing_tasks import flaky, poll
+from tests.execution.wishing_tasks import flaky, poll, poll_or_give_up
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ["inline", "thread", "multiprocessing?max_workers=1"]
@@ -56,6 +56,16 @@ def test_at_its_limit_a_node_completes_with_what_its_task_left(
         store_view = view(tmp_path / "kept")
         assert store_view.node_result("poll").value == 3
         store_view.close()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_at_its_limit_a_task_may_raise_something_instead(log: str, backend: str) -> None:
+    """Until then it is run again, and has not failed."""
+    result = DAG([Node("poll", partial(poll_or_give_up, log, 9), repeat=Repeat(limit=3))]).run(backend=backend)
+    assert (result.node_result("poll").status, noted(log)) == (NodeStatus.FAILED, ["poll"] * 3)
+    assert "3 times is enough" in str(result.node_result("poll").error)
+    enough = DAG([Node("poll", partial(poll_or_give_up, log, 6), repeat=Repeat(limit=3))]).run(backend=backend)
+    assert enough["poll"] == 6
 
 
 def test_repeats_use_up_no_retries(log: str) -> None:

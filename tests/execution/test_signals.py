@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import dagrid
-from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, RunStatus
+from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, RunStatus, WaitForSignal
 from dagrid.assemble import restart, view
 from dagrid.errors import CapabilityError, RunError, TaskError, UnknownNodeError
 from dagrid.execution.recording import Checkpoint
 from dagrid.stores import open_artifacts, open_store
 from dagrid.testing.gate import Gate, stand
-from tests.execution.durable_tasks import noted
+from tests.execution.durable_tasks import note, noted
 from tests.execution.wishing_tasks import ask, ask_async, then
 
 ROOT = Path(__file__).parents[2]
@@ -189,6 +189,29 @@ def test_a_killed_run_still_waits_or_has_its_answer(log: str, folder: str, when:
     else:
         assert run.wait(PATIENCE)["next"] == "fatal"
     assert noted(log).count("ask") == 1
+
+
+def look(log: str) -> int:
+    """Wait until it has looked three times."""
+    note(log, "look")
+    if noted(log).count("look") < 3:
+        raise WaitForSignal("not yet")
+    return 3
+
+
+def test_a_node_that_waits_may_be_performed_again(log: str, folder: str) -> None:
+    """It looks again for what it waits for, also in another process; that is neither a failure nor an answer."""
+    dag = DAG([Node("look", partial(look, log)), Node("next", lambda look: look + 1, ["look"])])
+    run = dag.start(backend="inline", checkpoint=folder, run_id="run")
+    assert run.settle(PATIENCE) is False
+    run.again("look")
+    assert run.settle(PATIENCE) is False
+    run.detach()
+    later = restart(folder, backend="inline")
+    later.again("look")
+    assert later.wait(PATIENCE)["next"] == 4
+    with pytest.raises(RunError):
+        later.again("look")
 
 
 def test_signals_that_nobody_waits_for_are_refused(log: str) -> None:

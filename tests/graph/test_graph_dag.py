@@ -139,6 +139,13 @@ def test_a_question_about_an_unknown_node_is_answered_with_the_nearest(ask: Call
         ask(build(["a", "b"], [("a", "b")]))
 
 
+def test_the_nearest_of_thousands_of_names_is_the_nearest() -> None:
+    """Also one far behind, where a name that is less like it comes first."""
+    dag = DAG([Node(f"step_number_{number}") for number in reversed(range(4000))])
+    with pytest.raises(UnknownNodeError, match="Did you mean 'step_number_0'"):
+        dag.node("step_numbr_0")
+
+
 def test_a_name_is_taken_once() -> None:
     """A duplicate is an error when it is added, and nothing of a refused batch stays."""
     with pytest.raises(DuplicateNodeError, match="'a' already"):

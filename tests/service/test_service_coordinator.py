@@ -182,6 +182,25 @@ def test_what_a_person_says_is_passed_on(service):
         assert (service.history.folder(run) / "b.out").read_text() == f"by {who}\n"
 
 
+def test_what_a_person_says_to_a_run_that_was_called(service):
+    """All that wait for it are nobody's meanwhile, and go on."""
+    text = (
+        "steps: [{name: a, call: sub}]\n---\n"
+        "name: sub\nsteps: [{name: b, command: echo, approval: {prompt: well?}}, {name: c, command: echo c}]"
+    )
+    first, second = (service.enqueue(text, run=run) for run in ("first", "second"))
+    with service.coordinator():
+        for run in (first, second):
+            service.until(run, "waiting")
+        (child,) = service.history.children(first)
+        assert answer(service.history, child.run, signals={"b": {}}).run == first
+        service.until(first, "succeeded")
+        (other,) = service.history.children(second)
+        answer(service.history, other.run, rejects={"b": "no"})
+        service.until(second, "failed")
+    assert [service.history.info(run.run).status for run in (child, other)] == ["succeeded", "failed"]
+
+
 def test_a_home_has_one_coordinator(service):
     """Two would take each other's runs."""
     with service.coordinator(), pytest.raises(RunHeldError, match="is performed by process"):

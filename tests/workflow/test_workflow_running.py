@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from dagrid.errors import CapabilityError, ParameterError, RunError, RunStateError, WorkflowError
+from dagrid.errors import (
+    CapabilityError,
+    InvalidSettingError,
+    ParameterError,
+    RunStateError,
+    UnknownNodeError,
+    WorkflowError,
+)
 from dagrid.workflow import loads, running
 
 SECRET = "s3cret-t0ken"
@@ -427,11 +434,11 @@ def test_who_speaks_to_a_step_that_does_not_wait_changes_nothing(runner):
     assert started.run.settle(30) is False
     started.detach()
     run = started.place.run_id
-    with pytest.raises(RunError, match="'a' does not wait"):
+    with pytest.raises(RunStateError, match="'a' does not wait"):
         runner.go_on(run, signals={"a": {}})
-    with pytest.raises(RunError, match="there is no step 'asks'"):
+    with pytest.raises(UnknownNodeError, match="there is no step 'asks'"):
         runner.go_on(run, rejects={"asks": "no"})
-    with pytest.raises(RunError, match="'ask' asks for WHY"):
+    with pytest.raises(InvalidSettingError, match="'ask' asks for WHY"):
         runner.go_on(run, signals={"ask": {"OTHER": "x"}})
     assert runner.history.info(run).status == "waiting"
     assert runner.go_on(run, signals={"ask": {"WHY": "so"}}).status == "succeeded"
@@ -706,3 +713,27 @@ def test_a_sub_workflow_that_was_killed_before_it_had_begun_begins_anew(runner):
     again = runner.run(text, run_id="mine")
     assert (first.status, again.status) == ("succeeded", "succeeded")
     assert [run.status for run in runner.history.children("mine")] == ["succeeded"]
+
+
+def test_only_the_log_is_merged(runner):
+    """The output of a step, and the file that it names, have its standard output alone, whatever its type."""
+    (runner.folder / "noisy.py").write_text(
+        "import sys\ndef f():\n    print('out')\n    print('err', file=sys.stderr)\n"
+    )
+    told = runner.run(
+        """
+        logOutput: merged
+        steps:
+          - {name: a, command: 'echo out; echo err >&2', output: A}
+          - {name: b, command: 'echo out; echo err >&2', stdout: file.txt}
+          - {name: c, python: noisy:f, output: C}
+          - {name: d, call: child, output: D}
+          - {name: show, command: 'echo "$A $C ${D.status}"'}
+        ---
+        name: child
+        steps: [echo]
+        """
+    )
+    assert (told.status, told.out("show")) == ("succeeded", "out out succeeded\n")
+    assert (runner.folder / "file.txt").read_text() == "out\n"
+    assert [set(told.out(step).split()) for step in "abc"] == [{"out", "err"}] * 3

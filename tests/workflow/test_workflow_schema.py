@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -195,3 +196,47 @@ def test_reading_costs_no_import_before_it_is_needed():
         [sys.executable, "-c", program, folder], capture_output=True, text=True, check=True, timeout=50
     )
     assert done.stdout.split() == []
+
+
+WRITTEN = [
+    "5",
+    '"5"',
+    "1.5",
+    '"1.5"',
+    '".5"',
+    '"1e3"',
+    '"0x10"',
+    "'-1'",
+    "$X",
+    "'`x`'",
+    "true",
+    '"true"',
+    "word",
+    "two words",
+    "a=b",
+]
+FIELDS = [(table, row) for table in tables() for row in table.fields]
+
+
+@pytest.mark.parametrize(("table", "row"), FIELDS, ids=[f"{table.name}.{row.name}" for table, row in FIELDS])
+def test_the_schema_takes_what_the_loader_takes(table, row):
+    """Whatever way of writing a value there is, an editor that underlines it is wrong."""
+    known: dict[str, object] = {}
+    schema = row.kind.schema(known)
+    validator = jsonschema.Draft202012Validator({**schema, "$defs": known})
+    words = [word for word in strings(schema) if isinstance(word, str)]
+    for text in [*WRITTEN, *map(json.dumps, words)]:
+        problems = Problems("flow.yaml")
+        (node,) = read(text, problems)
+        row.kind.read(node, row.name, problems)
+        assert problems.found or validator.is_valid(plain(node)), text
+
+
+def strings(schema):
+    """Yield the words that a schema names."""
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            yield from value if key == "enum" else strings(value)
+    elif isinstance(schema, list):
+        for one in schema:
+            yield from strings(one)

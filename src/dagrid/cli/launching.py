@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.fleets import backend_of, fleet_of
-from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
+from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.workflows import importable, load_graph, load_workflow
 from dagrid.errors import DuplicateRunError, InvalidSettingError, RunHeldError, UnknownRunError
 from dagrid.history import About
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 def start_workflow(
     call: Call, file: File, params: Sequence[str], *, run_id: str | None = None, name: str | None = None
 ) -> int:
-    """Run a workflow, wait for its end, and return the exit code."""
+    """Run a workflow, wait for its end, and return the exit code.
+
+    Raises:
+        InvalidSettingError: a backend is named, which is for graphs of Python's.
+    """
+    refuse_backend(call)
     from dagrid.workflow.running import start
 
     watched = Watched(call, name or file.main.name, len(file.main.steps))
@@ -100,9 +105,7 @@ def start_graph(
         except BaseException as error:
             call.history.discard(place, str(error))
             raise
-        stopped = attend(run, held, run.wait)
-        result = run.result()
-        return told_end(call, run_record(place.run_id, name, result), result, stopped)
+        return finished_graph(call, run, place.run_id, name, held)
 
 
 def start_like(call: Call, about: About, params: Sequence[str], **settings: Any) -> int:
@@ -150,6 +153,20 @@ def _tuning(call: Call, dag: DAG) -> dict[str, Any]:
 
     found = tuned(dag, path)
     return {"dag": found.dag, "resources": found.resources, "max_concurrency": found.max_concurrency}
+
+
+def refuse_backend(call: Call) -> None:
+    """Refuse a flag that has no effect on a workflow.
+
+    Raises:
+        InvalidSettingError: a backend was named on the command line.
+    """
+    said = call.config.value("backend")
+    if said.value and said.source.startswith("-"):
+        raise InvalidSettingError(
+            f"{said.source} is for graphs of Python's. Steps of a workflow run here, or on the workers of a coordinator: "
+            f"--coordinator.host."
+        )
 
 
 def refuse_both(call: Call, *names: str) -> None:

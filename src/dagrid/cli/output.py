@@ -54,6 +54,10 @@ class Output:
         """Write data as JSON."""
         self.line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
+    def json_line(self, value: Any) -> None:
+        """Write data as JSON on one line, of several that come one after the other."""
+        self.line(json.dumps(value, ensure_ascii=False, default=str))
+
     def say(self, text: str) -> None:
         """Tell whoever looks on, unless they want to hear nothing."""
         if not self.quiet:

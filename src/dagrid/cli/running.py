@@ -15,13 +15,15 @@ from dagrid.cli.exits import exit_of_status
 from dagrid.cli.output import plain, took
 from dagrid.cli.workflows import said
 from dagrid.errors import DagridError
-from dagrid.execution.interrupts import HeldInterrupts
+from dagrid.interrupts import HeldInterrupts, press
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.execution.results import ExecutionResult, NodeResult
+    from dagrid.execution.run import Run
     from dagrid.history import Place
     from dagrid.ports import Observer
+    from dagrid.workflow.context import Question
     from dagrid.workflow.running import Started
 
 # A graph of more nodes is shown as a bar.
@@ -72,16 +74,31 @@ class Watched:
 
 @contextmanager
 def stoppable() -> Iterator[HeldInterrupts]:
-    """Let SIGTERM do what Ctrl-C does, and hold both back: they come through only while `attend` waits."""
-    before = None
+    """Let SIGTERM do what Ctrl-C does, and hold both back: they come through only while `attend` waits.
+
+    A shell that is no terminal starts what it starts in the background deaf to Ctrl-C; such a process hears SIGTERM all the same.
+    """
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        is_deaf = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+        def interrupt(number: int, _: object) -> None:
+            if number != signal.SIGINT or not is_deaf:
+                press()
+                raise KeyboardInterrupt
+
+        def as_ctrl_c(*late: Any) -> None:
+            now: Any = signal.getsignal(signal.SIGINT)  # who holds Ctrl-C back holds this back too
+            now(*late)
+
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, as_ctrl_c)
     try:
         with HeldInterrupts() as held:
             yield held
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def attend(run: Any, held: HeldInterrupts, wait: Callable[[], object]) -> bool:
@@ -123,17 +140,39 @@ def finished(call: Call, started: Started, held: HeldInterrupts) -> int:
     return told_end(call, record, result, stopped)
 
 
+def finished_graph(call: Call, run: Run, run_id: str, name: str, held: HeldInterrupts) -> int:
+    """Wait for a run of a graph of Python's, say how it has ended or what it waits for, and return the exit code."""
+    stopped = attend(run, held, run.settle)
+    if not run.done:
+        from dagrid.workflow.answers import questions
+
+        asked = [question for _, question in questions(run, run_id)]
+        run.detach()
+        return told_waiting(call, run_id, name, asked)
+    result = run.wait()
+    return told_end(call, run_record(run_id, name, result), result, stopped)
+
+
 def _waits(call: Call, started: Started) -> int:
     """Say for whom a run waits, let go of it, and return the exit code."""
-    run, run_id, name = started.run, started.place.run_id, started.context.name
-    waiting = {step: run.held(step)[0] for step in run.waiting}
+    from dagrid.workflow.answers import questions
+
+    run_id = started.place.run_id
+    asked = [question for _, question in questions(started.run, run_id)]
     started.detach()
+    return told_waiting(call, run_id, started.context.name, asked)
+
+
+def told_waiting(call: Call, run_id: str, name: str, asked: Sequence[Question]) -> int:
+    """Say for what a run waits, and return the exit code."""
     if call.out.as_json:
-        record = {"run": run_id, "name": name, "status": "waiting"}
-        call.out.json({**record, "waiting": [{"step": step, "prompt": prompt} for step, prompt in waiting.items()]})
-    for step, prompt in waiting.items():
-        call.out.say(f"{step} waits for a person{': ' if prompt else ''}{prompt}")
-    call.out.say(f"Go on with it: dagrid approve {run_id} STEP, or dagrid reject {run_id} STEP")
+        waiting = [{"run": one.run, "step": one.step, "prompt": one.prompt} for one in asked]
+        call.out.json({"run": run_id, "name": name, "status": "waiting", "waiting": waiting})
+    for one in asked:
+        where = "" if one.run == run_id else f" of run {one.run}"
+        call.out.say(f"{one.step}{where} waits for a person{': ' if one.prompt else ''}{one.prompt}")
+    for run in dict.fromkeys(one.run for one in asked):
+        call.out.say(f"Go on with it: dagrid approve {run} STEP, or dagrid reject {run} STEP")
     return exit_of_status("waiting")
 
 

@@ -7,11 +7,47 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 # Seconds between two looks at a file that grows.
 PAUSE = 0.1
 PIECE = 1 << 16
+
+
+class Reader(Protocol):
+    """What gets the bytes of a file."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+    def flush(self) -> None: ...
+
+
+class Records:
+    """Makes a record of each line.
+
+    Args:
+        stream: the name of what is read, in each record.
+        tell: gets a record.
+    """
+
+    def __init__(self, stream: str, tell: Callable[[dict[str, str]], object]) -> None:
+        self._stream = stream
+        self._tell = tell
+        self._rest = b""
+
+    def write(self, data: bytes, /) -> None:
+        """Take the next bytes; what is no UTF-8 is shown as U+FFFD."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._tell({"stream": self._stream, "line": line.decode("utf-8", "replace")})
+
+    def flush(self) -> None:
+        """A line that has no end yet may be gone on with."""
+
+    def close(self) -> None:
+        """Nothing more comes: the last line need not have an end."""
+        if self._rest:
+            self.write(b"\n")
 
 
 class Tail:
@@ -23,7 +59,7 @@ class Tail:
         lines: how many lines from the end; None is all.
     """
 
-    def __init__(self, path: Path, to: IO[bytes], lines: int | None) -> None:
+    def __init__(self, path: Path, to: Reader, lines: int | None) -> None:
         self._path = path
         self._to = to
         self._lines = lines

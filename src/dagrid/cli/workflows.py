@@ -102,9 +102,18 @@ def importable(about: About) -> None:
 
 
 def given(call: Call, rest: Sequence[str]) -> list[str]:
-    """Return the parameters of a call: those of `--params`, which are split, and those behind `--`, which are not."""
-    from dagrid.workflow.parameters import split
+    """Return the parameters of a call: those of `--params`, which are split, and those behind `--`, which are not.
 
+    Raises:
+        InvalidSettingError: a quote is not closed, or a word is no text.
+    """
+    from dagrid.workflow.parameters import open_quote, split
+
+    for text in call.config["params"]:
+        if rest_of_it := open_quote(text):
+            raise InvalidSettingError(
+                f"--params has a quote that is not closed: {rest_of_it}. Close it, or write NAME=value behind --."
+            )
     said = [f"{name}={value}" if name else value for text in call.config["params"] for name, value in split(text)]
     return checked_texts([*said, *rest])
 

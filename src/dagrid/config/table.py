@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 PREFIX = "DAGRID_"
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 RUNS = ("queued", "running", "waiting", "interrupted", "succeeded", "failed", "aborted", "partially_succeeded")
 
 
@@ -106,7 +107,19 @@ def _some(text: str) -> str:
     return text
 
 
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text):
+        raise ValueError
+    return text
+
+
 TEXT = Kind("text", str, {"type": "string"})
+NAME = Kind(
+    "a name of at most 40 letters, digits, '_', '.' and '-'",
+    _name,
+    {"type": "string", "pattern": f"^{_NAME.pattern}$"},
+    "NAME",
+)
 PATH = Kind("a path", _some, {"type": "string"}, "PATH")
 FLAG = Kind("true or false", _flag, {"type": "boolean"}, "")
 COUNT = Kind("a whole number from 0 up", _count, {"type": "integer", "minimum": 0}, "NUMBER")
@@ -285,7 +298,7 @@ SETTINGS = (
     ),
     Setting(
         "name",
-        TEXT,
+        NAME,
         "The name of the run in the history; by default that of the workflow.",
         None,
         ("--name", "-N"),

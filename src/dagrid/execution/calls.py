@@ -10,7 +10,7 @@ from dagrid.execution.binding import Bindings
 from dagrid.execution.recording import Kept, Recorder
 from dagrid.graph.node import OUTCOME
 from dagrid.machine.closing import Verdict
-from dagrid.machine.events import NODE_MASK
+from dagrid.machine.events import NODE_MASK, Kind
 from dagrid.machine.plan import Request
 from dagrid.machine.state import COMPLETED, FAILURES, State
 from dagrid.ports import AWAITED, Artifacts, Call, Needs
@@ -101,6 +101,9 @@ class Calls:
         call = self._reading(attempt) if node in self._bindings.needs else self._plain(attempt)
         call.grows = node in self._plan.adds
         call.once = node in self._plan.fail_when_lost
+        if node in self._state.attempts_before:
+            call.round = self._state.rounds.get(node, 0)
+            call.waited = self._state.attempts_before[node][-1].kind is Kind.HELD
         call.needs = self._needs[self._plan.groups[node]]
         if node in self._bindings.outcomes:
             call.kwargs = {**(call.kwargs or {}), OUTCOME: self._outcome()}

@@ -15,9 +15,9 @@ from typing import Protocol
 from dagrid.execution.clock import Flag
 from dagrid.execution.ends import Ends
 from dagrid.execution.growing import Growing
-from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.pickling import PROTOCOL
 from dagrid.execution.recording import Recorder
+from dagrid.interrupts import HeldInterrupts
 from dagrid.machine.commands import Command, Perform, Wake
 from dagrid.machine.state import State
 from dagrid.ports import Call

@@ -13,7 +13,7 @@ from dagrid.attempt import Extra
 from dagrid.errors import CapabilityError, InvalidPatchError, RepeatTask, SkipTask, WaitForSignal
 from dagrid.execution.faults import described, error_of, said
 from dagrid.execution.growing import Growing
-from dagrid.execution.interrupts import is_interrupt
+from dagrid.interrupts import is_interrupt
 from dagrid.machine.events import NODE_MASK, Finished, Outcome, Rejected, Signalled
 from dagrid.machine.signals import runs_no_more, waits
 from dagrid.machine.state import State
@@ -69,6 +69,9 @@ def _take_wish(event: Finished, error: BaseException, state: State, apart: bool)
         event.outcome, event.error = Outcome.SKIPPED, str(error)
     elif isinstance(error, RepeatTask):
         done = runs_no_more(state, event.attempt & NODE_MASK)
+        if done and error.instead is not None:
+            _take_wish(event, error.instead, state, apart)
+            return
         event.outcome, event.error = Outcome.COMPLETED if done else Outcome.REPEATED, ""
         event.value = error.value
     elif isinstance(error, WaitForSignal) and apart:

@@ -24,7 +24,6 @@ from dagrid.execution.ends import Ends, open_error, open_extra
 from dagrid.execution.faults import described, fault
 from dagrid.execution.growing import Growing
 from dagrid.execution.hosts import OpeningHost
-from dagrid.execution.interrupts import from_signal, is_interrupt
 from dagrid.execution.keeping import Keeping
 from dagrid.execution.recording import Recorder, Recovered, pack_patch
 from dagrid.execution.restoring import Given, Past
@@ -32,6 +31,7 @@ from dagrid.execution.sessions import OpenPlace, RunSessions
 from dagrid.execution.timers import Timers
 from dagrid.graph.recording import unrecorded
 from dagrid.graph.rules import Rule
+from dagrid.interrupts import from_signal, is_interrupt
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import decide

@@ -17,7 +17,6 @@ from dagrid.attempt import Extra
 from dagrid.errors import GraphLimitError, RuleError
 from dagrid.execution.binding import Binder, Bindings, check_sources
 from dagrid.execution.faults import described
-from dagrid.execution.interrupts import is_interrupt
 from dagrid.graph.rules import (
     NO_KINDS,
     Patch,
@@ -29,6 +28,7 @@ from dagrid.graph.rules import (
     checked_rules,
     without_debug,
 )
+from dagrid.interrupts import is_interrupt
 from dagrid.machine.events import Growth, NumberedRule, RuleEvaluated
 from dagrid.machine.plan import Settings
 from dagrid.machine.state import NO_GROWTH, State, Status

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from dagrid.attempt import Extra
-from dagrid.execution.interrupts import is_interrupt
+from dagrid.interrupts import is_interrupt
 from dagrid.machine.events import Stimulus, WorkerJoined
 from dagrid.ports import Backend, Call, Host, Session, Surviving, Use, opened
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dagrid.errors import InvalidSettingError, StoreVersionError, TransferError, UnknownRunError
-from dagrid.execution.interrupts import is_interrupt
 from dagrid.execution.pickling import PROTOCOL, pack, unpack
 from dagrid.execution.results import RunStatus, run_status
 from dagrid.graph.rules import Rule
+from dagrid.interrupts import is_interrupt
 from dagrid.machine.events import UNSTARTED, Fact, Growth, Kind, attempt_id
 from dagrid.machine.state import State
 from dagrid.ports import Artifacts, Encoded, Store

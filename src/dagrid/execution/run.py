@@ -13,10 +13,10 @@ from typing import Any
 from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.carriers import carry
 from dagrid.execution.engine import INTERRUPTED, Engine
-from dagrid.execution.interrupts import HeldInterrupts
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.execution.signalling import Signals
 from dagrid.graph.node import NodeRef, node_id
+from dagrid.interrupts import HeldInterrupts
 from dagrid.machine.explain import explain, unmet
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
@@ -177,6 +177,11 @@ class Run:
         """Fail a node that waits for a signal. Raises as `signal` does."""
         self._check_own("signalled")
         self._signals.refuse(self._number(name), reason)
+
+    def again(self, name: str) -> None:
+        """Perform a node again that waits for a signal: it may find what it waits for, or wait on. Raises as `signal` does."""
+        self._check_own("signalled")
+        self._signals.again(self._number(name))
 
     def detach(self) -> None:
         """Give up a run that waits for signals only: its store says "waiting", and who resumes it goes on and can signal it.

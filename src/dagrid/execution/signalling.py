@@ -13,7 +13,7 @@ from dagrid.errors import RunError, TaskError
 from dagrid.execution.clock import Flag
 from dagrid.execution.ends import Ends
 from dagrid.execution.recording import Recorder
-from dagrid.machine.events import NODE_MASK, Rejected, Signalled, Stimulus, attempt_id
+from dagrid.machine.events import NODE_MASK, Again, Rejected, Signalled, Stimulus, attempt_id
 from dagrid.machine.state import State, Status
 from dagrid.ports import opened
 
@@ -80,6 +80,11 @@ class Signals:
             self._answered.add(attempt)
             error = TaskError(f"Node {name!r} was rejected: {reason}", name)
             engine.report([Rejected(engine.now(), attempt, f"rejected: {reason}", error)])
+
+    def again(self, node: int) -> None:
+        """Have a node performed again that waits. Raises RunError: it does not wait, or was answered already."""
+        with self._lock:
+            self._engine.report([Again(self._engine.now(), self._unanswered(node))])
 
     def settle(self, timeout: float | None) -> bool:
         """Wait until the run has settled; False when `timeout` seconds are over before."""

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 
 import msgspec
 
 from dagrid.errors import CycleError, DuplicateNodeError, InvalidNodeError, UnknownNodeError, hint, nearest
-
-_SUGGESTION_POOL = 2_000
 
 
 class Structure(msgspec.Struct, eq=False):
@@ -192,12 +189,8 @@ def _no_edge(edges: Sequence[object]) -> InvalidNodeError:
 
 
 def suggest(name: object, known: Iterable[str]) -> str | None:
-    """Return the known name nearest to `name`; of very many names only the likely ones are looked at."""
-    if not isinstance(name, str):
-        return None
-    likely = (one for one in known if abs(len(one) - len(name)) <= 2 and (one[:1] == name[:1] or one[-1:] == name[-1:]))
-    found = nearest(name, islice(likely, _SUGGESTION_POOL))
-    return found or nearest(name, islice(known, _SUGGESTION_POOL))
+    """Return the known name nearest to `name`, whatever that is."""
+    return nearest(name, known) if isinstance(name, str) else None
 
 
 def topological_order(predecessors: Sequence[Sequence[int]], names: Sequence[str], start: int = 0) -> list[int]:

@@ -329,12 +329,25 @@ class History:
         """Return what is known of a run. Raises UnknownRunError."""
         return self._info(self._record(run_id))
 
+    def outermost(self, run_id: str) -> RunInfo:
+        """Return the run that has called this one, directly or not, and has not ended; this one if nobody waits for it.
+
+        Raises:
+            UnknownRunError: there is no such run.
+        """
+        info = self.info(run_id)
+        parent = self.about(run_id).parent
+        above = self.outermost(parent) if parent else info
+        return above if not above.ended else info
+
     def has_begun(self, run_id: str) -> bool:
         """Return whether there is a journal to go on with; a run that waited in a queue may have none. Raises UnknownRunError."""
         return self._record(run_id).facts > 0
 
     def find(self, text: str) -> RunInfo:
         """Return the run that a text means: an id, the name of a workflow (its newest run), or the beginning of one id.
+
+        Runs that others have called are meant where no other run has that name.
 
         Raises:
             UnknownRunError: it means none, or several.
@@ -343,7 +356,7 @@ class History:
         exact = store.runs(ids={text})
         if exact:
             return self._info(exact[0], _parent(text, self._parents(exact)))
-        by_name = self.runs(text, limit=1)
+        by_name = self.runs(text, limit=1) or self.runs(text, limit=1, children=True)
         if by_name:
             return by_name[0]
         begun = store.runs(text) if text else []

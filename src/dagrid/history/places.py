@@ -149,7 +149,12 @@ def checked_id(run_id: str, parent: str = "") -> str:
     """
     if parent:
         mine = run_id.removeprefix(f"{parent}.")
-        if mine == run_id or not _ID.fullmatch(mine) or len(run_id) > _LONGEST:
+        if len(run_id) > _LONGEST:
+            raise InvalidSettingError(
+                f"Workflows call each other {run_id.count('.')} deep, and it goes no deeper. Give the call that has no end a "
+                f"precondition."
+            )
+        if mine == run_id or not _ID.fullmatch(mine):
             raise InvalidSettingError(
                 f"The run {run_id!r} is called by {parent!r}: call it {parent}.NAME, with letters, digits, '-' and '_'."
             )

@@ -168,6 +168,8 @@ def _again(state: State, fact: Fact) -> None:
     if fact.kind is not Kind.RETRY:
         counter = state.losses if fact.kind is Kind.REQUEUED else state.repeats
     counter[node] = counter.get(node, 0) + 1
+    if fact.kind is Kind.REPEATED:
+        state.rounds[node] = state.rounds.get(node, 0) + 1
     if (
         fact.due > fact.at and fact.kind is not Kind.REQUEUED
     ):  # which has none, and may be from before this clock's zero
@@ -188,6 +190,7 @@ def _freed(state: State, fact: Fact) -> None:
 
 def _due(state: State, fact: Fact) -> None:
     state.due.pop(fact.node, None)
+    state.held.pop(fact.node, None)
     make_ready(state, fact.node)
 
 

@@ -19,6 +19,7 @@ from dagrid.machine.dispatch import assign_free_slots, send_ahead, take_back, wa
 from dagrid.machine.events import (
     NODE_MASK,
     NUMBER_SHIFT,
+    Again,
     Asked,
     Begun,
     CancelRequested,
@@ -42,7 +43,7 @@ from dagrid.machine.events import (
     attempt_id,
 )
 from dagrid.machine.pick import pick
-from dagrid.machine.signals import hold, rejected, repeat, signalled
+from dagrid.machine.signals import hold, performed_again, rejected, repeat, signalled
 from dagrid.machine.state import (
     MICRO,
     PLACE,
@@ -336,5 +337,6 @@ _HANDLERS: dict[type, Callable[[State, Any, list[Command]], None]] = {
     CancelRequested: _cancel,
     Signalled: signalled,
     Rejected: rejected,
+    Again: performed_again,
     RuleEvaluated: rule_evaluated,
 }

@@ -201,6 +201,13 @@ class Rejected(msgspec.Struct, frozen=True):
     error: Any = None
 
 
+class Again(msgspec.Struct, frozen=True):
+    """A node is to be performed again that waits for a signal; `attempt` is that with which it began to wait."""
+
+    at: float
+    attempt: int
+
+
 class RuleEvaluated(msgspec.Struct, frozen=True):
     """The answer to `Evaluate`.
 
@@ -231,6 +238,7 @@ Stimulus = (
     | CancelRequested
     | Signalled
     | Rejected
+    | Again
     | RuleEvaluated
 )
 

@@ -73,6 +73,7 @@ def _forget(state: State, node: int) -> None:
     number = state.number_of(node)
     if state.status[node] == COMPLETED:
         state.remade.add(node)  # what it appended is there
+        state.rounds[node] = state.rounds.get(node, 0) + 1
     elif node not in state.remade and state.plan.adds.get(node):
         state.may_add(state.plan.adds[node], 1)
     if state.started[node] != UNSTARTED:

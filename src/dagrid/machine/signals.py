@@ -8,6 +8,7 @@ from dagrid.machine.closing import stop_on_failure
 from dagrid.machine.commands import Command, SetTimer
 from dagrid.machine.events import (
     NODE_MASK,
+    Again,
     Fact,
     Finished,
     Kind,
@@ -59,6 +60,13 @@ def rejected(state: State, event: Rejected, commands: list[Command]) -> None:  #
         node = event.attempt & NODE_MASK
         record(state, Fact(Kind.FAILED, event.at, node, state.number_of(node), detail=event.reason))
         stop_on_failure(state, event.at, node)
+
+
+def performed_again(state: State, event: Again, commands: list[Command]) -> None:  # noqa: ARG001
+    """What a node waits for may have come: its task looks again."""
+    if waits(state, event.attempt):
+        node = event.attempt & NODE_MASK
+        record(state, Fact(Kind.DUE, event.at, node, state.number_of(node)))
 
 
 def stuck(state: State) -> bool:

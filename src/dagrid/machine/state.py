@@ -149,6 +149,9 @@ class State(msgspec.Struct, eq=False):
     failures: dict[int, int] = {}
     losses: dict[int, int] = {}
     repeats: dict[int, int] = {}
+    rounds: dict[
+        int, int
+    ] = {}  # how often a node began anew: it wanted to run again, or runs again although it had completed
     held: dict[int, str] = {}  # nodes that wait for a signal, and what they say that they wait for
     due: dict[int, float] = {}
     cause: dict[int, int] = {}

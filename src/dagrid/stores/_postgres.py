@@ -6,6 +6,7 @@ nobody waits for a client that stands still.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -20,11 +21,13 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from dagrid.errors import StoreError, StoreVersionError
+from dagrid.interrupts import pressed_for
 from dagrid.stores import refusals
 from dagrid.stores.statements import Migration, migrations, statements
 
 DEFAULT_SCHEMA = "dagrid"
 # Of the lock that is held while a store is made or changed: "dgrd".
+_log = logging.getLogger("dagrid.store")
 LOCK = 0x64677264
 # PostgreSQL takes no larger value, and no larger message: 1 GiB with what is around it.
 LARGEST = 10**9
@@ -120,12 +123,14 @@ class Link:
     def ask(self, name: str, values: Mapping[str, Any]) -> Answer:
         """Perform a statement, again and again while the server cannot be reached, for as long as there is patience.
 
+        Whoever presses Ctrl-C has none.
+
         Raises:
             StoreError: the server refuses it, or cannot be reached, or this is closed.
         """
         until = None
         pause = SOONEST
-        doubtful = False
+        doubtful = told = False
         with self._lock:
             while True:
                 sent = False
@@ -140,8 +145,12 @@ class Link:
                     doubtful = doubtful or (sent and lost)
                     now = time.monotonic()
                     until = now + self._patience if until is None else until
-                    if now >= until:
+                    if now >= until or (lost and pressed_for() < self._patience):
                         raise explained(self._address.shown, error) from error
+                    if lost and not told:
+                        told = True
+                        said = explained(self._address.shown, error)
+                        _log.error("%s It is looked for for %g s; what is to be recorded waits.", said, self._patience)
                 self._closed.wait(pause)
                 pause = min(2 * pause, LATEST)
 

@@ -92,6 +92,7 @@ class Child(msgspec.Struct, frozen=True):
         run_id: its id.
         traceparent: that of the step.
         selector: what the step wants of workers, which goes for all that it calls.
+        waited: whether the step goes on after a person was asked in it, so that its end counts, whatever it is.
     """
 
     call: str
@@ -99,13 +100,14 @@ class Child(msgspec.Struct, frozen=True):
     run_id: str
     traceparent: str = ""
     selector: Selector = {}
+    waited: bool = False
 
 
 class Running(Protocol):
     """A sub-workflow under way."""
 
     def wait(self) -> ChildEnd:
-        """Wait for its end."""
+        """Wait for its end, or until nothing can happen in it before a person answers: then it is let go of."""
         ...
 
     def cancel(self) -> None:
@@ -117,8 +119,25 @@ StartChild = Callable[[Child], Running]
 """Starts a sub-workflow, or goes on with it where an earlier process of the same run had begun it."""
 
 
+class Question(msgspec.Struct, frozen=True):
+    """A step of a run that waits for a person, and what it says."""
+
+    run: str
+    step: str
+    prompt: str = ""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a step leaves that waits for a person who is asked in what it has called."""
+
+    questions: tuple[Question, ...]
+
+
 class ChildEnd(msgspec.Struct, frozen=True):
-    """What became of a sub-workflow; `params` are those that it ran with, `reason` says why it did not succeed."""
+    """What became of a sub-workflow; `params` are those that it ran with, `reason` says why it did not succeed.
+
+    One that is "waiting" has not ended; `questions` say for what.
+    """
 
     name: str
     run_id: str
@@ -126,6 +145,7 @@ class ChildEnd(msgspec.Struct, frozen=True):
     params: str = ""
     outputs: dict[str, str] = {}
     reason: str = ""
+    questions: tuple[Question, ...] = ()
 
 
 class Context(msgspec.Struct, kw_only=True):

@@ -72,9 +72,9 @@ class Text(msgspec.Struct, frozen=True):
         return text
 
     def schema(self, known: Schema) -> Schema:  # noqa: ARG002
-        if self.pattern:
-            return {"type": "string", "pattern": f"^(?:{self.pattern})$"}
-        return {"type": ["string", "number", "boolean"]}
+        types = {"string": "", "number": "5", "boolean": "true"}
+        fitting = [name for name, shown in types.items() if not shown or re.fullmatch(self.pattern or ".*", shown)]
+        return {"type": fitting, **({"pattern": f"^(?:{self.pattern})$"} if self.pattern else {})}
 
 
 class Flag(msgspec.Struct, frozen=True):
@@ -93,6 +93,10 @@ class Flag(msgspec.Struct, frozen=True):
 
     def schema(self, known: Schema) -> Schema:  # noqa: ARG002
         return {"type": "boolean"}
+
+
+_WHOLE = "^[-+]?(?:[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"
+_FRACTION = r"^[-+]?(?:[.][0-9]+|[0-9]+(?:[.][0-9]*)?)(?:[eE][-+]?[0-9]+)?$"
 
 
 class Number(msgspec.Struct, frozen=True):
@@ -129,7 +133,8 @@ class Number(msgspec.Struct, frozen=True):
             number["minimum"] = self.least
         if self.most != math.inf:
             number["maximum"] = self.most
-        return {"anyOf": [number, {"type": "string", "pattern": "[$`]"}]} if self.expandable else number
+        text = _WHOLE if self.whole else f"{_WHOLE}|{_FRACTION}"
+        return {"anyOf": [number, {"type": "string", "pattern": f"[$`]|{text}" if self.expandable else text}]}
 
 
 SECONDS = Number(0, 1e10, wanted="seconds, 0 or more")

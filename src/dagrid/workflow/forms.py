@@ -150,7 +150,7 @@ def _argument(node: Node) -> Any:
 
 
 def _args_schema(known: Schema) -> Schema:  # noqa: ARG001
-    return {"type": ["array", "object", "string"]}
+    return {"type": ["array", "object", "string", "number", "boolean"]}
 
 
 ARGS = Form(_args, _args_schema)

@@ -6,7 +6,7 @@ It decides nothing about when steps run: order, retries, repetitions and handler
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -76,7 +76,7 @@ class _Lowering:
         roles = dict(handlers(self.workflow))
         init = roles.pop("init", None)
         if init is not None:
-            name = self._free("init")
+            name = _free("init", self.taken)
             nodes.append(self._node(init, name, (), ()))
             before = (name,)
         readable = self._readable()
@@ -86,7 +86,7 @@ class _Lowering:
         leaving = tuple(step.name for step in self.workflow.steps if _leaves(step))
         for role, step in roles.items():
             if role in HANDLER_NAMES:
-                nodes.append(self._node(step, self._free(role), (), leaving, role))
+                nodes.append(self._node(step, _free(role, self.taken), (), leaving, role))
         return DAG(nodes, name=self.workflow.name, max_concurrency=self.workflow.max_active_steps or None)
 
     def _shown(self) -> dict[str, tuple[str, ...]]:
@@ -97,12 +97,6 @@ class _Lowering:
                 if what in ("stdout", "stderr"):
                     found.setdefault(asked_id, set()).add(what)
         return {one: tuple(sorted(streams)) for one, streams in found.items()}
-
-    def _free(self, role: str) -> str:
-        name = HANDLER_NAMES[role]
-        while name in self.taken:
-            name += "_"
-        return name
 
     def _readable(self) -> dict[str, tuple[str, ...]]:
         """Return for each step those before it, directly or not, that leave outputs, in the order of the file."""
@@ -228,6 +222,20 @@ class _Lowering:
 
 def _leaves(step: Step) -> bool:
     return bool(step.output or step.outputs or step.approval)
+
+
+def steps_of(workflow: Workflow) -> dict[str, Step]:
+    """Return the steps and the handlers of a workflow, by the names of their nodes."""
+    steps = {step.name: step for step in workflow.steps}
+    roles = {_free(role, steps): step for role, step in handlers(workflow) if role in HANDLER_NAMES}
+    return {**steps, **roles}
+
+
+def _free(role: str, taken: Collection[str]) -> str:
+    name = HANDLER_NAMES[role]
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _repeat(policy: RepeatPolicy | None) -> Repeat | None:

@@ -42,6 +42,19 @@ def split(text: str) -> list[tuple[str, str]]:
 
     A value may stand in double quotes (with a backslash before a quote), single quotes, or backticks, which it keeps.
     """
+    return [(name, _unquoted(value)) for name, value in _split(text)]
+
+
+def open_quote(text: str) -> str:
+    """Return what a text for `split` has from a quote on that is not closed, or nothing."""
+    for _, value in _split(text):
+        if value[:1] in ("'", '"', "`") and value[:1] and (len(value) == 1 or value[-1] != value[0]):
+            return value
+    return ""
+
+
+def _split(text: str) -> list[tuple[str, str]]:
+    """Return the pairs as they are written, with their quotes."""
     found = []
     position = 0
     while position < len(text):
@@ -51,14 +64,15 @@ def split(text: str) -> list[tuple[str, str]]:
         pair = _PAIR.match(text, position)
         if pair is None or pair.end() == position:
             break
-        name, value = pair[1] or "", pair[2]
-        if len(value) >= 2 and value[0] == value[-1] == '"':
-            value = re.sub(r'\\(["\\])', r"\1", value[1:-1])
-        elif len(value) >= 2 and value[0] == value[-1] == "'":
-            value = value[1:-1]
-        found.append((name, value))
+        found.append((pair[1] or "", pair[2]))
         position = pair.end()
     return found
+
+
+def _unquoted(value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        return re.sub(r'\\(["\\])', r"\1", value[1:-1])
+    return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == "'" else value
 
 
 def apply(params: Params, given: Sequence[str] | str = ()) -> tuple[Argument, ...]:

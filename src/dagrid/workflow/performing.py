@@ -12,12 +12,21 @@ from typing import Any
 
 from dagrid.attempt import Outcome, current
 from dagrid.commands import Await, Command, Launch, Request
-from dagrid.errors import OutputLimitError, RepeatTask, SkipTask, StepError, TaskError, WaitForSignal, WorkflowError
+from dagrid.errors import (
+    DagridError,
+    OutputLimitError,
+    RepeatTask,
+    SkipTask,
+    StepError,
+    TaskError,
+    WaitForSignal,
+    WorkflowError,
+)
 from dagrid.masking import masked
 from dagrid.workflow import steps
 from dagrid.workflow.context import CURRENT, Context, Spec, StepEnd
 from dagrid.workflow.expressions import json_text
-from dagrid.workflow.model import Output, Precondition, RepeatPolicy
+from dagrid.workflow.model import Output, Precondition
 from dagrid.workflow.surroundings import holds, matches
 from dagrid.workflow.warm import Returned
 from dagrid.workflow.work import Work
@@ -75,14 +84,31 @@ def _performed(context: Context, spec: Spec, ends: Sequence[StepEnd | None], ext
     except WorkflowError as error:  # of a workflow that it calls
         failure = StepError(error.message, step.name)
     end = yield from _ended(work, failure, returned)
-    policy = step.repeat_policy
-    if policy is not None and policy.repeat:
-        yield from _repeat(work, policy, end, failure)
+    wants_more = yield from _repeats(work, end, failure)
+    try:
+        end = yield from _concluded(work, failure, end)
+    except DagridError as error:
+        if wants_more:
+            raise RepeatTask(end, error) from None
+        raise
+    if wants_more:
+        raise RepeatTask(end)
+    return end
+
+
+def _concluded(work: Work, failure: StepError | None, end: StepEnd) -> Generator[Any, Any, StepEnd]:
+    """Return the end of a step that runs no more.
+
+    Raises:
+        StepError: it has failed.
+        WaitForSignal: a person has to approve.
+    """
     if failure is not None:
         return _tolerated(work, failure, end)
-    if step.approval is not None:
-        prompt = yield from work.text(step.approval.prompt or f"Shall {step.name!r} go on?")
-        raise WaitForSignal(masked(prompt, context.secrets), end)
+    approval = work.step.approval
+    if approval is not None:
+        prompt = yield from work.text(approval.prompt or f"Shall {work.step.name!r} go on?")
+        raise WaitForSignal(masked(prompt, work.context.secrets), end)
     return end
 
 
@@ -163,16 +189,11 @@ def _decoded(work: Work, output: Output, text: str) -> str:
     return json_text(found)
 
 
-def _repeat(work: Work, policy: RepeatPolicy, end: StepEnd, failure: StepError | None) -> Generator[Any, Any, None]:
-    """Ask whether the step is to be run again. A failure is a reason where exit codes are asked for, but not after the limit.
-
-    Raises:
-        RepeatTask: it is.
-    """
-    if failure is not None and (policy.condition or not policy.exit_code):
-        return
-    if failure is not None and 0 < policy.limit <= current().number:
-        return
+def _repeats(work: Work, end: StepEnd, failure: StepError | None) -> Generator[Any, Any, bool]:
+    """Return whether the step wants to be run again. A failure is a reason where exit codes are asked for."""
+    policy = work.step.repeat_policy
+    if policy is None or not policy.repeat or (failure is not None and (policy.condition or not policy.exit_code)):
+        return False
     work.outputs.update(end.outputs)
     wanted = policy.repeat == "while"
     if policy.condition:
@@ -182,8 +203,7 @@ def _repeat(work: Work, policy: RepeatPolicy, end: StepEnd, failure: StepError |
         found = end.code in policy.exit_code
     else:
         found = True
-    if found == wanted:
-        raise RepeatTask(end)
+    return found == wanted
 
 
 def _tolerated(work: Work, failure: StepError, end: StepEnd) -> StepEnd:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import NamedTuple, Protocol
 
 from dagrid.errors import Problem, WorkflowError, hint, nearest
 
 _MOST_SUGGESTIONS = 40
-_SUGGESTION_POOL = 2_000
 
 
 class Place(NamedTuple):
@@ -57,7 +55,7 @@ class Problems:
         self._suggested += 1
         if self._suggested > _MOST_SUGGESTIONS or len(name) > 100:
             return ""
-        return hint(nearest(name, islice(known, _SUGGESTION_POOL)))
+        return hint(nearest(name, known))
 
     def refuse(self) -> None:
         """Raise what was found, if anything was.

@@ -16,13 +16,13 @@ import msgspec
 
 from dagrid.assemble import restart, view
 from dagrid.assemble import start as start_graph
-from dagrid.errors import RunError, UnknownRunError, WorkflowError, WorkflowNotFoundError, hint, nearest
+from dagrid.errors import UnknownRunError, WorkflowError, WorkflowNotFoundError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
 from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
-from dagrid.history import About, History
+from dagrid.history import About, History, RunInfo
 from dagrid.history import Place as Held
 from dagrid.history.bells import RESUME
 from dagrid.masking import masked
@@ -30,6 +30,7 @@ from dagrid.observe.log import RunLog
 from dagrid.ports import Backend, Observer, Onlooker
 from dagrid.workflow import steps
 from dagrid.workflow.absent import ABSENT
+from dagrid.workflow.answers import check, questions, tell
 from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
 from dagrid.workflow.loading import File, find, load, loads
@@ -270,8 +271,10 @@ def go_on(
     Raises:
         UnknownRunError: there is no such run, or it is none of a workflow.
         RunHeldError: another process performs it.
-        RunStateError: secrets were among its parameters, and these are not given.
-        RunError: a step does not wait for a person, or was not told all that it asks for; the run waits on.
+        RunStateError: secrets were among its parameters, and these are not given; or a step does not wait for a person, and the
+            run waits on.
+        UnknownNodeError: there is no step to which something is said.
+        InvalidSettingError: it was not told all that it asks for; the run waits on.
     """
     with ExitStack() as closing:
         served = True if fleet is ABSENT else None
@@ -284,7 +287,7 @@ def go_on(
         given = about.given if params is None else params
         file, workflow = _file_of(about)
         if signals or rejects:
-            _check_signals(history, run_id, workflow, signals or {}, rejects or {})
+            check(view(history.checkpoint, run_id), run_id, workflow, signals or {}, rejects or {})
         kept = _kept_values(history, run_id)
         context, readers = _context(history, place, file, workflow, given, above, fleet, kept)
         run = _in(
@@ -296,7 +299,7 @@ def go_on(
             roots=roots,
             **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
         )
-        _tell(run, signals or {}, rejects or {})
+        tell(run, signals or {}, rejects or {})
         return Started(run, history, place, context, closing.pop_all())
 
 
@@ -307,17 +310,26 @@ def answer(
     signals: Mapping[str, Mapping[str, str]] | None = None,
     rejects: Mapping[str, str] | None = None,
     take_over: bool = False,
-) -> None:
-    """Answer steps of a run that wait for a person, and leave all that follows to the process that serves the home.
+) -> RunInfo:
+    """Answer steps of a run that wait for a person, and leave all that follows to who serves the home, or to the caller.
 
     Takes what `go_on` takes, and raises as it does.
+
+    Returns:
+        The run to go on with: that one, or the first of those that have called it and wait for it.
     """
+    whole = history.outermost(run_id)
+    served = history.about(whole.run).served
+    if whole.run != run_id:
+        history.reopen(whole.run, take_over=take_over, served=served).close()  # or it says who performs it
     started = go_on(history, run_id, signals=signals, rejects=rejects, take_over=take_over, fleet=ABSENT)
     if started.run.done:  # nothing followed
         started.finish()
     else:
         started.let_go()
-        history.tell(RESUME, run_id)
+    if served:
+        history.tell(RESUME, whole.run)
+    return whole
 
 
 def dry(file: File, params: Sequence[str] = (), *, labels: Mapping[str, str] | None = None) -> tuple[Context, DAG]:
@@ -422,39 +434,6 @@ def _capacities(dag: DAG, said: Mapping[str, float] | None) -> dict[str, float]:
     return {resource: known.get(resource, 1.0) for resource in asked}
 
 
-def _tell(run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[str, str]) -> None:
-    """Tell steps that wait for a person what the person said."""
-    for step, inputs in signals.items():
-        _, held = run.held(step)
-        end = held if isinstance(held, StepEnd) else StepEnd()
-        run.signal(step, msgspec.structs.replace(end, outputs={**end.outputs, **inputs}))
-    for step, reason in rejects.items():
-        run.reject(step, reason)
-
-
-def _check_signals(
-    history: History,
-    run_id: str,
-    workflow: Workflow,
-    signals: Mapping[str, Mapping[str, str]],
-    rejects: Mapping[str, str],
-) -> None:
-    """Refuse what is said to a step that does not wait, or lacks what the step asks for. Raises RunError."""
-    known = {step.name: step for step in workflow.steps}
-    waiting = view(history.checkpoint, run_id).waiting
-    for name in (*signals, *rejects):
-        if name not in known:
-            raise RunError(f"In run {run_id!r} there is no step {name!r}.{hint(nearest(name, known))}")
-        if name not in waiting:
-            listed = ", ".join(map(repr, waiting)) or "none"
-            raise RunError(f"Step {name!r} does not wait for a person in run {run_id!r}; those that do: {listed}.")
-    for name, inputs in signals.items():
-        approval = known[name].approval
-        missing = [one for one in (approval.required if approval is not None else ()) if not inputs.get(one)]
-        if missing:
-            raise RunError(f"Step {name!r} asks for {', '.join(missing)}: give it as --input {missing[0]}=...")
-
-
 def file_of(about: About, inspect: Inspect | None = steps.check) -> File:
     """Return the workflow of a run as it was written when the run was begun, or put into its queue.
 
@@ -516,8 +495,8 @@ class _Children:
         if known is None or not known.facts:
             return self._under_way(child, self._new(child))
         info = self._history.info(child.run_id)
-        # One that has succeeded gives its result; any other is taken up again.
-        has_failed = info.ended > 0 and info.status != "succeeded"
+        # One that has succeeded gives its result, or has ended while the step waited for that; any other is taken up again.
+        has_failed = info.ended > 0 and info.status != "succeeded" and not child.waited
         above = self._above(child)
         started = go_on(
             self._history, child.run_id, params=child.params, again=has_failed, above=above, fleet=self._fleet
@@ -568,17 +547,22 @@ class _Running:
         self._started = started
 
     def wait(self) -> ChildEnd:
-        """Wait for its end."""
-        context = self._started.context
-        result = self._started.finish()
+        """See there."""
+        started = self._started
+        context, params = started.context, " ".join(started.place.about.params)
+        if not started.run.settle():
+            asked = tuple([question for _, question in questions(started.run, self._child.run_id)])
+            started.detach()
+            return ChildEnd(context.name, self._child.run_id, "waiting", params, questions=asked)
+        result = started.finish()
         failed = next((found for found in result.node_results.values() if found.status == "failed"), None)
         return ChildEnd(
             context.name,
             self._child.run_id,
             result.status.value,
-            " ".join(self._started.place.about.params),
+            params,
             outputs_of(context.workflow, result),
-            str(failed.error) if failed is not None else "",
+            (getattr(failed.error, "reason", "") or str(failed.error)) if failed is not None else "",
         )
 
     def cancel(self) -> None:

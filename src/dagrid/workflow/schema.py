@@ -122,7 +122,9 @@ def _continue_on(node: Node, label: str, problems: Problems) -> Any:
     return _CONTINUE_ON.read(node, label, problems)
 
 
-CONTINUE_ON = Form(_continue_on, lambda known: {"anyOf": [{"enum": ["failed", "skipped"]}, _CONTINUE_ON.schema(known)]})
+CONTINUE_ON = Form(
+    _continue_on, lambda known: {"anyOf": [{"enum": ["failed", "failure", "skipped"]}, _CONTINUE_ON.schema(known)]}
+)
 RETRY_POLICY = RecordOf(
     RetryPolicy,
     "retryPolicy",

@@ -79,8 +79,8 @@ def call(
         "env": {**work.env, **key_variables()},
         "folder": work.folder,
         "path": list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
-        "stdout": [work.stdout, *(yield from _more(work, work.step.stdout))],
-        "stderr": [work.stderr, *(yield from _more(work, work.step.stderr))],
+        "stdout": [*work.outs, *(yield from work.beside(work.step.stdout))],
+        "stderr": [work.stderr, *(yield from work.beside(work.step.stderr))],
         "mask": list(context.secrets),
         "limit": context.workflow.max_output_size,
         "strict": work.is_strict,
@@ -95,11 +95,6 @@ def call(
         return Returned(answer[1], answer[2])
     _, message, code, retryable = answer
     raise StepError(masked(message, context.secrets), work.step.name, code, retryable=retryable)
-
-
-def _more(work: Work, said: str) -> Generator[Any, Any, list[str]]:
-    """Return the file beside the log that gets an output too, if the step says one."""
-    return [work.file((yield from work.text(said)))] if said else []
 
 
 def _python_path() -> list[str]:

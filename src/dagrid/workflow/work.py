@@ -43,7 +43,8 @@ class Work:
         env: the environment of its processes.
         folder: where they run.
         stdout: the file that gets its standard output, as `DAG_RUN_STEP_STDOUT_FILE`.
-        stderr: the file that gets its standard error.
+        stderr: the file that gets its standard error; the same one where both are one log.
+        outs: all files that get its standard output: where both are one log and the output is read, also one without the errors.
         kept: where these two are found afterwards.
         ends: the ends of the steps that it may read, by name; those that did not end well are left out.
         values: those of steps that it waits for directly, by name, for the parameters of Python functions.
@@ -58,6 +59,7 @@ class Work:
         "kept",
         "names",
         "outputs",
+        "outs",
         "own",
         "shell",
         "spec",
@@ -84,7 +86,9 @@ class Work:
         self.stdout, self.stderr = _files(context, context.logs, self.step.name)
         kept = context.kept
         self.kept = (self.stdout, self.stderr) if kept is None else _files(context, kept, self.step.name)
-        self._begun = _size(self.stdout), _size(self.stderr)
+        is_apart = self.stdout == self.stderr and bool(self.step.output or self.step.outputs)
+        self.outs = [self.stdout, *([f"{self.stdout.removesuffix('.out')}.only"] if is_apart else ())]
+        self._begun = _size(self.outs[-1]), _size(self.stderr)
         self.outputs = {name: value for end in self.ends.values() for name, value in end.outputs.items()}
         special = {
             "DAG_RUN_STEP_NAME": self.step.name,
@@ -201,11 +205,8 @@ class Work:
             done: makes what is sent in place of the `Exit`.
         """
         step, workflow = self.step, self.context.workflow
-        out, err = [self.stdout], [self.stderr]
-        if step.stdout:
-            out.append(self.file((yield from self.text(step.stdout))))
-        if step.stderr:
-            err.append(self.file((yield from self.text(step.stderr))))
+        out = [*self.outs, *(yield from self.beside(step.stdout))]
+        err = [self.stderr, *(yield from self.beside(step.stderr))]
         return Launch(
             argv,
             env=self._fitting(argv, self.env if env is None else env),
@@ -213,7 +214,7 @@ class Work:
             stdin=stdin,
             stdout=out,
             stderr=err,
-            merge=workflow.log_output == "merged" and not step.stderr,
+            merge=out == err,
             max_output=workflow.max_output_size,
             strict=self.is_strict,
             mask=self.context.secrets,
@@ -221,6 +222,10 @@ class Work:
             grace=workflow.max_clean_up_time_sec,
             done=done,
         )
+
+    def beside(self, said: str) -> Generator[Launch, Exit, list[str]]:
+        """Return the file beside the log that gets an output too, if the step says one."""
+        return [self.file((yield from self.text(said)))] if said else []
 
     def call(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Generator[Any, Any, Returned]:
         """Call an importable function in a warm Python process: `returned = yield from work.call(...)`.
@@ -249,7 +254,7 @@ class Work:
     def written(self, stream: str = "stdout") -> str:
         """Return what the step has written by now, in this attempt."""
         is_out = stream == "stdout"
-        path, begun = (self.stdout, self._begun[0]) if is_out else (self.stderr, self._begun[1])
+        path, begun = (self.outs[-1], self._begun[0]) if is_out else (self.stderr, self._begun[1])
         try:
             with open(path, "rb") as file:
                 file.seek(begun)

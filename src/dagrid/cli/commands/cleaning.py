@@ -9,7 +9,7 @@ import click
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.runs import completed_runs
-from dagrid.errors import InvalidSettingError
+from dagrid.errors import InvalidSettingError, UnknownRunError
 
 MOST_SHOWN = 20
 
@@ -33,6 +33,9 @@ def cleanup_command(call: Call, name: str | None) -> None:
     days = config["cleanup.retention_days"]
     if keep is not None and config.value("cleanup.retention_days").source == "default":
         days = None
+    if name is not None and not call.history.runs(name, limit=1, children=True):
+        call.history.find(name)  # or it says that there is none
+        raise UnknownRunError(f"No workflow or graph {name!r} has run. Name one, and no run of it.", name)
     chosen = call.history.cleanup(days, keep, name, dry_run=True)
     dry = config["cleanup.dry_run"]
     if not dry and chosen and not config["cleanup.yes"]:

@@ -12,12 +12,17 @@ from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.output import tame
 from dagrid.cli.workflows import given, importable, is_graph, load_graph, load_workflow
+from dagrid.config import DEFAULT
 from dagrid.errors import InvalidSettingError, UnknownRunError, WorkflowNotFoundError
 
 if TYPE_CHECKING:
     from dagrid.execution.results import NodeResult
     from dagrid.graph.dag import DAG
     from dagrid.workflow import File
+
+
+SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".json": "json"}
+"""Which form a file has where nobody says one."""
 
 
 @command(
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     examples=(
         "dagrid graph nightly.yaml",
         "dagrid graph flows.etl:nightly --format mermaid",
-        "dagrid graph nightly.yaml --format svg --output nightly.svg",
+        "dagrid graph nightly.yaml --output nightly.svg",
         "dagrid graph 0190b6c8 --format svg > run.svg",
     ),
 )
@@ -48,8 +53,11 @@ def graph_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
             if found is None:
                 raise error from None
             dag, nodes = found
-    text = drawn(dag, "json" if call.out.as_json else call.config["graph.format"], dag.name or target, nodes)
     output = call.config["graph.output"]
+    form = call.config["graph.format"]
+    if call.config.value("graph.format").source == DEFAULT and output:
+        form = SUFFIXES.get(Path(output).suffix.lower(), form)
+    text = drawn(dag, "json" if call.out.as_json else form, dag.name or target, nodes)
     if not output:
         call.out.write(text)
         return

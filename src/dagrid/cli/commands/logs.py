@@ -9,9 +9,11 @@ from typing import IO
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.runs import check_step, chosen_step, run_argument, step_argument, steps_of
-from dagrid.cli.tails import Tail, follow
+from dagrid.cli.tails import Records, Tail, follow
 from dagrid.errors import DagridError, InvalidSettingError, UnknownRunError
 from dagrid.history import file_name
+
+STREAMS = ("stdout", "stderr")
 
 
 @command(
@@ -23,7 +25,8 @@ from dagrid.history import file_name
 def logs_command(call: Call, run: str | None, step: str | None) -> None:
     """Show what happened in a run or, with a STEP, what that has written: to standard output, and to standard error.
 
-    RUN is an id, the beginning of one, or a name for its newest run.
+    RUN is an id, the beginning of one, or a name for its newest run. With --json all goes to standard output, as a list of lines
+    with their streams; with --follow each is a line of JSON.
     """
     info, step = chosen_step(call, run, step)
     folder = call.history.folder(info.run)
@@ -35,18 +38,33 @@ def logs_command(call: Call, run: str | None, step: str | None) -> None:
     streams = _streams(call, info.run, folder, step)
     lines = call.config["logs.lines"]
     followed = call.config["logs.follow"]
-    tails = [Tail(path, stream, lines) for path, stream in streams]
+    records: list[dict[str, str]] = []
+    keep = call.out.json_line if followed else records.append
+    alone = len(streams) == 1
+    readers = [Records(name, keep) if call.out.as_json else _raw(name, alone) for _, name in streams]
+    tails = [Tail(path, reader, lines) for (path, _), reader in zip(streams, readers, strict=True)]
     if not followed and step is not None and not any(path.exists() for path, _ in streams):
         call.out.say(f"The step {step!r} of run {info.run} has written nothing.")
     follow(tails, lambda: followed and call.history.info(info.run).status == "running")
+    for reader in readers:
+        if isinstance(reader, Records):
+            reader.close()
+    if call.out.as_json and not followed:
+        call.out.json(records)
 
 
-def _streams(call: Call, run_id: str, folder: Path, step: str | None) -> list[tuple[Path, IO[bytes]]]:
+def _raw(name: str, alone: bool) -> IO[bytes]:
+    """Return where a file goes as it is: standard error to its like, unless it is all that is asked for."""
+    return sys.stderr.buffer if name == "stderr" and not alone else sys.stdout.buffer
+
+
+def _streams(call: Call, run_id: str, folder: Path, step: str | None) -> list[tuple[Path, str]]:
+    """Return the files that are asked for, and what each has."""
     out, err = call.config["logs.stdout"], call.config["logs.stderr"]
     if out and err:
         raise InvalidSettingError("--stdout and --stderr each mean that only. Leave both out for both.")
     if step is None:
-        return [(folder / "run.log", sys.stdout.buffer)]
+        return [(folder / "run.log", "log")]
     files = [folder / f"{file_name(step)}{suffix}" for suffix in (".out", ".err")]
     if not any(file.exists() for file in files):
         try:
@@ -54,8 +72,5 @@ def _streams(call: Call, run_id: str, folder: Path, step: str | None) -> list[tu
         except DagridError:  # its text or its functions are gone; the files tell
             known = sorted({file.stem for file in folder.glob("*.out")})
         check_step(known, step, run_id)
-    if out:
-        return [(files[0], sys.stdout.buffer)]
-    if err:
-        return [(files[1], sys.stdout.buffer)]
-    return [(files[0], sys.stdout.buffer), (files[1], sys.stderr.buffer)]
+    named = list(zip(files, STREAMS, strict=True))
+    return named[:1] if out else named[1:] if err else named

@@ -9,16 +9,19 @@ import click
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
 from dagrid.cli.fleets import backend_of, fleet_of
-from dagrid.cli.launching import start_like
+from dagrid.cli.launching import refuse_backend, start_like
 from dagrid.cli.options import command
-from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
+from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
 from dagrid.history.bells import RETRY
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from dagrid.history import RunInfo
+    from dagrid.workflow.context import Question
 
 
 @command(
@@ -78,9 +81,12 @@ def perform_command(call: Call, run: str, again: bool) -> int:
     examples=("dagrid approve nightly", "dagrid approve nightly check --input TICKET=OPS-7"),
 )
 def approve_command(call: Call, run: str, step: str | None) -> int:
-    """Let a run go on that waits for a person, and wait for its end. STEP need not be named where only one waits."""
-    info, step = chosen_step(call, run, step)
-    return _answer(call, info, signals={_waiting(call, info, step): dict(call.config["input"])})
+    """Let a run go on that waits for a person, and wait for its end. STEP need not be named where only one waits.
+
+    Where a run is asked that others have called, that one is answered, and the first of those goes on.
+    """
+    question = _asked(call, *chosen_step(call, run, step))
+    return _answer(call, question.run, signals={question.step: dict(call.config["input"])})
 
 
 @command(
@@ -91,8 +97,8 @@ def approve_command(call: Call, run: str, step: str | None) -> int:
 )
 def reject_command(call: Call, run: str, step: str | None) -> int:
     """Refuse what a run waits for: the step has failed, and the run ends as its workflow says."""
-    info, step = chosen_step(call, run, step)
-    return _answer(call, info, rejects={_waiting(call, info, step): call.config["reason"] or "rejected"})
+    question = _asked(call, *chosen_step(call, run, step))
+    return _answer(call, question.run, rejects={question.step: call.config["reason"] or "rejected"})
 
 
 def _left_to_coordinator(call: Call, info: RunInfo) -> int:
@@ -100,14 +106,20 @@ def _left_to_coordinator(call: Call, info: RunInfo) -> int:
     return Exit.SUCCESS
 
 
-def _answer(call: Call, info: RunInfo, **said: Any) -> int:
-    try:
-        if call.history.about(info.run).served and fleet_of(call) is None:
-            from dagrid.workflow.running import answer
+def _answer(call: Call, run: str, **said: Any) -> int:
+    """Say to a run what it waits for, and go on with the one that waits for that."""
+    from dagrid.workflow.running import answer
 
-            answer(call.history, info.run, take_over=call.config["take_over"], **said)
-            return _left_to_coordinator(call, info)
-        return _go_on(call, info, **said)
+    history, take_over = call.history, call.config["take_over"]
+    whole = history.outermost(run)
+    try:
+        if history.about(run).kind == "graph":
+            return _go_on_with_graph(call, whole, **said)
+        left = history.about(whole.run).served and (whole.run != run or fleet_of(call) is None)
+        if whole.run == run and not left:
+            return _go_on(call, whole, **said)
+        answer(history, run, take_over=take_over, **said)
+        return _left_to_coordinator(call, whole) if left else _go_on(call, whole)
     except RunHeldError as error:
         raise RunHeldError(
             f"{error} Other steps of the run are still at work; answer when they have ended.", error.pid, error.host
@@ -115,7 +127,8 @@ def _answer(call: Call, info: RunInfo, **said: Any) -> int:
 
 
 def _go_on(call: Call, info: RunInfo, **how: Any) -> int:
-    """Go on with a run of a workflow, and return the exit code."""
+    """Go on with a run of a workflow, and return the exit code. Raises InvalidSettingError: a backend is named."""
+    refuse_backend(call)
     from dagrid.workflow.running import go_on
 
     watched = Watched(call, info.name)
@@ -133,9 +146,16 @@ def _go_on(call: Call, info: RunInfo, **how: Any) -> int:
 
 
 def _go_on_with_graph(
-    call: Call, info: RunInfo, *, again: bool, roots: tuple[str, ...], served: bool | None = None
+    call: Call,
+    info: RunInfo,
+    *,
+    again: bool = False,
+    roots: tuple[str, ...] = (),
+    served: bool | None = None,
+    signals: Mapping[str, Mapping[str, str]] | None = None,
+    rejects: Mapping[str, str] | None = None,
 ) -> int:
-    """Go on with a run of a graph of Python's, and return the exit code."""
+    """Go on with a run of a graph of Python's, and return the exit code; what is said to a node that waits is its value."""
     from dagrid.assemble import restart
     from dagrid.observe.log import RunLog
 
@@ -154,27 +174,31 @@ def _go_on_with_graph(
             progress=False,
             observers=[RunLog(place.log), *watched.observers],
         )
-        stopped = attend(run, held, run.wait)
-        result = run.result()
-        return told_end(call, run_record(info.run, info.name, result), result, stopped)
+        for node, value in (signals or {}).items():
+            run.signal(node, dict(value))
+        for node, reason in (rejects or {}).items():
+            run.reject(node, reason)
+        return finished_graph(call, run, info.run, info.name, held)
 
 
-def _waiting(call: Call, info: RunInfo, step: str | None) -> str:
-    """Return the step that waits for a person, or the one that is named."""
+def _asked(call: Call, info: RunInfo, step: str | None) -> Question:
+    """Return what a run asks a person, or what the step does that is named."""
     from dagrid.assemble import view
+    from dagrid.workflow.answers import questions
 
     importable(call.history.about(info.run))
     try:
-        waiting = view(call.history.checkpoint, info.run).waiting
+        asked = list(questions(view(call.history.checkpoint, info.run), info.run))
     except TransferError:
-        waiting = ()
+        asked = []
     if step is not None:
         check_step(steps_of(call, info.run), step, info.run)
-        if step not in waiting:
+        asked = [(name, question) for name, question in asked if name == step]
+        if not asked:
             raise RunStateError(f"Step {step!r} of run {info.run!r} does not wait for a person.", info.status)
-        return step
-    if not waiting:
+    if not asked:
         raise RunStateError(f"No step of run {info.run!r} waits for a person: the run is {info.status}.", info.status)
-    if len(waiting) > 1:
-        raise InvalidSettingError(f"These steps wait: {', '.join(waiting)}. Name one of them.")
-    return waiting[0]
+    if len(asked) > 1:
+        listed = ", ".join(one.step if one.run == info.run else f"{one.step} of run {one.run}" for _, one in asked)
+        raise InvalidSettingError(f"These steps wait: {listed}. Name one of them.")
+    return asked[0][1]

@@ -6,20 +6,24 @@ import time
 from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
+from dagrid.cli.exits import Exit
 from dagrid.cli.launching import file_now, start_graph, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.running import attend, stoppable
 from dagrid.cli.runs import chosen, run_argument
+from dagrid.cli.workflows import importable
 
 if TYPE_CHECKING:
     from dagrid.history import RunInfo
 
 PAUSE = 0.05
+STOPPED = ("aborted", "interrupted")
 
 
 @command("stop", run_argument(required=False), examples=("dagrid stop nightly", "dagrid stop 0190b6c8"))
-def stop_command(call: Call, run: str | None) -> None:
-    """Stop a run, and wait until it has ended: its steps are asked to stop, its handlers run.
+def stop_command(call: Call, run: str | None) -> int:
+    """Stop a run, and wait until it has ended: its steps are asked to stop, its handlers run. One that ends in another way before
+    it hears of that is said to, with an exit code that is not 0.
 
     One that waits, for a person or in a queue, is stopped as well. RUN is an id, the beginning of one, or a name for its newest
     run.
@@ -33,8 +37,12 @@ def stop_command(call: Call, run: str | None) -> None:
         now = _stopped(call, info)
     if call.out.as_json:
         call.out.json({"run": now.run, "name": now.name, "status": now.status})
-    else:
+    elif now.status in STOPPED:
         call.out.say(f"{now.name} is {now.status}")
+    if now.status in STOPPED:
+        return Exit.SUCCESS
+    call.out.complain(f"{now.name} was not stopped, for it ended before that: it is {now.status}")
+    return Exit.FAILED
 
 
 @command("restart", run_argument(required=False), examples=("dagrid restart nightly", "dagrid restart -r 0190b6c8"))
@@ -55,16 +63,30 @@ def restart_command(call: Call, run: str | None) -> int:
 
 
 def _given_up(call: Call, info: RunInfo) -> RunInfo:
-    """Cancel a run that waits for a person, and return how it stands then."""
+    """Cancel a run that waits for a person, and those that it has called, and return how it stands then."""
+    from dagrid.assemble import restart
+    from dagrid.observe.log import RunLog
     from dagrid.workflow.running import go_on
 
+    why = "stopped while it waited for a person"
+    history = call.history
     with stoppable() as held:
-        started = go_on(call.history, info.run)
-        with started:
-            started.run.cancel("stopped while it waited for a person")
-            attend(started.run, held, started.run.wait)
-            started.finish()
-    return call.history.info(info.run)
+        for run in (info.run, *[child.run for child in history.children(info.run)]):
+            if history.info(run).status != "waiting":
+                continue
+            about = history.about(run)
+            importable(about)
+            if about.kind == "graph":
+                with history.reopen(run) as place:
+                    graph = restart(history.checkpoint, run, progress=False, observers=[RunLog(place.log)])
+                    graph.cancel(why)
+                    attend(graph, held, graph.wait)
+                continue
+            with go_on(history, run) as started:
+                started.run.cancel(why)
+                attend(started.run, held, started.run.wait)
+                started.finish()
+    return history.info(info.run)
 
 
 def _stopped(call: Call, info: RunInfo) -> RunInfo:

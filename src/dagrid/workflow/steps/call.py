@@ -1,7 +1,8 @@
 """Sub-workflows: a step that runs another workflow, once or for each item of a list that may be known only when it runs.
 
-Each is a run of its own, whose id follows from that of this run, so that a step which is performed again goes on with what it had
-begun. How runs are started is not known here; the context of the run has a function for it.
+Each is a run of its own, whose id follows from that of this run, so that a step which is tried again goes on with what it had
+begun; one that is repeated, or runs anew after it had completed, begins others. How runs are started is not known here; the
+context of the run has a function for it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from dagrid.attempt import has_waited, present_round
 from dagrid.commands import Await, Exit, Launch
-from dagrid.errors import StepError
+from dagrid.errors import StepError, WaitForSignal
 from dagrid.masking import masked
-from dagrid.workflow.context import Child, ChildEnd, Running, StartChild
+from dagrid.workflow.context import Asked, Child, ChildEnd, Running, StartChild
 from dagrid.workflow.expressions import json_text
 from dagrid.workflow.model import Params
 from dagrid.workflow.work import Work
 
 GOOD = ("succeeded", "partially_succeeded")
+WAITING = "waiting"
 
 
 class Call:
@@ -36,9 +39,11 @@ class Call:
         if step.parallel is None:
             params = yield from _params(work, step.params)
             (end,) = yield from _run(work, [_child(work, name, params, 0)], 1)
-            _write(work.stdout, _shown(end))
+            _write(work.outs, _shown(end))
             if end.status not in GOOD:
-                raise StepError(f"The workflow {name!r} has {end.status}{_why(end)} (run {end.run_id}).", step.name)
+                failure = StepError(f"The workflow {name!r} has {end.status}{_why(end)} (run {end.run_id}).", step.name)
+                failure.reason = end.reason
+                raise failure
             return
         items = yield from _items(work, step.parallel.items)
         children = []
@@ -49,7 +54,7 @@ class Call:
         ends = yield from _run(work, children, step.parallel.max_concurrent)
         failed = [end for end in ends if end.status not in GOOD]
         _write(
-            work.stdout,
+            work.outs,
             {
                 "summary": {"total": len(ends), "succeeded": len(ends) - len(failed), "failed": len(failed)},
                 "results": [_shown(end) for end in ends],
@@ -93,23 +98,32 @@ def _items(work: Work, said: tuple[Any, ...] | str) -> Generator[Launch, Exit, l
 
 
 def _child(work: Work, name: str, params: tuple[str, ...], number: int) -> Child:
-    return Child(name, params, _run_id(work, params, number), work.env.get("TRACEPARENT", ""), work.spec.selector)
+    run_id, traceparent = _run_id(work, params, number), work.env.get("TRACEPARENT", "")
+    return Child(name, params, run_id, traceparent, work.spec.selector, has_waited())
 
 
 def _run_id(work: Work, params: Sequence[str], number: int) -> str:
-    """Return the id of a child run: the same whenever this step of this run is performed."""
-    told = masked("\0".join((work.step.name, str(number), *params)), work.context.secrets)
+    """Return the id of a child run: the same for all tries of one round of this step."""
+    told = masked("\0".join((work.step.name, str(number), str(present_round()), *params)), work.context.secrets)
     return f"{work.context.logs.run_id}.{hashlib.sha256(told.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def _run(work: Work, children: list[Child], at_once: int) -> Generator[Await, Any, list[ChildEnd]]:
-    """Run workflows, so many at once, and return their ends in the same order."""
+    """Run workflows, so many at once, and return their ends in the same order.
+
+    Raises:
+        WaitForSignal: none has failed, and somebody is asked in some of them; this step, performed again, goes on with these.
+    """
     start = work.context.start_child
     if start is None:
         raise StepError("No other workflow can be run from here.", work.step.name)
     if not children:
         return []
     ends: list[ChildEnd] = yield Await(partial(_begin, start, children, max(1, min(at_once, len(children)))))
+    questions = tuple([question for end in ends for question in end.questions])
+    if questions and all(end.status in (*GOOD, WAITING) for end in ends):
+        said = "; ".join(f"step {one.step!r} of run {one.run}: {one.prompt}" for one in questions)
+        raise WaitForSignal(said, Asked(questions))
     return ends
 
 
@@ -172,7 +186,8 @@ def _shown(end: ChildEnd) -> dict[str, Any]:
     return {**shown, "outputs": end.outputs, "status": end.status}
 
 
-def _write(path: str, document: Any) -> None:
+def _write(paths: Sequence[str], document: Any) -> None:
     text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
-    with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o666)) as file:
-        file.write(text)
+    for path in paths:
+        with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o666)) as file:
+            file.write(text)

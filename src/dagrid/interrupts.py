@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
@@ -26,7 +28,7 @@ class HeldInterrupts:
         if threading.current_thread() is threading.main_thread():
             self._handler = _signals.getsignal(_SIGINT)
             if callable(self._handler):
-                _signals.signal(_SIGINT, lambda *late: self._late.append(late))
+                _signals.signal(_SIGINT, self._hold)
                 _holding.append(self)
         return self
 
@@ -34,6 +36,10 @@ class HeldInterrupts:
         if callable(self._handler):
             _signals.signal(_SIGINT, self._handler)
             _holding.remove(self)
+
+    def _hold(self, *late: Any) -> None:
+        press()
+        self._late.append(late)
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -60,6 +66,19 @@ def is_interrupt(error: BaseException) -> bool:
 def from_signal(error: BaseException) -> bool:
     """Return whether an exception in code of ours may be what the handler of a signal raised, Ctrl-C or another one."""
     return not isinstance(error, Exception) and threading.current_thread() is threading.main_thread()
+
+
+_pressed_at = [-math.inf]
+
+
+def press() -> None:
+    """Note that somebody wants an end."""
+    _pressed_at[0] = time.monotonic()
+
+
+def pressed_for() -> float:
+    """Return how many seconds ago somebody pressed Ctrl-C, as far as was seen here: who waits for something may give it up."""
+    return time.monotonic() - _pressed_at[0]
 
 
 _holding: list[HeldInterrupts] = []  # of the main thread, the only one that has signals

@@ -1,0 +1,122 @@
+"""Runs that wait for a person, through the real command: also in what they have called, in handlers, and graphs of Python's."""
+
+from __future__ import annotations
+
+import pytest
+
+from dagrid.cli.exits import Exit
+
+NESTED = """
+steps:
+  - {name: a, call: mid}
+  - {name: after, command: touch after}
+---
+name: mid
+steps: [{name: b, call: leaf}]
+---
+name: leaf
+steps:
+  - {name: first, command: echo x >> first}
+  - {name: ask, approval: {prompt: Well?, required: [WHY]}}
+  - {name: last, command: 'echo "$WHY" >> last'}
+"""
+GRAPH = """
+from dagrid import DAG, Node, WaitForSignal
+
+def ask():
+    raise WaitForSignal("Deploy?", {"version": "1.2"})
+
+def deploy(ask):
+    print("deployed", ask)
+
+dag = DAG([Node(ask), Node(deploy, depends_on=["ask"])], name="deploying")
+"""
+
+
+@pytest.fixture
+def nested(folder):
+    (folder / "nested.yaml").write_text(NESTED)
+    return folder
+
+
+@pytest.mark.parametrize("which", ["whole", "child"])
+def test_a_person_is_asked_in_what_was_called(dagrid, history, nested, which):
+    """The whole waits, and says where; who answers there, or where it began, goes on with all of it."""
+    said = dagrid("start", "nested.yaml", "--json")
+    assert said.code == Exit.WAITING, said.err
+    (run,) = history.runs()
+    _, leaf = history.children(run.run)
+    assert said.data["waiting"] == [{"run": leaf.run, "step": "ask", "prompt": "Well?"}]
+    assert f"ask of run {leaf.run} waits for a person: Well?" in said.err
+    assert f"dagrid approve {leaf.run} STEP" in said.err
+    assert {info.status for info in (run, *history.children(run.run))} == {"waiting"}
+    assert leaf.run in dagrid("status", "nested").out
+    assert dagrid("retry", run.run, "-q").code == Exit.WAITING
+    where = {"whole": [run.run], "child": [leaf.run, "ask"]}[which]
+    said = dagrid("approve", *where)
+    assert said.code == Exit.USAGE, "it asks for WHY"
+    assert "asks for WHY" in said.err
+    assert dagrid("approve", *where, "--input", "WHY=so").code == 0
+    assert [(nested / name).read_text() for name in ("first", "last", "after")] == ["x\n", "so\n", ""]
+    assert {info.status for info in history.runs(children=True)} == {"succeeded"}
+
+
+def test_a_person_refuses_in_what_was_called(dagrid, history, nested):
+    """It has failed, and so have those that called it; nobody is asked again before somebody tries it again."""
+    assert dagrid("start", "nested.yaml", "-q").code == Exit.WAITING
+    said = dagrid("reject", "nested", "--reason", "not today")
+    assert said.code == Exit.FAILED
+    assert "not today" in said.err
+    assert {info.status for info in history.runs(children=True)} == {"failed"}
+    assert dagrid("retry", "nested", "-q").code == Exit.WAITING
+
+
+def test_a_run_is_stopped_that_waits_in_what_it_called(dagrid, history, nested):
+    """None of them waits any more."""
+    assert dagrid("start", "nested.yaml", "-q").code == Exit.WAITING
+    assert dagrid("stop", "nested").code == 0
+    assert {info.status for info in history.runs(children=True)} == {"aborted"}
+
+
+def test_what_was_called_at_once_waits_at_once(dagrid, history, folder):
+    """Each is answered by itself, and what the others did is not done again."""
+    (folder / "many.yaml").write_text(
+        "steps:\n  - {name: each, call: one, parallel: [1, 2]}\n"
+        "---\nname: one\nsteps: [{name: s, command: echo s >> s, approval: {prompt: well?}}]\n"
+    )
+    assert dagrid("start", "many.yaml", "-q").code == Exit.WAITING
+    said = dagrid("approve", "many")
+    assert said.code == Exit.USAGE
+    assert "Name one of them" in said.err
+    (run,) = history.runs()
+    first, second = history.children(run.run)
+    assert dagrid("approve", first.run).code == Exit.WAITING
+    assert dagrid("approve", second.run).code == 0
+    assert (folder / "s").read_text() == "s\n" * 2
+
+
+def test_a_handler_waits_for_a_person(dagrid, folder):
+    """It is answered as any step is, by the name that it has in the run."""
+    (folder / "end.yaml").write_text(
+        "handlerOn: {exit: {command: echo bye, approval: {prompt: ok}}}\nsteps: [echo a]\n"
+    )
+    assert dagrid("start", "end.yaml", "-q").code == Exit.WAITING
+    assert dagrid("approve", "end", "onExit").code == 0
+
+
+def test_a_graph_of_pythons_waits_for_a_person(dagrid, history, folder):
+    """What the person enters is the value of the node, as a mapping."""
+    (folder / "flows.py").write_text(GRAPH)
+    said = dagrid("start", "flows:dag", "--json")
+    assert said.code == Exit.WAITING
+    (run,) = history.runs()
+    assert said.data["waiting"] == [{"run": run.run, "step": "ask", "prompt": "Deploy?"}]
+    assert run.status == "waiting"
+    said = dagrid("approve", "deploying", "--input", "BY=Ada")
+    assert said.code == 0, said.err
+    assert "deployed {'BY': 'Ada'}" in said.out
+    assert dagrid("start", "flows:dag", "-q").code == Exit.WAITING
+    assert dagrid("reject", "deploying", "ask").code == Exit.FAILED
+    assert dagrid("start", "flows:dag", "-q").code == Exit.WAITING
+    assert dagrid("stop", "deploying").code == 0
+    assert history.runs()[0].status == "aborted"

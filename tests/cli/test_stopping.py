@@ -1,0 +1,101 @@
+"""Runs that are stopped through the real command: by Ctrl-C, by SIGTERM, from another shell."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dagrid.cli.exits import Exit
+from tests.cli.conftest import PATIENCE, appeared, process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_workflow(dagrid, history, folder, number):
+    """Its steps are stopped, its handlers run, and the code says that it was stopped."""
+    (folder / "long.yaml").write_text(
+        "handlerOn:\n  cancel: {command: touch cancelled}\n"
+        "steps:\n  - {name: only, command: 'touch there; sleep 600'}\n  - {name: after, command: 'true'}\n"
+    )
+    with process("start", "long.yaml", start_new_session=True) as running:
+        appeared(folder / "there")
+        running.send_signal(number)
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == Exit.INTERRUPTED, err
+    assert "long aborted after" in err
+    assert (folder / "cancelled").exists()
+    assert history.runs()[0].status == "aborted"
+
+
+def test_a_second_signal_stops_the_handlers(history, folder):
+    """Who cannot wait presses the keys again."""
+    (folder / "long.yaml").write_text(
+        "handlerOn:\n  cancel: {command: 'touch cancelling; sleep 600'}\n"
+        "steps:\n  - {name: only, command: 'touch there; sleep 600'}\n"
+    )
+    with process("start", "long.yaml", start_new_session=True) as running:
+        for marker in ("there", "cancelling"):
+            appeared(folder / marker)
+            running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == Exit.INTERRUPTED, err
+    assert history.runs()[0].status == "aborted"
+
+
+def test_a_run_in_the_background_of_a_script_is_stopped(dagrid, history, folder):
+    """There Ctrl-C is ignored, as it was for who pressed it in front of another program; who is asked to stop does."""
+    (folder / "long.yaml").write_text("steps:\n  - {name: only, command: 'touch there; sleep 600'}\n")
+    script = f"{sys.executable} -m dagrid start long.yaml & echo $!"
+    subprocess.run(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    appeared(folder / "there")
+    os.kill(history.runs()[0].pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert history.runs()[0].status == "running"
+    said = dagrid("stop", "long", "--json")
+    assert (said.code, said.data["status"]) == (0, "aborted")
+
+
+def test_stop_says_of_a_run_that_ended_otherwise(dagrid, history):
+    """Whoever stops it relies on what is said; it may have come to its end meanwhile."""
+    script = """if True:
+        import signal, sys, time
+        from dagrid.history import About, History
+
+        with History(sys.argv[1]) as history, history.begin("busy", About(name="busy")) as place:
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            print("there", flush=True)
+            signal.pause()
+            history.checkpoint.store.append(place.run_id, place.epoch, 0, [b"fact"], status="succeeded", at=time.time())
+    """
+    performer = [sys.executable, "-c", script, str(history.home)]
+    with subprocess.Popen(performer, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        said = dagrid("stop", "busy", "--json")
+    assert (said.code, said.data["status"]) == (Exit.FAILED, "succeeded")
+    assert "busy was not stopped" in said.err
+
+
+def test_a_server_that_is_gone_is_waited_for_until_somebody_stops_that(postgres, tmp_path, folder):
+    """It is said when the waiting begins, and one Ctrl-C ends it, with a word about the server."""
+    (folder / "long.yaml").write_text("steps: ['touch there; until test -e go; do sleep 0.02; done', echo]\n")
+    with process("--store", postgres.url(tmp_path), "start", "long.yaml", start_new_session=True) as running:
+        assert running.stderr is not None
+        appeared(folder / "there")
+        postgres.stop()
+        try:
+            (folder / "go").touch()
+            said = ""
+            while "is looked for" not in said:
+                said = running.stderr.readline()
+                assert said, "nothing was said of the server"
+            running.send_signal(signal.SIGINT)
+            _, err = running.communicate(timeout=10)
+        finally:
+            postgres.start()
+    assert running.returncode != Exit.SUCCESS
+    assert "Look whether the server runs" in err

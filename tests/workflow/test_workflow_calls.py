@@ -1,0 +1,90 @@
+"""Workflows that call others: which runs these are when the step runs again, and persons and limits in them."""
+
+from __future__ import annotations
+
+from dagrid.workflow import running
+
+
+def test_a_call_that_is_repeated_runs_its_workflow_each_time(runner):
+    """What was asked of it the time before may be another thing now."""
+    told = runner.run(
+        """
+        steps:
+          - name: poll
+            call: child
+            output: R
+            repeatPolicy: {repeat: until, condition: "${R.outputs.N}", expected: "3", intervalSec: 0.01, limit: 6}
+        ---
+        name: child
+        steps: [{name: count, command: 'echo x >> runs.txt; wc -l < runs.txt', output: N}]
+        """
+    )
+    assert told.status == "succeeded"
+    assert (runner.folder / "runs.txt").read_text() == "x\n" * 3
+    assert [child.status for child in runner.history.children(told.id)] == ["succeeded"] * 3
+
+
+def test_a_call_that_runs_anew_runs_its_workflow_anew(runner):
+    """Also one that had been repeated; one that is tried again goes on in the run that had failed, whichever that was."""
+    told = runner.run(
+        """
+        steps:
+          - name: each
+            call: child
+            repeatPolicy: {repeat: while, intervalSec: 0, limit: 2}
+        ---
+        name: child
+        steps:
+          - {name: first, command: echo x >> first.txt}
+          - {name: second, command: 'test ! -e bad'}
+        """
+    )
+    assert (told.status, (runner.folder / "first.txt").read_text()) == ("succeeded", "x\n" * 2)
+    (runner.folder / "bad").touch()
+    told = runner.go_on(told.id, again=True, roots=["each"])
+    assert (told.status, (runner.folder / "first.txt").read_text()) == ("failed", "x\n" * 3)
+    (runner.folder / "bad").unlink()
+    told = runner.go_on(told.id, again=True)
+    assert (told.status, (runner.folder / "first.txt").read_text()) == ("succeeded", "x\n" * 4)
+    assert [child.status for child in runner.history.children(told.id)] == ["succeeded"] * 4
+
+
+def test_a_call_that_is_tried_again_goes_on_in_the_run_that_failed(runner):
+    """What succeeded there is not done twice."""
+    told = runner.run(
+        """
+        steps: [{name: each, call: child, retryPolicy: {limit: 2, intervalSec: 0}}]
+        ---
+        name: child
+        steps:
+          - {name: first, command: echo x >> first.txt}
+          - {name: second, command: 'echo x >> second.txt; test $(wc -l < second.txt) -ge 3'}
+        """
+    )
+    assert (told.status, told.node("each").attempts) == ("succeeded", 3)
+    assert (runner.folder / "first.txt").read_text() == "x\n"
+    assert len(runner.history.children(told.id)) == 1
+
+
+def test_a_person_is_asked_when_a_step_has_been_repeated_as_often_as_it_may(runner):
+    """Whoever approves sees what the last repetition left; tries of an earlier round do not count."""
+    started = runner.start(
+        """
+        steps:
+          - name: a
+            command: 'echo x >> runs.txt; wc -l < runs.txt'
+            output: N
+            approval: {prompt: Enough?}
+            repeatPolicy: {repeat: while, intervalSec: 0, limit: 2}
+          - {name: b, command: 'echo "$N"'}
+        """
+    )
+    run = started.place.run_id
+    assert started.run.settle(30) is False
+    assert started.run.held("a")[0] == "Enough?"
+    started.detach()
+    assert runner.go_on(run, signals={"a": {}}).out("b") == "2\n"
+    with running.go_on(runner.history, run, again=True, roots=["a"]) as again:
+        assert again.run.settle(30) is False
+        again.detach()
+    assert runner.go_on(run, signals={"a": {}}).out("b") == "2\n4\n"
