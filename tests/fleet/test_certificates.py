@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dagrid.errors import FleetCertificateError, FleetRefusedError
+from dagrid.errors import FleetCertificateError, FleetRefusedError, InvalidSettingError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.backend import ClusterBackend
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
@@ -201,3 +202,21 @@ def test_a_certificate_is_for_workers_or_for_runs(authority: Authority) -> None:
         )
         run.tells.wait(lambda found: [tell for tell in found if tell.HasField("welcome")])
         line.close()
+
+
+def test_half_a_certificate_is_no_wish_for_plain_text(authority: Authority) -> None:
+    """Whoever named one file of three would else find out from those who read along."""
+    certificate, key = authority.issue("server", "127.0.0.1")
+    for named in ({"tls_cert": certificate}, {"tls_key": key}, {"tls_ca": authority.file}):
+        with pytest.raises(InvalidSettingError, match="needs a certificate and its key: tls_cert and tls_key"):
+            ClusterBackend.listening(**named)
+
+
+def test_plain_text_at_a_public_address_is_warned_about(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    with ClusterBackend.listening(files=[]):
+        assert "plain text" not in caplog.text
+    certificate, key = authority.issue("server", "127.0.0.1")
+    with ClusterBackend.listening("0.0.0.0", tls_cert=certificate, tls_key=key, files=[]):
+        assert "plain text" not in caplog.text
+    with ClusterBackend.listening("0.0.0.0", files=[]):
+        assert "in plain text at 0.0.0.0" in caplog.text

@@ -65,13 +65,9 @@ def listener_tls(call: Call) -> ListenerTLS | None:
     certificate, key, ca = (_file(call, f"coordinator.tls.{name}") for name in ("cert_file", "key_file", "ca_file"))
     if certificate is None and key is None and ca is None:
         return None
-    if certificate is None or key is None:
-        raise InvalidSettingError(
-            "A coordinator with TLS needs a certificate and its key: --coordinator.tls-cert and --coordinator.tls-key."
-        )
-    from dagrid.execution.backends.cluster.tls import ListenerTLS
+    from dagrid.execution.backends.cluster.tls import ListenerTLS  # gRPC comes with it
 
-    return ListenerTLS(certificate, key, ca)
+    return ListenerTLS.of(certificate, key, ca)
 
 
 def caller_tls(call: Call) -> CallerTLS | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import dagrid
 from dagrid.config import BY_NAME
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.listener import is_public
 from dagrid.service.coordinator import Coordinator
 from dagrid.service.fleet import OwnFleet
 from dagrid.service.folders import own_folder
@@ -78,11 +79,6 @@ class Service:
     def __init__(
         self, history: History, settings: ServiceSettings, say: Callable[[str], object] = _log.warning
     ) -> None:
-        if settings.tls is None and is_public(settings.host):
-            say(
-                f"Workers are heard in plain text at {settings.host}: whoever reaches the port can read it. "
-                f"Name certificates: --coordinator.tls-cert and --coordinator.tls-key."
-            )
         self._settings = settings
         self._home = history.home
         self._folder, self._lock = own_folder(history.home / "coordinator")
@@ -164,11 +160,3 @@ def reached(host: str) -> str:
     if not address.is_unspecified:
         return host
     return "127.0.0.1" if address.version == 4 else "::1"
-
-
-def is_public(host: str) -> bool:
-    """Return whether others may reach an address: all but those of this machine alone."""
-    try:
-        return not ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host != "localhost"

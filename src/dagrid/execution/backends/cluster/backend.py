@@ -114,17 +114,18 @@ class ClusterBackend(BackendBase):
         Args:
             host, port: where it listens; port 0 takes a free one, see `port`.
             signing_key, artifacts, files: see the class.
-            tls_cert, tls_key: files with the certificate that it shows; without them nothing is encrypted.
+            tls_cert, tls_key: files with the certificate that it shows; without them nothing is encrypted, and that is said where
+                others than this machine can call.
             tls_ca: a file with who signs workers; without it they show nothing.
             lease: seconds of silence after which a worker loses its attempts.
             heartbeat: seconds between two words of a worker that has nothing to say.
 
         Raises:
+            InvalidSettingError: of the certificate and its key one is missing.
+            FleetCertificateError: a file of certificates cannot be used.
             BackendError: somebody else listens there.
         """
-        tls = None
-        if tls_cert is not None and tls_key is not None:
-            tls = ListenerTLS(Path(tls_cert), Path(tls_key), None if tls_ca is None else Path(tls_ca))
+        tls = ListenerTLS.of(_path(tls_cert), _path(tls_key), _path(tls_ca))
         hub = Hub(host, port, key=_key(signing_key), tls=tls, lease=lease, heartbeat=heartbeat)
         hub.start()
         made = cls.on(hub, artifacts=artifacts, files=files)

@@ -16,7 +16,7 @@ from typing import cast
 
 import grpc
 
-from dagrid.errors import FleetCertificateError
+from dagrid.errors import FleetCertificateError, InvalidSettingError
 from dagrid.execution.backends.cluster.sayings import Sayings
 
 _log = logging.getLogger("dagrid.fleet")
@@ -35,6 +35,22 @@ class ListenerTLS:
     certificate: Path
     key: Path
     ca: Path | None = None
+
+    @classmethod
+    def of(cls, certificate: Path | None, key: Path | None, ca: Path | None) -> ListenerTLS | None:
+        """Return what was named, or None if nothing was.
+
+        Raises:
+            InvalidSettingError: the certificate or its key is missing.
+        """
+        if certificate is None and key is None and ca is None:
+            return None
+        if certificate is None or key is None:
+            raise InvalidSettingError(
+                "A coordinator with TLS needs a certificate and its key: tls_cert and tls_key, on the command line "
+                "--coordinator.tls-cert and --coordinator.tls-key."
+            )
+        return cls(certificate, key, ca)
 
 
 @dataclass(frozen=True, slots=True)
