@@ -142,6 +142,11 @@ class PushHost(Protocol):
         """The id of a run that is recorded, the same for whoever takes it up again; empty for others."""
         ...
 
+    @property
+    def name(self) -> str:
+        """What the graph is called; empty if it has no name."""
+        ...
+
     def now(self) -> float:
         """Return the seconds of the run's clock, which `time.perf_counter` of this machine shares unless time is virtual."""
         ...

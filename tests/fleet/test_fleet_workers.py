@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import cloudpickle
 import pytest
@@ -153,6 +154,20 @@ def test_large_values_go_through_artifacts(fleet: ClusterBackend, tmp_path: Path
     assert result.raise_for_status()["size"] == len(result["made"]) == 1 << 20
     assert sum(result["kept"]) == 1
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
+
+
+def test_who_looks_sees_what_a_graph_is_called(fleet: ClusterBackend, gate: Gate) -> None:
+    """A list of workers with nothing but ids of runs says nobody what they do."""
+    assert fleet.hub is not None
+    for called, shown in (("nightly", "nightly"), (None, "graph")):
+        run = DAG([Node("n", partial(stand, gate.address, "n"))], name=called).start(backend=fleet)
+        visit = gate.meet()
+        until = monotonic() + PATIENCE
+        while not (doing := [one for worker in fleet.hub.workers() for one in worker.running]):
+            assert monotonic() < until, "that it has begun is told a moment later"
+        assert [(one.name, one.root) for one in doing] == [(shown, shown)]
+        visit.release()
+        assert run.wait(PATIENCE).succeeded == 1
 
 
 def test_a_command_is_stopped_with_its_group(fleet: ClusterBackend, tmp_path: Path) -> None:

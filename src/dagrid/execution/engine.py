@@ -93,6 +93,7 @@ class Engine:
         omitted: Mapping[int, str] | None = None,
         recorder: Recorder | None = None,
         keeping: Keeping | None = None,
+        name: str = "",
     ) -> None:
         """Take all that a run needs.
 
@@ -108,10 +109,12 @@ class Engine:
             omitted: by node number, why it is not part of this run.
             recorder: writes the journal into a store; what happens has no effect before it is written.
             keeping: drops values that nobody needs any more.
+            name: what the graph is called.
         """
         self.values: list[Any] = [None] * len(plan.names)
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values)
         self.state = State(plan, self.growing.begin())
+        self.name = name
         self.clock = clock
         self.now = clock.now
         self.draw = draw

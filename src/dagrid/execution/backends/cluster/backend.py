@@ -26,6 +26,8 @@ from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Needs, Ses
 
 KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
 COMMAND = "command"
+UNNAMED = "graph"
+"""What a graph without a name is called for who looks."""
 
 _log = logging.getLogger("dagrid.fleet")
 
@@ -149,7 +151,7 @@ class ClusterBackend(BackendBase):
 
         Args:
             hub: the coordinator.
-            name, root: what a run that uses this is called for who looks, and the run that began it all.
+            name, root: what a run that uses this is called for who looks, and the run that began it all; by default as its graph.
             kit: what its calls need around them; by default the project.
             contents: what that needs, by SHA-256.
             logs: opens the files that its attempts write.
@@ -201,11 +203,12 @@ class ClusterBackend(BackendBase):
         self.check_open()
         run = host.run or f"~{secrets.token_hex(8)}"
         kit, contents = self._surroundings()
+        name = self._run_name or host.name or UNNAMED
         session = FleetSession(
             host,
             f"{run}:{place}" if place else run,
-            name=self._run_name,
-            root=self._root,
+            name=name,
+            root=self._root or name,
             place=place,
             kit=kit,
             contents=contents.get,
