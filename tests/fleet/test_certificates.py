@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,7 +208,8 @@ def test_a_certificate_is_for_workers_or_for_runs(authority: Authority) -> None:
 def test_half_a_certificate_is_no_wish_for_plain_text(authority: Authority) -> None:
     """Whoever named one file of three would else find out from those who read along."""
     certificate, key = authority.issue("server", "127.0.0.1")
-    for named in ({"tls_cert": certificate}, {"tls_key": key}, {"tls_ca": authority.file}):
+    halves: list[dict[str, Any]] = [{"tls_cert": certificate}, {"tls_key": key}, {"tls_ca": authority.file}]
+    for named in halves:
         with pytest.raises(InvalidSettingError, match="needs a certificate and its key: tls_cert and tls_key"):
             ClusterBackend.listening(**named)
 
@@ -220,3 +222,12 @@ def test_plain_text_at_a_public_address_is_warned_about(authority: Authority, ca
         assert "plain text" not in caplog.text
     with ClusterBackend.listening("0.0.0.0", files=[]):
         assert "in plain text at 0.0.0.0" in caplog.text
+
+
+def test_a_file_that_cannot_be_used_is_refused_when_the_backend_is_made(authority: Authority) -> None:
+    """It is read anew for each call; but what was never there need not wait for the first one."""
+    certificate, _ = authority.issue("client", "worker.example")
+    wrong: list[dict[str, Any]] = [{"tls_ca": "/none"}, {"tls_ca": authority.file, "tls_cert": certificate}]
+    for named in wrong:
+        with pytest.raises(FleetCertificateError, match=r"/none cannot be read|go together"):
+            ClusterBackend("grpcs://127.0.0.1", files=[], **named)

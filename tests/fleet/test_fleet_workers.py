@@ -17,7 +17,7 @@ import pytest
 
 from dagrid import DAG, Node, Retry, command
 from dagrid.assemble import restart
-from dagrid.errors import BackendUnreachableError, FleetKeyError, PoisonousTaskError
+from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
@@ -154,6 +154,17 @@ def test_large_values_go_through_artifacts(fleet: ClusterBackend, tmp_path: Path
     assert result.raise_for_status()["size"] == len(result["made"]) == 1 << 20
     assert sum(result["kept"]) == 1
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
+
+
+def test_a_path_is_a_place_for_large_values(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """As it is for checkpoints and caches; what is none is refused before anything runs."""
+    nodes = [Node("made", lambda: bytes(1 << 20)), Node("size", len, inputs={"obj": "made"})]
+    with ClusterBackend(f"127.0.0.1:{fleet.port}", files=[], artifacts=tmp_path / "values") as far:
+        result = DAG(nodes).run(backend=far, progress=False)
+    assert result.raise_for_status()["size"] == 1 << 20
+    assert (tmp_path / "values").is_dir(), "it has been there"
+    with pytest.raises(InvalidSettingError, match="a folder, at a URL, or in an object"):
+        ClusterBackend("127.0.0.1", files=[], artifacts=object())  # type: ignore[arg-type]
 
 
 def test_who_looks_sees_what_a_graph_is_called(fleet: ClusterBackend, gate: Gate) -> None:

@@ -9,10 +9,11 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Self
 
-from dagrid.errors import BackendUnreachableError
+from dagrid.errors import BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
@@ -21,7 +22,7 @@ from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.logbook import OpenSink
 from dagrid.execution.backends.cluster.project import ProjectKit, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
-from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
+from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS, caller_credentials
 from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Needs, Session, Use
 
 KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
@@ -32,6 +33,7 @@ UNNAMED = "graph"
 _log = logging.getLogger("dagrid.fleet")
 
 Begin = Callable[[FleetSession], Line]
+ArtifactsLike = str | os.PathLike[str] | Artifacts
 
 
 class ClusterBackend(BackendBase):
@@ -48,13 +50,15 @@ class ClusterBackend(BackendBase):
             An `Address` says key and certificates as well.
         signing_key: what coordinator and workers share; by default that of the environment (DAGRID_COORDINATOR_SIGNING_KEY).
         tls_ca, tls_cert, tls_key: files with who signs coordinators, and with what is shown to them.
-        artifacts: where large values are kept that this process and all workers reach (`dagrid.stores.open_artifacts`; in a URL
-            the folder or URL); by default they go through the coordinator.
+        artifacts: where large values are kept: a folder or a URL that this process and all workers reach, or what
+            `dagrid.stores.open_artifacts` returns; by default they go through the coordinator.
         files: files and folders of the project to send, relative to its folder; by default its modules, if it is one. An empty
             list sends nothing.
 
     Raises:
-        InvalidSettingError: the address is none, or a file that is named is not there.
+        InvalidSettingError: the address is none, a file that is named is not there, or what is given for artifacts is no place.
+        FleetCertificateError: a file of certificates cannot be used.
+        StoreError: the place for artifacts cannot be opened.
     """
 
     name: ClassVar[str] = "grpc"
@@ -69,7 +73,7 @@ class ClusterBackend(BackendBase):
         tls_ca: str | os.PathLike[str] | None = None,
         tls_cert: str | os.PathLike[str] | None = None,
         tls_key: str | os.PathLike[str] | None = None,
-        artifacts: Artifacts | None = None,
+        artifacts: ArtifactsLike | None = None,
         files: Sequence[str | os.PathLike[str]] | None = None,
     ) -> None:
         super().__init__()
@@ -79,15 +83,17 @@ class ClusterBackend(BackendBase):
                 tls = CallerTLS(ca=_path(tls_ca), certificate=_path(tls_cert), key=_path(tls_key))
             text = address if "://" in address else f"{self.name}://{address}"
             address = Address.parse(text, tls, _key(signing_key))
+        if address.tls is not None:
+            caller_credentials(address.tls)  # read anew for each call, but what is wrong from the beginning is said now
         self.address: Address | None = address
         self._prepare(None, artifacts, files)
 
     def _prepare(
-        self, hub: Hub | None, artifacts: Artifacts | None, files: Sequence[str | os.PathLike[str]] | None
+        self, hub: Hub | None, artifacts: ArtifactsLike | None, files: Sequence[str | os.PathLike[str]] | None
     ) -> None:
         self._hub = hub
         self._owned = False
-        self._artifacts = artifacts
+        self._artifacts = _place(artifacts)
         self._files = files
         self._kit: Kit | None = None
         self._contents: dict[bytes, bytes] = {}
@@ -108,7 +114,7 @@ class ClusterBackend(BackendBase):
         tls_ca: str | os.PathLike[str] | None = None,
         lease: float = 30.0,
         heartbeat: float = 1.0,
-        artifacts: Artifacts | None = None,
+        artifacts: ArtifactsLike | None = None,
         files: Sequence[str | os.PathLike[str]] | None = None,
     ) -> Self:
         """Be a coordinator in this process: workers call its port as long as the backend is open.
@@ -144,7 +150,7 @@ class ClusterBackend(BackendBase):
         kit: Kit | None = None,
         contents: Mapping[bytes, bytes] | None = None,
         logs: OpenSink | None = None,
-        artifacts: Artifacts | None = None,
+        artifacts: ArtifactsLike | None = None,
         files: Sequence[str | os.PathLike[str]] | None = None,
     ) -> Self:
         """Use the workers of a coordinator of this process, which is somebody else's to close.
@@ -272,6 +278,20 @@ class _Commands:
 
     def close(self, wait: bool = True) -> None:
         """The backend is somebody else's to close."""
+
+
+def _place(artifacts: ArtifactsLike | None) -> Artifacts | None:
+    """Return where large values are kept; a path or a URL is opened."""
+    if isinstance(artifacts, (str, os.PathLike)):
+        opened: Artifacts = import_module("dagrid.stores").open_artifacts(
+            artifacts
+        )  # it stands beside us, see docs/design.md
+        return opened
+    if artifacts is None or all(callable(getattr(artifacts, name, None)) for name in ("get", "put", "clear")):
+        return artifacts
+    raise InvalidSettingError(
+        f"Artifacts are kept in a folder, at a URL, or in an object with get, put and clear; not in {artifacts!r}."
+    )
 
 
 def _path(file: str | os.PathLike[str] | None) -> Path | None:
