@@ -6,8 +6,6 @@ What is set, and where that was said, is for whoever calls.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -17,9 +15,9 @@ import dagrid
 from dagrid.config import BY_NAME
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.listener import is_public
+from dagrid.execution.folders import OwnFolder
 from dagrid.service.coordinator import Coordinator
 from dagrid.service.fleet import OwnFleet
-from dagrid.service.folders import own_folder
 
 if TYPE_CHECKING:
     from dagrid.execution.backends.cluster.tls import ListenerTLS
@@ -81,21 +79,21 @@ class Service:
     ) -> None:
         self._settings = settings
         self._home = history.home
-        self._folder, self._lock = own_folder(history.home / "coordinator")
+        self._folder = OwnFolder(history.home / "coordinator")
         self._hub = Hub(
             settings.host,
             settings.port,
             key=settings.key,
             tls=settings.tls,
             lease=settings.lease,
-            folder=self._folder / "contents",
+            folder=self._folder.path / "contents",
             version=dagrid.__version__,
         )
         fleet = OwnFleet(self._hub, history.home)
         try:
             self._coordinator = Coordinator(history, fleet, limits=settings.limits, graph_env=self._graph_env, say=say)
         except BaseException:
-            self._leave()
+            self._folder.remove()
             raise
         self._api: Api | None = None
         self._ready = False
@@ -125,7 +123,7 @@ class Service:
         if self._api is not None:
             self._api.close()
         self._coordinator.close()
-        self._leave()
+        self._folder.remove()
 
     def _graph_env(self) -> Mapping[str, str]:
         """Return what lets a process of this machine call here."""
@@ -135,12 +133,6 @@ class Service:
             BY_NAME["coordinator.port"].variable: str(self.port),
             **self._settings.graph_env,
         }
-
-    def _leave(self) -> None:
-        if self._lock >= 0:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = -1
 
 
 def _api(settings: ApiSettings, fleet: OwnFleet, ready: Callable[[], bool], say: Callable[[str], object]) -> Api:

@@ -12,11 +12,11 @@ import shutil
 import threading
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from tempfile import mkdtemp
 
 from dagrid.errors import TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.outbox import PIECE
+from dagrid.execution.folders import OwnFolder
 
 SMALL = 64 * 2**10
 """Bytes up to which something stays in memory."""
@@ -32,7 +32,7 @@ class _Coming:
         self.size = size
         self.so_far = 0
         self.hashed = hashlib.sha256()
-        path.write_bytes(b"")
+        write(path, b"")
 
     def add(self, part: pb.Part) -> None:
         data = part.data  # a copy, each time
@@ -50,13 +50,17 @@ class Contents:
     """Things known by their digest. May be used from any thread.
 
     Args:
-        folder: where they are kept; None: in a folder for temporary files that goes with it.
+        folder: where they are kept; None: in one for temporary files, which goes with this or with the process.
         spare: how many bytes may be kept of what nobody holds.
     """
 
     def __init__(self, folder: Path | None = None, spare: int = 0) -> None:
-        self.folder = Path(mkdtemp(prefix="dagrid-contents-")) if folder is None else folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._own: OwnFolder | None = None
+        if folder is None:
+            self._own = OwnFolder.temporary()
+            folder = self._own.path / "contents"
+        self.folder = folder
+        self.folder.mkdir(0o700, parents=True, exist_ok=True)
         self._spare = spare
         self._guard = threading.RLock()
         self._small: dict[bytes, bytes] = {}
@@ -77,7 +81,7 @@ class Contents:
             if digest not in self._sizes:
                 if len(data) > SMALL:
                     coming = self._new_path()
-                    coming.write_bytes(data)
+                    write(coming, data)
                     coming.replace(self._path(digest))
                 else:
                     self._small[digest] = data
@@ -140,7 +144,7 @@ class Contents:
             path = self._path(digest)
             if digest in self._small and not path.exists():
                 coming = self._new_path()
-                coming.write_bytes(self._small[digest])
+                write(coming, self._small[digest])
                 coming.replace(path)
             return path
 
@@ -195,6 +199,8 @@ class Contents:
             for each in (self._small, self._sizes, self._coming, self._holders, self._held):
                 each.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
+            if self._own is not None:
+                self._own.remove()
 
     def _arrived(self, digest: bytes, size: int) -> None:
         self._sizes[digest] = size
@@ -220,6 +226,12 @@ class Contents:
     def _new_path(self) -> Path:
         self._names += 1
         return self.folder / f"coming-{os.getpid()}-{self._names}"
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file that only who runs this may read."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
 
 
 def parts(data: bytes, digest: bytes) -> Iterator[pb.Part]:
