@@ -284,7 +284,10 @@ class Surroundings(Protocol):
 
 
 class Kit(Protocol):
-    """What the calls of a run need around them on a worker of a fleet. It is pickled, and opened once for a run on a worker."""
+    """What the calls of a run need around them on a worker of a fleet. It is pickled, and opened once for a run on a worker.
+
+    It may hold secrets: nobody on its way writes it into a file.
+    """
 
     @property
     def contents(self) -> Sequence[bytes]:

@@ -183,3 +183,23 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pyte
     (tmp_path / f"dagrid-{os.getuid()}").symlink_to(tmp_path / "theirs")
     with pytest.raises(BackendError, match="somebody else's"):
         Contents()
+
+
+@pytest.mark.parametrize("data", [b"secret", LARGE])
+def test_what_is_secret_is_never_in_a_file(contents: Contents, tmp_path: Path, data: bytes) -> None:
+    """However large it is, it comes, is handed on and read in memory, and goes with the last one who needs it."""
+    there = Contents(tmp_path / "there", spare=10 * len(LARGE))
+    digest = digest_of(data)
+    for each in (contents, there):
+        each.hold("run", digest)
+    for part in parts(data, digest, secret=True):
+        contents.add(part)
+        assert not list(contents.folder.iterdir())
+    for part in contents.pieces(digest):
+        there.add(part, "coordinator")
+    assert there.get(digest) == data
+    with pytest.raises(KeyError):
+        there.path(digest)
+    assert not list(there.folder.iterdir())
+    there.release("run", digest)
+    assert digest not in there

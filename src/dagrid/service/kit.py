@@ -1,7 +1,7 @@
 """What the steps of a workflow find around them on a worker: their context, made there of what only the run knows.
 
 What is the worker's own (its PATH and HOME, its labels, its folders) is taken from there. Secrets are in the kit, which is never
-kept with the run.
+kept with the run, and in no file on its way.
 """
 
 from __future__ import annotations

@@ -421,7 +421,7 @@ class FleetSession:
         data = self._kept[digest]
         if digest not in self._given and len(data) <= PIECE:
             self._given.add(digest)
-            self._out.parts.add(digest=digest, size=len(data), data=data)
+            self._out.parts.add(digest=digest, size=len(data), data=data, secret=digest == self._kit)
 
     def _recall(self, worker: int, attempts: Sequence[int]) -> None:
         if self._staged:  # assignments are taken after what is called back
@@ -659,4 +659,5 @@ class FleetSession:
         if data is None:
             data = self._contents(digest)
         if data is not None and self._line is not None:
-            self._line.ask(pb.Ask(parts=[pb.Part(digest=digest, size=len(data), data=data)]))
+            part = pb.Part(digest=digest, size=len(data), data=data, secret=digest == self._kit)
+            self._line.ask(pb.Ask(parts=[part]))
