@@ -54,8 +54,9 @@ class Call(msgspec.Struct):
     out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates. `key` stays the same
     over all tries of the node in its run, however often it is performed; where there is one, the task finds it in its environment
     as DAGRID_ATTEMPT_KEY (`dagrid.attempt.KEY`). `path` are folders in which the modules of the function and of the arguments are
-    found, before all others. A call that is to be performed `once` counts as started, when its worker is lost, from when it was
-    handed over, and its start is told at once. Of others, in a run that is recorded, it may be told with an end that comes soon.
+    found, before all others; `folder` is where it runs, if that is not where its process began. A call that is to be performed
+    `once` counts as started, when its worker is lost, from when it was handed over, and its start is told at once. Of others, in
+    a run that is recorded, it may be told with an end that comes soon.
 
     A call that `rides` on another attempt, which is before it in its bundle, is performed when that one has completed, with its
     value in the place of the `Awaited` among the arguments. If that one ends otherwise, is given back or cancelled, the rider is
@@ -73,6 +74,7 @@ class Call(msgspec.Struct):
     key: str = ""
     path: tuple[str, ...] = ()
     once: bool = False
+    folder: str = ""
 
 
 class Encoded:
@@ -272,6 +274,11 @@ class Surroundings(Protocol):
     @property
     def path(self) -> tuple[str, ...]:
         """Folders in which the modules of the run are found, before all others."""
+        ...
+
+    @property
+    def folder(self) -> str:
+        """Where its functions run; empty: where the worker runs. Commands are asked `around` where they do."""
         ...
 
     def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:

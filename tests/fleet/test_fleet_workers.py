@@ -218,6 +218,44 @@ def test_a_project_travels(fleet: ClusterBackend, tmp_path: Path) -> None:
         assert done.stdout.strip() == str(2 * number), done.stderr
 
 
+READER = """
+import os, sys
+from dagrid import DAG, Node, command
+from dagrid.execution.backends.cluster.backend import ClusterBackend
+from mine import read
+
+if __name__ == "__main__":
+    nodes = [Node("python", read), Node("command", command("cat data/day.csv")), Node("where", os.getcwd)]
+    for files in (["data/*.csv"], None):
+        with ClusterBackend(sys.argv[1], files=files) as fleet:
+            result = DAG(nodes[:] if files else nodes[2:]).run(backend=fleet, progress=False).raise_for_status()
+        print(*(result[node.id] for node in nodes if node.id in result.node_results))
+"""
+
+
+def test_named_files_are_where_a_run_works(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """Beside the modules of the project, for functions and for commands, in a folder that goes with the run."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "day.csv").write_text("1,2")
+    (tmp_path / "mine.py").write_text("def read(): return open('data/day.csv').read()\n")
+    (tmp_path / "main.py").write_text(READER)
+    argv = [sys.executable, "main.py", f"127.0.0.1:{fleet.port}"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    (python, by_command, first), (second,) = (line.split() for line in done.stdout.splitlines())
+    assert (python, by_command) == ("1,2", "1,2"), done.stderr
+    assert Path(first).name == Path(second).name == "work"
+    assert first != second
+    started = DAG([Node("where", os.getcwd)]).run(backend=fleet, progress=False).raise_for_status()["where"]
+    assert started not in (first, second, os.getcwd())
+
+
+def test_a_file_that_is_not_there_is_refused_when_the_backend_is_made() -> None:
+    with pytest.raises(InvalidSettingError, match=r"nothing called 'nosuch\.csv'"):
+        ClusterBackend("127.0.0.1", files=["nosuch.csv"])
+    with pytest.raises(InvalidSettingError, match=r"nothing called 'nosuch\.csv'"):
+        ClusterBackend.listening(files=["nosuch.csv"])
+
+
 # --- labels ------------------------------------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,11 @@ class Around:
         """Functions of steps are found by the processes that run them."""
         return ()
 
+    @property
+    def folder(self) -> str:
+        """Each step says where it runs."""
+        return ""
+
     def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that calls one in the context of the run."""
         return partial(_called, self.context, fn)

@@ -20,7 +20,7 @@ from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.logbook import OpenSink
-from dagrid.execution.backends.cluster.project import ProjectKit, packed
+from dagrid.execution.backends.cluster.project import ProjectKit, named, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS, caller_credentials
 from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Needs, Session, Use
@@ -41,9 +41,10 @@ class ClusterBackend(BackendBase):
 
     Functions and values travel pickled, the modules of the project with them; what is installed has to be installed on the
     workers too, whose Python has to be of the same minor version. A node with a selector runs on a worker that has all of its
-    labels, and waits as long as there is none; commands run on workers as well, in a folder of their own with the project's
-    files. Each attempt finds what stays the same however often its node is performed in its environment, as DAGRID_ATTEMPT_KEY.
-    What runs when this process ends, in a run with a checkpoint, goes on and is found again when the run is taken up.
+    labels, and waits as long as there is none; commands run on workers as well. All of a run works in a fresh folder there, with
+    the files of the project. Each attempt finds what stays the same however often its node is performed in its environment, as
+    DAGRID_ATTEMPT_KEY. What runs when this process ends, in a run with a checkpoint, goes on and is found again when the run is
+    taken up.
 
     Args:
         address: of the coordinator, as `grpc://host:port` (plain text) or `grpcs://host:port` (TLS); the port may be left out.
@@ -52,8 +53,8 @@ class ClusterBackend(BackendBase):
         tls_ca, tls_cert, tls_key: files with who signs coordinators, and with what is shown to them.
         artifacts: where large values are kept: a folder or a URL that this process and all workers reach, or what
             `dagrid.stores.open_artifacts` returns; by default they go through the coordinator.
-        files: files and folders of the project to send, relative to its folder; by default its modules, if it is one. An empty
-            list sends nothing.
+        files: files, folders and patterns of the project that are sent beside its modules, relative to its folder. An empty list
+            sends nothing at all.
 
     Raises:
         InvalidSettingError: the address is none, a file that is named is not there, or what is given for artifacts is no place.
@@ -95,6 +96,7 @@ class ClusterBackend(BackendBase):
         self._owned = False
         self._artifacts = _place(artifacts)
         self._files = files
+        list(named(files or ()))  # it is packed as it is when a run begins, but what was never there is refused now
         self._kit: Kit | None = None
         self._contents: dict[bytes, bytes] = {}
         self._run_name = self._root = ""
@@ -135,8 +137,8 @@ class ClusterBackend(BackendBase):
         """
         tls = ListenerTLS.of(_path(tls_cert), _path(tls_key), _path(tls_ca))
         hub = Hub(host, port, key=_key(signing_key), tls=tls, lease=lease, heartbeat=heartbeat)
-        hub.start()
         made = cls.on(hub, artifacts=artifacts, files=files)
+        hub.start()
         made._owned = True  # noqa: SLF001 - our own
         return made
 
