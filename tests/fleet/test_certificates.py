@@ -231,3 +231,30 @@ def test_a_file_that_cannot_be_used_is_refused_when_the_backend_is_made(authorit
     for named in wrong:
         with pytest.raises(FleetCertificateError, match=r"/none cannot be read|go together"):
             ClusterBackend("grpcs://127.0.0.1", files=[], **named)
+
+
+def test_a_script_says_what_certificates_are_for(authority: Authority) -> None:
+    """As a coordinator does; what cannot be is refused before anybody can call."""
+    certificate, key = authority.issue("server", "127.0.0.1")
+    tls: dict[str, Any] = {"tls_cert": certificate, "tls_key": key, "tls_ca": authority.file}
+    said: dict[str, Any] = {
+        "gpu.example": {"ids": ["gpu-*"], "labels": {"gpu": "true", "zone": ["eu-*", "us"]}},
+        "script": Claims(),
+    }
+    with ClusterBackend.listening(files=[], tls_claims=said, **tls) as here:
+        assert here.hub is not None
+        for name, labels, why in (
+            ("gpu-1", {"gpu": "true", "zone": "us"}, ""),
+            ("gpu-2", {"zone": "asia"}, "zone=asia"),
+        ):
+            worker = Worker(to(here.hub, tls=authority.caller("gpu.example")), name, labels)
+            if why:
+                with pytest.raises(FleetRefusedError, match=why):
+                    raise worker.error()
+            else:
+                worker.events.wait(lambda found: "welcome" in found)
+            worker.close()
+    with pytest.raises(InvalidSettingError, match=r"unknown field `label`.*write ids, labels and borrows"):
+        ClusterBackend.listening(files=[], tls_claims={"gpu.example": {"label": {}}}, **tls)
+    with pytest.raises(InvalidSettingError, match="Say who signs them: tls_ca"):
+        ClusterBackend.listening(files=[], tls_claims={"gpu.example": {}}, tls_cert=certificate, tls_key=key)

@@ -113,6 +113,31 @@ def test_mutual_tls(fleet_of, papers):
     check(fleet, shown)
 
 
+def test_a_certificate_is_for_certain_labels(fleet_of, papers, tmp_path):
+    """A file says which; another worker with a good certificate gets nothing of what is meant for those."""
+    certificate, key = papers.issue("server", "127.0.0.1")
+    own, own_key = papers.issue("client", "gpu.example")
+    claims = tmp_path / "claims.yaml"
+    claims.write_text("gpu.example: {ids: [gpu], labels: {gpu: 'true'}}\n")
+    shown = (f"--worker.tls-cert={own}", f"--worker.tls-key={own_key}", f"--worker.tls-ca={papers.file}")
+    tls = (
+        f"--coordinator.tls-cert={certificate}",
+        f"--coordinator.tls-key={key}",
+        f"--coordinator.tls-ca={papers.file}",
+    )
+    fleet = fleet_of((*tls, f"--coordinator.tls-claims={claims}"), shown)
+    check(fleet, shown)
+    liar = fleet.worker("liar", "gpu=true", flags=shown)
+    assert "not one for the id 'liar'" in liar.told("refuses").text
+    claims.write_text("gpu.example: {label: {gpu: 'true'}}\n")
+    told = dagrid(fleet, "coordinator", *tls, f"--coordinator.tls-claims={claims}")
+    assert told.returncode == 2
+    assert f"{claims}: " in told.stderr
+    assert "label" in told.stderr
+    told = dagrid(fleet, "coordinator", *tls[:2], f"--coordinator.tls-claims={claims}")
+    assert told.returncode == 2
+
+
 def test_a_graph_of_pythons_with_tls(fleet_of, papers, tmp_path):
     """Its process calls the coordinator as a worker of that machine would, by what the file of settings says."""
     certificate, key = papers.issue("server", "127.0.0.1")

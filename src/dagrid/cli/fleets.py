@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagrid.config import BY_NAME, DEFAULT
+from dagrid.config.files import read
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.execution.backends.cluster.calling import Address
-    from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
+    from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS
     from dagrid.ports import Backend
     from dagrid.workflow.running import Fleet
 
@@ -68,6 +69,20 @@ def listener_tls(call: Call) -> ListenerTLS | None:
     from dagrid.execution.backends.cluster.tls import ListenerTLS  # gRPC comes with it
 
     return ListenerTLS.of(certificate, key, ca)
+
+
+def listener_claims(call: Call) -> dict[str, Claims] | None:
+    """Return what the holders of certificates may say of themselves, None for anything. Raises InvalidSettingError."""
+    file = _file(call, "coordinator.tls.claims_file")
+    if file is None:
+        return None
+    from dagrid.execution.backends.cluster.tls import Claims
+
+    said = read(file)
+    try:
+        return Claims.of(said.data)
+    except InvalidSettingError as error:
+        raise said.refuse(str(error)) from error
 
 
 def caller_tls(call: Call) -> CallerTLS | None:

@@ -20,7 +20,7 @@ from dagrid.service.coordinator import Coordinator
 from dagrid.service.fleet import OwnFleet
 
 if TYPE_CHECKING:
-    from dagrid.execution.backends.cluster.tls import ListenerTLS
+    from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
     from dagrid.history import History
     from dagrid.service.api import Api
 
@@ -44,6 +44,7 @@ class ServiceSettings:
         host, port: where workers call; port 0 is any that is free.
         key: the signing key; None: there is none.
         tls: the certificates; None: nothing is encrypted.
+        claims: by name in a certificate, what its holder may say of itself; None: anything.
         lease: seconds of silence after which a worker loses its steps.
         limits: by queue, how many of its runs are performed at once.
         graph_env: variables for the processes of Python graphs, beside the address: what they show and trust when they call.
@@ -54,6 +55,7 @@ class ServiceSettings:
     port: int = 50_055
     key: bytes | None = None
     tls: ListenerTLS | None = None
+    claims: Mapping[str, Claims] | None = None
     lease: float = 30.0
     limits: Mapping[str, int] = field(default_factory=dict)
     graph_env: Mapping[str, str] = field(default_factory=dict)
@@ -71,7 +73,7 @@ class Service:
     Raises:
         RunHeldError: another process performs the runs of the home.
         BackendError: somebody else listens at the port, or certificates cannot be used.
-        InvalidSettingError: the API cannot listen.
+        InvalidSettingError: the API cannot listen, or there are claims, and callers show no certificates.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Service:
             settings.port,
             key=settings.key,
             tls=settings.tls,
+            claims=settings.claims,
             lease=settings.lease,
             folder=self._folder.path / "contents",
             version=dagrid.__version__,

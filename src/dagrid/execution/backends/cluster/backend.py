@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from dagrid.errors import BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends.base import BackendBase, Sessions
@@ -22,7 +22,7 @@ from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.logbook import OpenSink
 from dagrid.execution.backends.cluster.project import ProjectKit, named, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
-from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS, caller_credentials
+from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS, caller_credentials
 from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Needs, Session, Use
 
 KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
@@ -114,6 +114,7 @@ class ClusterBackend(BackendBase):
         tls_cert: str | os.PathLike[str] | None = None,
         tls_key: str | os.PathLike[str] | None = None,
         tls_ca: str | os.PathLike[str] | None = None,
+        tls_claims: Mapping[str, Claims | Mapping[str, Any]] | None = None,
         lease: float = 30.0,
         heartbeat: float = 1.0,
         artifacts: ArtifactsLike | None = None,
@@ -127,16 +128,19 @@ class ClusterBackend(BackendBase):
             tls_cert, tls_key: files with the certificate that it shows; without them nothing is encrypted, and that is said where
                 others than this machine can call.
             tls_ca: a file with who signs workers; without it they show nothing.
+            tls_claims: by a name in a certificate, what its holder may say of itself: a `Claims`, or a mapping with its fields; all
+                others are refused then. Without it, whoever was signed may say anything.
             lease: seconds of silence after which a worker loses its attempts.
             heartbeat: seconds between two words of a worker that has nothing to say.
 
         Raises:
-            InvalidSettingError: of the certificate and its key one is missing.
+            InvalidSettingError: a setting cannot be: of the certificate and its key one is missing, or claims are none.
             FleetCertificateError: a file of certificates cannot be used.
             BackendError: somebody else listens there.
         """
         tls = ListenerTLS.of(_path(tls_cert), _path(tls_key), _path(tls_ca))
-        hub = Hub(host, port, key=_key(signing_key), tls=tls, lease=lease, heartbeat=heartbeat)
+        claims = None if tls_claims is None else Claims.of(tls_claims)
+        hub = Hub(host, port, key=_key(signing_key), tls=tls, claims=claims, lease=lease, heartbeat=heartbeat)
         made = cls.on(hub, artifacts=artifacts, files=files)
         hub.start()
         made._owned = True  # noqa: SLF001 - our own

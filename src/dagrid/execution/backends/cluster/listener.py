@@ -155,6 +155,11 @@ class Listener:
         if key == b"":
             raise InvalidSettingError("The signing key is empty. Give one, or none at all.")
         self._key = key
+        if claims is not None and (tls is None or tls.ca is None):
+            raise InvalidSettingError(
+                "What certificates are for counts where callers show some. Say who signs them: tls_ca, on the command line "
+                "--coordinator.tls-ca."
+            )
         self._certificates = None if tls is None else Certificates(tls)
         self._claims = claims
         self._sayings = Sayings()
