@@ -33,6 +33,7 @@ UNNAMED = "graph"
 _log = logging.getLogger("dagrid.fleet")
 
 Begin = Callable[[FleetSession], Line]
+FilesLike = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ArtifactsLike = str | os.PathLike[str] | Artifacts
 
 
@@ -53,8 +54,8 @@ class ClusterBackend(BackendBase):
         tls_ca, tls_cert, tls_key: files with who signs coordinators, and with what is shown to them.
         artifacts: where large values are kept: a folder or a URL that this process and all workers reach, or what
             `dagrid.stores.open_artifacts` returns; by default they go through the coordinator.
-        files: files, folders and patterns of the project that are sent beside its modules, relative to its folder. An empty list
-            sends nothing at all.
+        files: a file, a folder or a pattern of the project, or some, relative to its folder, that are sent beside its modules. An
+            empty list sends nothing at all.
 
     Raises:
         InvalidSettingError: the address is none, a file that is named is not there, or what is given for artifacts is no place.
@@ -75,7 +76,7 @@ class ClusterBackend(BackendBase):
         tls_cert: str | os.PathLike[str] | None = None,
         tls_key: str | os.PathLike[str] | None = None,
         artifacts: ArtifactsLike | None = None,
-        files: Sequence[str | os.PathLike[str]] | None = None,
+        files: FilesLike | None = None,
     ) -> None:
         super().__init__()
         if isinstance(address, str):
@@ -89,14 +90,14 @@ class ClusterBackend(BackendBase):
         self.address: Address | None = address
         self._prepare(None, artifacts, files)
 
-    def _prepare(
-        self, hub: Hub | None, artifacts: ArtifactsLike | None, files: Sequence[str | os.PathLike[str]] | None
-    ) -> None:
+    def _prepare(self, hub: Hub | None, artifacts: ArtifactsLike | None, files: FilesLike | None) -> None:
         self._hub = hub
         self._owned = False
         self._artifacts = _place(artifacts)
-        self._files = files
-        list(named(files or ()))  # it is packed as it is when a run begins, but what was never there is refused now
+        self._files = [files] if isinstance(files, (str, os.PathLike)) else files
+        list(
+            named(self._files or ())
+        )  # it is packed as it is when a run begins, but what was never there is refused now
         self._kit: Kit | None = None
         self._contents: dict[bytes, bytes] = {}
         self._run_name = self._root = ""
@@ -118,7 +119,7 @@ class ClusterBackend(BackendBase):
         lease: float = 30.0,
         heartbeat: float = 1.0,
         artifacts: ArtifactsLike | None = None,
-        files: Sequence[str | os.PathLike[str]] | None = None,
+        files: FilesLike | None = None,
     ) -> Self:
         """Be a coordinator in this process: workers call its port as long as the backend is open.
 
@@ -128,8 +129,8 @@ class ClusterBackend(BackendBase):
             tls_cert, tls_key: files with the certificate that it shows; without them nothing is encrypted, and that is said where
                 others than this machine can call.
             tls_ca: a file with who signs workers; without it they show nothing.
-            tls_claims: by a name in a certificate, what its holder may say of itself: a `Claims`, or a mapping with its fields; all
-                others are refused then. Without it, whoever was signed may say anything.
+            tls_claims: by a name in a certificate, what its holder may say of itself: a `Claims`, or a mapping with its fields;
+                all others are refused then. Without it, whoever was signed may say anything.
             lease: seconds of silence after which a worker loses its attempts.
             heartbeat: seconds between two words of a worker that has nothing to say.
 
@@ -157,7 +158,7 @@ class ClusterBackend(BackendBase):
         contents: Mapping[bytes, bytes] | None = None,
         logs: OpenSink | None = None,
         artifacts: ArtifactsLike | None = None,
-        files: Sequence[str | os.PathLike[str]] | None = None,
+        files: FilesLike | None = None,
     ) -> Self:
         """Use the workers of a coordinator of this process, which is somebody else's to close.
 
