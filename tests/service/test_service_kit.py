@@ -198,6 +198,7 @@ def tree(tmp_path):
     (tmp_path / "outside.txt").write_text("outside")
     (folder / "out").symlink_to("../outside.txt")
     (folder / "nowhere").symlink_to("nothing")
+    os.mkfifo(folder / "pipe")
     return folder
 
 
@@ -208,6 +209,7 @@ def unpacked(tmp_path, folder, names=None, without=()):
 
     def content(digest):
         path = tmp_path / digest.hex()
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(parcel.read(digest))
         return path
 
@@ -250,6 +252,7 @@ def test_names_mean_what_they_mean_elsewhere(tmp_path, tree, names, found):
         ("/etc/passwd", "is not below"),
         ("out", "leads out of"),
         ("nowhere", "cannot be read"),
+        ("pipe", "neither a file nor a folder"),
     ],
 )
 def test_a_name_that_means_nothing_is_refused(run, here, tree, name, why):
@@ -277,10 +280,12 @@ def test_links_are_followed_and_empty_folders_kept(tmp_path, tree, caplog):
 
 
 def test_a_secret_does_not_travel_by_another_name(tmp_path, tree):
-    """A link to the file of a secret is that file."""
+    """A link to the file of a secret is that file, and what a link to it leads to is, too."""
     (tree / "alias.txt").symlink_to("top.txt")
-    found = unpacked(tmp_path, tree, ["*.txt", "top.txt", "alias.txt"], [str(tree / "top.txt")])
-    assert found == {"data[1].txt", "data1.txt"}
+    for secret in ("top.txt", "alias.txt"):
+        found = unpacked(tmp_path, tree, ["*.txt", "top.txt", "alias.txt"], [str(tree / secret)])
+        assert found == {"data[1].txt", "data1.txt"}
+    assert not {"wd/deep/y.py", "link/y.py"} & unpacked(tmp_path / "again", tree, None, [str(tree / "link")])
 
 
 def test_a_file_that_goes_while_it_is_looked_at_is_not_packed(tmp_path, tree):

@@ -9,10 +9,9 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from errno import ELOOP
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from glob import has_magic
 from typing import NamedTuple
 
@@ -33,6 +32,9 @@ LEFT_OUT = frozenset(
     )
 )
 """Folders that nobody means unless he names them."""
+
+OUTSIDE = ".."
+"""The place of what is not in the folder."""
 
 _log = logging.getLogger("dagrid.fleet")
 
@@ -67,9 +69,17 @@ class Folder:
         skips: Callable[[os.DirEntry[str]], bool] = lambda entry: entry.name in LEFT_OUT,
     ) -> None:
         self._path = os.path.abspath(path)
-        self._real = os.path.realpath(path)
-        self._without = {*without, *map(os.path.realpath, without)}
+        self._without = frozenset(without)
         self._skips = skips
+
+    @cached_property
+    def _real(self) -> str:
+        return os.path.realpath(self._path)
+
+    @cached_property
+    def _hidden(self) -> frozenset[str]:
+        """The places in this folder, without links, that do not travel."""
+        return frozenset(map(self._real_place, self._without)) - {OUTSIDE}
 
     def everything(self) -> Iterator[Found]:
         """Yield all files, and folders that are empty.
@@ -77,7 +87,7 @@ class Folder:
         Raises:
             TransferError: something cannot be looked at.
         """
-        return self._walk("", (self._real,))
+        return self._walk("", "")
 
     def named(self, names: Sequence[str | os.PathLike[str]]) -> Iterator[Found]:
         """Yield what names mean: each is a file, a folder with all that it holds, or else a pattern (`**` is any folders).
@@ -91,7 +101,7 @@ class Folder:
             if os.path.lexists(os.path.join(self._path, place)):
                 yield from self._there(name, place)
                 continue
-            found = self._walk("", (self._real,), place.split("/")) if has_magic(place) else iter(())
+            found = self._walk("", "", place.split("/")) if has_magic(place) else iter(())
             first = next(found, None)
             if first is None:
                 raise InvalidSettingError(
@@ -101,49 +111,59 @@ class Folder:
             yield from found
 
     def _place(self, name: str) -> str:
-        full = os.path.normpath(os.path.join(self._path, name))
-        if not _is_in(full, self._path):
-            full = os.path.join(self._path, os.path.relpath(os.path.realpath(full), self._real))
-        place = os.path.relpath(full, self._path)
-        if place.split("/")[0] == "..":
+        place = _below(os.path.normpath(os.path.join(self._path, name)), self._path)
+        if place == OUTSIDE:  # it may be meant by another name of the folder
+            place = self._real_place(os.path.join(self._path, name))
+        if place == OUTSIDE:
             raise InvalidSettingError(f"{name!r} is not below {self._path}, and only what is there travels.")
-        return "" if place == "." else place
+        return place
 
     def _there(self, name: str, place: str) -> Iterator[Found]:
-        full = os.path.join(self._path, place)
-        real = os.path.realpath(full)
-        if not _is_in(real, self._real):
+        full = os.path.join(self._path, place) if place else self._path
+        real = self._real_place(full)
+        if real == OUTSIDE:
             raise InvalidSettingError(f"{name!r} is a link that leads out of {self._path}. Copy there what is needed.")
-        if self._without.intersection((full, real)):
+        if self._is_without(full, real):
             return
-        with _told(full):
+        try:
             found = _found(place, os.stat(full))
+        except OSError as error:
+            raise _unreadable(full, error) from error
         if found.is_folder:
-            yield from self._walk(place, (real,))
-        else:
+            yield from self._walk(place, real)
+        elif stat.S_ISREG(found.mode):
             yield found
+        else:
+            raise InvalidSettingError(f"{name!r} below {self._path} is neither a file nor a folder, and cannot travel.")
 
-    def _walk(self, place: str, chain: tuple[str, ...], pattern: Sequence[str] | None = None) -> Iterator[Found]:
-        """Yield what a folder holds, or what of it a pattern means; `chain` are the real paths of it and of those above."""
-        rest = [(place, chain, pattern is None)]
+    def _walk(self, place: str, real: str, pattern: Sequence[str] | None = None) -> Iterator[Found]:
+        """Yield what a folder holds, or what of it a pattern means.
+
+        Args:
+            place: of the folder; empty: this one.
+            real: the same without links.
+            pattern: in its parts; None: all of it.
+        """
+        rest: list[tuple[str, tuple[str, ...], bool]] = [(place, (real,), pattern is None)]
         while rest:
             above, chain, all_of_it = rest.pop()
             is_empty = True
             for path, entry in self._entries(above):
-                with _told(entry.path):
-                    try:
-                        found = _found(path, entry.stat())
-                    except OSError as error:
-                        if isinstance(error, FileNotFoundError) or error.errno == ELOOP:
-                            continue
-                        raise
-                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(chain[-1], entry.name)
                 meant = all_of_it or _matches(path.split("/"), pattern or ())
-                if not _is_in(real, self._real):
+                real = path if chain[-1] == above else os.path.join(chain[-1], entry.name)
+                try:
+                    found = _found(path, entry.stat())
+                    if entry.is_symlink():
+                        real = self._real_place(entry.path)
+                except OSError as error:
+                    if isinstance(error, FileNotFoundError) or error.errno == ELOOP:
+                        continue
+                    raise _unreadable(entry.path, error) from error
+                if real == OUTSIDE:
                     if meant:
                         _say_outside(entry.path, self._path)
                     continue
-                if self._without.intersection((entry.path, real)):
+                if self._is_without(entry.path, real):
                     continue
                 if found.is_folder:
                     if real in chain or (self._skips(entry) and entry.name not in (pattern or ())):
@@ -156,26 +176,29 @@ class Folder:
             if is_empty and all_of_it and above:
                 yield Found(above, 0, 0, 0, stat.S_IFDIR)
 
+    def _real_place(self, path: str) -> str:
+        """Return where something is without links, relative to the folder without links."""
+        return _below(os.path.realpath(path), self._real)
+
+    def _is_without(self, path: str, real: str) -> bool:
+        """Whether something does not travel: by the name that it has here, or by that without links."""
+        return path in self._without or any(real == each or real.startswith(f"{each}/") for each in self._hidden)
+
     def _entries(self, above: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         folder = os.path.join(self._path, above) if above else self._path
-        with _told(folder):
-            try:
-                with os.scandir(folder) as entries:
-                    found = list(entries)
-            except (FileNotFoundError, NotADirectoryError):
-                if not above:
-                    raise
+        try:
+            with os.scandir(folder) as entries:
+                found = list(entries)
+        except OSError as error:
+            if above and isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 return
+            raise _unreadable(folder, error) from error
         for entry in found:
             yield f"{above}/{entry.name}" if above else entry.name, entry
 
 
 def _found(path: str, state: os.stat_result) -> Found:
     return Found(path, max(state.st_mtime_ns, state.st_ctime_ns), state.st_size, state.st_ino, state.st_mode)
-
-
-def _is_in(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(os.path.join(folder, ""))
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -186,14 +209,18 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
-@contextmanager
-def _told(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TransferError(
-            f"{path} cannot be read ({error.strerror}). Name what is needed, with `files`, or leave it out."
-        ) from error
+def _below(path: str, folder: str) -> str:
+    """Return where a path is in a folder; or `OUTSIDE`."""
+    if path == folder:
+        return ""
+    base = folder.rstrip("/") + "/"
+    return path[len(base) :] if path.startswith(base) else OUTSIDE
+
+
+def _unreadable(path: str, error: OSError) -> TransferError:
+    return TransferError(
+        f"{path} cannot be read ({error.strerror}). Name what is needed, with `files`, or leave it out."
+    )
 
 
 @lru_cache(1_000)  # once for each link
