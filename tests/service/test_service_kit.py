@@ -16,6 +16,7 @@ from textwrap import dedent
 import pytest
 
 from dagrid.errors import TransferError, WorkflowError
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.history import History
 from dagrid.service.fleet import OwnFleet
@@ -368,3 +369,21 @@ def test_small_files_travel_with_the_first_step(tmp_path):
         down, assign = worker.downs.wait(lambda downs: [(down, one) for down in downs for one in down.assigns])[0]
         assert {assign.kit, *assign.needs} <= {part.digest for part in down.parts}
         started.let_go()
+
+
+def test_a_large_file_that_has_gone_fails_the_run_with_the_reason(tmp_path):
+    """It was promised to a worker, and cannot be had: nobody waits for it for ever."""
+    path = tmp_path / "flows" / "flow.yaml"
+    path.parent.mkdir()
+    path.write_text("steps: [{name: a, command: 'true'}]\n")
+    (path.parent / "data.bin").write_bytes(bytes(100_000))
+    with hub() as coordinator, Worker(to(coordinator)) as worker, History(tmp_path / "home") as history:
+        worker.value_of = lambda call: None
+        fleet = OwnFleet(coordinator, history.home)
+        started = running.start(load(path, types=steps.KINDS), history=history, fleet=fleet)
+        assign = worker.downs.wait(lambda downs: [one for down in downs for one in down.assigns])[0]
+        (path.parent / "data.bin").unlink()
+        worker.say(pb.Up(wants=[assign.needs[1]]))
+        result = started.run.wait(20)
+        assert "data.bin cannot be read any more" in str(result.node_result("a").error)
+        started.finish()
