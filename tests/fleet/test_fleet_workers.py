@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSetting
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.project import packed
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
 from tests.fleet.fleet_place import PATIENCE, Start, workers
@@ -247,6 +250,29 @@ def test_named_files_are_where_a_run_works(fleet: ClusterBackend, tmp_path: Path
     assert first != second
     started = DAG([Node("where", os.getcwd)]).run(backend=fleet, progress=False).raise_for_status()["where"]
     assert started not in (first, second, os.getcwd())
+
+
+def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) -> None:
+    """Editors, and tasks of other runs, write where a project is."""
+    (tmp_path / "stays.py").touch()
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(20):
+                (tmp_path / f"goes_{number}").mkdir()
+                (tmp_path / f"goes_{number}" / "module.py").touch()
+            for number in range(20):
+                shutil.rmtree(tmp_path / f"goes_{number}")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        found = [packed(None, tmp_path) for _ in range(300)]
+    finally:
+        ended.set()
+        thread.join()
+    assert None not in found
 
 
 def test_a_file_that_is_not_there_is_refused_when_the_backend_is_made() -> None:
