@@ -233,7 +233,7 @@ def start(
         opened_cache = open_cache(cache)
         if opened_cache is not None and compiled.bindings.lineages:
             opened_cache()
-        engine_of = _engines(compiled, place, places, clock, seed, opened_cache)
+        engine_of = _engines(compiled, place, places, clock, seed, opened_cache, dag.name)
         kept = open_checkpoint(opened, checkpoint) if checkpoint is not None else None
         if part.setup:
             set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
@@ -283,7 +283,7 @@ def restart(
         recovered = read(place_of_record, record.run, clock.now())
         recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
         untold = recovered.picture is None and not recovered.entries  # it ended before it could say what is not to run
-        engine = _engines(compiled, place, places, clock, seed, open_cache(cache))(
+        engine = _engines(compiled, place, places, clock, seed, open_cache(cache), record.name)(
             head["rules"],
             given=head["given"] if untold else None,
             omitted=head["omitted"] if untold else None,
@@ -361,7 +361,7 @@ def view(checkpoint: CheckpointLike, run_id: str | None = None, *, clock: Clock 
         now = clock.now()
         recovered = read(place_of_record, record.run, now)
         recorder = Recorder(place_of_record, record.run, record.epoch, recovered.written, now)
-        engine = _engines(compiled, _Nowhere(), None, clock, None, None)(head["rules"], recorder=recorder)
+        engine = _engines(compiled, _Nowhere(), None, clock, None, None, record.name)(head["rules"], recorder=recorder)
         engine.restore(recovered)
         return Run(engine, release=opened.close, run_id=record.run, view=True)
 
@@ -499,6 +499,7 @@ def _engines(
     clock: Clock,
     seed: int | None,
     cache: Callable[[], Artifacts | None] | None,
+    name: str | None,
 ) -> Callable[..., Engine]:
     """Return what makes the engines of one run, that of its setup and its own, of what is left to be said of each."""
     beside: Callable[[str], Backend] = partial(open_place, max_concurrency=compiled.plan.settings.max_concurrency)
@@ -508,7 +509,7 @@ def _engines(
         beside = lambda name: own(name) or others(name)  # noqa: E731 - the shortest way to say it
     beside = beside if not places else lent_places(places, beside)
     plan, binder, bindings = compiled.plan, compiled.binder, compiled.bindings
-    return partial(Engine, plan, binder, bindings, place, clock, _drawing(seed), beside, cache)
+    return partial(Engine, plan, binder, bindings, place, clock, _drawing(seed), beside, cache, name=name or "")
 
 
 def _run_setup(

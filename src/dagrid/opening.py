@@ -250,8 +250,6 @@ def _made(url: str) -> Backend:
 
     settings: dict[str, Any] = {"address": address} if address else {}
     settings |= {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
-    if "artifacts" in settings:
-        settings["artifacts"] = _artifacts(str(settings["artifacts"]))
     try:
         return kind(**settings)
     except TypeError as error:

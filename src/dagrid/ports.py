@@ -54,8 +54,9 @@ class Call(msgspec.Struct):
     out where it runs (`dagrid.attempt.carried`). `needs` comes with the calls for a worker that delegates. `key` stays the same
     over all tries of the node in its run, however often it is performed; where there is one, the task finds it in its environment
     as DAGRID_ATTEMPT_KEY (`dagrid.attempt.KEY`). `path` are folders in which the modules of the function and of the arguments are
-    found, before all others. A call that is to be performed `once` counts as started, when its worker is lost, from when it was
-    handed over, and its start is told at once. Of others, in a run that is recorded, it may be told with an end that comes soon.
+    found, before all others; `folder` is where it runs, if that is not where its process began. A call that is to be performed
+    `once` counts as started, when its worker is lost, from when it was handed over, and its start is told at once. Of others, in
+    a run that is recorded, it may be told with an end that comes soon.
 
     `round` says how often the node has begun anew in a run that is recorded: because it wanted to be run again, or runs again
     although it had completed. Tries after a failure, or after a loss, are of one round. One that has `waited` is performed again
@@ -79,6 +80,7 @@ class Call(msgspec.Struct):
     once: bool = False
     round: int = 0
     waited: bool = False
+    folder: str = ""
 
 
 class Encoded:
@@ -146,6 +148,11 @@ class PushHost(Protocol):
     @property
     def run(self) -> str:
         """The id of a run that is recorded, the same for whoever takes it up again; empty for others."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What the graph is called; empty if it has no name."""
         ...
 
     def now(self) -> float:
@@ -275,6 +282,11 @@ class Surroundings(Protocol):
         """Folders in which the modules of the run are found, before all others."""
         ...
 
+    @property
+    def folder(self) -> str:
+        """Where its functions run; empty: where the worker runs. Commands are asked `around` where they do."""
+        ...
+
     def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that calls this one in its context. It is asked for commands, which run in the worker itself."""
         ...
@@ -285,7 +297,10 @@ class Surroundings(Protocol):
 
 
 class Kit(Protocol):
-    """What the calls of a run need around them on a worker of a fleet. It is pickled, and opened once for a run on a worker."""
+    """What the calls of a run need around them on a worker of a fleet. It is pickled, and opened once for a run on a worker.
+
+    It may hold secrets: nobody on its way writes it into a file.
+    """
 
     @property
     def contents(self) -> Sequence[bytes]:

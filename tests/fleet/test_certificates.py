@@ -6,11 +6,13 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dagrid.errors import FleetCertificateError, FleetRefusedError
+from dagrid.errors import FleetCertificateError, FleetRefusedError, InvalidSettingError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.backend import ClusterBackend
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
@@ -201,3 +203,58 @@ def test_a_certificate_is_for_workers_or_for_runs(authority: Authority) -> None:
         )
         run.tells.wait(lambda found: [tell for tell in found if tell.HasField("welcome")])
         line.close()
+
+
+def test_half_a_certificate_is_no_wish_for_plain_text(authority: Authority) -> None:
+    """Whoever named one file of three would else find out from those who read along."""
+    certificate, key = authority.issue("server", "127.0.0.1")
+    halves: list[dict[str, Any]] = [{"tls_cert": certificate}, {"tls_key": key}, {"tls_ca": authority.file}]
+    for named in halves:
+        with pytest.raises(InvalidSettingError, match="needs a certificate and its key: tls_cert and tls_key"):
+            ClusterBackend.listening(**named)
+
+
+def test_plain_text_at_a_public_address_is_warned_about(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    with ClusterBackend.listening(files=[]):
+        assert "plain text" not in caplog.text
+    certificate, key = authority.issue("server", "127.0.0.1")
+    with ClusterBackend.listening("0.0.0.0", tls_cert=certificate, tls_key=key, files=[]):
+        assert "plain text" not in caplog.text
+    with ClusterBackend.listening("0.0.0.0", files=[]):
+        assert "in plain text at 0.0.0.0" in caplog.text
+
+
+def test_a_file_that_cannot_be_used_is_refused_when_the_backend_is_made(authority: Authority) -> None:
+    """It is read anew for each call; but what was never there need not wait for the first one."""
+    certificate, _ = authority.issue("client", "worker.example")
+    wrong: list[dict[str, Any]] = [{"tls_ca": "/none"}, {"tls_ca": authority.file, "tls_cert": certificate}]
+    for named in wrong:
+        with pytest.raises(FleetCertificateError, match=r"/none cannot be read|go together"):
+            ClusterBackend("grpcs://127.0.0.1", files=[], **named)
+
+
+def test_a_script_says_what_certificates_are_for(authority: Authority) -> None:
+    """As a coordinator does; what cannot be is refused before anybody can call."""
+    certificate, key = authority.issue("server", "127.0.0.1")
+    tls: dict[str, Any] = {"tls_cert": certificate, "tls_key": key, "tls_ca": authority.file}
+    said: dict[str, Any] = {
+        "gpu.example": {"ids": ["gpu-*"], "labels": {"gpu": "true", "zone": ["eu-*", "us"]}},
+        "script": Claims(),
+    }
+    with ClusterBackend.listening(files=[], tls_claims=said, **tls) as here:
+        assert here.hub is not None
+        for name, labels, why in (
+            ("gpu-1", {"gpu": "true", "zone": "us"}, ""),
+            ("gpu-2", {"zone": "asia"}, "zone=asia"),
+        ):
+            worker = Worker(to(here.hub, tls=authority.caller("gpu.example")), name, labels)
+            if why:
+                with pytest.raises(FleetRefusedError, match=why):
+                    raise worker.error()
+            else:
+                worker.events.wait(lambda found: "welcome" in found)
+            worker.close()
+    with pytest.raises(InvalidSettingError, match=r"unknown field `label`.*write ids, labels and borrows"):
+        ClusterBackend.listening(files=[], tls_claims={"gpu.example": {"label": {}}}, **tls)
+    with pytest.raises(InvalidSettingError, match="Say who signs them: tls_ca"):
+        ClusterBackend.listening(files=[], tls_claims={"gpu.example": {}}, tls_cert=certificate, tls_key=key)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
-from dagrid.errors import TamperedError
+from dagrid.errors import BackendError, TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.contents import SMALL, Contents, parts
 from dagrid.execution.backends.cluster.outbox import PIECE
@@ -141,3 +145,61 @@ def test_pieces_that_are_being_sent_outlive_what_they_are_of(contents: Contents)
     contents.release("a")
     got += pieces
     assert b"".join(part.data for part in got) == LARGE
+
+
+def test_a_folder_of_its_own_goes_with_its_process(tmp_path: Path) -> None:
+    """Whoever forgets to close a backend, or is killed, leaves nothing for good; nor may others look into it meanwhile."""
+
+    def process(last: str) -> list[str]:
+        """Be a coordinator that ends somehow, and return what it has said."""
+        text = f"""
+            import os, sys
+            from dagrid.execution.backends.cluster.backend import ClusterBackend
+            here = ClusterBackend.listening(files=[])
+            held = here.hub.contents.put(bytes(100_000))
+            for path in (here.hub.contents.folder, here.hub.contents.path(held)):
+                print(path, oct(path.stat().st_mode & 0o777), flush=True)
+            {last}
+        """
+        env = {**os.environ, "TMPDIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", dedent(text)], env=env, capture_output=True, text=True, check=False
+        )
+        assert not done.stderr
+        return done.stdout.split()
+
+    folder, folder_mode, file, file_mode = process("os.kill(os.getpid(), 9)")
+    assert Path(file).exists(), "it was killed"
+    assert (folder_mode, file_mode) == ("0o700", "0o600")
+    process("pass")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not Path(folder).exists()
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of temporary files is everybody's."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / f"dagrid-{os.getuid()}").symlink_to(tmp_path / "theirs")
+    with pytest.raises(BackendError, match="somebody else's"):
+        Contents()
+
+
+@pytest.mark.parametrize("data", [b"secret", LARGE])
+def test_what_is_secret_is_never_in_a_file(contents: Contents, tmp_path: Path, data: bytes) -> None:
+    """However large it is, it comes, is handed on and read in memory, and goes with the last one who needs it."""
+    there = Contents(tmp_path / "there", spare=10 * len(LARGE))
+    digest = digest_of(data)
+    for each in (contents, there):
+        each.hold("run", digest)
+    for part in parts(data, digest, secret=True):
+        contents.add(part)
+        assert not list(contents.folder.iterdir())
+    for part in contents.pieces(digest):
+        there.add(part, "coordinator")
+    assert there.get(digest) == data
+    with pytest.raises(KeyError):
+        there.path(digest)
+    assert not list(there.folder.iterdir())
+    there.release("run", digest)
+    assert digest not in there

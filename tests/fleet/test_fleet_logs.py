@@ -42,6 +42,7 @@ class LogKit:
 class LogSurroundings:
     logs: Path
     path: tuple[str, ...] = ()
+    folder: str = ""
 
     def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: fn(*args, logs=self.logs, **kwargs)

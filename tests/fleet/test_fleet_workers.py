@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import cloudpickle
 import pytest
 
 from dagrid import DAG, Node, Retry, command
 from dagrid.assemble import restart
-from dagrid.errors import BackendUnreachableError, FleetKeyError, PoisonousTaskError
+from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.project import packed
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
 from tests.fleet.fleet_place import PATIENCE, Start, workers
@@ -155,6 +159,31 @@ def test_large_values_go_through_artifacts(fleet: ClusterBackend, tmp_path: Path
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
 
 
+def test_a_path_is_a_place_for_large_values(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """As it is for checkpoints and caches; what is none is refused before anything runs."""
+    nodes = [Node("made", lambda: bytes(1 << 20)), Node("size", len, inputs={"obj": "made"})]
+    with ClusterBackend(f"127.0.0.1:{fleet.port}", files=[], artifacts=tmp_path / "values") as far:
+        result = DAG(nodes).run(backend=far, progress=False)
+    assert result.raise_for_status()["size"] == 1 << 20
+    assert (tmp_path / "values").is_dir(), "it has been there"
+    with pytest.raises(InvalidSettingError, match="a folder, at a URL, or in an object"):
+        ClusterBackend("127.0.0.1", files=[], artifacts=object())  # type: ignore[arg-type]
+
+
+def test_who_looks_sees_what_a_graph_is_called(fleet: ClusterBackend, gate: Gate) -> None:
+    """A list of workers with nothing but ids of runs says nobody what they do."""
+    assert fleet.hub is not None
+    for called, shown in (("nightly", "nightly"), (None, "graph")):
+        run = DAG([Node("n", partial(stand, gate.address, "n"))], name=called).start(backend=fleet)
+        visit = gate.meet()
+        until = monotonic() + PATIENCE
+        while not (doing := [one for worker in fleet.hub.workers() for one in worker.running]):
+            assert monotonic() < until, "that it has begun is told a moment later"
+        assert [(one.name, one.root) for one in doing] == [(shown, shown)]
+        visit.release()
+        assert run.wait(PATIENCE).succeeded == 1
+
+
 def test_a_command_is_stopped_with_its_group(fleet: ClusterBackend, tmp_path: Path) -> None:
     """A cancelled run leaves nothing of its commands."""
     fifo = tmp_path / "pids"
@@ -190,6 +219,67 @@ def test_a_project_travels(fleet: ClusterBackend, tmp_path: Path) -> None:
         argv = [sys.executable, "main.py", f"grpc://127.0.0.1:{fleet.port}"]
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.stdout.strip() == str(2 * number), done.stderr
+
+
+READER = """
+import os, sys
+from dagrid import DAG, Node, command
+from dagrid.execution.backends.cluster.backend import ClusterBackend
+from mine import read
+
+if __name__ == "__main__":
+    nodes = [Node("python", read), Node("command", command("cat data/day.csv")), Node("where", os.getcwd)]
+    for files in (["data/*.csv"], None):
+        with ClusterBackend(sys.argv[1], files=files) as fleet:
+            result = DAG(nodes[:] if files else nodes[2:]).run(backend=fleet, progress=False).raise_for_status()
+        print(*(result[node.id] for node in nodes if node.id in result.node_results))
+"""
+
+
+def test_named_files_are_where_a_run_works(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """Beside the modules of the project, for functions and for commands, in a folder that goes with the run."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "day.csv").write_text("1,2")
+    (tmp_path / "mine.py").write_text("def read(): return open('data/day.csv').read()\n")
+    (tmp_path / "main.py").write_text(READER)
+    argv = [sys.executable, "main.py", f"127.0.0.1:{fleet.port}"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    (python, by_command, first), (second,) = (line.split() for line in done.stdout.splitlines())
+    assert (python, by_command) == ("1,2", "1,2"), done.stderr
+    assert Path(first).name == Path(second).name == "work"
+    assert first != second
+    started = DAG([Node("where", os.getcwd)]).run(backend=fleet, progress=False).raise_for_status()["where"]
+    assert started not in (first, second, os.getcwd())
+
+
+def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) -> None:
+    """Editors, and tasks of other runs, write where a project is."""
+    (tmp_path / "stays.py").touch()
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(20):
+                (tmp_path / f"goes_{number}").mkdir()
+                (tmp_path / f"goes_{number}" / "module.py").touch()
+            for number in range(20):
+                shutil.rmtree(tmp_path / f"goes_{number}")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        found = [packed(None, tmp_path) for _ in range(300)]
+    finally:
+        ended.set()
+        thread.join()
+    assert None not in found
+
+
+def test_a_file_that_is_not_there_is_refused_when_the_backend_is_made() -> None:
+    with pytest.raises(InvalidSettingError, match=r"nothing called 'nosuch\.csv'"):
+        ClusterBackend("127.0.0.1", files=["nosuch.csv"])
+    with pytest.raises(InvalidSettingError, match=r"nothing called 'nosuch\.csv'"):
+        ClusterBackend.listening(files=["nosuch.csv"])
 
 
 # --- labels ------------------------------------------------------------------------------------------------------------------

@@ -157,6 +157,17 @@ def test_calls_go_to_their_worker_with_what_is_small_and_needed_once() -> None:
     assert not desk.assign(*calls(3, function=b"f")).parts
 
 
+def test_a_kit_is_sent_as_a_secret() -> None:
+    """It may hold some; functions, and the files that it needs, may be kept in files."""
+    desk = Desk(small=lambda digest: digest)
+    desk.come()
+    desk.open()
+    asked = pb.Assign(run="r", fence=1, worker="w", generation=desk.generations["r", "w"], kit=b"kit", needs=[b"files"])
+    asked.calls.extend(calls(1, function=b"f"))
+    desk.ask(assigns=[asked])
+    assert {part.digest: part.secret for part in desk.down().parts} == {b"f": False, b"kit": True, b"files": False}
+
+
 def test_what_was_sent_long_ago_is_sent_again() -> None:
     """The books of a coordinator that is up for years do not grow by what its workers once got."""
     desk = Desk(small=lambda digest: digest)

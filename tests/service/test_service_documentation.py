@@ -100,7 +100,7 @@ def test_the_first_quarter_of_an_hour(part):
     assert sum("train " in line and "succeeded" in line for line in shell.text.splitlines()) >= 2
 
 
-@pytest.mark.parametrize("name", ["tls", "mutual", "key"])
+@pytest.mark.parametrize("name", ["tls", "mutual", "claims", "key"])
 def test_encryption_and_keys(part, name):
     """With the certificates that the page makes."""
     shell = part(name)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import subprocess
+import sys
+import threading
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -12,6 +16,7 @@ from textwrap import dedent
 import pytest
 
 from dagrid.errors import TransferError, WorkflowError
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.history import History
 from dagrid.service.fleet import OwnFleet
@@ -171,6 +176,143 @@ def test_what_is_named_travels_and_nothing_else(run, here, tmp_path):
     ]
 
 
+@pytest.fixture
+def tree(tmp_path):
+    """A folder with whatever a folder may hold."""
+    folder = tmp_path / "tree"
+    for name in (
+        "wd/x.py",
+        "wd/deep/y.py",
+        "wd/z.txt",
+        "sub/here.txt",
+        "data[1].txt",
+        "data1.txt",
+        ".venv/lib.py",
+        "top.txt",
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (folder / "empty").mkdir()
+    (folder / "link").symlink_to("wd/deep")
+    (folder / "wd" / "deep" / "up").symlink_to("..")
+    (tmp_path / "outside.txt").write_text("outside")
+    (folder / "out").symlink_to("../outside.txt")
+    (folder / "nowhere").symlink_to("nothing")
+    os.mkfifo(folder / "pipe")
+    return folder
+
+
+def unpacked(tmp_path, folder, names=None, without=()):
+    """Return what a parcel holds when it has been unpacked; folders end in a slash."""
+    parcel = Packer().packed(str(folder), names, without)
+    there = tmp_path / "there"
+
+    def content(digest):
+        path = tmp_path / digest.hex()
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(parcel.read(digest))
+        return path
+
+    unpack(there, parcel.list, content)
+    return {
+        f"{path.relative_to(there)}{'/' * path.is_dir()}"
+        for path in there.rglob("*")
+        if path.is_file() or not any(path.iterdir())
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["./wd"], {"wd/x.py", "wd/z.txt", "wd/deep/y.py"}),
+        (["wd/", "sub/here.txt", "sub/../top.txt"], {"wd/x.py", "wd/z.txt", "wd/deep/y.py", "sub/here.txt", "top.txt"}),
+        (["data[1].txt"], {"data[1].txt"}),
+        (["data[12].txt"], {"data1.txt"}),
+        (["wd/**/*.py"], {"wd/x.py", "wd/deep/y.py"}),
+        (["**/*.txt"], {"wd/z.txt", "link/up/z.txt", "sub/here.txt", "data[1].txt", "data1.txt", "top.txt"}),
+        (["*.txt"], {"data[1].txt", "data1.txt", "top.txt"}),
+        (["s*"], {"sub/here.txt"}),
+        (["empty"], {"empty/"}),
+        (["link"], {"link/y.py", "link/up/x.py", "link/up/z.txt"}),
+        ([".venv"], {".venv/lib.py"}),
+        ([".venv/*.py"], {".venv/lib.py"}),
+    ],
+)
+def test_names_mean_what_they_mean_elsewhere(tmp_path, tree, names, found):
+    """A file that is really called so goes before a pattern, and a folder stands for all that it holds."""
+    assert unpacked(tmp_path, tree, names) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nosuch.txt", "nothing called 'nosuch.txt'"),
+        ("*.csv", "nothing called"),
+        ("../outside.txt", "is not below"),
+        ("/etc/passwd", "is not below"),
+        ("out", "leads out of"),
+        ("nowhere", "cannot be read"),
+        ("pipe", "neither a file nor a folder"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused(run, here, tree, name, why):
+    """Before anything runs, with the place in the file; `validate` warns of it."""
+    for path in tree.iterdir():
+        path.rename(here / path.name)
+    (here.parent / "outside.txt").touch()
+    text = f"files: [top.txt, '{name}']\nsteps: [{{name: a, command: echo}}]"
+    with pytest.raises(WorkflowError, match=rf"flow\.yaml:1:.*{why}"):
+        run(text)
+    told = subprocess.run(
+        [sys.executable, "-m", "dagrid", "validate", "flow.yaml"], cwd=here, capture_output=True, text=True, check=True
+    )
+    assert re.match(rf"flow\.yaml:1:.*{why}.*\(warning\)", told.stderr)
+
+
+def test_links_are_followed_and_empty_folders_kept(tmp_path, tree, caplog):
+    """As far as they stay in the folder, and not round and round; the others stay at home, and that is said."""
+    assert unpacked(tmp_path, tree) == {
+        *("wd/x.py", "wd/deep/y.py", "wd/z.txt", "sub/here.txt", "data[1].txt", "data1.txt", "top.txt"),
+        *("empty/", "link/y.py", "link/up/x.py", "link/up/z.txt"),
+    }
+    assert "out is a link that leads out of" in caplog.text
+    assert "nowhere" not in caplog.text
+
+
+def test_a_secret_does_not_travel_by_another_name(tmp_path, tree):
+    """A link to the file of a secret is that file, and what a link to it leads to is, too."""
+    (tree / "alias.txt").symlink_to("top.txt")
+    for secret in ("top.txt", "alias.txt"):
+        found = unpacked(tmp_path, tree, ["*.txt", "top.txt", "alias.txt"], [str(tree / secret)])
+        assert found == {"data[1].txt", "data1.txt"}
+    assert not {"wd/deep/y.py", "link/y.py"} & unpacked(tmp_path / "again", tree, None, [str(tree / "link")])
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_not_packed(tmp_path, tree):
+    """Steps of other runs, and editors, write beside a workflow: their files come and go."""
+    ended = threading.Event()
+
+    def come_and_go():
+        while not ended.is_set():
+            for number in range(20):
+                (tree / f"come-{number}").mkdir()
+                (tree / f"come-{number}" / "file").write_text("x")
+            for number in range(20):
+                (tree / f"come-{number}" / "file").unlink()
+                (tree / f"come-{number}").rmdir()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(300):
+            Packer().packed(str(tree))
+            Packer().packed(str(tree), ["**/*", "wd"])
+    finally:
+        ended.set()
+        thread.join()
+
+
 def test_what_has_not_changed_is_sent_once(tmp_path):
     """Contents are known by what is in them: the second parcel of a folder names the same ones, and a large file by itself."""
     folder = tmp_path / "folder"
@@ -247,3 +389,21 @@ def test_a_secret_of_a_caller_is_masked_where_a_worker_performs_the_run_that_is_
     assert result.status == "succeeded", [str(one.error) for one in result.node_results.values()]
     assert out(tmp_path, "child", "a") == "got ******* 9\n"
     assert [path for path in tmp_path.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()] == []
+
+
+def test_a_large_file_that_has_gone_fails_the_run_with_the_reason(tmp_path):
+    """It was promised to a worker, and cannot be had: nobody waits for it for ever."""
+    path = tmp_path / "flows" / "flow.yaml"
+    path.parent.mkdir()
+    path.write_text("steps: [{name: a, command: 'true'}]\n")
+    (path.parent / "data.bin").write_bytes(bytes(100_000))
+    with hub() as coordinator, Worker(to(coordinator)) as worker, History(tmp_path / "home") as history:
+        worker.value_of = lambda call: None
+        fleet = OwnFleet(coordinator, history.home)
+        started = running.start(load(path, types=steps.KINDS), history=history, fleet=fleet)
+        assign = worker.downs.wait(lambda downs: [one for down in downs for one in down.assigns])[0]
+        (path.parent / "data.bin").unlink()
+        worker.say(pb.Up(wants=[assign.needs[1]]))
+        result = started.run.wait(20)
+        assert "data.bin cannot be read any more" in str(result.node_result("a").error)
+        started.finish()

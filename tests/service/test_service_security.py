@@ -13,7 +13,7 @@ import pytest
 
 from dagrid.history import History
 from tests.fleet.papers import Authority
-from tests.service.processes import Fleet, free_port
+from tests.service.processes import Fleet, free_port, until
 
 FLOW = """
 steps:
@@ -113,6 +113,31 @@ def test_mutual_tls(fleet_of, papers):
     check(fleet, shown)
 
 
+def test_a_certificate_is_for_certain_labels(fleet_of, papers, tmp_path):
+    """A file says which; another worker with a good certificate gets nothing of what is meant for those."""
+    certificate, key = papers.issue("server", "127.0.0.1")
+    own, own_key = papers.issue("client", "gpu.example")
+    claims = tmp_path / "claims.yaml"
+    claims.write_text("gpu.example: {ids: [gpu], labels: {gpu: 'true'}}\n")
+    shown = (f"--worker.tls-cert={own}", f"--worker.tls-key={own_key}", f"--worker.tls-ca={papers.file}")
+    tls = (
+        f"--coordinator.tls-cert={certificate}",
+        f"--coordinator.tls-key={key}",
+        f"--coordinator.tls-ca={papers.file}",
+    )
+    fleet = fleet_of((*tls, f"--coordinator.tls-claims={claims}"), shown)
+    check(fleet, shown)
+    liar = fleet.worker("liar", "gpu=true", flags=shown)
+    assert "not one for the id 'liar'" in liar.told("refuses").text
+    claims.write_text("gpu.example: {label: {gpu: 'true'}}\n")
+    told = dagrid(fleet, "coordinator", *tls, f"--coordinator.tls-claims={claims}")
+    assert told.returncode == 2
+    assert f"{claims}: " in told.stderr
+    assert "label" in told.stderr
+    told = dagrid(fleet, "coordinator", *tls[:2], f"--coordinator.tls-claims={claims}")
+    assert told.returncode == 2
+
+
 def test_a_graph_of_pythons_with_tls(fleet_of, papers, tmp_path):
     """Its process calls the coordinator as a worker of that machine would, by what the file of settings says."""
     certificate, key = papers.issue("server", "127.0.0.1")
@@ -168,6 +193,25 @@ def test_settings_from_a_file(fleet_of, tmp_path):
     )
     check(fleet, env={"DAGRID_COORDINATOR_SIGNING_KEY": "your-secret-key"})
     assert "memory=64G" in fleet.workers["gpu"].text or "gpu=true" in fleet.workers["gpu"].text
+
+
+def test_secrets_are_on_no_disk_but_where_they_were(fleet_of):
+    """However much else a run takes along, neither coordinator nor worker writes them down, and nobody else may look there."""
+    fleet = fleet_of()
+    (fleet.flows / "s.txt").write_text("hush-hush-hush")
+    run = fleet.enqueue(
+        f"secrets: [{{name: TOK, provider: file, key: s.txt}}]\nenv: [{{BIG: {'x' * 70_000}}}, {{LARGE: {'y' * 600_000}}}]\n"
+        "steps: [{name: a, command: 'echo ${#TOK}'}]\n"
+    )
+    assert fleet.ended(run) == "succeeded", fleet.out(run, "a", "err")
+    assert fleet.out(run, "a") == "14\n"
+    worker = fleet.folder / "gpu" / "home" / "worker"
+    until(lambda: not list(worker.glob("*/runs/*")), "the end of the run at the worker")
+    found = [path for path in fleet.folder.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()]
+    assert found == [fleet.flows / "s.txt"]
+    own = [path for home in ("main", "gpu") for path in (fleet.folder / home / "home").glob("*/*/contents/..")]
+    assert len(own) == 2
+    assert {path.stat().st_mode & 0o777 for path in own} == {0o700}
 
 
 def test_what_kubernetes_injects_is_no_port(fleet_of):

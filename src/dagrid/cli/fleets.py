@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagrid.config import BY_NAME, DEFAULT
+from dagrid.config.files import read
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.execution.backends.cluster.calling import Address
-    from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
+    from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS
     from dagrid.ports import Backend
     from dagrid.workflow.running import Fleet
 
@@ -65,13 +66,23 @@ def listener_tls(call: Call) -> ListenerTLS | None:
     certificate, key, ca = (_file(call, f"coordinator.tls.{name}") for name in ("cert_file", "key_file", "ca_file"))
     if certificate is None and key is None and ca is None:
         return None
-    if certificate is None or key is None:
-        raise InvalidSettingError(
-            "A coordinator with TLS needs a certificate and its key: --coordinator.tls-cert and --coordinator.tls-key."
-        )
-    from dagrid.execution.backends.cluster.tls import ListenerTLS
+    from dagrid.execution.backends.cluster.tls import ListenerTLS  # gRPC comes with it
 
-    return ListenerTLS(certificate, key, ca)
+    return ListenerTLS.of(certificate, key, ca)
+
+
+def listener_claims(call: Call) -> dict[str, Claims] | None:
+    """Return what the holders of certificates may say of themselves, None for anything. Raises InvalidSettingError."""
+    file = _file(call, "coordinator.tls.claims_file")
+    if file is None:
+        return None
+    from dagrid.execution.backends.cluster.tls import Claims
+
+    said = read(file)
+    try:
+        return Claims.of(said.data)
+    except InvalidSettingError as error:
+        raise said.refuse(str(error)) from error
 
 
 def caller_tls(call: Call) -> CallerTLS | None:

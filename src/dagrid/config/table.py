@@ -469,6 +469,14 @@ SETTINGS = (
         SERVERS,
     ),
     Setting(
+        "coordinator.tls.claims_file",
+        PATH,
+        "A file that says, by a name in a certificate, which ids and labels its holder may have: all others are refused then.",
+        None,
+        ("--coordinator.tls-claims",),
+        SERVERS,
+    ),
+    Setting(
         "coordinator.lease",
         DURATION,
         "How long a worker may be silent before its steps are given to others.",

@@ -95,6 +95,7 @@ class Engine:
         omitted: Mapping[int, str] | None = None,
         recorder: Recorder | None = None,
         keeping: Keeping | None = None,
+        name: str = "",
     ) -> None:
         """Take all that a run needs.
 
@@ -110,11 +111,13 @@ class Engine:
             omitted: by node number, why it is not part of this run.
             recorder: writes the journal into a store; what happens has no effect before it is written.
             keeping: drops values that nobody needs any more.
+            name: what the graph is called.
         """
         self.values: list[Any] = [None] * len(plan.names)
         packing = None if recorder is None else pack_patch
         self.growing = Growing(rules, binder, bindings, plan.settings.max_nodes, self.values, packing)
         self.state = State(plan, self.growing.begin())
+        self.name = name
         self.clock = clock
         self.now = clock.now
         self.draw = draw

@@ -40,6 +40,7 @@ class OpeningHost:
     def __init__(self, engine: Host) -> None:
         self._engine = engine
         self.run = engine.run
+        self.name = engine.name
         self.now = engine.now
         self.draw = engine.draw
         self.new_worker = engine.new_worker
@@ -82,6 +83,7 @@ class PlaceHost:
     ) -> None:
         self._engine = engine
         self.run = engine.run
+        self.name = engine.name
         self._name = name
         self._backend = backend
         self._place_of = place_of

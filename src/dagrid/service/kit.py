@@ -1,7 +1,7 @@
 """What the steps of a workflow find around them on a worker: their context, made there of what only the run knows.
 
 What is the worker's own (its PATH and HOME, its labels, its folders) is taken from there. Secrets are in the kit, which is never
-kept with the run.
+kept with the run, and in no file on its way.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from dagrid.errors import TransferError, WorkflowError
+from dagrid.errors import InvalidSettingError, TransferError, WorkflowError
 from dagrid.history import file_name
 from dagrid.service.parcels import Packer, Parcel, unpack
 from dagrid.workflow import File
@@ -124,6 +124,11 @@ class Around:
         """Functions of steps are found by the processes that run them."""
         return ()
 
+    @property
+    def folder(self) -> str:
+        """Each step says where it runs."""
+        return ""
+
     def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that calls one in the context of the run."""
         return partial(_called, self.context, fn)
@@ -145,7 +150,7 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
         without: paths that do not travel, beside those that hold secrets.
 
     Raises:
-        WorkflowError: there are too many files, or one cannot be read.
+        WorkflowError: there are too many files, one cannot be read, or one that is named is not there.
     """
     workflow, file = context.workflow, context.file
     base = file.folder
@@ -153,7 +158,7 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
     never = {os.path.normpath(os.path.join(base, os.path.expanduser(one))) for one in (*hidden, *workflow.dotenv)}
     try:
         parcel = packer.packed(base, workflow.files if said(workflow, "files") else None, {*never, *without})
-    except TransferError as error:
+    except (InvalidSettingError, TransferError) as error:
         raise WorkflowError([file.problem(place(workflow, "files"), str(error))]) from error
     above = base or os.getcwd()  # a text has no folder, and its steps run where its run is
     inside = context.folder == above or context.folder.startswith(above + os.sep)

@@ -7,10 +7,10 @@ again. A folder that looks as it did is not read again. What becomes of the cont
 from __future__ import annotations
 
 import os
+import stat
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 from shutil import copyfile
@@ -18,33 +18,19 @@ from shutil import copyfile
 import msgspec
 
 from dagrid.errors import TransferError
+from dagrid.execution.gathering import Folder, Found
 
 SMALL = 1 << 16
 MOST_FILES = 10_000
 MOST_BYTES = 256 << 20
-LEFT_OUT = frozenset(
-    (
-        ".git",
-        ".hg",
-        ".svn",
-        ".venv",
-        ".venvs",
-        "node_modules",
-        "__pycache__",
-        ".mypy_cache",
-        ".ruff_cache",
-        ".pytest_cache",
-    )
-)
-"""Folders that do not travel unless they are named."""
+FOLDER = stat.S_IFDIR
+"""The mode of an entry that is a folder."""
 KEPT = 64
 """So many folders are known by how they looked."""
 
-Look = tuple[tuple[str, int, int, int], ...]
-
 
 class Entry(msgspec.Struct, array_like=True):
-    """A file: its path, its mode, and what is in it or, for a large one, the SHA-256 of that."""
+    """A file: its path, its mode, and what is in it or, for a large one, the SHA-256 of that; or an empty folder."""
 
     path: str
     mode: int
@@ -102,29 +88,29 @@ class Packer:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._known: dict[tuple[str, tuple[str, ...] | None, frozenset[str]], tuple[Look, Parcel]] = {}
+        self._known: dict[tuple[str, tuple[str, ...] | None, frozenset[str]], tuple[list[Found], Parcel]] = {}
 
     def packed(self, folder: str, names: Sequence[str] | None = None, without: Collection[str] = ()) -> Parcel:
         """Return the files of a folder.
 
         Args:
             folder: where they are.
-            names: files, folders and patterns in it; None is all of it, but for what nobody means (`LEFT_OUT`).
+            names: files, folders and patterns in it, see `Folder.named`; None is all of it, but for what nobody means.
             without: paths that do not travel.
 
         Raises:
+            InvalidSettingError: a name means nothing there.
             TransferError: there are too many, or they are too large, or one cannot be read.
         """
         if not folder or names == ():
             return Parcel()
         key = folder, None if names is None else tuple(names), frozenset(without)
-        found = sorted(_chosen(folder, key[1], key[2]))
-        look = tuple(one[:4] for one in found)
+        look = _chosen(folder, key[1], key[2])
         with self._guard:
             known = self._known.get(key)
             if known is not None and known[0] == look:
                 return known[1]
-        parcel = _parcel(folder, found)
+        parcel = _parcel(folder, look)
         with self._guard:
             self._known.pop(key, None)
             self._known[key] = look, parcel
@@ -156,6 +142,9 @@ def unpack(folder: Path, digest: bytes, content: Callable[[bytes], Path]) -> Non
             os.makedirs(folder / above, exist_ok=True)
             made.add(above)
         path = folder / entry.path
+        if entry.mode == FOLDER:
+            path.mkdir(exist_ok=True)
+            continue
         if entry.digest:
             copyfile(content(entry.digest), path)
         else:
@@ -163,62 +152,47 @@ def unpack(folder: Path, digest: bytes, content: Callable[[bytes], Path]) -> Non
         os.chmod(path, entry.mode)
 
 
-def _chosen(
-    folder: str, names: tuple[str, ...] | None, without: frozenset[str]
-) -> Iterator[tuple[str, int, int, int, int]]:
-    """Yield (path, when it was changed, its size, its inode, its mode) of files."""
-    count = size = 0
-    rest = [("", names is None)]
-    while rest:
-        above, all_of_it = rest.pop()
-        try:
-            with os.scandir(os.path.join(folder, above)) as entries:
-                for entry in entries:
-                    path = f"{above}/{entry.name}" if above else entry.name
-                    if entry.path in without:
-                        continue
-                    named = all_of_it or any(fnmatch(path, one.rstrip("/")) for one in names or ())
-                    if entry.is_dir(follow_symlinks=False):
-                        if names is not None or entry.name not in LEFT_OUT:
-                            rest.append((path, named))
-                    elif named and entry.is_file():
-                        state = entry.stat()
-                        count, size = count + 1, size + state.st_size
-                        if count > MOST_FILES or size > MOST_BYTES:
-                            raise TransferError(
-                                f"{folder} holds more than the {MOST_FILES:,} files or {MOST_BYTES >> 20} MB that travel to "
-                                f"workers. Name what the steps need: files: [...]"
-                            )
-                        yield (
-                            path,
-                            max(state.st_mtime_ns, state.st_ctime_ns),
-                            state.st_size,
-                            state.st_ino,
-                            state.st_mode,
-                        )
-        except OSError as error:
+def _chosen(folder: str, names: tuple[str, ...] | None, without: frozenset[str]) -> list[Found]:
+    """Return what is to be packed, each once, in order."""
+    place = Folder(folder, without)
+    found: dict[str, Found] = {}
+    size = 0
+    for one in place.everything() if names is None else place.named(names):
+        if one.path in found:
+            continue
+        found[one.path] = one
+        size += one.size
+        if len(found) > MOST_FILES or size > MOST_BYTES:
             raise TransferError(
-                f"{error.filename or folder} cannot be read ({error.strerror}). Name what the steps need: files: [...]"
-            ) from error
+                f"{folder} holds more than the {MOST_FILES:,} files or {MOST_BYTES >> 20} MB that travel to workers. Name what "
+                f"the steps need: files: [...]"
+            )
+    return sorted(found.values())
 
 
-def _parcel(folder: str, found: Sequence[tuple[str, int, int, int, int]]) -> Parcel:
+def _parcel(folder: str, found: Sequence[Found]) -> Parcel:
     entries = []
     large: dict[bytes, str] = {}
-    for path, _, size, _, mode in found:
-        full = os.path.join(folder, path)
+    for one in found:
+        if one.is_folder:
+            entries.append(Entry(one.path, FOLDER))
+            continue
+        full = os.path.join(folder, one.path)
         try:
             data = Path(full).read_bytes()
+        except FileNotFoundError:
+            continue
         except OSError as error:
             raise TransferError(
                 f"{full} cannot be read ({error.strerror}). Name what the steps need: files: [...]"
             ) from error
-        if size <= SMALL:
-            entries.append(Entry(path, mode & 0o777, data))
+        mode = stat.S_IMODE(one.mode) & 0o777
+        if len(data) <= SMALL:
+            entries.append(Entry(one.path, mode, data))
             continue
         digest = sha256(data).digest()
         large[digest] = full
-        entries.append(Entry(path, mode & 0o777, digest=digest))
+        entries.append(Entry(one.path, mode, digest=digest))
     if not entries:
         return Parcel()
     data = _encode(entries)

@@ -6,8 +6,6 @@ What is set, and where that was said, is for whoever calls.
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -16,12 +14,13 @@ from typing import TYPE_CHECKING
 import dagrid
 from dagrid.config import BY_NAME
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.listener import is_public
+from dagrid.execution.folders import OwnFolder
 from dagrid.service.coordinator import Coordinator
 from dagrid.service.fleet import OwnFleet
-from dagrid.service.folders import own_folder
 
 if TYPE_CHECKING:
-    from dagrid.execution.backends.cluster.tls import ListenerTLS
+    from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
     from dagrid.history import History
     from dagrid.service.api import Api
 
@@ -45,6 +44,7 @@ class ServiceSettings:
         host, port: where workers call; port 0 is any that is free.
         key: the signing key; None: there is none.
         tls: the certificates; None: nothing is encrypted.
+        claims: by name in a certificate, what its holder may say of itself; None: anything.
         lease: seconds of silence after which a worker loses its steps.
         limits: by queue, how many of its runs are performed at once.
         graph_env: variables for the processes of Python graphs, beside the address: what they show and trust when they call.
@@ -55,6 +55,7 @@ class ServiceSettings:
     port: int = 50_055
     key: bytes | None = None
     tls: ListenerTLS | None = None
+    claims: Mapping[str, Claims] | None = None
     lease: float = 30.0
     limits: Mapping[str, int] = field(default_factory=dict)
     graph_env: Mapping[str, str] = field(default_factory=dict)
@@ -72,34 +73,30 @@ class Service:
     Raises:
         RunHeldError: another process performs the runs of the home.
         BackendError: somebody else listens at the port, or certificates cannot be used.
-        InvalidSettingError: the API cannot listen.
+        InvalidSettingError: the API cannot listen, or there are claims, and callers show no certificates.
     """
 
     def __init__(
         self, history: History, settings: ServiceSettings, say: Callable[[str], object] = _log.warning
     ) -> None:
-        if settings.tls is None and is_public(settings.host):
-            say(
-                f"Workers are heard in plain text at {settings.host}: whoever reaches the port can read it. "
-                f"Name certificates: --coordinator.tls-cert and --coordinator.tls-key."
-            )
         self._settings = settings
         self._home = history.home
-        self._folder, self._lock = own_folder(history.home / "coordinator")
+        self._folder = OwnFolder(history.home / "coordinator")
         self._hub = Hub(
             settings.host,
             settings.port,
             key=settings.key,
             tls=settings.tls,
+            claims=settings.claims,
             lease=settings.lease,
-            folder=self._folder / "contents",
+            folder=self._folder.path / "contents",
             version=dagrid.__version__,
         )
         fleet = OwnFleet(self._hub, history.home)
         try:
             self._coordinator = Coordinator(history, fleet, limits=settings.limits, graph_env=self._graph_env, say=say)
         except BaseException:
-            self._leave()
+            self._folder.remove()
             raise
         self._api: Api | None = None
         self._ready = False
@@ -129,7 +126,7 @@ class Service:
         if self._api is not None:
             self._api.close()
         self._coordinator.close()
-        self._leave()
+        self._folder.remove()
 
     def _graph_env(self) -> Mapping[str, str]:
         """Return what lets a process of this machine call here."""
@@ -139,12 +136,6 @@ class Service:
             BY_NAME["coordinator.port"].variable: str(self.port),
             **self._settings.graph_env,
         }
-
-    def _leave(self) -> None:
-        if self._lock >= 0:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = -1
 
 
 def _api(settings: ApiSettings, fleet: OwnFleet, ready: Callable[[], bool], say: Callable[[str], object]) -> Api:
@@ -164,11 +155,3 @@ def reached(host: str) -> str:
     if not address.is_unspecified:
         return host
     return "127.0.0.1" if address.version == 4 else "::1"
-
-
-def is_public(host: str) -> bool:
-    """Return whether others may reach an address: all but those of this machine alone."""
-    try:
-        return not ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host != "localhost"

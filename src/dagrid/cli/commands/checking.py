@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -10,7 +11,18 @@ from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
 from dagrid.cli.options import command
 from dagrid.cli.workflows import load_workflow
-from dagrid.errors import InvalidSettingError, WorkflowError, WorkflowNotFoundError, hint, nearest
+from dagrid.errors import (
+    InvalidSettingError,
+    Problem,
+    TransferError,
+    WorkflowError,
+    WorkflowNotFoundError,
+    hint,
+    nearest,
+)
+from dagrid.execution.gathering import Folder
+from dagrid.workflow import File
+from dagrid.workflow.model import place
 
 
 @command(
@@ -26,7 +38,7 @@ def validate_command(call: Call, files: tuple[str, ...]) -> int:
         report: dict[str, Any] = {"file": name, "valid": True, "problems": [], "warnings": []}
         try:
             found = load_workflow(call, name)
-            warnings = found.warnings
+            warnings = (*found.warnings, *_absent(found))
             report["steps"] = len(found.main.steps)
         except WorkflowError as error:
             missing = isinstance(error, WorkflowNotFoundError)
@@ -49,6 +61,16 @@ def validate_command(call: Call, files: tuple[str, ...]) -> int:
     if call.out.as_json:
         call.out.json(reports)
     return code
+
+
+def _absent(file: File) -> Iterator[Problem]:
+    """Yield what is named for workers and is not there: on a fleet, the run would be refused."""
+    for workflow in (file.main, *file.locals.values()):
+        for name in workflow.files:
+            try:
+                next(Folder(file.folder).named([name]), None)
+            except (InvalidSettingError, TransferError) as error:
+                yield file.problem(place(workflow, "files"), str(error))
 
 
 @command(

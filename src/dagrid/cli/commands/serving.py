@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
-from dagrid.cli.fleets import collect_garbage, graph_variables, listener_tls, remarks, secret_lines, signing_key
+from dagrid.cli.fleets import (
+    collect_garbage,
+    graph_variables,
+    listener_claims,
+    listener_tls,
+    remarks,
+    secret_lines,
+    signing_key,
+)
 from dagrid.cli.options import command
 
 if TYPE_CHECKING:
@@ -68,6 +76,7 @@ def _serve(call: Call, host: str, api: ApiSettings | None) -> int:
         port=config["coordinator.port"],
         key=signing_key(call),
         tls=listener_tls(call),
+        claims=listener_claims(call),
         lease=config["coordinator.lease"],
         limits=dict(config["queues.config"]),
         graph_env=graph_variables(call),

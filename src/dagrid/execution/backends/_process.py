@@ -316,20 +316,20 @@ class Process:
         yield _worker.FRAME.pack(len(body), sum(map(len, blobs))) + body
         yield from blobs
 
-    def _name(self, item: Item) -> str | tuple[str, int, str, tuple[str, ...], int, bool]:
+    def _name(self, item: Item) -> str | tuple[str, int, str, tuple[str, ...], str, int, bool]:
         """Return the name of the node of a call, with what else the worker has to know, see `_worker.Worker.stand`."""
         call = item.call
         before, self.last = self.last, (item, self.token)
         after = self.unsent[0] if self.unsent else None
         ridden = after is not None and after.call.rides == call.attempt and after.owner is item.owner
         number_of_try = call.attempt >> NUMBER_SHIFT
-        if not (number_of_try or call.key or call.path or ridden or call.rides >= 0):
+        if not (number_of_try or call.key or call.path or call.folder or ridden or call.rides >= 0):
             return call.node
         rides = 0
         if call.rides >= 0:
             rode = before is not None and before[0].call.attempt == call.rides and before[0].owner is item.owner
             rides = before[1] if before is not None and rode else NOBODY
-        return call.node, number_of_try, call.key, call.path, rides, ridden
+        return call.node, number_of_try, call.key, call.path, call.folder, rides, ridden
 
     @staticmethod
     def _append(flat: list[Any], blobs: list[bytes], token: int, number: int, payload: bytes | None, name: Any) -> int:

@@ -163,6 +163,9 @@ class Worker:
         self.number = 0
         self.extra: Any = None
         self.importing = Importing()
+        self.folder = ""  # where calls run, if not where this process began
+        self.home = ""
+        self.elsewhere = False
         self.ridden = False  # whether the next call rides on this one
         self.before: tuple[int, bytes | None] | None = None  # the value of the last one, which the next one rides on
         self.waiting: deque[tuple[int, int, Any, Any]] = deque()
@@ -314,8 +317,8 @@ class Worker:
             token, number, payload, name = entry
             if type(name) is str:
                 self.node, self.number, self.ridden = name, 0, False
-                if self.importing.path:
-                    self.importing.move(())
+                if self.elsewhere:
+                    self.go((), "")
             elif not self.stand(token, *name):
                 continue
             try:
@@ -352,7 +355,7 @@ class Worker:
             value = args = kwargs = payload = entry = None  # type: ignore[assignment]
 
     def stand(
-        self, token: int, node: str, number: int, key: str, path: tuple[str, ...], rides: int, ridden: bool
+        self, token: int, node: str, number: int, key: str, path: tuple[str, ...], folder: str, rides: int, ridden: bool
     ) -> bool:
         """Take what is said of a call beside its name; False if it is dropped.
 
@@ -361,6 +364,7 @@ class Worker:
             node, number: its node, and which try it is.
             key: what the task finds in its environment.
             path: where its modules are found.
+            folder: where it runs.
             rides: the token of the call on whose value it waits, the last one here; 0: on none.
             ridden: whether the next call waits for its value.
         """
@@ -373,9 +377,19 @@ class Worker:
         self.node, self.number, self.ridden = node, number, ridden
         if key:
             os.environ[KEY] = key
+        if path != self.importing.path or folder != self.folder:
+            self.go(path, folder)
+        return True
+
+    def go(self, path: tuple[str, ...], folder: str) -> None:
+        """Go to where a call runs and finds its modules."""
         if path != self.importing.path:
             self.importing.move(path)
-        return True
+        if folder != self.folder:
+            self.home = self.home or os.getcwd()
+            os.chdir(folder or self.home)
+            self.folder = folder
+        self.elsewhere = bool(path or folder)
 
     def value_before(self) -> Any:
         """Return the value of the last call, for the one that rides on it; a new object each time."""

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
@@ -22,7 +21,7 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import WorkerLink
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
-from dagrid.service.folders import own_folder
+from dagrid.execution.folders import OwnFolder
 from dagrid.service.worker.station import Station
 
 _log = logging.getLogger("dagrid.worker")
@@ -58,7 +57,7 @@ async def serve(settings: WorkerSettings) -> int:
         FleetRefusedError: the coordinator does not want the worker, and will not.
     """
     loop = asyncio.get_running_loop()
-    folder, lock = own_folder(settings.home / "worker")
+    folder = OwnFolder(settings.home / "worker")
     hello = greeting(settings)
     station: Station
 
@@ -68,7 +67,7 @@ async def serve(settings: WorkerSettings) -> int:
     def leave() -> None:
         link.leave()
 
-    station = Station(hello, loop=loop, folder=folder, labels=settings.labels, wake=wake, leave=leave)
+    station = Station(hello, loop=loop, folder=folder.path, labels=settings.labels, wake=wake, leave=leave)
     link = WorkerLink(settings.address, station)
     linked = loop.create_task(link.run())
     ticking = loop.create_task(_tick(station))
@@ -93,8 +92,7 @@ async def serve(settings: WorkerSettings) -> int:
     finally:
         ticking.cancel()
         station.close()
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        folder.remove()
     return 0
 
 

@@ -146,7 +146,15 @@ class Processes:
             arguments = Packed(call.arguments)
         rides = -1 if task.rides is None else task.rides.attempt
         return Call(
-            task.attempt, call.node, fn, cast(Any, arguments), None, call.grows, None, rides, call.key, run.path
+            task.attempt,
+            call.node,
+            fn,
+            cast(Any, arguments),
+            grows=call.grows,
+            rides=rides,
+            key=call.key,
+            path=run.path,
+            folder=run.place,
         )
 
     def _level(self) -> None:

@@ -30,20 +30,21 @@ class Run:
     Attributes:
         folder: its own here, if it has a kit.
         surroundings: what its kit has made.
-        path: where its modules are found.
+        path: where its modules are found; `place`: where its functions run.
         error: why its kit cannot be opened.
         ready: its calls may be performed.
         settled: its kit is opened by nobody any more.
         packed, opened: its functions by digest: as they came, and as they are called here.
     """
 
-    __slots__ = ("error", "folder", "name", "opened", "packed", "path", "ready", "settled", "surroundings")
+    __slots__ = ("error", "folder", "name", "opened", "packed", "path", "place", "ready", "settled", "surroundings")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.folder: Path | None = None
         self.surroundings: Surroundings | None = None
         self.path: tuple[str, ...] = ()
+        self.place = ""
         self.error: BaseException | None = None
         self.ready = False
         self.settled = threading.Event()
@@ -121,6 +122,7 @@ class Runs:
             assert run.folder is not None
             run.surroundings = loads(self._contents.get(kit)).arrive(run.folder, self._contents.path, self._labels)
             run.path = tuple(getattr(run.surroundings, "path", ()))
+            run.place = getattr(run.surroundings, "folder", "")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the run's
             run.error = error
         finally:

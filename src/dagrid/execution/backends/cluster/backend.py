@@ -9,27 +9,32 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from dagrid.errors import BackendUnreachableError
+from dagrid.errors import BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.logbook import OpenSink
-from dagrid.execution.backends.cluster.project import ProjectKit, packed
+from dagrid.execution.backends.cluster.project import ProjectKit, named, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
-from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
+from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS, caller_credentials
 from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Needs, Session, Use
 
 KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
 COMMAND = "command"
+UNNAMED = "graph"
+"""What a graph without a name is called for who looks."""
 
 _log = logging.getLogger("dagrid.fleet")
 
 Begin = Callable[[FleetSession], Line]
+FilesLike = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+ArtifactsLike = str | os.PathLike[str] | Artifacts
 
 
 class ClusterBackend(BackendBase):
@@ -37,22 +42,25 @@ class ClusterBackend(BackendBase):
 
     Functions and values travel pickled, the modules of the project with them; what is installed has to be installed on the
     workers too, whose Python has to be of the same minor version. A node with a selector runs on a worker that has all of its
-    labels, and waits as long as there is none; commands run on workers as well, in a folder of their own with the project's
-    files. Each attempt finds what stays the same however often its node is performed in its environment, as DAGRID_ATTEMPT_KEY.
-    What runs when this process ends, in a run with a checkpoint, goes on and is found again when the run is taken up.
+    labels, and waits as long as there is none; commands run on workers as well. All of a run works in a fresh folder there, with
+    the files of the project. Each attempt finds what stays the same however often its node is performed in its environment, as
+    DAGRID_ATTEMPT_KEY. What runs when this process ends, in a run with a checkpoint, goes on and is found again when the run is
+    taken up.
 
     Args:
         address: of the coordinator, as `grpc://host:port` (plain text) or `grpcs://host:port` (TLS); the port may be left out.
             An `Address` says key and certificates as well.
         signing_key: what coordinator and workers share; by default that of the environment (DAGRID_COORDINATOR_SIGNING_KEY).
         tls_ca, tls_cert, tls_key: files with who signs coordinators, and with what is shown to them.
-        artifacts: where large values are kept that this process and all workers reach (`dagrid.stores.open_artifacts`; in a URL
-            the folder or URL); by default they go through the coordinator.
-        files: files and folders of the project to send, relative to its folder; by default its modules, if it is one. An empty
-            list sends nothing.
+        artifacts: where large values are kept: a folder or a URL that this process and all workers reach, or what
+            `dagrid.stores.open_artifacts` returns; by default they go through the coordinator.
+        files: a file, a folder or a pattern of the project, or some, relative to its folder, that are sent beside its modules. An
+            empty list sends nothing at all.
 
     Raises:
-        InvalidSettingError: the address is none, or a file that is named is not there.
+        InvalidSettingError: the address is none, a file that is named is not there, or what is given for artifacts is no place.
+        FleetCertificateError: a file of certificates cannot be used.
+        StoreError: the place for artifacts cannot be opened.
     """
 
     name: ClassVar[str] = "grpc"
@@ -67,8 +75,8 @@ class ClusterBackend(BackendBase):
         tls_ca: str | os.PathLike[str] | None = None,
         tls_cert: str | os.PathLike[str] | None = None,
         tls_key: str | os.PathLike[str] | None = None,
-        artifacts: Artifacts | None = None,
-        files: Sequence[str | os.PathLike[str]] | None = None,
+        artifacts: ArtifactsLike | None = None,
+        files: FilesLike | None = None,
     ) -> None:
         super().__init__()
         if isinstance(address, str):
@@ -77,16 +85,19 @@ class ClusterBackend(BackendBase):
                 tls = CallerTLS(ca=_path(tls_ca), certificate=_path(tls_cert), key=_path(tls_key))
             text = address if "://" in address else f"{self.name}://{address}"
             address = Address.parse(text, tls, _key(signing_key))
+        if address.tls is not None:
+            caller_credentials(address.tls)  # read anew for each call, but what is wrong from the beginning is said now
         self.address: Address | None = address
         self._prepare(None, artifacts, files)
 
-    def _prepare(
-        self, hub: Hub | None, artifacts: Artifacts | None, files: Sequence[str | os.PathLike[str]] | None
-    ) -> None:
+    def _prepare(self, hub: Hub | None, artifacts: ArtifactsLike | None, files: FilesLike | None) -> None:
         self._hub = hub
         self._owned = False
-        self._artifacts = artifacts
-        self._files = files
+        self._artifacts = _place(artifacts)
+        self._files = [files] if isinstance(files, (str, os.PathLike)) else files
+        list(
+            named(self._files or ())
+        )  # it is packed as it is when a run begins, but what was never there is refused now
         self._kit: Kit | None = None
         self._contents: dict[bytes, bytes] = {}
         self._run_name = self._root = ""
@@ -104,30 +115,35 @@ class ClusterBackend(BackendBase):
         tls_cert: str | os.PathLike[str] | None = None,
         tls_key: str | os.PathLike[str] | None = None,
         tls_ca: str | os.PathLike[str] | None = None,
+        tls_claims: Mapping[str, Claims | Mapping[str, Any]] | None = None,
         lease: float = 30.0,
         heartbeat: float = 1.0,
-        artifacts: Artifacts | None = None,
-        files: Sequence[str | os.PathLike[str]] | None = None,
+        artifacts: ArtifactsLike | None = None,
+        files: FilesLike | None = None,
     ) -> Self:
         """Be a coordinator in this process: workers call its port as long as the backend is open.
 
         Args:
             host, port: where it listens; port 0 takes a free one, see `port`.
             signing_key, artifacts, files: see the class.
-            tls_cert, tls_key: files with the certificate that it shows; without them nothing is encrypted.
+            tls_cert, tls_key: files with the certificate that it shows; without them nothing is encrypted, and that is said where
+                others than this machine can call.
             tls_ca: a file with who signs workers; without it they show nothing.
+            tls_claims: by a name in a certificate, what its holder may say of itself: a `Claims`, or a mapping with its fields;
+                all others are refused then. Without it, whoever was signed may say anything.
             lease: seconds of silence after which a worker loses its attempts.
             heartbeat: seconds between two words of a worker that has nothing to say.
 
         Raises:
+            InvalidSettingError: a setting cannot be: of the certificate and its key one is missing, or claims are none.
+            FleetCertificateError: a file of certificates cannot be used.
             BackendError: somebody else listens there.
         """
-        tls = None
-        if tls_cert is not None and tls_key is not None:
-            tls = ListenerTLS(Path(tls_cert), Path(tls_key), None if tls_ca is None else Path(tls_ca))
-        hub = Hub(host, port, key=_key(signing_key), tls=tls, lease=lease, heartbeat=heartbeat)
-        hub.start()
+        tls = ListenerTLS.of(_path(tls_cert), _path(tls_key), _path(tls_ca))
+        claims = None if tls_claims is None else Claims.of(tls_claims)
+        hub = Hub(host, port, key=_key(signing_key), tls=tls, claims=claims, lease=lease, heartbeat=heartbeat)
         made = cls.on(hub, artifacts=artifacts, files=files)
+        hub.start()
         made._owned = True  # noqa: SLF001 - our own
         return made
 
@@ -141,14 +157,14 @@ class ClusterBackend(BackendBase):
         kit: Kit | None = None,
         contents: Mapping[bytes, bytes] | None = None,
         logs: OpenSink | None = None,
-        artifacts: Artifacts | None = None,
-        files: Sequence[str | os.PathLike[str]] | None = None,
+        artifacts: ArtifactsLike | None = None,
+        files: FilesLike | None = None,
     ) -> Self:
         """Use the workers of a coordinator of this process, which is somebody else's to close.
 
         Args:
             hub: the coordinator.
-            name, root: what a run that uses this is called for who looks, and the run that began it all.
+            name, root: what a run that uses this is called for who looks, and the run that began it all; by default as its graph.
             kit: what its calls need around them; by default the project.
             contents: what that needs, by SHA-256.
             logs: opens the files that its attempts write.
@@ -200,11 +216,12 @@ class ClusterBackend(BackendBase):
         self.check_open()
         run = host.run or f"~{secrets.token_hex(8)}"
         kit, contents = self._surroundings()
+        name = self._run_name or host.name or UNNAMED
         session = FleetSession(
             host,
             f"{run}:{place}" if place else run,
-            name=self._run_name,
-            root=self._root,
+            name=name,
+            root=self._root or name,
             place=place,
             kit=kit,
             contents=contents.get,
@@ -268,6 +285,20 @@ class _Commands:
 
     def close(self, wait: bool = True) -> None:
         """The backend is somebody else's to close."""
+
+
+def _place(artifacts: ArtifactsLike | None) -> Artifacts | None:
+    """Return where large values are kept; a path or a URL is opened."""
+    if isinstance(artifacts, (str, os.PathLike)):
+        opened: Artifacts = import_module("dagrid.stores").open_artifacts(
+            artifacts
+        )  # it stands beside us, see docs/design.md
+        return opened
+    if artifacts is None or all(callable(getattr(artifacts, name, None)) for name in ("get", "put", "clear")):
+        return artifacts
+    raise InvalidSettingError(
+        f"Artifacts are kept in a folder, at a URL, or in an object with get, put and clear; not in {artifacts!r}."
+    )
 
 
 def _path(file: str | os.PathLike[str] | None) -> Path | None:

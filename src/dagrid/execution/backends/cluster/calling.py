@@ -11,7 +11,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -29,7 +28,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.link import OPTIONS, Link
-from dagrid.execution.backends.cluster.listener import KEY_HINT, PARTING, PATIENCE, PORT, SERVICE
+from dagrid.execution.backends.cluster.listener import KEY_HINT, PARTING, PATIENCE, PORT, SERVICE, is_public
 from dagrid.execution.backends.cluster.sealing import NONCE, Side, prove, proves, stream_key
 from dagrid.execution.backends.cluster.tls import CallerTLS, caller_credentials
 
@@ -90,10 +89,7 @@ class Address:
     @property
     def is_local(self) -> bool:
         """Whether it is one of this machine for certain."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return not is_public(self.host)
 
     def channel(self) -> grpc.aio.Channel:
         """Return a channel that is not connected yet, with the certificates as they are now."""

@@ -1,7 +1,8 @@
 """Things that are known by their SHA-256: functions, arguments, files, large values. Small ones in memory, others in a folder.
 
 They come in pieces and leave in pieces. What nobody holds is dropped, the one used longest ago first, once there is more of it
-than may be kept. It knows no stream and no run: who holds something is any name.
+than may be kept. What is secret is in memory however large it is, and dropped as soon as nobody holds it. It knows no stream and
+no run: who holds something is any name.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import shutil
 import threading
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from tempfile import mkdtemp
 
 from dagrid.errors import TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.outbox import PIECE
+from dagrid.execution.folders import OwnFolder
 
 SMALL = 64 * 2**10
 """Bytes up to which something stays in memory."""
@@ -25,14 +26,16 @@ SMALL = 64 * 2**10
 class _Coming:
     """Something of which pieces have come."""
 
-    __slots__ = ("digest", "hashed", "path", "size", "so_far")
+    __slots__ = ("data", "hashed", "path", "size", "so_far")
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path | None, size: int) -> None:
         self.path = path
+        self.data = bytearray()  # what is secret has no file
         self.size = size
         self.so_far = 0
         self.hashed = hashlib.sha256()
-        path.write_bytes(b"")
+        if path is not None:
+            write(path, b"")
 
     def add(self, part: pb.Part) -> None:
         data = part.data  # a copy, each time
@@ -40,8 +43,11 @@ class _Coming:
             raise TamperedError(f"A piece of {part.digest.hex()} does not fit to those before it.")
         if part.offset < self.so_far:
             return  # it comes a second time
-        with self.path.open("ab") as file:
-            file.write(data)
+        if self.path is None:
+            self.data += data
+        else:
+            with self.path.open("ab") as file:
+                file.write(data)
         self.hashed.update(data)
         self.so_far += len(data)
 
@@ -50,16 +56,21 @@ class Contents:
     """Things known by their digest. May be used from any thread.
 
     Args:
-        folder: where they are kept; None: in a folder for temporary files that goes with it.
+        folder: where they are kept; None: in one for temporary files, which goes with this or with the process.
         spare: how many bytes may be kept of what nobody holds.
     """
 
     def __init__(self, folder: Path | None = None, spare: int = 0) -> None:
-        self.folder = Path(mkdtemp(prefix="dagrid-contents-")) if folder is None else folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._own: OwnFolder | None = None
+        if folder is None:
+            self._own = OwnFolder.temporary()
+            folder = self._own.path / "contents"
+        self.folder = folder
+        self.folder.mkdir(0o700, parents=True, exist_ok=True)
         self._spare = spare
         self._guard = threading.RLock()
-        self._small: dict[bytes, bytes] = {}
+        self._in_memory: dict[bytes, bytes] = {}
+        self._secret: set[bytes] = set()
         self._sizes: dict[bytes, int] = {}  # of all, the one used longest ago first
         self._coming: dict[tuple[Hashable, bytes], _Coming] = {}
         self._names = 0
@@ -77,10 +88,10 @@ class Contents:
             if digest not in self._sizes:
                 if len(data) > SMALL:
                     coming = self._new_path()
-                    coming.write_bytes(data)
+                    write(coming, data)
                     coming.replace(self._path(digest))
                 else:
-                    self._small[digest] = data
+                    self._in_memory[digest] = data
                 self._arrived(digest, len(data))
         return digest
 
@@ -96,12 +107,13 @@ class Contents:
             if not part.offset and len(part.data) == part.size <= SMALL:
                 if hashlib.sha256(part.data).digest() != part.digest:
                     raise TamperedError(f"What came as {part.digest.hex()} is something else.")
-                self._small[part.digest] = part.data
-                self._arrived(part.digest, part.size)
+                self._in_memory[part.digest] = part.data
+                self._arrived(part.digest, part.size, part.secret)
                 return True
             coming = self._coming.get((source, part.digest))
             if coming is None:
-                coming = self._coming[source, part.digest] = _Coming(self._new_path(), part.size)
+                path = None if part.secret else self._new_path()
+                coming = self._coming[source, part.digest] = _Coming(path, part.size)
             try:
                 coming.add(part)
                 if coming.so_far < coming.size:
@@ -111,9 +123,12 @@ class Contents:
             except (OSError, TamperedError):
                 self._give_up(source, part.digest)
                 raise
-            coming.path.replace(self._path(part.digest))
+            if coming.path is None:
+                self._in_memory[part.digest] = bytes(coming.data)
+            else:
+                coming.path.replace(self._path(part.digest))
             del self._coming[source, part.digest]
-            self._arrived(part.digest, part.size)
+            self._arrived(part.digest, part.size, coming.path is None)
             return True
 
     def give_up(self, source: Hashable) -> None:
@@ -130,23 +145,25 @@ class Contents:
         """Return something whole; raise KeyError if it is not here."""
         with self._guard:
             self._sizes[digest] = self._sizes.pop(digest)
-            found = self._small.get(digest)
+            found = self._in_memory.get(digest)
             return self._path(digest).read_bytes() if found is None else found
 
     def path(self, digest: bytes) -> Path:
-        """Return a file with something, which must not be written to; raise KeyError if it is not here."""
+        """Return a file with something, which must not be written to; raise KeyError if it is not here, or secret."""
         with self._guard:
+            if digest in self._secret:
+                raise KeyError(digest)
             self._sizes[digest] = self._sizes.pop(digest)
             path = self._path(digest)
-            if digest in self._small and not path.exists():
+            if digest in self._in_memory and not path.exists():
                 coming = self._new_path()
-                coming.write_bytes(self._small[digest])
+                write(coming, self._in_memory[digest])
                 coming.replace(path)
             return path
 
     def small(self, digest: bytes) -> bytes | None:
-        """Return something if it is here and small."""
-        return self._small.get(digest)
+        """Return something if it is here and in memory, as all that is small."""
+        return self._in_memory.get(digest)
 
     def pieces(self, digest: bytes) -> Iterator[pb.Part]:
         """Return something in pieces, each read when it is asked for; none, if it is not here any more."""
@@ -154,10 +171,11 @@ class Contents:
             size = self._sizes.get(digest)
             if size is None:
                 return
-            small = self._small.get(digest)
-            file = None if small is not None else self._path(digest).open("rb")
-        if small is not None:
-            yield pb.Part(digest=digest, size=size, data=small)
+            data = self._in_memory.get(digest)
+            secret = digest in self._secret
+            file = None if data is not None else self._path(digest).open("rb")
+        if data is not None:
+            yield from parts(data, digest, secret)
         elif file is not None:
             with file:
                 for offset in range(0, size, PIECE):
@@ -185,6 +203,8 @@ class Contents:
                 if not holders:
                     del self._holders[digest]
                     self._loose += self._sizes.get(digest, 0)
+                    if digest in self._secret and digest in self._sizes:
+                        self._drop(digest)
             if not held:
                 self._held.pop(holder, None)
             self._trim()
@@ -192,12 +212,16 @@ class Contents:
     def close(self) -> None:
         """Forget everything, and remove the folder."""
         with self._guard:
-            for each in (self._small, self._sizes, self._coming, self._holders, self._held):
+            for each in (self._in_memory, self._secret, self._sizes, self._coming, self._holders, self._held):
                 each.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
+            if self._own is not None:
+                self._own.remove()
 
-    def _arrived(self, digest: bytes, size: int) -> None:
+    def _arrived(self, digest: bytes, size: int, secret: bool = False) -> None:
         self._sizes[digest] = size
+        if secret:
+            self._secret.add(digest)
         if digest not in self._holders:
             self._loose += size
 
@@ -205,14 +229,20 @@ class Contents:
         if self._loose <= self._spare:
             return
         for digest in [each for each in self._sizes if each not in self._holders]:
-            self._loose -= self._sizes.pop(digest)
-            self._small.pop(digest, None)
-            self._path(digest).unlink(missing_ok=True)
+            self._drop(digest)
             if self._loose <= self._spare:
                 return
 
+    def _drop(self, digest: bytes) -> None:
+        self._loose -= self._sizes.pop(digest)
+        self._in_memory.pop(digest, None)
+        self._secret.discard(digest)
+        self._path(digest).unlink(missing_ok=True)
+
     def _give_up(self, source: Hashable, digest: bytes) -> None:
-        self._coming.pop((source, digest)).path.unlink(missing_ok=True)
+        path = self._coming.pop((source, digest)).path
+        if path is not None:
+            path.unlink(missing_ok=True)
 
     def _path(self, digest: bytes) -> Path:
         return self.folder / digest.hex()
@@ -222,7 +252,13 @@ class Contents:
         return self.folder / f"coming-{os.getpid()}-{self._names}"
 
 
-def parts(data: bytes, digest: bytes) -> Iterator[pb.Part]:
+def write(path: Path, data: bytes) -> None:
+    """Write a file that only who runs this may read."""
+    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(data)
+
+
+def parts(data: bytes, digest: bytes, secret: bool = False) -> Iterator[pb.Part]:
     """Return something that is in memory in pieces."""
     for offset in range(0, len(data) or 1, PIECE):
-        yield pb.Part(digest=digest, offset=offset, size=len(data), data=data[offset : offset + PIECE])
+        yield pb.Part(digest=digest, offset=offset, size=len(data), data=data[offset : offset + PIECE], secret=secret)

@@ -377,7 +377,9 @@ def _pieces(parts: list[pb.Part]) -> Iterator[pb.Ask]:
         whole = part.data  # each time that it is asked for, it is copied
         for start in range(0, len(whole), PIECE):
             data = whole[start : start + PIECE]
-            yield pb.Ask(parts=[pb.Part(digest=part.digest, offset=part.offset + start, size=part.size, data=data)])
+            offset = part.offset + start
+            piece = pb.Part(digest=part.digest, offset=offset, size=part.size, data=data, secret=part.secret)
+            yield pb.Ask(parts=[piece])
 
 
 _parting: set[threading.Event] = set()

@@ -276,16 +276,18 @@ class Report(_message.Message):
     def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., started: _Optional[_Iterable[_Union[Started, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[Finished, _Mapping]]] = ..., recalled: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Part(_message.Message):
-    __slots__ = ("digest", "offset", "size", "data")
+    __slots__ = ("digest", "offset", "size", "data", "secret")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
     digest: bytes
     offset: int
     size: int
     data: bytes
-    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    secret: bool
+    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ..., secret: _Optional[bool] = ...) -> None: ...
 
 class Log(_message.Message):
     __slots__ = ("run", "file", "offset", "data")

@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, Generic, Protocol, TypeVar
 from urllib.parse import unquote
 
@@ -154,6 +155,11 @@ class Listener:
         if key == b"":
             raise InvalidSettingError("The signing key is empty. Give one, or none at all.")
         self._key = key
+        if claims is not None and (tls is None or tls.ca is None):
+            raise InvalidSettingError(
+                "What certificates are for counts where callers show some. Say who signs them: tls_ca, on the command line "
+                "--coordinator.tls-ca."
+            )
         self._certificates = None if tls is None else Certificates(tls)
         self._claims = claims
         self._sayings = Sayings()
@@ -188,6 +194,12 @@ class Listener:
             ) from error
         await server.start()
         self._server = server
+        if self._certificates is None and is_public(self.host):
+            _log.warning(
+                "Workers are heard in plain text at %s: whoever reaches the port can read it. Name certificates: tls_cert and "
+                "tls_key, on the command line --coordinator.tls-cert and --coordinator.tls-key.",
+                self.host,
+            )
 
     async def stop(self, grace: float = 0.0) -> None:
         """Hang up on everybody, after a while."""
@@ -314,6 +326,14 @@ class Listener:
     def _say(self, peer: str, what: str) -> None:
         if self._sayings.due((peer.rpartition(":")[0], what)):
             _log.warning("%s %s", peer, what)
+
+
+def is_public(host: str) -> bool:
+    """Return whether others may reach an address: all but those of this machine alone."""
+    try:
+        return not ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host != "localhost"
 
 
 def _hello(first: pb.Up | pb.Ask) -> pb.Hello | pb.Open | None:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dagrid.commands import Launch
-from dagrid.errors import InvalidSettingError
+from dagrid.execution.gathering import Folder, Found
 from dagrid.ports import Artifacts
 
 LARGEST = 64 << 20
@@ -49,30 +49,32 @@ def packed(files: Sequence[str | os.PathLike[str]] | None = None, folder: Path |
     """Return the project of this program, or None if there is nothing to send.
 
     Args:
-        files: files and folders to send, below the folder; by default the modules of Python there, and nothing where the folder
-            is no project: the folder of an installation, a home, or one so large that it cannot be meant.
+        files: files, folders and patterns below the folder (`Folder.named`) that are sent beside its modules; an empty list sends
+            nothing at all. Modules are sent where the folder is a project: not the folder of an installation, nor a home, nor one
+            so large that it cannot be meant.
         folder: of the project; by default that of the script, or the working one where there is none.
 
     Raises:
         InvalidSettingError: a file that is named is not there, or not below the folder.
+        TransferError: a file cannot be read.
     """
-    folder = (folder or project_folder()).resolve()
-    if files is None:
-        found = _modules(folder)
-    else:
-        found = {}
-        for name in files:
-            found.update(_named(folder, Path(name)))
-    if not found:
+    if files is not None and not files:
         return None
-    stamps = [(name, str(path), path.stat().st_mtime_ns, path.stat().st_size) for name, path in sorted(found.items())]
-    return _project(tuple(stamps), _roots(folder))
+    folder = (folder or project_folder()).resolve()
+    found = {one.path: one for one in _modules(folder)}
+    found |= {one.path: one for one in named(files or (), folder)}
+    return _project(folder, tuple(sorted(found.values())), _roots(folder)) if found else None
+
+
+def named(files: Sequence[str | os.PathLike[str]], folder: Path | None = None) -> Iterator[Found]:
+    """Yield the files of a project that names mean. Arguments and errors are those of `packed`."""
+    return Folder(folder or project_folder(), skips=_skips).named(files)
 
 
 @lru_cache(4)
-def _project(stamps: tuple[tuple[str, str, int, int], ...], roots: tuple[str, ...]) -> Project:
+def _project(folder: Path, found: tuple[Found, ...], roots: tuple[str, ...]) -> Project:
     """Return files as they are; as long as they do not change, they are not read again."""
-    data = _zipped({name: Path(path) for name, path, _, _ in stamps})
+    data = _zipped(folder, found)
     return Project(sha256(data).digest(), data, roots)
 
 
@@ -95,57 +97,43 @@ def _roots(folder: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _modules(folder: Path) -> dict[str, Path]:
-    """Return the files of modules below a folder by their names there."""
+def _modules(folder: Path) -> Iterable[Found]:
+    """Return the files of modules below a folder."""
     if folder in (Path("/"), Path.home(), Path(tempfile.gettempdir()).resolve()) or _installed(folder):
-        return {}
-    found: dict[str, Path] = {}
+        return ()
+    found: list[Found] = []
     size = 0
-    for path in _walk(folder):
-        if path.suffix == ".py":
-            size += path.stat().st_size
+    for one in Folder(folder, skips=_skips).everything():
+        if one.path.endswith(".py") and not one.is_folder:
+            size += one.size
             if size > LARGEST:
-                return {}
-            found[path.relative_to(folder).as_posix()] = path
+                return ()
+            found.append(one)
     return found
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not (name in _LEFT_OUT or name.startswith(".") or Path(root, name) == _OURS)
-            and not Path(root, name, "pyvenv.cfg").exists()
-        )
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_file():
-                yield path
-
-
-def _named(folder: Path, name: Path) -> dict[str, Path]:
-    path = (name if name.is_absolute() else folder / name).resolve()
-    if not path.is_relative_to(folder) or not path.exists():
-        raise InvalidSettingError(
-            f"There is no {str(name)!r} below {str(folder)!r}. Name files and folders of the project, relative to that folder."
-        )
-    files = _walk(path) if path.is_dir() else [path]
-    return {file.relative_to(folder).as_posix(): file for file in files}
+def _skips(entry: os.DirEntry[str]) -> bool:
+    return (
+        entry.name in _LEFT_OUT
+        or entry.name.startswith(".")
+        or Path(entry.path) == _OURS
+        or Path(entry.path, "pyvenv.cfg").exists()
+    )
 
 
 def _installed(path: Path) -> bool:
     return path.is_relative_to(Path(sys.prefix).resolve()) or not _LEFT_OUT.isdisjoint(path.parts)
 
 
-def _zipped(files: Mapping[str, Path]) -> bytes:
+def _zipped(folder: Path, found: Sequence[Found]) -> bytes:
     out = BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
-        for name, path in sorted(files.items()):
-            info = zipfile.ZipInfo(name, _WHEN)
+        for one in found:
+            info = zipfile.ZipInfo(f"{one.path}/" if one.is_folder else one.path, _WHEN)
             info.compress_type = zipfile.ZIP_DEFLATED
-            info.external_attr = (0o755 if os.access(path, os.X_OK) else 0o644) << 16
-            archive.writestr(info, path.read_bytes())
+            info.external_attr = (0o755 if one.is_folder or one.mode & 0o100 else 0o644) << 16
+            with suppress(FileNotFoundError):  # it has gone
+                archive.writestr(info, b"" if one.is_folder else (folder / one.path).read_bytes())
     return out.getvalue()
 
 
@@ -185,31 +173,29 @@ class ProjectKit:
         return [self.digest] if self.digest else []
 
     def arrive(self, folder: Path, content: Callable[[bytes], Path], labels: Mapping[str, str]) -> ProjectSurroundings:
-        """Unpack the project, once for all runs that have it; its modules are found there."""
+        """Unpack the project, once for all runs that have it, where its modules are found, and once for this one to run in."""
+        work = folder / "work"
         if not self.digest:
-            return ProjectSurroundings((), folder / "work", None, self.artifacts)
+            work.mkdir()
+            return ProjectSurroundings((), str(work), self.artifacts)
         archive = content(self.digest)
+        unpack(archive, work)
         unpacked = archive.parent / f"{archive.name}.unpacked"
         unpack(archive, unpacked)
         path = tuple(str(unpacked / root) if root != "." else str(unpacked) for root in self.roots)
-        return ProjectSurroundings(path, folder / "work", archive, self.artifacts)
+        return ProjectSurroundings(path, str(work), self.artifacts)
 
 
 @dataclass(slots=True)
 class ProjectSurroundings:
-    """The project on a worker, and a working folder with its files for the commands of a run."""
+    """The project on a worker, and a working folder with its files for the calls of a run."""
 
     path: tuple[str, ...]
-    work: Path
-    archive: Path | None
+    folder: str
     artifacts: Artifacts | None = None
 
     def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Let a command run in a folder that is the run's own, unless it says where."""
-        if self.archive is not None:
-            unpack(self.archive, self.work)
-        else:
-            self.work.mkdir(exist_ok=True)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             found = fn(*args, **kwargs)
@@ -218,7 +204,7 @@ class ProjectSurroundings:
         return call
 
     def _placed(self, thing: Any) -> Any:
-        return replace(thing, cwd=self.work) if isinstance(thing, Launch) and thing.cwd is None else thing
+        return replace(thing, cwd=self.folder) if isinstance(thing, Launch) and thing.cwd is None else thing
 
     def _steps(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         try:

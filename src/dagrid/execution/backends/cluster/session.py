@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from time import time
 from typing import Any, NamedTuple, Protocol
 
-from dagrid.errors import BackendError, BackendUnreachableError
+from dagrid.errors import BackendError, BackendUnreachableError, TransferError
 from dagrid.execution.backends._transfer import (
     Pickled,
     decode_error,
@@ -421,7 +421,7 @@ class FleetSession:
         data = self._kept[digest]
         if digest not in self._given and len(data) <= PIECE:
             self._given.add(digest)
-            self._out.parts.add(digest=digest, size=len(data), data=data)
+            self._out.parts.add(digest=digest, size=len(data), data=data, secret=digest == self._kit)
 
     def _recall(self, worker: int, attempts: Sequence[int]) -> None:
         if self._staged:  # assignments are taken after what is called back
@@ -506,9 +506,11 @@ class FleetSession:
             _log.warning("No worker has the labels %s: node %s%s for one.", selector, nodes[0], more)
         self._asked_for.clear()
 
-    def _refuse(self, reason: str) -> None:
-        """The coordinator will have nothing to do with us: what is to be performed fails, here at a worker that is none."""
-        found = getattr(self._line, "error", None)
+    def _refuse(self, reason: str, error: Exception | None = None) -> None:
+        """The coordinator will have nothing to do with us, or we cannot keep a promise: what is to be performed fails, here
+        at a worker that is none.
+        """
+        found = error or getattr(self._line, "error", None)
         self._refused = found or BackendUnreachableError(f"The coordinator refuses this run: {reason}")
         self.welcome.set()
         for lane in list(self._lanes.values()):
@@ -657,6 +659,10 @@ class FleetSession:
         """The coordinator, or a worker behind it, lacks a content that was named."""
         data = self._kept.get(digest)
         if data is None:
-            data = self._contents(digest)
+            try:
+                data = self._contents(digest)
+            except TransferError as error:
+                self._refuse(str(error), error)
         if data is not None and self._line is not None:
-            self._line.ask(pb.Ask(parts=[pb.Part(digest=digest, size=len(data), data=data)]))
+            part = pb.Part(digest=digest, size=len(data), data=data, secret=digest == self._kit)
+            self._line.ask(pb.Ask(parts=[part]))

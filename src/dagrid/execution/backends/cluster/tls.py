@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
+import msgspec
 
-from dagrid.errors import FleetCertificateError
+from dagrid.errors import FleetCertificateError, InvalidSettingError
 from dagrid.execution.backends.cluster.sayings import Sayings
 
 _log = logging.getLogger("dagrid.fleet")
@@ -36,6 +37,22 @@ class ListenerTLS:
     key: Path
     ca: Path | None = None
 
+    @classmethod
+    def of(cls, certificate: Path | None, key: Path | None, ca: Path | None) -> ListenerTLS | None:
+        """Return what was named, or None if nothing was.
+
+        Raises:
+            InvalidSettingError: the certificate or its key is missing.
+        """
+        if certificate is None and key is None and ca is None:
+            return None
+        if certificate is None or key is None:
+            raise InvalidSettingError(
+                "A coordinator with TLS needs a certificate and its key: tls_cert and tls_key, on the command line "
+                "--coordinator.tls-cert and --coordinator.tls-key."
+            )
+        return cls(certificate, key, ca)
+
 
 @dataclass(frozen=True, slots=True)
 class CallerTLS:
@@ -53,19 +70,36 @@ class CallerTLS:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the holder of a certificate may say of itself. Patterns are those of a shell, and case counts.
 
     Attributes:
         ids: patterns of the ids that it may have.
-        labels: patterns of values by label; a label that is not named here may not be claimed. None: any labels.
+        labels: a pattern of values, or some, by label; a label that is not named here may not be claimed. None: any labels.
         borrows: whether it may use the workers.
     """
 
     ids: tuple[str, ...] = ("*",)
-    labels: Mapping[str, tuple[str, ...]] | None = None
+    labels: dict[str, str | tuple[str, ...]] | None = None
     borrows: bool = True
+
+    @staticmethod
+    def of(said: Mapping[str, Any]) -> dict[str, Claims]:
+        """Return what the holders of certificates may say of themselves, by a name in the certificate.
+
+        Args:
+            said: by name, a `Claims`, or a mapping with its fields.
+
+        Raises:
+            InvalidSettingError: it is something else, and where.
+        """
+        try:
+            return msgspec.convert(dict(said), dict[str, Claims])
+        except msgspec.ValidationError as error:
+            raise InvalidSettingError(
+                f"This is not what certificates are for: {error}. By name of a certificate, write ids, labels and borrows, such "
+                f"as gpu.example: {{ids: [gpu-*], labels: {{gpu: 'true'}}, borrows: false}}."
+            ) from error
 
     def refuses(self, id: str, labels: Mapping[str, str]) -> str:
         """Return why a worker may not say this of itself, or nothing."""
@@ -74,7 +108,8 @@ class Claims:
         if self.labels is None:
             return ""
         for label, value in labels.items():
-            if not any(fnmatchcase(value, pattern) for pattern in self.labels.get(label, ())):
+            patterns = self.labels.get(label, ())
+            if not any(fnmatchcase(value, each) for each in ((patterns,) if isinstance(patterns, str) else patterns)):
                 return f"its certificate is not one for the label {label}={value}"
         return ""
 

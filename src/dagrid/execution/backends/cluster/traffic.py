@@ -236,7 +236,8 @@ class Traffic:
             if digest and worker.pushes(digest):
                 data = self._small(digest)
                 if data is not None and len(data) <= WHOLE:
-                    box.parts.append(pb.Part(digest=digest, size=len(data), data=data))
+                    secret = digest == use.about.kit
+                    box.parts.append(pb.Part(digest=digest, size=len(data), data=data, secret=secret))
         box.assign(use.key, use.about, job.call)
 
     def _take_chains(self, use: Use, held: pb.Held) -> None:
