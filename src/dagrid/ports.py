@@ -142,6 +142,11 @@ class PushHost(Protocol):
         """The id of a run that is recorded, the same for whoever takes it up again; empty for others."""
         ...
 
+    @property
+    def nonce(self) -> str:
+        """What tells a run that is recorded from any other of that id, recorded elsewhere; it stays with it as the id does."""
+        ...
+
     def now(self) -> float:
         """Return the seconds of the run's clock, which `time.perf_counter` of this machine shares unless time is virtual."""
         ...

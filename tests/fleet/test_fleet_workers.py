@@ -394,6 +394,20 @@ def test_a_run_is_taken_up_again(fleet: ClusterBackend, gate: Gate, tmp_path: Pa
     assert [result.node_results[name].attempts for name in "ab"] == [1, 1]
 
 
+def test_two_runs_of_one_id_have_nothing_of_each_other(fleet: ClusterBackend, gate: Gate, tmp_path: Path) -> None:
+    """An id is unique in its checkpoint, and a fleet serves runs of many."""
+    runs, visits = {}, []
+    for who in ("first", "second"):
+        dag = DAG([Node("n", partial(stand, gate.address, who))])
+        address = f"grpc://127.0.0.1:{fleet.port}"
+        runs[who] = dag.start(backend=address, checkpoint=tmp_path / who, run_id="monday", progress=False)
+        visits.append(gate.meet())
+    for visit in visits:
+        visit.release()
+    for who, run in runs.items():
+        assert run.wait(PATIENCE).raise_for_status()["n"] == who
+
+
 # --- who cannot come together ------------------------------------------------------------------------------------------------
 
 

@@ -144,6 +144,15 @@ def test_a_worker_is_shown_with_what_runs_there_and_for_a_while_after_it_went(de
     assert desk.ledger.workers(desk.now + 100 * LEASE) == []
 
 
+def test_runs_of_one_id_are_shown_by_it_each_for_itself(desk: Desk) -> None:
+    for key in ("monday~1", "monday~1:command", "monday~2"):
+        desk.open(key)
+        desk.assign(*calls(1), run=key)
+        desk.report(run=key, started=[pb.Started(attempt=1, at=1.0)])
+    (view,) = desk.ledger.workers(1.0)
+    assert [(each.run, each.started) for each in view.running] == [("monday", 2), ("monday", 1)]
+
+
 # --- what is given to workers ---------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ class OpeningHost:
     def __init__(self, engine: Host) -> None:
         self._engine = engine
         self.run = engine.run
+        self.nonce = engine.nonce
         self.now = engine.now
         self.draw = engine.draw
         self.new_worker = engine.new_worker
@@ -79,6 +80,7 @@ class PlaceHost:
     ) -> None:
         self._engine = engine
         self.run = engine.run
+        self.nonce = engine.nonce
         self._name = name
         self._backend = backend
         self._place_of = place_of

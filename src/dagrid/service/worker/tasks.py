@@ -159,7 +159,7 @@ class Desk:
         take: gets what has gathered.
     """
 
-    run = ""
+    run = nonce = ""
 
     def __init__(
         self, loop: AbstractEventLoop, prepare: Callable[[Stimulus], Any], take: Callable[[list[Any]], None]

@@ -19,6 +19,7 @@ from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.logbook import OpenSink
+from dagrid.execution.backends.cluster.posts import key_of
 from dagrid.execution.backends.cluster.project import ProjectKit, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
@@ -198,11 +199,10 @@ class ClusterBackend(BackendBase):
     def serve(self, host: Host, place: str, uses: Sequence[Use]) -> FleetSession:
         """Begin to serve the nodes of a run that have a place, or those that have none. Raises as `open` does."""
         self.check_open()
-        run = host.run or f"~{secrets.token_hex(8)}"
         kit, contents = self._surroundings()
         session = FleetSession(
             host,
-            f"{run}:{place}" if place else run,
+            key_of(host.run, host.nonce or secrets.token_hex(8), place),
             name=self._run_name,
             root=self._root,
             place=place,

@@ -11,7 +11,7 @@ from enum import Enum
 import msgspec
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.posts import ForRun, ForWorker, Key, run_of
+from dagrid.execution.backends.cluster.posts import ForRun, ForWorker, Key, id_of, run_of
 
 Link = Hashable
 """Stands for a stream, of a worker or of a run."""
@@ -266,7 +266,8 @@ class Worker:
                     known = activities.get(use.run.group)
                     since = min(job.since, known.since) if known else job.since
                     started = known.started + 1 if known else 1
-                    activities[use.run.group] = Activity(use.run.group, use.run.name, use.run.root, since, started)
+                    run = use.run
+                    activities[run.group] = Activity(id_of(run.key), run.name, run.root, since, started)
         hello = self.hello
         return WorkerView(
             id=self.id,

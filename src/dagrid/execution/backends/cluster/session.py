@@ -30,6 +30,7 @@ from dagrid.execution.backends.cluster.apart import INLINE, Values
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.outbox import PIECE
+from dagrid.execution.backends.cluster.posts import run_of
 from dagrid.execution.carriers import carry
 from dagrid.machine.events import (
     UNSTARTED,
@@ -138,7 +139,7 @@ class FleetSession:
         self._logs = logs
         self._sinks: dict[str, Sink] = {}
         self.run = run
-        self._key = run.removesuffix(f":{place}") if place else run
+        self._key = run_of(run)
         self._name = name
         self._root = root
         self._place = place
