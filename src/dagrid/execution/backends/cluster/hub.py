@@ -24,6 +24,7 @@ from dagrid.execution.backends.cluster.freight import Freight
 from dagrid.execution.backends.cluster.ledger import Ledger
 from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
 from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
+from dagrid.execution.backends.cluster.outbox import without_long
 from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
 
 _log = logging.getLogger("dagrid.fleet")
@@ -226,12 +227,15 @@ class Hub:
             self._set_timer()
             return
         self._presses = False
-        for link, message in self._ledger.take():
-            cast(Any, link).say(message)
+        self._tell_all()
         for link, why in self._ledger.hang_ups():
             _log.info("%s", why)
             cast(Any, link).hang_up()
         self._set_timer()
+
+    def _tell_all(self) -> None:
+        for link, message in self._ledger.take():
+            cast(Any, link).say(message)
 
     def _hear_lines(self) -> None:
         while self._asked and not self._closed:
@@ -367,6 +371,7 @@ class Hub:
         refusal = self._ledger.open(line, opening, self.now())
         if refusal is None:
             self._lines[opening.run] = line
+            self._tell_all()  # the welcome comes first
             self._freight.begin(opening.run)
             if opening.run in self._early:
                 self._in_background(self._take_early(opening.run))
@@ -429,7 +434,10 @@ class LocalLine:
         self._left = False
 
     def ask(self, ask: pb.Ask) -> None:
+        long = without_long(ask)
         self._hub.put_before(self, lambda: self._hub.hear_line(self, ask))
+        if long is not None:
+            self._hub.put_before(self, lambda: self._give(long))
 
     def close(self) -> None:
         self._hub.put_before(self, self._leave)
@@ -464,6 +472,13 @@ class LocalLine:
 
     def hang_up(self) -> None:
         self._leave()
+
+    def _give(self, long: Iterator[pb.Ask]) -> None:
+        """Give something long, and let others have their turn between its pieces."""
+        piece = next(long, None)
+        if piece is not None and not self._left:
+            self.attempt(lambda: self._hub.hear_line(self, piece))
+            asyncio.get_running_loop().call_soon(self._give, long)
 
     def _leave(self) -> None:
         if not self._left:
