@@ -365,6 +365,18 @@ def test_what_is_exclusive_is_stopped_before_its_lease_is_over_and_counts_as_los
     assert {each.attempt: each.outcome for each in report.finished} == {1: Outcome.LOST, 2: Outcome.COMPLETED}
 
 
+def test_what_is_exclusive_and_was_killed_while_its_worker_was_stopped_counts_as_lost() -> None:
+    """It did not fail: who has come back hears of its end before it has looked at the clock."""
+    post = Post(slots=2)
+    post.assign(*calls(1, 2, exclusive=True))
+    post.hear(echo=post.up().heartbeat.echo)
+    assert 0.9 * LEASE < post.duty.killed_at < LEASE
+    post.duty.finished(post.token(1), pb.Finished(outcome=Outcome.FAILED), 0.1 * LEASE)
+    post.duty.finished(post.token(2), pb.Finished(outcome=Outcome.FAILED), post.duty.killed_at)
+    (report,) = post.up().reports
+    assert {each.attempt: each.outcome for each in report.finished} == {1: Outcome.FAILED, 2: Outcome.LOST}
+
+
 def test_what_is_exclusive_goes_on_while_the_coordinator_answers() -> None:
     post = Post()
     post.assign(*calls(1, exclusive=True))

@@ -16,6 +16,7 @@ import pytest
 
 from dagrid import DAG, Node, Retry, command
 from dagrid.assemble import restart
+from dagrid.commands import Command, Launch
 from dagrid.errors import BackendUnreachableError, FleetKeyError, PoisonousTaskError
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
@@ -340,6 +341,24 @@ def test_what_dead_workers_left_is_removed(start: Start, tmp_path: Path) -> None
     victim.wait()
     start(id="next", slots="1", env={"DAGRID_HOME": str(tmp_path / "home-0")})
     assert not folder.exists()
+
+
+def test_what_is_exclusive_is_killed_while_its_worker_is_stopped(
+    fleet: ClusterBackend, start: Start, gate: Gate
+) -> None:
+    """Who is stopped cannot see to that; another worker begins it when it is dead."""
+    task = f"import os; from dagrid.testing.gate import stand; stand({gate.address}, str(os.getpid()))"
+    exclusive = Command(lambda: Launch([sys.executable, "-c", task]), exclusive=True)
+    first = start(id="first", slots="1", labels="one=yes")
+    run = DAG([Node("n", exclusive, selector={"one": "yes"})]).start(backend=fleet, progress=False)
+    pid = gate.meet().label
+    first.signal(signal.SIGSTOP)
+    start(id="second", slots="1", labels="one=yes")
+    again = gate.meet()
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    first.signal(signal.SIGCONT)
+    again.release()
+    assert run.wait(PATIENCE).raise_for_status().node_results["n"].worker == "second"
 
 
 # --- coordinators and runs that begin anew ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dagrid.execution.backends.cluster.turns import Job, Run, Turn, Turns
 from dagrid.machine.events import Outcome
 
 MARGIN = 0.1
-"""The part of a lease before whose end what is exclusive is stopped, for stopping takes time."""
+"""The part of a lease before whose end what is exclusive is stopped, for stopping takes time; it has half of it."""
 
 
 class Perform(msgspec.Struct, frozen=True):
@@ -80,6 +80,8 @@ class Duty:
         self._echo = self._mark = 0
         self._echoes: dict[int, float] = {}
         self._sure_until = -1.0  # what is exclusive may be performed until then
+        self.killed_at = 0.0
+        """When nothing exclusive may be left, whatever has become of this process; it is put off as the lease is."""
         self._unsure: dict[Job, None] = {}
         self._knows_time = self._asks_time = False
         self._exclusive: dict[Job, None] = {}
@@ -211,7 +213,10 @@ class Duty:
             self._reports.on(job.key).start(job.started)
 
     def finished(self, token: int, end: pb.Finished, now: float | None = None) -> list[Act]:
-        """What was released has ended; its slot is free, for something exclusive at once only if the time is said."""
+        """What was released has ended; its slot is free, for something exclusive at once only if the time is said.
+
+        What is exclusive and fails when its lease is over may have been killed for that.
+        """
         self._hear_time(now)
         acts: list[Act] = []
         job = self._released.pop(token, None)
@@ -230,8 +235,9 @@ class Duty:
                 self._drop(rider)
         job.riders = []
         if job.wanted:
-            if job.overdue and end.outcome == Outcome.CANCELLED:
-                end.outcome, end.error = Outcome.LOST, "the lease of its worker ended"
+            overdue = job.overdue or (job.call.exclusive and self._sure_until <= self._now)
+            if overdue and end.outcome in (Outcome.CANCELLED, Outcome.FAILED):
+                end = pb.Finished(outcome=Outcome.LOST, ended=end.ended, error="the lease of its worker ended")
             self._end(job, end)
         self._rest(job.run, acts)
         return self._answer(acts)
@@ -330,6 +336,7 @@ class Duty:
         if sent is None:
             return
         self._sure_until = max(self._sure_until, sent + self._lease * (1 - MARGIN))
+        self.killed_at = max(self.killed_at, sent + self._lease * (1 - MARGIN / 2))
         self._echoes = {number: at for number, at in self._echoes.items() if number > echo}
         self._look_again()
 
