@@ -297,6 +297,22 @@ def test_what_kills_its_worker_is_poisonous(fleet: ClusterBackend) -> None:
     assert result.succeeded == 1
 
 
+def test_what_ends_its_worker_before_anybody_hears_of_it_is_poisonous_and_not_what_waits_behind(
+    fleet: ClusterBackend, start: Start
+) -> None:
+    """Else it would end one worker after the other."""
+    nodes = [Node(f"n{number}", os.getpid, selector={"one": "yes"}, priority=-1) for number in range(9)]
+    poison = Node("p", command("kill -9 $PPID; sleep 5"), selector={"one": "yes"}, priority=1)
+    run = DAG([poison, *nodes]).start(backend=fleet, progress=False)
+    for number in range(4):
+        worker = start(id=f"w{number}", slots="1", labels="one=yes")
+        if number < 3:
+            worker.wait()
+    result = run.wait(PATIENCE)
+    assert isinstance(result.node_results["p"].error, PoisonousTaskError)
+    assert result.succeeded == 9
+
+
 def test_a_worker_leaves_when_it_is_done(fleet: ClusterBackend, start: Start, gate: Gate, tmp_path: Path) -> None:
     """SIGTERM lets what runs end, and gives back what waits; then the worker is gone, with its folder, and nothing was lost."""
     leaver = start(id="leaver", slots="1", labels="kind=victim")

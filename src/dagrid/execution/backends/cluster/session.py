@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import sha256
 from queue import SimpleQueue
 from time import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from dagrid.errors import BackendError, BackendUnreachableError
 from dagrid.execution.backends._transfer import (
@@ -27,6 +27,7 @@ from dagrid.execution.backends._transfer import (
 from dagrid.execution.backends._worker import encode, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE, Values
+from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.outbox import PIECE
@@ -60,43 +61,6 @@ class Line(Protocol):
     def ask(self, ask: pb.Ask) -> None: ...
 
     def close(self) -> None: ...
-
-
-class Sent(NamedTuple):
-    """A call that is with a worker, when it was sent, and what of it was sent apart."""
-
-    call: Call
-    at: float
-    apart: bytes
-
-
-Assigned = tuple[pb.Assign, dict[int, Sent]]
-"""An assignment with what it holds, by attempt."""
-
-
-class Lane:
-    """One use of a worker: what is under way there.
-
-    Attributes:
-        absent: nobody knows whether the worker goes on with it; what is asked of it waits in `later` and `cancels`.
-        begun: when those have started that have.
-    """
-
-    __slots__ = ("absent", "begun", "cancels", "generation", "later", "number", "sent", "worker")
-
-    def __init__(self, number: int, worker: str, generation: int) -> None:
-        self.number = number
-        self.worker = worker
-        self.generation = generation
-        self.absent = False
-        self.sent: dict[int, Sent] = {}
-        self.begun: dict[int, float] = {}
-        self.later: list[Assigned] = []
-        self.cancels: list[int] = []
-
-    def may_have_begun(self, attempt: int, sent: Sent) -> bool:
-        """Whether an attempt has begun, or may have: one that must not be performed twice counts from when it was sent."""
-        return sent.call.once or attempt in self.begun
 
 
 class FleetSession:
@@ -529,13 +493,13 @@ class FleetSession:
         if joined.fence:
             lane = self._lanes.get(joined.fence - 1)
             if lane is not None:
-                self._return(lane, joined.generation)
+                self._return(lane, joined)
             return
         if identity in self._numbers:
             return
         number = self._numbers[identity] = self.host.new_worker()
         with self._guard:
-            self._lanes[number] = Lane(number, *identity)
+            self._lanes[number] = Lane(number, *identity, joined.slots)
         self._events.append(
             WorkerJoined(
                 number,
@@ -548,11 +512,11 @@ class FleetSession:
             )
         )
 
-    def _return(self, lane: Lane, generation: int) -> None:
+    def _return(self, lane: Lane, joined: pb.Joined) -> None:
         """A worker goes on with what it had: what was asked of it meanwhile is sent."""
         self._numbers.pop((lane.worker, lane.generation), None)
-        self._numbers[lane.worker, generation] = lane.number
-        lane.generation, lane.absent = generation, False
+        self._numbers[lane.worker, joined.generation] = lane.number
+        lane.generation, lane.slots, lane.absent = joined.generation, joined.slots, False
         self._staged += [(lane, assigned) for assigned in lane.later]
         lane.later = []
         for attempt in lane.cancels:
@@ -570,10 +534,9 @@ class FleetSession:
         with self._guard:
             del self._lanes[lane.number]
         now = self.host.now()
-        for attempt, sent in lane.sent.items():
+        for sent in lane.sent.values():
             self._kept.pop(sent.apart, None)
-            if lane.may_have_begun(attempt, sent):
-                self._events.append(Started(lane.number, attempt, now))  # also where nobody had heard of it
+        self._events += [Started(lane.number, attempt, now) for attempt in lane.lost()]
         self._events.append(WorkerGone(lane.number, now, reason or "the worker ended"))
 
     def _take(self, report: pb.Report) -> None:
