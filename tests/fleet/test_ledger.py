@@ -6,9 +6,9 @@ import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.books import PUSHED, Health, health
-from dagrid.execution.backends.cluster.ledger import CROWD, SLOWEST
+from dagrid.execution.backends.cluster.ledger import CROWD, SLOWEST, Ledger
 from dagrid.machine.events import Outcome
-from tests.fleet.desks import LEASE, Desk, calls, done, some
+from tests.fleet.desks import LEASE, Desk, calls, done, hello, some
 
 
 @pytest.fixture
@@ -27,6 +27,13 @@ def test_a_worker_hears_how_often_to_speak_and_how_long_its_lease_is() -> None:
     desk = Desk()
     desk.come()
     assert desk.down().welcome == pb.Welcome(heartbeat=1.0, lease=LEASE, coordinator="c")
+
+
+def test_a_worker_speaks_several_times_in_a_lease_however_short_that_is() -> None:
+    ledger = Ledger(incarnation="c", lease=1.0, heartbeat=1.0)
+    ledger.greet("w", hello(), 0.0)
+    ((_, down),) = ledger.take()
+    assert down.welcome == pb.Welcome(heartbeat=0.2, lease=1.0, coordinator="c")
 
 
 def test_many_workers_speak_less_often_each() -> None:

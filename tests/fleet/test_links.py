@@ -530,7 +530,7 @@ def test_files_of_a_run_that_is_yet_to_be_opened_wait_for_it(tmp_path: Path) -> 
 
 def test_files_that_nobody_wants_are_acknowledged(tmp_path: Path) -> None:
     """Else the worker would keep them for ever."""
-    with hub(lease=0.2) as coordinator, Sender(to(coordinator), {"step.out": text(MIB)}) as sender:
+    with hub(lease=1.0) as coordinator, Sender(to(coordinator), {"step.out": text(MIB)}) as sender:
         sender.wait_for_all()
 
 

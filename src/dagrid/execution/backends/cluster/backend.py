@@ -117,11 +117,12 @@ class ClusterBackend(BackendBase):
             signing_key, artifacts, files: see the class.
             tls_cert, tls_key: files with the certificate that it shows; without them nothing is encrypted.
             tls_ca: a file with who signs workers; without it they show nothing.
-            lease: seconds of silence after which a worker loses its attempts.
-            heartbeat: seconds between two words of a worker that has nothing to say.
+            lease: seconds of silence after which a worker loses its attempts, at least 1.
+            heartbeat: seconds between two words of a worker that has nothing to say; at most a fifth of the lease is taken.
 
         Raises:
             BackendError: somebody else listens there.
+            InvalidSettingError: the lease is too short.
         """
         tls = None
         if tls_cert is not None and tls_key is not None:

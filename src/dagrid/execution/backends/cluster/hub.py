@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from dagrid.errors import BackendClosedError, TamperedError
+from dagrid.errors import BackendClosedError, InvalidSettingError, TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.books import WorkerView
@@ -29,6 +29,8 @@ from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
 
 _log = logging.getLogger("dagrid.fleet")
 
+SHORTEST_LEASE = 1.0
+"""Seconds that a lease has at least: within a fifth of it a worker has to speak, and be heard."""
 MOMENT = 0.005
 """Seconds for which a worker may wait to hear what changes nothing for it, so that it comes with what does."""
 
@@ -57,13 +59,14 @@ class Hub:
         key: the signing key; None: whoever can reach the port may call.
         tls: the certificates; None: nothing is encrypted.
         claims: by name in a certificate, what its holder may say of itself; None: anything.
-        lease: seconds of silence after which a worker loses its attempts.
-        heartbeat: seconds between two words of a worker that has nothing to say.
+        lease: seconds of silence after which a worker loses its attempts, at least 1.
+        heartbeat: seconds between two words of a worker that has nothing to say; at most a fifth of the lease is taken.
         folder: where contents are kept that are not small; None: one for temporary files.
         version: of dagrid, for who is refused.
 
     Raises:
         FleetCertificateError: a file of certificates cannot be used.
+        InvalidSettingError: the lease is too short, or there is no time between two heartbeats.
     """
 
     def __init__(
@@ -79,6 +82,13 @@ class Hub:
         folder: Path | None = None,
         version: str = "",
     ) -> None:
+        if not lease >= SHORTEST_LEASE:
+            raise InvalidSettingError(
+                f"A lease of {lease:g} s is too short: a worker that is well would lose what it performs. "
+                f"Give at least {SHORTEST_LEASE:g} s."
+            )
+        if not heartbeat > 0:
+            raise InvalidSettingError(f"Between two heartbeats there are more than 0 seconds, not {heartbeat:g}.")
         self._listener = Listener(host, port, _Workers(self), _Runs(self), key, tls, claims)
         self.contents = Contents(folder)
         self._ledger = Ledger(

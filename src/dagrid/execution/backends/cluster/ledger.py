@@ -37,6 +37,8 @@ REMEMBERED = 10
 
 CROWD = 200
 """So many more workers make the time between two heartbeats longer by that of a few."""
+WORDS = 5
+"""So many words of a worker there are in a lease at least."""
 SLOWEST = 3.0
 """Seconds between two heartbeats at most: a healthy worker is heard within 5."""
 
@@ -62,14 +64,15 @@ class Ledger:
         Args:
             incarnation: of this coordinator; no two have the same.
             lease: seconds of silence after which a worker loses its attempts.
-            heartbeat: seconds between two words of a worker that has nothing to say; more when they are many.
+            heartbeat: seconds between two words of a worker that has nothing to say, at most a fifth of the lease; more when they
+                are many.
             small: returns a content that is sent along with the first assignment that refers to it; None: workers ask for it.
             first_generation: the number of the first worker's generation; another one for each coordinator.
             version: of dagrid, for who is refused.
         """
         self.incarnation = incarnation
         self.lease = lease
-        self.heartbeat = self._interval = heartbeat
+        self.heartbeat = self._interval = min(heartbeat, lease / WORDS)
         self._version = version
         self._generations = count(first_generation)
         self._turn = 0
@@ -280,7 +283,7 @@ class Ledger:
 
     def _pace(self) -> None:
         """Let many workers be heard less often each, but for what their health and their leases rest on."""
-        slowest = max(self.heartbeat, min(SLOWEST, self.lease / 5))
+        slowest = max(self.heartbeat, min(SLOWEST, self.lease / WORDS))
         before, crowds = self._interval, ceil(len(self._workers) / CROWD)
         self._interval = min(self.heartbeat * max(crowds, 1), slowest)
         if self._interval > before:
