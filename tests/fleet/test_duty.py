@@ -327,6 +327,24 @@ def test_a_worker_leaves_when_all_has_ended_and_arrived() -> None:
     assert post.duty.take() is None
 
 
+def test_a_worker_that_is_to_leave_waits_a_lease_for_a_coordinator_that_is_away_and_no_longer() -> None:
+    """Who comes then has given to others what it had; what still runs is let end."""
+    post = Post()
+    post.assign(*calls(1, 2))
+    post.performs()
+    for attempt in (1, 2):
+        post.start(attempt)
+    post.finish(1)
+    post.duty.lose(100.0)
+    post.note(post.duty.drain(101.0))
+    assert post.duty.next_tick is None
+    post.finish(2)
+    assert post.duty.next_tick == 100.0 + LEASE
+    assert not post.duty.tick(99.0 + LEASE)
+    assert post.duty.tick(100.0 + LEASE) == [Leave(untold=2)]
+    assert post.duty.next_tick is None
+
+
 def test_a_worker_that_has_nothing_leaves_at_once() -> None:
     post = Post()
     assert post.hear(drain=True) == [Leave()]

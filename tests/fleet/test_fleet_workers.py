@@ -403,6 +403,25 @@ def test_a_coordinator_begins_anew(gate: Gate, tmp_path: Path) -> None:
             second.close()
 
 
+def test_a_worker_that_is_to_leave_waits_for_no_coordinator_longer_than_a_lease(gate: Gate, tmp_path: Path) -> None:
+    """Nobody wants its ends any more then; it says that there were some."""
+    hub = Hub(port=0, lease=LEASE)
+    hub.start()
+    with workers(hub.port, tmp_path) as start:
+        worker = start(slots="1")
+        run = DAG([Node("n", partial(stand, gate.address))]).start(
+            backend=f"grpc://127.0.0.1:{hub.port}", progress=False
+        )
+        visit = gate.meet()
+        hub.close()
+        worker.signal(signal.SIGTERM)
+        visit.release()
+        assert worker.wait() == 0
+        assert "attempts: 1" in worker.said("left untold")
+        run.let_go()
+        run.close()
+
+
 SCRIPT = """
 import sys
 from functools import partial

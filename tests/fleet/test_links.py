@@ -131,6 +131,20 @@ def test_a_run_whose_line_fails_to_take_what_it_is_told_harms_no_other(caplog) -
         run.close()
 
 
+def test_a_coordinator_that_is_closed_says_first_what_there_is_to_say() -> None:
+    """Else a worker would keep what its run has taken, and wait for somebody to whom it could tell it."""
+    with hub() as coordinator, Worker(to(coordinator)) as worker:
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        run.assign(run.joined(), pb.Call(attempt=1), pb.Call(attempt=2))
+        run.ends(2)
+        run.line.ask(pb.Ask(acks=[pb.Some(run="run", fence=1, attempts=[1])]))
+        run.close()
+        coordinator.close()
+        worker.events.wait(lambda found: "lost" in found)
+        assert any("run" in down.over for down in worker.downs.all)
+
+
 def test_a_coordinator_that_is_closed_lends_nothing() -> None:
     with hub() as coordinator:
         line = coordinator.borrow(Run().opening(), lambda _: None)

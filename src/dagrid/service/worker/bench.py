@@ -6,6 +6,7 @@ what happens. It knows neither streams nor how attempts are numbered elsewhere.
 
 from __future__ import annotations
 
+import logging
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,8 @@ from dagrid.service.worker.commands import Commands
 from dagrid.service.worker.processes import Processes
 from dagrid.service.worker.runs import Run, Runs
 from dagrid.service.worker.tasks import SHIFT, Task, cancelled, failed
+
+_log = logging.getLogger("dagrid.worker")
 
 MOMENT = 0.01
 """Seconds after which it is told that something has begun that has not ended."""
@@ -90,6 +93,11 @@ class Bench:
             elif isinstance(act, Forget):
                 self._forget(act.run)
             elif isinstance(act, Leave):
+                if act.untold:
+                    _log.warning(
+                        "No coordinator has come in a lease: how they have ended is left untold of attempts: %d.",
+                        act.untold,
+                    )
                 self._leave()
         self._perform(calls, commands)
 

@@ -53,7 +53,9 @@ class Forget(msgspec.Struct, frozen=True):
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """All is done: send what is to be sent, and go."""
+    """All is done: send what is to be sent, and go. `untold` ends were not taken, for no coordinator has come in a lease."""
+
+    untold: int = 0
 
 
 Act = Perform | Stop | TakeBack | Forget | Leave
@@ -73,6 +75,7 @@ class Duty:
         self.load = 0.0
         """Of the machine, for heartbeats; written by whoever has this book."""
         self._connected = False
+        self._lost_at = 0.0
         self._now = 0.0
         self._interval, self._lease = 1.0, 30.0
         self._beat_at = 0.0
@@ -154,7 +157,7 @@ class Duty:
 
     def lose(self, now: float) -> None:
         """The stream broke; everything goes on."""
-        self._now = now
+        self._now = self._lost_at = now
         self._connected = False
         self._reports = Reports()
         self._echoes.clear()
@@ -272,7 +275,10 @@ class Duty:
         self._known.discard(digest)
 
     def drain(self, now: float) -> list[Act]:
-        """Take nothing any more, give back what has not started, and leave when all has ended and arrived."""
+        """Take nothing any more, give back what has not started, and leave when all has ended and arrived.
+
+        Without a stream that is waited for as long as a lease after the last one: by then it has been given to others.
+        """
         self._now = now
         acts: list[Act] = []
         self._drain(acts)
@@ -286,6 +292,8 @@ class Duty:
         due = [self._beat_at] if self._connected else []
         if self._exclusive and self._sure_until >= 0:
             due.append(self._now if self._asks_time else self._sure_until)
+        if self._draining and not (self._connected or self._left or self._released):
+            due.append(self._lost_at + self._lease)
         return min(due, default=None)
 
     def tick(self, now: float) -> list[Act]:
@@ -455,10 +463,13 @@ class Duty:
             else:
                 self._release(job, acts)
         self._knows_time = False
-        if self._draining and not (self._left or self._jobs or self._released):
+        if self._draining and not (self._left or self._released) and (not self._jobs or self._is_given_up()):
             self._left = self._says_left = True
-            acts.append(Leave())
+            acts.append(Leave(len(self._jobs)))
         return acts
+
+    def _is_given_up(self) -> bool:
+        return not self._connected and self._lost_at + self._lease <= self._now
 
     def _ready(self, job: Job) -> None:
         """All that a call needs is here."""

@@ -145,10 +145,9 @@ class Hub:
             raise
 
     def close(self) -> None:
-        """Hang up on everybody. Workers go on with what they have for a lease; lines are told nothing more."""
+        """Say what there is to say, and hang up on everybody. Workers go on with what they have; lines are told nothing more."""
         if self._loop is None or self._closed:
             return
-        self._closed = True
         self._do(self._close())
         fleet_loop.leave()
         self.contents.close()
@@ -271,6 +270,9 @@ class Hub:
         return [*self._workers, *self._lines.values()]
 
     async def _close(self) -> None:
+        self._hear_lines()
+        self._tell_all()
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for caller in self._callers():
