@@ -307,8 +307,16 @@ def test_the_least_loaded_worker_is_named_first_and_equal_ones_in_turn() -> None
 def test_calls_go_only_to_workers_with_their_python_and_commands_to_all() -> None:
     desk = Desk()
     desk.ledger.greet("w", pb.Hello(id="w", slots=1, protocol=1, python="3.12"), 0.0)
-    assert not desk.open("r").joined
-    assert len(desk.open("r:command").joined) == 1
+    (joined,) = desk.open("r").joined
+    assert (joined.slots, "it has Python 3.12" in joined.unfit, "of Python 3.11" in joined.unfit) == (0, True, True)
+    desk.pass_time(LEASE / 2)
+    desk.ledger.greet("w again", pb.Hello(id="w", slots=1, protocol=1, python="3.12"), desk.now)
+    assert not desk.told("r").joined, "it is said once"
+    (command,) = desk.open("r:command").joined
+    assert (command.slots, command.unfit) == (1, "")
+    desk.pass_time(2 * LEASE)
+    told = desk.sent()
+    assert [[gone.generation for gone in told[run].gone] for run in ("r", "r:command")] == [[joined.generation]] * 2
 
 
 def test_a_run_that_closes_is_over_at_all_workers_that_had_something_of_it(desk: Desk) -> None:

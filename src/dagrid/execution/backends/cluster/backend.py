@@ -37,9 +37,10 @@ class ClusterBackend(BackendBase):
     """Runs tasks on the workers of a fleet (`dagrid worker`), which are reached through their coordinator.
 
     Functions and values travel pickled, the modules of the project with them; what is installed has to be installed on the
-    workers too, whose Python has to be of the same minor version. A node with a selector runs on a worker that has all of its
-    labels, and waits as long as there is none; commands run on workers as well, in a folder of their own with the project's
-    files. Each attempt finds what stays the same however often its node is performed in its environment, as DAGRID_ATTEMPT_KEY.
+    workers too, whose Python has to be of the same minor version: others are given commands only, and that is said where there
+    are no more. A node with a selector runs on a worker that has all of its labels, and waits as long as there is none; commands
+    run on workers as well, in a folder of their own with the project's files. Each attempt finds what stays the same however
+    often its node is performed in its environment, as DAGRID_ATTEMPT_KEY.
     What runs when this process ends, in a run with a checkpoint, goes on and is found again when the run is taken up.
 
     Args:
@@ -178,7 +179,7 @@ class ClusterBackend(BackendBase):
         return self.address.port
 
     def check(self, needs: Mapping[str, Needs]) -> None:
-        """Remember what nodes ask for: those for whom there is no worker wait, and that is said once."""
+        """Remember what nodes ask for: those for whom there is no worker wait, and that is said once, with the reason."""
         self._needs = needs
 
     def open(self, host: Host) -> Session:
@@ -211,7 +212,7 @@ class ClusterBackend(BackendBase):
             contents=contents.get,
             artifacts=self._artifacts,
             uses=uses,
-            needs=self._needs,
+            needs=None if place else self._needs,
             closed=self.sessions.discard,
         )
         self.sessions.add(session)

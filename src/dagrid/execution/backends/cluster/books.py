@@ -117,6 +117,7 @@ class Run:
         self.deadline = 0.0  # while there is no line
         self.box = ForRun()
         self.joined: dict[str, int] = {}  # generations by worker, as told on this line
+        self.unfit: set[Worker] = set()  # those that are told to be of no use
         self.uses: dict[int, Use] = {}
         self.awaited: dict[int, float] = {}  # uses from before whose worker has not come, and until when
         self.rooms: dict[str, int] = {}  # what is told less than the slots
@@ -133,12 +134,16 @@ class Run:
         self.link = link
         self.box = ForRun()
         self.joined.clear()
+        self.unfit.clear()
         self.rooms.clear()
         self.awaited.clear()
 
-    def fits(self, worker: Worker) -> bool:
-        """Return whether a worker can perform what this run sends: calls need the Python that pickled them."""
-        return self.key != self.group or not self.python or self.python == worker.hello.python
+    def misfit(self, worker: Worker) -> str:
+        """Return why a worker cannot perform what this run sends, if so: calls need the Python that pickled them."""
+        theirs = worker.hello.python
+        if self.key != self.group or not self.python or self.python == theirs:
+            return ""
+        return f"it has Python {theirs}, and the functions of this run are of Python {self.python}"
 
 
 class Crowds:

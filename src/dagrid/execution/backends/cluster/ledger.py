@@ -335,7 +335,8 @@ class Ledger:
         for run in self._runs.values():
             run.touched.pop(worker, None)
             run.rooms.pop(worker.id, None)
-            if run.joined.pop(worker.id, None) is not None:
+            if run.joined.pop(worker.id, None) is not None or worker in run.unfit:
+                run.unfit.discard(worker)
                 gone = pb.Gone(worker=worker.id, generation=worker.generation, reason=reason)
                 self._traffic.tell(run).gone.append(gone)
         worker.vacate()
@@ -343,9 +344,15 @@ class Ledger:
 
     def _join(self, run: Run, worker: Worker) -> None:
         """Tell a run of a worker that it does not use yet."""
-        if worker.id in run.joined or worker.draining or not run.fits(worker):
+        if worker.id in run.joined or worker in run.unfit or worker.draining:
             return
-        self._tell_joined(run, worker, 0)
+        unfit = run.misfit(worker)
+        if not unfit:
+            self._tell_joined(run, worker, 0)
+            return
+        run.unfit.add(worker)
+        joined = pb.Joined(worker=worker.id, generation=worker.generation, labels=worker.hello.labels, unfit=unfit)
+        self._traffic.tell(run).joined.append(joined)
 
     def _tell_joined(self, run: Run, worker: Worker, fence: int) -> None:
         if fence:

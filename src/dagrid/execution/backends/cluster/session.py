@@ -76,7 +76,8 @@ class FleetSession:
         along: what of that goes with the first calls unasked, if it is small.
         artifacts: where large values are kept, if not with the coordinator.
         uses: workers that the run has used before, and what is under way there.
-        needs: by node, labels that it asks for; where no worker has them when the run begins, that is said.
+        needs: by node, labels that it asks for; where no worker has them when the run begins, or there is none, that is said.
+            None: nothing is said.
         closed: called with the session when it is closed.
         logs: opens the files that its attempts write, where the line brings these; see `logbook.OpenSink`.
     """
@@ -111,7 +112,7 @@ class FleetSession:
         self._kit = sha256(packed).digest() if kit is not None else b""
         self._needs = [] if kit is None else list(kit.contents)
         self._contents = contents
-        self._asked_for = dict(needs or {})
+        self._asked_for = needs
         self._on_closed = closed
         self._shift = host.now() - time()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -418,8 +419,9 @@ class FleetSession:
             self._refuse(tell.refusal.reason)
         for joined in tell.joined:
             self._join(joined)
-        if tell.HasField("welcome") and self._asked_for:
-            self._say_missing(tell.joined)
+        if tell.HasField("welcome") and self._asked_for is not None:
+            self._say_missing(tell.joined, self._asked_for)
+            self._asked_for = None
         for room in tell.rooms:
             number = self._numbers.get((room.worker, room.generation))
             if number is not None:
@@ -458,18 +460,21 @@ class FleetSession:
             self._given.clear()
         self.welcome.set()
 
-    def _say_missing(self, joined: Iterable[pb.Joined]) -> None:
-        """Say of which nodes nobody has the labels, once for those that ask for the same."""
-        labels = [each.labels for each in joined]
+    def _say_missing(self, joined: Iterable[pb.Joined], asked_for: Mapping[str, Needs]) -> None:
+        """Say that there is nobody, or of which nodes nobody has the labels, once for those that ask for the same."""
+        labels = [each.labels for each in joined if not each.unfit]
+        if not labels:
+            unfit = [f"{each.worker} cannot, for {each.unfit}" for each in joined]
+            _log.warning("No worker can perform functions of this run yet: %s.", "; ".join(unfit) or "none has joined")
+            return
         missing: dict[str, list[str]] = {}
-        for node, needs in self._asked_for.items():
+        for node, needs in asked_for.items():
             wanted = needs.selector.items()
             if wanted and not any(all(has.get(name) == value for name, value in wanted) for has in labels):
                 missing.setdefault(", ".join(f"{name}={value}" for name, value in wanted), []).append(node)
         for selector, nodes in missing.items():
             more = f" and {len(nodes) - 1} more wait" if len(nodes) > 1 else " waits"
             _log.warning("No worker has the labels %s: node %s%s for one.", selector, nodes[0], more)
-        self._asked_for.clear()
 
     def _refuse(self, reason: str) -> None:
         """The coordinator will have nothing to do with us: what is to be performed fails, here at a worker that is none."""
@@ -506,8 +511,9 @@ class FleetSession:
                 joined.worker,
                 self.host.now(),
                 joined.slots,
-                max(WINDOW, joined.slots),
+                0 if joined.unfit else max(WINDOW, joined.slots),
                 labels=dict(joined.labels),
+                unfit=joined.unfit,
                 ahead=AHEAD_AT_A_PLACE if self._place else AHEAD,
             )
         )
