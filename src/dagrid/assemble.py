@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from os import PathLike
+from os import PathLike, urandom
 from time import time
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -211,11 +211,13 @@ def start(
         compiled.check_sources(part)
     all_rules = (*part.dag.rules, *own_rules)
     values = checked_keep(keep, compiled.plan, bool(all_rules), dag.name)
-    head = None
+    head, nonce = None, ""
     if checkpoint is not None:
+        nonce = urandom(8).hex()
         run_id = _checked_run_id(run_id) if run_id is not None else _run_id(dag.name)
         head = pack_head(
             {
+                "nonce": nonce,
                 "dag": part.dag,
                 "tasks": dict(tasks or {}),
                 "rules": all_rules,
@@ -239,7 +241,7 @@ def start(
             set_up(part, kept_of(dag), lambda given, omitted: _run_setup(engine_of, given, omitted))
         recorder, began = None, 0.0  # 0: when it starts
         if kept is not None and run_id is not None and head is not None:
-            recorder = _record(kept, run_id, epoch, dag.name, clock)
+            recorder = _record(kept, run_id, nonce, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
         engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder))
         engine.began = began
@@ -281,7 +283,7 @@ def restart(
         store = place_of_record.store
         epoch = store.acquire(record.run) if again or record.status in UNENDED else record.epoch
         recovered = read(place_of_record, record.run, clock.now())
-        recorder = Recorder(place_of_record, record.run, epoch, recovered.written, clock.now())
+        recorder = Recorder(place_of_record, record.run, _nonce(head), epoch, recovered.written, clock.now())
         untold = recovered.picture is None and not recovered.entries  # it ended before it could say what is not to run
         engine = _engines(compiled, place, places, clock, seed, open_cache(cache), record.name)(
             head["rules"],
@@ -360,7 +362,7 @@ def view(checkpoint: CheckpointLike, run_id: str | None = None, *, clock: Clock 
         compiled = compiled_for(head["dag"], head["tasks"], head["settings"])
         now = clock.now()
         recovered = read(place_of_record, record.run, now)
-        recorder = Recorder(place_of_record, record.run, record.epoch, recovered.written, now)
+        recorder = Recorder(place_of_record, record.run, _nonce(head), record.epoch, recovered.written, now)
         engine = _engines(compiled, _Nowhere(), None, clock, None, None, record.name)(head["rules"], recorder=recorder)
         engine.restore(recovered)
         return Run(engine, release=opened.close, run_id=record.run, view=True)
@@ -459,10 +461,16 @@ def _run_id(name: str | None) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name or 'run')}-{datetime.now():%Y%m%d-%H%M%S}-{token_hex(2)}"
 
 
-def _record(kept: Checkpoint, run_id: str, epoch: int | None, name: str | None, clock: Clock) -> Recorder:
+def _record(kept: Checkpoint, run_id: str, nonce: str, epoch: int | None, name: str | None, clock: Clock) -> Recorder:
     if epoch is None:
         epoch = kept.store.create(run_id, name=name or "", at=time())
-    return Recorder(kept, run_id, epoch, 0, clock.now())
+    return Recorder(kept, run_id, nonce, epoch, 0, clock.now())
+
+
+def _nonce(head: Mapping[str, Any]) -> str:
+    """Return what tells a run from any other of its id; one that was kept before there was such a thing has none."""
+    nonce: str = head.get("nonce", "")
+    return nonce
 
 
 def _numbers(roots: Iterable[NodeRef], plan: Plan) -> list[int]:

@@ -155,6 +155,11 @@ class PushHost(Protocol):
         """What the graph is called; empty if it has no name."""
         ...
 
+    @property
+    def nonce(self) -> str:
+        """What tells a run that is recorded from any other of that id, recorded elsewhere; it stays with it as the id does."""
+        ...
+
     def now(self) -> float:
         """Return the seconds of the run's clock, which `time.perf_counter` of this machine shares unless time is virtual."""
         ...

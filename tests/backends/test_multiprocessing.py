@@ -32,7 +32,7 @@ PATIENCE = 20.0
 class Recorder:
     """A host that keeps all that it is told and decides nothing."""
 
-    run = name = ""
+    run = name = nonce = ""
 
     def __init__(self, backend: MultiprocessingBackend) -> None:
         self.changed = threading.Condition()

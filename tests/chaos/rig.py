@@ -159,7 +159,7 @@ class Rig(Fleet):
             assert stopped or child.status == "succeeded"
         if not stopped and flow.calls:
             (child,) = self.history.children(run)
-            assert ("end", "inner", f"{child.run}/inner") in self.lines(child.run)
+            assert ("end", "inner") in [(what, step) for what, step, _ in self.lines(child.run)]
 
     def check_record(self, run: str, flow: Flow, stopped: bool) -> None:
         seen: dict[str, Counter[str]] = defaultdict(Counter)
@@ -176,10 +176,12 @@ class Rig(Fleet):
                 missing = [parent for parent in parents.get(event.node, ()) if ends.get(parent) != "completed"]
                 assert not missing, f"{event.node} of {run} has started before the end of {missing}"
         written = self.lines(run)
+        keys: dict[str, str] = {}
         over: set[str] = set()
         begun: Counter[str] = Counter()
         for what, step, key in written:
-            assert key == f"{run}/{step}"
+            assert keys.setdefault(step, key) == key
+            assert (key.partition("~")[0], key.rpartition("/")[2]) == (run, step)
             if what == "end":
                 over.add(step)
                 continue

@@ -327,6 +327,24 @@ def test_a_worker_leaves_when_all_has_ended_and_arrived() -> None:
     assert post.duty.take() is None
 
 
+def test_a_worker_that_is_to_leave_waits_a_lease_for_a_coordinator_that_is_away_and_no_longer() -> None:
+    """Who comes then has given to others what it had; what still runs is let end."""
+    post = Post()
+    post.assign(*calls(1, 2))
+    post.performs()
+    for attempt in (1, 2):
+        post.start(attempt)
+    post.finish(1)
+    post.duty.lose(100.0)
+    post.note(post.duty.drain(101.0))
+    assert post.duty.next_tick is None
+    post.finish(2)
+    assert post.duty.next_tick == 100.0 + LEASE
+    assert not post.duty.tick(99.0 + LEASE)
+    assert post.duty.tick(100.0 + LEASE) == [Leave(untold=2)]
+    assert post.duty.next_tick is None
+
+
 def test_a_worker_that_has_nothing_leaves_at_once() -> None:
     post = Post()
     assert post.hear(drain=True) == [Leave()]
@@ -363,6 +381,18 @@ def test_what_is_exclusive_is_stopped_before_its_lease_is_over_and_counts_as_los
     post.welcome()
     (report,) = post.up().reports
     assert {each.attempt: each.outcome for each in report.finished} == {1: Outcome.LOST, 2: Outcome.COMPLETED}
+
+
+def test_what_is_exclusive_and_was_killed_while_its_worker_was_stopped_counts_as_lost() -> None:
+    """It did not fail: who has come back hears of its end before it has looked at the clock."""
+    post = Post(slots=2)
+    post.assign(*calls(1, 2, exclusive=True))
+    post.hear(echo=post.up().heartbeat.echo)
+    assert 0.9 * LEASE < post.duty.killed_at < LEASE
+    post.duty.finished(post.token(1), pb.Finished(outcome=Outcome.FAILED), 0.1 * LEASE)
+    post.duty.finished(post.token(2), pb.Finished(outcome=Outcome.FAILED), post.duty.killed_at)
+    (report,) = post.up().reports
+    assert {each.attempt: each.outcome for each in report.finished} == {1: Outcome.FAILED, 2: Outcome.LOST}
 
 
 def test_what_is_exclusive_goes_on_while_the_coordinator_answers() -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from dagrid import DAG, Node, Retry, command
 from dagrid.assemble import restart
+from dagrid.commands import Command, Launch
 from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
@@ -386,6 +387,22 @@ def test_what_kills_its_worker_is_poisonous(fleet: ClusterBackend) -> None:
     assert result.succeeded == 1
 
 
+def test_what_ends_its_worker_before_anybody_hears_of_it_is_poisonous_and_not_what_waits_behind(
+    fleet: ClusterBackend, start: Start
+) -> None:
+    """Else it would end one worker after the other."""
+    nodes = [Node(f"n{number}", os.getpid, selector={"one": "yes"}, priority=-1) for number in range(9)]
+    poison = Node("p", command("kill -9 $PPID; sleep 5"), selector={"one": "yes"}, priority=1)
+    run = DAG([poison, *nodes]).start(backend=fleet, progress=False)
+    for number in range(4):
+        worker = start(id=f"w{number}", slots="1", labels="one=yes")
+        if number < 3:
+            worker.wait()
+    result = run.wait(PATIENCE)
+    assert isinstance(result.node_results["p"].error, PoisonousTaskError)
+    assert result.succeeded == 9
+
+
 def test_a_worker_leaves_when_it_is_done(fleet: ClusterBackend, start: Start, gate: Gate, tmp_path: Path) -> None:
     """SIGTERM lets what runs end, and gives back what waits; then the worker is gone, with its folder, and nothing was lost."""
     leaver = start(id="leaver", slots="1", labels="kind=victim")
@@ -432,6 +449,24 @@ def test_what_dead_workers_left_is_removed(start: Start, tmp_path: Path) -> None
     assert not folder.exists()
 
 
+def test_what_is_exclusive_is_killed_while_its_worker_is_stopped(
+    fleet: ClusterBackend, start: Start, gate: Gate
+) -> None:
+    """Who is stopped cannot see to that; another worker begins it when it is dead."""
+    task = f"import os; from dagrid.testing.gate import stand; stand({gate.address}, str(os.getpid()))"
+    exclusive = Command(lambda: Launch([sys.executable, "-c", task]), exclusive=True)
+    first = start(id="first", slots="1", labels="one=yes")
+    run = DAG([Node("n", exclusive, selector={"one": "yes"})]).start(backend=fleet, progress=False)
+    pid = gate.meet().label
+    first.signal(signal.SIGSTOP)
+    start(id="second", slots="1", labels="one=yes")
+    again = gate.meet()
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    first.signal(signal.SIGCONT)
+    again.release()
+    assert run.wait(PATIENCE).raise_for_status().node_results["n"].worker == "second"
+
+
 # --- coordinators and runs that begin anew ------------------------------------------------------------------------------------
 
 
@@ -458,6 +493,25 @@ def test_a_coordinator_begins_anew(gate: Gate, tmp_path: Path) -> None:
             second.close()
 
 
+def test_a_worker_that_is_to_leave_waits_for_no_coordinator_longer_than_a_lease(gate: Gate, tmp_path: Path) -> None:
+    """Nobody wants its ends any more then; it says that there were some."""
+    hub = Hub(port=0, lease=LEASE)
+    hub.start()
+    with workers(hub.port, tmp_path) as start:
+        worker = start(slots="1")
+        run = DAG([Node("n", partial(stand, gate.address))]).start(
+            backend=f"grpc://127.0.0.1:{hub.port}", progress=False
+        )
+        visit = gate.meet()
+        hub.close()
+        worker.signal(signal.SIGTERM)
+        visit.release()
+        assert worker.wait() == 0
+        assert "attempts: 1" in worker.said("left untold")
+        run.let_go()
+        run.close()
+
+
 SCRIPT = """
 import sys
 from functools import partial
@@ -482,6 +536,20 @@ def test_a_run_is_taken_up_again(fleet: ClusterBackend, gate: Gate, tmp_path: Pa
     result = run.wait(PATIENCE).raise_for_status()
     assert (result["a"], result["b"]) == ("a", "b")
     assert [result.node_results[name].attempts for name in "ab"] == [1, 1]
+
+
+def test_two_runs_of_one_id_have_nothing_of_each_other(fleet: ClusterBackend, gate: Gate, tmp_path: Path) -> None:
+    """An id is unique in its checkpoint, and a fleet serves runs of many."""
+    runs, visits = {}, []
+    for who in ("first", "second"):
+        dag = DAG([Node("n", partial(stand, gate.address, who))])
+        address = f"grpc://127.0.0.1:{fleet.port}"
+        runs[who] = dag.start(backend=address, checkpoint=tmp_path / who, run_id="monday", progress=False)
+        visits.append(gate.meet())
+    for visit in visits:
+        visit.release()
+    for who, run in runs.items():
+        assert run.wait(PATIENCE).raise_for_status()["n"] == who
 
 
 # --- who cannot come together ------------------------------------------------------------------------------------------------

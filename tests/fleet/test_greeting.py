@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
+from contextlib import ExitStack
 
 import pytest
 
+from dagrid import DAG, Node
 from dagrid.errors import BackendUnreachableError, FleetError, FleetKeyError, FleetRefusedError, InvalidSettingError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.calling import Address
@@ -14,6 +18,7 @@ from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.tls import CallerTLS
 from tests.fleet.wire import Run, Stranger, Worker, hub, to
+from tests.service.processes import until
 
 KEY = b"a key that both sides hold"
 
@@ -38,6 +43,26 @@ def test_a_run_elsewhere_is_welcome_too(key: bytes | None) -> None:
         run.assign(run.joined(), pb.Call(attempt=1, arguments=b"value"))
         assert run.ends(1)[1].value == b"value"
         run.close()
+
+
+@pytest.mark.parametrize("python", ["2.7", ""])
+def test_a_run_whose_functions_nobody_can_perform_waits_and_says_why(python: str, caplog) -> None:
+    """A worker of another Python has joined, and is of no use; or there is none at all."""
+    mine = ".".join(map(str, sys.version_info[:2]))
+    with caplog.at_level(logging.WARNING, "dagrid.fleet"), hub() as coordinator, ExitStack() as there:
+        if python:
+            there.enter_context(Worker(to(coordinator), python=python)).events.wait(lambda found: "welcome" in found)
+        run = DAG([Node("n", os.getpid)]).start(backend=f"grpc://127.0.0.1:{coordinator.port}", progress=False)
+        why = (
+            f"for it has Python 2.7, and the functions of this run are of Python {mine}"
+            if python
+            else "none has joined"
+        )
+        words = f"No worker can perform functions of this run yet: {'w1 cannot, ' if python else ''}{why}."
+        there.callback(run.wait)
+        there.callback(run.cancel)
+        until(lambda: [record.message for record in caplog.records] == [words])
+        until(lambda: run.explain("n").startswith("'n' is ready and waits for a worker: ") and why in run.explain("n"))
 
 
 @pytest.mark.parametrize(

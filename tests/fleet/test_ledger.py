@@ -6,9 +6,9 @@ import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.books import PUSHED, Health, health
-from dagrid.execution.backends.cluster.ledger import CROWD, SLOWEST
+from dagrid.execution.backends.cluster.ledger import CROWD, SLOWEST, Ledger
 from dagrid.machine.events import Outcome
-from tests.fleet.desks import LEASE, Desk, calls, done, some
+from tests.fleet.desks import LEASE, Desk, calls, done, hello, some
 
 
 @pytest.fixture
@@ -27,6 +27,13 @@ def test_a_worker_hears_how_often_to_speak_and_how_long_its_lease_is() -> None:
     desk = Desk()
     desk.come()
     assert desk.down().welcome == pb.Welcome(heartbeat=1.0, lease=LEASE, coordinator="c")
+
+
+def test_a_worker_speaks_several_times_in_a_lease_however_short_that_is() -> None:
+    ledger = Ledger(incarnation="c", lease=1.0, heartbeat=1.0)
+    ledger.greet("w", hello(), 0.0)
+    ((_, down),) = ledger.take()
+    assert down.welcome == pb.Welcome(heartbeat=0.2, lease=1.0, coordinator="c")
 
 
 def test_many_workers_speak_less_often_each() -> None:
@@ -142,6 +149,15 @@ def test_a_worker_is_shown_with_what_runs_there_and_for_a_while_after_it_went(de
     (view,) = desk.ledger.workers(desk.now)
     assert (view.health, view.running, view.connected) == (Health.OFFLINE, [], False)
     assert desk.ledger.workers(desk.now + 100 * LEASE) == []
+
+
+def test_runs_of_one_id_are_shown_by_it_each_for_itself(desk: Desk) -> None:
+    for key in ("monday~1", "monday~1:command", "monday~2"):
+        desk.open(key)
+        desk.assign(*calls(1), run=key)
+        desk.report(run=key, started=[pb.Started(attempt=1, at=1.0)])
+    (view,) = desk.ledger.workers(1.0)
+    assert [(each.run, each.started) for each in view.running] == [("monday", 2), ("monday", 1)]
 
 
 # --- what is given to workers ---------------------------------------------------------------------------------------------
@@ -302,8 +318,16 @@ def test_the_least_loaded_worker_is_named_first_and_equal_ones_in_turn() -> None
 def test_calls_go_only_to_workers_with_their_python_and_commands_to_all() -> None:
     desk = Desk()
     desk.ledger.greet("w", pb.Hello(id="w", slots=1, protocol=1, python="3.12"), 0.0)
-    assert not desk.open("r").joined
-    assert len(desk.open("r:command").joined) == 1
+    (joined,) = desk.open("r").joined
+    assert (joined.slots, "it has Python 3.12" in joined.unfit, "of Python 3.11" in joined.unfit) == (0, True, True)
+    desk.pass_time(LEASE / 2)
+    desk.ledger.greet("w again", pb.Hello(id="w", slots=1, protocol=1, python="3.12"), desk.now)
+    assert not desk.told("r").joined, "it is said once"
+    (command,) = desk.open("r:command").joined
+    assert (command.slots, command.unfit) == (1, "")
+    desk.pass_time(2 * LEASE)
+    told = desk.sent()
+    assert [[gone.generation for gone in told[run].gone] for run in ("r", "r:command")] == [[joined.generation]] * 2
 
 
 def test_a_run_that_closes_is_over_at_all_workers_that_had_something_of_it(desk: Desk) -> None:

@@ -20,8 +20,9 @@ from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.outbox import PIECE, Outbox
-from tests.fleet.wire import PATIENCE, Run, Stranger, Worker, digest_of, hub, to
+from tests.fleet.wire import PATIENCE, Run, Stranger, Worker, digest_of, ended, hub, to
 
 KEY = b"a key that both sides hold"
 MIB = 2**20
@@ -130,6 +131,20 @@ def test_a_run_whose_line_fails_to_take_what_it_is_told_harms_no_other(caplog) -
         run.close()
 
 
+def test_a_coordinator_that_is_closed_says_first_what_there_is_to_say() -> None:
+    """Else a worker would keep what its run has taken, and wait for somebody to whom it could tell it."""
+    with hub() as coordinator, Worker(to(coordinator)) as worker:
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        run.assign(run.joined(), pb.Call(attempt=1), pb.Call(attempt=2))
+        run.ends(2)
+        run.line.ask(pb.Ask(acks=[pb.Some(run="run", fence=1, attempts=[1])]))
+        run.close()
+        coordinator.close()
+        worker.events.wait(lambda found: "lost" in found)
+        assert any("run" in down.over for down in worker.downs.all)
+
+
 def test_a_coordinator_that_is_closed_lends_nothing() -> None:
     with hub() as coordinator:
         line = coordinator.borrow(Run().opening(), lambda _: None)
@@ -198,6 +213,67 @@ def test_what_is_wanted_is_asked_of_the_run_that_named_it() -> None:
         assert not any(tell.wants for tell in other.tells.all)
         run.close()
         other.close()
+
+
+def test_a_content_that_does_not_come_is_no_harm_to_runs_that_have_not_named_it() -> None:
+    """Who named it was killed while it sent it, and whoever opens a line meanwhile and afterwards is welcome first."""
+    data = text(4 * MIB)
+    with hub() as coordinator, Worker(to(coordinator)) as worker, Stranger(coordinator.port, "Borrow") as killed:
+        killed.say(pb.Ask(open=pb.Open(run="killed", protocol=PROTOCOL, python="3.11")))
+        worker.value_of = lambda call: None if call.function else ended(call)
+        assign = pb.Assign(run="killed", fence=1, worker="w1", calls=[pb.Call(attempt=1, function=digest_of(data))])
+        while not assign.generation:
+            for joined in killed.told().joined:
+                assign.generation = joined.generation
+        killed.say(pb.Ask(assigns=[assign]))
+        worker.downs.wait(lambda found: [down for down in found if down.assigns])
+        worker.say(pb.Up(wants=[digest_of(data)]))
+        assert list(killed.told().wants) == [digest_of(data)]
+        killed.say(pb.Ask(parts=[next(parts(data, digest_of(data)))]))
+        for run in (Run("meanwhile"), Run("afterwards")):
+            run.line = borrow(to(coordinator), run.reopen, run.tells.add)
+            run.assign(run.joined(), pb.Call(attempt=1))
+            assert run.ends(1)
+            assert run.tells.all[0].HasField("welcome")
+            assert not any(tell.wants for tell in run.tells.all)
+            run.close()
+            killed.close()
+
+
+def test_what_nobody_has_named_is_asked_of_who_opens_a_line_behind_its_welcome() -> None:
+    """A worker lacks it since before this coordinator began."""
+    with hub() as coordinator, Worker(to(coordinator)) as worker:
+        worker.say(pb.Up(wants=[b"from before"], heartbeat=pb.Heartbeat(echo=3)))
+        worker.downs.wait(lambda found: [down for down in found if down.echo == 3])
+        run = Run()
+        run.line = borrow(to(coordinator), run.reopen, run.tells.add)
+        run.tells.wait(lambda found: [tell for tell in found if b"from before" in tell.wants])
+        assert run.tells.all[0].HasField("welcome")
+        run.close()
+
+
+def test_a_long_content_of_a_run_here_is_no_delay_for_others(monkeypatch) -> None:
+    """It is taken piece by piece, and who comes is heard between two of them."""
+    data = os.urandom(MIB) * 16
+    with hub() as coordinator, Worker(to(coordinator)):
+        takes: list[int] = []
+        add = coordinator.contents.add
+
+        def counted(part: pb.Part, source: object) -> bool:
+            takes.append(len(part.data))
+            return add(part, source)
+
+        monkeypatch.setattr(coordinator.contents, "add", counted)
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        run.line.ask(pb.Ask(parts=[pb.Part(digest=digest_of(data), size=len(data), data=data)]))
+        run.assign(run.joined(), pb.Call(attempt=1))
+        assert run.ends(1)
+        before = len(takes)
+        assert run.content(digest_of(data)) == data
+        assert before < len(takes) == len(data) // PIECE
+        assert max(takes) == PIECE
+        run.close()
 
 
 def test_contents_are_let_go_when_nobody_needs_them(tmp_path: Path) -> None:
@@ -468,7 +544,7 @@ def test_files_of_a_run_that_is_yet_to_be_opened_wait_for_it(tmp_path: Path) -> 
 
 def test_files_that_nobody_wants_are_acknowledged(tmp_path: Path) -> None:
     """Else the worker would keep them for ever."""
-    with hub(lease=0.2) as coordinator, Sender(to(coordinator), {"step.out": text(MIB)}) as sender:
+    with hub(lease=1.0) as coordinator, Sender(to(coordinator), {"step.out": text(MIB)}) as sender:
         sender.wait_for_all()
 
 

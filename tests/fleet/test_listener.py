@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dagrid.errors import BackendError
+from dagrid.errors import BackendError, InvalidSettingError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import listener
 from dagrid.execution.backends.cluster import loop as fleet_loop
@@ -214,6 +214,17 @@ def test_a_bomb_is_not_unpacked(coordinator: Hub) -> None:
                 stranger.sealer.seal(packed if size == 1000 else b"nonsense", clock(), size).SerializeToString()
             )
             assert "compressed" in stranger.why()
+
+
+@pytest.mark.parametrize("lease", [0.0, 0.5, float("nan")])
+def test_a_lease_that_no_worker_could_keep_is_refused(lease: float) -> None:
+    with pytest.raises(InvalidSettingError, match="at least 1 s"):
+        Hub(lease=lease)
+
+
+def test_a_heartbeat_that_never_rests_is_refused() -> None:
+    with pytest.raises(InvalidSettingError, match="more than 0 seconds"):
+        Hub(heartbeat=0.0)
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -258,10 +258,17 @@ class Stranger:
     def hear(self) -> pb.Down | None:
         """Return what is said next; None if the coordinator has hung up."""
         try:
-            envelope = pb.Envelope.FromString(next(self._call))
+            body = self._body()
         except (grpc.RpcError, StopIteration):
             return None
-        return pb.Down.FromString(self.opener.open(envelope, clock()))
+        return pb.Down.FromString(body)
+
+    def told(self) -> pb.Tell:
+        """Return what is said next to a run."""
+        return pb.Tell.FromString(self._body())
+
+    def _body(self) -> bytes:
+        return self.opener.open(pb.Envelope.FromString(next(self._call)), clock())
 
     def greet(self, key: bytes, id: str = "stranger") -> None:
         """Greet as a worker that holds a key."""

@@ -11,6 +11,7 @@ from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Leave, Per
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.machine.events import Outcome
 from tests.fleet.network import End, Process, Time
+from tests.fleet.processes import LEASE
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class WorkerProcess(Process):
         self.end: End | None = None
         self.welcome = False
         self.welcomed_at = -1.0
+        self.lost_at = self.busy_until = 0.0
         self.tasks: dict[int, Task] = {}
         self.waiting: list[Task] = []
         self.running: list[Task] = []
@@ -110,10 +112,13 @@ class WorkerProcess(Process):
     def lost(self) -> None:
         self.end = None
         self.welcome = False
+        self.lost_at = self.time.now
         self.duty.lose(self.now)
         self.again()
 
     def again(self) -> None:
+        late = self.time.now > max(self.lost_at, self.busy_until, self.stopped_until) + LEASE + 1.0
+        assert not (late and self.duty._draining and not self.tasks), "it waits for a coordinator that has not come"
         self.time.after(0.01 + self.time.chance.random() * 0.3, self, self.dial)
 
     def hear(self, down: pb.Down) -> None:
@@ -166,6 +171,8 @@ class WorkerProcess(Process):
                     self.time.after(0.001, self, lambda task=task: self._give_back(task))  # type: ignore[misc]
             elif isinstance(act, Leave):
                 self.leaving = True
+                if act.untold:
+                    self.time.seen.add("ends that nobody takes")
                 self.time.after(0.0, self, self._leave)
             else:
                 assert isinstance(act, Forget)
@@ -276,6 +283,7 @@ class WorkerProcess(Process):
 
     def _remove(self, task: Task) -> None:
         task.done = True
+        self.busy_until = self.time.now
         self.tasks.pop(task.perform.token, None)
         for kept in (self.waiting, self.running):
             if task in kept:

@@ -579,6 +579,10 @@ def test_explain_says_why_for_every_status() -> None:
     here = world(nodes, Settings(resources={"cpu": 2}), empty=[8])
     waits = here.state
     assert explain(waits, 0, 0.0) == "'run' is ready and waits for a worker: none has joined yet."
+    decide(waits, [WorkerJoined(number, f"u{number}", 0.0, 0, 0, unfit="it is old") for number in (90, 91)], 0.0)
+    words = "'run' is ready and waits for a worker: 'u90' cannot perform it, for it is old, nor can 1 more."
+    assert explain(waits, 0, 0.0) == words
+    decide(waits, [WorkerGone(number, 0.0) for number in (90, 91)], 0.0)
     here.join(slots=9)
     begun = {node: begin(here) for node in list(here.order)}
     place = here.places[0]

@@ -479,7 +479,7 @@ SETTINGS = (
     Setting(
         "coordinator.lease",
         DURATION,
-        "How long a worker may be silent before its steps are given to others.",
+        "How long a worker may be silent before its steps are given to others; 1 s at least.",
         30.0,
         ("--coordinator.lease",),
         SERVERS,

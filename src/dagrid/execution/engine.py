@@ -281,6 +281,11 @@ class Engine:
         """The id of a run that is recorded."""
         return "" if self.recorder is None else self.recorder.run
 
+    @property
+    def nonce(self) -> str:
+        """What tells a run that is recorded from any other of its id."""
+        return "" if self.recorder is None else self.recorder.nonce
+
     def new_worker(self) -> int:
         """Return a number for a worker."""
         return next(self._workers)

@@ -41,6 +41,7 @@ class OpeningHost:
         self._engine = engine
         self.run = engine.run
         self.name = engine.name
+        self.nonce = engine.nonce
         self.now = engine.now
         self.draw = engine.draw
         self.new_worker = engine.new_worker
@@ -84,6 +85,7 @@ class PlaceHost:
         self._engine = engine
         self.run = engine.run
         self.name = engine.name
+        self.nonce = engine.nonce
         self._name = name
         self._backend = backend
         self._place_of = place_of

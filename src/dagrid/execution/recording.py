@@ -119,17 +119,19 @@ class Kept(Encoded):
 class Recorder:
     """Writes the facts of one run."""
 
-    def __init__(self, checkpoint: Checkpoint, run: str, epoch: int, written: int, now: float) -> None:
+    def __init__(self, checkpoint: Checkpoint, run: str, nonce: str, epoch: int, written: int, now: float) -> None:
         """Take over a run.
 
         Args:
             checkpoint: where it is kept.
             run: which one.
+            nonce: what tells it from any other of that id; it is among what the run is made of.
             epoch: of this owner.
             written: how many facts the store has.
             now: the time of the run's clock.
         """
         self.run = run
+        self.nonce = nonce
         self.committed = 0
         self.refs: dict[int, bytes] = {}
         self._store = checkpoint.store

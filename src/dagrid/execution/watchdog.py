@@ -5,6 +5,9 @@ this process holds is closed, by whatever ends it. A fork of this process that g
 the watchdog waits for it as well. It knows process groups only.
 
 Starting it takes as long as a short run, so all threads that need one share it, and it stays as long as one of these.
+
+A `Leash` kills its groups at a time too, which this process puts off as long as it may: also where it is stopped and cannot look
+at the clock. That takes a process that can do so itself.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import contextlib
 import mmap
 import os
 import subprocess
+import sys
 import threading
 import weakref
+from typing import Protocol
 
 SLOT = 16
 MOST = 4096
@@ -27,6 +32,43 @@ while read -r group; do
     [ -z "$group" ] || kill -s KILL -- "-$group"
 done <&1
 """
+LEASH = """\
+import os, select, signal, time
+for each in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(each, signal.SIG_IGN)
+groups, until, said, more = set(), 0.0, b"", b"more"
+while more:
+    left = max(until - time.monotonic(), 0.0) if groups else None
+    if select.select([0], [], [], left)[0]:
+        more = os.read(0, 65536)
+        *lines, said = (said + more).split(b"\\n")
+        for line in lines:
+            if line[:1] == b"=":
+                until = float(line[1:])
+            elif line[:1] == b"+":
+                groups.add(int(line[1:]))
+            else:
+                groups.discard(int(line[1:]))
+    if not more or groups and until <= time.monotonic():
+        for group in groups:
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except OSError:
+                pass
+        groups.clear()
+"""
+
+
+class Guard(Protocol):
+    """What ends process groups that this process cannot end."""
+
+    def add(self, group: int) -> None:
+        """Guard a group; one that was started in the moment before this process dies is not known yet, and goes on."""
+        ...
+
+    def remove(self, group: int) -> None:
+        """Guard a group no longer; to be called before its number may be given to another."""
+        ...
 
 
 class Watchdog:
@@ -59,17 +101,63 @@ class Watchdog:
         return self._process is not None and self._process.poll() is None
 
     def add(self, group: int) -> None:
-        """Watch a group; one that was started in the moment before this process dies is not known yet, and goes on."""
         with contextlib.suppress(IndexError):  # there are too many
             slot = self._taken[group] = self._free.pop()
             self._table[slot * SLOT : (slot + 1) * SLOT] = b"%-15d\n" % group
 
     def remove(self, group: int) -> None:
-        """Watch a group no longer; to be called before its number may be given to another."""
         slot = self._taken.pop(group, None)
         if slot is not None:
             self._table[slot * SLOT : (slot + 1) * SLOT] = _BLANK
             self._free.append(slot)
+
+
+class Leash:
+    """Process groups that end with this process, or at a time that it has not put off. May be used from any thread."""
+
+    def __init__(self, until: float) -> None:
+        """Begin with no group.
+
+        Args:
+            until: when they end, by the clock that `time.monotonic` reads.
+
+        Raises:
+            OSError: the machine has no room for the process that sees to it.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LEASH],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+            bufsize=0,
+        )
+        self._until = 0.0
+        self.lengthen(until)
+
+    def lengthen(self, until: float) -> None:
+        """Put off the time at which the groups end."""
+        if until > self._until:
+            self._until = until
+            self._say("=", until)
+
+    def add(self, group: int) -> None:
+        self._say("+", group)
+
+    def remove(self, group: int) -> None:
+        self._say("-", group)
+
+    def close(self) -> None:
+        """End the groups that are left, and what sees to them."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _say(self, what: str, number: float) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it was killed; what is here still looks at the clock
+            self._process.stdin.write(f"{what}{number!r}\n".encode())
 
 
 def watchdog() -> Watchdog:

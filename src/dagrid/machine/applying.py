@@ -17,6 +17,7 @@ from dagrid.machine.state import (
     PLACE,
     READY,
     SKIPPED,
+    UNFIT,
     WAITING,
     State,
     Worker,
@@ -198,6 +199,7 @@ def _worker_joined(state: State, fact: Fact) -> None:
     slots, window, pulls, delegates, ahead = fact.numbers
     labels = dict(fact.labels) if fact.labels else {}
     place = labels.pop(PLACE, "") if labels else ""
+    unfit = labels.pop(UNFIT, "") if labels else ""
     worker = Worker(
         fact.worker,
         fact.detail,
@@ -208,6 +210,7 @@ def _worker_joined(state: State, fact: Fact) -> None:
         place,
         bool(delegates),
         ahead / MICRO,
+        unfit,
         heard=fact.at,
     )
     state.workers[fact.worker] = state.present[fact.worker] = worker

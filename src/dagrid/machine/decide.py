@@ -49,6 +49,7 @@ from dagrid.machine.state import (
     PLACE,
     QUEUED,
     RUNNING,
+    UNFIT,
     WAITING,
     State,
     assign,
@@ -128,6 +129,8 @@ def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
     labels = tuple(sorted(event.labels.items())) if event.labels else ()
     if event.place:
         labels = ((PLACE, event.place), *labels)
+    if event.unfit:
+        labels = ((UNFIT, event.unfit), *labels)
     record(
         state, Fact(Kind.WORKER_JOINED, event.at, worker=event.worker, detail=event.name, numbers=shape, labels=labels)
     )

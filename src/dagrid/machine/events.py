@@ -81,8 +81,8 @@ class WorkerJoined(msgspec.Struct, frozen=True):
     `pulls` is woken and asks for its work itself; others are sent bundles. A worker with a `place` gets the nodes that ask for
     this place, and no others. One that `delegates` stands for an engine which finds by itself a worker with the labels and the
     resources that a node asks for: it gets the nodes that ask for such, and no others. One without slots is given nothing; it is
-    only named, see `Finished.by`. `ahead` is how many seconds of work may wait for it, where a word to it takes long; 0 is what
-    the settings say (`batch`).
+    only named, see `Finished.by`, or is `unfit` for what the run sends, which says why. `ahead` is how many seconds of work may
+    wait for it, where a word to it takes long; 0 is what the settings say (`batch`).
     """
 
     worker: int
@@ -95,6 +95,7 @@ class WorkerJoined(msgspec.Struct, frozen=True):
     place: str = ""
     delegates: bool = False
     ahead: float = 0.0
+    unfit: str = ""
 
 
 class WorkerGone(msgspec.Struct, frozen=True):

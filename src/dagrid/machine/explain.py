@@ -130,7 +130,7 @@ def _lacking(state: State, node: int) -> str:
     workers = [worker for worker in state.present.values() if worker.slots and worker.place == request.place]
     if not workers:
         wanted = f" with the labels {labels_of(request)}" if request.selector else ""
-        return f"a worker{wanted}: none has joined yet"
+        return f"a worker{wanted}: {_unfit(state, request) or 'none has joined yet'}"
     delegated = any(worker.delegates for worker in workers)
     if request.foreign and not delegated:
         return f"a worker with the resource {request.foreign[0][0]!r}: none of the {len(workers)} has it"
@@ -139,6 +139,19 @@ def _lacking(state: State, node: int) -> str:
     if request.place:
         return PLACES.get(request.place, f"the place {request.place!r}")
     return "a free slot"
+
+
+def _unfit(state: State, request: Request) -> str:
+    """Say of the workers that have joined and cannot perform what is sent why that is so."""
+    unfit = [
+        worker
+        for worker in state.present.values()
+        if worker.unfit and worker.place == request.place and matches(worker.labels, request.selector)
+    ]
+    if not unfit:
+        return ""
+    more = f", nor can {len(unfit) - 1} more" if len(unfit) > 1 else ""
+    return f"{unfit[0].name!r} cannot perform it, for {unfit[0].unfit}{more}"
 
 
 def _ahead(state: State, node: int) -> str:

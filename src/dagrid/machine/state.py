@@ -63,7 +63,8 @@ FAILURES = frozenset((FAILED, TIMED_OUT, LOST))
 SKIPPED_BIT = 1 << NUMBER_SHIFT
 NO_TASK = -1
 MICRO = 1_000_000  # whole numbers in facts, of what is in seconds
-PLACE = ""  # the name among a worker's labels, which no label can have, under which its place stands
+PLACE, UNFIT = "", "="
+"""The names among a worker's labels, which no label can have, under which its place stands, and why it is given nothing."""
 
 
 UNBOUNDED = 1 << 30
@@ -81,6 +82,7 @@ class Worker(msgspec.Struct):
     place: str = ""
     delegates: bool = False
     ahead: float = 0.0
+    unfit: str = ""
     queue: dict[int, None] = {}
     heard: float = 0.0
     recalling: bool = False

@@ -16,6 +16,7 @@ from dagrid.errors import BackendUnreachableError
 from dagrid.execution.backends.cluster.books import WorkerView
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.listener import PATIENCE
+from dagrid.execution.backends.cluster.posts import key_of
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.ports import Capabilities, Host, Use
 from dagrid.service.kit import WorkflowKit, kit_of
@@ -68,7 +69,7 @@ class FleetPlace:
         """Begin to serve the run where an earlier process has left it."""
         session = FleetSession(
             host,
-            f"{host.run}:{COMMAND}",
+            key_of(host.run, host.nonce, COMMAND),
             name=self._name,
             root=self._root,
             place=COMMAND,
@@ -176,12 +177,7 @@ class Shown:
 
 
 def shown(view: WorkerView) -> Shown:
-    """Return a worker as it is shown, with times of day; a run is there once, whatever of it the worker has."""
+    """Return a worker as it is shown, with times of day."""
     shift = time() - monotonic()
-    runs: dict[str, Activity] = {}
-    for one in view.running:
-        run = one.run.removesuffix(f":{COMMAND}")
-        known = runs.get(run)
-        since = one.since if known is None else min(one.since, known.since)
-        runs[run] = Activity(run, one.name, one.root, since)
-    return Shown(view.id, dict(view.labels), view.health.name, view.heard + shift, list(runs.values()))
+    runs = [Activity(one.run, one.name, one.root, one.since) for one in view.running]
+    return Shown(view.id, dict(view.labels), view.health.name, view.heard + shift, runs)

@@ -237,7 +237,7 @@ class Probe:
 
     # The host's side, called by the backend.
 
-    run = name = ""
+    run = name = nonce = ""
 
     def now(self) -> float:
         return time.perf_counter()

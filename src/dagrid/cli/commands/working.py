@@ -20,7 +20,7 @@ from dagrid.config import BY_NAME
     ),
 )
 def worker_command(call: Call) -> int:
-    """Perform what a coordinator gives, until SIGTERM: then what runs may end, and a second one stops it at once.
+    """Perform what a coordinator gives, until SIGTERM: then what runs may end, and a second one stops it.
 
     The worker calls the coordinator, again and again where it does not answer, and goes on meanwhile with what it has. The
     signing key is read from DAGRID_COORDINATOR_SIGNING_KEY.

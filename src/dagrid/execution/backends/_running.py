@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from dagrid.commands import Exit, Launch
 from dagrid.execution.backends._launching import KILL, Process
-from dagrid.execution.watchdog import watchdog
+from dagrid.execution.watchdog import Guard
 from dagrid.machine.events import UNSTARTED
 
 READ_SIZE = 1 << 16
@@ -33,15 +33,16 @@ class Ground:
     Args:
         now: the clock.
         later: lets the thread of the session do something; from any thread.
+        guard: ends the processes when this one cannot.
     """
 
-    def __init__(self, now: Callable[[], float], later: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, now: Callable[[], float], later: Callable[[Callable[[], None]], None], guard: Guard) -> None:
         self.now = now
         self.later = later
         self.due: set[Running] = set()
         self.null = os.open(os.devnull, os.O_RDWR)
         self.selector = selectors.DefaultSelector()
-        self.watchdog = watchdog()
+        self.guard = guard
 
     def close(self) -> None:
         """Let go of everything; the processes are gone."""
@@ -136,7 +137,7 @@ class Running:
         self.started = ground.now()
         self.process = process = Process(launch, ground.null, stdin)
         try:
-            ground.watchdog.add(process.pid)
+            ground.guard.add(process.pid)
             for descriptor in process.pipes:
                 ground.watch(descriptor, selectors.EVENT_READ, self, self.read, descriptor)
             self._await_end()
@@ -230,7 +231,7 @@ class Running:
             return
         if not self.stopping:
             process.kill(KILL)  # its number is still its own
-        self._ground.watchdog.remove(process.pid)
+        self._ground.guard.remove(process.pid)
         if not process.collect():
             return
         self.ended = self._ground.now()
@@ -269,7 +270,7 @@ class Running:
         for descriptor in process.pipes:
             ground.unwatch(descriptor)
         process.close()
-        ground.watchdog.remove(process.pid)
+        ground.guard.remove(process.pid)
         if not process.ended:
             process.disown()
 

@@ -98,7 +98,7 @@ class Submissions:
 
     # What a backend asks of its host.
 
-    run = name = ""
+    run = name = nonce = ""
 
     def now(self) -> float:
         return time.perf_counter()

@@ -24,6 +24,7 @@ from dagrid.execution.backends._running import Ground, Running
 from dagrid.execution.backends._servers import Servers
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.execution.carriers import carry
+from dagrid.execution.watchdog import Guard, watchdog
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, PushHost
 
@@ -75,6 +76,10 @@ class CommandBackend(BackendBase):
         self.sessions.add(session)
         session.announce()
         return session
+
+    def guard(self) -> Guard:
+        """Return what ends processes that this one cannot end; asked in the thread of a session."""
+        return watchdog()
 
     def release(self, wait: bool) -> None:
         """End every session and what it runs."""
@@ -162,7 +167,7 @@ class CommandSession:
         self._ident = threading.get_ident()
         ground = None
         try:
-            ground = self._ground = Ground(self._host.now, self._later)
+            ground = self._ground = Ground(self._host.now, self._later, self._backend.guard())
             self._servers = Servers(ground)
             ground.selector.register(self._reading, selectors.EVENT_READ)
             while not self._closed:

@@ -6,19 +6,23 @@ what happens. It knows neither streams nor how attempts are numbered elsewhere.
 
 from __future__ import annotations
 
+import logging
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Leave, Perform, Stop, TakeBack
+from dagrid.execution.watchdog import Leash
 from dagrid.ports import Artifacts
 from dagrid.service.worker.commands import Commands
 from dagrid.service.worker.processes import Processes
 from dagrid.service.worker.runs import Run, Runs
 from dagrid.service.worker.tasks import SHIFT, Task, cancelled, failed
+
+_log = logging.getLogger("dagrid.worker")
 
 MOMENT = 0.01
 """Seconds after which it is told that something has begun that has not ended."""
@@ -71,12 +75,14 @@ class Bench:
         self._arriving: dict[str, list[Task]] = {}  # by run, what waits for its kit
         self._urgent = self._telling = False
         self._processes: Processes | None = None
-        self._commands: Commands | None = None
+        self._commands: dict[bool, Commands] = {}  # those that end at a time too, and the others
 
     def do(self, acts: Iterable[Act]) -> None:
         """Do what the book says."""
         calls: list[Task] = []
         commands: list[Task] = []
+        for some in self._commands.values():
+            some.lengthen(self._duty.killed_at)
         for act in acts:
             if isinstance(act, Perform):
                 self._take(act, calls, commands)
@@ -87,6 +93,11 @@ class Bench:
             elif isinstance(act, Forget):
                 self._forget(act.run)
             elif isinstance(act, Leave):
+                if act.untold:
+                    _log.warning(
+                        "No coordinator has come in a lease: how they have ended is left untold of attempts: %d.",
+                        act.untold,
+                    )
                 self._leave()
         self._perform(calls, commands)
 
@@ -99,8 +110,8 @@ class Bench:
         """End all that is performed, and remove what belongs to it."""
         if self._processes is not None:
             self._processes.close()
-        if self._commands is not None:
-            self._commands.close()
+        for commands in self._commands.values():
+            commands.close()
         self._runs.close()
 
     def _take(self, act: Perform, calls: list[Task], commands: list[Task]) -> None:
@@ -133,15 +144,24 @@ class Bench:
                 tasks.remove(task)
                 assert task.run.error is not None
                 self.ended(task, failed(task.run.error))
-        read, keep = self._contents.get, self._contents.put
         if calls:
             if self._processes is None:
-                self._processes = Processes(self._loop, self._slots, read, keep, self)
+                self._processes = Processes(self._loop, self._slots, self._contents.get, self._contents.put, self)
             self._processes.perform(calls)
         if commands:
-            if self._commands is None:
-                self._commands = Commands(self._loop, self._slots, read, keep, self)
-            self._commands.perform(commands)
+            ending = {task.head for task in commands if task.call.exclusive}
+            for leashed in (False, True):
+                some = [task for task in commands if (task.head in ending) == leashed]
+                if some:
+                    self._commands_for(leashed).perform(some)
+
+    def _commands_for(self, leashed: bool) -> Commands:
+        found = self._commands.get(leashed)
+        if found is None:
+            leash = Leash(self._duty.killed_at) if leashed else None
+            found = Commands(self._loop, self._slots, self._contents.get, self._contents.put, self, leash)
+            self._commands[leashed] = found
+        return found
 
     def _stop(self, token: int) -> None:
         task = self._tasks.get(token)
@@ -170,9 +190,10 @@ class Bench:
         return True
 
     def _place_of(self, task: Task) -> Processes | Commands:
-        place = self._commands if task.call.place == COMMAND else self._processes
-        assert place is not None
-        return place
+        if task.call.place == COMMAND:
+            return next(commands for commands in self._commands.values() if task in commands)
+        assert self._processes is not None
+        return self._processes
 
     def _forget(self, name: str) -> None:
         run = self._runs.get(name)
@@ -196,7 +217,7 @@ class Bench:
         if not task.completed:
             self._drop_riders(task)
         self._ended(task)
-        self.do(self._duty.finished(task.token, end))
+        self.do(self._duty.finished(task.token, end, monotonic() if task.call.exclusive else None))
 
     def returned(self, task: Task) -> None:
         self._urgent = True

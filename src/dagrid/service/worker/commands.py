@@ -14,6 +14,7 @@ from dagrid.attempt import before
 from dagrid.execution.backends._worker import Importing, loads
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.command import CommandBackend
+from dagrid.execution.watchdog import Guard, Leash
 from dagrid.machine.events import Finished, Started, Stimulus
 from dagrid.ports import Bundle, Call
 from dagrid.service.worker.processes import Reader
@@ -21,6 +22,17 @@ from dagrid.service.worker.tasks import Desk, StuckError, Task, cancelled, end_o
 
 MANY = 1 << 20
 """Attempts may wait here for as long as they like; how many begin, the book says."""
+
+
+class _Leashed(CommandBackend):
+    """Processes that end at a time too."""
+
+    def __init__(self, max_workers: int, processes: int, leash: Leash) -> None:
+        super().__init__(max_workers, processes)
+        self._leash = leash
+
+    def guard(self) -> Guard:
+        return self._leash
 
 
 class Commands:
@@ -32,6 +44,7 @@ class Commands:
         read: returns a content.
         keep: takes a large value, and returns its digest; called in any thread.
         reader: is told.
+        leash: ends the processes at its time, where they are not to outlive that; it is closed with this.
     """
 
     def __init__(
@@ -41,15 +54,20 @@ class Commands:
         read: Callable[[bytes], bytes],
         keep: Callable[[bytes], bytes],
         reader: Reader,
+        leash: Leash | None = None,
     ) -> None:
         self._read = read
         self._keep = keep
         self._reader = reader
         self._tasks: dict[int, Task] = {}
         self._importing = Importing()
-        self._backend = CommandBackend(MANY, slots)
+        self._leash = leash
+        self._backend = CommandBackend(MANY, slots) if leash is None else _Leashed(MANY, slots, leash)
         self._desk = Desk(loop, self._prepare, self._take)
         self._session = self._backend.open(self._desk)
+
+    def __contains__(self, task: Task) -> bool:
+        return task.token in self._tasks
 
     def perform(self, tasks: Iterable[Task]) -> None:
         """Let tasks be performed; those that ride follow those that they ride on."""
@@ -79,6 +97,13 @@ class Commands:
     def close(self) -> None:
         """End all that runs."""
         self._backend.close()
+        if self._leash is not None:
+            self._leash.close()
+
+    def lengthen(self, until: float) -> None:
+        """Put off the time at which the processes end, if they have one."""
+        if self._leash is not None:
+            self._leash.lengthen(until)
 
     def _call(self, task: Task) -> Call:
         call = task.call

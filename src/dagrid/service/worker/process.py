@@ -51,7 +51,8 @@ class WorkerSettings:
 async def serve(settings: WorkerSettings) -> int:
     """Serve a coordinator until SIGTERM or SIGINT says to leave, and return the exit code of the process.
 
-    The first signal lets what runs end, and what it has to report arrive; the second one stops at once.
+    The first signal lets what runs end, and what it has to report arrive, unless no coordinator comes in a lease to take it; the
+    second one stops what runs, which has its time of grace.
 
     Raises:
         FleetRefusedError: the coordinator does not want the worker, and will not.
@@ -75,11 +76,11 @@ async def serve(settings: WorkerSettings) -> int:
 
     def on_signal() -> None:
         if stopped.is_set():
-            _log.warning("Stopped at once.")
+            _log.warning("Stopping what runs here.")
             linked.cancel()
             return
         stopped.set()
-        _log.info("Leaving when all is done that runs here. A second signal stops it at once.")
+        _log.info("Leaving when all is done that runs here. A second signal stops what runs.")
         station.drain()
 
     for number in (signal.SIGTERM, signal.SIGINT):

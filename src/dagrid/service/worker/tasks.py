@@ -58,6 +58,11 @@ class Task:
         return attempt_id(self.token, self.call.attempt >> NUMBER_SHIFT)
 
     @property
+    def head(self) -> Task:
+        """The first one of its chain."""
+        return self if self.rides is None else self.rides.head
+
+    @property
     def completed(self) -> bool | None:
         """Whether it has completed; None before its end."""
         return None if self.end is None else self.end.outcome == Outcome.COMPLETED
@@ -159,7 +164,7 @@ class Desk:
         take: gets what has gathered.
     """
 
-    run = name = ""
+    run = name = nonce = ""
 
     def __init__(
         self, loop: AbstractEventLoop, prepare: Callable[[Stimulus], Any], take: Callable[[list[Any]], None]

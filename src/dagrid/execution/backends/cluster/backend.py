@@ -20,6 +20,7 @@ from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.logbook import OpenSink
+from dagrid.execution.backends.cluster.posts import key_of
 from dagrid.execution.backends.cluster.project import ProjectKit, named, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS, caller_credentials
@@ -41,11 +42,11 @@ class ClusterBackend(BackendBase):
     """Runs tasks on the workers of a fleet (`dagrid worker`), which are reached through their coordinator.
 
     Functions and values travel pickled, the modules of the project with them; what is installed has to be installed on the
-    workers too, whose Python has to be of the same minor version. A node with a selector runs on a worker that has all of its
-    labels, and waits as long as there is none; commands run on workers as well. All of a run works in a fresh folder there, with
-    the files of the project. Each attempt finds what stays the same however often its node is performed in its environment, as
-    DAGRID_ATTEMPT_KEY. What runs when this process ends, in a run with a checkpoint, goes on and is found again when the run is
-    taken up.
+    workers too, whose Python has to be of the same minor version: others are given commands only, and that is said where there
+    are no more. A node with a selector runs on a worker that has all of its labels, and waits as long as there is none; commands
+    run on workers as well. All of a run works in a fresh folder there, with the files of the project. Each attempt finds what
+    stays the same however often its node is performed in its environment, as DAGRID_ATTEMPT_KEY. What runs when this process
+    ends, in a run with a checkpoint, goes on and is found again when the run is taken up.
 
     Args:
         address: of the coordinator, as `grpc://host:port` (plain text) or `grpcs://host:port` (TLS); the port may be left out.
@@ -131,13 +132,14 @@ class ClusterBackend(BackendBase):
             tls_ca: a file with who signs workers; without it they show nothing.
             tls_claims: by a name in a certificate, what its holder may say of itself: a `Claims`, or a mapping with its fields;
                 all others are refused then. Without it, whoever was signed may say anything.
-            lease: seconds of silence after which a worker loses its attempts.
-            heartbeat: seconds between two words of a worker that has nothing to say.
+            lease: seconds of silence after which a worker loses its attempts, at least 1.
+            heartbeat: seconds between two words of a worker that has nothing to say; at most a fifth of the lease is taken.
 
         Raises:
             InvalidSettingError: a setting cannot be: of the certificate and its key one is missing, or claims are none.
             FleetCertificateError: a file of certificates cannot be used.
             BackendError: somebody else listens there.
+            InvalidSettingError: the lease is too short.
         """
         tls = ListenerTLS.of(_path(tls_cert), _path(tls_key), _path(tls_ca))
         claims = None if tls_claims is None else Claims.of(tls_claims)
@@ -192,7 +194,7 @@ class ClusterBackend(BackendBase):
         return self.address.port
 
     def check(self, needs: Mapping[str, Needs]) -> None:
-        """Remember what nodes ask for: those for whom there is no worker wait, and that is said once."""
+        """Remember what nodes ask for: those for whom there is no worker wait, and that is said once, with the reason."""
         self._needs = needs
 
     def open(self, host: Host) -> Session:
@@ -214,12 +216,11 @@ class ClusterBackend(BackendBase):
     def serve(self, host: Host, place: str, uses: Sequence[Use]) -> FleetSession:
         """Begin to serve the nodes of a run that have a place, or those that have none. Raises as `open` does."""
         self.check_open()
-        run = host.run or f"~{secrets.token_hex(8)}"
         kit, contents = self._surroundings()
         name = self._run_name or host.name or UNNAMED
         session = FleetSession(
             host,
-            f"{run}:{place}" if place else run,
+            key_of(host.run, host.nonce or secrets.token_hex(8), place),
             name=name,
             root=self._root or name,
             place=place,
@@ -227,7 +228,7 @@ class ClusterBackend(BackendBase):
             contents=contents.get,
             artifacts=self._artifacts,
             uses=uses,
-            needs=self._needs,
+            needs=None if place else self._needs,
             closed=self.sessions.discard,
         )
         self.sessions.add(session)

@@ -11,7 +11,7 @@ from enum import Enum
 import msgspec
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.posts import ForRun, ForWorker, Key, run_of
+from dagrid.execution.backends.cluster.posts import ForRun, ForWorker, Key, id_of, run_of
 
 Link = Hashable
 """Stands for a stream, of a worker or of a run."""
@@ -117,6 +117,7 @@ class Run:
         self.deadline = 0.0  # while there is no line
         self.box = ForRun()
         self.joined: dict[str, int] = {}  # generations by worker, as told on this line
+        self.unfit: set[Worker] = set()  # those that are told to be of no use
         self.uses: dict[int, Use] = {}
         self.awaited: dict[int, float] = {}  # uses from before whose worker has not come, and until when
         self.rooms: dict[str, int] = {}  # what is told less than the slots
@@ -133,12 +134,16 @@ class Run:
         self.link = link
         self.box = ForRun()
         self.joined.clear()
+        self.unfit.clear()
         self.rooms.clear()
         self.awaited.clear()
 
-    def fits(self, worker: Worker) -> bool:
-        """Return whether a worker can perform what this run sends: calls need the Python that pickled them."""
-        return self.key != self.group or not self.python or self.python == worker.hello.python
+    def misfit(self, worker: Worker) -> str:
+        """Return why a worker cannot perform what this run sends, if so: calls need the Python that pickled them."""
+        theirs = worker.hello.python
+        if self.key != self.group or not self.python or self.python == theirs:
+            return ""
+        return f"it has Python {theirs}, and the functions of this run are of Python {self.python}"
 
 
 class Crowds:
@@ -266,7 +271,8 @@ class Worker:
                     known = activities.get(use.run.group)
                     since = min(job.since, known.since) if known else job.since
                     started = known.started + 1 if known else 1
-                    activities[use.run.group] = Activity(use.run.group, use.run.name, use.run.root, since, started)
+                    run = use.run
+                    activities[run.group] = Activity(id_of(run.key), run.name, run.root, since, started)
         hello = self.hello
         return WorkerView(
             id=self.id,

@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import Address, call, converse
 from dagrid.execution.backends.cluster.link import Link
 from dagrid.execution.backends.cluster.listener import PARTING, PATIENCE
-from dagrid.execution.backends.cluster.outbox import PIECE, Outbox
+from dagrid.execution.backends.cluster.outbox import Outbox, without_long
 
 PAUSE = 3.0
 """Seconds between two tries, at most."""
@@ -291,12 +291,9 @@ class RemoteLine:
                 continue
             for digest in ask.wants:
                 self._wanted.setdefault(digest, 0)
-            parts = [part for part in ask.parts if len(part.data) > PIECE]
-            if parts:
-                small = [part for part in ask.parts if len(part.data) <= PIECE]
-                ask.ClearField("parts")
-                ask.parts.extend(small)
-                self._outbox.feed(_pieces(parts))
+            long = without_long(ask)
+            if long is not None:
+                self._outbox.feed(long)
             self._outbox.put(ask)
         if self._link is not None:
             self._link.wake()
@@ -370,16 +367,6 @@ class RemoteLine:
         if so_far + len(part.data) >= part.size:
             del self._wanted[part.digest]
         return True
-
-
-def _pieces(parts: list[pb.Part]) -> Iterator[pb.Ask]:
-    for part in parts:
-        whole = part.data  # each time that it is asked for, it is copied
-        for start in range(0, len(whole), PIECE):
-            data = whole[start : start + PIECE]
-            offset = part.offset + start
-            piece = pb.Part(digest=part.digest, offset=offset, size=part.size, data=data, secret=part.secret)
-            yield pb.Ask(parts=[piece])
 
 
 _parting: set[threading.Event] = set()

@@ -17,7 +17,7 @@ from dagrid.execution.backends.cluster.turns import Job, Run, Turn, Turns
 from dagrid.machine.events import Outcome
 
 MARGIN = 0.1
-"""The part of a lease before whose end what is exclusive is stopped, for stopping takes time."""
+"""The part of a lease before whose end what is exclusive is stopped, for stopping takes time; it has half of it."""
 
 
 class Perform(msgspec.Struct, frozen=True):
@@ -53,7 +53,9 @@ class Forget(msgspec.Struct, frozen=True):
 
 
 class Leave(msgspec.Struct, frozen=True):
-    """All is done: send what is to be sent, and go."""
+    """All is done: send what is to be sent, and go. `untold` ends were not taken, for no coordinator has come in a lease."""
+
+    untold: int = 0
 
 
 Act = Perform | Stop | TakeBack | Forget | Leave
@@ -73,6 +75,7 @@ class Duty:
         self.load = 0.0
         """Of the machine, for heartbeats; written by whoever has this book."""
         self._connected = False
+        self._lost_at = 0.0
         self._now = 0.0
         self._interval, self._lease = 1.0, 30.0
         self._beat_at = 0.0
@@ -80,6 +83,8 @@ class Duty:
         self._echo = self._mark = 0
         self._echoes: dict[int, float] = {}
         self._sure_until = -1.0  # what is exclusive may be performed until then
+        self.killed_at = 0.0
+        """When nothing exclusive may be left, whatever has become of this process; it is put off as the lease is."""
         self._unsure: dict[Job, None] = {}
         self._knows_time = self._asks_time = False
         self._exclusive: dict[Job, None] = {}
@@ -152,7 +157,7 @@ class Duty:
 
     def lose(self, now: float) -> None:
         """The stream broke; everything goes on."""
-        self._now = now
+        self._now = self._lost_at = now
         self._connected = False
         self._reports = Reports()
         self._echoes.clear()
@@ -211,7 +216,10 @@ class Duty:
             self._reports.on(job.key).start(job.started)
 
     def finished(self, token: int, end: pb.Finished, now: float | None = None) -> list[Act]:
-        """What was released has ended; its slot is free, for something exclusive at once only if the time is said."""
+        """What was released has ended; its slot is free, for something exclusive at once only if the time is said.
+
+        What is exclusive and fails when its lease is over may have been killed for that.
+        """
         self._hear_time(now)
         acts: list[Act] = []
         job = self._released.pop(token, None)
@@ -230,8 +238,9 @@ class Duty:
                 self._drop(rider)
         job.riders = []
         if job.wanted:
-            if job.overdue and end.outcome == Outcome.CANCELLED:
-                end.outcome, end.error = Outcome.LOST, "the lease of its worker ended"
+            overdue = job.overdue or (job.call.exclusive and self._sure_until <= self._now)
+            if overdue and end.outcome in (Outcome.CANCELLED, Outcome.FAILED):
+                end = pb.Finished(outcome=Outcome.LOST, ended=end.ended, error="the lease of its worker ended")
             self._end(job, end)
         self._rest(job.run, acts)
         return self._answer(acts)
@@ -266,7 +275,10 @@ class Duty:
         self._known.discard(digest)
 
     def drain(self, now: float) -> list[Act]:
-        """Take nothing any more, give back what has not started, and leave when all has ended and arrived."""
+        """Take nothing any more, give back what has not started, and leave when all has ended and arrived.
+
+        Without a stream that is waited for as long as a lease after the last one: by then it has been given to others.
+        """
         self._now = now
         acts: list[Act] = []
         self._drain(acts)
@@ -280,6 +292,8 @@ class Duty:
         due = [self._beat_at] if self._connected else []
         if self._exclusive and self._sure_until >= 0:
             due.append(self._now if self._asks_time else self._sure_until)
+        if self._draining and not (self._connected or self._left or self._released):
+            due.append(self._lost_at + self._lease)
         return min(due, default=None)
 
     def tick(self, now: float) -> list[Act]:
@@ -330,6 +344,7 @@ class Duty:
         if sent is None:
             return
         self._sure_until = max(self._sure_until, sent + self._lease * (1 - MARGIN))
+        self.killed_at = max(self.killed_at, sent + self._lease * (1 - MARGIN / 2))
         self._echoes = {number: at for number, at in self._echoes.items() if number > echo}
         self._look_again()
 
@@ -448,10 +463,13 @@ class Duty:
             else:
                 self._release(job, acts)
         self._knows_time = False
-        if self._draining and not (self._left or self._jobs or self._released):
+        if self._draining and not (self._left or self._released) and (not self._jobs or self._is_given_up()):
             self._left = self._says_left = True
-            acts.append(Leave())
+            acts.append(Leave(len(self._jobs)))
         return acts
+
+    def _is_given_up(self) -> bool:
+        return not self._connected and self._lost_at + self._lease <= self._now
 
     def _ready(self, job: Job) -> None:
         """All that a call needs is here."""

@@ -396,7 +396,7 @@ class Tell(_message.Message):
     def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., joined: _Optional[_Iterable[_Union[Joined, _Mapping]]] = ..., gone: _Optional[_Iterable[_Union[Gone, _Mapping]]] = ..., rooms: _Optional[_Iterable[_Union[Room, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ...) -> None: ...
 
 class Joined(_message.Message):
-    __slots__ = ("worker", "generation", "labels", "slots", "fence")
+    __slots__ = ("worker", "generation", "labels", "slots", "fence", "unfit")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -409,12 +409,14 @@ class Joined(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
+    UNFIT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     generation: int
     labels: _containers.ScalarMap[str, str]
     slots: int
     fence: int
-    def __init__(self, worker: _Optional[str] = ..., generation: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., slots: _Optional[int] = ..., fence: _Optional[int] = ...) -> None: ...
+    unfit: str
+    def __init__(self, worker: _Optional[str] = ..., generation: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., slots: _Optional[int] = ..., fence: _Optional[int] = ..., unfit: _Optional[str] = ...) -> None: ...
 
 class Gone(_message.Message):
     __slots__ = ("worker", "generation", "fence", "reason")

@@ -1,13 +1,14 @@
 """What is long and goes from runs to workers and back: who has named it, who wants it, and how long it is kept.
 
 It is kept as long as a run needs it: arguments until their attempt has ended, values until they are dropped, everything until the
-run ends. What is not here is asked of the runs that have named it. It knows neither streams nor what is decided.
+run ends. What is not here is asked of the runs that have named it; of what workers still want from before this coordinator began
+nobody has, and each run is asked that opens. It knows neither streams nor what is decided.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Protocol
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
@@ -57,14 +58,18 @@ class Freight:
     # Runs.
 
     def begin(self, run: str) -> None:
-        """A run has a line, its first one or another; what is wanted is asked of it too."""
+        """A run has a line, its first one or another, and was told that it is welcome; what it may have is asked of it too."""
         self._needs.setdefault(run, _Needs())
-        if self._wanted:
-            self._lines[run].say(pb.Tell(wants=self._wanted))
+        wants = [each for each in self._wanted if not self._contents.is_coming(each) and run in self._owners(each)]
+        if wants:
+            self._lines[run].say(pb.Tell(wants=wants))
 
     def end(self, run: str) -> None:
         """A run has ended."""
-        self._needs.pop(run, None)
+        needs = self._needs.pop(run, None)
+        if needs is not None:
+            for digest in needs.named:
+                self._give_up(digest)
         self._contents.release(run)
 
     def give(self, run: str, line: Line, part: pb.Part) -> None:
@@ -122,6 +127,7 @@ class Freight:
             if not needs.count[digest]:
                 del needs.count[digest]
                 needs.named.discard(digest)
+                self._give_up(digest)
                 self._contents.release(report.run, digest)
 
     # Both.
@@ -135,9 +141,7 @@ class Freight:
         self._wanted.setdefault(digest, set()).add(party)
         if asked or self._contents.is_coming(digest):
             return
-        named = [self._lines[run] for run, needs in self._needs.items() if digest in needs.named and run in self._lines]
-        for line in named or list(self._lines.values()):
-            line.say(pb.Tell(wants=[digest]))
+        self._ask(digest)
 
     def forget(self, party: Party) -> None:
         """Nothing more comes from somebody, nor goes there."""
@@ -149,8 +153,25 @@ class Freight:
             if not parties:
                 del self._wanted[digest]
             elif not self._contents.is_coming(digest):
-                for line in self._lines.values():
-                    line.say(pb.Tell(wants=[digest]))
+                self._ask(digest)
+
+    def _naming(self, digest: bytes) -> list[str]:
+        return [run for run, needs in self._needs.items() if digest in needs.named]
+
+    def _owners(self, digest: bytes) -> Collection[str]:
+        """Return the runs that may have something."""
+        return self._naming(digest) or self._lines
+
+    def _ask(self, digest: bytes) -> None:
+        for run in list(self._owners(digest)):
+            line = self._lines.get(run)
+            if line is not None:
+                line.say(pb.Tell(wants=[digest]))
+
+    def _give_up(self, digest: bytes) -> None:
+        """A run names something no more: where none does, nobody is going to need it or to have it."""
+        if digest in self._wanted and not self._naming(digest):
+            del self._wanted[digest]
 
     def _take(self, source: Party, part: pb.Part) -> None:
         if self._contents.add(part, source):

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from dagrid.errors import BackendClosedError, TamperedError
+from dagrid.errors import BackendClosedError, InvalidSettingError, TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.books import WorkerView
@@ -24,10 +24,13 @@ from dagrid.execution.backends.cluster.freight import Freight
 from dagrid.execution.backends.cluster.ledger import Ledger
 from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
 from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
+from dagrid.execution.backends.cluster.outbox import without_long
 from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
 
 _log = logging.getLogger("dagrid.fleet")
 
+SHORTEST_LEASE = 1.0
+"""Seconds that a lease has at least: within a fifth of it a worker has to speak, and be heard."""
 MOMENT = 0.005
 """Seconds for which a worker may wait to hear what changes nothing for it, so that it comes with what does."""
 
@@ -56,13 +59,14 @@ class Hub:
         key: the signing key; None: whoever can reach the port may call.
         tls: the certificates; None: nothing is encrypted.
         claims: by name in a certificate, what its holder may say of itself; None: anything.
-        lease: seconds of silence after which a worker loses its attempts.
-        heartbeat: seconds between two words of a worker that has nothing to say.
+        lease: seconds of silence after which a worker loses its attempts, at least 1.
+        heartbeat: seconds between two words of a worker that has nothing to say; at most a fifth of the lease is taken.
         folder: where contents are kept that are not small; None: one for temporary files.
         version: of dagrid, for who is refused.
 
     Raises:
         FleetCertificateError: a file of certificates cannot be used.
+        InvalidSettingError: the lease is too short, or there is no time between two heartbeats.
     """
 
     def __init__(
@@ -78,6 +82,13 @@ class Hub:
         folder: Path | None = None,
         version: str = "",
     ) -> None:
+        if not lease >= SHORTEST_LEASE:
+            raise InvalidSettingError(
+                f"A lease of {lease:g} s is too short: a worker that is well would lose what it performs. "
+                f"Give at least {SHORTEST_LEASE:g} s."
+            )
+        if not heartbeat > 0:
+            raise InvalidSettingError(f"Between two heartbeats there are more than 0 seconds, not {heartbeat:g}.")
         self._listener = Listener(host, port, _Workers(self), _Runs(self), key, tls, claims)
         self.contents = Contents(folder)
         self._ledger = Ledger(
@@ -134,10 +145,9 @@ class Hub:
             raise
 
     def close(self) -> None:
-        """Hang up on everybody. Workers go on with what they have for a lease; lines are told nothing more."""
+        """Say what there is to say, and hang up on everybody. Workers go on with what they have; lines are told nothing more."""
         if self._loop is None or self._closed:
             return
-        self._closed = True
         self._do(self._close())
         fleet_loop.leave()
         self.contents.close()
@@ -226,12 +236,15 @@ class Hub:
             self._set_timer()
             return
         self._presses = False
-        for link, message in self._ledger.take():
-            cast(Any, link).say(message)
+        self._tell_all()
         for link, why in self._ledger.hang_ups():
             _log.info("%s", why)
             cast(Any, link).hang_up()
         self._set_timer()
+
+    def _tell_all(self) -> None:
+        for link, message in self._ledger.take():
+            cast(Any, link).say(message)
 
     def _hear_lines(self) -> None:
         while self._asked and not self._closed:
@@ -257,6 +270,9 @@ class Hub:
         return [*self._workers, *self._lines.values()]
 
     async def _close(self) -> None:
+        self._hear_lines()
+        self._tell_all()
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         for caller in self._callers():
@@ -367,6 +383,7 @@ class Hub:
         refusal = self._ledger.open(line, opening, self.now())
         if refusal is None:
             self._lines[opening.run] = line
+            self._tell_all()  # the welcome comes first
             self._freight.begin(opening.run)
             if opening.run in self._early:
                 self._in_background(self._take_early(opening.run))
@@ -429,7 +446,10 @@ class LocalLine:
         self._left = False
 
     def ask(self, ask: pb.Ask) -> None:
+        long = without_long(ask)
         self._hub.put_before(self, lambda: self._hub.hear_line(self, ask))
+        if long is not None:
+            self._hub.put_before(self, lambda: self._give(long))
 
     def close(self) -> None:
         self._hub.put_before(self, self._leave)
@@ -464,6 +484,13 @@ class LocalLine:
 
     def hang_up(self) -> None:
         self._leave()
+
+    def _give(self, long: Iterator[pb.Ask]) -> None:
+        """Give something long, and let others have their turn between its pieces."""
+        piece = next(long, None)
+        if piece is not None and not self._left:
+            self.attempt(lambda: self._hub.hear_line(self, piece))
+            asyncio.get_running_loop().call_soon(self._give, long)
 
     def _leave(self) -> None:
         if not self._left:

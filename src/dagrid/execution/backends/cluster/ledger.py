@@ -37,6 +37,8 @@ REMEMBERED = 10
 
 CROWD = 200
 """So many more workers make the time between two heartbeats longer by that of a few."""
+WORDS = 5
+"""So many words of a worker there are in a lease at least."""
 SLOWEST = 3.0
 """Seconds between two heartbeats at most: a healthy worker is heard within 5."""
 
@@ -62,14 +64,15 @@ class Ledger:
         Args:
             incarnation: of this coordinator; no two have the same.
             lease: seconds of silence after which a worker loses its attempts.
-            heartbeat: seconds between two words of a worker that has nothing to say; more when they are many.
+            heartbeat: seconds between two words of a worker that has nothing to say, at most a fifth of the lease; more when they
+                are many.
             small: returns a content that is sent along with the first assignment that refers to it; None: workers ask for it.
             first_generation: the number of the first worker's generation; another one for each coordinator.
             version: of dagrid, for who is refused.
         """
         self.incarnation = incarnation
         self.lease = lease
-        self.heartbeat = self._interval = heartbeat
+        self.heartbeat = self._interval = min(heartbeat, lease / WORDS)
         self._version = version
         self._generations = count(first_generation)
         self._turn = 0
@@ -280,7 +283,7 @@ class Ledger:
 
     def _pace(self) -> None:
         """Let many workers be heard less often each, but for what their health and their leases rest on."""
-        slowest = max(self.heartbeat, min(SLOWEST, self.lease / 5))
+        slowest = max(self.heartbeat, min(SLOWEST, self.lease / WORDS))
         before, crowds = self._interval, ceil(len(self._workers) / CROWD)
         self._interval = min(self.heartbeat * max(crowds, 1), slowest)
         if self._interval > before:
@@ -332,7 +335,8 @@ class Ledger:
         for run in self._runs.values():
             run.touched.pop(worker, None)
             run.rooms.pop(worker.id, None)
-            if run.joined.pop(worker.id, None) is not None:
+            if run.joined.pop(worker.id, None) is not None or worker in run.unfit:
+                run.unfit.discard(worker)
                 gone = pb.Gone(worker=worker.id, generation=worker.generation, reason=reason)
                 self._traffic.tell(run).gone.append(gone)
         worker.vacate()
@@ -340,9 +344,15 @@ class Ledger:
 
     def _join(self, run: Run, worker: Worker) -> None:
         """Tell a run of a worker that it does not use yet."""
-        if worker.id in run.joined or worker.draining or not run.fits(worker):
+        if worker.id in run.joined or worker in run.unfit or worker.draining:
             return
-        self._tell_joined(run, worker, 0)
+        unfit = run.misfit(worker)
+        if not unfit:
+            self._tell_joined(run, worker, 0)
+            return
+        run.unfit.add(worker)
+        joined = pb.Joined(worker=worker.id, generation=worker.generation, labels=worker.hello.labels, unfit=unfit)
+        self._traffic.tell(run).joined.append(joined)
 
     def _tell_joined(self, run: Run, worker: Worker, fence: int) -> None:
         if fence:

@@ -14,6 +14,16 @@ Key = tuple[str, int]
 """A use of a worker: the run and its fence."""
 
 
+def key_of(run: str, nonce: str, place: str) -> str:
+    """Return the key under which a run asks for what is performed at a place; no other run has it, whatever its id is."""
+    return f"{run}~{nonce}:{place}" if place else f"{run}~{nonce}"
+
+
+def id_of(key: str) -> str:
+    """Return what the run of a key is called; one that is not recorded has no other name than its key."""
+    return key.partition("~")[0] or run_of(key)
+
+
 def run_of(key: str) -> str:
     """Return the run of a key; commands of a run are asked for under a key of their own."""
     return key.removesuffix(":command")

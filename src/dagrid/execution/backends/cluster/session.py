@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import sha256
 from queue import SimpleQueue
 from time import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from dagrid.errors import BackendError, BackendUnreachableError, TransferError
 from dagrid.execution.backends._transfer import (
@@ -27,9 +27,11 @@ from dagrid.execution.backends._transfer import (
 from dagrid.execution.backends._worker import encode, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE, Values
+from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.outbox import PIECE
+from dagrid.execution.backends.cluster.posts import run_of
 from dagrid.execution.carriers import carry
 from dagrid.machine.events import (
     UNSTARTED,
@@ -61,43 +63,6 @@ class Line(Protocol):
     def close(self) -> None: ...
 
 
-class Sent(NamedTuple):
-    """A call that is with a worker, when it was sent, and what of it was sent apart."""
-
-    call: Call
-    at: float
-    apart: bytes
-
-
-Assigned = tuple[pb.Assign, dict[int, Sent]]
-"""An assignment with what it holds, by attempt."""
-
-
-class Lane:
-    """One use of a worker: what is under way there.
-
-    Attributes:
-        absent: nobody knows whether the worker goes on with it; what is asked of it waits in `later` and `cancels`.
-        begun: when those have started that have.
-    """
-
-    __slots__ = ("absent", "begun", "cancels", "generation", "later", "number", "sent", "worker")
-
-    def __init__(self, number: int, worker: str, generation: int) -> None:
-        self.number = number
-        self.worker = worker
-        self.generation = generation
-        self.absent = False
-        self.sent: dict[int, Sent] = {}
-        self.begun: dict[int, float] = {}
-        self.later: list[Assigned] = []
-        self.cancels: list[int] = []
-
-    def may_have_begun(self, attempt: int, sent: Sent) -> bool:
-        """Whether an attempt has begun, or may have: one that must not be performed twice counts from when it was sent."""
-        return sent.call.once or attempt in self.begun
-
-
 class FleetSession:
     """A session on the fleet. What changes is touched by its own thread alone, but for the lanes, which its guard has.
 
@@ -111,7 +76,8 @@ class FleetSession:
         along: what of that goes with the first calls unasked, if it is small.
         artifacts: where large values are kept, if not with the coordinator.
         uses: workers that the run has used before, and what is under way there.
-        needs: by node, labels that it asks for; where no worker has them when the run begins, that is said.
+        needs: by node, labels that it asks for; where no worker has them when the run begins, or there is none, that is said.
+            None: nothing is said.
         closed: called with the session when it is closed.
         logs: opens the files that its attempts write, where the line brings these; see `logbook.OpenSink`.
     """
@@ -138,7 +104,7 @@ class FleetSession:
         self._logs = logs
         self._sinks: dict[str, Sink] = {}
         self.run = run
-        self._key = run.removesuffix(f":{place}") if place else run
+        self._key = run_of(run)
         self._name = name
         self._root = root
         self._place = place
@@ -146,7 +112,7 @@ class FleetSession:
         self._kit = sha256(packed).digest() if kit is not None else b""
         self._needs = [] if kit is None else list(kit.contents)
         self._contents = contents
-        self._asked_for = dict(needs or {})
+        self._asked_for = needs
         self._on_closed = closed
         self._shift = host.now() - time()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -453,8 +419,9 @@ class FleetSession:
             self._refuse(tell.refusal.reason)
         for joined in tell.joined:
             self._join(joined)
-        if tell.HasField("welcome") and self._asked_for:
-            self._say_missing(tell.joined)
+        if tell.HasField("welcome") and self._asked_for is not None:
+            self._say_missing(tell.joined, self._asked_for)
+            self._asked_for = None
         for room in tell.rooms:
             number = self._numbers.get((room.worker, room.generation))
             if number is not None:
@@ -493,18 +460,21 @@ class FleetSession:
             self._given.clear()
         self.welcome.set()
 
-    def _say_missing(self, joined: Iterable[pb.Joined]) -> None:
-        """Say of which nodes nobody has the labels, once for those that ask for the same."""
-        labels = [each.labels for each in joined]
+    def _say_missing(self, joined: Iterable[pb.Joined], asked_for: Mapping[str, Needs]) -> None:
+        """Say that there is nobody, or of which nodes nobody has the labels, once for those that ask for the same."""
+        labels = [each.labels for each in joined if not each.unfit]
+        if not labels:
+            unfit = [f"{each.worker} cannot, for {each.unfit}" for each in joined]
+            _log.warning("No worker can perform functions of this run yet: %s.", "; ".join(unfit) or "none has joined")
+            return
         missing: dict[str, list[str]] = {}
-        for node, needs in self._asked_for.items():
+        for node, needs in asked_for.items():
             wanted = needs.selector.items()
             if wanted and not any(all(has.get(name) == value for name, value in wanted) for has in labels):
                 missing.setdefault(", ".join(f"{name}={value}" for name, value in wanted), []).append(node)
         for selector, nodes in missing.items():
             more = f" and {len(nodes) - 1} more wait" if len(nodes) > 1 else " waits"
             _log.warning("No worker has the labels %s: node %s%s for one.", selector, nodes[0], more)
-        self._asked_for.clear()
 
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         """The coordinator will have nothing to do with us, or we cannot keep a promise: what is to be performed fails, here
@@ -530,30 +500,31 @@ class FleetSession:
         if joined.fence:
             lane = self._lanes.get(joined.fence - 1)
             if lane is not None:
-                self._return(lane, joined.generation)
+                self._return(lane, joined)
             return
         if identity in self._numbers:
             return
         number = self._numbers[identity] = self.host.new_worker()
         with self._guard:
-            self._lanes[number] = Lane(number, *identity)
+            self._lanes[number] = Lane(number, *identity, joined.slots)
         self._events.append(
             WorkerJoined(
                 number,
                 joined.worker,
                 self.host.now(),
                 joined.slots,
-                max(WINDOW, joined.slots),
+                0 if joined.unfit else max(WINDOW, joined.slots),
                 labels=dict(joined.labels),
+                unfit=joined.unfit,
                 ahead=AHEAD_AT_A_PLACE if self._place else AHEAD,
             )
         )
 
-    def _return(self, lane: Lane, generation: int) -> None:
+    def _return(self, lane: Lane, joined: pb.Joined) -> None:
         """A worker goes on with what it had: what was asked of it meanwhile is sent."""
         self._numbers.pop((lane.worker, lane.generation), None)
-        self._numbers[lane.worker, generation] = lane.number
-        lane.generation, lane.absent = generation, False
+        self._numbers[lane.worker, joined.generation] = lane.number
+        lane.generation, lane.slots, lane.absent = joined.generation, joined.slots, False
         self._staged += [(lane, assigned) for assigned in lane.later]
         lane.later = []
         for attempt in lane.cancels:
@@ -571,10 +542,9 @@ class FleetSession:
         with self._guard:
             del self._lanes[lane.number]
         now = self.host.now()
-        for attempt, sent in lane.sent.items():
+        for sent in lane.sent.values():
             self._kept.pop(sent.apart, None)
-            if lane.may_have_begun(attempt, sent):
-                self._events.append(Started(lane.number, attempt, now))  # also where nobody had heard of it
+        self._events += [Started(lane.number, attempt, now) for attempt in lane.lost()]
         self._events.append(WorkerGone(lane.number, now, reason or "the worker ended"))
 
     def _take(self, report: pb.Report) -> None:
