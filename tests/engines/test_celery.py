@@ -277,6 +277,14 @@ def test_a_queue_without_workers_ends_the_run(broker: str, hurry: None) -> None:
         assert "'nobody'" in str(error)
 
 
+def test_a_queue_without_workers_is_waited_for_as_long_as_patience_says(broker: str) -> None:
+    """And not for several looks at the workers more."""
+    for patience in (1.5, 4.0):
+        with CeleryBackend(broker, queue="nobody", patience=patience) as backend:
+            result = DAG([Node("n", int)]).run(backend=backend)
+            assert patience <= result.node_results["n"].duration_seconds < patience + 3.0
+
+
 def test_a_value_of_somebody_elses_task_is_no_outcome(broker: str) -> None:
     """A call that others revoke in Celery fails and says so, instead of running or hanging."""
     with CeleryBackend(broker) as backend, Probe(backend, 20.0) as probe, Gate(20.0) as gate:

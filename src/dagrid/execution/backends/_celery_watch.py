@@ -6,9 +6,9 @@ A thread that asks Celery's workers every few seconds, by a connection of its ow
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ PULSE = 2.0
 MISSES = 3
 GRACE = 5.0
 """Seconds after which a cancelled attempt counts as stopped, whether its worker answers or not."""
+ANSWER = 1.0
+"""Seconds for which answers of workers are waited for."""
 CENSUS = 3
 """How many pulses there are from one census of the workers to the next."""
 _DOING = "watching"
@@ -39,7 +41,11 @@ class Watch:
         """How many processes of Celery's take from the default queue; None until that is known."""
         self._line = line
         self._connection = connect(line.app)
-        self._unmanned: dict[str, float] = {}
+        self._manned: dict[str, float] = {}
+        """When it was last seen of a queue that a worker takes from it."""
+        self._sighted = time.monotonic()
+        """Since when workers can be asked without a pause."""
+        self._unmanned: set[str] = set()
         self._news = threading.Event()
 
     def count_soon(self) -> None:
@@ -52,27 +58,34 @@ class Watch:
             message.doubted = True
             message.misses = max(message.misses, MISSES - 2)
             message.sent -= 2 * PULSE
+        self._sighted = time.monotonic()
 
     def loop(self) -> None:
         """The thread: look, until the line is closed."""
         pulses = 0
+        pulse = time.monotonic() + PULSE
         while True:
-            asked = self._news.wait(PULSE)
+            asked = self._news.wait(max(0.0, min(pulse - time.monotonic(), self._time_to_look_for_workers())))
             if self._line.closing.is_set():
                 break
             self._news.clear()
-            pulses += 1
+            beat = time.monotonic() >= pulse
             try:
-                if asked or (pulses % CENSUS == 0 and self._line.sessions):
-                    self._count()
-                if not asked:
+                if beat:
+                    pulses += 1
                     self._end_cancelled()
                     self._look_for_lost()
-                    self._look_for_workers()
+                    asked = asked or (pulses % CENSUS == 0 and bool(self._line.sessions))
+                self._look_for_workers()
+                if asked:
+                    self._count()
                 self._line.absence.over(_DOING)
             except Exception as error:  # noqa: BLE001 - every transport has its own
                 self._line.absence.met(_DOING, error)
+                self._sighted = time.monotonic()
                 self._connection.collect()
+            if beat:
+                pulse = time.monotonic() + PULSE
         self._connection.close()
 
     def _ask(self, timeout: float, hosts: Sequence[str] | None = None) -> Any:
@@ -86,7 +99,7 @@ class Watch:
         hosts = [host for host, found in queues.items() if any(queue["name"] == self._line.queue for queue in found)]
         if not hosts:
             return
-        answers = self._ask(1.0, hosts).stats() or {}
+        answers = self._ask(ANSWER, hosts).stats() or {}
         self.processes = sum(int(answer.get("pool", {}).get("max-concurrency") or 1) for answer in answers.values())
         for session in list(self._line.sessions):
             session.announce(self.processes)
@@ -104,14 +117,14 @@ class Watch:
         known = [message for message in messages if message.running is not None]
         if known:
             hosts = sorted({message.host for message in known})
-            running = _ids((self._ask(1.0, hosts).active(safe=True) or {}).values())
+            running = _ids((self._ask(ANSWER, hosts).active(safe=True) or {}).values())
             self._note_missing(known, running)
         unknown = [message for message in messages if message.running is None]
         queues = {message.lane.queue for message in unknown}
         empty = {queue for queue in queues if not self._waiting_in(queue)}
         unknown = [message for message in unknown if message.lane.queue in empty]
         if unknown:
-            ask = self._ask(1.0)
+            ask = self._ask(ANSWER)
             held = _ids((ask.active(safe=True) or {}).values()) | _ids((ask.reserved(safe=True) or {}).values())
             self._note_missing(unknown, held)
 
@@ -141,28 +154,46 @@ class Watch:
         if gone:
             self._line.take_back([message for message in self._line.under_way() if message.running is None])
 
-    def _look_for_workers(self) -> None:
-        """Warn of a queue that no worker consumes, and end what waits there too long."""
-        limit = time.monotonic() - PULSE
+    def _in_doubt(self) -> dict[str, float]:
+        """Return the queues of which only messages are known that wait, and since when no worker was seen to take from them."""
         messages = self._line.under_way()
         alive = {message.lane.queue for message in messages if message.running is not None}
-        waiting = Counter(
-            message.lane.queue for message in messages if message.running is None and message.sent < limit
-        )
-        suspects = waiting.keys() - alive
+        self._manned |= dict.fromkeys(alive, time.monotonic())
+        sent: dict[str, float] = {}
+        for message in messages:
+            queue = message.lane.queue
+            if queue not in alive:
+                sent[queue] = min(sent.get(queue, message.sent), message.sent)
+        return {queue: max(first, self._manned.get(queue, 0.0), self._sighted) for queue, first in sent.items()}
+
+    def _time_to_look_for_workers(self) -> float:
+        """Return seconds until workers are to be asked for whom patience ends, so that they can answer before."""
+        since = min(self._in_doubt().values(), default=math.inf)
+        return max(since + self._line.patience - ANSWER - time.monotonic(), 0.1)
+
+    def _look_for_workers(self) -> None:
+        """Warn of a queue that no worker consumes, and end what waits there too long."""
+        now = time.monotonic()
+        suspects = {
+            queue: since
+            for queue, since in self._in_doubt().items()
+            if now - since >= min(PULSE, self._line.patience - ANSWER)
+        }
         if suspects:
-            found = (self._ask(1.0).active_queues() or {}).values()
-            suspects -= {queue["name"] for queues in found for queue in queues}
-        self._unmanned = {queue: since for queue, since in self._unmanned.items() if queue in suspects}
-        for queue in suspects:
+            found = (self._ask(ANSWER).active_queues() or {}).values()
+            manned = {queue["name"] for queues in found for queue in queues}
+            self._manned |= dict.fromkeys(manned, time.monotonic())
+            suspects = {queue: since for queue, since in suspects.items() if queue not in manned}
+        self._unmanned &= suspects.keys()
+        for queue, since in suspects.items():
             text = (
                 f"No Celery worker takes from queue {queue!r} at {self._connection.as_uri()}. "
                 f"Start one: celery -A your_app worker --include {MODULE} -Q {queue}"
             )
             if queue not in self._unmanned:
-                self._unmanned[queue] = time.monotonic()
+                self._unmanned.add(queue)
                 _log.warning(text)
-            elif time.monotonic() - self._unmanned[queue] > self._line.patience:
+            if time.monotonic() - since >= self._line.patience:
                 self._line.fail_all(BackendError(text), queue)
 
 
