@@ -285,6 +285,38 @@ def test_a_queue_without_workers_is_waited_for_as_long_as_patience_says(broker: 
             assert patience <= result.node_results["n"].duration_seconds < patience + 3.0
 
 
+def test_a_pool_that_cannot_stop_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its slot is free as soon as it is late, though it goes on; this is said once, and seen in the capabilities."""
+    monkeypatch.setattr("dagrid.execution.backends._celery_watch.GRACE", 120.0)
+    with (
+        installation(tmp_path, 1, options=("-P", "threads", "-c", "2")) as address,
+        CeleryBackend(address, max_workers=1) as backend,
+        Gate(40.0) as gate,
+    ):
+        assert backend.capabilities.kills
+        nodes = [Node("late", partial(stand, gate.address), timeout=1.0, priority=1), Node("next", int)]
+        run = DAG(nodes).start(backend=backend)
+        visit = gate.meet()
+        result = run.wait(20)
+        visit.release()
+        visit.wait_gone()
+        assert (result.timed_out, result.succeeded) == (1, 1)
+        assert not backend.capabilities.kills
+        assert sum("cannot stop a task" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_worker_that_answers_nothing_while_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence is not the end of a worker with the pool `solo`, until patience ends."""
+    monkeypatch.setattr("dagrid.execution.backends._celery_watch.PULSE", 0.2)
+    with installation(tmp_path, 1, options=("-P", "solo")) as address, CeleryBackend(address) as backend:
+        result = DAG([Node(name, partial(time.sleep, 8.0)) for name in "ab"]).start(backend=backend).wait(40)
+        assert not backend.capabilities.kills
+    assert result.ok
+    assert [node.attempts for node in result.node_results.values()] == [1, 1]
+
+
 def test_a_value_of_somebody_elses_task_is_no_outcome(broker: str) -> None:
     """A call that others revoke in Celery fails and says so, instead of running or hanging."""
     with CeleryBackend(broker) as backend, Probe(backend, 20.0) as probe, Gate(20.0) as gate:

@@ -38,6 +38,7 @@ class Said(msgspec.Struct, array_like=True):
 
     While it works (`since` is above 0), the call behind those has been running since then, in seconds of the worker's clock of
     day; those behind it go back, but for those that ride on it. When it is done, `since` is 0, and all without a report go back.
+    `pool` is empty where a task can be stopped, THREADS where it cannot, SOLO where its worker answers nothing meanwhile either.
     """
 
     host: str
@@ -45,6 +46,11 @@ class Said(msgspec.Struct, array_like=True):
     reports: list[bytes]
     refused: dict[int, str]
     since: float = 0.0
+    pool: str = ""
+
+
+THREADS = "threads"
+SOLO = "solo"
 
 
 _encode_said = msgspec.msgpack.Encoder().encode

@@ -70,7 +70,7 @@ class Message:
         items: the calls, in the order in which they are performed.
     """
 
-    __slots__ = ("cancelled", "doubted", "host", "id", "items", "lane", "left", "misses", "running", "sent")
+    __slots__ = ("cancelled", "doubted", "host", "id", "items", "lane", "left", "misses", "running", "seen", "sent")
 
     def __init__(self, lane: Lane, name: str, items: list[Item]) -> None:
         self.lane = lane
@@ -85,6 +85,8 @@ class Message:
         """The last call that will be performed, known by then too."""
         self.cancelled = 0.0
         self.misses = 0
+        self.seen = 0.0
+        """When a worker last said that it has it."""
         self.doubted = False
 
     def unload(self, items: Iterable[Item]) -> None:

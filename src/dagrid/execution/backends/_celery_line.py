@@ -26,9 +26,11 @@ from dagrid.execution.backends._celery import (
     BATCH_BYTES,
     LARGEST,
     MODULE,
+    SOLO,
     STARTED,
     TASK,
     TOO_LARGE,
+    Said,
     mac_of,
     pack_orders,
     results_of,
@@ -57,6 +59,8 @@ class Line:
         self.closing = threading.Event()
         self.sessions: set[CelerySession] = set()
         self.results: Any = None
+        self.unkillable: dict[str, str] = {}
+        """The workers that cannot stop what they run, with the kinds of their pools."""
         self._key = backend.key
         self._results_url = backend.result_backend
         self._guard = threading.Lock()
@@ -104,7 +108,7 @@ class Line:
             return [item for attempt in attempts if (item := self._withdraw(session, attempt)) is not None]
 
     def cancel(self, session: CelerySession, attempt: int) -> Item | None:
-        """Take out an attempt that has not started, as far as we know, and return it; stop one that runs.
+        """Take out an attempt that has not started, as far as we know, or cannot be stopped, and return it; stop one that runs.
 
         A message is revoked when nothing else is in it that we wait for.
         """
@@ -116,7 +120,8 @@ class Line:
             message = item.lane.message if item is not None else None
             if item is None or message is None or attempt not in message.left:
                 return None
-            if message.running is not None:
+            killed = message.running is not None and message.host not in self.unkillable
+            if killed:
                 message.cancelled = time.monotonic()
             else:
                 for one in [item, *riders(message.items, [item])]:
@@ -127,7 +132,7 @@ class Line:
                 self._forget(message)
         self.revoke([message.id])
         self._post.put(partial(self._pump, message.lane))
-        return item if message.running is None else None
+        return None if killed else item
 
     def _withdraw(self, session: CelerySession, attempt: int) -> Item | None:
         """Take out an attempt that has not been sent. The caller holds the guard."""
@@ -363,6 +368,7 @@ class Line:
         if isinstance(said, str):
             _log.warning("What a Celery worker tells of node %r is ignored: %s.", message.items[0].call.node, said)
             return
+        self._note_pool(said)
         done = len(said.reports)
         if done >= len(message.items):
             return
@@ -382,6 +388,23 @@ class Line:
             self.revoke([message.id])
         message.lane.session.tell(message, said, ended, None if doomed else running, back)
 
+    def _note_pool(self, said: Said) -> None:
+        if said.pool == self.unkillable.get(said.host, ""):
+            return
+        if not said.pool:  # another worker under the name of an earlier one
+            del self.unkillable[said.host]
+            return
+        self.unkillable[said.host] = said.pool
+        _log.warning(
+            "The Celery worker %s cannot stop a task, for its pool is %r: one that is cancelled or late goes on to its end, and "
+            "is not waited for. The pools prefork, gevent and eventlet can.%s",
+            said.host,
+            said.pool,
+            f" It answers nothing while it works: after {self.patience:g} s (patience) it counts as gone."
+            if said.pool == SOLO
+            else "",
+        )
+
     def _settle(self, message: Message, status: str, result: Any) -> None:
         """A message has come to its end, in one of the ways that Celery has."""
         session = message.lane.session
@@ -392,6 +415,7 @@ class Line:
             if isinstance(said, str):
                 self._fail(message, f"The report of node {{}} is refused: {said}.")
                 return
+            self._note_pool(said)
             ended = self._take(message, message.items[: len(said.reports)])
             session.tell(message, said, ended, None, self._back(message, message.items, said.reports))
         elif status == "SUCCESS" and "refused" in result:

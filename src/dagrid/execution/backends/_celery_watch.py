@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dagrid.errors import BackendError
-from dagrid.execution.backends._celery import MODULE
+from dagrid.execution.backends._celery import MODULE, SOLO
 from dagrid.execution.backends._celery_post import connect
 
 if TYPE_CHECKING:
@@ -69,9 +69,10 @@ class Watch:
             if self._line.closing.is_set():
                 break
             self._news.clear()
+            beat = time.monotonic() >= pulse
             try:
-                if time.monotonic() >= pulse:
-                    pulses, pulse = pulses + 1, time.monotonic() + PULSE
+                if beat:
+                    pulses += 1
                     self._end_cancelled()
                     self._look_for_lost()
                     asked = asked or (pulses % CENSUS == 0 and bool(self._line.sessions))
@@ -83,6 +84,8 @@ class Watch:
                 self._line.absence.met(_DOING, error)
                 self._sighted = time.monotonic()
                 self._connection.collect()
+            if beat:
+                pulse = time.monotonic() + PULSE
         self._connection.close()
 
     def _ask(self, timeout: float, hosts: Sequence[str] | None = None) -> Any:
@@ -137,8 +140,15 @@ class Watch:
     def _note_missing(self, messages: Sequence[Message], there: set[str]) -> None:
         gone = 0
         forgotten: list[Message] = []
+        now = time.monotonic()
+        mute = {host for host, pool in self._line.unkillable.copy().items() if pool == SOLO}
         for message in messages:
-            message.misses = 0 if message.id in there else message.misses + 1
+            if message.id in there:
+                message.misses, message.seen = 0, now
+            elif mute and message.host in {"", *mute} and now - max(message.seen, message.sent) < self._line.patience:
+                continue
+            else:
+                message.misses += 1
             if message.misses == 1:
                 self._line.look_at(message)  # perhaps it is only that nobody heard of its end
             if message.misses >= MISSES and message.doubted and message.running is None:

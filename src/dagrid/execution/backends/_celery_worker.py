@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from billiard.process import current_process
 from celery import Celery, Task, shared_task
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.exceptions import Ignore
+from kombu.utils.compat import detect_environment
 
 from dagrid.attempt import before
 from dagrid.execution.backends import _remote
@@ -26,8 +28,10 @@ from dagrid.execution.backends._celery import (
     BATCH_BYTES,
     LARGEST,
     MODULE,
+    SOLO,
     STARTED,
     TASK,
+    THREADS,
     TOO_LARGE,
     Orders,
     Said,
@@ -89,7 +93,7 @@ def perform(task: Any, body: str, mac: str | None = None) -> dict[str, str | Non
     if len(_functions) > REMEMBERED:
         _functions.clear()
 
-    said = Said(request.hostname, os.getpid(), [], {})
+    said = Said(request.hostname, os.getpid(), [], {}, pool=_pool())
 
     def tell(said: Said) -> None:
         results.store_result(request.id, seal(said, key, request.id, results), STARTED, request=request)
@@ -170,7 +174,7 @@ class Batch:
                 while self._end < len(self._orders) and self._orders[self._end][1] >= done:
                     self._end += 1
                 try:
-                    self._tell(Said(said.host, said.process, said.reports[:done], said.refused, self._since))
+                    self._tell(Said(said.host, said.process, said.reports[:done], said.refused, self._since, said.pool))
                 except Exception:  # noqa: BLE001 - every transport has its own, and the outcome says all of it again
                     _log.warning("What a message has come to could not be told.", exc_info=True)
             return self._end == self._begun
@@ -249,6 +253,13 @@ def _refusal(key: bytes | None, task: str, sent: bytes, mac: str | None) -> str 
     if hmac.compare_digest(mac, mac_of(key, b"order", task, sent) or ""):
         return None
     return "the signature of the call is wrong: it was altered, or the driver has another key than this worker."
+
+
+def _pool() -> str:
+    """Return in which kind of pool this runs, as `Said` has it."""
+    if current_process().name != "MainProcess" or detect_environment() != "default":  # type: ignore[no-untyped-call]
+        return ""
+    return SOLO if threading.current_thread() is threading.main_thread() else THREADS
 
 
 def _worker_key(app: Celery) -> bytes | None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from celery import Celery
 
 from dagrid.errors import BackendError, UnsatisfiableError
@@ -67,8 +66,10 @@ class CeleryBackend(BackendBase):
 
     Start workers with dagrid installed, `celery -A dagrid.execution.backends.celery -b redis://... worker -Q dagrid`, or your own
     with `celery -A your_app worker --include dagrid.execution.backends.celery -Q dagrid`. Cancelling and timing out kill the
-    process that runs the task (with the prefork pool, which is Celery's default). With your own app set
-    `worker_prefetch_multiplier = 1`, or a worker keeps short tasks behind a long one.
+    process that runs the task (with the prefork pool, which is Celery's default). The pools `threads` and `solo` cannot: there
+    such a task is abandoned, and holds its thread until it ends; a `solo` worker answers nothing while it works, so that one that
+    is silent for longer than `patience` counts as gone. With your own app set `worker_prefetch_multiplier = 1`, or a worker keeps
+    short tasks behind a long one.
 
     A run uses as many processes as take from the queue; more are used when they come. Short tasks share a message: about a
     millisecond of work, by what tasks took so far. A message that takes longer after all is cut short after some milliseconds,
@@ -106,7 +107,6 @@ class CeleryBackend(BackendBase):
     """
 
     name = "celery"
-    capabilities = Capabilities(kills=True, cancels=True, chains=True)
 
     def __init__(
         self,
@@ -132,8 +132,12 @@ class CeleryBackend(BackendBase):
         self.result_backend = results_url(self.app, read_name("result_backend", result_backend))
         results_of(self.app, self.result_backend)
         self._line: Line | None = None
-        if self.queues:
-            self.capabilities = msgspec.structs.replace(self.capabilities, delegates=True)  # type: ignore[misc]
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        """What can be done; `kills` is false from when a worker has answered that cannot stop a task."""
+        kills = self._line is None or not self._line.unkillable
+        return Capabilities(kills=kills, cancels=True, chains=True, delegates=bool(self.queues))
 
     def check(self, needs: Mapping[str, Needs]) -> None:
         """Refuse a graph before it runs, of whose nodes some ask for what no queue is for.
