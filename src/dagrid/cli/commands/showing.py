@@ -47,7 +47,7 @@ def status_command(call: Call, run: str | None) -> None:
         call.out.json(
             {
                 **_record(call, info),
-                "steps": [step_record(step) for step in steps],
+                "steps": [step_record(step, _seconds(seen, step)) for step in steps] if seen is not None else [],
                 "waiting": []
                 if seen is None
                 else [{"step": name, "prompt": seen.held(name)[0]} for name in seen.waiting],
@@ -151,15 +151,20 @@ def _when(call: Call, info: RunInfo) -> str:
     return f", since {call.out.time(info.created)}"
 
 
+def _seconds(run: Run, step: NodeResult) -> float:
+    """Return how long a step took, or has been going on."""
+    seconds = run.seconds - step.started if step.status == "running" else step.duration_seconds
+    return max(seconds, 0.0)
+
+
 def _row(run: Run, step: NodeResult) -> tuple[str, ...]:
     began = bool(step.attempts)
-    seconds = run.seconds - step.started if step.status == "running" else step.duration_seconds
     why = error_of(step) if step.status in BAD else step.reason
     return (
         step.name,
         step.status.value,
         took(step.started) if began else "",
-        took(max(seconds, 0.0)) if began else "",
+        took(_seconds(run, step)) if began else "",
         str(step.attempts) if step.attempts > 1 else "",
         why,
     )
