@@ -64,7 +64,7 @@ def fleet_of(tmp_path):
     made = []
 
     def start(flags=(), worker=(), env=None, worker_env=None):
-        fleet = Fleet(tmp_path / "fleet", ("coordinator", *flags), env)
+        fleet = Fleet(tmp_path / f"fleet{len(made)}", ("coordinator", *flags), env)
         made.append(fleet)
         fleet.start()
         fleet.worker("gpu", "gpu=true", flags=worker, env=worker_env)
@@ -111,6 +111,23 @@ def test_mutual_tls(fleet_of, papers):
         shown,
     )
     check(fleet, shown)
+
+
+def test_one_file_says_where_the_coordinator_listens_and_how_it_is_called(fleet_of, papers, tmp_path):
+    """The document's: it listens everywhere, and its certificate is for the name that workers call."""
+    config = tmp_path / "config.yaml"
+    for name, (certificate, key) in (
+        ("", papers.issue("server", "127.0.0.1")),
+        ("coordinatorHost: localhost", papers.issue("named", "localhost")),
+    ):
+        config.write_text(
+            f"coordinator: {{host: 0.0.0.0, tls: {{certFile: {certificate}, keyFile: {key}}}}}\n"
+            f"worker: {{tls: {{caFile: {papers.file}}}, {name}}}\n"
+        )
+        fleet = fleet_of((f"--config={config}",), (f"--config={config}",))
+        check(fleet, (f"--config={config}",))
+        told = dagrid(fleet, "exec", f"--config={config}", f"--coordinator.port={fleet.port}", "--", "pwd")
+        assert "/gpu/home/worker/" in told.stdout, told.stderr
 
 
 def test_a_graph_of_pythons_with_tls(fleet_of, papers, tmp_path):

@@ -106,6 +106,22 @@ class Address:
         return grpc.aio.secure_channel(target, caller_credentials(self.tls), options=options)
 
 
+def reached(host: str, name: str | None = None) -> str:
+    """Return where a coordinator is called that listens at an address.
+
+    Args:
+        host: where it listens; where that is one address, it is called there.
+        name: where it is called that listens at all addresses of its machine; by default on this machine.
+    """
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return name or ("127.0.0.1" if address.version == 4 else "::1")
+
+
 @asynccontextmanager
 async def call(
     address: Address,
