@@ -180,6 +180,19 @@ def test_nothing_is_said_twice_in_different_words(name, flag):
     assert len(Config({name: (flag, "gpu=1,gpu=1")}, {})[name]) == 2
 
 
+def test_a_host_is_a_host_alone():
+    """A URL would be called for ever, and never answer."""
+    for host in ("coordinator.example.com", "10.0.0.5", "::1", "fe80::1%eth0", "my_host"):
+        assert Config({"host": ("--host", host)}, {})["host"] == host
+    assert Config({"host": ("--host", "[::1]")}, {})["host"] == "::1"
+    for wrong in ("grpcs://127.0.0.1", "127.0.0.1:50055", "host/path", "host:1", "a b"):
+        for name in ("worker.coordinator_host", "coordinator.host", "host"):
+            with pytest.raises(
+                InvalidSettingError, match=r"--a-flag is the name or the address .*its port is .*TLS is meant by"
+            ):
+                Config({name: ("--a-flag", wrong)}, {})[name]
+
+
 def test_a_variable_that_cannot_be():
     """The message names the variable."""
     with pytest.raises(InvalidSettingError, match="DAGRID_HISTORY_LIMIT is a whole number from 0 up, not 'ten'"):

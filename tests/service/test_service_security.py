@@ -187,6 +187,24 @@ def test_settings_from_a_file(fleet_of, tmp_path):
     assert "memory=64G" in fleet.workers["gpu"].text or "gpu=true" in fleet.workers["gpu"].text
 
 
+def test_a_worker_without_its_papers_does_not_begin(papers, tmp_path):
+    """Nobody waits for a file that is not there; one that is renewed later is another matter."""
+    fleet = Fleet(tmp_path / "fleet")
+    own, own_key = papers.issue("client", "worker")
+    for flags, why in (
+        (
+            (f"--worker.tls-cert={tmp_path}/none.crt", f"--worker.tls-key={own_key}"),
+            "none.crt cannot be read: No such file",
+        ),
+        ((f"--worker.tls-cert={own}",), "A certificate and its private key go together"),
+        ((f"--worker.tls-ca={own_key}",), "does not hold the certificates of authorities"),
+    ):
+        said = dagrid(fleet, "worker", *flags)
+        assert said.returncode == 2
+        assert why in said.stderr
+        assert "It is tried again" not in said.stderr
+
+
 def test_what_kubernetes_injects_is_no_port(fleet_of):
     """A Service whose name is that of our setting sets a variable that looks like it."""
     fleet = fleet_of(env={"DAGRID_COORDINATOR_PORT": "tcp://10.0.0.1:50055"})

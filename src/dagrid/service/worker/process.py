@@ -22,6 +22,7 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import WorkerLink
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.execution.backends.cluster.tls import caller_credentials
 from dagrid.service.folders import own_folder
 from dagrid.service.worker.station import Station
 
@@ -55,8 +56,11 @@ async def serve(settings: WorkerSettings) -> int:
     The first signal lets what runs end, and what it has to report arrive; the second one stops at once.
 
     Raises:
+        FleetCertificateError: a file for TLS cannot be used; one that is renewed later is looked at with each call.
         FleetRefusedError: the coordinator does not want the worker, and will not.
     """
+    if settings.address.tls is not None:
+        caller_credentials(settings.address.tls)
     loop = asyncio.get_running_loop()
     folder, lock = own_folder(settings.home / "worker")
     hello = greeting(settings)

@@ -40,6 +40,10 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_time_ms", 20_000),
 ]
 
+ENCRYPTED = "--worker.tls-ca=FILE or --worker.insecure=false, and in a URL grpcs://"
+PLAIN = "--worker.insecure, and in a URL grpc://"
+"""How each is said, on a command line and in Python."""
+
 Said = TypeVar("Said", pb.Up, pb.Ask)
 Heard = TypeVar("Heard", pb.Down, pb.Tell)
 
@@ -260,7 +264,9 @@ def _translated(error: grpc.aio.AioRpcError, address: Address) -> BackendError:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return FleetError(f"What listens at {address} is not a coordinator.")
     if "WRONG_VERSION_NUMBER" in said:
-        return FleetCertificateError(f"The coordinator at {address} does not speak TLS. Write grpc:// for plain text.")
+        return FleetCertificateError(
+            f"The coordinator at {address} does not speak TLS. Call it in plain text: {PLAIN}."
+        )
     if "CERTIFICATE_VERIFY_FAILED" in said:
         why = said.partition("CERTIFICATE_VERIFY_FAILED")[2].strip(": ").removesuffix(": OK")
         return FleetCertificateError(
@@ -275,7 +281,7 @@ def _translated(error: grpc.aio.AioRpcError, address: Address) -> BackendError:
             return BackendUnreachableError(f"The stream to the coordinator at {address} has broken.")
         if address.tls is None:
             return FleetCertificateError(
-                f"What listens at {address} has hung up at once. If it speaks TLS, write grpcs://."
+                f"What listens at {address} has hung up at once. If it speaks TLS, call it so: {ENCRYPTED}."
             )
         shown = "the certificate that was shown" if address.tls.certificate else "no certificate was shown, and it"
         return FleetCertificateError(
