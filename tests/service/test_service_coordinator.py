@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -180,6 +183,41 @@ def test_what_a_person_says_is_passed_on(service):
         service.until(third, "waiting")
     for run, who in ((first, "me"), (second, "you")):
         assert (service.history.folder(run) / "b.out").read_text() == f"by {who}\n"
+
+
+def dagrid(service, *arguments):
+    """Call the command, and return what it says."""
+    told = subprocess.run(
+        [sys.executable, "-m", "dagrid", *arguments, "--dagrid-home", str(service.home)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=service.folder,
+    )
+    assert told.returncode == 0, told.stderr
+    return told.stderr
+
+
+def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
+    """From a step on, or all of it as a new run, which waits in the same queue and is of the file as it is now."""
+    steps = f"steps: [{{name: a, command: echo a >> {tmp_path}/ran}}, {{name: b c, command: echo b >> {tmp_path}/ran}}]"
+    run = service.enqueue(steps, queue="slow")
+    with service.coordinator():
+        service.until(run, "succeeded")
+        assert f"The coordinator of {service.home} performs it" in dagrid(service, "retry", run, "--from", "b c")
+        wait_for(tmp_path / "ran", "a\nb\nb\n")
+        service.until(run, "succeeded")
+        (service.folder / "flow.yaml").write_text(steps.replace("echo a", "echo new"))
+        said = dagrid(service, "restart", run, "--trigger-type", "by hand")
+        anew = said.split()[-1]
+        assert f"The coordinator of {service.home} performs it" in said
+        assert anew != run
+        service.until(anew, "succeeded")
+    assert (tmp_path / "ran").read_text().split() == ["a", "b", "b", "new", "b"]
+    for one in (run, anew):
+        about = service.history.about(one)
+        assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
+    assert service.history.about(anew).trigger == "by hand"
 
 
 def test_a_home_has_one_coordinator(service):

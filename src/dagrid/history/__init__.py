@@ -215,9 +215,18 @@ class History:
             lock.release()
             raise
 
-    def tell(self, verb: str, run_id: str) -> bool:
-        """Say something of a run to the process that serves the home, see `bells`; return whether there is one."""
-        return ring(self.home, verb, run_id)
+    def tell(self, verb: str, run_id: str, steps: Iterable[str] = ()) -> bool:
+        """Say something of a run to the process that serves the home, see `bells`; return whether there is one.
+
+        Raises:
+            InvalidSettingError: the steps that are meant are too many.
+        """
+        return ring(self.home, verb, run_id, steps)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a process performs runs of the home for others at this moment."""
+        return owners.holder(self.home / SERVING) is not None
 
     def stop(self, run_id: str) -> RunInfo:
         """Ask the process that performs a run to stop it, by SIGTERM, and return what the run was.

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagrid.cli.calls import Call
-from dagrid.cli.exits import Exit
 from dagrid.cli.fleets import backend_of, fleet_of
-from dagrid.cli.launching import start_like
+from dagrid.cli.launching import left_to_coordinator, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, attend, finished, run_record, stoppable, told_end
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
@@ -50,23 +49,28 @@ def retry_command(call: Call, run: str | None) -> int:
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
     again = info.ended > 0 or bool(roots)
-    if history.about(info.run).served and not roots and fleet_of(call) is None and history.tell(RETRY, info.run):
-        return _left_to_coordinator(call, info)
+    if history.about(info.run).served and fleet_of(call) is None and history.tell(RETRY, info.run, roots):
+        return left_to_coordinator(call, info.run)
     if history.about(info.run).kind == "graph":
         return _go_on_with_graph(call, info, again=again, roots=roots)
     return _go_on(call, info, again=again, roots=roots)
 
 
 @command(
-    "perform", click.Argument(["run"]), click.Option(["--again"], is_flag=True), examples=("dagrid perform 0190b6c8",)
+    "perform",
+    click.Argument(["run"]),
+    click.Option(["--again"], is_flag=True),
+    click.Option(["--from", "roots"], multiple=True),
+    examples=("dagrid perform 0190b6c8",),
 )
-def perform_command(call: Call, run: str, again: bool) -> int:
+def perform_command(call: Call, run: str, again: bool, roots: tuple[str, ...]) -> int:
     """Perform a run of a graph of Python's for the coordinator of the home, which calls this and has the run again if it is not
-    ended here. It waits in a queue, or has been begun; with --again what failed in it runs as well.
+    ended here. It waits in a queue, or has been begun; with --again what failed in it runs as well, and with --from a node and
+    all behind it.
     """
     history = call.history
     if history.has_begun(run):
-        return _go_on_with_graph(call, history.info(run), again=again, roots=(), served=True)
+        return _go_on_with_graph(call, history.info(run), again=again, roots=roots, served=True)
     about = history.about(run)
     return start_like(call, about, about.params, run_id=run, name=about.name, served=True)
 
@@ -95,18 +99,13 @@ def reject_command(call: Call, run: str, step: str | None) -> int:
     return _answer(call, info, rejects={_waiting(call, info, step): call.config["reason"] or "rejected"})
 
 
-def _left_to_coordinator(call: Call, info: RunInfo) -> int:
-    call.out.say(f"The coordinator of {call.config.home} goes on with it: run {info.run}")
-    return Exit.SUCCESS
-
-
 def _answer(call: Call, info: RunInfo, **said: Any) -> int:
     try:
         if call.history.about(info.run).served and fleet_of(call) is None:
             from dagrid.workflow.running import answer
 
             answer(call.history, info.run, take_over=call.config["take_over"], **said)
-            return _left_to_coordinator(call, info)
+            return left_to_coordinator(call, info.run)
         return _go_on(call, info, **said)
     except RunHeldError as error:
         raise RunHeldError(
