@@ -187,15 +187,24 @@ def test_what_a_person_says_is_passed_on(service):
 
 def dagrid(service, *arguments):
     """Call the command, and return what it says."""
-    told = subprocess.run(
+    return called(service, *arguments).stderr
+
+
+def told(service, *arguments):
+    """Call the command, and return its data."""
+    return called(service, *arguments).stdout
+
+
+def called(service, *arguments):
+    done = subprocess.run(
         [sys.executable, "-m", "dagrid", *arguments, "--dagrid-home", str(service.home)],
         capture_output=True,
         text=True,
         check=False,
         cwd=service.folder,
     )
-    assert told.returncode == 0, told.stderr
-    return told.stderr
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
@@ -218,6 +227,28 @@ def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
         about = service.history.about(one)
         assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
     assert service.history.about(anew).trigger == "by hand"
+
+
+def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):
+    """Nothing of it runs any more but its handlers, and whoever asks meanwhile is told what is going to happen."""
+    text = (
+        f"handlerOn: {{exit: echo over >> {tmp_path}/ran}}\n"
+        f"steps: [{{name: a, command: 'echo a >> {tmp_path}/ran; sleep 60'}}, {{name: b, command: echo b >> {tmp_path}/ran}}]"
+    )
+    run, other = service.enqueue(text), service.enqueue("steps: [sleep 60]", "other")
+    with service.coordinator():
+        wait_for(tmp_path / "ran", "a")
+        service.until(other, "running")
+    assert "the next coordinator goes on with it" in told(service, "status", run)
+    assert "next stops it" in dagrid(service, "stop", run)
+    assert "the next coordinator stops it" in told(service, "explain", run)
+    with service.coordinator():
+        service.until(run, "aborted")
+        service.until(other, "running")
+        assert (tmp_path / "ran").read_text().split() == ["a", "over"]
+        service.history.tell(RETRY, run)
+        wait_for(tmp_path / "ran", "a\nover\na")
+    assert service.history.about(run).stopping == ""
 
 
 def test_a_home_has_one_coordinator(service):

@@ -95,6 +95,7 @@ def start_graph(
                 run_id=place.run_id,
                 epoch=place.epoch,
                 progress=False,
+                cancelled=place.about.stopping,
                 observers=[RunLog(place.log), *watched.observers],
                 **settings,
             )

@@ -41,6 +41,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
         queue, priority: where it waited, and before which others.
         at_once: how many of its queue may be performed at once, if the queue says nothing; 0 is any number.
         served: whether who performs it does so for others, and takes it up again after an interruption.
+        stopping: why who serves the home is to stop it as soon as it has it; empty: it goes on.
         more: what whoever runs such things needs to go on with it.
     """
 
@@ -60,6 +61,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     priority: int = 0
     at_once: int = 0
     served: bool = False
+    stopping: str = ""
     more: dict[str, Any] = {}
 
 
@@ -104,6 +106,24 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def written(about: About) -> bytes:
+    """Return what a run is of as it is kept."""
+    try:
+        return msgspec.json.encode(about)
+    except UnicodeEncodeError:  # the name of a file may be no text
+        said = msgspec.structs.asdict(about)
+        return msgspec.json.encode({key: _text(value) for key, value in said.items()})
+
+
+def _text(value: object) -> object:
+    """Return a text that can be kept, with escapes in the place of what is none."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, tuple):
+        return [_text(one) for one in value]
+    return {key: _text(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def file_name(name: str) -> str:

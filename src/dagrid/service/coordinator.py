@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Protocol
 
 from dagrid.errors import DagridError, RunError, UnknownRunError
-from dagrid.history import INTERRUPTED, About, History
+from dagrid.history import INTERRUPTED, STOPPED, About, History
 from dagrid.history.bells import QUEUED as CAME
 from dagrid.history.bells import RESUME, RETRY, STOP
 from dagrid.ports import Backend
@@ -40,7 +40,6 @@ TIDYING = 60.0
 """Seconds between two times that old runs of a workflow are forgotten."""
 KEPT = 32
 """So many workflows are kept as they were read."""
-STOPPED = "stopped by dagrid stop"
 
 
 class Workers(Protocol):

@@ -150,6 +150,7 @@ def _go_on_with_graph(
             backend=backend_of(call),
             again=again,
             roots=roots,
+            cancelled=place.about.stopping,
             progress=False,
             observers=[RunLog(place.log), *watched.observers],
         )

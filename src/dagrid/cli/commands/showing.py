@@ -56,8 +56,9 @@ def status_command(call: Call, run: str | None) -> None:
         )
         return
     call.out.line(f"{info.name} is {info.status.replace('_', ' ')}: run {info.run}{_when(call, info)}")
-    if info.status in SENTENCES:
-        call.out.line(SENTENCES[info.status])
+    sentence = _sentence(call, info)
+    if sentence:
+        call.out.line(sentence)
     if seen is not None and steps:
         call.out.line()
         call.out.table(("STEP", "STATUS", "AFTER", "TOOK", "TRIES", ""), [_row(seen, step) for step in steps])
@@ -85,7 +86,7 @@ def explain_command(call: Call, run: str | None, step: str | None) -> None:
         told = {step: seen.explain(step)}
     else:
         told = {name: seen.explain(name) for name in seen.names if seen.status(name) != "completed"}
-    sentence = SENTENCES.get(info.status, "")
+    sentence = _sentence(call, info)
     if call.out.as_json:
         call.out.json(
             plain({"run": info.run, "name": info.name, "status": info.status, "because": sentence}) | {"steps": told}
@@ -97,6 +98,15 @@ def explain_command(call: Call, run: str | None, step: str | None) -> None:
         call.out.line(words)
     if not told and not sentence:
         call.out.line("Every step has completed.")
+
+
+def _sentence(call: Call, info: RunInfo) -> str:
+    """Return what a run that does nothing waits for."""
+    about = call.history.about(info.run)
+    if info.status == "interrupted" and about.served and not call.history.is_served:
+        follows = "stops it" if about.stopping else "goes on with it"
+        return f"Its coordinator is gone, and workers go on with what they have of it: the next coordinator {follows}."
+    return SENTENCES.get(info.status, "")
 
 
 def look(call: Call, info: RunInfo) -> Run | None:

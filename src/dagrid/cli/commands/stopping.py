@@ -24,8 +24,8 @@ PAUSE = 0.05
 def stop_command(call: Call, run: str | None) -> None:
     """Stop a run, and wait until it has ended: its steps are asked to stop, its handlers run.
 
-    One that waits, for a person or in a queue, is stopped as well. RUN is an id, the beginning of one, or a name for its newest
-    run.
+    One that waits, for a person or in a queue, is stopped as well, and one whose coordinator is gone as soon as the next one has
+    it. RUN is an id, the beginning of one, or a name for its newest run.
     """
     info = chosen(call, run)
     if info.status == "queued":
@@ -93,6 +93,9 @@ def _given_up(call: Call, info: RunInfo) -> RunInfo:
 def _stopped(call: Call, info: RunInfo) -> RunInfo:
     """Stop a run, and return how it stands when it has ended."""
     info = call.history.stop(info.run)
+    if info.status == "interrupted":
+        call.out.say(f"Who serves {call.config.home} next stops it, and what workers have of it: run {info.run}")
+        return info
     call.out.say(f"{info.name} is being stopped: run {info.run}, process {info.pid}")
     while (now := call.history.info(info.run)).status == "running":
         time.sleep(PAUSE)
