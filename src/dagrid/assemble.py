@@ -265,8 +265,12 @@ def restart(
     cache: CacheLike | None = None,
     again: bool = False,
     roots: Iterable[NodeRef] = (),
+    cancelled: str = "",
 ) -> Run:
-    """Go on with a run that a checkpoint keeps, and return its handle; takes what `resume` takes."""
+    """Go on with a run that a checkpoint keeps, and return its handle.
+
+    Takes what `resume` takes, and `cancelled`: why nothing runs any more but handlers, as for `start`.
+    """
     if roots and not again:
         raise InvalidSettingError("roots says what of a run is to run once more. Say again=True too.")
     with Opened() as opened:
@@ -299,7 +303,7 @@ def restart(
         since = clock.now() - engine.began
         if not engine.done.is_set():
             recorder.begin(clock.now(), waited=record.status == RunStatus.WAITING)
-            engine.start()
+            engine.start(cancelled)
         readers = [*observers, *_progress(progress)]
         return Run(
             engine,

@@ -286,6 +286,18 @@ def test_restart_stops_what_goes_on(dagrid, history, files):
     assert [info.status for info in history.runs()] == ["succeeded", "aborted"]
 
 
+def test_how_long_a_step_has_been_going_on(dagrid, files):
+    """Programs are told the same as people: seconds until now, while it has no end."""
+    (files / "long.yaml").write_text("steps:\n  - {name: only, command: 'sleep 0.2; touch there; sleep 600'}\n")
+    with process("start", "long.yaml") as running:
+        appeared(files / "there")
+        (step,) = dagrid("status", "long", "--json").data["steps"]
+        assert step["status"] == "running"
+        assert 0.2 <= step["seconds"] < PATIENCE
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(PATIENCE) == Exit.INTERRUPTED
+
+
 def test_a_run_that_is_performed_is_not_taken_away(dagrid, history, files):
     """Whoever retries it is told which process has it."""
     (files / "long.yaml").write_text("steps:\n  - {name: only, command: 'touch there; sleep 600'}\n")

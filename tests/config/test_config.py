@@ -156,6 +156,43 @@ def test_keys_in_snake_case_toml_and_json(tmp_path):
             config(tmp_path, "{,", name).all()
 
 
+@pytest.mark.parametrize("value", ["3.10", "0x10", "012", "1_000", "1e3", "True", "no", "12:30", "2026-01-31"])
+def test_a_label_is_the_text_that_was_written(tmp_path, value):
+    """Whatever YAML would make of it; a selector is compared with it to the letter."""
+    assert config(tmp_path, f"worker: {{labels: {{it: {value}}}}}")["worker.labels"] == (("it", value),)
+    assert config(tmp_path, f"worker: {{id: {value}}}")["worker.id"] == value
+
+
+def test_numbers_of_json_and_toml_are_labels_as_they_were_written(tmp_path):
+    """A label is none that has lost its last digit."""
+    labels = (("python", "3.10"), ("memory", "64"), ("gpu", "true"))
+    toml = "[worker.labels]\npython = 3.10\nmemory = 64\ngpu = true\n"
+    json_ = '{"worker": {"labels": {"python": 3.10, "memory": 64, "gpu": true}}}'
+    assert config(tmp_path, toml, "c.toml")["worker.labels"] == labels
+    assert config(tmp_path, json_, "c.json")["worker.labels"] == labels
+
+
+@pytest.mark.parametrize(("name", "flag"), [("worker.labels", "--worker.labels"), ("resources", "--resources")])
+def test_nothing_is_said_twice_in_different_words(name, flag):
+    """One of both would count, and nobody would know which; the same twice does no harm."""
+    with pytest.raises(InvalidSettingError, match=f"{flag} says two things of 'gpu': "):
+        Config({name: (flag, ["gpu=1,zone=2", "gpu=2"])}, {})[name]
+    assert len(Config({name: (flag, "gpu=1,gpu=1")}, {})[name]) == 2
+
+
+def test_a_host_is_a_host_alone():
+    """A URL would be called for ever, and never answer."""
+    for host in ("coordinator.example.com", "10.0.0.5", "::1", "fe80::1%eth0", "my_host"):
+        assert Config({"host": ("--host", host)}, {})["host"] == host
+    assert Config({"host": ("--host", "[::1]")}, {})["host"] == "::1"
+    for wrong in ("grpcs://127.0.0.1", "127.0.0.1:50055", "host/path", "host:1", "a b"):
+        for name in ("worker.coordinator_host", "coordinator.host", "host"):
+            with pytest.raises(
+                InvalidSettingError, match=r"--a-flag is the name or the address .*its port is .*TLS is meant by"
+            ):
+                Config({name: ("--a-flag", wrong)}, {})[name]
+
+
 def test_a_variable_that_cannot_be():
     """The message names the variable."""
     with pytest.raises(InvalidSettingError, match="DAGRID_HISTORY_LIMIT is a whole number from 0 up, not 'ten'"):

@@ -73,9 +73,12 @@ def test_an_expired_certificate_of_the_coordinator_is_not_accepted(authority: Au
 
 def test_plain_text_to_tls_and_back_is_told_apart(authority: Authority) -> None:
     with hub(tls=authority.listener()) as coordinator:
-        assert "write grpcs://" in refusal(coordinator, None)
+        said = refusal(coordinator, None)
+        assert "If it speaks TLS, call it so: --worker.tls-ca=FILE" in said
+        assert "grpcs://" in said
     with hub() as coordinator:
-        assert "does not speak TLS" in refusal(coordinator, authority.caller())
+        said = refusal(coordinator, authority.caller())
+        assert "does not speak TLS. Call it in plain text: --worker.insecure" in said
 
 
 @pytest.mark.parametrize("shown", ["none", "of a stranger", "expired"])

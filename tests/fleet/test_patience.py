@@ -84,6 +84,14 @@ def test_reasons_that_change_are_said_at_most_once_a_second(caplog) -> None:
     assert len(caplog.records) == 10
 
 
+def test_what_went_wrong_is_a_sentence_of_its_own(caplog) -> None:
+    """Whatever gRPC, or the system, has called it."""
+    for words in ("nobody is there", "nobody is there.", "Is it there?"):
+        patience().failed(BackendUnreachableError(words))
+    said = [record.getMessage().partition(" It is tried again")[0] for record in caplog.records]
+    assert said == ["nobody is there.", "nobody is there.", "Is it there?"]
+
+
 def test_what_was_said_is_forgotten_in_the_end() -> None:
     """Strangers that say something new each time must neither fill the log nor the memory."""
     clock = Clock()

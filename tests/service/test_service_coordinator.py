@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -199,6 +202,72 @@ def test_what_a_person_says_to_a_run_that_was_called(service):
         answer(service.history, other.run, rejects={"b": "no"})
         service.until(second, "failed")
     assert [service.history.info(run.run).status for run in (child, other)] == ["succeeded", "failed"]
+
+
+def dagrid(service, *arguments):
+    """Call the command, and return what it says."""
+    return called(service, *arguments).stderr
+
+
+def told(service, *arguments):
+    """Call the command, and return its data."""
+    return called(service, *arguments).stdout
+
+
+def called(service, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "dagrid", *arguments, "--dagrid-home", str(service.home)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=service.folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
+    """From a step on, or all of it as a new run, which waits in the same queue and is of the file as it is now."""
+    steps = f"steps: [{{name: a, command: echo a >> {tmp_path}/ran}}, {{name: b c, command: echo b >> {tmp_path}/ran}}]"
+    run = service.enqueue(steps, queue="slow")
+    with service.coordinator():
+        service.until(run, "succeeded")
+        assert f"The coordinator of {service.home} performs it" in dagrid(service, "retry", run, "--from", "b c")
+        wait_for(tmp_path / "ran", "a\nb\nb\n")
+        service.until(run, "succeeded")
+        (service.folder / "flow.yaml").write_text(steps.replace("echo a", "echo new"))
+        said = dagrid(service, "restart", run, "--trigger-type", "by hand")
+        anew = said.split()[-1]
+        assert f"The coordinator of {service.home} performs it" in said
+        assert anew != run
+        service.until(anew, "succeeded")
+    assert (tmp_path / "ran").read_text().split() == ["a", "b", "b", "new", "b"]
+    for one in (run, anew):
+        about = service.history.about(one)
+        assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
+    assert service.history.about(anew).trigger == "by hand"
+
+
+def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):
+    """Nothing of it runs any more but its handlers, and whoever asks meanwhile is told what is going to happen."""
+    text = (
+        f"handlerOn: {{exit: echo over >> {tmp_path}/ran}}\n"
+        f"steps: [{{name: a, command: 'echo a >> {tmp_path}/ran; sleep 60'}}, {{name: b, command: echo b >> {tmp_path}/ran}}]"
+    )
+    run, other = service.enqueue(text), service.enqueue("steps: [sleep 60]", "other")
+    with service.coordinator():
+        wait_for(tmp_path / "ran", "a")
+        service.until(other, "running")
+    assert "the next coordinator goes on with it" in told(service, "status", run)
+    assert "next stops it" in dagrid(service, "stop", run)
+    assert "the next coordinator stops it" in told(service, "explain", run)
+    with service.coordinator():
+        service.until(run, "aborted")
+        service.until(other, "running")
+        assert (tmp_path / "ran").read_text().split() == ["a", "over"]
+        service.history.tell(RETRY, run)
+        wait_for(tmp_path / "ran", "a\nover\na")
+    assert service.history.about(run).stopping == ""
 
 
 def test_a_home_has_one_coordinator(service):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -61,6 +62,19 @@ def test_a_coordinator_that_is_asked_to_end_lets_go(fleet, tmp_path):
     (tmp_path / "go").touch()
     assert fleet.ended(run) == "succeeded"
     assert done(tmp_path) == {"begun": 1}
+
+
+def test_a_run_is_stopped_while_its_coordinator_is_away(fleet, tmp_path):
+    """The next one has the worker kill what it has of it."""
+    run = fleet.enqueue(f"steps: [{{name: a, command: 'echo $$ >> {tmp_path}/done; exec sleep 600'}}]")
+    until(lambda: done(tmp_path), "the step")
+    (pid,) = done(tmp_path)
+    fleet.coordinator.kill()
+    fleet.history.stop(run)
+    assert fleet.status(run) == "interrupted"
+    fleet.start()
+    assert fleet.ended(run) == "aborted"
+    until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of the step")
 
 
 def test_nothing_is_lost_and_nothing_runs_twice(fleet, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -118,6 +119,11 @@ def test_a_graph_is_stopped_and_goes_on(fleet, tmp_path):
     assert "The coordinator of" in again.stderr
     until(lambda: fleet.status(run) == "succeeded", "the end of the retry")
     assert marks(tmp_path) == ["begun", "stood", "stood"]
+    (tmp_path / "told").unlink()
+    first = next(one["name"] for one in json.loads(dagrid(fleet, "status", run, "--json").stdout)["steps"])
+    assert "The coordinator of" in dagrid(fleet, "retry", run, "--from", first).stderr
+    until((tmp_path / "told").exists, "the end of what runs once more")
+    assert marks(tmp_path) == ["begun", "stood", "stood", "begun", "stood"]
 
 
 def test_a_graph_that_cannot_be_made_has_failed(fleet, tmp_path):

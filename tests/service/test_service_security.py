@@ -61,10 +61,10 @@ def papers(tmp_path):
 @pytest.fixture
 def fleet_of(tmp_path):
     """Start a fleet of one worker, and end it after the test."""
-    made = []
+    made: list[Fleet] = []
 
     def start(flags=(), worker=(), env=None, worker_env=None):
-        fleet = Fleet(tmp_path / "fleet", ("coordinator", *flags), env)
+        fleet = Fleet(tmp_path / f"fleet{len(made)}", ("coordinator", *flags), env)
         made.append(fleet)
         fleet.start()
         fleet.worker("gpu", "gpu=true", flags=worker, env=worker_env)
@@ -136,6 +136,23 @@ def test_a_certificate_is_for_certain_labels(fleet_of, papers, tmp_path):
     assert "label" in told.stderr
     told = dagrid(fleet, "coordinator", *tls[:2], f"--coordinator.tls-claims={claims}")
     assert told.returncode == 2
+
+
+def test_one_file_says_where_the_coordinator_listens_and_how_it_is_called(fleet_of, papers, tmp_path):
+    """The document's: it listens everywhere, and its certificate is for the name that workers call."""
+    config = tmp_path / "config.yaml"
+    for name, (certificate, key) in (
+        ("", papers.issue("server", "127.0.0.1")),
+        ("coordinatorHost: localhost", papers.issue("named", "localhost")),
+    ):
+        config.write_text(
+            f"coordinator: {{host: 0.0.0.0, tls: {{certFile: {certificate}, keyFile: {key}}}}}\n"
+            f"worker: {{tls: {{caFile: {papers.file}}}, {name}}}\n"
+        )
+        fleet = fleet_of((f"--config={config}",), (f"--config={config}",))
+        check(fleet, (f"--config={config}",))
+        told = dagrid(fleet, "exec", f"--config={config}", f"--coordinator.port={fleet.port}", "--", "pwd")
+        assert "/gpu/home/worker/" in told.stdout, told.stderr
 
 
 def test_a_graph_of_pythons_with_tls(fleet_of, papers, tmp_path):
@@ -212,6 +229,24 @@ def test_secrets_are_on_no_disk_but_where_they_were(fleet_of):
     own = [path for home in ("main", "gpu") for path in (fleet.folder / home / "home").glob("*/*/contents/..")]
     assert len(own) == 2
     assert {path.stat().st_mode & 0o777 for path in own} == {0o700}
+
+
+def test_a_worker_without_its_papers_does_not_begin(papers, tmp_path):
+    """Nobody waits for a file that is not there; one that is renewed later is another matter."""
+    fleet = Fleet(tmp_path / "fleet")
+    own, own_key = papers.issue("client", "worker")
+    for flags, why in (
+        (
+            (f"--worker.tls-cert={tmp_path}/none.crt", f"--worker.tls-key={own_key}"),
+            "none.crt cannot be read: No such file",
+        ),
+        ((f"--worker.tls-cert={own}",), "A certificate and its private key go together"),
+        ((f"--worker.tls-ca={own_key}",), "does not hold the certificates of authorities"),
+    ):
+        said = dagrid(fleet, "worker", *flags)
+        assert said.returncode == 2
+        assert why in said.stderr
+        assert "It is tried again" not in said.stderr
 
 
 def test_what_kubernetes_injects_is_no_port(fleet_of):

@@ -98,14 +98,19 @@ def caller_tls(call: Call) -> CallerTLS | None:
 
 
 def coordinator_of(call: Call) -> Address | None:
-    """Return where the coordinator is that somebody has named, None if nobody has."""
+    """Return where the coordinator is that somebody has named, None if nobody has.
+
+    A file may say for it where it listens: where that is everywhere, it is called as workers of this machine call it.
+    """
     values = [call.config.value(name) for name in ("coordinator.host", "coordinator.port")]
     if all(value.source == DEFAULT for value in values):
         return None
-    from dagrid.execution.backends.cluster.calling import Address
+    from dagrid.execution.backends.cluster.calling import Address, reached
 
     host, port = (value.value for value in values)
-    return Address(host or "127.0.0.1", port, caller_tls(call), signing_key(call))
+    named = call.config.value("worker.coordinator_host")
+    where = reached(host or "127.0.0.1", None if named.source == DEFAULT else named.value)
+    return Address(where, port, caller_tls(call), signing_key(call))
 
 
 def fleet_of(call: Call) -> Fleet | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagrid.cli.exits import Exit
 from dagrid.cli.fleets import backend_of, fleet_of
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.workflows import importable, load_graph, load_workflow
@@ -99,6 +100,7 @@ def start_graph(
                 run_id=place.run_id,
                 epoch=place.epoch,
                 progress=False,
+                cancelled=place.about.stopping,
                 observers=[RunLog(place.log), *watched.observers],
                 **settings,
             )
@@ -135,6 +137,12 @@ def start_next(call: Call, queue: str) -> int:
             return start_like(call, about, about.given, run_id=run.run, name=run.name)
         except (DuplicateRunError, RunHeldError):  # somebody was faster
             lost.add(run.run)
+
+
+def left_to_coordinator(call: Call, run_id: str) -> int:
+    """Say that a run is performed by the coordinator of the home, and return the exit code."""
+    call.out.say(f"The coordinator of {call.config.home} performs it: run {run_id}")
+    return Exit.SUCCESS
 
 
 def file_now(call: Call, about: About) -> File:

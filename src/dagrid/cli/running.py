@@ -195,12 +195,12 @@ def run_record(run_id: str, name: str, result: ExecutionResult) -> dict[str, Any
         "name": name,
         "status": result.status.value,
         "seconds": result.total_duration_seconds,
-        "steps": [step_record(one) for one in result.node_results.values()],
+        "steps": [step_record(one, one.duration_seconds) for one in result.node_results.values()],
     }
 
 
-def step_record(result: NodeResult) -> dict[str, Any]:
-    """Return what programs are told of a step."""
+def step_record(result: NodeResult, seconds: float) -> dict[str, Any]:
+    """Return what programs are told of a step, and of how long it took, or has been going on."""
     end = result.value
     is_step = type(end).__name__ == "StepEnd"
     return plain(
@@ -209,7 +209,7 @@ def step_record(result: NodeResult) -> dict[str, Any]:
             "status": result.status.value,
             "attempts": result.attempts,
             "started": result.started if result.attempts else None,
-            "seconds": result.duration_seconds if result.attempts else None,
+            "seconds": seconds if result.attempts else None,
             "reason": result.reason,
             "error": error_of(result),
             "code": end.code if is_step else None,

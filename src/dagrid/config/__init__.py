@@ -90,7 +90,7 @@ class Config:
             return None
         from dagrid.config.files import read
 
-        found = read(path)
+        found = read(path, texts=True)
         _check_keys(found, found.data, ())
         if not named and "home" in found.data:
             raise found.refuse(
@@ -139,7 +139,7 @@ class Config:
                 raise self.file.refuse(f"{'.'.join(way[: number + 1])} holds settings by name.", *way[: number + 1])
         where = self.file.where(*way)
         if setting.kind.separator and isinstance(at, Mapping):
-            at = [f"{name}={_text(value)}" for name, value in at.items()]
+            at = [f"{name}={'' if value is None else _text(value)}" for name, value in at.items()]
         many = setting.kind.many and isinstance(at, list)
         if isinstance(at, (Mapping, list)) and not many:
             raise InvalidSettingError(f"{where}: {setting.key} is {setting.kind.wanted}.")
@@ -177,6 +177,13 @@ def _read(setting: Setting, said: str | Iterable[str], source: str) -> Any:
         wrong = next((text for text in texts if not _fits(setting, text)), "")
         near = hint(nearest(wrong, kind.choices))
         raise InvalidSettingError(f"{source} is {kind.wanted}, not {wrong!r}.{near}") from None
+    if kind.separator and isinstance(next(iter(values), None), tuple):
+        said_of: dict[str, Any] = {}
+        for name, value in values:
+            if said_of.setdefault(name, value) != value:
+                raise InvalidSettingError(
+                    f"{source} says two things of {name!r}: {said_of[name]} and {value}. Keep one."
+                )
     return values if kind.many else values[-1]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,13 @@ class Source:
         return InvalidSettingError(f"{self.where(*path)}: {message}")
 
 
-def read(path: Path) -> Source:
+def read(path: Path, *, texts: bool = False) -> Source:
     """Read a file of settings; an empty one says nothing.
+
+    Args:
+        path: the file.
+        texts: numbers, true and false stay the text that was written, for who reads values out of texts. Of TOML, whose reader
+            does not tell them, whole numbers and truths are what they mean.
 
     Raises:
         InvalidSettingError: it cannot be read, or is no mapping.
@@ -51,11 +57,11 @@ def read(path: Path) -> Source:
     places: dict[Way, tuple[int, int]] = {}
     suffix = path.suffix.lower()
     data = (
-        _toml(path, text)
+        _toml(path, text, texts)
         if suffix == ".toml"
-        else _json(path, text)
+        else _json(path, text, texts)
         if suffix == ".json"
-        else _yaml(path, text, places)
+        else _yaml(path, text, texts, places)
     )
     if data is None:
         data = {}
@@ -64,25 +70,26 @@ def read(path: Path) -> Source:
     return Source(str(path), data, places)
 
 
-def _toml(path: Path, text: str) -> Any:
+def _toml(path: Path, text: str, texts: bool) -> Any:
     import tomllib
 
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text, parse_float=str if texts else float)
     except tomllib.TOMLDecodeError as error:
         raise InvalidSettingError(f"{path}: this is no TOML: {error}.") from error
 
 
-def _json(path: Path, text: str) -> Any:
+def _json(path: Path, text: str, texts: bool) -> Any:
     import json
 
     try:
-        return json.loads(text) if text.strip() else None
+        numbers: dict[str, Any] = {"parse_float": str, "parse_int": str} if texts else {}
+        return json.loads(text, **numbers) if text.strip() else None
     except json.JSONDecodeError as error:
         raise InvalidSettingError(f"{path}:{error.lineno}:{error.colno}: this is no JSON: {error.msg}.") from error
 
 
-def _yaml(path: Path, text: str, places: dict[Way, tuple[int, int]]) -> Any:
+def _yaml(path: Path, text: str, texts: bool, places: dict[Way, tuple[int, int]]) -> Any:
     try:
         import yaml
     except ImportError as error:
@@ -90,7 +97,9 @@ def _yaml(path: Path, text: str, places: dict[Way, tuple[int, int]]) -> Any:
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
         root = loader.get_single_node()
-        return None if root is None else _value(root, (), places, path, loader, 0)
+        return (
+            None if root is None else _value(root, (), places, path, _text_of if texts else partial(_plain, loader), 0)
+        )
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
@@ -101,7 +110,9 @@ def _yaml(path: Path, text: str, places: dict[Way, tuple[int, int]]) -> Any:
         loader.dispose()
 
 
-def _value(node: Any, at: Way, places: dict[Way, tuple[int, int]], path: Path, loader: Any, depth: int) -> Any:
+def _value(
+    node: Any, at: Way, places: dict[Way, tuple[int, int]], path: Path, plain: Callable[[Any], Any], depth: int
+) -> Any:
     import yaml
 
     if depth > 50:
@@ -114,17 +125,21 @@ def _value(node: Any, at: Way, places: dict[Way, tuple[int, int]], path: Path, l
             below = (*at, name)
             if name in found:
                 raise InvalidSettingError(f"{path}:{key.start_mark.line + 1}: there are two values of {name!r}.")
-            found[name] = _value(value, below, places, path, loader, depth + 1)
+            found[name] = _value(value, below, places, path, plain, depth + 1)
             places[below] = (key.start_mark.line + 1, key.start_mark.column + 1)
         return found
     if isinstance(node, yaml.SequenceNode):
         return [
-            _value(one, (*at, str(number)), places, path, loader, depth + 1) for number, one in enumerate(node.value)
+            _value(one, (*at, str(number)), places, path, plain, depth + 1) for number, one in enumerate(node.value)
         ]
-    return _plain(node, loader)
+    return plain(node)
 
 
-def _plain(node: Any, loader: Any) -> Any:
+def _text_of(node: Any) -> str | None:
+    return None if node.tag.endswith(":null") else str(node.value)
+
+
+def _plain(loader: Any, node: Any) -> Any:
     kind = node.tag.rpartition(":")[2]
     if kind == "null":
         return None

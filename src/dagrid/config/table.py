@@ -69,6 +69,16 @@ def _port(text: str) -> int:
     return number
 
 
+def _host(text: str) -> str:
+    if ":" in text:
+        from ipaddress import IPv6Address
+
+        return str(IPv6Address(text.strip("[]")))
+    if not text or re.search(r"[\s/@]", text):
+        raise ValueError
+    return text
+
+
 def _seconds(text: str) -> float:
     from dagrid.config.times import duration
 
@@ -121,6 +131,12 @@ NAME = Kind(
     "NAME",
 )
 PATH = Kind("a path", _some, {"type": "string"}, "PATH")
+HOST = Kind(
+    "the name or the address of a machine alone (its port is a setting of its own, and TLS is meant by --worker.tls-ca)",
+    _host,
+    {"type": "string"},
+    "HOST",
+)
 FLAG = Kind("true or false", _flag, {"type": "boolean"}, "")
 COUNT = Kind("a whole number from 0 up", _count, {"type": "integer", "minimum": 0}, "NUMBER")
 PORT = Kind("a port from 1 to 65535", _port, {"type": "integer", "minimum": 1, "maximum": 65_535}, "PORT")
@@ -433,7 +449,7 @@ SETTINGS = (
     Setting("cleanup.yes", FLAG, "Do not ask.", False, ("--yes", "-y"), ("cleanup",)),
     Setting(
         "coordinator.host",
-        TEXT,
+        HOST,
         "The address where the coordinator listens; for other commands, where it is: then its workers perform the steps.",
         None,
         ("--coordinator.host",),
@@ -494,7 +510,7 @@ SETTINGS = (
     ),
     Setting(
         "host",
-        TEXT,
+        HOST,
         "The address where the API listens, and the coordinator, unless that has its own.",
         "127.0.0.1",
         ("--host",),
@@ -533,7 +549,7 @@ SETTINGS = (
     ),
     Setting(
         "worker.coordinator_host",
-        TEXT,
+        HOST,
         "Where its coordinator is.",
         "127.0.0.1",
         ("--worker.coordinator-host",),

@@ -33,8 +33,8 @@ from dagrid.errors import (
 )
 from dagrid.execution.recording import Checkpoint
 from dagrid.history import owners
-from dagrid.history.bells import STOP, Bell, ring
-from dagrid.history.places import LOCK, About, Place, checked_id, file_name, new_id
+from dagrid.history.bells import RESUME, STOP, Bell, ring
+from dagrid.history.places import LOCK, About, Place, checked_id, file_name, new_id, written
 from dagrid.opening import Opened
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, "succeeded", FAILED, ABORTED,
 # These have not ended, so they are kept.
 _ACTIVE = frozenset({QUEUED, RUNNING, WAITING})
 SERVING = "serving.lock"
+STOPPED = "stopped by dagrid stop"
 _DAY = 86400.0
 _MOST_NAMED = 5
 
@@ -191,6 +192,8 @@ class History:
         """
         record = self._record(run_id)
         about = self._about(run_id) or About(name=record.name)
+        if record.ended:
+            about = msgspec.structs.replace(about, stopping="")
         info = self._info(record, about=about)
         if info.status == QUEUED:
             raise RunStateError(f"Run {run_id!r} waits in a queue. Let it be started, or dequeue it.", QUEUED)
@@ -207,20 +210,31 @@ class History:
             here = self._performed_here(about, folder, served)
             store, epoch = self.checkpoint.store, 0
             if record.facts == 0:
-                epoch = store.acquire(run_id, record.epoch, status=RUNNING, about=_written(here))
+                epoch = store.acquire(run_id, record.epoch, status=RUNNING, about=written(here))
             else:
-                store.describe(run_id, _written(here))
+                store.describe(run_id, written(here))
             return Place(run_id, here, folder, lock, epoch)
         except BaseException:
             lock.release()
             raise
 
-    def tell(self, verb: str, run_id: str) -> bool:
-        """Say something of a run to the process that serves the home, see `bells`; return whether there is one."""
-        return ring(self.home, verb, run_id)
+    def tell(self, verb: str, run_id: str, steps: Iterable[str] = ()) -> bool:
+        """Say something of a run to the process that serves the home, see `bells`; return whether there is one.
+
+        Raises:
+            InvalidSettingError: the steps that are meant are too many.
+        """
+        return ring(self.home, verb, run_id, steps)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a process performs runs of the home for others at this moment."""
+        return owners.holder(self.home / SERVING) is not None
 
     def stop(self, run_id: str) -> RunInfo:
         """Ask the process that performs a run to stop it, by SIGTERM, and return what the run was.
+
+        One that was performed for others, and is interrupted, is stopped by whoever serves the home, now or later.
 
         Raises:
             UnknownRunError: there is no such run.
@@ -232,6 +246,9 @@ class History:
         info = self._info(record, about=about)
         if info.status == RUNNING and info.host != owners.host():
             raise RunHeldError(f"Run {run_id!r} is performed on {info.host}. Stop it there.", 0, info.host)
+        if info.status == INTERRUPTED and about is not None and about.served:
+            self._stop_later(record, about)
+            return info
         owner = owners.holder(self._folder_of(record, about) / LOCK) if info.status == RUNNING else None
         if owner is not None and owner.answers and ring(self.home, STOP, run_id):
             return info
@@ -239,6 +256,14 @@ class History:
             now = self._info(self._record(run_id))
             raise RunStateError(f"Run {run_id!r} is not running: it is {now.status}.", now.status)
         return info
+
+    def _stop_later(self, record: RunRecord, about: About) -> None:
+        lock = self._taken(self._folder_of(record, about), record.run)
+        try:
+            self.checkpoint.store.describe(record.run, written(msgspec.structs.replace(about, stopping=STOPPED)))
+        finally:
+            lock.release()
+        self.tell(RESUME, record.run)
 
     def discard(self, place: Place, reason: str = "") -> None:
         """Let go of a run that could not begin: it is forgotten or, if it had waited in a queue, has failed for that reason.
@@ -266,8 +291,8 @@ class History:
         """
         run = new_id() if run_id is None else checked_id(run_id)
         at = time.time()
-        written = _written(msgspec.structs.replace(about, name=name, created=at))
-        self.checkpoint.store.create(run, name=name, at=at, about=written, status=QUEUED)
+        waiting = msgspec.structs.replace(about, name=name, created=at)
+        self.checkpoint.store.create(run, name=name, at=at, about=written(waiting), status=QUEUED)
         ring(self.home, QUEUED, run)
         return run
 
@@ -442,12 +467,14 @@ class History:
             if not (record.status == QUEUED or (about.served and self._is_stillborn(record))):
                 break
             queued = self._about(run) or about
-            about = msgspec.structs.replace(about, queue=queued.queue, priority=queued.priority, at_once=queued.at_once)
+            about = msgspec.structs.replace(
+                about, queue=queued.queue, priority=queued.priority, at_once=queued.at_once, stopping=queued.stopping
+            )
             try:
-                return store.acquire(run, record.epoch, status=RUNNING, about=_written(about)), about
+                return store.acquire(run, record.epoch, status=RUNNING, about=written(about)), about
             except StaleEpochError as error:
                 raise DuplicateRunError(f"Run {run!r} has just been begun by another process.") from error
-        return store.create(run, name=about.name, at=about.created, about=_written(about)), about
+        return store.create(run, name=about.name, at=about.created, about=written(about)), about
 
     def _is_stillborn(self, record: RunRecord) -> bool:
         """Whether a process that served the home has taken a run, and ended before it had written what it is made of.
@@ -461,7 +488,10 @@ class History:
 
     def _performed_here(self, about: About, folder: Path, served: bool | None = None) -> About:
         served = self._serving is not None if served is None else served
-        return msgspec.structs.replace(about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served)
+        stopping = about.stopping if served else ""  # who takes it up by hand wants it to go on
+        return msgspec.structs.replace(
+            about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served, stopping=stopping
+        )
 
     def _about(self, run: str) -> About | None:
         try:
@@ -582,23 +612,6 @@ class History:
             (folder / LOCK).unlink()
             with suppress(OSError):
                 folder.rmdir()
-
-
-def _written(about: About) -> bytes:
-    try:
-        return msgspec.json.encode(about)
-    except UnicodeEncodeError:  # the name of a file may be no text
-        said = msgspec.structs.asdict(about)
-        return msgspec.json.encode({key: _text(value) for key, value in said.items()})
-
-
-def _text(value: object) -> object:
-    """Return a text that can be kept, with escapes in the place of what is none."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, tuple):
-        return [_text(one) for one in value]
-    return {key: _text(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def _about_key(run: str) -> str:

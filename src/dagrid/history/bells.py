@@ -1,6 +1,7 @@
 """The bell of a home: a named pipe into which anybody writes a line, and that whoever performs runs for others sleeps on.
 
-A line says what has happened, or what is wanted: two words, of which the second is the id of a run. Nobody waits for an answer.
+A line says what has happened, or what is wanted, and of which run: two words, and then the names of its steps that are meant.
+Nobody waits for an answer.
 """
 
 from __future__ import annotations
@@ -8,7 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import select
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote, unquote
+
+from dagrid.errors import InvalidSettingError
 
 BELL = "bell"
 QUEUED = "queued"
@@ -39,8 +44,8 @@ class Bell:
     def fileno(self) -> int:
         return self._file
 
-    def read(self) -> list[tuple[str, str]]:
-        """Return what was said since, line by line; it does not wait."""
+    def read(self) -> list[tuple[str, str, list[str]]]:
+        """Return what was said since, line by line: the verb, the run, and the steps; it does not wait."""
         data = self._rest
         while True:
             try:
@@ -49,8 +54,8 @@ class Bell:
                 break
             data += piece
         *lines, self._rest = data.split(b"\n")
-        words = [line.decode("utf-8", "replace").partition(" ") for line in lines]
-        return [(verb, run) for verb, _, run in words]
+        words = [line.decode("utf-8", "replace").split(" ") for line in lines]
+        return [(verb, run, list(map(unquote, steps))) for verb, run, *steps in words]
 
     def close(self) -> None:
         """Listen no more; may be called twice."""
@@ -59,8 +64,17 @@ class Bell:
             os.close(file)
 
 
-def ring(home: Path, verb: str, run: str) -> bool:
-    """Say something to who listens in a home; return whether anybody does."""
+def ring(home: Path, verb: str, run: str, steps: Iterable[str] = ()) -> bool:
+    """Say something to who listens in a home; return whether anybody does.
+
+    Raises:
+        InvalidSettingError: the steps have more letters than can be said at once.
+    """
+    line = f"{' '.join((verb, run, *map(quote, steps)))}\n".encode()
+    if len(line) > select.PIPE_BUF:
+        raise InvalidSettingError(
+            "So many steps cannot be named at once. Name the first ones: what is behind them is meant too."
+        )
     try:
         file = os.open(home / BELL, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -68,7 +82,6 @@ def ring(home: Path, verb: str, run: str) -> bool:
             return False
         raise
     try:
-        line = f"{verb} {run}\n".encode()
         while True:
             try:
                 return os.write(file, line) == len(line)  # a short line is written whole or not at all

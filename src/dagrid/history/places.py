@@ -42,6 +42,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
         at_once: how many of its queue may be performed at once, if the queue says nothing; 0 is any number.
         served: whether who performs it does so for others, and takes it up again after an interruption.
         masked: whether something in the parameters is masked, which only the run that called it knows.
+        stopping: why who serves the home is to stop it as soon as it has it; empty: it goes on.
         more: what whoever runs such things needs to go on with it.
     """
 
@@ -62,6 +63,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     at_once: int = 0
     served: bool = False
     masked: bool = False
+    stopping: str = ""
     more: dict[str, Any] = {}
 
     @property
@@ -120,6 +122,24 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def written(about: About) -> bytes:
+    """Return what a run is of as it is kept."""
+    try:
+        return msgspec.json.encode(about)
+    except UnicodeEncodeError:  # the name of a file may be no text
+        said = msgspec.structs.asdict(about)
+        return msgspec.json.encode({key: _text(value) for key, value in said.items()})
+
+
+def _text(value: object) -> object:
+    """Return a text that can be kept, with escapes in the place of what is none."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, tuple):
+        return [_text(one) for one in value]
+    return {key: _text(one) for key, one in value.items()} if isinstance(value, dict) else value
 
 
 def file_name(name: str) -> str:

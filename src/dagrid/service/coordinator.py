@@ -10,7 +10,7 @@ import os
 import select
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from time import monotonic
 from typing import Protocol
 
 from dagrid.errors import DagridError, RunError, UnknownRunError
-from dagrid.history import INTERRUPTED, About, History
+from dagrid.history import INTERRUPTED, STOPPED, About, History
 from dagrid.history.bells import QUEUED as CAME
 from dagrid.history.bells import RESUME, RETRY, STOP
 from dagrid.ports import Backend
@@ -40,7 +40,6 @@ TIDYING = 60.0
 """Seconds between two times that old runs of a workflow are forgotten."""
 KEPT = 32
 """So many workflows are kept as they were read."""
-STOPPED = "stopped by dagrid stop"
 
 
 class Workers(Protocol):
@@ -175,8 +174,8 @@ class Coordinator:
             if self._awake in readable:
                 with suppress(BlockingIOError):
                     os.read(self._awake, 65_536)
-            for verb, run in self._bell.read():
-                self._hear(verb, run)
+            for verb, run, steps in self._bell.read():
+                self._hear(verb, run, steps)
             while self._told:
                 self._told.popleft()()
             while self._checks and self._checks[0][0] <= monotonic():
@@ -191,14 +190,14 @@ class Coordinator:
         for info in self._history.queued():
             self._came(info.run)
 
-    def _hear(self, verb: str, run: str) -> None:
+    def _hear(self, verb: str, run: str, steps: Sequence[str]) -> None:
         if verb == CAME:
             self._came(run)
         elif verb == STOP:
             self._stop(run)
         elif verb in (RESUME, RETRY) and run not in self._active:
             with suppress(DagridError):  # it is gone
-                how = self._resume if verb == RESUME else self._retry
+                how = self._resume if verb == RESUME else partial(self._retry, steps)
                 self._begin(Active(run, self._history.about(run).queue), how)
 
     def _came(self, run: str) -> None:
@@ -326,10 +325,10 @@ class Coordinator:
                 self._files.pop(next(iter(self._files)), None)
         return file
 
-    def _perform(self, active: Active, about: About, *, again: bool = False) -> GraphProcess:
+    def _perform(self, active: Active, about: About, *, again: bool = False, roots: Sequence[str] = ()) -> GraphProcess:
         folder = about.more.get("folder", "")
         try:
-            return GraphProcess(active.run, folder, self._graph_env(), again=again)
+            return GraphProcess(active.run, folder, self._graph_env(), again=again, roots=roots)
         except OSError as error:
             self._refuse(active.run, about, error)
             raise
@@ -354,14 +353,14 @@ class Coordinator:
             return self._take(active)  # its process ended when it had only just taken it
         return self._go_on(active, again=False)
 
-    def _retry(self, active: Active) -> Started | GraphProcess:
-        return self._go_on(active, again=True)
+    def _retry(self, roots: Sequence[str], active: Active) -> Started | GraphProcess:
+        return self._go_on(active, again=True, roots=roots)
 
-    def _go_on(self, active: Active, *, again: bool) -> Started | GraphProcess:
+    def _go_on(self, active: Active, *, again: bool, roots: Sequence[str] = ()) -> Started | GraphProcess:
         about = self._history.about(active.run)
         if about.kind == "graph":
-            return self._perform(active, about, again=again)
-        return go_on(self._history, active.run, again=again, fleet=self._fleet)
+            return self._perform(active, about, again=again, roots=roots)
+        return go_on(self._history, active.run, again=again, roots=roots, fleet=self._fleet)
 
     def _refuse(self, run: str, about: About, error: Exception) -> None:
         with suppress(RunError):

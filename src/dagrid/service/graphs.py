@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from tempfile import TemporaryFile
 
@@ -32,15 +32,18 @@ class GraphProcess:
         folder: where its modules are.
         env: variables beside those of this process.
         again: also what has failed in it.
+        roots: these nodes and all behind them as well.
 
     Raises:
         OSError: the folder is gone, or no process can be started.
     """
 
-    def __init__(self, run: str, folder: str, env: Mapping[str, str], *, again: bool = False) -> None:
+    def __init__(
+        self, run: str, folder: str, env: Mapping[str, str], *, again: bool = False, roots: Sequence[str] = ()
+    ) -> None:
         self.run = run
         self._said = TemporaryFile()  # noqa: SIM115  # `_wait` closes it
-        flags = ["--again"] if again else []
+        flags = [*(["--again"] if again else []), *(f"--from={root}" for root in roots)]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dagrid", "--quiet", "perform", *flags, run],

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import dagrid
 from dagrid.config import BY_NAME
+from dagrid.execution.backends.cluster.calling import reached
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.listener import is_public
 from dagrid.execution.folders import OwnFolder
@@ -144,14 +144,3 @@ def _api(settings: ApiSettings, fleet: OwnFleet, ready: Callable[[], bool], say:
     if not settings.tokens and is_public(settings.host):
         say("Without a token the API answers on this machine only. Give it one: auth.token or auth.tokenFile.")
     return Api(create_app(fleet.workers, ready, settings.tokens), settings.host, settings.port)
-
-
-def reached(host: str) -> str:
-    """Return where this machine reaches who listens at an address, which may be all of them."""
-    try:
-        address = ip_address(host.strip("[]"))
-    except ValueError:
-        return host
-    if not address.is_unspecified:
-        return host
-    return "127.0.0.1" if address.version == 4 else "::1"

@@ -220,6 +220,7 @@ def start(
             context, readers = _context(history, place, file, chosen, params, above, fleet)
             _keep_values(history, context)
             reason = unmet(context)
+            cancelled = place.about.stopping or (f"a precondition does not hold: {reason}" if reason else "")
             dag = lower(context, fleet is not None)
             run = _in(
                 context,
@@ -227,7 +228,7 @@ def start(
                 dag,
                 resources=_capacities(dag, resources),
                 timeout=chosen.timeout_sec or None,
-                cancelled=f"a precondition does not hold: {reason}" if reason else "",
+                cancelled=cancelled,
                 run_id=place.run_id,
                 epoch=place.epoch,
                 checkpoint=history.checkpoint,
@@ -297,6 +298,7 @@ def go_on(
             run_id,
             again=again,
             roots=roots,
+            cancelled=about.stopping,
             **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
         )
         tell(run, signals or {}, rejects or {})

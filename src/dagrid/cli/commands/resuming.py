@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagrid.cli.calls import Call
-from dagrid.cli.exits import Exit
 from dagrid.cli.fleets import backend_of, fleet_of
-from dagrid.cli.launching import refuse_backend, start_like
+from dagrid.cli.launching import left_to_coordinator, refuse_backend, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
@@ -53,23 +52,28 @@ def retry_command(call: Call, run: str | None) -> int:
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
     again = info.ended > 0 or bool(roots)
-    if history.about(info.run).served and not roots and fleet_of(call) is None and history.tell(RETRY, info.run):
-        return _left_to_coordinator(call, info)
+    if history.about(info.run).served and fleet_of(call) is None and history.tell(RETRY, info.run, roots):
+        return left_to_coordinator(call, info.run)
     if history.about(info.run).kind == "graph":
         return _go_on_with_graph(call, info, again=again, roots=roots)
     return _go_on(call, info, again=again, roots=roots)
 
 
 @command(
-    "perform", click.Argument(["run"]), click.Option(["--again"], is_flag=True), examples=("dagrid perform 0190b6c8",)
+    "perform",
+    click.Argument(["run"]),
+    click.Option(["--again"], is_flag=True),
+    click.Option(["--from", "roots"], multiple=True),
+    examples=("dagrid perform 0190b6c8",),
 )
-def perform_command(call: Call, run: str, again: bool) -> int:
+def perform_command(call: Call, run: str, again: bool, roots: tuple[str, ...]) -> int:
     """Perform a run of a graph of Python's for the coordinator of the home, which calls this and has the run again if it is not
-    ended here. It waits in a queue, or has been begun; with --again what failed in it runs as well.
+    ended here. It waits in a queue, or has been begun; with --again what failed in it runs as well, and with --from a node and
+    all behind it.
     """
     history = call.history
     if history.has_begun(run):
-        return _go_on_with_graph(call, history.info(run), again=again, roots=(), served=True)
+        return _go_on_with_graph(call, history.info(run), again=again, roots=roots, served=True)
     about = history.about(run)
     return start_like(call, about, about.given, run_id=run, name=about.name, served=True)
 
@@ -101,11 +105,6 @@ def reject_command(call: Call, run: str, step: str | None) -> int:
     return _answer(call, question.run, rejects={question.step: call.config["reason"] or "rejected"})
 
 
-def _left_to_coordinator(call: Call, info: RunInfo) -> int:
-    call.out.say(f"The coordinator of {call.config.home} goes on with it: run {info.run}")
-    return Exit.SUCCESS
-
-
 def _answer(call: Call, run: str, **said: Any) -> int:
     """Say to a run what it waits for, and go on with the one that waits for that."""
     from dagrid.workflow.running import answer
@@ -119,7 +118,7 @@ def _answer(call: Call, run: str, **said: Any) -> int:
         if whole.run == run and not left:
             return _go_on(call, whole, **said)
         answer(history, run, take_over=take_over, **said)
-        return _left_to_coordinator(call, whole) if left else _go_on(call, whole)
+        return left_to_coordinator(call, whole.run) if left else _go_on(call, whole)
     except RunHeldError as error:
         raise RunHeldError(
             f"{error} Other steps of the run are still at work; answer when they have ended.", error.pid, error.host
@@ -171,6 +170,7 @@ def _go_on_with_graph(
             backend=backend_of(call),
             again=again,
             roots=roots,
+            cancelled=place.about.stopping,
             progress=False,
             observers=[RunLog(place.log), *watched.observers],
         )

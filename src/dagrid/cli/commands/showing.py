@@ -47,7 +47,7 @@ def status_command(call: Call, run: str | None) -> None:
         call.out.json(
             {
                 **_record(call, info),
-                "steps": [step_record(step) for step in steps],
+                "steps": [step_record(step, _seconds(seen, step)) for step in steps] if seen is not None else [],
                 "waiting": []
                 if seen is None
                 else [{"step": name, "prompt": seen.held(name)[0]} for name in seen.waiting],
@@ -56,8 +56,9 @@ def status_command(call: Call, run: str | None) -> None:
         )
         return
     call.out.line(f"{info.name} is {info.status.replace('_', ' ')}: run {info.run}{_when(call, info)}")
-    if info.status in SENTENCES:
-        call.out.line(SENTENCES[info.status])
+    sentence = _sentence(call, info)
+    if sentence:
+        call.out.line(sentence)
     if seen is not None and steps:
         call.out.line()
         call.out.table(("STEP", "STATUS", "AFTER", "TOOK", "TRIES", ""), [_row(seen, step) for step in steps])
@@ -85,7 +86,7 @@ def explain_command(call: Call, run: str | None, step: str | None) -> None:
         told = {step: seen.explain(step)}
     else:
         told = {name: seen.explain(name) for name in seen.names if seen.status(name) != "completed"}
-    sentence = SENTENCES.get(info.status, "")
+    sentence = _sentence(call, info)
     if call.out.as_json:
         call.out.json(
             plain({"run": info.run, "name": info.name, "status": info.status, "because": sentence}) | {"steps": told}
@@ -97,6 +98,15 @@ def explain_command(call: Call, run: str | None, step: str | None) -> None:
         call.out.line(words)
     if not told and not sentence:
         call.out.line("Every step has completed.")
+
+
+def _sentence(call: Call, info: RunInfo) -> str:
+    """Return what a run that does nothing waits for."""
+    about = call.history.about(info.run)
+    if info.status == "interrupted" and about.served and not call.history.is_served:
+        follows = "stops it" if about.stopping else "goes on with it"
+        return f"Its coordinator is gone, and workers go on with what they have of it: the next coordinator {follows}."
+    return SENTENCES.get(info.status, "")
 
 
 def look(call: Call, info: RunInfo) -> Run | None:
@@ -151,15 +161,20 @@ def _when(call: Call, info: RunInfo) -> str:
     return f", since {call.out.time(info.created)}"
 
 
+def _seconds(run: Run, step: NodeResult) -> float:
+    """Return how long a step took, or has been going on."""
+    seconds = run.seconds - step.started if step.status == "running" else step.duration_seconds
+    return max(seconds, 0.0)
+
+
 def _row(run: Run, step: NodeResult) -> tuple[str, ...]:
     began = bool(step.attempts)
-    seconds = run.seconds - step.started if step.status == "running" else step.duration_seconds
     why = error_of(step) if step.status in BAD else step.reason
     return (
         step.name,
         step.status.value,
         took(step.started) if began else "",
-        took(max(seconds, 0.0)) if began else "",
+        took(_seconds(run, step)) if began else "",
         str(step.attempts) if step.attempts > 1 else "",
         why,
     )

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
-from dagrid.cli.launching import file_now, start_graph, start_workflow
+from dagrid.cli.fleets import fleet_of
+from dagrid.cli.launching import file_now, left_to_coordinator, start_graph, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.running import attend, stoppable
 from dagrid.cli.runs import chosen, run_argument
 from dagrid.cli.workflows import importable
+from dagrid.history import About
 
 if TYPE_CHECKING:
     from dagrid.history import RunInfo
+    from dagrid.workflow import File
 
 PAUSE = 0.05
 STOPPED = ("aborted", "interrupted")
@@ -25,8 +28,8 @@ def stop_command(call: Call, run: str | None) -> int:
     """Stop a run, and wait until it has ended: its steps are asked to stop, its handlers run. One that ends in another way before
     it hears of that is said to, with an exit code that is not 0.
 
-    One that waits, for a person or in a queue, is stopped as well. RUN is an id, the beginning of one, or a name for its newest
-    run.
+    One that waits, for a person or in a queue, is stopped as well, and one whose coordinator is gone as soon as the next one has
+    it. RUN is an id, the beginning of one, or a name for its newest run.
     """
     info = chosen(call, run)
     if info.status == "queued":
@@ -49,17 +52,37 @@ def stop_command(call: Call, run: str | None) -> int:
 def restart_command(call: Call, run: str | None) -> int:
     """Stop a run if it goes on, and start what it is of anew, with the same parameters, as a new run.
 
-    A workflow is read from its file again. RUN is an id, the beginning of one, or a name for its newest run.
+    A workflow is read from its file again. What a coordinator of the home has performed is put into its queue. RUN is an id, the
+    beginning of one, or a name for its newest run.
     """
     info = chosen(call, run)
     about = call.history.about(info.run)
     file = None if about.kind == "graph" else file_now(call, about)
     if info.status == "running":
         _stopped(call, info)
+    if file is not None:
+        time.sleep(file.main.restart_wait_sec)
+    if about.served and fleet_of(call) is None and call.history.is_served:
+        return left_to_coordinator(call, _queued(call, info.name, about, file))
     if file is None:
         return start_graph(call, about.source, about.given, name=info.name)
-    time.sleep(file.main.restart_wait_sec)
     return start_workflow(call, file, about.given, name=info.name)
+
+
+def _queued(call: Call, name: str, about: About, file: File | None) -> str:
+    """Put what a run was of into its queue again, and return the id of the new run."""
+    anew = About(
+        kind=about.kind,
+        source=about.source,
+        spec=about.spec if file is None else file.text,
+        params=about.given,
+        trigger=call.config["trigger_type"],
+        queue=about.queue or name,
+        priority=about.priority,
+        at_once=about.at_once if file is None else max(file.main.max_active_runs, 0),
+        more={"folder": about.more.get("folder", "") if file is None else file.folder},
+    )
+    return call.history.enqueue(name, anew)
 
 
 def _given_up(call: Call, info: RunInfo) -> RunInfo:
@@ -92,6 +115,9 @@ def _given_up(call: Call, info: RunInfo) -> RunInfo:
 def _stopped(call: Call, info: RunInfo) -> RunInfo:
     """Stop a run, and return how it stands when it has ended."""
     info = call.history.stop(info.run)
+    if info.status == "interrupted":
+        call.out.say(f"Who serves {call.config.home} next stops it, and what workers have of it: run {info.run}")
+        return info
     call.out.say(f"{info.name} is being stopped: run {info.run}, process {info.pid}")
     while (now := call.history.info(info.run)).status == "running":
         time.sleep(PAUSE)

@@ -21,6 +21,7 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import WorkerLink
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.execution.backends.cluster.tls import caller_credentials
 from dagrid.execution.folders import OwnFolder
 from dagrid.service.worker.station import Station
 
@@ -55,8 +56,11 @@ async def serve(settings: WorkerSettings) -> int:
     second one stops what runs, which has its time of grace.
 
     Raises:
+        FleetCertificateError: a file for TLS cannot be used; one that is renewed later is looked at with each call.
         FleetRefusedError: the coordinator does not want the worker, and will not.
     """
+    if settings.address.tls is not None:
+        caller_credentials(settings.address.tls)
     loop = asyncio.get_running_loop()
     folder = OwnFolder(settings.home / "worker")
     hello = greeting(settings)

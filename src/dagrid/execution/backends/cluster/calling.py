@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -38,6 +39,10 @@ _OPTIONS: list[tuple[str, int]] = [
     ("grpc.min_reconnect_backoff_ms", 5_000),  # how long a connection may take
     ("grpc.keepalive_time_ms", 20_000),
 ]
+
+ENCRYPTED = "--worker.tls-ca=FILE or --worker.insecure=false, and in a URL grpcs://"
+PLAIN = "--worker.insecure, and in a URL grpc://"
+"""How each is said, on a command line and in Python."""
 
 Said = TypeVar("Said", pb.Up, pb.Ask)
 Heard = TypeVar("Heard", pb.Down, pb.Tell)
@@ -100,6 +105,22 @@ class Address:
         if self.tls.name is not None:
             options.append(("grpc.ssl_target_name_override", self.tls.name))
         return grpc.aio.secure_channel(target, caller_credentials(self.tls), options=options)
+
+
+def reached(host: str, name: str | None = None) -> str:
+    """Return where a coordinator is called that listens at an address.
+
+    Args:
+        host: where it listens; where that is one address, it is called there.
+        name: where it is called that listens at all addresses of its machine; by default on this machine.
+    """
+    try:
+        address = ip_address(host.strip("[]"))
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return name or ("127.0.0.1" if address.version == 4 else "::1")
 
 
 @asynccontextmanager
@@ -240,7 +261,9 @@ def _translated(error: grpc.aio.AioRpcError, address: Address) -> BackendError:
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return FleetError(f"What listens at {address} is not a coordinator.")
     if "WRONG_VERSION_NUMBER" in said:
-        return FleetCertificateError(f"The coordinator at {address} does not speak TLS. Write grpc:// for plain text.")
+        return FleetCertificateError(
+            f"The coordinator at {address} does not speak TLS. Call it in plain text: {PLAIN}."
+        )
     if "CERTIFICATE_VERIFY_FAILED" in said:
         why = said.partition("CERTIFICATE_VERIFY_FAILED")[2].strip(": ").removesuffix(": OK")
         return FleetCertificateError(
@@ -255,7 +278,7 @@ def _translated(error: grpc.aio.AioRpcError, address: Address) -> BackendError:
             return BackendUnreachableError(f"The stream to the coordinator at {address} has broken.")
         if address.tls is None:
             return FleetCertificateError(
-                f"What listens at {address} has hung up at once. If it speaks TLS, write grpcs://."
+                f"What listens at {address} has hung up at once. If it speaks TLS, call it so: {ENCRYPTED}."
             )
         shown = "the certificate that was shown" if address.tls.certificate else "no certificate was shown, and it"
         return FleetCertificateError(

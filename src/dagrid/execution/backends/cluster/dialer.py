@@ -166,7 +166,8 @@ class Patience:
         now, said = self._clock(), str(error)
         if not self._said or now >= self._said_at + (OFTEN if said != self._said else SELDOM):
             self._said, self._said_at = said, now
-            _log.warning("%s It is tried again, at least every %d seconds.", error, PAUSE)
+            stop = "" if said.endswith((".", "?")) else "."
+            _log.warning("%s%s It is tried again, at least every %d seconds.", said, stop, PAUSE)
 
     def seconds(self) -> float:
         """Return how long to wait for the next try."""

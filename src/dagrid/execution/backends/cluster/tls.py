@@ -187,7 +187,7 @@ def check_pair(certificate: Path, key: Path) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
     except (ssl.SSLError, ValueError) as error:
         raise FleetCertificateError(
-            f"{certificate} and {key} are not a certificate and its private key: {error}"
+            f"{certificate} and {key} are not a certificate and its private key: {error}."
         ) from error
 
 
@@ -198,7 +198,7 @@ def _authorities(file: Path | None) -> bytes | None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=found.decode("ascii"))
     except (ssl.SSLError, ValueError) as error:
-        raise FleetCertificateError(f"{file} does not hold the certificates of authorities: {error}") from error
+        raise FleetCertificateError(f"{file} does not hold the certificates of authorities: {error}.") from error
     return found
 
 
@@ -207,7 +207,7 @@ def read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise FleetCertificateError(f"{file} cannot be read: {error.strerror}") from error
+        raise FleetCertificateError(f"{file} cannot be read: {error.strerror}.") from error
 
 
 def _stamp(file: Path) -> tuple[int, int]:
