@@ -61,7 +61,7 @@ def papers(tmp_path):
 @pytest.fixture
 def fleet_of(tmp_path):
     """Start a fleet of one worker, and end it after the test."""
-    made = []
+    made: list[Fleet] = []
 
     def start(flags=(), worker=(), env=None, worker_env=None):
         fleet = Fleet(tmp_path / f"fleet{len(made)}", ("coordinator", *flags), env)

@@ -22,7 +22,7 @@ from dagrid.execution.backends.cluster.logbook import OpenSink
 from dagrid.execution.backends.cluster.project import ProjectKit, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.execution.backends.cluster.tls import CallerTLS, ListenerTLS
-from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Needs, Session, Use
+from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Session, Use
 
 KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
 COMMAND = "command"
@@ -91,7 +91,6 @@ class ClusterBackend(BackendBase):
         self._contents: dict[bytes, bytes] = {}
         self._run_name = self._root = ""
         self._logs: OpenSink | None = None
-        self._needs: Mapping[str, Needs] = {}
         self.sessions: Sessions[FleetSession] = Sessions()
 
     @classmethod
@@ -175,10 +174,6 @@ class ClusterBackend(BackendBase):
         assert self.address is not None
         return self.address.port
 
-    def check(self, needs: Mapping[str, Needs]) -> None:
-        """Remember what nodes ask for: those for whom there is no worker wait, and that is said once."""
-        self._needs = needs
-
     def open(self, host: Host) -> Session:
         """Begin to serve a run.
 
@@ -210,7 +205,6 @@ class ClusterBackend(BackendBase):
             contents=contents.get,
             artifacts=self._artifacts,
             uses=uses,
-            needs=self._needs,
             closed=self.sessions.discard,
         )
         self.sessions.add(session)
