@@ -208,6 +208,17 @@ class Recording(Protocol):
         ...
 
 
+@runtime_checkable
+class Lacking(Protocol):
+    """What hosts can say too: what their nodes wait for that no worker has."""
+
+    def lacks(self) -> Mapping[tuple[tuple[tuple[str, str], ...], str], str]:
+        """Return the labels that nodes which could run want, and none of the session's workers has, each with why those are
+        `unfit` that have them, and with one of the nodes. Where there is no worker, nodes that want no labels lack one as well.
+        """
+        ...
+
+
 class Session(Protocol):
     """One run's use of a backend. No method blocks, but for `attend` and `close`."""
 

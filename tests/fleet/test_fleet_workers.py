@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -295,10 +296,17 @@ def test_a_selector_waits_for_its_worker(
         run = DAG([*nodes, Node("any", partial(stand, gate.address))]).start(backend=fleet)
         gate.meet().release()
         assert "gpu=true" in run.explain("gpu0")
+        deadline = time.monotonic() + PATIENCE
+        while "gpu=true" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         start(id="gpu", slots="1", labels="gpu=true,steady=no")
         result = run.wait(PATIENCE).raise_for_status()
     assert {result.node_results[node.id].worker for node in nodes} == {"gpu"}
-    assert len([record for record in caplog.records if "gpu=true" in record.getMessage()]) == 1
+    said = [record.getMessage() for record in caplog.records if "gpu=true" in record.getMessage()]
+    assert len(said) == 2, said
+    assert "waits for a worker with the labels gpu=true, steady=no" in said[0]
+    assert said[1] == "Worker gpu is a worker with the labels gpu=true, steady=no: runs that waited for one go on"
 
 
 # --- workers that die, are stopped, or leave ---------------------------------------------------------------------------------

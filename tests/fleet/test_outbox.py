@@ -37,6 +37,17 @@ def test_what_waits_becomes_one_message() -> None:
     assert message.cancels
 
 
+def test_what_is_said_anew_as_a_whole_takes_the_place_of_what_was_said_before() -> None:
+    """Joined, a run would lack what it has long been given."""
+    outbox: Outbox[pb.Ask] = Outbox()
+    outbox.put(pb.Ask(lacks=pb.Lacks(lacks=[pb.Lack(node="a")])))
+    outbox.put(pb.Ask(lacks=pb.Lacks(lacks=[pb.Lack(node="b")])))
+    outbox.put(pb.Ask(lacks=pb.Lacks()))
+    (message,) = taken(outbox)
+    assert message.HasField("lacks")
+    assert not message.lacks.lacks
+
+
 def test_messages_are_not_joined_where_that_would_turn_their_order() -> None:
     """A run that is over and begins again: joined, the assignment would be taken before the end of the run, and be lost."""
     outbox: Outbox[pb.Down] = Outbox()

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.service.processes import Fleet, free_port, until
+from tests.service.processes import Fleet, Process, free_port, until
 
 TOKEN = "a-token-of-a-test"
 PIPELINE = """
@@ -110,6 +110,45 @@ def test_a_step_without_a_worker_waits_and_says_so_once(fleet):
     fleet.history.stop(run)
     assert fleet.ended(run) == "aborted"
     assert fleet.coordinator.text.count(words) == 1
+
+
+def test_a_label_that_nobody_has_is_said_once_whoever_waits_for_it(tmp_path):
+    """Runs of a queue, one that is started from elsewhere, and a graph; where it was started it is said too."""
+    fleet = Fleet(tmp_path)
+    words = "waits for a worker with the labels gpu=true"
+    started = []
+    try:
+        coordinator = fleet.start()
+        plain = fleet.enqueue("steps: [echo]", "plain")
+        coordinator.told("waits for a worker, and there is none")
+        fleet.worker("cpu")
+        assert fleet.ended(plain) == "succeeded"
+        coordinator.told("Worker cpu is a worker: runs that waited for one go on")
+        runs = [
+            fleet.enqueue('steps: [{name: a, command: echo, workerSelector: {gpu: "true"}}]', "picky") for _ in range(5)
+        ]
+        (tmp_path / "graph").mkdir()
+        (tmp_path / "graph" / "lacking_flows.py").write_text(
+            "from dagrid import dag, task\n@task(selector={'gpu': 'true'})\ndef one(): ...\n@dag\ndef flow(): one()\n"
+        )
+        for folder, *arguments in (
+            ("workflow", "start", fleet.flows / "picky.yaml"),
+            ("graph", "start", "lacking_flows:flow"),
+            ("command", "exec", "--worker-label", "gpu=true", "--", "echo"),
+        ):
+            started.append(Process(tmp_path / folder, arguments, {"DAGRID_COORDINATOR_PORT": str(fleet.port)}))
+        for one in started:
+            one.told(words)
+        fleet.worker("gpu", "gpu=true")
+        assert [one.process.wait(60) for one in started] == [0, 0, 0], [one.text for one in started]
+        assert [fleet.ended(run) for run in runs] == ["succeeded"] * 5
+        coordinator.told("Worker gpu is a worker with the labels gpu=true: runs that waited for one go on")
+        assert coordinator.text.count(words) == 1
+        assert [one.text.count(words) for one in started] == [1, 1, 1]
+    finally:
+        for one in started:
+            one.process.kill()
+        fleet.close()
 
 
 def test_logs_are_there_while_a_step_runs(fleet):

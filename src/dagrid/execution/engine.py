@@ -48,6 +48,7 @@ from dagrid.machine.events import (
     Stimulus,
     TimerKind,
 )
+from dagrid.machine.explain import lacks
 from dagrid.machine.plan import Plan
 from dagrid.machine.signals import stuck
 from dagrid.machine.state import State
@@ -309,6 +310,10 @@ class Engine:
         finally:
             self.leave()
         self._committer.flush()
+
+    def lacks(self, place: str = "") -> Mapping[tuple[tuple[tuple[str, str], ...], str], str]:
+        """Return what nodes of a place wait for that no worker there has, see `dagrid.ports.Lacking`."""
+        return lacks(self.state, place)
 
     def next(self, worker: int) -> Call | None:
         """Give a worker that pulls its next call."""

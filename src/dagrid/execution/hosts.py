@@ -7,6 +7,7 @@ tells the engine where its workers stand.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -47,6 +48,7 @@ class OpeningHost:
         self.new_worker = engine.new_worker
         self.report = engine.report
         self.recorded = getattr(engine, "recorded", _nothing)
+        self.lacks = getattr(engine, "lacks", dict)
 
     def next(self, worker: int) -> Call | None:
         return self._open(worker, self._engine.next(worker))
@@ -93,6 +95,7 @@ class PlaceHost:
         self.now = engine.now
         self.draw = engine.draw
         self.recorded = getattr(engine, "recorded", _nothing)
+        self.lacks = partial(engine.lacks, name) if hasattr(engine, "lacks") else dict
         self.next = opening.next
         self.completed = opening.completed
         self.failed = opening.failed

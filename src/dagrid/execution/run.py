@@ -17,7 +17,7 @@ from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.execution.signalling import Signals
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.interrupts import HeldInterrupts
-from dagrid.machine.explain import explain, unmet
+from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
@@ -242,11 +242,6 @@ class Run:
     def settled(self) -> bool:
         """Whether the run has ended, or nothing can happen any more until somebody gives a signal."""
         return self._signals.settled()
-
-    @property
-    def unmet(self) -> dict[str, str]:
-        """The labels that nodes which could run want of a worker, and none has; with one of the nodes for each."""
-        return unmet(self._engine.state)
 
     def result(self) -> ExecutionResult:
         """Return the result of a run that has ended.

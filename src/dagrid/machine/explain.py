@@ -75,13 +75,17 @@ def explain(state: State, node: int, at: float) -> str:
     return f"{name!r} {ended_word(status)}{took}{f': {detail}'.removesuffix('.') if detail else ''}{after}."
 
 
-def unmet(state: State) -> dict[str, str]:
-    """Return the labels that ready nodes want of a worker, and none that is here has; with one of the nodes for each."""
-    found: dict[str, str] = {}
+def lacks(state: State, place: str) -> dict[tuple[tuple[tuple[str, str], ...], str], str]:
+    """Return the labels that ready nodes want of a worker at their place, and none that is there has, each with why those cannot
+    perform what is sent that have them, and with one of the nodes. Where there is no worker, those lack one too that want no
+    labels.
+    """
+    found: dict[tuple[tuple[tuple[str, str], ...], str], str] = {}
     for heap, request in zip(list(state.ready), state.plan.requests, strict=False):  # the run goes on meanwhile
-        if heap and request.selector and not _is_matched(state, request):
-            nodes = [key & NODE_MASK for key in list(heap)]
-            found |= {labels_of(request): state.plan.names[node] for node in nodes[:1] if state.status[node] == READY}
+        if heap and request.place == place and not _is_matched(state, request):
+            lack = request.selector, _unfit(state, request)
+            nodes = [key & NODE_MASK for key in list(heap)[:1]]
+            found.update((lack, state.plan.names[node]) for node in nodes if state.status[node] == READY)
     return found
 
 

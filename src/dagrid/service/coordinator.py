@@ -34,8 +34,6 @@ HANDS = 8
 """Threads that begin and close runs."""
 MOST_RUNS = 1_000
 """So many runs are performed at once; the others wait in their queues."""
-PATIENCE = 1.0
-"""Seconds after which it is said that no worker has the labels that a step wants."""
 TIDYING = 60.0
 """Seconds between two times that old runs of a workflow are forgotten."""
 KEPT = 32
@@ -73,9 +71,7 @@ class Active:
     started: Started | None = None
     process: GraphProcess | None = None
     looking: bool = False
-    checked: bool = False
     stopped: bool = False
-    unmet: set[str] = field(default_factory=set)
 
 
 How = Callable[[Active], Started | GraphProcess]
@@ -127,7 +123,6 @@ class Coordinator:
         os.set_blocking(self._wake, False)
         self._hands = ThreadPoolExecutor(HANDS, "dagrid-hand")
         self._closing = False
-        self._checks: deque[tuple[float, Active]] = deque()
         self._desk = threading.Thread(target=self._serve, name="dagrid-desk", daemon=True)
 
     def start(self) -> None:
@@ -169,8 +164,7 @@ class Coordinator:
         self._look_around()
         while not self._closing:
             self._fill()
-            timeout = max(self._checks[0][0] - monotonic(), 0.0) if self._checks else None
-            readable, _, _ = select.select([self._bell.fileno(), self._awake], [], [], timeout)
+            readable, _, _ = select.select([self._bell.fileno(), self._awake], [], [])
             if self._awake in readable:
                 with suppress(BlockingIOError):
                     os.read(self._awake, 65_536)
@@ -178,8 +172,6 @@ class Coordinator:
                 self._hear(verb, run, steps)
             while self._told:
                 self._told.popleft()()
-            while self._checks and self._checks[0][0] <= monotonic():
-                self._check_labels(self._checks.popleft()[1])
 
     def _look_around(self) -> None:
         """Find what a coordinator before this one had open, and what waits."""
@@ -249,17 +241,6 @@ class Coordinator:
             self._known.discard(active.run)
             self._busy[active.queue] -= 1
 
-    def _check_labels(self, active: Active) -> None:
-        """Say once for each run which labels no worker has."""
-        active.checked = True
-        if active.started is None or self._active.get(active.run) is not active:
-            return
-        for wanted, node in active.started.run.unmet.items():
-            if wanted not in active.unmet:
-                active.unmet.add(wanted)
-                name = active.started.context.name
-                self._say(f"step {node!r} of {name} waits for a worker with the labels {wanted}: run {active.run}")
-
     # The hands: any thread runs what follows.
 
     def _tell(self, what: Callable[[], None]) -> None:
@@ -293,7 +274,6 @@ class Coordinator:
             started.run.cancel(STOPPED)
         started.run.watch(lambda: self._stirred(active))
         self._stirred(active)
-        self._tell(lambda: self._later(active))
 
     def _take(self, active: Active) -> Started | GraphProcess:
         """Begin a run that waited; one that cannot begin has failed, and its log says why."""
@@ -372,9 +352,6 @@ class Coordinator:
         if started is None or active.looking:
             return
         if not (started.run.done or started.run.waiting):
-            if active.checked:
-                active.checked = False
-                self._tell(lambda: self._later(active))
             return
         active.looking = True
         with suppress(RuntimeError):  # the hands are gone: this coordinator closes
@@ -404,9 +381,6 @@ class Coordinator:
             self._tidied[name] = now
             with suppress(DagridError):
                 started.tidy()
-
-    def _later(self, active: Active) -> None:
-        self._checks.append((monotonic() + PATIENCE, active))
 
     # What runs ask of a fleet.
 

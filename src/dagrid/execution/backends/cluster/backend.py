@@ -24,7 +24,7 @@ from dagrid.execution.backends.cluster.posts import key_of
 from dagrid.execution.backends.cluster.project import ProjectKit, named, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS, caller_credentials
-from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Needs, Session, Use
+from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Session, Use
 
 KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
 COMMAND = "command"
@@ -103,7 +103,6 @@ class ClusterBackend(BackendBase):
         self._contents: dict[bytes, bytes] = {}
         self._run_name = self._root = ""
         self._logs: OpenSink | None = None
-        self._needs: Mapping[str, Needs] = {}
         self.sessions: Sessions[FleetSession] = Sessions()
 
     @classmethod
@@ -193,10 +192,6 @@ class ClusterBackend(BackendBase):
         assert self.address is not None
         return self.address.port
 
-    def check(self, needs: Mapping[str, Needs]) -> None:
-        """Remember what nodes ask for: those for whom there is no worker wait, and that is said once, with the reason."""
-        self._needs = needs
-
     def open(self, host: Host) -> Session:
         """Begin to serve a run.
 
@@ -228,7 +223,6 @@ class ClusterBackend(BackendBase):
             contents=contents.get,
             artifacts=self._artifacts,
             uses=uses,
-            needs=None if place else self._needs,
             closed=self.sessions.discard,
         )
         self.sessions.add(session)

@@ -186,6 +186,9 @@ class Patience:
 class Line(Protocol):
     """One run's way to the coordinator. All of it may be called from any thread, and never blocks."""
 
+    @property
+    def is_remote(self) -> bool: ...
+
     def ask(self, ask: pb.Ask) -> None: ...
 
     def close(self) -> None: ...
@@ -220,6 +223,8 @@ class RemoteLine:
     Attributes:
         error: why the line has ended, if it has.
     """
+
+    is_remote = True
 
     def __init__(
         self,

@@ -312,7 +312,7 @@ class LogAck(_message.Message):
     def __init__(self, run: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops", "log_acks")
+    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops", "log_acks", "lacks")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -324,6 +324,7 @@ class Ask(_message.Message):
     CLOSE_FIELD_NUMBER: _ClassVar[int]
     DROPS_FIELD_NUMBER: _ClassVar[int]
     LOG_ACKS_FIELD_NUMBER: _ClassVar[int]
+    LACKS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     proof: Proof
     parts: _containers.RepeatedCompositeFieldContainer[Part]
@@ -335,10 +336,34 @@ class Ask(_message.Message):
     close: bool
     drops: _containers.RepeatedScalarFieldContainer[bytes]
     log_acks: _containers.RepeatedCompositeFieldContainer[LogAck]
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ...) -> None: ...
+    lacks: Lacks
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., lacks: _Optional[_Union[Lacks, _Mapping]] = ...) -> None: ...
+
+class Lacks(_message.Message):
+    __slots__ = ("lacks",)
+    LACKS_FIELD_NUMBER: _ClassVar[int]
+    lacks: _containers.RepeatedCompositeFieldContainer[Lack]
+    def __init__(self, lacks: _Optional[_Iterable[_Union[Lack, _Mapping]]] = ...) -> None: ...
+
+class Lack(_message.Message):
+    __slots__ = ("labels", "node", "why")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    labels: _containers.ScalarMap[str, str]
+    node: str
+    why: str
+    def __init__(self, labels: _Optional[_Mapping[str, str]] = ..., node: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python", "logs")
+    __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python", "logs", "lacks")
     RUN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
@@ -348,6 +373,7 @@ class Open(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PYTHON_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
+    LACKS_FIELD_NUMBER: _ClassVar[int]
     run: str
     name: str
     root: str
@@ -357,7 +383,8 @@ class Open(_message.Message):
     version: str
     python: str
     logs: bool
-    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., root: _Optional[str] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., logs: _Optional[bool] = ...) -> None: ...
+    lacks: _containers.RepeatedCompositeFieldContainer[Lack]
+    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., root: _Optional[str] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., logs: _Optional[bool] = ..., lacks: _Optional[_Iterable[_Union[Lack, _Mapping]]] = ...) -> None: ...
 
 class Use(_message.Message):
     __slots__ = ("fence", "worker", "queued", "started")

@@ -21,6 +21,7 @@ from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.books import WorkerView
 from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.cluster.freight import Freight
+from dagrid.execution.backends.cluster.lacking import AllLacks
 from dagrid.execution.backends.cluster.ledger import Ledger
 from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
 from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
@@ -41,6 +42,11 @@ RunCaller = Caller[pb.Tell, pb.Ask]
 
 class Line(Protocol):
     """One run's way to the hub. All of it may be called from any thread, and never blocks."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the hub is in another process."""
+        ...
 
     def ask(self, ask: pb.Ask) -> None:
         """Ask for something; the message is the line's from now on."""
@@ -106,6 +112,8 @@ class Hub:
         self._due = self._presses = self._later = False
         self._timer: asyncio.TimerHandle | None = None
         self._lines: dict[str, LocalLine | RunCaller] = {}
+        self._names: dict[str, str] = {}
+        self._lacking = AllLacks(_log.warning)
         self._passing: dict[
             str, deque[tuple[WorkerCaller, pb.Log]]
         ] = {}  # logs that runs elsewhere have not acknowledged
@@ -114,7 +122,7 @@ class Hub:
         ] = {}  # logs of runs that may be opened by this coordinator, which has only just begun
         self._looks_back_until = 0.0
         self._tasks: set[asyncio.Future[None]] = set()
-        self._workers: set[WorkerCaller] = set()
+        self._workers: dict[WorkerCaller, Mapping[str, str]] = {}  # with their labels
         self._freight = Freight(self.contents, self._lines)
 
     # --- from any thread --------------------------------------------------------------------------------------------------
@@ -285,7 +293,8 @@ class Hub:
     def admit_worker(self, caller: WorkerCaller, first: pb.Up) -> pb.Refusal | None:
         refusal = self._ledger.greet(caller, first.hello, self.now())
         if refusal is None:
-            self._workers.add(caller)
+            self._workers[caller] = dict(first.hello.labels)
+            self._lacking.come(caller.name, first.hello.labels)
             _log.info("Worker %s has come from %s.", caller.name, caller.peer)
         self.turn_soon()
         return refusal
@@ -306,7 +315,7 @@ class Hub:
         self.turn_soon()
 
     def lose_worker(self, caller: WorkerCaller) -> None:
-        self._workers.discard(caller)
+        self._workers.pop(caller, None)
         self._ledger.lose(caller, self.now())
         self._logbook.give_up(caller)
         for run, passing in self._passing.items():  # it sends them again
@@ -384,6 +393,8 @@ class Hub:
         if refusal is None:
             self._lines[opening.run] = line
             self._tell_all()  # the welcome comes first
+            self._names[opening.run] = opening.name
+            self._lacking.hear(opening.run, opening.name, opening.lacks, self._workers.values())
             self._freight.begin(opening.run)
             if opening.run in self._early:
                 self._in_background(self._take_early(opening.run))
@@ -405,6 +416,8 @@ class Hub:
             self._freight.drop(run, digest)
         for assign in ask.assigns:
             self._freight.assign(run, assign)
+        if ask.HasField("lacks"):
+            self._lacking.hear(run, self._names[run], ask.lacks.lacks, self._workers.values())
         self._ledger.ask(line, ask, self.now())
         for digest in ask.wants:
             self._freight.want(line, digest)
@@ -434,10 +447,14 @@ class Hub:
         self._freight.end(run)
         self._logbook.end(run)
         self._passing.pop(run, None)
+        self._names.pop(run, None)
+        self._lacking.forget(run)
 
 
 class LocalLine:
     """The line of a run of this process."""
+
+    is_remote = False
 
     def __init__(self, hub: Hub, name: str, tell: Callable[[pb.Tell], None]) -> None:
         self.name = name

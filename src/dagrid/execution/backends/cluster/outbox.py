@@ -32,6 +32,7 @@ ORDER = (
         "drops",
         "logs",
         "log_acks",
+        "lacks",
         "over",
     ),
     *("acks", "joined", "recalls", "rooms", "assigns", "cancels", "reports", "wants", "gone", "mark"),
@@ -41,6 +42,7 @@ ORDER = (
 
 _rank = {name: rank for rank, name in enumerate(ORDER)}
 _after_all = len(ORDER)
+_LACKS = _rank["lacks"]
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)
 
@@ -61,7 +63,10 @@ class Outbox(Generic[AnyMessage]):
         self.size += size
         if self._messages:
             last, before = self._messages[-1]
-            if before + size <= BATCH and _last_rank(last) <= _first_rank(message):
+            end, begin = _last_rank(last), _first_rank(message)
+            if before + size <= BATCH and end <= begin:
+                if end == begin == _LACKS:
+                    last.ClearField("lacks")  # each says all of it
                 last.MergeFrom(message)
                 self._messages[-1] = last, before + size
                 return

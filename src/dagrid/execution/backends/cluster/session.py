@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from queue import SimpleQueue
-from time import time
+from queue import Empty, SimpleQueue
+from time import monotonic, time
 from typing import Any, Protocol
 
 from dagrid.errors import BackendError, BackendUnreachableError, TransferError
@@ -27,6 +27,7 @@ from dagrid.execution.backends._transfer import (
 from dagrid.execution.backends._worker import encode, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE, Values
+from dagrid.execution.backends.cluster.lacking import Lacks
 from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
@@ -44,7 +45,7 @@ from dagrid.machine.events import (
     WorkerGone,
     WorkerJoined,
 )
-from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Needs, Recording, Use
+from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Recording, Use
 
 _log = logging.getLogger("dagrid.fleet")
 
@@ -53,10 +54,15 @@ AHEAD, AHEAD_AT_A_PLACE = 0.005, 0.02
 """Seconds of work that may wait at a worker; of commands, each of which is a process."""
 PATIENCE = 1.0
 """Seconds that a close waits for a report that is being made."""
+CALM = 4.0
+"""Seconds after which it is said what workers lack: those of a coordinator that began anew are back by then."""
 
 
 class Line(Protocol):
     """One run's way to the coordinator. All of it may be called from any thread, and never blocks."""
+
+    @property
+    def is_remote(self) -> bool: ...
 
     def ask(self, ask: pb.Ask) -> None: ...
 
@@ -76,8 +82,6 @@ class FleetSession:
         along: what of that goes with the first calls unasked, if it is small.
         artifacts: where large values are kept, if not with the coordinator.
         uses: workers that the run has used before, and what is under way there.
-        needs: by node, labels that it asks for; where no worker has them when the run begins, or there is none, that is said.
-            None: nothing is said.
         closed: called with the session when it is closed.
         logs: opens the files that its attempts write, where the line brings these; see `logbook.OpenSink`.
     """
@@ -95,7 +99,6 @@ class FleetSession:
         along: Mapping[bytes, bytes] | None = None,
         artifacts: Artifacts | None = None,
         uses: Sequence[Use] = (),
-        needs: Mapping[str, Needs] | None = None,
         closed: Callable[[FleetSession], None] = lambda _: None,
         logs: OpenSink | None = None,
     ) -> None:
@@ -112,7 +115,8 @@ class FleetSession:
         self._kit = sha256(packed).digest() if kit is not None else b""
         self._needs = [] if kit is None else list(kit.contents)
         self._contents = contents
-        self._asked_for = needs
+        self._lacks = Lacks(host)
+        self._look_at: float | None = None
         self._on_closed = closed
         self._shift = host.now() - time()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -218,6 +222,7 @@ class FleetSession:
             protocol=PROTOCOL,
             python=python,
             logs=self._logs is not None,
+            lacks=self._lacks.said(),
         )
 
     def tell(self, tell: pb.Tell) -> None:
@@ -245,7 +250,7 @@ class FleetSession:
 
     def _serve(self) -> None:
         self._thread = threading.current_thread()
-        while (action := self._inbox.get()) is not None:
+        while (action := self._next()) is not None:
             action()
             for _ in range(self._inbox.qsize()):
                 action = self._inbox.get()
@@ -259,6 +264,18 @@ class FleetSession:
                 self._deliver()
                 self._flush()
         self._end()
+
+    def _next(self) -> Callable[[], None] | None:
+        """Return what is to be done next; when something has happened, it is looked a while later what workers lack."""
+        while self._look_at is not None:
+            try:
+                return self._inbox.get(timeout=max(self._look_at - monotonic(), 0.0))
+            except Empty:
+                self._look_at = None
+                self._look()
+        action = self._inbox.get()
+        self._look_at = monotonic() + CALM
+        return action
 
     def _end(self) -> None:
         self._over = True
@@ -419,9 +436,6 @@ class FleetSession:
             self._refuse(tell.refusal.reason)
         for joined in tell.joined:
             self._join(joined)
-        if tell.HasField("welcome") and self._asked_for is not None:
-            self._say_missing(tell.joined, self._asked_for)
-            self._asked_for = None
         for room in tell.rooms:
             number = self._numbers.get((room.worker, room.generation))
             if number is not None:
@@ -460,21 +474,15 @@ class FleetSession:
             self._given.clear()
         self.welcome.set()
 
-    def _say_missing(self, joined: Iterable[pb.Joined], asked_for: Mapping[str, Needs]) -> None:
-        """Say that there is nobody, or of which nodes nobody has the labels, once for those that ask for the same."""
-        labels = [each.labels for each in joined if not each.unfit]
-        if not labels:
-            unfit = [f"{each.worker} cannot, for {each.unfit}" for each in joined]
-            _log.warning("No worker can perform functions of this run yet: %s.", "; ".join(unfit) or "none has joined")
+    def _look(self) -> None:
+        """Say what no worker has: to the coordinator and, where that is elsewhere, here."""
+        found = self._lacks.look()
+        if found is None or self._line is None:
             return
-        missing: dict[str, list[str]] = {}
-        for node, needs in asked_for.items():
-            wanted = needs.selector.items()
-            if wanted and not any(all(has.get(name) == value for name, value in wanted) for has in labels):
-                missing.setdefault(", ".join(f"{name}={value}" for name, value in wanted), []).append(node)
-        for selector, nodes in missing.items():
-            more = f" and {len(nodes) - 1} more wait" if len(nodes) > 1 else " waits"
-            _log.warning("No worker has the labels %s: node %s%s for one.", selector, nodes[0], more)
+        for words in found if self._line.is_remote else ():
+            _log.warning("%s", words)
+        self._out.lacks.CopyFrom(pb.Lacks(lacks=self._lacks.said()))
+        self._flush()
 
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         """The coordinator will have nothing to do with us, or we cannot keep a promise: what is to be performed fails, here
