@@ -42,6 +42,28 @@ print(result.backend_name, result.execution_result.succeeded, ray.is_initialized
 """
 
 
+OVER = """
+import ray
+from dagrid import DAG, Node
+from dagrid.errors import BackendError
+from dagrid.execution.backends.ray import RayBackend
+
+ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+backend = RayBackend()
+for asks in ({"resources": {"CPU": 1}}, {}):
+    DAG([Node("n", int, **asks)]).run(backend=backend).raise_for_status()
+ray.shutdown()
+for asks in ({}, {"resources": {"CPU": 1}}):
+    try:
+        found = DAG([Node("n", int, **asks)]).run(backend=backend).node_results["n"].error
+    except BackendError as error:
+        found = error
+    print("session is over" in str(found), ray.is_initialized())
+backend.close()
+print(ray.is_initialized())
+"""
+
+
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     """A session of the user's, which backends find and leave as it is."""
@@ -107,6 +129,12 @@ def test_a_session_that_the_backend_began_ends_with_it() -> None:
     """
     done = subprocess.run([sys.executable, "-c", OWN_SESSION], capture_output=True, text=True, check=False, timeout=100)
     assert (done.stdout, done.returncode) == ("ray 2 False 500000\n", 0), done.stderr
+
+
+def test_a_session_that_is_over_is_not_replaced() -> None:
+    """A backend whose session was ended says so: Ray by itself would begin another, which nobody would ever end."""
+    done = subprocess.run([sys.executable, "-c", OVER], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "True False\nTrue False\nFalse\n", done.stdout + done.stderr
 
 
 def test_nobody_at_the_address() -> None:

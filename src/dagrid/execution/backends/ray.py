@@ -154,7 +154,7 @@ class _Channel:
         if self._next is None and (self._heard is None or self._heard.done()):
             self._next = self._exchange(letter)
         else:
-            self._handle.tell.remote(_ray_worker.sealed(letter))
+            self._call("tell", letter)
 
     def listen(self) -> Future[list[_performer.Record]]:
         self._heard, self._next = self._next or self._exchange(), None
@@ -166,10 +166,14 @@ class _Channel:
                 ray.kill(self._handle)
 
     def _exchange(self, *letters: Sequence[Any]) -> Future[list[_performer.Record]]:
-        records, kept = self._handle.exchange.remote(*map(_ray_worker.sealed, letters))
+        records, kept = self._call("exchange", *letters)
         found: Future[list[_performer.Record]] = Future()
         records.future().add_done_callback(partial(_pass_on, found, kept))
         return found
+
+    def _call(self, method: str, *letters: Sequence[Any]) -> Any:
+        _ray_tasks.expect_session()
+        return getattr(self._handle, method).remote(*map(_ray_worker.sealed, letters))
 
 
 def _pass_on(found: Future[list[_performer.Record]], kept: Any, done: Future[bytes]) -> None:
