@@ -46,6 +46,9 @@ class DaskBackend(BackendBase):
     attempt is stopped by ending the worker's process, which the nanny replaces. Otherwise it is abandoned: it goes on to its end
     beside what takes its place.
 
+    A node with `resources` is a task of Dask's, which is run again by Dask itself where its worker dies before anybody knew that
+    it had begun. With `on_lost="fail"` the scheduler knows it first: it runs once, and costs about twice as much as another.
+
     Args:
         address: a scheduler's, such as "tcp://host:8786" or "host:8786".
         client: a `distributed.Client`, not an asynchronous one.
