@@ -155,6 +155,64 @@ for address in ("127.0.0.1:{port}", "ray://127.0.0.1:{port}"):
     assert issubclass(BackendUnreachableError, Exception)
 
 
+OTHERS = """
+import threading, socket, time
+from dagrid import DAG, Node
+from dagrid.execution.backends.ray import RayBackend
+from dagrid.errors import BackendUnreachableError
+
+for said in (b"", b"-ERR unknown command\\r\\n"):
+    server = socket.create_server(("127.0.0.1", 0))
+    kept = []
+
+    def serve():
+        while True:
+            kept.append(server.accept()[0])
+            kept[-1].sendall(said)
+
+    threading.Thread(target=serve, daemon=True).start()
+    here = f"127.0.0.1:{server.getsockname()[1]}"
+    for address in (here, f"ray://{here}"):
+        began = time.monotonic()
+        try:
+            RayBackend(address=address)
+        except BackendUnreachableError as error:
+            print(address in str(error), time.monotonic() - began < 10)
+with RayBackend(num_cpus=1) as backend:
+    print(DAG([Node("n", int)]).run(backend=backend)["n"])
+"""
+
+
+def test_somebody_else_at_the_address() -> None:
+    """Who is silent, and who speaks another language: within seconds, and a session on this machine may begin after it."""
+    done = subprocess.run([sys.executable, "-c", OTHERS], capture_output=True, text=True, check=False, timeout=110)
+    assert done.stdout == "True True\n" * 4 + "0\n", done.stdout + done.stderr
+
+
+def test_a_client_that_did_not_come_about_leaves_nothing() -> None:
+    """Ray's own connection fails after the first word too, and then believes that it is a client."""
+    program = """
+import os
+os.environ["RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S"] = "1"  # it tries three times
+import grpc
+from ray._private import client_mode_hook
+from concurrent.futures import ThreadPoolExecutor
+from dagrid.execution.backends.ray import RayBackend
+from dagrid.errors import BackendUnreachableError
+
+server = grpc.server(ThreadPoolExecutor(1))  # which knows no method
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+try:
+    RayBackend(address=f"ray://127.0.0.1:{port}")
+except BackendUnreachableError as error:
+    print(str(port) in str(error))
+print(client_mode_hook.is_client_mode_enabled)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=110)
+    assert done.stdout == "True\nFalse\n", done.stdout + done.stderr
+
+
 def test_settings_that_make_no_sense(session: None) -> None:
     """A mistake is told before anything starts."""
     with pytest.raises(InvalidSettingError, match="num_cpus"):

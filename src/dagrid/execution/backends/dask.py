@@ -5,14 +5,17 @@ This is the face of the crew, and the client that it works with; what a run deci
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ClassVar
 from weakref import finalize
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
+from distributed.comm.core import connect
 
 from dagrid.errors import BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends._crew import WINDOW, Crew
@@ -157,12 +160,25 @@ def _current() -> Any:
 
 def _connect(address: str, timeout: float) -> Any:
     try:
+        with ThreadPoolExecutor(1) as alone:  # there may be a loop in this thread
+            alone.submit(asyncio.run, _greet(address, timeout)).result()
         return Client(address, timeout=timeout, set_as_default=False)
-    except (OSError, ValueError) as error:  # TimeoutError is an OSError
+    except (
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:  # TimeoutError is an OSError; what is no message looks like a huge one
         raise BackendUnreachableError(
             f"There is no Dask scheduler at {address!r} that answers within {timeout:g} s ({told(error)}). "
             "Start one there with `dask scheduler`, or correct the address."
         ) from error
+
+
+async def _greet(address: str, timeout: float) -> None:
+    """Raise an error if nobody at an address speaks as Dask does: a client would wait for a word for ever."""
+    async with asyncio.timeout(timeout):
+        line = await connect(address, timeout=timeout, **Security().get_connection_args("client"))
+        await line.close()
 
 
 def _start_cluster(processes: int) -> Any:

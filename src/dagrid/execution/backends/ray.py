@@ -35,6 +35,12 @@ CLIENT = "ray://"
 OBJECT_STORE = 200 * 2**20
 REACH = 3.0
 """Seconds that an address has to answer."""
+SETTINGS = b"\x04"
+"""The type of the frame with which both sides of HTTP/2, and so of gRPC, begin."""
+FRAME_HEAD = 9
+"""The bytes before what is in a frame; the fourth is its type."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
+"""How a client of HTTP/2 begins that has nothing to say."""
 
 
 class RayBackend(BackendBase):
@@ -240,13 +246,13 @@ class _Cluster:
             _check_client(address)
         try:
             _knock(address)
-            ray.init(address=address, **quiet)
+            _reach(address, **quiet)
         except ConnectionAbortedError as error:
             raise BackendUnreachableError(
                 f"The Ray Client server at {address} could not begin a session ({_last_line(error)}). The logs of the "
                 "head say why. If they are empty, start the head with GRPC_ENABLE_FORK_SUPPORT=0 in its environment."
             ) from error
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except (OSError, RuntimeError, ValueError, SystemExit, ray.exceptions.RayError) as error:
             raise BackendUnreachableError(
                 f"There is no Ray cluster at {address} ({told(error)}). Start one with `ray start --head`, or leave out "
                 "the address for one on this machine."
@@ -269,10 +275,26 @@ def _last_line(error: BaseException) -> str:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError if nobody listens at an address; Ray itself would try for a long time."""
+    """Raise OSError if nobody at an address speaks as Ray does, which is gRPC; Ray itself would try for a long time."""
     parts = urlsplit(address if "://" in address else f"//{address}")
-    if parts.hostname and parts.port:
-        socket.create_connection((parts.hostname, parts.port), REACH).close()
+    if not (parts.hostname and parts.port):
+        return
+    with socket.create_connection((parts.hostname, parts.port), REACH) as line:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return  # what is said there only Ray can read
+        line.sendall(GREETING)
+        if line.recv(FRAME_HEAD, socket.MSG_WAITALL)[3:4] != SETTINGS:
+            raise ConnectionError("what listens there is not Ray")
+
+
+def _reach(address: str, **options: Any) -> None:
+    """Use the session at an address; where that fails, nothing of the try stays in this process."""
+    try:
+        ray.init(address=address, **options)
+    except BaseException:
+        with suppress(Exception):
+            ray.shutdown()  # also of a client that did not come about, in whose name everything later would be asked
+        raise
 
 
 _cluster = _Cluster()
