@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -219,6 +220,21 @@ def test_settings_that_make_no_sense(session: None) -> None:
         RayBackend(num_cpus=0)
     with pytest.raises(InvalidSettingError, match="no_such_option"):
         RayBackend(no_such_option=1)
+
+
+def test_workers_that_have_nothing_to_do_give_way(session: None) -> None:
+    """To a node that uses Ray itself, while the run goes on, and to others after it; one that is a task of Ray waits for free."""
+
+    def nested() -> int:
+        return int(ray.get(ray.remote(lambda: 5).remote(), timeout=30))
+
+    nodes = [Node(f"n{number}", partial(time.sleep, 0.5)) for number in range(4)]
+    with RayBackend() as backend:
+        result = DAG([*nodes, Node("nested", nested, [node.id for node in nodes])]).run(backend=backend)
+        assert result["nested"] == 5
+        assert ray.get(ray.remote(num_cpus=4)(nested).remote(), timeout=30) == 5
+        result = DAG([Node(f"n{number}", nested, resources={"CPU": 1}) for number in range(4)]).run(backend=backend)
+        assert [result[node.id] for node in nodes] == [5] * 4
 
 
 def test_many_runs_share_the_workers(backend: RayBackend) -> None:

@@ -35,6 +35,10 @@ CLIENT = "ray://"
 OBJECT_STORE = 200 * 2**20
 REACH = 3.0
 """Seconds that an address has to answer."""
+KEEP = 30.0
+"""Seconds for which workers stay that have nothing to do, in a session of our own."""
+KEEP_AMONG_OTHERS = 1.0
+"""The same where others may want their CPUs."""
 SETTINGS = b"\x04"
 """The type of the frame with which both sides of HTTP/2, and so of gRPC, begin."""
 FRAME_HEAD = 9
@@ -48,8 +52,8 @@ class RayBackend(BackendBase):
 
     A Ray session that there is already (`ray.init` was called) is used, and left as it is when the backend is closed. Else one is
     begun, and ended with the last backend that uses it. Each worker is an actor that holds one CPU of the cluster while it
-    lives; they start when there is work for them, serve one run after the other, and go when there has been no run for a while.
-    Cancels and timeouts kill the actor, and another takes its place.
+    lives; they start when there is work for them, serve one run after the other, and go when they have had nothing to do for
+    a while. Cancels and timeouts kill the actor, and another takes its place.
 
     A node that asks for resources which the run does not count (`resources`: CPU or num_cpus, GPU or num_gpus, memory in bytes,
     or a custom name) or for labels (`selector`, as Ray's `label_selector` has them) is a task of Ray, which finds a place for it;
@@ -62,7 +66,9 @@ class RayBackend(BackendBase):
 
     dagrid must be installed where the workers run, and the Python be of the same minor version. Functions travel by reference if
     they can be imported there, else by value. Tasks see the environment and the directory of their Ray worker; `runtime_env`
-    changes these. They run in a thread of the actor which is not its main one.
+    changes these. They run in a thread of the actor which is not its main one: a node that waits there for tasks of Ray's own
+    (`ray.get`) keeps its CPU while it waits, so leave some free (`num_cpus`), or have it be a task of Ray, which gives its CPU
+    back meanwhile (`resources={"CPU": 1}`).
 
     Args:
         num_cpus: how many attempts run at once at most; None means all CPUs of the cluster. A session that is begun on this
@@ -72,7 +78,8 @@ class RayBackend(BackendBase):
         max_in_flight: how many attempts may be with the workers, the waiting ones included; None means 256 for each. As many
             nodes may be tasks of Ray at once; None means 64, or four for each CPU if that is more.
         object_store_memory: bytes of shared memory of a session that is begun on this machine; what does not fit goes to disk.
-        keep_workers: seconds for which workers without a run keep their CPUs.
+        keep_workers: seconds for which workers that have nothing to do keep their CPUs, within a run and after it; None means 30
+            in a session that was begun here, and one where others may want them.
         actor_options: what else Ray is to know of a worker: `num_gpus`, `resources`, `memory`, `runtime_env`, ...
 
     Raises:
@@ -93,7 +100,7 @@ class RayBackend(BackendBase):
         max_in_flight: int | None = None,
         *,
         object_store_memory: int = OBJECT_STORE,
-        keep_workers: float = 30.0,
+        keep_workers: float | None = None,
         **actor_options: Any,
     ) -> None:
         super().__init__()
@@ -110,6 +117,8 @@ class RayBackend(BackendBase):
         self.num_cpus = count
         window = max(1, (max_in_flight or WINDOW * count) // count)
         self._depot = Depot(partial(_ray_tasks.fetch, _ray_tasks.where()))
+        if keep_workers is None:
+            keep_workers = KEEP if _cluster.ours else KEEP_AMONG_OTHERS
         self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers, self._depot)
         self._tasks = _ray_tasks.Tasks(self._crew, actor_options.get("runtime_env"))
         self._in_flight = max_in_flight or max(IN_FLIGHT, 4 * count)
@@ -214,6 +223,11 @@ class _Cluster:
         self._guard = threading.Lock()
         self._users = 0
         self._ours = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether it was begun here."""
+        return self._ours
 
     def join(self, num_cpus: int | None, address: str | None, object_store_memory: int) -> None:
         """Use the session that there is, or begin one."""
