@@ -261,6 +261,14 @@ def test_settings_that_cannot_be(threads: Client) -> None:
     """They are refused before anything is started."""
     with pytest.raises(InvalidSettingError, match="positive"):
         DaskBackend(max_workers=0)
+    for url, told in (
+        ("dask?client=5", "client is a distributed"),
+        ("dask://h:1?timeout=abc", "timeout is a number of seconds"),
+        ("dask://h:1?timeout=nan", "timeout is a number of seconds"),
+        ("dask?max_workers=two", "max_workers is a positive whole number"),
+    ):
+        with pytest.raises(InvalidSettingError, match=told):
+            DAG([Node("n", int)]).run(backend=url)
     with pytest.raises(InvalidSettingError, match="not both"):
         DaskBackend("127.0.0.1:1", client=threads)
 

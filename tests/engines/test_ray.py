@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import ray
@@ -218,6 +219,11 @@ def test_settings_that_make_no_sense(session: None) -> None:
     """A mistake is told before anything starts."""
     with pytest.raises(InvalidSettingError, match="num_cpus"):
         RayBackend(num_cpus=0)
+    wrong: list[dict[str, Any]] = [{"num_cpus": "4"}, {"num_cpus": 1.5}, {"max_in_flight": "x"}, {"address": 5}]
+    for settings in [*wrong, {"object_store_memory": 5}]:
+        (name,) = settings
+        with pytest.raises(InvalidSettingError, match=f"{name} is a .*, not "):
+            RayBackend(**settings)
     with pytest.raises(InvalidSettingError, match="no_such_option"):
         RayBackend(no_such_option=1)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -78,10 +79,12 @@ class DaskBackend(BackendBase):
         timeout: float = 5.0,
     ) -> None:
         super().__init__()
-        if max_workers is not None and max_workers < 1:
-            raise InvalidSettingError(
-                f"max_workers is {max_workers}. Give a positive number, or None for all there are."
-            )
+        if max_workers is not None and not (type(max_workers) is int and max_workers >= 1):
+            raise InvalidSettingError(f"max_workers is a positive whole number, or None for all, not {max_workers!r}.")
+        if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
+            raise InvalidSettingError(f"timeout is a number of seconds above 0, not {timeout!r}.")
+        if not isinstance(client, Client | None):
+            raise InvalidSettingError(f"client is a distributed.Client, not {client!r}.")
         if address is not None and client is not None:
             raise InvalidSettingError("Give an address or a client, not both.")
         client = client if client is not None else _current() if address is None else None

@@ -33,6 +33,8 @@ from dagrid.ports import Capabilities, Host, Needs
 CLIENT = "ray://"
 """How the addresses of Ray Client begin: the program is no part of the cluster, and a server there acts for it."""
 OBJECT_STORE = 200 * 2**20
+LEAST_STORE = 75 * 2**20
+"""Below this many bytes of shared memory Ray begins no session."""
 REACH = 3.0
 """Seconds that an address has to answer."""
 KEEP = 30.0
@@ -83,7 +85,7 @@ class RayBackend(BackendBase):
         actor_options: what else Ray is to know of a worker: `num_gpus`, `resources`, `memory`, `runtime_env`, ...
 
     Raises:
-        InvalidSettingError: a number is not positive, or an option is unknown to Ray.
+        InvalidSettingError: a number or the address is none, or an option is unknown to Ray.
         BackendUnreachableError: there is no cluster at the address.
         BackendNotInstalledError: the address is one of Ray Client, and its packages are missing.
     """
@@ -104,9 +106,13 @@ class RayBackend(BackendBase):
         **actor_options: Any,
     ) -> None:
         super().__init__()
-        for name, value in (("num_cpus", num_cpus), ("max_in_flight", max_in_flight)):
-            if value is not None and value < 1:
-                raise InvalidSettingError(f"{name} is {value}. Give a positive number, or None.")
+        numbers = {"num_cpus": num_cpus, "max_in_flight": max_in_flight, "object_store_memory": object_store_memory}
+        for name, value in numbers.items():
+            least = LEAST_STORE if name == "object_store_memory" else 1
+            if value is not None and not (type(value) is int and value >= least):
+                raise InvalidSettingError(f"{name} is a whole number from {least} up, not {value!r}.")
+        if not isinstance(address, str | None):
+            raise InvalidSettingError(f"address is a text such as 'ray://host:10001' or 'host:6379', not {address!r}.")
         make = _actor_class(actor_options)
         _cluster.join(num_cpus, address, object_store_memory)
         try:
