@@ -31,7 +31,7 @@ from dagrid.ports import Capabilities, Host, Needs
 IN_FLIGHT = 256
 """How many tasks of Dask's may be under way for a run."""
 KEEP = 30.0
-"""Seconds for which performers stay when there is no run."""
+"""Seconds for which performers stay that have nothing to do."""
 
 
 class DaskBackend(BackendBase):
