@@ -6,7 +6,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import cloudpickle
@@ -15,7 +18,7 @@ from distributed import Client, LocalCluster
 
 import dagrid
 from dagrid import DAG, Node
-from dagrid.errors import BackendError, InvalidSettingError
+from dagrid.errors import BackendError, BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends.dask import DaskBackend
 from dagrid.graph.grow import map_reduce
 from dagrid.ports import Backend
@@ -236,10 +239,36 @@ def test_nobody_at_the_address() -> None:
         DaskBackend(f"127.0.0.1:{port}", timeout=0.5)
 
 
+@pytest.mark.parametrize("said", [b"", b"-ERR unknown command\r\n"])
+def test_somebody_else_at_the_address(said: bytes) -> None:
+    """Who is silent, and who speaks another language, is no scheduler; Dask by itself would wait for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as kept:
+
+        def serve() -> None:
+            kept.enter_context(server.accept()[0]).sendall(said)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(BackendUnreachableError, match=rf"127\.0\.0\.1:{port}.*dask scheduler"):
+            DaskBackend(f"127.0.0.1:{port}", timeout=0.5)
+        assert time.monotonic() - began < 5
+        thread.join()
+
+
 def test_settings_that_cannot_be(threads: Client) -> None:
     """They are refused before anything is started."""
     with pytest.raises(InvalidSettingError, match="positive"):
         DaskBackend(max_workers=0)
+    for url, told in (
+        ("dask?client=5", "client is a distributed"),
+        ("dask://h:1?timeout=abc", "timeout is a number of seconds"),
+        ("dask://h:1?timeout=nan", "timeout is a number of seconds"),
+        ("dask?max_workers=two", "max_workers is a positive whole number"),
+    ):
+        with pytest.raises(InvalidSettingError, match=told):
+            DAG([Node("n", int)]).run(backend=url)
     with pytest.raises(InvalidSettingError, match="not both"):
         DaskBackend("127.0.0.1:1", client=threads)
 

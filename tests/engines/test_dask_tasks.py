@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, get_client, get_worker
 
 from dagrid import DAG, Node
-from dagrid.errors import UnsatisfiableError
+from dagrid.errors import PoisonousTaskError, UnsatisfiableError
 from dagrid.execution.backends._dask import Cluster
 from dagrid.execution.backends.dask import DaskBackend
 from dagrid.testing import Gate
@@ -159,6 +160,40 @@ def test_a_task_that_ends_its_worker_runs_again(backend: DaskBackend, tmp_path: 
         visit.release()
         result = run.wait(60)
     assert (result["dies"], result.node_result("dies").attempts) == ("left", 2)
+
+
+def test_a_task_that_is_to_run_once_does_not_begin_again(backend: DaskBackend, tmp_path: Path) -> None:
+    """Dask runs a task again whose worker died; one that has begun is lost, however soon it died, and two had places to go."""
+    mark = tmp_path / "ran"
+
+    def dies() -> None:
+        with mark.open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), 9)
+
+    result = DAG([Node("dies", dies, resources={"both": 1}, on_lost="fail")]).run(backend=backend)
+    assert (result.node_result("dies").status, mark.read_text()) == ("lost", "x")
+
+
+def test_a_task_that_always_ends_its_worker_is_given_up(tmp_path: Path) -> None:
+    """After three losses that were seen. At first nobody may know that it had begun, and Dask tries four times."""
+    mark = tmp_path / "ran"
+
+    def dies() -> None:
+        with mark.open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), 9)
+
+    nodes = [Node("dies", dies, resources={"gpu": 1}, priority=1)]
+    nodes += [Node(f"n{number}", partial(int, number), resources={"gpu": 1}) for number in range(5)]
+    settings: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    # As many as may die, for Dask gives up one that dies before its nanny looks.
+    with LocalCluster(n_workers=6, resources={"gpu": 1}, **settings) as cluster, Client(cluster) as client:
+        result = DAG(nodes).run(backend=DaskBackend(client=client))
+    assert isinstance(result.node_result("dies").error, PoisonousTaskError)
+    assert len(mark.read_text()) <= 4 + 3
+    assert result.succeeded == 5
+    assert {result.node_result(f"n{number}").attempts for number in range(5)} == {1}
 
 
 def values_of_dagrid(client: Client) -> dict[str, tuple[str, ...]]:

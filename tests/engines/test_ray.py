@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import ray
@@ -39,6 +41,28 @@ dag = dagrid.DAG.builder().add_node("a").add_node("b").add_edge("a", "b").build(
 tasks = {{"a": lambda: 1, "b": lambda: bytes(500_000)}}
 {EXAMPLE}
 print(result.backend_name, result.execution_result.succeeded, ray.is_initialized(), len(result.execution_result["b"]))
+"""
+
+
+OVER = """
+import ray
+from dagrid import DAG, Node
+from dagrid.errors import BackendError
+from dagrid.execution.backends.ray import RayBackend
+
+ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+backend = RayBackend()
+for asks in ({"resources": {"CPU": 1}}, {}):
+    DAG([Node("n", int, **asks)]).run(backend=backend).raise_for_status()
+ray.shutdown()
+for asks in ({}, {"resources": {"CPU": 1}}):
+    try:
+        found = DAG([Node("n", int, **asks)]).run(backend=backend).node_results["n"].error
+    except BackendError as error:
+        found = error
+    print("session is over" in str(found), ray.is_initialized())
+backend.close()
+print(ray.is_initialized())
 """
 
 
@@ -109,6 +133,12 @@ def test_a_session_that_the_backend_began_ends_with_it() -> None:
     assert (done.stdout, done.returncode) == ("ray 2 False 500000\n", 0), done.stderr
 
 
+def test_a_session_that_is_over_is_not_replaced() -> None:
+    """A backend whose session was ended says so: Ray by itself would begin another, which nobody would ever end."""
+    done = subprocess.run([sys.executable, "-c", OVER], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "True False\nTrue False\nFalse\n", done.stdout + done.stderr
+
+
 def test_nobody_at_the_address() -> None:
     """Within seconds, and with the address; Ray by itself would try for half a minute."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -127,12 +157,90 @@ for address in ("127.0.0.1:{port}", "ray://127.0.0.1:{port}"):
     assert issubclass(BackendUnreachableError, Exception)
 
 
+OTHERS = """
+import threading, socket, time
+from dagrid import DAG, Node
+from dagrid.execution.backends.ray import RayBackend
+from dagrid.errors import BackendUnreachableError
+
+for said in (b"", b"-ERR unknown command\\r\\n"):
+    server = socket.create_server(("127.0.0.1", 0))
+    kept = []
+
+    def serve():
+        while True:
+            kept.append(server.accept()[0])
+            kept[-1].sendall(said)
+
+    threading.Thread(target=serve, daemon=True).start()
+    here = f"127.0.0.1:{server.getsockname()[1]}"
+    for address in (here, f"ray://{here}"):
+        began = time.monotonic()
+        try:
+            RayBackend(address=address)
+        except BackendUnreachableError as error:
+            print(address in str(error), time.monotonic() - began < 10)
+with RayBackend(num_cpus=1) as backend:
+    print(DAG([Node("n", int)]).run(backend=backend)["n"])
+"""
+
+
+def test_somebody_else_at_the_address() -> None:
+    """Who is silent, and who speaks another language: within seconds, and a session on this machine may begin after it."""
+    done = subprocess.run([sys.executable, "-c", OTHERS], capture_output=True, text=True, check=False, timeout=110)
+    assert done.stdout == "True True\n" * 4 + "0\n", done.stdout + done.stderr
+
+
+def test_a_client_that_did_not_come_about_leaves_nothing() -> None:
+    """Ray's own connection fails after the first word too, and then believes that it is a client."""
+    program = """
+import os
+os.environ["RAY_CLIENT_INITIAL_CONNECTION_TIMEOUT_S"] = "1"  # it tries three times
+import grpc
+from ray._private import client_mode_hook
+from concurrent.futures import ThreadPoolExecutor
+from dagrid.execution.backends.ray import RayBackend
+from dagrid.errors import BackendUnreachableError
+
+server = grpc.server(ThreadPoolExecutor(1))  # which knows no method
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+try:
+    RayBackend(address=f"ray://127.0.0.1:{port}")
+except BackendUnreachableError as error:
+    print(str(port) in str(error))
+print(client_mode_hook.is_client_mode_enabled)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=110)
+    assert done.stdout == "True\nFalse\n", done.stdout + done.stderr
+
+
 def test_settings_that_make_no_sense(session: None) -> None:
     """A mistake is told before anything starts."""
     with pytest.raises(InvalidSettingError, match="num_cpus"):
         RayBackend(num_cpus=0)
+    wrong: list[dict[str, Any]] = [{"num_cpus": "4"}, {"num_cpus": 1.5}, {"max_in_flight": "x"}, {"address": 5}]
+    for settings in [*wrong, {"object_store_memory": 5}]:
+        (name,) = settings
+        with pytest.raises(InvalidSettingError, match=f"{name} is a .*, not "):
+            RayBackend(**settings)
     with pytest.raises(InvalidSettingError, match="no_such_option"):
         RayBackend(no_such_option=1)
+
+
+def test_workers_that_have_nothing_to_do_give_way(session: None) -> None:
+    """To a node that uses Ray itself, while the run goes on, and to others after it; one that is a task of Ray waits for free."""
+
+    def nested() -> int:
+        return int(ray.get(ray.remote(lambda: 5).remote(), timeout=30))
+
+    nodes = [Node(f"n{number}", partial(time.sleep, 0.5)) for number in range(4)]
+    with RayBackend() as backend:
+        result = DAG([*nodes, Node("nested", nested, [node.id for node in nodes])]).run(backend=backend)
+        assert result["nested"] == 5
+        assert ray.get(ray.remote(num_cpus=4)(nested).remote(), timeout=30) == 5
+        result = DAG([Node(f"n{number}", nested, resources={"CPU": 1}) for number in range(4)]).run(backend=backend)
+        assert [result[node.id] for node in nodes] == [5] * 4
 
 
 def test_many_runs_share_the_workers(backend: RayBackend) -> None:

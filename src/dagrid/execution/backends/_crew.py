@@ -40,7 +40,7 @@ class Crew:
         make: starts a performer at a site.
         sites: where.
         window: how many attempts may be with a worker.
-        keep: seconds for which performers stay when there is no run.
+        keep: seconds for which performers stay that have nothing to do, within a run and after it.
         depot: of the values that stay in the engine; None if all travel.
     """
 
@@ -68,7 +68,6 @@ class Crew:
         self._wanting: deque[Lane] = deque()
         self._stillborn = 0
         self._broken: Exception | None = None
-        self._idle_since = perf_counter()
         self._truce = 0.0
 
     def open(self, host: Host, backend: object) -> Session:
@@ -138,8 +137,7 @@ class Crew:
     def _patience(self) -> float | None:
         """Return for how long nothing needs to be looked at."""
         due = [member.kill_at for member in self._members if member.doomed]
-        if self._members and not self._sessions:
-            due.append(self._idle_since + self._keep)
+        due += [member.idle_since + self._keep for member in self._members if member.idle_since]
         if self._wanting and self._truce:
             due.append(self._truce)
         return max(0.0, min(due) - perf_counter()) if due else None
@@ -149,8 +147,10 @@ class Crew:
         now = perf_counter()
         for member in [member for member in self._members if member.doomed and member.kill_at <= now]:
             self._put_down(member)
-        if not self._sessions and self._idle_since + self._keep <= now:
-            self._kill_all()
+        for member in self._members:
+            idle = not member.under_way and not self._wanting
+            member.idle_since = (member.idle_since or now) if idle else 0.0
+            member.leaving |= idle and member.idle_since + self._keep <= now
         for member in [member for member in self._members if member.leaving and not member.under_way]:
             self._put_down(member)
         self._hand_out()
@@ -434,7 +434,6 @@ class Crew:
         if session not in self._sessions:
             return
         self._sessions.remove(session)
-        self._idle_since = perf_counter()
         for lane in session.lanes.values():
             lane.waiting.clear()
             member = lane.member

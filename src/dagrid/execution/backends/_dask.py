@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
@@ -37,6 +37,9 @@ FIRST = 1000
 """The priority with which Dask makes the seats of performers."""
 
 T = TypeVar("T")
+Gone = Mapping[str, Collection[Any]]
+"""Workers that went, and the keys of the tasks that Dask had given to each."""
+Listener = Callable[[Iterable[str], Gone], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Cluster:
         self.ends_processes = False
         self._crew: Crew | None = None
         self._noting = asyncio.Lock()
-        self.mourners: list[Callable[[str], None]] = []
+        self.mourners: list[Callable[[str, Collection[Any]], None]] = []
         self._address = client.scheduler.address
         self._limit = limit
         self._sites: dict[str, Site] = {}
@@ -174,17 +177,19 @@ class Cluster:
                 left -= slots
                 self._sites[address] = Site(address, slots, post.labels)
 
-    async def _note(self, present: Iterable[str], gone: Iterable[str]) -> None:
-        """Other workers are there than before."""
+    async def _note(self, present: Iterable[str], gone: Gone) -> None:
+        """Other workers are there than before; what was with those that went does not wait until new ones are known."""
+        here = set(present)
+        for address in gone.keys() | self.posts.keys() - here:
+            for mourn in self.mourners:
+                mourn(address, gone.get(address, ()))
         async with self._noting:
-            await self._compare(set(present), gone)
+            await self._compare(here, gone)
 
-    async def _compare(self, here: set[str], gone: Iterable[str]) -> None:
+    async def _compare(self, here: set[str], gone: Gone) -> None:
         lost = [address for address in self.posts if address in gone or address not in here]
         for address in lost:
             del self.posts[address]
-            for mourn in self.mourners:
-                mourn(address)
         if lost:
             self._align()
             self._tell(f"the Dask worker {', '.join(lost)} ended")
@@ -304,14 +309,14 @@ class _Watch:
 
     def __init__(self, client: Any) -> None:
         self._client = ref(client)
-        self._listeners: set[Callable[[Iterable[str], Iterable[str]], Coroutine[Any, Any, None]]] = set()
-        self._gone: list[str] = []
+        self._listeners: set[Listener] = set()
+        self._gone: dict[str, Collection[Any]] = {}
         client.subscribe_topic("all", self._hear)
 
-    def add(self, listener: Callable[[Iterable[str], Iterable[str]], Coroutine[Any, Any, None]]) -> None:
+    def add(self, listener: Listener) -> None:
         self._listeners.add(listener)
 
-    def discard(self, listener: Callable[[Iterable[str], Iterable[str]], Coroutine[Any, Any, None]]) -> None:
+    def discard(self, listener: Listener) -> None:
         self._listeners.discard(listener)
 
     async def _hear(self, event: tuple[float, Any]) -> None:
@@ -320,7 +325,7 @@ class _Watch:
         if action not in ("add-worker", "remove-worker"):
             return
         if action == "remove-worker":
-            self._gone.append(said.get("worker", ""))
+            self._gone[said.get("worker", "")] = said.get("processing-tasks", ())
         await self.look()
 
     async def look(self) -> None:
@@ -329,7 +334,7 @@ class _Watch:
         if client is None:
             return
         threads = dict(await client.scheduler.ncores())
-        gone, self._gone = self._gone, []
+        gone, self._gone = self._gone, {}
         for listener in list(self._listeners):
             await listener(threads, gone)
 

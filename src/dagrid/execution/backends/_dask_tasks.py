@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
@@ -53,6 +53,7 @@ class Tasks:
         self._pending: list[Task] = []
         self._ended: list[Task] = []
         self._tasks: dict[str, Task] = {}
+        self._suspects: set[str] = set()
         self._numbers = count()
         self._token = uuid4().hex
         self._topic = f"dagrid-{self._token}"
@@ -112,6 +113,7 @@ class Tasks:
                 [task.flight.sent for task in tasks],
                 [self._topic] * len(tasks),
                 [self._client.id] * len(tasks),
+                [task.flight.call.once or task.flight.node in self._suspects for task in tasks],
                 *zip(*values, strict=True),
                 key=[task.label for task in tasks],
                 resources=dict(needs.resources) or None,
@@ -166,7 +168,9 @@ class Tasks:
         self._drop(task)
         if isinstance(answer, BaseException):
             flight.failed(*_judged(flight, answer))
-        elif isinstance(answer, tuple):
+            return
+        self._suspects.discard(flight.node)
+        if isinstance(answer, tuple):
             report, key = answer
             flight.landed(report, self._cluster.held(key))
         else:
@@ -180,13 +184,24 @@ class Tasks:
             task.at = address
             task.flight.begun(at)
 
-    def _mourn(self, address: str) -> None:
-        """A worker has gone: what ran there is lost, though Dask would run it again by itself."""
+    def _mourn(self, address: str, given: Collection[Any]) -> None:
+        """A worker has gone: what ran there is lost, and what may have run is launched anew; Dask would run both again by itself.
+
+        From now on these say that they begin before they do, so that it is known which of them ends workers.
+        """
         for task in [task for task in self._tasks.values() if task.at == address]:
-            future, flight = task.future, task.flight
-            self._drop(task)
-            flight.failed(Outcome.LOST, BackendError(f"the Dask worker {address} ended"))
-            self._cluster.part(self._forget(future))
+            self._take_back(task)
+            self._suspects.add(task.flight.node)
+            task.flight.failed(Outcome.LOST, BackendError(f"the Dask worker {address} ended"))
+        for task in [self._tasks[label] for label in given if label in self._tasks]:
+            self._take_back(task)
+            self._suspects.add(task.flight.node)
+            self.launch(task.flight)
+
+    def _take_back(self, task: Task) -> None:
+        future = task.future
+        self._drop(task)
+        self._cluster.part(self._forget(future))
 
     async def _forget(self, future: Any) -> None:
         with suppress(Exception):
@@ -213,10 +228,8 @@ class Tasks:
                 or not any(_matches(post, task.flight.needs) for post in posts.values())
             ):
                 continue
-            future, flight = task.future, task.flight
-            self._drop(task)
-            await self._forget(future)
-            self.launch(flight)
+            self._take_back(task)
+            self.launch(task.flight)
 
 
 def check(cluster: Cluster, needs: Mapping[str, Needs]) -> None:

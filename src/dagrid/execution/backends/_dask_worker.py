@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pickle import dumps, loads
+from time import time
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +26,8 @@ LISTENED = 15.0
 """Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats go."""
 SOON = 0.05
 """Seconds after which a nanny is asked again."""
+NOWHERE = "nowhere"
+"""The address of no worker."""
 
 _functions: dict[bytes, Callable[..., Any]] = {}
 _running: set[str] = set()
@@ -64,11 +67,24 @@ class Seat:
         self._performer.end()
 
 
-def perform_task(label: str, sent: bytes, topic: str, client: str, *values: bytes) -> bytes | tuple[bytes, str]:
-    """Be a task of Dask: perform a call, and return its report and the key of a large value, if it made one."""
+def perform_task(
+    label: str, sent: bytes, topic: str, client: str, surely: bool, *values: bytes
+) -> bytes | tuple[bytes, str]:
+    """Be a task of Dask: perform a call, and return its report and the key of a large value, if it made one.
+
+    Args:
+        label: the key of the task.
+        sent: the call as bytes.
+        topic: under which the driver hears that it has begun.
+        client: for whom Dask keeps its large value.
+        surely: have the driver know that it begins before it does, which costs as much as the task.
+        values: what the references in the call stand for.
+    """
     worker: Any = get_worker()
     if len(_functions) > REMEMBERED:
         _functions.clear()
+    if surely:
+        asyncio.run_coroutine_threadsafe(_begin(worker, topic, label), worker.loop.asyncio_loop).result()
     _running.add(label)
     told = _herald.enter(partial(_say, worker, topic, label))
     try:
@@ -80,6 +96,15 @@ def perform_task(label: str, sent: bytes, topic: str, client: str, *values: byte
         return report
     keeping = _keep(worker, kept, client)
     return report, asyncio.run_coroutine_threadsafe(keeping, worker.loop.asyncio_loop).result()
+
+
+async def _begin(worker: Any, topic: str, label: str) -> None:
+    """Have the scheduler tell the driver that a task begins, and then find no other place for it.
+
+    Else Dask would run it again by itself if this worker goes.
+    """
+    await worker.scheduler.log_event(topic=topic, msg=(label, time(), worker.address))
+    await worker.scheduler.set_restrictions(worker={label: [NOWHERE]})
 
 
 def _say(worker: Any, topic: str, label: str, at: float) -> None:

@@ -103,6 +103,7 @@ class Member:
         self.ready = self.leaving = self.listening = False
         self.doomed = 0  # the token of what it is to be killed for
         self.kill_at = 0.0
+        self.idle_since = 0.0  # 0 while there is something to do
         self.lane: Lane | None = None
         self.under_way: dict[int, Item] = {}
         self.running = 0

@@ -168,12 +168,14 @@ class Tasks:
     def cancel(self, flight: Flight) -> None:
         """Take back what waits, and kill the worker process of what runs."""
         if flight.handle is not None:
+            expect_session()
             ray.cancel(flight.handle[0], force=True)
 
     def waiting(self, flights: Sequence[Flight], moving: bool) -> None:
         """Let workers of the crew go if they hold what these wait for."""
         if not self._crew.present:
             return
+        expect_session()
         free = ray.available_resources()
         if any(options_of(flight.needs).get("num_cpus", 1) > free.get("CPU", 0) for flight in flights):
             self._crew.make_room(not moving)
@@ -198,6 +200,7 @@ class Tasks:
 
     def look(self, flights: Sequence[Flight]) -> None:
         """Say how those have ended that have: a fifteenth of what a future for each would cost."""
+        expect_session()
         by_report = {flight.handle[0]: flight for flight in flights}
         ready, _ = ray.wait(list(by_report), num_returns=len(by_report), timeout=0, fetch_local=False)
         try:
@@ -241,6 +244,7 @@ class Tasks:
         """Hear what the post hears, in a thread of its own: what Ray Client calls back may not ask it for anything."""
         with suppress(Exception):  # it has gone: what begins is known from its report
             while True:
+                expect_session()
                 post.listen.remote().future().add_done_callback(self._heard.put)
                 done = self._heard.get()
                 if done is None:

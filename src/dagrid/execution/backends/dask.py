@@ -5,14 +5,18 @@ This is the face of the crew, and the client that it works with; what a run deci
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ClassVar
 from weakref import finalize
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
+from distributed.comm.core import connect
 
 from dagrid.errors import BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends._crew import WINDOW, Crew
@@ -27,7 +31,7 @@ from dagrid.ports import Capabilities, Host, Needs
 IN_FLIGHT = 256
 """How many tasks of Dask's may be under way for a run."""
 KEEP = 30.0
-"""Seconds for which performers stay when there is no run."""
+"""Seconds for which performers stay that have nothing to do."""
 
 
 class DaskBackend(BackendBase):
@@ -45,6 +49,9 @@ class DaskBackend(BackendBase):
     Dask cannot stop what a worker runs. Where `kill` is on and every worker has one thread and a nanny, a cancelled or late
     attempt is stopped by ending the worker's process, which the nanny replaces. Otherwise it is abandoned: it goes on to its end
     beside what takes its place.
+
+    A node with `resources` is a task of Dask's, which is run again by Dask itself where its worker dies before anybody knew that
+    it had begun. With `on_lost="fail"` the scheduler knows it first: it runs once, and costs about twice as much as another.
 
     Args:
         address: a scheduler's, such as "tcp://host:8786" or "host:8786".
@@ -72,10 +79,12 @@ class DaskBackend(BackendBase):
         timeout: float = 5.0,
     ) -> None:
         super().__init__()
-        if max_workers is not None and max_workers < 1:
-            raise InvalidSettingError(
-                f"max_workers is {max_workers}. Give a positive number, or None for all there are."
-            )
+        if max_workers is not None and not (type(max_workers) is int and max_workers >= 1):
+            raise InvalidSettingError(f"max_workers is a positive whole number, or None for all, not {max_workers!r}.")
+        if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
+            raise InvalidSettingError(f"timeout is a number of seconds above 0, not {timeout!r}.")
+        if not isinstance(client, Client | None):
+            raise InvalidSettingError(f"client is a distributed.Client, not {client!r}.")
         if address is not None and client is not None:
             raise InvalidSettingError("Give an address or a client, not both.")
         client = client if client is not None else _current() if address is None else None
@@ -154,12 +163,25 @@ def _current() -> Any:
 
 def _connect(address: str, timeout: float) -> Any:
     try:
+        with ThreadPoolExecutor(1) as alone:  # there may be a loop in this thread
+            alone.submit(asyncio.run, _greet(address, timeout)).result()
         return Client(address, timeout=timeout, set_as_default=False)
-    except (OSError, ValueError) as error:  # TimeoutError is an OSError
+    except (
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:  # TimeoutError is an OSError; what is no message looks like a huge one
         raise BackendUnreachableError(
             f"There is no Dask scheduler at {address!r} that answers within {timeout:g} s ({told(error)}). "
             "Start one there with `dask scheduler`, or correct the address."
         ) from error
+
+
+async def _greet(address: str, timeout: float) -> None:
+    """Raise an error if nobody at an address speaks as Dask does: a client would wait for a word for ever."""
+    async with asyncio.timeout(timeout):
+        line = await connect(address, timeout=timeout, **Security().get_connection_args("client"))
+        await line.close()
 
 
 def _start_cluster(processes: int) -> Any:

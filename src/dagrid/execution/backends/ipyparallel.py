@@ -24,7 +24,7 @@ from dagrid.machine.pick import matches
 from dagrid.ports import Capabilities, Host, Needs
 
 KEEP = 30.0
-"""Seconds for which performers without a run stay in their engines."""
+"""Seconds for which performers that have nothing to do stay in their engines."""
 REACH = 5.0
 """Seconds that a cluster has to answer."""
 

@@ -33,8 +33,20 @@ from dagrid.ports import Capabilities, Host, Needs
 CLIENT = "ray://"
 """How the addresses of Ray Client begin: the program is no part of the cluster, and a server there acts for it."""
 OBJECT_STORE = 200 * 2**20
+LEAST_STORE = 75 * 2**20
+"""Below this many bytes of shared memory Ray begins no session."""
 REACH = 3.0
 """Seconds that an address has to answer."""
+KEEP = 30.0
+"""Seconds for which workers stay that have nothing to do, in a session of our own."""
+KEEP_AMONG_OTHERS = 1.0
+"""The same where others may want their CPUs."""
+SETTINGS = b"\x04"
+"""The type of the frame with which both sides of HTTP/2, and so of gRPC, begin."""
+FRAME_HEAD = 9
+"""The bytes before what is in a frame; the fourth is its type."""
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
+"""How a client of HTTP/2 begins that has nothing to say."""
 
 
 class RayBackend(BackendBase):
@@ -42,8 +54,8 @@ class RayBackend(BackendBase):
 
     A Ray session that there is already (`ray.init` was called) is used, and left as it is when the backend is closed. Else one is
     begun, and ended with the last backend that uses it. Each worker is an actor that holds one CPU of the cluster while it
-    lives; they start when there is work for them, serve one run after the other, and go when there has been no run for a while.
-    Cancels and timeouts kill the actor, and another takes its place.
+    lives; they start when there is work for them, serve one run after the other, and go when they have had nothing to do for
+    a while. Cancels and timeouts kill the actor, and another takes its place.
 
     A node that asks for resources which the run does not count (`resources`: CPU or num_cpus, GPU or num_gpus, memory in bytes,
     or a custom name) or for labels (`selector`, as Ray's `label_selector` has them) is a task of Ray, which finds a place for it;
@@ -56,7 +68,9 @@ class RayBackend(BackendBase):
 
     dagrid must be installed where the workers run, and the Python be of the same minor version. Functions travel by reference if
     they can be imported there, else by value. Tasks see the environment and the directory of their Ray worker; `runtime_env`
-    changes these. They run in a thread of the actor which is not its main one.
+    changes these. They run in a thread of the actor which is not its main one: a node that waits there for tasks of Ray's own
+    (`ray.get`) keeps its CPU while it waits, so leave some free (`num_cpus`), or have it be a task of Ray, which gives its CPU
+    back meanwhile (`resources={"CPU": 1}`).
 
     Args:
         num_cpus: how many attempts run at once at most; None means all CPUs of the cluster. A session that is begun on this
@@ -66,11 +80,12 @@ class RayBackend(BackendBase):
         max_in_flight: how many attempts may be with the workers, the waiting ones included; None means 256 for each. As many
             nodes may be tasks of Ray at once; None means 64, or four for each CPU if that is more.
         object_store_memory: bytes of shared memory of a session that is begun on this machine; what does not fit goes to disk.
-        keep_workers: seconds for which workers without a run keep their CPUs.
+        keep_workers: seconds for which workers that have nothing to do keep their CPUs, within a run and after it; None means 30
+            in a session that was begun here, and one where others may want them.
         actor_options: what else Ray is to know of a worker: `num_gpus`, `resources`, `memory`, `runtime_env`, ...
 
     Raises:
-        InvalidSettingError: a number is not positive, or an option is unknown to Ray.
+        InvalidSettingError: a number or the address is none, or an option is unknown to Ray.
         BackendUnreachableError: there is no cluster at the address.
         BackendNotInstalledError: the address is one of Ray Client, and its packages are missing.
     """
@@ -87,13 +102,17 @@ class RayBackend(BackendBase):
         max_in_flight: int | None = None,
         *,
         object_store_memory: int = OBJECT_STORE,
-        keep_workers: float = 30.0,
+        keep_workers: float | None = None,
         **actor_options: Any,
     ) -> None:
         super().__init__()
-        for name, value in (("num_cpus", num_cpus), ("max_in_flight", max_in_flight)):
-            if value is not None and value < 1:
-                raise InvalidSettingError(f"{name} is {value}. Give a positive number, or None.")
+        numbers = {"num_cpus": num_cpus, "max_in_flight": max_in_flight, "object_store_memory": object_store_memory}
+        for name, value in numbers.items():
+            least = LEAST_STORE if name == "object_store_memory" else 1
+            if value is not None and not (type(value) is int and value >= least):
+                raise InvalidSettingError(f"{name} is a whole number from {least} up, not {value!r}.")
+        if not isinstance(address, str | None):
+            raise InvalidSettingError(f"address is a text such as 'ray://host:10001' or 'host:6379', not {address!r}.")
         make = _actor_class(actor_options)
         _cluster.join(num_cpus, address, object_store_memory)
         try:
@@ -104,6 +123,8 @@ class RayBackend(BackendBase):
         self.num_cpus = count
         window = max(1, (max_in_flight or WINDOW * count) // count)
         self._depot = Depot(partial(_ray_tasks.fetch, _ray_tasks.where()))
+        if keep_workers is None:
+            keep_workers = KEEP if _cluster.ours else KEEP_AMONG_OTHERS
         self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers, self._depot)
         self._tasks = _ray_tasks.Tasks(self._crew, actor_options.get("runtime_env"))
         self._in_flight = max_in_flight or max(IN_FLIGHT, 4 * count)
@@ -154,7 +175,7 @@ class _Channel:
         if self._next is None and (self._heard is None or self._heard.done()):
             self._next = self._exchange(letter)
         else:
-            self._handle.tell.remote(_ray_worker.sealed(letter))
+            self._call("tell", letter)
 
     def listen(self) -> Future[list[_performer.Record]]:
         self._heard, self._next = self._next or self._exchange(), None
@@ -166,10 +187,14 @@ class _Channel:
                 ray.kill(self._handle)
 
     def _exchange(self, *letters: Sequence[Any]) -> Future[list[_performer.Record]]:
-        records, kept = self._handle.exchange.remote(*map(_ray_worker.sealed, letters))
+        records, kept = self._call("exchange", *letters)
         found: Future[list[_performer.Record]] = Future()
         records.future().add_done_callback(partial(_pass_on, found, kept))
         return found
+
+    def _call(self, method: str, *letters: Sequence[Any]) -> Any:
+        _ray_tasks.expect_session()
+        return getattr(self._handle, method).remote(*map(_ray_worker.sealed, letters))
 
 
 def _pass_on(found: Future[list[_performer.Record]], kept: Any, done: Future[bytes]) -> None:
@@ -205,6 +230,11 @@ class _Cluster:
         self._users = 0
         self._ours = False
 
+    @property
+    def ours(self) -> bool:
+        """Whether it was begun here."""
+        return self._ours
+
     def join(self, num_cpus: int | None, address: str | None, object_store_memory: int) -> None:
         """Use the session that there is, or begin one."""
         with self._guard:
@@ -236,13 +266,13 @@ class _Cluster:
             _check_client(address)
         try:
             _knock(address)
-            ray.init(address=address, **quiet)
+            _reach(address, **quiet)
         except ConnectionAbortedError as error:
             raise BackendUnreachableError(
                 f"The Ray Client server at {address} could not begin a session ({_last_line(error)}). The logs of the "
                 "head say why. If they are empty, start the head with GRPC_ENABLE_FORK_SUPPORT=0 in its environment."
             ) from error
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        except (OSError, RuntimeError, ValueError, SystemExit, ray.exceptions.RayError) as error:
             raise BackendUnreachableError(
                 f"There is no Ray cluster at {address} ({told(error)}). Start one with `ray start --head`, or leave out "
                 "the address for one on this machine."
@@ -265,10 +295,26 @@ def _last_line(error: BaseException) -> str:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError if nobody listens at an address; Ray itself would try for a long time."""
+    """Raise OSError if nobody at an address speaks as Ray does, which is gRPC; Ray itself would try for a long time."""
     parts = urlsplit(address if "://" in address else f"//{address}")
-    if parts.hostname and parts.port:
-        socket.create_connection((parts.hostname, parts.port), REACH).close()
+    if not (parts.hostname and parts.port):
+        return
+    with socket.create_connection((parts.hostname, parts.port), REACH) as line:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return  # what is said there only Ray can read
+        line.sendall(GREETING)
+        if line.recv(FRAME_HEAD, socket.MSG_WAITALL)[3:4] != SETTINGS:
+            raise ConnectionError("what listens there is not Ray")
+
+
+def _reach(address: str, **options: Any) -> None:
+    """Use the session at an address; where that fails, nothing of the try stays in this process."""
+    try:
+        ray.init(address=address, **options)
+    except BaseException:
+        with suppress(Exception):
+            ray.shutdown()  # also of a client that did not come about, in whose name everything later would be asked
+        raise
 
 
 _cluster = _Cluster()
