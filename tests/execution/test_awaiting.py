@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from dagrid import DAG, Node, Rule, RunStatus
 from dagrid.assemble import view
 from dagrid.errors import RunError
+from dagrid.execution.sessions import RunSessions
 from dagrid.graph.rules import Patch
 
 PATIENCE = 10.0
@@ -43,6 +45,30 @@ async def until(event: threading.Event) -> None:
 
 async def awaited(run: Any) -> Any:
     return await run
+
+
+def test_an_end_that_is_reported_while_somebody_begins_to_wait_is_not_left_lying(monkeypatch):
+    """Who reports and finds somebody looking at the run leaves, for whoever looks takes it up."""
+    release, follow = threading.Event(), RunSessions.follow
+
+    def follow_late(self: RunSessions, call: Any) -> None:
+        release.set()
+        deadline = time.monotonic() + PATIENCE
+        while not run._engine._inbox:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        follow(self, call)
+
+    async def wait() -> str:
+        await until(release)
+        return "done"
+
+    async def main() -> Any:
+        return await asyncio.wait_for(run, PATIENCE)
+
+    monkeypatch.setattr(RunSessions, "follow", follow_late)
+    run = DAG([Node("wait", wait)]).start()
+    assert asyncio.run(main())["wait"] == "done"
 
 
 def test_many_awaited_runs_leave_the_threads_of_the_loop_alone():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
@@ -232,21 +233,15 @@ class Engine:
 
     def follow(self, call: Callable[[], object]) -> None:
         """Have a function called when the run is over, from any thread and under the lock, so it must be short."""
-        self.enter()
-        try:
+        with self.holding():
             self._sessions.follow(call)
-        finally:
-            self.leave()
 
     def let_go(self) -> None:
         """Do nothing more for the run here: whoever takes it over goes on from what is recorded."""
-        self.enter()
-        try:
+        with self.holding():
             if not self.done.is_set():
                 self._leaves = True
                 self.abandon()
-        finally:
-            self.leave()
 
     def abandon(self) -> None:
         """Under the lock: end the run here, and not for whoever takes it over."""
@@ -303,12 +298,9 @@ class Engine:
         """Wait until all that was reported is recorded, in a run that is."""
         if self._committer is None:
             return
-        self.enter()
-        try:
+        with self.holding():
             if self._inbox:
                 self._step(())
-        finally:
-            self.leave()
         self._committer.flush()
 
     def lacks(self, place: str = "") -> Mapping[tuple[tuple[tuple[str, str], ...], str], str]:
@@ -320,6 +312,8 @@ class Engine:
         if self._committer is not None:
             held, _ = self._committer.take(worker)
             if held is not None:
+                if self._inbox:
+                    self._after()
                 return held
         return self._exchange(worker, ())
 
@@ -449,8 +443,19 @@ class Engine:
         return held
 
     def leave(self) -> None:
-        """Give the lock back."""
+        """Give the lock back; who found it taken meanwhile has left, so look at the inbox then."""
         self._lock.release()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Hold the lock for a look at the run; what came in meanwhile is taken up when it is given back."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+            if self._inbox:
+                self._after()
 
     def _drain(self) -> bool:
         """Take what is in the inbox; False when somebody holds the lock, who will look there and at the questions."""

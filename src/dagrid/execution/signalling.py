@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from dagrid.errors import RunError, TaskError
@@ -33,9 +34,7 @@ class Waited(Protocol):
 
     def attend(self, timeout: float | None, enough: Callable[[], bool]) -> bool: ...
 
-    def enter(self) -> None: ...
-
-    def leave(self) -> None: ...
+    def holding(self) -> AbstractContextManager[None]: ...
 
     def is_stuck(self) -> bool: ...
 
@@ -97,11 +96,8 @@ class Signals:
             return True
         if not engine.state.held:
             return False
-        engine.enter()
-        try:
+        with engine.holding():
             return engine.is_stuck()
-        finally:
-            engine.leave()
 
     def detach(self) -> None:
         """Give the run up here, while nobody is about to answer: whoever takes it over goes on with it.
@@ -114,17 +110,13 @@ class Signals:
             raise RunError(
                 "The run has no checkpoint from which it could go on. Keep it, or start it with checkpoint=..."
             )
-        with self._lock:
-            engine.enter()
-            try:
-                if engine.done.is_set():
-                    raise RunError("The run has ended, and waits for nobody.")
-                if not engine.is_stuck():
-                    raise RunError("Something goes on in the run. Give it up when settle() has returned False.")
-                engine.recorder.park()
-                engine.abandon()
-            finally:
-                engine.leave()
+        with self._lock, engine.holding():
+            if engine.done.is_set():
+                raise RunError("The run has ended, and waits for nobody.")
+            if not engine.is_stuck():
+                raise RunError("Something goes on in the run. Give it up when settle() has returned False.")
+            engine.recorder.park()
+            engine.abandon()
 
     def _unanswered(self, node: int) -> int:
         attempt = self._attempt(node)
