@@ -14,6 +14,7 @@ import pytest
 from dagrid import DAG, ExecutionResult, Node, NodeStatus, RunStatus
 from dagrid.errors import TransferError, UnknownNodeError
 from dagrid.execution.simulate import simulate
+from tests.execution.place_tasks import unreadable
 
 DIAMOND = [Node("a"), Node("b", None, ["a"], cost=3.0), Node("c", None, ["a"]), Node("d", None, ["b", "c"])]
 
@@ -123,3 +124,15 @@ def test_a_run_without_tracing_has_no_trace() -> None:
     assert empty.trace is not None
     assert empty.trace.summary().critical_path == []
     assert json.loads(empty.trace.to_chrome_json())["traceEvents"] is not None
+
+
+def test_a_value_that_cannot_be_rebuilt_is_no_end_of_a_look_at_all_results() -> None:
+    """The run has succeeded, and who goes through its results is told of the one that is not for this process."""
+    result = DAG([Node("odd", unreadable), Node("plain", int)]).run(backend="multiprocessing?max_workers=1")
+    assert result.ok
+    told = dict(result.node_results.items())
+    assert (told["odd"].status, told["odd"].value, told["plain"].value) == ("completed", None, 0)
+    assert isinstance(told["odd"].error, TransferError)
+    assert "cannot be rebuilt here" in told["odd"].reason
+    with pytest.raises(TransferError, match="cannot be rebuilt here"):
+        result["odd"]

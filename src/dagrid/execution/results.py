@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from os import PathLike
 from types import TracebackType
@@ -299,12 +299,18 @@ class ExecutionResult:
     def node_result(self, name: NodeRef, *, value: bool = True) -> NodeResult:
         """Return what became of one node; without its value, if that is not to be opened.
 
+        Where a value cannot be rebuilt in this process, `error` and `reason` say so; `result["node"]` raises that error.
+
         Raises:
             UnknownNodeError: there is no such node.
         """
         node = self._number(name)
-        has_value = value and self._state.status[node] == Status.COMPLETED
-        return self._told(node, opened(self._values[node]) if has_value else None)
+        if not value or self._state.status[node] != Status.COMPLETED:
+            return self._told(node)
+        try:
+            return self._told(node, opened(self._values[node]))
+        except TransferError as error:
+            return replace(self._told(node), error=error, reason=str(error))
 
     def to_html(self, path: str | PathLike[str] | None = None, *, title: str = "A run of dagrid") -> str:
         """Return the run as one HTML page, which needs nothing but a browser, and write it to a file.
