@@ -226,6 +226,25 @@ def called(service, *arguments):
     return done
 
 
+def test_what_is_asked_of_a_run_that_has_only_just_ended_is_done(service, tmp_path, monkeypatch):
+    """Its end is in the history before the coordinator has seen to it."""
+    run = service.enqueue(f"steps: [echo a >> {tmp_path}/ran, test -e {tmp_path}/tried || ! touch {tmp_path}/tried]")
+    asked: list[str] = []
+    tell = Coordinator._tell
+
+    def tell_late(self, what):
+        if not asked:
+            asked.append(service.history.info(run).status)
+            service.history.tell(RETRY, run)
+        tell(self, what)
+
+    monkeypatch.setattr(Coordinator, "_tell", tell_late)
+    with service.coordinator():
+        service.until(run, "succeeded")
+    assert asked == ["failed"]
+    assert (tmp_path / "ran").read_text() == "a\n"
+
+
 def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
     """From a step on, or all of it as a new run, which waits in the same queue and is of the file as it is now."""
     steps = f"steps: [{{name: a, command: echo a >> {tmp_path}/ran}}, {{name: b c, command: echo b >> {tmp_path}/ran}}]"

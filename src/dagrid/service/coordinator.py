@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Protocol
 
 from dagrid.errors import DagridError, RunError, UnknownRunError
+from dagrid.execution.results import RunStatus
 from dagrid.history import INTERRUPTED, STOPPED, About, History
 from dagrid.history.bells import QUEUED as CAME
 from dagrid.history.bells import RESUME, RETRY, STOP
@@ -72,6 +73,7 @@ class Active:
     process: GraphProcess | None = None
     looking: bool = False
     stopped: bool = False
+    then: How | None = None  # what was asked of it when it had ended, and that had not been seen to yet
 
 
 How = Callable[[Active], Started | GraphProcess]
@@ -187,10 +189,16 @@ class Coordinator:
             self._came(run)
         elif verb == STOP:
             self._stop(run)
-        elif verb in (RESUME, RETRY) and run not in self._active:
+        elif verb in (RESUME, RETRY):
             with suppress(DagridError):  # it is gone
-                how = self._resume if verb == RESUME else partial(self._retry, steps)
-                self._begin(Active(run, self._history.about(run).queue), how)
+                self._once_more(run, self._resume if verb == RESUME else partial(self._retry, steps))
+
+    def _once_more(self, run: str, how: How) -> None:
+        active = self._active.get(run)
+        if active is None:
+            self._begin(Active(run, self._history.about(run).queue), how)
+        elif self._history.info(run).status != RunStatus.RUNNING:
+            active.then = how
 
     def _came(self, run: str) -> None:
         """A run waits in a queue."""
@@ -240,6 +248,9 @@ class Coordinator:
         if self._active.pop(active.run, None) is not None:
             self._known.discard(active.run)
             self._busy[active.queue] -= 1
+            if active.then is not None:
+                with suppress(DagridError):  # it is gone
+                    self._once_more(active.run, active.then)
 
     # The hands: any thread runs what follows.
 
