@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
 from dagrid.attempt import Extra, value_before
 from dagrid.machine.events import Stimulus
+
+if TYPE_CHECKING:
+    from dagrid.machine.plan import Lack
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -212,7 +215,7 @@ class Recording(Protocol):
 class Lacking(Protocol):
     """What hosts can say too: what their nodes wait for that no worker has."""
 
-    def lacks(self) -> Mapping[tuple[tuple[tuple[str, str], ...], str], str]:
+    def lacks(self) -> Mapping[Lack, str]:
         """Return the labels that nodes which could run want, and none of the session's workers has, each with why those are
         `unfit` that have them, and with one of the nodes. Where there is no worker, nodes that want no labels lack one as well.
         """

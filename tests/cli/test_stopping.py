@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -53,8 +52,7 @@ def test_a_run_in_the_background_of_a_script_is_stopped(dagrid, history, folder)
     subprocess.run(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     appeared(folder / "there")
     os.kill(history.runs()[0].pid, signal.SIGINT)
-    time.sleep(0.2)
-    assert history.runs()[0].status == "running"
+    assert dagrid("status", "long", "--json").data["status"] == "running"
     said = dagrid("stop", "long", "--json")
     assert (said.code, said.data["status"]) == (0, "aborted")
 

@@ -78,9 +78,14 @@ def start_worker(
 
 def wait_ready(folder: Path, *names: str) -> None:
     """Wait until workers say that they are ready."""
+    wait_said(folder, " ready.", *names)
+
+
+def wait_said(folder: Path, words: str, *names: str) -> None:
+    """Wait until workers have said something in their logs."""
     deadline = time.monotonic() + 40
     for name in names:
-        while " ready." not in (folder / f"{name}.log").read_text():
+        while words not in (folder / f"{name}.log").read_text():
             if time.monotonic() > deadline:
                 raise RuntimeError((folder / f"{name}.log").read_text())
 

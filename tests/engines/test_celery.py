@@ -26,7 +26,7 @@ from dagrid.execution.backends.celery import CeleryBackend, install
 from dagrid.machine.events import Outcome
 from dagrid.testing import Gate, Probe
 from dagrid.testing.gate import stand
-from tests.engines.celery_place import free_port, installation, start_redis, start_worker, stop, wait_ready
+from tests.engines.celery_place import free_port, installation, start_redis, start_worker, stop, wait_ready, wait_said
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
@@ -219,7 +219,7 @@ def test_tasks_that_end_while_the_broker_is_away(tmp_path: Path, hurry: None) ->
             visit = gate.meet()
             stop(server, signal.SIGKILL)
             visit.release()
-            time.sleep(1.0)  # the worker tries, and fails
+            wait_said(tmp_path, "Exception raised outside body", "worker")
             server = start_redis(tmp_path, port)
             result = run.wait(60)
             assert result.succeeded == 2, result.node_results["first"].error

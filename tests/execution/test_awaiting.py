@@ -16,24 +16,12 @@ from dagrid.assemble import view
 from dagrid.errors import RunError
 from dagrid.execution.sessions import RunSessions
 from dagrid.graph.rules import Patch
+from tests.execution.held_task import Held
 
 PATIENCE = 10.0
 
 
-class Gate:
-    """A task that waits to be let go of, by whoever is in the event loop."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.release = threading.Event()
-
-    def __call__(self) -> str:
-        self.reached.set()
-        assert self.release.wait(PATIENCE)
-        return "done"
-
-
-def let_go(gates: list[Gate]) -> None:
+def let_go(gates: list[Held]) -> None:
     for gate in gates:
         gate.release.set()
 
@@ -73,7 +61,7 @@ def test_an_end_that_is_reported_while_somebody_begins_to_wait_is_not_left_lying
 
 def test_many_awaited_runs_leave_the_threads_of_the_loop_alone():
     """Else they starve what uses `asyncio.to_thread`, without which some of them may never end."""
-    gates = [Gate() for _ in range(8)]
+    gates = [Held() for _ in range(8)]
 
     async def main() -> list[Any]:
         with ThreadPoolExecutor(1) as only:
@@ -105,7 +93,7 @@ def test_who_awaits_needs_no_thread_for_the_nodes_of_the_caller():
 
 def test_a_run_is_cancelled_with_the_task_that_awaits_it():
     """As a task would be; another one that awaits it gets its result, and what holds out is left after a moment."""
-    gate, closed = Gate(), []
+    gate, closed = Held(), []
 
     class Watcher:
         def begin(self, run: Any) -> None:
@@ -133,7 +121,7 @@ def test_a_run_is_cancelled_with_the_task_that_awaits_it():
 
 def test_a_run_that_is_shielded_goes_on():
     """The way of asyncio, for who wants only to stop waiting."""
-    gate = Gate()
+    gate = Held()
 
     async def main() -> Any:
         run = DAG([Node("held", gate)]).start()
@@ -147,7 +135,7 @@ def test_a_run_that_is_shielded_goes_on():
 
 def test_the_handlers_of_a_run_that_is_cancelled_so_run_to_their_end():
     """They are what cleans up; who is cancelled once more does not wait for them."""
-    held, cleaning = Gate(), Gate()
+    held, cleaning = Held(), Held()
 
     async def main(times: int) -> Any:
         graph = DAG([Node("held", held), Node("clean", cleaning, handler="exit")])
@@ -174,7 +162,7 @@ def test_the_handlers_of_a_run_that_is_cancelled_so_run_to_their_end():
 @pytest.mark.parametrize("backend", ["thread", "inline"])
 def test_ctrl_c_comes_through_while_a_run_is_awaited(backend):
     """Also where the task cannot be stopped, which goes on in its thread."""
-    gate = Gate()
+    gate = Held()
     runs: list[Any] = []
 
     async def press() -> None:

@@ -34,6 +34,7 @@ from dagrid.execution.backends.thread import ThreadBackend
 from dagrid.execution.simulate import VirtualBackend
 from dagrid.interrupts import HeldInterrupts
 from dagrid.opening import known_backends
+from tests.execution.held_task import Held
 from tests.places import ENGINES
 
 BACKENDS = ["thread", "inline"]
@@ -336,19 +337,6 @@ def test_one_graph_runs_twice_at_once() -> None:
 
 
 # --- the handle -----------------------------------------------------------------------------------------------------------
-
-
-class Held:
-    """A task that stands still until it is let go."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.release = threading.Event()
-
-    def __call__(self) -> str:
-        self.reached.set()
-        assert self.release.wait(PATIENCE)
-        return "done"
 
 
 def test_cancel_while_something_runs() -> None:

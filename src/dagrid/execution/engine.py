@@ -50,7 +50,7 @@ from dagrid.machine.events import (
     TimerKind,
 )
 from dagrid.machine.explain import lacks
-from dagrid.machine.plan import Plan
+from dagrid.machine.plan import Lack, Plan
 from dagrid.machine.signals import stuck
 from dagrid.machine.state import State
 from dagrid.ports import Backend, Bundle, Call, Clock, Use
@@ -303,7 +303,7 @@ class Engine:
                 self._step(())
         self._committer.flush()
 
-    def lacks(self, place: str = "") -> Mapping[tuple[tuple[tuple[str, str], ...], str], str]:
+    def lacks(self, place: str = "") -> Mapping[Lack, str]:
         """Return what nodes of a place wait for that no worker there has, see `dagrid.ports.Lacking`."""
         return lacks(self.state, place)
 

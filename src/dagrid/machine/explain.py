@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dagrid.machine.events import NODE_MASK, UNSTARTED, Kind
 from dagrid.machine.pick import matches
-from dagrid.machine.plan import SHARES, Request
+from dagrid.machine.plan import SHARES, Lack, Request
 from dagrid.machine.state import (
     CANCELLED,
     COMPLETED,
@@ -75,12 +75,12 @@ def explain(state: State, node: int, at: float) -> str:
     return f"{name!r} {ended_word(status)}{took}{f': {detail}'.removesuffix('.') if detail else ''}{after}."
 
 
-def lacks(state: State, place: str) -> dict[tuple[tuple[tuple[str, str], ...], str], str]:
+def lacks(state: State, place: str) -> dict[Lack, str]:
     """Return the labels that ready nodes want of a worker at their place, and none that is there has, each with why those cannot
     perform what is sent that have them, and with one of the nodes. Where there is no worker, those lack one too that want no
     labels.
     """
-    found: dict[tuple[tuple[tuple[str, str], ...], str], str] = {}
+    found: dict[Lack, str] = {}
     for heap, request in zip(list(state.ready), state.plan.requests, strict=False):  # the run goes on meanwhile
         if heap and request.place == place and not _is_matched(state, request):
             lack = request.selector, _unfit(state, request)

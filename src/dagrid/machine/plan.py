@@ -81,6 +81,13 @@ class Settings:
                 )
 
 
+Labels = tuple[tuple[str, str], ...]
+"""Labels of a worker with their values."""
+
+Lack = tuple[Labels, str]
+"""Labels that no worker has that could be given work, and why those cannot perform it that have them; empty where nobody has."""
+
+
 class Request(msgspec.Struct, frozen=True):
     """What a group of nodes needs in order to start; nodes with equal requests share one ready queue.
 
@@ -89,7 +96,7 @@ class Request(msgspec.Struct, frozen=True):
     """
 
     resources: tuple[tuple[str, int], ...] = ()
-    selector: tuple[tuple[str, str], ...] = ()
+    selector: Labels = ()
     sequential: bool = False
     place: str = ""
     foreign: tuple[tuple[str, float], ...] = ()

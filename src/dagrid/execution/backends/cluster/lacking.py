@@ -9,22 +9,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import id_of
+from dagrid.machine.plan import Labels, Lack
 from dagrid.ports import Lacking, PushHost
 
-Selector = tuple[tuple[str, str], ...]
-"""Labels with their values, in the order in which they were written."""
 
-
-Want = tuple[Selector, str]
-"""Labels of a worker, and why those that have them cannot perform what is sent; empty where nobody has them."""
-
-
-def _worker(selector: Selector) -> str:
+def _worker(selector: Labels) -> str:
     shown = ", ".join(f"{label}={value}" for label, value in selector)
     return f"a worker with the labels {shown}" if shown else "a worker"
 
 
-def _wanted(want: Want) -> str:
+def _wanted(want: Lack) -> str:
     selector, why = want
     return _worker(selector) + (f": {why}" if why else "" if selector else ", and there is none")
 
@@ -38,7 +32,7 @@ class Lacks:
 
     def __init__(self, host: PushHost) -> None:
         self._host = host if isinstance(host, Lacking) else None
-        self._found: Mapping[Want, str] = {}
+        self._found: Mapping[Lack, str] = {}
 
     def look(self) -> list[str] | None:
         """Look again, and return in words what it did not lack before; None if all is as it was."""
@@ -61,8 +55,8 @@ class AllLacks:
 
     def __init__(self, say: Callable[[str], object]) -> None:
         self._say = say
-        self._runs: dict[str, set[Want]] = {}
-        self._told: set[Want] = set()
+        self._runs: dict[str, set[Lack]] = {}
+        self._told: set[Lack] = set()
 
     def hear(self, run: str, name: str, lacks: Iterable[pb.Lack], workers: Collection[Mapping[str, str]]) -> None:
         """Take all that a run says that it lacks, each time anew, while there are workers with these labels."""
@@ -91,5 +85,5 @@ class AllLacks:
         self._told &= set().union(*self._runs.values())
 
 
-def _has(labels: Mapping[str, str], selector: Selector) -> bool:
+def _has(labels: Mapping[str, str], selector: Labels) -> bool:
     return all(labels.get(label) == value for label, value in selector)
