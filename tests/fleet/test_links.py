@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -13,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from dagrid.errors import BackendClosedError
+from dagrid.errors import BackendClosedError, BackendUnreachableError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import listener, logbook
-from dagrid.execution.backends.cluster.calling import Address
+from dagrid.execution.backends.cluster.calling import Address, call
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
@@ -398,6 +399,23 @@ def test_what_is_asked_at_once_goes_in_few_envelopes() -> None:
         assert len(run.ends(1_000)) == 1_000
         assert len([down for down in worker.downs.all if down.assigns]) < 10
         run.close()
+
+
+def test_a_word_after_the_coordinator_has_hung_up_is_a_loss_of_the_stream() -> None:
+    """It is tried again like any other: who calls may be about to say something when the end comes."""
+
+    async def say_late(coordinator: Hub) -> None:
+        hello = pb.Hello(id="w", slots=1, protocol=PROTOCOL, python="3.11")
+        async with call(to(coordinator), "Work", pb.Up(hello=hello), pb.Down, lambda: None, lambda: None) as (link, _):
+            await asyncio.to_thread(coordinator.close)
+            while await link.hear() is not None:
+                pass
+            stream: Any = link._stream
+            await stream.code()
+            await link.send(pb.Up(mark=1))
+
+    with hub() as coordinator, pytest.raises(BackendUnreachableError, match="has hung up"):
+        asyncio.run(say_late(coordinator))
 
 
 # Files that grow.

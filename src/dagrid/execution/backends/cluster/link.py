@@ -126,8 +126,16 @@ class Link(Generic[Said, Heard]):
     async def send(self, message: Message) -> bytes:
         """Say something at once, which must not be while it speaks; return it as bytes."""
         body = message.SerializeToString()
-        await self._stream.write(self._sealer.seal(body, clock()).SerializeToString())
+        await self._write(self._sealer.seal(body, clock()))
         return body
+
+    async def _write(self, envelope: pb.Envelope) -> None:
+        try:
+            await self._stream.write(envelope.SerializeToString())
+        except (
+            asyncio.InvalidStateError
+        ) as error:  # how gRPC says on the caller's side what is a usage error on the other one
+            raise grpc.aio.UsageError(f"The stream has ended: {error}") from error
 
     async def _send_piece(self, piece: Said) -> None:
         size = piece.ByteSize()
@@ -136,7 +144,7 @@ class Link(Generic[Said, Heard]):
             return
         body = piece.SerializeToString()
         packed = await asyncio.to_thread(zlib.compress, body, 1) if size > APART else zlib.compress(body, 1)
-        await self._stream.write(self._sealer.seal(packed, clock(), len(body)).SerializeToString())
+        await self._write(self._sealer.seal(packed, clock(), len(body)))
 
     async def receive(self) -> pb.Envelope | None:
         """Return what came, which is not to be trusted yet; None if the other end hung up.
