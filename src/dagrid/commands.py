@@ -10,8 +10,9 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import msgspec
 
 from dagrid.errors import CommandError, InvalidSettingError, OutputLimitError
 from dagrid.masking import masked
@@ -33,8 +34,7 @@ PathLike = str | os.PathLike[str]
 Environment = Mapping[str, str]
 
 
-@dataclass(slots=True)
-class Exit:
+class Exit(msgspec.Struct):
     """The end of a process; all texts and bytes are masked.
 
     Args:
@@ -81,8 +81,7 @@ class Exit:
         return [line.rstrip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
 
 
-@dataclass(slots=True, repr=False)
-class Launch:
+class Launch(msgspec.Struct):
     """What a process is started with, and what becomes of its output. Plain data; it can be pickled if `done` can.
 
     The process has a session and a process group of its own. The attempt ends when it ends; what is then left of its group is
@@ -182,8 +181,7 @@ class Notify(Protocol):
     def __call__(self, value: Any = None, *, error: BaseException | None = None) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Await:
+class Await(msgspec.Struct, frozen=True):
     """Something that happens elsewhere, and is waited for; meanwhile the attempt has no process and holds up no other.
 
     Args:
@@ -242,8 +240,7 @@ class Server:
         return f"<Server {Launch(self.argv).shown}>"  # nothing of its variables, which may be secret
 
 
-@dataclass(slots=True, repr=False)
-class Request:
+class Request(msgspec.Struct):
     """Something that a warm process is to answer: one that was started for an equal `Server` and has nothing to do, or a new one.
 
     Args:
@@ -357,8 +354,7 @@ def _words_of(shell: str | Sequence[str]) -> list[str]:
     return [shell, "-c"] if isinstance(shell, str) else list(shell)
 
 
-@dataclass(slots=True, repr=False)
-class _Fixed:
+class _Fixed(msgspec.Struct):
     """A function that returns the same launch, in the environment of its time."""
 
     launch: Launch
@@ -368,7 +364,7 @@ class _Fixed:
         return repr(self.launch)
 
     def __call__(self) -> Launch:
-        return replace(self.launch, env=os.environ | self.env) if self.env else self.launch
+        return msgspec.structs.replace(self.launch, env=os.environ | self.env) if self.env else self.launch
 
 
 def signal_name(number: int) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
 
 from dagrid.errors import (
     GraphError,
@@ -67,8 +68,7 @@ _RUN_STATUS = {code: RunStatus(code.name.lower()) for code in Verdict}
 _STATUS = {int(code): NodeStatus(code.name.lower()) for code in Status}
 
 
-@dataclass(frozen=True, slots=True)
-class NodeResult:
+class NodeResult(msgspec.Struct, frozen=True):
     """What became of one node.
 
     `started` and `ended` are seconds since the run began, of the last attempt and measured where it ran; `reason` says why there
@@ -78,7 +78,7 @@ class NodeResult:
 
     name: str
     status: NodeStatus
-    value: Any = field(default=None, repr=False)
+    value: Any = None
     error: BaseException | None = None
     attempts: int = 0
     worker: str = ""
@@ -86,6 +86,12 @@ class NodeResult:
     ended: float = 0.0
     reason: str = ""
     note: str = ""
+
+    def __repr__(self) -> str:
+        said = (
+            f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "value"
+        )  # which may be large
+        return f"NodeResult({', '.join(said)})"
 
     @property
     def result(self) -> Any:
@@ -310,7 +316,7 @@ class ExecutionResult:
         try:
             return self._told(node, opened(self._values[node]))
         except TransferError as error:
-            return replace(self._told(node), error=error, reason=str(error))
+            return msgspec.structs.replace(self._told(node), error=error, reason=str(error))
 
     def to_html(self, path: str | PathLike[str] | None = None, *, title: str = "A run of dagrid") -> str:
         """Return the run as one HTML page, which needs nothing but a browser, and write it to a file.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from time import time
 from typing import Any
+
+import msgspec
 
 from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.carriers import carry
@@ -304,7 +305,7 @@ class Run:
             UnknownNodeError: there is no such node.
         """
         told = self._result().node_result(name, value=value)
-        return replace(told, error=None) if self.status(name) in _UNENDED else told
+        return msgspec.structs.replace(told, error=None) if self.status(name) in _UNENDED else told
 
     def explain(self, name: NodeRef) -> str:
         """Return in words why a node is not running, or how it ended.

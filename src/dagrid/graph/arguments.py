@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,8 +22,7 @@ class Ref(NamedTuple):
     path: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """A list, tuple, dict or slice, or one of a subclass, that holds a `Ref` somewhere within.
 
     Args:
@@ -138,7 +136,7 @@ def renamed(template: Any, name: Callable[[str], str]) -> Any:
     if kind is Ref:
         return Ref(name(template.node), template.path)
     if kind is Group:
-        return replace(template, items=tuple([renamed(one, name) for one in template.items]))
+        return msgspec.structs.replace(template, items=tuple([renamed(one, name) for one in template.items]))
     return template
 
 

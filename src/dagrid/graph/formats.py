@@ -10,8 +10,9 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from dagrid.errors import DagridError, GraphError, SerializationError, hint, nearest
 from dagrid.graph.node import FIELDS, Node
@@ -77,7 +78,7 @@ def to_json(dag: DAG, indent: int | None = None) -> str:
         if "retries" in record:
             record["retries"] = _retry_record(record["retries"], record["id"])
         if "repeat" in record:
-            record["repeat"] = asdict(record["repeat"])
+            record["repeat"] = msgspec.structs.asdict(record["repeat"])
         if "adds" in record:
             record["adds"] = sorted(record["adds"])
         for setting in ("payload", "metadata"):
@@ -191,7 +192,7 @@ def _read_record(record: object, at: int) -> Node:
 
 
 def _retry_record(retry: Retry, node: str) -> dict[str, Any]:
-    found = {key: value for key, value in asdict(retry).items() if key != "on"}
+    found = {key: value for key, value in msgspec.structs.asdict(retry).items() if key != "on"}
     if retry.on != (Exception,):
         found["on"] = [_exception_name(one, node) for one in retry.on]
     return found

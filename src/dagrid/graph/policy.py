@@ -6,13 +6,13 @@ This room knows numbers only: it neither sleeps nor draws; the caller brings the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from dagrid.errors import InvalidNodeError
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """Try a failed node again, at most `max_retries` times, with growing delays.
 
     Args:
@@ -42,7 +42,7 @@ class Retry:
         _check_range("backoff", self.backoff, 1.0, None, "a factor from 1 up")
         _check_range("max_delay", self.max_delay, 0.0, None, "seconds from 0 up")
         _check_range("jitter", self.jitter, 0.0, 1.0, "a fraction from 0 to 1")
-        object.__setattr__(self, "on", _exception_classes(self.on))
+        msgspec.structs.force_setattr(self, "on", _exception_classes(self.on))
 
     def delay_before(self, retry_number: int, draw: float = 0.0) -> float:
         """Return the seconds to wait before a retry.
@@ -65,8 +65,7 @@ class Retry:
         return min(grown, self.max_delay) * (1.0 - self.jitter * draw)
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(msgspec.Struct, frozen=True):
     """Run a node again that asks for it by raising `RepeatTask`. Between two times it waits, and holds nothing.
 
     Args:

@@ -6,7 +6,6 @@ A plan can grow: a patch appends nodes whose edges point to them only, so nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal
 
@@ -26,8 +25,7 @@ SHARES = 1_000_000
 MOST_TICKS = (1 << (PRIORITY_SHIFT - NUMBER_SHIFT)) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What holds for one run.
 
     Args:
@@ -46,7 +44,7 @@ class Settings:
 
     max_concurrency: int | None = None
     on_failure: OnFailure = "skip"
-    resources: Mapping[str, float] = field(default_factory=dict)
+    resources: Mapping[str, float] = msgspec.field(default_factory=dict)
     node_timeout: float | None = None
     max_losses: int = 3
     max_nodes: int = 1_000_000

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cached_property
+
+import msgspec
 
 from dagrid.errors import StepError
 
@@ -36,8 +37,7 @@ _SPECIAL = {
 _PUSHING = {"$(": _PARENTHESIS, "(": _PARENTHESIS, "${": _BRACE}
 
 
-@dataclass
-class _Document:
+class _Document(msgspec.Struct):
     """A document whose text follows at the end of the line: its delimiter, and where that stands."""
 
     delimiter: str

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+
+import msgspec
 
 from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, Exit, Launch
 from dagrid.errors import ParameterError, Problem, StepError, WorkflowError
@@ -160,7 +161,7 @@ def unmet(context: Context) -> str:
     def command(text: str) -> Launch:
         written, held = for_shell(text, names)
         made = launch(written)
-        return replace(made, env={**(made.env or {}), **held})
+        return msgspec.structs.replace(made, env={**(made.env or {}), **held})
 
     for condition in context.workflow.preconditions:
         reason = driven(holds(condition, names, launch, command))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from dagrid.attempt import current
 from dagrid.commands import Exit, Launch
@@ -182,7 +183,11 @@ class Work:
         written, held = for_shell(text, self.names)
         argv = shell_argv(self.shell, with_arguments(written, words))
         launch = yield from self.launch(argv, env={**self.env, **held} if held else None)
-        return replace(launch, said=shell_argv(self.shell, with_arguments(text, words))) if held else launch
+        return (
+            msgspec.structs.replace(launch, said=shell_argv(self.shell, with_arguments(text, words)))
+            if held
+            else launch
+        )
 
     def program_text(self, text: str) -> str:
         """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in."""

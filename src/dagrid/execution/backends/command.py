@@ -12,9 +12,10 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from dagrid.attempt import KEY
 from dagrid.commands import Await, Launch, Request, Thing, value_of
@@ -293,7 +294,7 @@ class CommandSession:
         try:
             if isinstance(thing, Launch):
                 if flight.call.key:
-                    thing = replace(
+                    thing = msgspec.structs.replace(
                         thing, env={**(os.environ if thing.env is None else thing.env), KEY: flight.call.key}
                     )
                 flight.doing = Running(self._ground, thing, partial(self._ended, flight), partial(self._fail, flight))

@@ -13,10 +13,11 @@ import shlex
 import subprocess
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Timer
 from typing import Any
+
+import msgspec
 
 from dagrid.attempt import current
 from dagrid.commands import NOT_FOUND, Await, Exit, Launch
@@ -89,8 +90,7 @@ EXEC_START = 'echo $$ >"$0"; "$@"; r=$?; rm -f "$0"; exit $r'
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class Box(msgspec.Struct, frozen=True, kw_only=True):
     """A container as a step wants it; all texts are expanded."""
 
     image: str = ""
@@ -98,7 +98,7 @@ class Box:
     name: str = ""
     pull: str = ""
     keep: bool = False
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     volumes: Sequence[str] = ()
     user: str = ""
     folder: str = ""
@@ -108,7 +108,7 @@ class Box:
     shell: Sequence[str] = ()
     command: Sequence[str] = ()
     restart: str = ""
-    health: Mapping[str, Any] = field(default_factory=dict)
+    health: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class Docker:
@@ -151,8 +151,8 @@ def inside(work: Work) -> Performing:
     box = yield from _of_record(work, container)
     if not box.running:
         name = box.name or name_of(work.context)
-        yield from _ensure(work, container, replace(box, name=name))
-        box = replace(box, running=name, env={})
+        yield from _ensure(work, container, msgspec.structs.replace(box, name=name))
+        box = msgspec.structs.replace(box, running=name, env={})
     yield from _execute(work, box)
 
 
@@ -258,11 +258,11 @@ def _of_config(work: Work) -> Generator[Any, Any, Box]:
 def _running(work: Work, box: Box, said: Any) -> Generator[Any, Any, Box]:
     """Return a box with the container that runs already, if one is said."""
     if said is None:
-        return replace(box, running=box.name, name="") if not box.image and box.name else box
+        return msgspec.structs.replace(box, running=box.name, name="") if not box.image and box.name else box
     own = yield from work.plain(said)
     if isinstance(own, Mapping):
         name = str(own.get("container") or own.get("containerName") or own.get("name") or box.name)
-        box = replace(
+        box = msgspec.structs.replace(
             box,
             user=str(own.get("user") or box.user),
             folder=str(own.get("workingDir") or own.get("working_dir") or box.folder),
@@ -272,7 +272,7 @@ def _running(work: Work, box: Box, said: Any) -> Generator[Any, Any, Box]:
         name = str(own)
     if not name:
         raise StepError("It is not said which container runs already; write exec: NAME.", retryable=False)
-    return replace(box, running=name, name="")
+    return msgspec.structs.replace(box, running=name, name="")
 
 
 def _variables(said: Any) -> dict[str, str]:
@@ -515,7 +515,7 @@ def _has_said(work: Work, pattern: str, name: str) -> Generator[Any, Any, bool]:
 
 def _aside(work: Work, argv: list[str], more: Mapping[str, str] | None = None) -> Launch:
     """Return a client whose output is not that of the step."""
-    return replace(work.aside(shlex.join(argv)), argv=argv, env={**work.env, **(more or {})})
+    return msgspec.structs.replace(work.aside(shlex.join(argv)), argv=argv, env={**work.env, **(more or {})})
 
 
 def _pause(notify: Any) -> Any:

@@ -13,12 +13,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from dagrid.commands import Launch
 from dagrid.execution.gathering import Folder, Found
@@ -204,7 +206,11 @@ class ProjectSurroundings:
         return call
 
     def _placed(self, thing: Any) -> Any:
-        return replace(thing, cwd=self.folder) if isinstance(thing, Launch) and thing.cwd is None else thing
+        return (
+            msgspec.structs.replace(thing, cwd=self.folder)
+            if isinstance(thing, Launch) and thing.cwd is None
+            else thing
+        )
 
     def _steps(self, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         try:
