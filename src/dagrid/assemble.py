@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
+from operator import itemgetter
 from os import PathLike, urandom
 from time import time
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -548,7 +549,8 @@ def _check_needs(plan: Plan, main: Backend, places: Mapping[str, Backend] | None
     if len(plan.requests) == 1:
         return
     needs: dict[Backend, dict[str, Needs]] = {}
-    for node, group in enumerate(plan.groups):
+    first = {group: node for node, group in reversed(list(enumerate(plan.groups)))}
+    for group, node in sorted(first.items(), key=itemgetter(1)):
         request = plan.requests[group]
         found = needs_of(request)
         if found is None:

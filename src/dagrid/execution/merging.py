@@ -6,7 +6,7 @@ Only facts are put together here: nothing is decided anew.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from math import inf
 from typing import Any
 
 from msgspec.structs import replace
@@ -41,6 +41,7 @@ class Whole:
         self._journal: list[int | Fact] = []
         self._odd: dict[int, float] = {}  # by place in the journal, times that are not in the lists of the state
         self._workers: dict[str, int] = {}
+        self._until = 0.0  # the last time in the journal; infinite where it may not be in order
         for node, why in omitted.items():
             apply(self.state, Fact(Kind.OMITTED, 0.0, node, detail=why))
         for node, (value, why) in given.items():
@@ -70,9 +71,11 @@ class Whole:
                 ended[node] = over + shift
                 where[node] = own
                 status[node] = COMPLETED
+            self._until = max(report.ended) + shift if min(report.started) + shift >= self._until else inf
         else:
             self._take_times(part, report, workers, shift)
             self._tell(part, report, workers, shift)
+            self._until = inf
         self._append(part, report, workers, shift)
         self._take_values(part, report)
         for local in report.errors:
@@ -123,12 +126,12 @@ class Whole:
         for name, number in self._workers.items():
             record(state, Fact(Kind.WORKER_JOINED, 0.0, worker=number, detail=name, numbers=(1, 1, 1, 0, 0)))
         journal = self._journal
-        times = self._times()
-        order = sorted(range(len(times)), key=times.__getitem__)  # each part is in order, so this merges a few runs
-        if len(order) > 1:
-            state.journal.extend(itemgetter(*order)(journal))
+        if self._until < inf and not self._odd:
+            state.journal += journal
         else:
-            state.journal.extend(journal)
+            times = self._times()
+            order = sorted(range(len(times)), key=times.__getitem__)  # each part is in order, so this merges a few runs
+            state.journal += [journal[place] for place in order]
         state.remaining = 0
         if cancelled:
             record(state, Fact(Kind.STOPPED, total, number=Stop.CANCELLED, detail=cancelled))

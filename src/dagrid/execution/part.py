@@ -99,7 +99,9 @@ def part_of(dag: DAG, choice: Choice, before: Before, overridden: Iterable[str] 
         PlanError, UnknownNodeError, StoreError: what is asked for cannot be.
     """
     asked = not before.empty or choice.targets is not None or choice.roots is not None or choice.exclude is not None
-    if not asked and dag.outline is None and not any(spec.setup or spec.debug for spec in dag.specs.values()):
+    if dag.has_special is None:
+        dag.has_special = any(spec.setup or spec.debug for spec in dag.specs.values())
+    if not asked and dag.outline is None and not dag.has_special:
         return Part(dag)
     return _chosen(dag, choice, before, asked, set(overridden))
 

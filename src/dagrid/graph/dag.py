@@ -73,6 +73,7 @@ class DAG:
     outline: Outline | None = None
     compiled: Any = None
     kept: Any = None
+    has_special: bool | None = None
 
     def __init__(
         self, nodes: Iterable[Node] = (), *, max_concurrency: int | None = None, name: str | None = None

@@ -28,9 +28,9 @@ from dagrid.ports import Needs
 
 
 class Task:
-    """A flight as a task of Dask: its future, where it may run, and where it does."""
+    """A flight as a task of Dask: its future, where it may run, where it does, and whether its report is there."""
 
-    __slots__ = ("allowed", "at", "flight", "future", "label")
+    __slots__ = ("allowed", "at", "flight", "future", "label", "landed")
 
     def __init__(self, flight: Flight, label: str) -> None:
         self.flight = flight
@@ -38,6 +38,7 @@ class Task:
         self.future: Any = None
         self.allowed: list[str] | None = None
         self.at = ""
+        self.landed = False
 
 
 class Tasks:
@@ -135,7 +136,10 @@ class Tasks:
         task.flight.handle = task.future = None
 
     def _note_end(self, task: Task, _future: object) -> None:
-        """Dask has a result, or never will: fetch it, with all others that there are by then."""
+        """Dask has a result, or never will: fetch it, with all others that there are by then, unless its report is there."""
+        if task.landed:
+            self._drop(task)
+            return
         self._ended.append(task)
         if len(self._ended) == 1:
             self._client.loop.add_callback(self._fetch)
@@ -177,10 +181,16 @@ class Tasks:
             flight.landed(answer)
 
     def _hear(self, event: tuple[float, Any]) -> None:
-        """A worker says of a task that it has begun."""
-        label, at, address = event[1]
+        """A worker says of a task that it has begun, or how it ended."""
+        label, at, address, report = event[1]
         task = self._tasks.get(label)
-        if task is not None:
+        if task is None or task.landed:
+            return
+        if report:
+            task.landed = True
+            self._suspects.discard(task.flight.node)
+            task.flight.landed(report)
+        else:
             task.at = address
             task.flight.begun(at)
 
@@ -189,7 +199,9 @@ class Tasks:
 
         From now on these say that they begin before they do, so that it is known which of them ends workers.
         """
-        for task in [task for task in self._tasks.values() if task.at == address]:
+        for task in [self._tasks[label] for label in given if label in self._tasks and self._tasks[label].landed]:
+            self._take_back(task)
+        for task in [task for task in self._tasks.values() if task.at == address and not task.landed]:
             self._take_back(task)
             self._suspects.add(task.flight.node)
             task.flight.failed(Outcome.LOST, BackendError(f"the Dask worker {address} ended"))
@@ -208,7 +220,7 @@ class Tasks:
             await self._client.cancel([future])
 
     async def _stop(self, task: Task) -> None:
-        if task.future is None:
+        if task.future is None or task.landed:
             return
         future, flight = task.future, task.flight
         self._drop(task)
@@ -224,6 +236,7 @@ class Tasks:
             stranded = task.allowed is not None and not any(address in posts for address in task.allowed)
             if (
                 task.future is None
+                or task.landed
                 or not stranded
                 or not any(_matches(post, task.flight.needs) for post in posts.values())
             ):

@@ -26,6 +26,8 @@ LISTENED = 15.0
 """Seconds after which who listens is answered in any case: a driver that is gone does not ask again, and its seats go."""
 SOON = 0.05
 """Seconds after which a nanny is asked again."""
+TELLING = 1024
+"""The scheduler tells the driver of a report at once that has no more bytes than this; any other is fetched from the worker."""
 NOWHERE = "nowhere"
 """The address of no worker."""
 
@@ -75,7 +77,7 @@ def perform_task(
     Args:
         label: the key of the task.
         sent: the call as bytes.
-        topic: under which the driver hears that it has begun.
+        topic: under which the driver hears that it has begun, and its report if that is short.
         client: for whom Dask keeps its large value.
         surely: have the driver know that it begins before it does, which costs as much as the task.
         values: what the references in the call stand for.
@@ -93,6 +95,8 @@ def perform_task(
         _herald.leave(told)
         _running.discard(label)
     if kept is None:
+        if len(report) <= TELLING:
+            worker.log_event(topic, (label, 0.0, "", report))
         return report
     keeping = _keep(worker, kept, client)
     return report, asyncio.run_coroutine_threadsafe(keeping, worker.loop.asyncio_loop).result()
@@ -103,12 +107,12 @@ async def _begin(worker: Any, topic: str, label: str) -> None:
 
     Else Dask would run it again by itself if this worker goes.
     """
-    await worker.scheduler.log_event(topic=topic, msg=(label, time(), worker.address))
+    await worker.scheduler.log_event(topic=topic, msg=(label, time(), worker.address, b""))
     await worker.scheduler.set_restrictions(worker={label: [NOWHERE]})
 
 
 def _say(worker: Any, topic: str, label: str, at: float) -> None:
-    worker.log_event(topic, (label, at, worker.address))
+    worker.log_event(topic, (label, at, worker.address, b""))
 
 
 def fetch(worker: Any, keys: Sequence[str]) -> Sequence[bytes]:

@@ -28,7 +28,7 @@ IN_FLIGHT = 64
 """How many tasks may be under way in an engine, at least."""
 PATIENCE = 0.5
 """Seconds that a close waits for a report being made."""
-MOMENT = 0.002
+MOMENT = 0.005
 """Seconds between two looks at a crowd of tasks."""
 PAUSE = 0.25
 """After so many seconds an engine in which tasks wait is told so, and again."""

@@ -294,14 +294,8 @@ def check(needs: Mapping[str, Needs]) -> None:
     if not needs:
         return
     expect_session()
-    seen: set[Any] = set()
-    machines: list[dict[str, Any]] = []
+    machines = [machine for machine in ray.nodes() if machine["Alive"]]
     for name, need in needs.items():
-        key = (tuple(need.resources.items()), tuple(need.selector.items()))
-        if key in seen:
-            continue
-        seen.add(key)
-        machines = machines or [machine for machine in ray.nodes() if machine["Alive"]]
         _check_one(name, need, machines)
 
 

@@ -48,7 +48,8 @@ class BackendBase(ABC):
         """Refuse a graph before it runs, of whose nodes some ask for what nobody here has.
 
         Args:
-            needs: by name, what such nodes ask for; all of it is of a kind that the capabilities allow.
+            needs: by name, what such nodes ask for, each of nodes that ask for the same once; all of it is of a kind that the
+                capabilities allow.
 
         Raises:
             UnsatisfiableError: no worker could take one of them.
