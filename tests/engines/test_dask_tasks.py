@@ -128,6 +128,29 @@ def test_values_flow_through_tasks(backend: DaskBackend) -> None:
     assert isinstance(result.node_result("bad").error, KeyError)
 
 
+@pytest.mark.parametrize("size", [1, 10_000, LARGE])
+def test_each_task_comes_back_once_whatever_the_size_of_its_value(
+    client: Client, backend: DaskBackend, tmp_path: Path, size: int
+) -> None:
+    """Whether the scheduler tells of the report, or it is fetched, or its value stays where it is; and Dask keeps no task."""
+
+    def made(number: int) -> bytes:
+        with open(tmp_path / str(number), "a") as file:
+            file.write("performed\n")
+        return number.to_bytes(4) * size
+
+    nodes = [Node(f"n{n}", partial(made, n), resources={"both": 1}) for n in range(40)]
+    ids = [node.id for node in nodes]
+    nodes.append(Node("all", lambda **given: [given[one][:4] for one in ids], inputs={one: one for one in ids}))
+    result = DAG(nodes).run(backend=backend)
+    assert result["all"] == [number.to_bytes(4) for number in range(40)]
+    assert [len(file.read_text().splitlines()) for file in tmp_path.iterdir()] == [1] * 40
+    del result
+    gc.collect()
+    while any(not str(key).startswith("dagrid-") for key in client.who_has()):
+        gc.collect()
+
+
 def test_a_late_task_is_stopped(backend: DaskBackend) -> None:
     """The process ends, what it held is free again, and the node behind it runs."""
     with Gate(30.0) as gate:
