@@ -27,7 +27,7 @@ from dagrid.errors import (
     StoreError,
     UnknownRunError,
 )
-from dagrid.history import About, History, file_name, new_id
+from dagrid.history import About, History, file_name, new_id, owners
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -296,6 +296,37 @@ def test_stop_never_meets_another_process(history):
         lock.write_text(json.dumps({"pid": os.getpid(), "started": 1, "host": os.uname().nodename}))
         with pytest.raises(RunStateError):
             history.stop(run)
+
+
+@pytest.fixture
+def signals() -> Iterator[list[int]]:
+    """Take note of each SIGTERM that this process gets."""
+    got: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: got.append(number))
+    yield got
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_stop_asks_who_performs_many_runs_and_never_signals(history, signals, monkeypatch):
+    """Also one that has only just taken the run, of whom nothing is known yet: a signal would end all that it performs."""
+    run = ended(history, status="running")
+    bell = history.serve()
+    looks = iter([owners.Owner()] * 3)
+    monkeypatch.setattr(owners, "holder", lambda path, holder=owners.holder: next(looks, None) or holder(path))
+    with history.reopen(run):
+        history.stop(run)
+    assert (bell.read(), signals) == ([("stop", run, [])], [])
+
+
+def test_stop_leaves_alone_who_is_ending(history, signals):
+    """It performs many runs, and hears nothing any more."""
+    run = ended(history, status="running")
+    bell = history.serve()
+    with history.reopen(run):
+        bell.close()
+        with pytest.raises(RunStateError):
+            history.stop(run)
+    assert not signals
 
 
 # Queues.

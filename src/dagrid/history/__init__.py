@@ -232,9 +232,8 @@ class History:
         return owners.holder(self.home / SERVING) is not None
 
     def stop(self, run_id: str) -> RunInfo:
-        """Ask the process that performs a run to stop it, by SIGTERM, and return what the run was.
-
-        One that was performed for others, and is interrupted, is stopped by whoever serves the home, now or later.
+        """Ask the process that performs a run to stop it, and return what the run was: by SIGTERM, or who serves the home by its
+        bell. One that was performed for others, and is interrupted, is stopped by whoever serves the home, now or later.
 
         Raises:
             UnknownRunError: there is no such run.
@@ -246,15 +245,14 @@ class History:
         info = self._info(record, about=about)
         if info.status == RUNNING and info.host != owners.host():
             raise RunHeldError(f"Run {run_id!r} is performed on {info.host}. Stop it there.", 0, info.host)
-        if info.status == INTERRUPTED and about is not None and about.served:
-            self._stop_later(record, about)
-            return info
-        owner = owners.holder(self._folder_of(record, about) / LOCK) if info.status == RUNNING else None
-        if owner is not None and owner.answers and ring(self.home, STOP, run_id):
-            return info
-        if info.status != RUNNING or owners.stop(self._folder_of(record, about) / LOCK) is None:
-            now = self._info(self._record(run_id))
-            raise RunStateError(f"Run {run_id!r} is not running: it is {now.status}.", now.status)
+        if info.status == RUNNING:
+            owner = owners.stop(self._folder_of(record, about) / LOCK)
+            if owner is not None and (not owner.answers or ring(self.home, STOP, run_id)):
+                return info
+            info = self._info(self._record(run_id))
+        if info.status != INTERRUPTED or about is None or not about.served:
+            raise RunStateError(f"Run {run_id!r} is not running: it is {info.status}.", info.status)
+        self._stop_later(record, about)
         return info
 
     def _stop_later(self, record: RunRecord, about: About) -> None:

@@ -125,6 +125,8 @@ def holder(path: Path) -> Owner | None:
 def stop(path: Path, number: int = signal.SIGTERM) -> Owner | None:
     """Send a signal to who holds the lock of a file, to that very process and to no other; None when nobody holds it.
 
+    One that answers is returned and gets none: it performs other runs as well.
+
     Raises:
         PermissionError: it is another user's.
     """
@@ -132,7 +134,7 @@ def stop(path: Path, number: int = signal.SIGTERM) -> Owner | None:
         found = holder(path)
         if found is None:
             return None
-        if found.pid and _signalled(path, found, number):
+        if found.pid and (found.answers or _signalled(path, found, number)):
             return found
         time.sleep(PAUSE)  # it has only just taken it, or is just letting go
     return None
