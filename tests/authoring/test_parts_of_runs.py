@@ -91,6 +91,22 @@ def test_conditions_are_said_where_there_are_handles():
         dag(lambda: plus.with_options(when="nothing")(1)).build()
 
 
+@pytest.mark.parametrize("condition", ["plus", plus])
+def test_a_node_is_not_its_own_condition(condition):
+    """It waited for itself, and the run for ever; what was refused leaves nothing behind in the description."""
+    with pytest.raises(UnknownNodeError, match="'plus'"):
+        dag(lambda: plus.with_options(when=condition)(1)).build()
+
+    @dag(backend="inline")
+    def goes_on():
+        with pytest.raises(UnknownNodeError):
+            plus.with_options(when="nothing")(1)
+        return plus(2), plus.with_options(when=condition)(3)
+
+    assert goes_on() == (3, 4)
+    assert goes_on.build().node_names() == ["plus", "plus_2"]
+
+
 def test_with_options_is_another_task_of_the_same_function(place):
     """Other settings for one call; the function travels by its name as before, also with another unpack_to."""
 

@@ -59,15 +59,16 @@ class Recording(msgspec.Struct, eq=False):
         taken: dict[int, str] = {}
         given = tuple([self._place(one, taken) for one in args])
         named = {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
+        called = Arguments(given, named, tuple(taken.values()))
+        if pattern.when is not None or pattern.depends_on:
+            self._wait(pattern, taken)  # before the node has a name, for it cannot wait for itself
         if name is None:
             name = self._unique(pattern.id)
         at = len(self._names)
         self._names.append(name)
         self._index[name] = at
         self._patterns.append(pattern)
-        self._specs[at] = pattern.called(name, Arguments(given, named, tuple(taken.values())))
-        if pattern.when is not None or pattern.depends_on:
-            self._wait(pattern, taken)
+        self._specs[at] = pattern.called(name, called)
         if pattern.reads:
             needed = {*taken.values()}.difference(pattern.reads).union(pattern.changed(reads=()).required())
             taken = {before: of for before, of in taken.items() if of in needed}
