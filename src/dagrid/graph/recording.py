@@ -186,7 +186,8 @@ class Recording(msgspec.Struct, eq=False):
         Args:
             value: what is looked at.
             taken: gets the nodes of the handles.
-            open_: the containers that this one stands in, with whether they were met again within.
+            open_: the containers that this one stands in, with whether they were met again within, and what was seen to hold no
+                handle.
         """
         kind: Any = type(value)
         if kind is Handle:
@@ -204,7 +205,8 @@ class Recording(msgspec.Struct, eq=False):
         if look is None:
             return value
         held = look(value)
-        if issubclass(kind, (dict, MappingProxyType)) and _has_handle(value):
+        open_ = {} if open_ is None else open_
+        if issubclass(kind, (dict, MappingProxyType)) and _has_handle(value, open_):
             raise HandleError(
                 "A handle is in a key of a dict, and its value is not known yet. Make the dict in a task."
             )
@@ -212,10 +214,9 @@ class Recording(msgspec.Struct, eq=False):
         if Handle not in kinds and not any(map(looking_into, kinds)):
             return value
         if not is_grouped(kind):
-            if _has_handle(held):
+            if _has_handle(held, open_):
                 raise _unmade(kind)
             return value
-        open_ = {} if open_ is None else open_
         if id(value) in open_:
             open_[id(value)] = True
             return value
@@ -234,13 +235,23 @@ class Recording(msgspec.Struct, eq=False):
             raise _unmade(kind) from error
 
 
-def _has_handle(held: Collection[Any]) -> bool:
-    """Return whether a handle is among these, or in something among these."""
-    kinds: set[Any] = set(map(type, held))
-    if Handle in kinds:
-        return True
-    looks = {kind: look for kind in kinds if (look := looking_into(kind)) is not None}
-    return bool(looks) and any(type(one) in looks and Handle in map(type, looks[type(one)](one)) for one in held)
+def _has_handle(held: Collection[Any], seen: dict[int, bool]) -> bool:
+    """Return whether a handle is among these, or in something among these, however deep; what was `seen` is passed over."""
+    left = [held]
+    while left:
+        held = left.pop()
+        kinds: set[Any] = set(map(type, held))
+        if Handle in kinds:
+            return True
+        looks = {kind: look for kind in kinds if (look := looking_into(kind)) is not None}
+        for one in held if looks else ():
+            look = looks.get(type(one))
+            if look is None:
+                continue
+            met = seen[id(one)] = id(one) in seen
+            if not met:
+                left.append(look(one))
+    return False
 
 
 def _unmade(kind: type) -> HandleError:
