@@ -505,6 +505,13 @@ def test_a_piece_of_a_built_graph_keeps_names_orders_and_conditions():
     assert nested()[1] == -7
 
 
+def test_a_piece_travels_with_the_function_that_calls_it():
+    """A task that calls it in another process, and the record of a run, have it with all that it is made of."""
+    piece = steps().compose("piece", inputs=["a"], outputs=["c"])
+    nested = DAG([Node("nested", lambda: piece("x"))]).run(backend="multiprocessing?max_workers=1")
+    assert nested.raise_for_status()["nested"] == ["c(b(x))"]
+
+
 def test_a_piece_with_maps_is_mapped_anew():
     """A map in the piece is over a list where it is called with one, and over a handle where with that."""
     piece = flows.mapped.build(2).compose(inputs=["load"], outputs=["times"])
