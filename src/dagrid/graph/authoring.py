@@ -127,7 +127,7 @@ class Task(Generic[P, R]):
         return made
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else _Method(self, instance)
+        return _Method(self, instance) if _is_bound(self.fn, instance) else self
 
     def __repr__(self) -> str:
         return f"<task {self.node.id!r}>"
@@ -328,6 +328,11 @@ def is_async(fn: object) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(called)
 
 
+def _is_bound(fn: object, instance: object) -> bool:
+    """Return whether a function that is found by way of an instance is called with that, as functions and no others are."""
+    return instance is not None and hasattr(type(fn), "__get__") and not isinstance(fn, (staticmethod, MethodType))
+
+
 def _is_importable(task: Task[Any, Any] | Flow[Any, Any]) -> bool:
     """Return whether another process finds the task itself under its name."""
     if task.__module__ == "__main__":
@@ -409,7 +414,9 @@ class Flow(Generic[P, R]):
         return graph.start(**_kept(settings, template))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else Flow(MethodType(self.fn, instance), self.name, self._settings)
+        if not _is_bound(self.fn, instance):
+            return self
+        return Flow(MethodType(self.fn, instance), self.name, self._settings)
 
     def __repr__(self) -> str:
         return f"<dag {self.name!r}>"
