@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -199,6 +200,18 @@ def test_a_collection_of_its_own_kind_is_refused_where_it_is_written():
         collect("pdf", Node("merged", sorted, kind="pdf"))
     with pytest.raises(InvalidPatchError, match="Two steps have one name"):
         map_over("find", square, square)
+
+
+def test_what_is_no_step_is_refused_where_it_is_written():
+    """A name would be taken for the names of its letters, or for nodes that do nothing; a function of @dag is no graph."""
+    name: Any = "square"
+    flow: Any = dag(lambda: None)
+    with pytest.raises(InvalidPatchError, match=r"A step is a function, .* not 'square'"):
+        choose("find", bool, name)
+    with pytest.raises(InvalidPatchError, match=r"A step is a function, .* not 'square'"):
+        map_over("find", name)
+    with pytest.raises(InvalidPatchError, match=r"makes one with build\("):
+        for_each("find", flow, name="part")
 
 
 def test_a_source_that_fails_leaves_its_rule_unapplied():

@@ -131,6 +131,10 @@ def for_each(source: NodeRef, workflow: DAG, *, name: str, reduce: Step | None =
         InvalidPatchError: the workflow has rules of its own, or nodes that no patch may have.
         UnboundParameterError: a parameter of a node names nothing that the node depends on or reads.
     """
+    if not isinstance(workflow, DAG):
+        raise InvalidPatchError(
+            f"The workflow {name!r} is a graph, not {workflow!r}. A @dag function makes one with build(...)."
+        )
     outline = workflow.outline or Outline(workflow.structure, workflow.specs, frozenset())
     structure = outline.structure
     if workflow.rules and workflow.outline is None:
@@ -267,7 +271,7 @@ def _join(into: _Gathering, names: Sequence[str], source: str) -> Rule:
 
 
 def _several(steps: Step | Iterable[Step]) -> Iterable[Step]:
-    return (steps,) if isinstance(steps, Node) or callable(steps) else steps
+    return (steps,) if isinstance(steps, (Node, str)) or callable(steps) else steps
 
 
 def _templates(steps: Iterable[Step]) -> list[_Template]:
@@ -292,6 +296,8 @@ class _Template:
     """A step of which nodes are made: what is the same for all of them is found once."""
 
     def __init__(self, step: Step) -> None:
+        if not isinstance(step, Node) and not callable(step):
+            raise InvalidPatchError(f"A step is a function, or a node such as Node('name', fn), and not {step!r}.")
         self.node = step if isinstance(step, Node) else Node(step)
         self.id = self.node.id
         self.kind: str = self.node.kind or self.id
