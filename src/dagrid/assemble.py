@@ -27,7 +27,7 @@ from dagrid.execution.keeping import Keeping
 from dagrid.execution.part import Before, Given, kept_of, part_of, set_up
 from dagrid.execution.recording import Checkpoint, Recorder, pack_head, read, read_head
 from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
-from dagrid.execution.run import Run
+from dagrid.execution.run import Run, checked_observers
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.graph.parts import Choice
@@ -189,13 +189,14 @@ def start(
         StoreError: there is no such place for a cache or a checkpoint, or what it needs is not installed.
     """
     own_rules = checked_rules(rules)
+    readers = checked_observers(observers)
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     if resources:
         settings = Settings(
             max_concurrency,
             on_failure,
-            dict(resources),
+            dict(resources) if isinstance(resources, Mapping) else resources,
             node_timeout,
             max_nodes=max_nodes,
             timeout=timeout,
@@ -247,7 +248,7 @@ def start(
         engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder))
         engine.began = began
         engine.start(cancelled)
-        readers = [*observers, *_progress(progress)]
+        readers += _progress(progress)
         return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "", name=dag.name)
 
 
@@ -274,6 +275,7 @@ def restart(
     """
     if roots and not again:
         raise InvalidSettingError("roots says what of a run is to run once more. Say again=True too.")
+    readers = checked_observers(observers)
     with Opened() as opened:
         place_of_record = find_checkpoint(opened, checkpoint)
         record = _chosen_run(place_of_record, run_id, UNENDED if not again else None, named(checkpoint))
@@ -305,7 +307,7 @@ def restart(
         if not engine.done.is_set():
             recorder.begin(clock.now(), waited=record.status == RunStatus.WAITING)
             engine.start(cancelled)
-        readers = [*observers, *_progress(progress)]
+        readers += _progress(progress)
         return Run(
             engine,
             traced=tracing,

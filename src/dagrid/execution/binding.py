@@ -20,6 +20,7 @@ import msgspec
 from dagrid.commands import Command
 from dagrid.errors import (
     InvalidNodeError,
+    InvalidSettingError,
     SkipTask,
     UnboundParameterError,
     UnknownNodeError,
@@ -175,6 +176,8 @@ class Binder(msgspec.Struct, eq=False):
     _cached: dict[tuple[int, int, bool | str], tuple[object, Task]] = {}
 
     def __post_init__(self) -> None:
+        if self._tasks and not isinstance(self._tasks, Mapping):
+            raise InvalidSettingError(f"tasks is a dict of functions by node, not {self._tasks!r}.")
         for name in self._tasks or ():
             if name not in self._index and name not in self._late:
                 suggestion = nearest(name, [*self._index, *self._late])

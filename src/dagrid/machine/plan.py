@@ -72,6 +72,8 @@ class Settings(msgspec.Struct, frozen=True):
             raise InvalidSettingError(f"on_failure is 'skip', 'continue' or 'stop'; not {self.on_failure!r}.")
         if not isinstance(self.max_nodes, int) or self.max_nodes < 1:
             raise InvalidSettingError(f"max_nodes is a whole number from 1 up; not {self.max_nodes!r}.")
+        if not isinstance(self.resources, Mapping):
+            raise InvalidSettingError(f"resources is a dict of capacities by name, not {self.resources!r}.")
         for name, capacity in self.resources.items():
             if not (_is_number(capacity) and 0 < capacity < inf):
                 raise InvalidSettingError(
