@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, dag, task
+from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, current, dag, task
 from dagrid.errors import GraphLimitError, InvalidPatchError, UnboundParameterError
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.graph.grow import (
@@ -200,6 +200,38 @@ def test_a_collection_of_its_own_kind_is_refused_where_it_is_written():
         collect("pdf", Node("merged", sorted, kind="pdf"))
     with pytest.raises(InvalidPatchError, match="Two steps have one name"):
         map_over("find", square, square)
+
+
+def test_rules_name_nodes_by_their_functions_too():
+    """As everywhere else: a function was taken for a node that is not there yet, and its rule was never applied."""
+
+    def begin():
+        return [1, 2]
+
+    def behind(begin):
+        current().grow(Node(last), edges=[(behind, last)])
+        return sum(begin)
+
+    def last(behind):
+        return behind + 1
+
+    seen: list[object] = []
+
+    def append(view):
+        seen.extend([begin in view, len in view, view.status(begin), view.result(begin), view.items(begin)])
+        return Patch([Node(behind)], edges=[(begin, behind)])
+
+    def end(view):
+        return Patch([Node("end", lambda: view.ended(last))])
+
+    by_function: Any = (last,)
+    rules = [
+        Rule(lambda view: view.succeeded(begin), append),
+        Rule(lambda view: view.succeeded(last), end, waits=by_function),
+    ]
+    result = DAG([Node(begin)]).run(rules=rules)
+    assert (result["last"], result["end"]) == (4, True)
+    assert seen == [True, False, "completed", [1, 2], [1, 2]]
 
 
 def test_what_is_no_step_is_refused_where_it_is_written():
