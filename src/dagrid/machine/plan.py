@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dagrid.errors import GraphLimitError, InvalidNodeError, InvalidSettingError, UnsatisfiableError
+from dagrid.errors import CapabilityError, GraphLimitError, InvalidNodeError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
 from dagrid.graph.node import Node
 from dagrid.graph.policy import Repeat, Retry
@@ -122,6 +122,7 @@ class Plan:
         "index",
         "keys",
         "kinds",
+        "labels",
         "names",
         "places",
         "predecessors",
@@ -164,7 +165,10 @@ class Plan:
         """
         self.settings = settings
         self.alone = set(alone)
-        self.delegates = False
+        self.delegates = (
+            False  # of where a growing graph runs: whether resources that the run does not name are found there
+        )
+        self.labels = True  # and whether labels are
         self.names = structure.names
         self.index = structure.index
         self.successors: list[list[int]] = structure.successors
@@ -250,6 +254,7 @@ class Plan:
         Raises:
             GraphLimitError: there would be more than `max_nodes`.
             UnsatisfiableError: as when compiling, or a node asks for a resource that nobody has.
+            CapabilityError: a node asks for labels where there are none.
         """
         if len(self.names) + len(nodes) > self.settings.max_nodes:
             raise GraphLimitError(
@@ -257,6 +262,11 @@ class Plan:
                 f"or allow more with max_nodes."
             )
         for node in nodes:
+            if node.selector and not self.labels:
+                raise CapabilityError(
+                    f"Node {node.id!r} selects workers by labels, and those of this run have none. Remove its selector, or run "
+                    f"where workers have labels."
+                )
             if node.resources:
                 request = self._request_of(node, "")
                 if request.foreign and not self.delegates:
