@@ -19,6 +19,7 @@ from dagrid.errors import (
     hint,
     nearest,
 )
+from dagrid.execution.binding import named_tasks
 from dagrid.execution.calls import needs_of
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
@@ -104,7 +105,7 @@ class RunSettings(TypedDict, total=False):
 @unrecorded
 def start(
     dag: DAG,
-    tasks: Mapping[str, Callable[..., Any]] | None = None,
+    tasks: Mapping[Any, Callable[..., Any]] | None = None,
     *,
     backend: BackendLike | None = None,
     places: Mapping[str, Backend] | None = None,
@@ -189,6 +190,7 @@ def start(
         StoreError: there is no such place for a cache or a checkpoint, or what it needs is not installed.
     """
     own_rules = checked_rules(rules)
+    own_tasks = named_tasks(tasks, dag.name)
     readers = checked_observers(observers)
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
@@ -205,9 +207,9 @@ def start(
     else:
         settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug)
     part = part_of(
-        dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), tasks or ()
+        dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), own_tasks or ()
     )
-    compiled = compiled_for(part.dag, tasks, settings)
+    compiled = compiled_for(part.dag, own_tasks, settings)
     part.check(compiled.bindings)
     if compiled.plan.empty:
         compiled.check_sources(part)
@@ -221,7 +223,7 @@ def start(
             {
                 "nonce": nonce,
                 "dag": part.dag,
-                "tasks": dict(tasks or {}),
+                "tasks": own_tasks or {},
                 "rules": all_rules,
                 "settings": settings,
                 "keep": values,
@@ -389,7 +391,7 @@ class _Nowhere:
 
 
 def run(
-    dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+    dag: DAG, tasks: Mapping[Any, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
 ) -> ExecutionResult:
     """Run a graph and wait for it; takes what `start` takes. Ctrl-C cancels the run, and the result says so."""
     with HeldInterrupts() as held:
@@ -398,7 +400,7 @@ def run(
 
 
 def execute(
-    dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+    dag: DAG, tasks: Mapping[Any, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
 ) -> dict[str, NodeResult]:
     """Run a graph and return the result of each node by name, in order of insertion; takes what `start` takes.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
+from dagrid import DAG, DAGExecutor, Node, NodeStatus, Retry, RunStatus
 from dagrid.assemble import view
 from dagrid.errors import (
     InternalError,
@@ -104,6 +104,20 @@ def test_a_node_without_a_task_is_passed_over(backend: str) -> None:
     assert result["b"] == ""
     assert result.node_results["milestone"].status is NodeStatus.SKIPPED
     assert result.node_results["milestone"].reason == "it has no task"
+
+
+def first() -> int:
+    return 1
+
+
+def test_the_functions_of_a_run_are_given_by_name_or_by_the_function_of_the_node() -> None:
+    """As everywhere else a function means its own name; so do the seconds of a critical path."""
+    dag = DAG([Node(first, first), Node("second", lambda first: first + 1, [first])])
+    assert dag.run({first: lambda: 5})["second"] == 6
+    assert DAGExecutor(dag).execute({first: lambda: 6})["second"] == 7
+    assert dag.critical_path({first: 3.0, "second": 1.0}).length == 4.0
+    with pytest.raises(UnknownTaskError, match="'deep'"):
+        dag.run({deep: first})
 
 
 # --- refused before anything runs -----------------------------------------------------------------------------------------
