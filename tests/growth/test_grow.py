@@ -234,6 +234,25 @@ def test_rules_name_nodes_by_their_functions_too():
     assert seen == [True, False, "completed", [1, 2], [1, 2]]
 
 
+async def holds(view):
+    return False
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda asked: Rule(asked, lambda view: Patch()),
+        lambda asked: Rule(lambda view: True, asked),
+        lambda asked: until("find", square, asked),
+        lambda asked: choose("find", asked, square),
+    ],
+)
+def test_what_a_run_asks_is_no_async_function(make):
+    """A coroutine that nobody awaits is true: the rule was applied at once, whatever it would have said."""
+    with pytest.raises(InvalidPatchError, match="cannot be async"):
+        make(holds)
+
+
 def test_what_is_no_step_is_refused_where_it_is_written():
     """A name would be taken for the names of its letters, or for nodes that do nothing; a function of @dag is no graph."""
     name: Any = "square"

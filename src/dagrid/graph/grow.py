@@ -20,7 +20,7 @@ from dagrid.graph.dag import DAG
 from dagrid.graph.late import Outline, split
 from dagrid.graph.node import Node, NodeRef, node_id
 from dagrid.graph.parameters import NO_PARAMETERS, Parameters, outright, parameters_of
-from dagrid.graph.rules import Patch, Rule, View
+from dagrid.graph.rules import Patch, Rule, View, check_plain
 
 Step = Node | Callable[..., Any]
 Predicate = Callable[[View], bool]
@@ -182,6 +182,7 @@ def until(source: NodeRef, step: Step, stop: Callable[[Any], Any]) -> Rule:
             plain name of the step then passes on the last value. `max_nodes` bounds a loop that has no end.
         stop: is asked for the value of each round, on your side.
     """
+    check_plain(stop, "What ends a loop")
     template = _Template(step)
 
     def next_round(number: int, before: str) -> Rule:
@@ -207,6 +208,7 @@ def choose(
         then: the nodes if it holds.
         otherwise: the nodes if not; by default none.
     """
+    check_plain(test, "What chooses")
     source = node_id(source)
     yes, no = _templates(_several(then)), _templates(_several(otherwise))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from inspect import CO_COROUTINE
 from itertools import islice
 from typing import Any, Protocol
 
@@ -90,6 +91,8 @@ class Rule(msgspec.Struct, frozen=True):
         if not (callable(self.predicate) and callable(self.body)):
             part = "body" if callable(self.predicate) else "predicate"
             raise InvalidPatchError(f"The {part} of a rule is a function of one View, not {getattr(self, part)!r}.")
+        check_plain(self.predicate, "The predicate of a rule")
+        check_plain(self.body, "The body of a rule")
         if self.adds is not None:
             _put(self, "adds", _kinds(self.adds) if self.adds or isinstance(self.adds, str) else NO_KINDS)
         waits = self.waits or getattr(self.predicate, "waits", ())
@@ -98,6 +101,19 @@ class Rule(msgspec.Struct, frozen=True):
         if not self.name:
             called = getattr(self.body, "__name__", "rule")
             _put(self, "name", "rule" if called == "<lambda>" else called)
+
+
+def check_plain(fn: Any, what: str) -> None:
+    """Check that what a run asks is no `async def` function: nobody would await its answer, which would always hold.
+
+    Raises:
+        InvalidPatchError: it is one.
+    """
+    code = getattr(fn, "__code__", None)
+    if code is not None and code.co_flags & CO_COROUTINE:
+        raise InvalidPatchError(
+            f"{what} is asked by the run itself and cannot be async, as {fn!r} is. Let a task await."
+        )
 
 
 def checked_rules(given: Iterable[Rule] | None) -> tuple[Rule, ...]:
