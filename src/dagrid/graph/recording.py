@@ -106,6 +106,21 @@ class Recording(msgspec.Struct, eq=False):
         """Check that a handle is of this graph. Raises HandleError."""
         self._place(handle, {})
 
+    def within(self, pattern: Node, named: bool, held: Collection[str]) -> Node:
+        """Return the pattern of a node in which names are those of the graph that is nested here, else of one around it.
+
+        Args:
+            pattern: of the node.
+            named: its condition was said by name.
+            held: what it reads and was said by a handle.
+        """
+        if not self.prefix:
+            return pattern
+        when = pattern.when
+        if named and when is not None:
+            when = Ref(self._meant(when.node), when.path)
+        return pattern.changed(when=when, reads=[one if one in held else self._meant(one) for one in pattern.reads])
+
     def group(self, name: str) -> str:
         """Return the prefix for the nodes of a nested graph."""
         key = f"{self.prefix}{name}."
@@ -165,6 +180,14 @@ class Recording(msgspec.Struct, eq=False):
                 where = f"Node {pattern.id!r} waits for something that @dag {self.name!r} has not recorded before:"
                 raise UnknownNodeError.of(name, self._index, where)
             taken[at] = name
+
+    def _meant(self, name: str) -> str:
+        """Return the node that a name means where it is said; one that is not there may come in the same graph."""
+        prefix = self.prefix
+        while prefix and prefix + name not in self._index:
+            outer = prefix[:-1].rpartition(".")[0]
+            prefix = f"{outer}." if outer else ""
+        return prefix + name if prefix or name in self._index else self.prefix + name
 
     def _unique(self, base: str) -> str:
         return self._unused(self.prefix + base)
