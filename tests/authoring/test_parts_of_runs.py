@@ -562,6 +562,7 @@ def test_a_piece_travels_with_the_function_that_calls_it():
     piece = steps().compose("piece", inputs=["a"], outputs=["c"])
     nested = DAG([Node("nested", lambda: piece("x"))]).run(backend="multiprocessing?max_workers=1")
     assert nested.raise_for_status()["nested"] == ["c(b(x))"]
+    assert repr(piece.fn) == "<piece 'piece'>"  # in messages, which are not to list a graph
 
 
 def test_a_piece_with_maps_is_mapped_anew():

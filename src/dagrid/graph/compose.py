@@ -58,6 +58,9 @@ class _Piece(msgspec.Struct, eq=False, dict=True):
         self.__name__ = self.__qualname__ = self.name
         self.__signature__ = inspect.Signature(_parameters([names[at] for at in self.begin]))
 
+    def __repr__(self) -> str:
+        return f"<piece {self.name!r}>"  # not all of the graph
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         bound = self.__signature__.bind(*args, **kwargs)
         current = recording.get()
