@@ -19,6 +19,7 @@ from dagrid.errors import (
     hint,
     nearest,
 )
+from dagrid.execution.binding import named_tasks
 from dagrid.execution.calls import needs_of
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
@@ -27,7 +28,7 @@ from dagrid.execution.keeping import Keeping
 from dagrid.execution.part import Before, Given, kept_of, part_of, set_up
 from dagrid.execution.recording import Checkpoint, Recorder, pack_head, read, read_head
 from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
-from dagrid.execution.run import Run
+from dagrid.execution.run import Run, checked_observers
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.graph.parts import Choice
@@ -104,7 +105,7 @@ class RunSettings(TypedDict, total=False):
 @unrecorded
 def start(
     dag: DAG,
-    tasks: Mapping[str, Callable[..., Any]] | None = None,
+    tasks: Mapping[Any, Callable[..., Any]] | None = None,
     *,
     backend: BackendLike | None = None,
     places: Mapping[str, Backend] | None = None,
@@ -189,13 +190,15 @@ def start(
         StoreError: there is no such place for a cache or a checkpoint, or what it needs is not installed.
     """
     own_rules = checked_rules(rules)
+    own_tasks = named_tasks(tasks, dag.name)
+    readers = checked_observers(observers)
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     if resources:
         settings = Settings(
             max_concurrency,
             on_failure,
-            dict(resources),
+            dict(resources) if isinstance(resources, Mapping) else resources,
             node_timeout,
             max_nodes=max_nodes,
             timeout=timeout,
@@ -204,9 +207,9 @@ def start(
     else:
         settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug)
     part = part_of(
-        dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), tasks or ()
+        dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), own_tasks or ()
     )
-    compiled = compiled_for(part.dag, tasks, settings)
+    compiled = compiled_for(part.dag, own_tasks, settings)
     part.check(compiled.bindings)
     if compiled.plan.empty:
         compiled.check_sources(part)
@@ -220,7 +223,7 @@ def start(
             {
                 "nonce": nonce,
                 "dag": part.dag,
-                "tasks": dict(tasks or {}),
+                "tasks": own_tasks or {},
                 "rules": all_rules,
                 "settings": settings,
                 "keep": values,
@@ -247,7 +250,7 @@ def start(
         engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder))
         engine.began = began
         engine.start(cancelled)
-        readers = [*observers, *_progress(progress)]
+        readers += _progress(progress)
         return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "", name=dag.name)
 
 
@@ -274,6 +277,7 @@ def restart(
     """
     if roots and not again:
         raise InvalidSettingError("roots says what of a run is to run once more. Say again=True too.")
+    readers = checked_observers(observers)
     with Opened() as opened:
         place_of_record = find_checkpoint(opened, checkpoint)
         record = _chosen_run(place_of_record, run_id, UNENDED if not again else None, named(checkpoint))
@@ -305,7 +309,7 @@ def restart(
         if not engine.done.is_set():
             recorder.begin(clock.now(), waited=record.status == RunStatus.WAITING)
             engine.start(cancelled)
-        readers = [*observers, *_progress(progress)]
+        readers += _progress(progress)
         return Run(
             engine,
             traced=tracing,
@@ -387,7 +391,7 @@ class _Nowhere:
 
 
 def run(
-    dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+    dag: DAG, tasks: Mapping[Any, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
 ) -> ExecutionResult:
     """Run a graph and wait for it; takes what `start` takes. Ctrl-C cancels the run, and the result says so."""
     with HeldInterrupts() as held:
@@ -396,7 +400,7 @@ def run(
 
 
 def execute(
-    dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+    dag: DAG, tasks: Mapping[Any, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
 ) -> dict[str, NodeResult]:
     """Run a graph and return the result of each node by name, in order of insertion; takes what `start` takes.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from dagrid.errors import NoCurrentTaskError
-from dagrid.graph.node import Node
+from dagrid.graph.node import Node, NodeRef
 from dagrid.graph.rules import Patch, Rule, checked_rules
 from dagrid.machine.events import NUMBER_SHIFT
 
@@ -127,7 +127,7 @@ class Attempt:
     def __repr__(self) -> str:
         return f"<attempt {self.number} of {self.node!r}>"
 
-    def grow(self, *nodes: Node, rules: Iterable[Rule] = (), edges: Iterable[tuple[str, str]] = ()) -> None:
+    def grow(self, *nodes: Node, rules: Iterable[Rule] = (), edges: Iterable[tuple[NodeRef, NodeRef]] = ()) -> None:
         """Append to the graph when this attempt completes; if it fails, nothing is appended. Further calls append more.
 
         Args:

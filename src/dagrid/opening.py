@@ -167,6 +167,8 @@ def lent_places(places: Mapping[str, Backend], otherwise: Callable[[str], Backen
     Raises:
         InvalidSettingError: there is no such place, or what is given is no backend.
     """
+    if not isinstance(places, Mapping):
+        raise InvalidSettingError(f"places is a dict of backends by place, not {places!r}.")
     for name, backend in places.items():
         if name not in PLACES:
             raise InvalidSettingError(

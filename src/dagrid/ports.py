@@ -566,6 +566,7 @@ class RunView(Protocol):
     def running(self, limit: int | None = None) -> list[str]: ...
 
 
+@runtime_checkable
 class Onlooker(Protocol):
     """Who looks at a run when it likes, through its handle; the run tells it nothing but when it begins and that it is over."""
 

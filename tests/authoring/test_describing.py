@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from dagrid import DAG, Node, Retry, dag, task
 from dagrid.assemble import RunSettings
+from dagrid.commands import Launch
 from dagrid.errors import HandleError, InvalidNodeError, InvalidSettingError, SerializationError
 from dagrid.graph import authoring
 from dagrid.graph.arguments import Arguments
@@ -318,6 +319,16 @@ class Point:
     y: Any = 0
 
 
+def linked(length: int, last: Any) -> Any:
+    """Return points that hold each other, in both directions."""
+    first = point = Point(None)
+    for _ in range(length):
+        point.y = Point(point)
+        point = point.y
+    point.y = last
+    return first
+
+
 class Guarded(dict[Any, Any]):
     def __copy__(self) -> Any:
         raise TypeError("one of its kind")
@@ -332,6 +343,9 @@ def circular(handle: Any) -> Any:
 CANNOT_HOLD_A_HANDLE: list[Any] = [
     Point,
     lambda handle: [Point(1, [handle])],
+    lambda handle: Point(1, {"a": [[handle]]}),
+    lambda handle: linked(10_000, handle),
+    lambda handle: Launch(["echo", handle]),
     lambda handle: deque([handle]),
     lambda handle: {"a": {(1, handle): 2}},
     lambda handle: {Pair(handle, 1)},
@@ -352,9 +366,27 @@ def test_what_cannot_be_made_anew_must_not_hold_a_handle(make):
 
 
 def test_what_holds_no_handle_is_passed_as_it_is():
-    """Dataclasses and queues of constants are ordinary arguments."""
-    for value in (Point(1, Point(2)), deque([[1]]), {(1, (2,)): 3}, Pair(1, [2]), slice(1, 2), Guarded(a=[1])):
+    """Dataclasses, structs and queues of constants are ordinary arguments."""
+    for value in (
+        Point(1, Point(2)),
+        deque([[1]]),
+        {(1, (2,)): 3},
+        Pair(1, [2]),
+        slice(1, 2),
+        Guarded(a=[1]),
+        Launch(["a"]),
+    ):
         assert dag(backend="inline")(lambda value=value: leaf(value))()[0] is value
+
+
+def test_what_points_to_each_other_is_looked_at_once():
+    """Each of a list of points leads to all of them: looked at anew each time, these few would take a minute."""
+    points = [linked(5_000, None)]
+    while points[-1].y is not None:
+        points.append(points[-1].y)
+    began = perf_counter()
+    assert dag(backend="inline")(lambda: leaf(points))()[0] is points
+    assert perf_counter() - began < 5
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------------

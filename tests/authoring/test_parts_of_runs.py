@@ -91,6 +91,74 @@ def test_conditions_are_said_where_there_are_handles():
         dag(lambda: plus.with_options(when="nothing")(1)).build()
 
 
+@pytest.mark.parametrize("condition", ["plus", plus])
+def test_a_node_is_not_its_own_condition(condition):
+    """It waited for itself, and the run for ever; what was refused leaves nothing behind in the description."""
+    with pytest.raises(UnknownNodeError, match="'plus'"):
+        dag(lambda: plus.with_options(when=condition)(1)).build()
+
+    @dag(backend="inline")
+    def goes_on():
+        with pytest.raises(UnknownNodeError):
+            plus.with_options(when="nothing")(1)
+        return plus(2), plus.with_options(when=condition)(3)
+
+    assert goes_on() == (3, 4)
+    assert goes_on.build().node_names() == ["plus", "plus_2"]
+
+
+@task
+def reader(value):
+    return value
+
+
+@dag
+def conditional(value):
+    """Its conditions and what it reads are said by name."""
+    flag = positive(value)
+    second = reader.with_options(name="second", reads=[positive])(flag)
+    return plus.with_options(when="is_positive")(1), plus.with_options(name="each", when="is_positive").map([2]), second
+
+
+@pytest.mark.parametrize("around", [[], [0]])
+def test_names_mean_nodes_of_the_graph_in_which_they_are_said(around):
+    """Also where that is nested, many times and deep: they were looked for in the outermost, which may have such nodes too."""
+
+    @dag
+    def twice():
+        return conditional(1), conditional(-1)
+
+    @dag(backend="inline")
+    def outer():
+        return (
+            [positive(one) for one in around],
+            twice(),
+            plus.with_options(name="last", when="twice.conditional.is_positive")(5),
+        )
+
+    assert outer() == ([False] * len(around), ((2, [3], True), (None, None, False)), 6)
+    edges = outer.build().edges()
+    assert ("twice.conditional_2.is_positive", "twice.conditional_2.plus") in edges
+    assert ("twice.conditional_2.is_positive", "twice.conditional_2.second") not in edges
+
+
+def test_names_in_a_nested_graph_mean_nodes_around_it_where_it_has_none():
+    """And a handle is the node that it stands for, whatever is called like that inside."""
+
+    @dag
+    def inner(held):
+        own = plus(-10)
+        return reader.with_options(when="is_positive", reads=[held])(held), reader.with_options(reads=[plus])(own)
+
+    @dag(backend="inline")
+    def outer(value):
+        positive(value)
+        return inner(plus(5))
+
+    assert outer(1) == (6, -9)
+    assert outer(-1) == (None, -9)
+
+
 def test_with_options_is_another_task_of_the_same_function(place):
     """Other settings for one call; the function travels by its name as before, also with another unpack_to."""
 
@@ -487,6 +555,14 @@ def test_a_piece_of_a_built_graph_keeps_names_orders_and_conditions():
     assert ran == ["first"] * 3
     nested = dag(backend="inline")(lambda: piece(plus(1)))
     assert nested()[1] == -7
+
+
+def test_a_piece_travels_with_the_function_that_calls_it():
+    """A task that calls it in another process, and the record of a run, have it with all that it is made of."""
+    piece = steps().compose("piece", inputs=["a"], outputs=["c"])
+    nested = DAG([Node("nested", lambda: piece("x"))]).run(backend="multiprocessing?max_workers=1")
+    assert nested.raise_for_status()["nested"] == ["c(b(x))"]
+    assert repr(piece.fn) == "<piece 'piece'>"  # in messages, which are not to list a graph
 
 
 def test_a_piece_with_maps_is_mapped_anew():

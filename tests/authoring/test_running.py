@@ -359,6 +359,26 @@ def test_a_graph_that_is_run_inside_of_a_description_records_nothing_there(backe
     assert sorted(seen) == [[1], [1, 2], [1, 2, 3], [1, 2, 3]]
 
 
+def test_a_function_that_takes_no_instance_gets_none():
+    """As in any class: a static method and a builtin are called with what they are given, also by way of an instance."""
+
+    class Model:
+        @task
+        @staticmethod
+        def twice(x: int) -> int:
+            return x * 2
+
+        @dag(backend="inline")
+        @staticmethod
+        def flow(x: int) -> Any:
+            return Model.twice(x), Model().twice(x), Model().twice.map([x]), Model().size([x])
+
+        size: Any = task(len)
+
+    assert Model().flow(3) == Model.flow(3) == (6, 6, [6], 1)
+    assert (Model().twice(4), Model().size([])) == (8, 0)
+
+
 def test_methods_can_be_tasks_and_flows():
     """`self` is an argument like any other."""
 

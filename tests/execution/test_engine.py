@@ -11,11 +11,13 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
+from dagrid import DAG, DAGExecutor, Node, NodeStatus, Retry, RunStatus
+from dagrid.assemble import view
 from dagrid.errors import (
     InternalError,
     InvalidNodeError,
@@ -104,6 +106,20 @@ def test_a_node_without_a_task_is_passed_over(backend: str) -> None:
     assert result.node_results["milestone"].reason == "it has no task"
 
 
+def first() -> int:
+    return 1
+
+
+def test_the_functions_of_a_run_are_given_by_name_or_by_the_function_of_the_node() -> None:
+    """As everywhere else a function means its own name; so do the seconds of a critical path."""
+    dag = DAG([Node(first, first), Node("second", lambda first: first + 1, [first])])
+    assert dag.run({first: lambda: 5})["second"] == 6
+    assert DAGExecutor(dag).execute({first: lambda: 6})["second"] == 7
+    assert dag.critical_path({first: 3.0, "second": 1.0}).length == 4.0
+    with pytest.raises(UnknownTaskError, match="'deep'"):
+        dag.run({deep: first})
+
+
 # --- refused before anything runs -----------------------------------------------------------------------------------------
 
 
@@ -112,12 +128,17 @@ def test_a_node_without_a_task_is_passed_over(backend: str) -> None:
     [
         ([], {"frist": int}, {}, UnknownTaskError, "Did you mean 'first'"),
         ([], {"first": 3}, {}, InvalidNodeError, "'first' cannot be called"),
+        ([], [int], {}, InvalidSettingError, "tasks is a dict"),
         ([Node("b", lambda frist: 0, ["first"])], {}, {}, UnboundParameterError, "names no predecessor"),
         ([Node("b", lambda c: 0, ["c"]), Node("c")], {}, {}, UnboundParameterError, "has no task and so no result"),
         ([Node("b", int, inputs={"x": "first"})], {}, {}, UnboundParameterError, "'x'"),
         ([], {}, {"node_timeout": -1}, InvalidSettingError, "node_timeout"),
         ([], {}, {"max_concurrency": 0}, InvalidSettingError, "max_concurrency"),
         ([], {}, {"resources": {"cpu": -1}}, InvalidSettingError, "capacity of resource 'cpu'"),
+        ([], {}, {"resources": ["cpu"]}, InvalidSettingError, "resources is a dict"),
+        ([], {}, {"places": ["command"]}, InvalidSettingError, "places is a dict"),
+        ([], {}, {"observers": 5}, InvalidSettingError, r"write observers=\[5\]"),
+        ([], {}, {"observers": [print]}, InvalidSettingError, "observers holds objects with begin"),
         ([], {}, {"on_failure": "shrug"}, InvalidSettingError, "on_failure"),
         ([Node("b", int, resources={"gpu": 2})], {}, {"resources": {"gpu": 1}}, UnsatisfiableError, "asks for 2"),
         ([Node("b", int, resources={"gpu": 1})], {}, {}, UnsatisfiableError, "which this run does not have"),
@@ -125,7 +146,7 @@ def test_a_node_without_a_task_is_passed_over(backend: str) -> None:
     ],
 )
 def test_mistakes_are_found_before_anything_runs(
-    nodes: list[Node], tasks: dict[str, Any], settings: dict[str, Any], error: type[Exception], says: str
+    nodes: list[Node], tasks: Any, settings: dict[str, Any], error: type[Exception], says: str
 ) -> None:
     """Each has its own type and a message that helps, and no task has been called."""
     ran: list[str] = []
@@ -133,6 +154,32 @@ def test_mistakes_are_found_before_anything_runs(
     with pytest.raises(error, match=says):
         dag.run(tasks, **settings)
     assert ran == []
+
+
+class Onlooker:
+    """One that has no place to write to."""
+
+    def begin(self, run: Any) -> None:
+        raise OSError("no space left")
+
+    def end(self) -> None:
+        """It did not begin."""
+
+
+def test_a_run_whose_onlooker_cannot_begin_does_not_go_on_without_a_handle(tmp_path: Path) -> None:
+    """Nobody could wait for it or cancel it, and its record would say that it runs."""
+    with pytest.raises(OSError, match="no space"):
+        DAG([Node("first", lambda: 1)]).run(checkpoint=tmp_path, run_id="r", observers=[Onlooker()], backend="inline")
+    assert view(tmp_path, "r").result().status == "aborted"
+
+
+def test_what_cannot_look_at_a_run_is_refused_before_its_record_is_made(tmp_path: Path) -> None:
+    """A class in the place of an object, and one that is not in a list."""
+    observers: Any
+    for observers in ([Onlooker], Onlooker()):
+        with pytest.raises(InvalidSettingError, match="observers"):
+            DAG([Node("first", lambda: 1)]).run(checkpoint=tmp_path / "runs", observers=observers)
+    assert not list(tmp_path.iterdir())
 
 
 # --- failures -------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 from dagrid import DAG, Node, NodeStatus, Patch, Rule, RunStatus, View, current
 from dagrid.errors import (
+    CapabilityError,
     CycleError,
     DuplicateNodeError,
     GraphLimitError,
@@ -92,6 +93,7 @@ def boom(view: View) -> Any:
         (lambda view: True, lambda view: Patch([Node("x", lambda b: b, ["a"])]), UnboundParameterError),
         (lambda view: True, lambda view: Patch([Node("e"), Node("x", lambda e: e, ["e"])]), UnboundParameterError),
         (lambda view: True, lambda view: Patch([Node("x", int, resources={"gpu": 1})]), UnsatisfiableError),
+        (lambda view: True, lambda view: Patch([Node("x", int, selector={"gpu": "a100"})]), CapabilityError),
     ],
 )
 def test_a_rule_that_fails_fails_the_run_with_its_name_and_its_cause(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import count
+from typing import Any
 
 import pytest
 
-from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, dag, task
+from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, current, dag, task
 from dagrid.errors import GraphLimitError, InvalidPatchError, UnboundParameterError
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.graph.grow import (
@@ -199,6 +200,69 @@ def test_a_collection_of_its_own_kind_is_refused_where_it_is_written():
         collect("pdf", Node("merged", sorted, kind="pdf"))
     with pytest.raises(InvalidPatchError, match="Two steps have one name"):
         map_over("find", square, square)
+
+
+def test_rules_name_nodes_by_their_functions_too():
+    """As everywhere else: a function was taken for a node that is not there yet, and its rule was never applied."""
+
+    def begin():
+        return [1, 2]
+
+    def behind(begin):
+        current().grow(Node(last), edges=[(behind, last)])
+        return sum(begin)
+
+    def last(behind):
+        return behind + 1
+
+    seen: list[object] = []
+
+    def append(view):
+        seen.extend([begin in view, len in view, view.status(begin), view.result(begin), view.items(begin)])
+        return Patch([Node(behind)], edges=[(begin, behind)])
+
+    def end(view):
+        return Patch([Node("end", lambda: view.ended(last))])
+
+    by_function: Any = (last,)
+    rules = [
+        Rule(lambda view: view.succeeded(begin), append),
+        Rule(lambda view: view.succeeded(last), end, waits=by_function),
+    ]
+    result = DAG([Node(begin)]).run(rules=rules)
+    assert (result["last"], result["end"]) == (4, True)
+    assert seen == [True, False, "completed", [1, 2], [1, 2]]
+
+
+async def holds(view):
+    return False
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda asked: Rule(asked, lambda view: Patch()),
+        lambda asked: Rule(lambda view: True, asked),
+        lambda asked: until("find", square, asked),
+        lambda asked: choose("find", asked, square),
+    ],
+)
+def test_what_a_run_asks_is_no_async_function(make):
+    """A coroutine that nobody awaits is true: the rule was applied at once, whatever it would have said."""
+    with pytest.raises(InvalidPatchError, match="cannot be async"):
+        make(holds)
+
+
+def test_what_is_no_step_is_refused_where_it_is_written():
+    """A name would be taken for the names of its letters, or for nodes that do nothing; a function of @dag is no graph."""
+    name: Any = "square"
+    flow: Any = dag(lambda: None)
+    with pytest.raises(InvalidPatchError, match=r"A step is a function, .* not 'square'"):
+        choose("find", bool, name)
+    with pytest.raises(InvalidPatchError, match=r"A step is a function, .* not 'square'"):
+        map_over("find", name)
+    with pytest.raises(InvalidPatchError, match=r"makes one with build\("):
+        for_each("find", flow, name="part")
 
 
 def test_a_source_that_fails_leaves_its_rule_unapplied():

@@ -20,6 +20,7 @@ import msgspec
 from dagrid.commands import Command
 from dagrid.errors import (
     InvalidNodeError,
+    InvalidSettingError,
     SkipTask,
     UnboundParameterError,
     UnknownNodeError,
@@ -30,7 +31,7 @@ from dagrid.errors import (
 from dagrid.graph.arguments import Arguments, Group, Ref, fill
 from dagrid.graph.authoring import Task as MarkedTask
 from dagrid.graph.authoring import TaskBody
-from dagrid.graph.node import OUTCOME, Node
+from dagrid.graph.node import OUTCOME, Node, node_id
 from dagrid.graph.parameters import NO_PARAMETERS, Parameters, Task, matched, parameters_of, without_first
 
 if TYPE_CHECKING:
@@ -158,6 +159,24 @@ class Gathered(msgspec.Struct, frozen=True):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.fn(*args, **kwargs)
+
+
+def named_tasks(given: Mapping[Any, Task] | None, graph: str | None) -> dict[str, Task] | None:
+    """Return the functions that a run is given, by the names of their nodes; None where it is given none.
+
+    Args:
+        given: the functions by node.
+        graph: what the graph is called, of which the handles among the nodes have to be.
+
+    Raises:
+        InvalidSettingError: it is no dict.
+        InvalidNodeError, HandleError: something in it means no node of the graph.
+    """
+    if not given:
+        return None
+    if not isinstance(given, Mapping):
+        raise InvalidSettingError(f"tasks is a dict of functions by node, not {given!r}.")
+    return {node_id(node, graph): fn for node, fn in given.items()}
 
 
 class Binder(msgspec.Struct, eq=False):

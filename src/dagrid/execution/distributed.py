@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 
 from dagrid.errors import CapabilityError, InvalidSettingError, PoisonousTaskError, TransferError, hint, nearest
 from dagrid.execution.backends._worker import type_name
-from dagrid.execution.binding import Gathered
+from dagrid.execution.binding import Gathered, named_tasks
 from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
 from dagrid.execution.distributed_executor import DistributedExecutor
 from dagrid.execution.division import GIVEN, Divider, Slice
@@ -139,7 +139,7 @@ class PartitionedDAGExecutor:
         )
         self._divided: _Divided | None = None
 
-    def execute(self, tasks: Mapping[str, Callable[..., Any]] | None = None) -> ExecutionResult:
+    def execute(self, tasks: Mapping[Any, Callable[..., Any]] | None = None) -> ExecutionResult:
         """Run the graph with these tasks, by node name, and wait for it. Ctrl-C cancels the run, and the result says so.
 
         Raises:
@@ -152,8 +152,9 @@ class PartitionedDAGExecutor:
             said.get("targets"), said.get("roots"), said.get("exclude"), said.get("debug", False), self.dag.name
         )
         before = Before(said.get("given"), said.get("from_run"), said.get("from_file"))
-        part = part_of(self.dag, choice, before, tasks or ())
-        compiled = compiled_for(part.dag, tasks, self._settings)
+        own = named_tasks(tasks, self.dag.name)
+        part = part_of(self.dag, choice, before, own or ())
+        compiled = compiled_for(part.dag, own, self._settings)
         part.check(compiled.bindings)
         if compiled.plan.empty:
             compiled.check_sources(part)

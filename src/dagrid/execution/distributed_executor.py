@@ -57,7 +57,7 @@ class DistributedExecutor:
             **settings,
         }
 
-    def execute(self, tasks: Mapping[str, Callable[..., Any]] | None = None) -> DistributedExecutionResult:
+    def execute(self, tasks: Mapping[Any, Callable[..., Any]] | None = None) -> DistributedExecutionResult:
         """Run the graph with these tasks, by node name, and wait for it."""
         result = self.dag.run(tasks, backend=self.backend, **self.settings)
         name = result.backend_name

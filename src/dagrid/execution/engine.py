@@ -206,9 +206,8 @@ class Engine:
         """
         past = self._past
         assert past is not None
-        delegates = self._backend.capabilities.delegates
         self.began = recovered.began
-        self.state = past.restore(recovered, self.state, self.growing, self.ends, delegates)
+        self.state = past.restore(recovered, self.state, self.growing, self.ends, self._backend.capabilities)
         self._workers = count(max(self.state.workers, default=-1) + 1)
         self._point()
         if self.state.finished:
@@ -613,7 +612,7 @@ class Engine:
         try:
             if current:
                 if growing.shared:
-                    growing.fork(self.state, self._backend.capabilities.delegates)
+                    growing.fork(self.state, self._backend.capabilities)
                     self._point()
                 growing.bind(self.state, event.growth)
                 if self._keeping is not None:

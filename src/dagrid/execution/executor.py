@@ -45,7 +45,7 @@ class DAGExecutor:
             **settings,
         }
 
-    def execute(self, tasks: Mapping[str, Callable[..., Any]] | None = None) -> ExecutionResult:
+    def execute(self, tasks: Mapping[Any, Callable[..., Any]] | None = None) -> ExecutionResult:
         """Run the graph with these tasks, by node name, and wait for it."""
         return self.dag.run(tasks, **self.settings)
 

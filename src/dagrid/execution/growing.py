@@ -32,7 +32,7 @@ from dagrid.interrupts import is_interrupt
 from dagrid.machine.events import Growth, NumberedRule, RuleEvaluated
 from dagrid.machine.plan import Settings
 from dagrid.machine.state import NO_GROWTH, State, Status
-from dagrid.ports import opened
+from dagrid.ports import Capabilities, opened
 
 
 class Growing:
@@ -112,17 +112,18 @@ class Growing:
         """The nodes that are bound, and that the machine has not taken yet."""
         return range(len(self._values), len(self.bindings.fns))
 
-    def fork(self, state: State, delegates: bool) -> None:
+    def fork(self, state: State, can: Capabilities) -> None:
         """The graph is about to grow: let go of the plan and the bindings that other runs of it use.
 
         Args:
             state: of the run, which gets a plan of its own.
-            delegates: whether the backend of the run finds resources that the run does not name.
+            can: what the backend of the run can do.
         """
         self.shared = False
         self.bindings = self.bindings.copy()
         state.plan = state.plan.copy(self.bindings.takes, self.bindings.places)
-        state.plan.delegates = delegates
+        state.plan.delegates = can.delegates
+        state.plan.labels = can.delegates or can.matches_selectors
 
     def bind(self, state: State, growth: Growth) -> None:
         """Check and bind the nodes of a patch; the machine then takes it, or `forget` is called.

@@ -20,7 +20,7 @@ from dagrid.machine.applying import apply
 from dagrid.machine.events import Stimulus
 from dagrid.machine.reopening import to_reopen
 from dagrid.machine.state import COMPLETED, State
-from dagrid.ports import Backend, Use
+from dagrid.ports import Backend, Capabilities, Use
 
 Given = tuple[Any, str]
 Sources = Callable[[int], Sequence[int]]
@@ -48,14 +48,14 @@ class Past:
         self._recorder = recorder
         self.again: list[int] | None = None
 
-    def restore(self, recovered: Recovered, state: State, growing: Growing, ends: Ends, delegates: bool) -> State:
+    def restore(self, recovered: Recovered, state: State, growing: Growing, ends: Ends, can: Capabilities) -> State:
         """Make a run again of its journal, and return its state.
 
         Args:
             recovered: what the journal holds.
             state: of the run as it was before its first fact.
             growing, ends: of the same run; they get what it had.
-            delegates: see `Growing.fork`.
+            can: see `Growing.fork`.
 
         Raises:
             DagridError: the graph is no longer what the journal speaks of.
@@ -64,7 +64,7 @@ class Past:
         assert recorder is not None
         recorder.restored(recovered)
         if recovered.picture is not None and recovered.state is not None:
-            growing.fork(state, delegates)
+            growing.fork(state, can)
             for patch in recovered.picture.patches:
                 growth, rules = unpack(patch)
                 growing.restore(state, growth, rules)
@@ -75,7 +75,7 @@ class Past:
         for fact, data, rules in facts_of(recovered.entries):
             if fact.growth is not None:
                 if growing.shared:
-                    growing.fork(state, delegates)
+                    growing.fork(state, can)
                 growing.restore(state, fact.growth, rules)
             apply(state, fact)
             growing.taken(state)

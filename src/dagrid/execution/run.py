@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from time import time
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from dagrid.errors import RunError, RunTimeoutError, UnknownNodeError
+from dagrid.errors import InvalidSettingError, RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.carriers import carry
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
@@ -42,6 +42,25 @@ class _Told:
 
     def set(self) -> None:
         self._call()
+
+
+def checked_observers(given: Iterable[Observer | Onlooker] | None) -> list[Observer | Onlooker]:
+    """Return what was given as observers, where None is none; before the run begins, for one that fails then has nobody's handle.
+
+    Raises:
+        InvalidSettingError: something cannot look at a run, or it is no list of them.
+    """
+    if not given:
+        return []
+    if isinstance(given, Onlooker) or not isinstance(given, Iterable):
+        raise InvalidSettingError(
+            f"observers is a list of readers and onlookers of the run; write observers=[{given!r}]."
+        )
+    found = list(given)
+    for one in found:
+        if isinstance(one, type) or not isinstance(one, Onlooker):
+            raise InvalidSettingError(f"observers holds objects with begin(run) and end(), not {one!r}.")
+    return found
 
 
 class Run:
@@ -87,8 +106,12 @@ class Run:
                 carry(partial(self._read, observer, ended), "dagrid-reader")
             else:
                 self._onlookers.append(observer)
-        for onlooker in self._onlookers:
-            onlooker.begin(self)
+        try:
+            for onlooker in self._onlookers:
+                onlooker.begin(self)
+        except BaseException:
+            engine.cancel("an onlooker could not begin")  # nobody will have the handle
+            raise
 
     def __repr__(self) -> str:
         return f"<Run: {self.ended} of {self.total} nodes have ended>"

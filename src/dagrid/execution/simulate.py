@@ -323,7 +323,7 @@ class VirtualSession:
 
 def simulate(
     dag: DAG,
-    tasks: Mapping[str, Callable[..., Any]] | None = None,
+    tasks: Mapping[Any, Callable[..., Any]] | None = None,
     *,
     workers: int = 2,
     slots: int = 1,

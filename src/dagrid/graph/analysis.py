@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dagrid.errors import InvalidNodeError
+from dagrid.graph.node import node_id
 from dagrid.graph.structure import Structure, paused_gc, unknown_node
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def in_order(structure: Structure, nodes: Iterable[int]) -> list[int]:
     return [node for node in structure.order if node in wanted]
 
 
-def node_costs(dag: DAG, costs: Mapping[str, float] | None = None) -> list[float]:
+def node_costs(dag: DAG, costs: Mapping[Any, float] | None = None) -> list[float]:
     """Return the cost of each node by index: from `costs`, else its own `cost`, else 1.
 
     Raises:
@@ -134,7 +135,8 @@ def node_costs(dag: DAG, costs: Mapping[str, float] | None = None) -> list[float
         if spec.cost is not None:
             found[at] = spec.cost
     index = dag.structure.index
-    for name, cost in (costs or {}).items():
+    for node, cost in (costs or {}).items():
+        name = node_id(node, dag.name)
         if name not in index:
             raise unknown_node(name, index)
         if not isinstance(cost, (int, float)) or isinstance(cost, bool) or not math.isfinite(cost) or cost < 0:
@@ -143,7 +145,7 @@ def node_costs(dag: DAG, costs: Mapping[str, float] | None = None) -> list[float
     return found
 
 
-def critical_path(dag: DAG, costs: Mapping[str, float] | None = None) -> CriticalPath:
+def critical_path(dag: DAG, costs: Mapping[Any, float] | None = None) -> CriticalPath:
     """Return the most costly chain of nodes; see DAG.critical_path."""
     structure = dag.structure
     longest = bottom_levels(structure, node_costs(dag, costs))

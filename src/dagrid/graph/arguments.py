@@ -93,8 +93,8 @@ def looking_into(kind: type) -> Callable[[Any], Collection[Any]] | None:
         return lambda one: one
     if kind is slice:
         return lambda one: (one.start, one.stop, one.step)
-    fields = getattr(kind, "__dataclass_fields__", None)
-    if fields is not None:
+    fields = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__struct_fields__", None)
+    if fields:
         return lambda one: [getattr(one, name, None) for name in fields]
     return None
 

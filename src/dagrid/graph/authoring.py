@@ -69,6 +69,7 @@ class Task(Generic[P, R]):
         self.origin = self
         self.node = Node(node_id(settings.get("name") or fn))
         self._condition: Handle | None = None
+        self._held: frozenset[str] = frozenset()
         self._unpack_to: int | None = None
         self._body()
         self._set(settings)
@@ -86,7 +87,7 @@ class Task(Generic[P, R]):
             given, named = self._bound(args, kwargs)
         if self._condition is not None:
             current.holds(self._condition)
-        return current.add(self.node, given, named, self._unpack_to)  # type: ignore[return-value]  # stands for an R
+        return current.add(self._in(current), given, named, self._unpack_to)  # type: ignore[return-value]  # stands for an R
 
     def map(self, items: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Record a call for each item, and return a handle of the list of their values.
@@ -113,7 +114,7 @@ class Task(Generic[P, R]):
         given, named = self._bound((items, *args), kwargs)
         if self._condition is not None:
             current.holds(self._condition)
-        return current.map(self.node, given[0], given[1:], named, self._unpack_to)
+        return current.map(self._in(current), given[0], given[1:], named, self._unpack_to)
 
     def with_options(self, **settings: Unpack[TaskSettings]) -> Task[P, R]:
         """Return the same task with other settings for some of its calls; takes what `task` takes.
@@ -127,7 +128,7 @@ class Task(Generic[P, R]):
         return made
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else _Method(self, instance)
+        return _Method(self, instance) if _is_bound(self.fn, instance) else self
 
     def __repr__(self) -> str:
         return f"<task {self.node.id!r}>"
@@ -162,12 +163,21 @@ class Task(Generic[P, R]):
             else:
                 current.holds(condition)
             self._condition, said["when"] = condition, condition.ref
+        if "reads" in said and isinstance(said["reads"], Iterable) and not isinstance(said["reads"], str):
+            said["reads"] = list(said["reads"])
+            self._held = frozenset([one.ref.node for one in said["reads"] if type(one) is Handle])
         if "unpack_to" in said:
             self._unpack_to = _length(said.pop("unpack_to"))
             self._body()
         if said:
             self.node = self.node.changed(**said)
         self.__name__ = self.node.id
+
+    def _in(self, current: Recording) -> Node:
+        """Return the pattern of a node, in whose settings other nodes may have been said by their names."""
+        node = self.node
+        named = node.when is not None and self._condition is None
+        return current.within(node, named, self._held) if named or node.reads else node
 
     def _body(self) -> None:
         self.node = self.node.changed(fn=TaskBody.of(self.origin, self._unpack_to))
@@ -328,6 +338,11 @@ def is_async(fn: object) -> bool:
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(called)
 
 
+def _is_bound(fn: object, instance: object) -> bool:
+    """Return whether a function that is found by way of an instance is called with that, as functions and no others are."""
+    return instance is not None and hasattr(type(fn), "__get__") and not isinstance(fn, (staticmethod, MethodType))
+
+
 def _is_importable(task: Task[Any, Any] | Flow[Any, Any]) -> bool:
     """Return whether another process finds the task itself under its name."""
     if task.__module__ == "__main__":
@@ -409,7 +424,9 @@ class Flow(Generic[P, R]):
         return graph.start(**_kept(settings, template))
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        return self if instance is None else Flow(MethodType(self.fn, instance), self.name, self._settings)
+        if not _is_bound(self.fn, instance):
+            return self
+        return Flow(MethodType(self.fn, instance), self.name, self._settings)
 
     def __repr__(self) -> str:
         return f"<dag {self.name!r}>"

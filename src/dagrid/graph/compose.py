@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from dagrid.errors import GraphError
 from dagrid.graph.arguments import Ref, fill
 from dagrid.graph.authoring import Flow
@@ -29,23 +31,46 @@ def compose(
     needed = reach(structure.predecessors, end, begin)
     _check(outline, begin, end, needed)
     order = [at for at in structure.order if at in needed and at not in begin]
-    signature = inspect.Signature(_parameters([structure.names[at] for at in begin]))
+    called = name or dag.name or "composed"
+    return Flow(_Piece(called, outline, begin, end, order, single), called, {})
 
-    def composed(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+
+class _Piece(msgspec.Struct, eq=False, dict=True):
+    """The function that describes a piece of a graph. A record, so that it travels with the functions that call it.
+
+    Args:
+        name: of the piece.
+        outline: the graph that it is cut out of.
+        begin, end: the nodes whose values come in and go out.
+        order: those that are described.
+        single: it returns the one value that goes out, and no list.
+    """
+
+    name: str
+    outline: Outline
+    begin: Sequence[int]
+    end: Sequence[int]
+    order: Sequence[int]
+    single: bool
+
+    def __post_init__(self) -> None:
+        names = self.outline.structure.names
+        self.__name__ = self.__qualname__ = self.name
+        self.__signature__ = inspect.Signature(_parameters([names[at] for at in self.begin]))
+
+    def __repr__(self) -> str:
+        return f"<piece {self.name!r}>"  # not all of the graph
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        bound = self.__signature__.bind(*args, **kwargs)
         current = recording.get()
         assert current is not None
-        values: dict[str, Any] = {
-            structure.names[at]: one for at, one in zip(begin, bound.arguments.values(), strict=True)
-        }
-        for at in order:
-            values[structure.names[at]] = _again(current, outline.node(at), at in outline.maps, values)
-        found = [values[structure.names[at]] for at in end]
-        return found[0] if single else found
-
-    composed.__signature__ = signature  # type: ignore[attr-defined]
-    composed.__name__ = composed.__qualname__ = name or dag.name or "composed"
-    return Flow(composed, name or dag.name or "composed", {})
+        names, maps = self.outline.structure.names, self.outline.maps
+        values: dict[str, Any] = {names[at]: one for at, one in zip(self.begin, bound.arguments.values(), strict=True)}
+        for at in self.order:
+            values[names[at]] = _again(current, self.outline.node(at), at in maps, values)
+        found = [values[names[at]] for at in self.end]
+        return found[0] if self.single else found
 
 
 def _numbers(outline: Outline, asked: NodeRef | Sequence[NodeRef], setting: str, graph: str | None) -> list[int]:

@@ -163,15 +163,15 @@ class DAG:
     if TYPE_CHECKING:
 
         def run(
-            self, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+            self, tasks: Mapping[Any, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
         ) -> ExecutionResult:
             """Run the graph and wait for it, see `dagrid.assemble.start`."""
 
-        def start(self, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]) -> Run:
+        def start(self, tasks: Mapping[Any, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]) -> Run:
             """Start a run and return its handle, see `dagrid.assemble.start`."""
 
         def execute(
-            self, tasks: Mapping[str, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
+            self, tasks: Mapping[Any, Callable[..., Any]] | None = None, **settings: Unpack[RunSettings]
         ) -> dict[str, NodeResult]:
             """Run the graph and return the result of each node by name, see `dagrid.assemble.execute`."""
     else:
@@ -266,7 +266,7 @@ class DAG:
         names = self.structure.names
         return [[names[at] for at in level] for level in analysis.levels(self.structure)]
 
-    def critical_path(self, costs: Mapping[str, float] | None = None) -> CriticalPath:
+    def critical_path(self, costs: Mapping[Any, float] | None = None) -> CriticalPath:
         """Return the most costly chain of nodes.
 
         Args:

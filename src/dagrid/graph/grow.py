@@ -20,7 +20,7 @@ from dagrid.graph.dag import DAG
 from dagrid.graph.late import Outline, split
 from dagrid.graph.node import Node, NodeRef, node_id
 from dagrid.graph.parameters import NO_PARAMETERS, Parameters, outright, parameters_of
-from dagrid.graph.rules import Patch, Rule, View
+from dagrid.graph.rules import Patch, Rule, View, check_plain
 
 Step = Node | Callable[..., Any]
 Predicate = Callable[[View], bool]
@@ -131,6 +131,10 @@ def for_each(source: NodeRef, workflow: DAG, *, name: str, reduce: Step | None =
         InvalidPatchError: the workflow has rules of its own, or nodes that no patch may have.
         UnboundParameterError: a parameter of a node names nothing that the node depends on or reads.
     """
+    if not isinstance(workflow, DAG):
+        raise InvalidPatchError(
+            f"The workflow {name!r} is a graph, not {workflow!r}. A @dag function makes one with build(...)."
+        )
     outline = workflow.outline or Outline(workflow.structure, workflow.specs, frozenset())
     structure = outline.structure
     if workflow.rules and workflow.outline is None:
@@ -178,6 +182,7 @@ def until(source: NodeRef, step: Step, stop: Callable[[Any], Any]) -> Rule:
             plain name of the step then passes on the last value. `max_nodes` bounds a loop that has no end.
         stop: is asked for the value of each round, on your side.
     """
+    check_plain(stop, "What ends a loop")
     template = _Template(step)
 
     def next_round(number: int, before: str) -> Rule:
@@ -203,6 +208,7 @@ def choose(
         then: the nodes if it holds.
         otherwise: the nodes if not; by default none.
     """
+    check_plain(test, "What chooses")
     source = node_id(source)
     yes, no = _templates(_several(then)), _templates(_several(otherwise))
 
@@ -267,7 +273,7 @@ def _join(into: _Gathering, names: Sequence[str], source: str) -> Rule:
 
 
 def _several(steps: Step | Iterable[Step]) -> Iterable[Step]:
-    return (steps,) if isinstance(steps, Node) or callable(steps) else steps
+    return (steps,) if isinstance(steps, (Node, str)) or callable(steps) else steps
 
 
 def _templates(steps: Iterable[Step]) -> list[_Template]:
@@ -292,6 +298,8 @@ class _Template:
     """A step of which nodes are made: what is the same for all of them is found once."""
 
     def __init__(self, step: Step) -> None:
+        if not isinstance(step, Node) and not callable(step):
+            raise InvalidPatchError(f"A step is a function, or a node such as Node('name', fn), and not {step!r}.")
         self.node = step if isinstance(step, Node) else Node(step)
         self.id = self.node.id
         self.kind: str = self.node.kind or self.id

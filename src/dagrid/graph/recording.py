@@ -59,15 +59,16 @@ class Recording(msgspec.Struct, eq=False):
         taken: dict[int, str] = {}
         given = tuple([self._place(one, taken) for one in args])
         named = {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
+        called = Arguments(given, named, tuple(taken.values()))
+        if pattern.when is not None or pattern.depends_on:
+            self._wait(pattern, taken)  # before the node has a name, for it cannot wait for itself
         if name is None:
             name = self._unique(pattern.id)
         at = len(self._names)
         self._names.append(name)
         self._index[name] = at
         self._patterns.append(pattern)
-        self._specs[at] = pattern.called(name, Arguments(given, named, tuple(taken.values())))
-        if pattern.when is not None or pattern.depends_on:
-            self._wait(pattern, taken)
+        self._specs[at] = pattern.called(name, called)
         if pattern.reads:
             needed = {*taken.values()}.difference(pattern.reads).union(pattern.changed(reads=()).required())
             taken = {before: of for before, of in taken.items() if of in needed}
@@ -104,6 +105,21 @@ class Recording(msgspec.Struct, eq=False):
     def holds(self, handle: Handle) -> None:
         """Check that a handle is of this graph. Raises HandleError."""
         self._place(handle, {})
+
+    def within(self, pattern: Node, named: bool, held: Collection[str]) -> Node:
+        """Return the pattern of a node in which names are those of the graph that is nested here, else of one around it.
+
+        Args:
+            pattern: of the node.
+            named: its condition was said by name.
+            held: what it reads and was said by a handle.
+        """
+        if not self.prefix:
+            return pattern
+        when = pattern.when
+        if named and when is not None:
+            when = Ref(self._meant(when.node), when.path)
+        return pattern.changed(when=when, reads=[one if one in held else self._meant(one) for one in pattern.reads])
 
     def group(self, name: str) -> str:
         """Return the prefix for the nodes of a nested graph."""
@@ -165,6 +181,14 @@ class Recording(msgspec.Struct, eq=False):
                 raise UnknownNodeError.of(name, self._index, where)
             taken[at] = name
 
+    def _meant(self, name: str) -> str:
+        """Return the node that a name means where it is said; one that is not there may come in the same graph."""
+        prefix = self.prefix
+        while prefix and prefix + name not in self._index:
+            outer = prefix[:-1].rpartition(".")[0]
+            prefix = f"{outer}." if outer else ""
+        return prefix + name if prefix or name in self._index else self.prefix + name
+
     def _unique(self, base: str) -> str:
         return self._unused(self.prefix + base)
 
@@ -185,7 +209,8 @@ class Recording(msgspec.Struct, eq=False):
         Args:
             value: what is looked at.
             taken: gets the nodes of the handles.
-            open_: the containers that this one stands in, with whether they were met again within.
+            open_: the containers that this one stands in, with whether they were met again within, and what was seen to hold no
+                handle.
         """
         kind: Any = type(value)
         if kind is Handle:
@@ -203,7 +228,8 @@ class Recording(msgspec.Struct, eq=False):
         if look is None:
             return value
         held = look(value)
-        if issubclass(kind, (dict, MappingProxyType)) and _has_handle(value):
+        open_ = {} if open_ is None else open_
+        if issubclass(kind, (dict, MappingProxyType)) and _has_handle(value, open_):
             raise HandleError(
                 "A handle is in a key of a dict, and its value is not known yet. Make the dict in a task."
             )
@@ -211,10 +237,9 @@ class Recording(msgspec.Struct, eq=False):
         if Handle not in kinds and not any(map(looking_into, kinds)):
             return value
         if not is_grouped(kind):
-            if _has_handle(held):
+            if _has_handle(held, open_):
                 raise _unmade(kind)
             return value
-        open_ = {} if open_ is None else open_
         if id(value) in open_:
             open_[id(value)] = True
             return value
@@ -233,13 +258,23 @@ class Recording(msgspec.Struct, eq=False):
             raise _unmade(kind) from error
 
 
-def _has_handle(held: Collection[Any]) -> bool:
-    """Return whether a handle is among these, or in something among these."""
-    kinds: set[Any] = set(map(type, held))
-    if Handle in kinds:
-        return True
-    looks = {kind: look for kind in kinds if (look := looking_into(kind)) is not None}
-    return bool(looks) and any(type(one) in looks and Handle in map(type, looks[type(one)](one)) for one in held)
+def _has_handle(held: Collection[Any], seen: dict[int, bool]) -> bool:
+    """Return whether a handle is among these, or in something among these, however deep; what was `seen` is passed over."""
+    left = [held]
+    while left:
+        held = left.pop()
+        kinds: set[Any] = set(map(type, held))
+        if Handle in kinds:
+            return True
+        looks = {kind: look for kind in kinds if (look := looking_into(kind)) is not None}
+        for one in held if looks else ():
+            look = looks.get(type(one))
+            if look is None:
+                continue
+            met = seen[id(one)] = id(one) in seen
+            if not met:
+                left.append(look(one))
+    return False
 
 
 def _unmade(kind: type) -> HandleError:

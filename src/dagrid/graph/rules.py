@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from inspect import CO_COROUTINE
 from itertools import islice
 from typing import Any, Protocol
 
 import msgspec
 
-from dagrid.errors import DuplicateNodeError, GraphLimitError, InvalidPatchError, UnknownNodeError
-from dagrid.graph.node import Node
+from dagrid.errors import DuplicateNodeError, GraphError, GraphLimitError, InvalidPatchError, UnknownNodeError
+from dagrid.graph.node import Node, NodeRef, node_id
 from dagrid.graph.structure import Structure
 
 Topic = tuple[str, str]
@@ -35,7 +36,7 @@ class Patch(msgspec.Struct, frozen=True):
 
     nodes: Sequence[Node] = ()
     rules: Sequence[Rule] = ()
-    edges: Sequence[tuple[str, str]] = ()
+    edges: Sequence[tuple[NodeRef, NodeRef]] = ()
 
     def joined(self) -> tuple[Node, ...]:
         """Return the nodes with the edges in their `depends_on`.
@@ -52,7 +53,7 @@ class Patch(msgspec.Struct, frozen=True):
         if not self.edges:
             return nodes
         after: dict[str, list[str]] = {node.id: [] for node in nodes}
-        for before, to in self.edges:
+        for before, to in [(node_id(one), node_id(other)) for one, other in self.edges]:
             if to not in after:
                 raise InvalidPatchError(
                     f"The edge {before!r} -> {to!r} does not point to a node of its patch. What is there already may have "
@@ -90,13 +91,29 @@ class Rule(msgspec.Struct, frozen=True):
         if not (callable(self.predicate) and callable(self.body)):
             part = "body" if callable(self.predicate) else "predicate"
             raise InvalidPatchError(f"The {part} of a rule is a function of one View, not {getattr(self, part)!r}.")
+        check_plain(self.predicate, "The predicate of a rule")
+        check_plain(self.body, "The body of a rule")
         if self.adds is not None:
             _put(self, "adds", _kinds(self.adds) if self.adds or isinstance(self.adds, str) else NO_KINDS)
-        if not self.waits:
-            _put(self, "waits", getattr(self.predicate, "waits", ()))
+        waits = self.waits or getattr(self.predicate, "waits", ())
+        if waits:
+            _put(self, "waits", tuple([one if type(one) is str else node_id(one) for one in waits]))
         if not self.name:
             called = getattr(self.body, "__name__", "rule")
             _put(self, "name", "rule" if called == "<lambda>" else called)
+
+
+def check_plain(fn: Any, what: str) -> None:
+    """Check that what a run asks is no `async def` function: nobody would await its answer, which would always hold.
+
+    Raises:
+        InvalidPatchError: it is one.
+    """
+    code = getattr(fn, "__code__", None)
+    if code is not None and code.co_flags & CO_COROUTINE:
+        raise InvalidPatchError(
+            f"{what} is asked by the run itself and cannot be async, as {fn!r} is. Let a task await."
+        )
 
 
 def checked_rules(given: Iterable[Rule] | None) -> tuple[Rule, ...]:
@@ -165,11 +182,10 @@ class View(msgspec.Struct, eq=False):
     taken: set[int] = set()
 
     def __contains__(self, name: object) -> bool:
-        if name in self.snapshot.index:
-            return True
-        if isinstance(name, str):
-            self.looked["name", name] = 0
-        return False
+        try:
+            return self._number(name)[1] is not None
+        except GraphError:
+            return False
 
     def count(self, kind: str | None = None) -> int:
         """Return how many nodes there are, or how many of a kind."""
@@ -196,7 +212,7 @@ class View(msgspec.Struct, eq=False):
         names = self.snapshot.names
         return list(names) if kind is None else [names[number] for number in self.snapshot.kinds.get(kind, ())]
 
-    def status(self, name: str) -> str:
+    def status(self, name: NodeRef) -> str:
         """Return the state of a node as a word, such as "running".
 
         Raises:
@@ -204,26 +220,33 @@ class View(msgspec.Struct, eq=False):
         """
         return self._look(name)[1]
 
-    def succeeded(self, name: str) -> bool:
+    def succeeded(self, name: NodeRef) -> bool:
         """Return whether a node is there and has completed."""
         return self._end(name) == "completed"
 
-    def ended(self, name: str) -> bool:
+    def ended(self, name: NodeRef) -> bool:
         """Return whether a node is there and has ended, however."""
         return self._end(name) not in _NOT_ENDED
 
-    def _end(self, name: str) -> str:
-        """Return the state of a node for somebody who does not care what it does before it has ended, or that it is there."""
+    def _number(self, node: object) -> tuple[str, int | None]:
+        """Return the name and the number of a node; that it is not there yet is noted."""
+        name = node if type(node) is str else node_id(node)
         number = self.snapshot.index.get(name)
         if number is None:
             self.looked["name", name] = 0
+        return name, number
+
+    def _end(self, node: NodeRef) -> str:
+        """Return the state of a node for somebody who does not care what it does before it has ended, or that it is there."""
+        number = self._number(node)[1]
+        if number is None:
             return "pending"
         word = self.snapshot.status(number)[1]
         if word in _NOT_ENDED:
             self.reads.setdefault(number, UNENDED)
         return word
 
-    def result(self, name: str) -> Any:
+    def result(self, name: NodeRef) -> Any:
         """Return the value of a completed node.
 
         Raises:
@@ -232,11 +255,14 @@ class View(msgspec.Struct, eq=False):
         """
         number, status = self._look(name)
         if status != "completed":
-            raise InvalidPatchError(f"Node {name!r} is {status} and has no result yet. Ask succeeded({name!r}) first.")
+            shown = self.snapshot.names[number]
+            raise InvalidPatchError(
+                f"Node {shown!r} is {status} and has no result yet. Ask succeeded({shown!r}) first."
+            )
         self.taken.add(number)
         return self.snapshot.value(number)
 
-    def items(self, name: str, path: Iterable[Any] = ()) -> list[Any]:
+    def items(self, name: NodeRef, path: Iterable[Any] = ()) -> list[Any]:
         """Return the items of the value of a completed node, or of what is found in it along a path of keys.
 
         Raises:
@@ -250,13 +276,13 @@ class View(msgspec.Struct, eq=False):
         items = list(islice(value, most + 1))
         if len(items) > most:
             raise GraphLimitError(
-                f"The value of {name!r} has more than {most} items, and a node for each would grow the graph past {most} nodes. "
-                f"Look for a list without end, or allow more with max_nodes."
+                f"The value of {node_id(name)!r} has more than {most} items, and a node for each would grow the graph past "
+                f"{most} nodes. Look for a list without end, or allow more with max_nodes."
             )
         return items
 
-    def _look(self, name: str) -> tuple[int, str]:
-        number = self.snapshot.index.get(name)
+    def _look(self, node: NodeRef) -> tuple[int, str]:
+        name, number = self._number(node)
         if number is None:
             raise UnknownNodeError.of(name, self.snapshot.index, "The running graph has no node")
         code, word = self.snapshot.status(number)

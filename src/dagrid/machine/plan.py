@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dagrid.errors import GraphLimitError, InvalidNodeError, InvalidSettingError, UnsatisfiableError
+from dagrid.errors import CapabilityError, GraphLimitError, InvalidNodeError, InvalidSettingError, UnsatisfiableError
 from dagrid.graph.analysis import bottom_levels
 from dagrid.graph.node import Node
 from dagrid.graph.policy import Repeat, Retry
@@ -72,6 +72,8 @@ class Settings(msgspec.Struct, frozen=True):
             raise InvalidSettingError(f"on_failure is 'skip', 'continue' or 'stop'; not {self.on_failure!r}.")
         if not isinstance(self.max_nodes, int) or self.max_nodes < 1:
             raise InvalidSettingError(f"max_nodes is a whole number from 1 up; not {self.max_nodes!r}.")
+        if not isinstance(self.resources, Mapping):
+            raise InvalidSettingError(f"resources is a dict of capacities by name, not {self.resources!r}.")
         for name, capacity in self.resources.items():
             if not (_is_number(capacity) and 0 < capacity < inf):
                 raise InvalidSettingError(
@@ -120,6 +122,7 @@ class Plan:
         "index",
         "keys",
         "kinds",
+        "labels",
         "names",
         "places",
         "predecessors",
@@ -162,7 +165,10 @@ class Plan:
         """
         self.settings = settings
         self.alone = set(alone)
-        self.delegates = False
+        self.delegates = (
+            False  # of where a growing graph runs: whether resources that the run does not name are found there
+        )
+        self.labels = True  # and whether labels are
         self.names = structure.names
         self.index = structure.index
         self.successors: list[list[int]] = structure.successors
@@ -248,6 +254,7 @@ class Plan:
         Raises:
             GraphLimitError: there would be more than `max_nodes`.
             UnsatisfiableError: as when compiling, or a node asks for a resource that nobody has.
+            CapabilityError: a node asks for labels where there are none.
         """
         if len(self.names) + len(nodes) > self.settings.max_nodes:
             raise GraphLimitError(
@@ -255,6 +262,11 @@ class Plan:
                 f"or allow more with max_nodes."
             )
         for node in nodes:
+            if node.selector and not self.labels:
+                raise CapabilityError(
+                    f"Node {node.id!r} selects workers by labels, and those of this run have none. Remove its selector, or run "
+                    f"where workers have labels."
+                )
             if node.resources:
                 request = self._request_of(node, "")
                 if request.foreign and not self.delegates:
