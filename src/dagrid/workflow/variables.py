@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -19,10 +19,12 @@ from dagrid.commands import Exit, Launch
 from dagrid.errors import StepError
 from dagrid.masking import masked
 from dagrid.workflow.context import StepEnd
-from dagrid.workflow.expressions import Command, Expression, Part, Reference, evaluate, parse
+from dagrid.workflow.expressions import Command, Expression, Literal, Part, Reference, evaluate, parse
 from dagrid.workflow.quoting import with_variables
 
 Expanding = Generator[Launch, Exit, str]
+Asking = Callable[[str, Mapping[str, str]], Launch]
+"""Makes a process of a text for a shell, with variables beside those that all processes get."""
 HELD = "DAGRID_VALUE_"
 """The names under which a shell gets what it cannot expand begin so."""
 MOST_EXPORTED = 100_000
@@ -70,7 +72,7 @@ class Names:
         return self.printed[command]
 
 
-def expanded(text: str, names: Names, launch: Callable[[str], Launch]) -> Expanding:
+def expanded(text: str, names: Names, launch: Asking) -> Expanding:
     """Return a text with all that it says; what is in backticks runs.
 
     Args:
@@ -79,7 +81,7 @@ def expanded(text: str, names: Names, launch: Callable[[str], Launch]) -> Expand
         launch: makes a process of a command in backticks.
 
     Raises:
-        StepError: a command in backticks fails.
+        StepError: a command in backticks fails, or no process can get a value that it names.
     """
     if "$" not in text and "`" not in text:
         return text
@@ -88,9 +90,7 @@ def expanded(text: str, names: Names, launch: Callable[[str], Launch]) -> Expand
     return evaluate(expression, names)
 
 
-def _run_commands(
-    expression: Expression, names: Names, launch: Callable[[str], Launch]
-) -> Generator[Launch, Exit, None]:
+def _run_commands(expression: Expression, names: Names, launch: Asking) -> Generator[Launch, Exit, None]:
     """Run the commands in backticks, those inside of others first."""
     for part in expression.parts:
         inner = part.word if type(part) is Reference else part.command if type(part) is Command else None
@@ -99,8 +99,8 @@ def _run_commands(
         if type(part) is Command:
             command = evaluate(part.command, names)
             if command not in names.printed:
-                made = launch(command)
-                end = yield made
+                made = launch(*_in_backticks(part.command, names))
+                end = yield msgspec.structs.replace(made, said=(part.written,))
                 if end.code:
                     said = end.last_words
                     shown = masked(part.written, made.mask)
@@ -121,18 +121,49 @@ def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
     if "$" not in text:
         return text, {}
     expression = parse(text, backticks=False)
-    for part in expression.walk():
-        if type(part) is Reference and not part.path and part.operation != "slice":
-            _check_handed(part.written, names.variable(part.name) or "")
+    _check_all_handed(expression, names)
     if not any(_is_ours(part, names) for part in expression.parts):
         return text, {}
+    return _held([(part, part.written) for part in expression.parts], names)
+
+
+def _in_backticks(command: Expression, names: Names) -> tuple[str, dict[str, str]]:
+    """Return what is in backticks for a shell, and its environment: beside what the shell cannot expand all that is known of it.
+
+    The backticks take the backslash off what is escaped in them.
+    """
+    _check_all_handed(command, names)
+    written, held = _held(
+        [(part, part.text if type(part) is Literal else part.written) for part in command.parts], names
+    )
+    for part in _whole(command):
+        value = names.variable(part.name)
+        if value is not None and not part.name.isdigit():
+            held[part.name] = value
+    return written, held
+
+
+def _check_all_handed(expression: Expression, names: Names) -> None:
+    for part in _whole(expression):
+        _check_handed(part.written, names.variable(part.name) or "")
+
+
+def _whole(expression: Expression) -> Iterator[Reference]:
+    """Yield the references of which a shell needs the whole variable."""
+    for part in expression.walk():
+        if type(part) is Reference and not part.path and part.operation != "slice":
+            yield part
+
+
+def _held(parts: Iterable[tuple[Part, str]], names: Names) -> tuple[str, dict[str, str]]:
+    """Return a text for a shell out of its parts and how they are written, and the values of those that it cannot expand."""
     held: dict[str, str] = {}
     written = ""
     places = []
-    for part in expression.parts:
+    for part, text in parts:
         value = _known(part, names) if _is_ours(part, names) else None
         if value is None:
-            written += part.written
+            written += text
             continue
         _check_handed(part.written, value)
         name = f"{HELD}{len(held) + 1}"
