@@ -10,8 +10,9 @@ expands that wherever it stands (`dagrid.workflow.quoting`).
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -33,6 +34,7 @@ ALWAYS_FITS = 200_000
 """So many characters in all variables together fit into any environment."""
 MOST_AT_START = 6 << 20
 """What a process gets at its start has no more bytes, whatever the limit of the stack is."""
+_READ_BY_SHELLS = re.compile(r"[\\'\"`~]|\$\(")
 
 
 class Names:
@@ -124,7 +126,10 @@ def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
     _check_all_handed(expression, names)
     if not any(_is_ours(part, names) for part in expression.parts):
         return text, {}
-    return _held([(part, part.written) for part in expression.parts], names)
+    found = _Written(names)
+    for part in expression.parts:
+        found.add(part, part.written)
+    return with_variables(found.text, found.places), found.held
 
 
 def _in_backticks(command: Expression, names: Names) -> tuple[str, dict[str, str]]:
@@ -133,14 +138,12 @@ def _in_backticks(command: Expression, names: Names) -> tuple[str, dict[str, str
     The backticks take the backslash off what is escaped in them.
     """
     _check_all_handed(command, names)
-    written, held = _held(
-        [(part, part.text if type(part) is Literal else part.written) for part in command.parts], names
-    )
-    for part in _whole(command):
-        value = names.variable(part.name)
-        if value is not None and not part.name.isdigit():
-            held[part.name] = value
-    return written, held
+    found = _Written(names)
+    for part in command.parts:
+        found.add(part, part.text if type(part) is Literal else part.written)
+    known = {part.name: names.variable(part.name) for part in _whole(command) if not part.name.isdigit()}
+    env = {name: value for name, value in known.items() if value is not None}
+    return with_variables(found.text, found.places), {**env, **found.held}
 
 
 def _check_all_handed(expression: Expression, names: Names) -> None:
@@ -155,22 +158,51 @@ def _whole(expression: Expression) -> Iterator[Reference]:
             yield part
 
 
-def _held(parts: Iterable[tuple[Part, str]], names: Names) -> tuple[str, dict[str, str]]:
-    """Return a text for a shell out of its parts and how they are written, and the values of those that it cannot expand."""
-    held: dict[str, str] = {}
-    written = ""
-    places = []
-    for part, text in parts:
-        value = _known(part, names) if _is_ours(part, names) else None
-        if value is None:
-            written += text
-            continue
+class _Written:
+    """A text for a shell while it is made, and the values of what the shell cannot expand, under names of ours."""
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.text = ""
+        self.places: list[tuple[int, int]] = []
+        self.held: dict[str, str] = {}
+
+    def add(self, part: Part, written: str) -> None:
+        """Add a part, as it is written unless it is ours."""
+        begun = len(self.text)
+        if type(part) is Reference and _is_ours(part, self.names) and self._give(part):
+            self.places.append((begun, len(self.text)))
+        else:
+            self.text += written
+
+    def _give(self, part: Reference) -> bool:
+        """Add what the shell expands in place of a part, and return True, unless nobody knows the part."""
+        word = part.word
+        if word is None or _is_plain(word) or (part.quote == "'" and not part.path):
+            value = _known(part, self.names)
+            if value is not None:
+                self.text += f"${{{self._hold(part, value)}}}"
+            return value is not None
+        name = part.name
+        if part.path or (name.isdigit() and self.names.variable(name) is not None):
+            value = _known(msgspec.structs.replace(part, operation="", word=None), self.names)
+            name = self._hold(part, value or "")
+        self.text += f"${{{name}{part.operation}"
+        for one in word.parts:
+            self.add(one, one.written)
+        self.text += "}"
+        return True
+
+    def _hold(self, part: Reference, value: str) -> str:
         _check_handed(part.written, value)
-        name = f"{HELD}{len(held) + 1}"
-        held[name] = value
-        places.append((len(written), len(written) + len(name) + 3))
-        written += f"${{{name}}}"
-    return with_variables(written, places), held
+        name = f"{HELD}{len(self.held) + 1}"
+        self.held[name] = value
+        return name
+
+
+def _is_plain(word: Expression) -> bool:
+    """Return whether a word means to a shell what is written; quotes in it, and commands, are for the shell to read."""
+    return not any(type(part) is Literal and _READ_BY_SHELLS.search(part.written) for part in word.walk())
 
 
 def with_arguments(command: str, words: Sequence[str]) -> str:
