@@ -134,6 +134,7 @@ def test_a_numbered_parameter_is_never_a_part_of_the_program(value, tmp_path, mo
         ('echo "${V.none:-nothing} ${V.a:-nothing}"', "nothing x\n"),
         ("echo ${V.none:-\"x  y\"} ${V.a:+'z  z'} ${V.none:-$(echo d)}", "x  y z  z d\n"),
         ('echo ${9:-"a  b"} ${NONE:-"${9:-c  d}"}', "a  b c  d\n"),
+        (r"""printf '%s|' "\\${V.a}" "\\\${V.a}" '\\${V.a}'""", r"\x|\${V.a}|\\x|"),
         ("echo $((${V.n} + 1)) $(echo ${V.n})", "5 4\n"),
         ("cat <<END\n${V.a}\nEND", "x\n"),
         ("cat <<'END'\n${V.a} $NAME\nEND", "x $NAME\n"),
