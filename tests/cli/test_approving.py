@@ -33,6 +33,14 @@ dag = DAG([Node(ask), Node(deploy, depends_on=["ask"])], name="deploying")
 """
 
 
+SECRET = """
+secrets: [{name: KEY, provider: env, key: HIDDEN}]
+steps: [{name: c, call: one, params: "K=$KEY"}]
+---
+name: one
+params: K=none
+steps: [{name: ask, approval: well?}, {name: s, command: echo "$K" > got}]
+"""
 BEHIND = """
 type: graph
 steps:
@@ -106,6 +114,17 @@ def test_what_was_called_at_once_waits_at_once(dagrid, history, folder):
     assert dagrid("approve", first.run).code == Exit.WAITING
     assert dagrid("approve", second.run).code == 0
     assert (folder / "s").read_text() == "s\n" * 2
+
+
+def test_a_person_is_asked_in_what_was_called_with_a_secret(dagrid, history, folder, monkeypatch):
+    """The answer is taken without the secret, which only the run that called it has; that goes on with both."""
+    monkeypatch.setenv("HIDDEN", "s3cr3t-t0ken")
+    (folder / "secret.yaml").write_text(SECRET)
+    assert dagrid("start", "secret.yaml", "-q").code == Exit.WAITING
+    said = dagrid("approve", "secret")
+    assert said.code == 0, said.err
+    assert (folder / "got").read_text() == "s3cr3t-t0ken\n"
+    assert {info.status for info in history.runs(children=True)} == {"succeeded"}
 
 
 def test_what_waits_behind_a_step_that_runs_anew_is_asked_anew(dagrid, history, folder):
