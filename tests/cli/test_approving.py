@@ -33,6 +33,27 @@ dag = DAG([Node(ask), Node(deploy, depends_on=["ask"])], name="deploying")
 """
 
 
+SECRET = """
+secrets: [{name: KEY, provider: env, key: HIDDEN}]
+steps: [{name: c, call: one, params: "K=$KEY"}]
+---
+name: one
+params: K=none
+steps: [{name: ask, approval: well?}, {name: s, command: echo "$K" > got}]
+"""
+BEHIND = """
+type: graph
+steps:
+  - {name: a, command: 'echo x >> tries; test $(wc -l < tries) != 2'}
+  - {name: gate, approval: well?, depends: a}
+  - {name: c, call: one, depends: a}
+  - {name: last, command: touch last, depends: [gate, c]}
+---
+name: one
+steps: [{name: s, command: echo s >> s, approval: {prompt: child?}}]
+"""
+
+
 @pytest.fixture
 def nested(folder):
     (folder / "nested.yaml").write_text(NESTED)
@@ -93,6 +114,34 @@ def test_what_was_called_at_once_waits_at_once(dagrid, history, folder):
     assert dagrid("approve", first.run).code == Exit.WAITING
     assert dagrid("approve", second.run).code == 0
     assert (folder / "s").read_text() == "s\n" * 2
+
+
+def test_a_person_is_asked_in_what_was_called_with_a_secret(dagrid, history, folder, monkeypatch):
+    """The answer is taken without the secret, which only the run that called it has; that goes on with both."""
+    monkeypatch.setenv("HIDDEN", "s3cr3t-t0ken")
+    (folder / "secret.yaml").write_text(SECRET)
+    assert dagrid("start", "secret.yaml", "-q").code == Exit.WAITING
+    said = dagrid("approve", "secret")
+    assert said.code == 0, said.err
+    assert (folder / "got").read_text() == "s3cr3t-t0ken\n"
+    assert {info.status for info in history.runs(children=True)} == {"succeeded"}
+
+
+def test_what_waits_behind_a_step_that_runs_anew_is_asked_anew(dagrid, history, folder):
+    """It went on at once, or could be answered, while what comes before it was still at work, or had failed."""
+    (folder / "behind.yaml").write_text(BEHIND)
+    assert dagrid("start", "behind.yaml", "-q").code == Exit.WAITING
+    assert dagrid("retry", "behind", "--from", "a", "-q").code == Exit.FAILED, "what comes before has failed"
+    steps = dagrid("status", "behind", "--json").data["steps"]
+    assert [step["status"] for step in steps] == ["failed", "skipped", "skipped", "skipped"]
+    assert dagrid("retry", "behind", "-q").code == Exit.WAITING
+    assert dagrid("approve", "behind", "gate").code == Exit.WAITING
+    assert dagrid("approve", "behind").code == 0
+    assert (folder / "last").exists()
+    assert (folder / "s").read_text() == "s\n"
+    assert dagrid("retry", "behind", "--from", "gate", "-q").code == Exit.WAITING
+    assert dagrid("retry", "behind", "--from", "gate", "-q").code == Exit.WAITING
+    assert dagrid("approve", "behind", "gate").code == 0
 
 
 def test_a_handler_waits_for_a_person(dagrid, folder):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,6 +163,22 @@ def test_logs_for_programs(dagrid, written, shell):
     followed = dagrid("logs", "nightly", "fetch all", "--json", "--follow", "-n", "1")
     assert [json.loads(line) for line in followed.out.splitlines()] == lines[2:]
     assert dagrid("logs", "nightly", "--json", "-n", "0").data == []
+
+
+def test_long_logs_for_programs(dagrid, written):
+    """They are never held as a whole: many lines are written as they are read, and a long one is put together once."""
+    written.stdout("fetch all").write_bytes(b"y\n" * 300_000)
+    tracemalloc.start()
+    found = dagrid("logs", "nightly", "fetch all", "--json", "--stdout")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * len(found.out)
+    assert found.data == [{"stream": "stdout", "line": "y"}] * 300_000
+    written.stdout("fetch all").write_bytes(b"y" * 30_000_000)
+    began = time.process_time()
+    (line,) = dagrid("logs", "nightly", "fetch all", "--json", "--stdout").data
+    assert len(line["line"]) == 30_000_000
+    assert time.process_time() - began < 8
 
 
 def test_bytes_are_passed_on_as_they_are(written):

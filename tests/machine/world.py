@@ -153,9 +153,7 @@ def check(state: State) -> None:
             check_handler(state, node)
         if status == READY:
             assert node in heaps[plan.groups[node]]
-    ends = Counter(fact.node for fact in state.facts() if fact.kind in ENDS)
-    ends.subtract(fact.node for fact in state.facts() if fact.kind is Kind.VALUE_LOST)
-    ends.subtract(reopened)
+    ends = ends_of(state)
     assert all(ends[node] == (status >= COMPLETED) for node, status in enumerate(state.status))
     if stuck(state):
         assert not state.active or all(not state.current(attempt) for _, attempt in held)
@@ -164,6 +162,19 @@ def check(state: State) -> None:
         kinds = [fact.kind for fact in state.facts()]
         assert 1 <= kinds.count(Kind.RUN_ENDED) <= 1 + kinds.count(Kind.REOPENED)
         assert next(state.facts(len(state.journal) - 1)).kind is Kind.RUN_ENDED
+
+
+def ends_of(state: State) -> Counter[int]:
+    """Return how often each node has ended, less how often that was taken back; what waited for a signal had not ended."""
+    ends: Counter[int] = Counter()
+    for fact in state.facts():
+        if fact.kind in ENDS:
+            ends[fact.node] += 1
+        elif fact.kind is Kind.VALUE_LOST:
+            ends[fact.node] -= 1
+        elif fact.kind is Kind.REOPENED:
+            ends.subtract(node for node in fact.numbers if ends[node])
+    return ends
 
 
 def check_handler(state: State, node: int) -> None:

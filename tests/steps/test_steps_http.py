@@ -231,6 +231,10 @@ def test_secrets_are_masked_in_output_and_error(perform, url, monkeypatch):
     assert json.loads(ended.out)["body"] == "x *******"
     ended = perform(secret + f"\nsteps: [{{type: http, command: 'GET {url}/refused/${{T}}'}}]")
     assert "s3cr3t" not in ended.error + ended.out + ended.err
+    ended = perform("params: [H: '[bad']\nsteps: [{type: http, command: 'GET http://me:s3cr3t@${H}/?key=s3cr3t'}]")
+    assert ended.error.startswith("GET http://[bad/ cannot be asked")
+    ended = perform("params: [U: 'ftp://me:s3cr3t@x/']\nsteps: [{type: http, command: 'GET $U'}]")
+    assert "s3cr3t" not in ended.error
 
 
 @pytest.mark.parametrize(
@@ -238,6 +242,7 @@ def test_secrets_are_masked_in_output_and_error(perform, url, monkeypatch):
     [
         ("{type: http}", "a step of type http needs an address; write command: GET https://..."),
         ("{type: http, command: GET ftp://x}", "the address must begin with http:// or https://, and it is 'ftp://x'"),
+        ("{type: http, command: GET ftp://me:secret@x/}", "and it is 'ftp://x/'"),
         (
             "{type: http, command: GET http://x, config: {timeout: soon}}",
             "'timeout' must be seconds, or text such as 30s",

@@ -686,6 +686,50 @@ def test_settings_may_be_what_commands_print(runner):
     assert told.folder.parent == runner.folder / "logs" / "flow"
 
 
+@pytest.mark.parametrize(
+    "value", ["$(touch hurt)", "x; touch hurt", '"; touch hurt; "', "'; touch hurt; '", "`touch hurt`"]
+)
+def test_no_value_is_run_in_backticks(runner, value):
+    """Parameters, outputs and places in JSON are variables of the shell that reads a command in backticks."""
+    told = runner.run(
+        """
+        params: [P: none]
+        env: [J: '{"a":1}', ENV: '`printf "<%s>" "$P" "${J.a}" "${P:0:99}"`']
+        steps:
+          - {name: a, command: 'printf "%s" "$ENV"'}
+          - {name: b, command: 'printf "%s" "$P"', output: OUT}
+          - {name: c, command: "true", preconditions: [{condition: '`printf %s "$OUT"`', expected: $P}]}
+          - {name: d, call: child, params: {R: '`printf %s "$OUT"`'}, output: CALLED}
+          - {name: e, command: 'echo "${CALLED.outputs.R}"'}
+        ---
+        name: child
+        params: [R: none]
+        steps: [{command: 'printf "%s" "$R"', output: R}]
+        """,
+        [f"P={value}"],
+    )
+    assert set(told.statuses.values()) == {"completed"}
+    assert told.out("a") == f"<{value}><1><{value}>"
+    assert told.out("e") == f"{value}\n"
+    assert not list(runner.folder.rglob("hurt"))
+
+
+def test_commands_in_backticks_know_all_that_settings_know(runner, monkeypatch):
+    """What only the environment of dagrid has is known to them, as in the text around; what is escaped is the shell's own."""
+    monkeypatch.setenv("ONLY_HERE", "a  b")
+    told = runner.run(
+        r"""
+        params: one
+        env:
+          - A: '`printf "%s|" $ONLY_HERE "$ONLY_HERE" ${NONE:-$1}`'
+          - B: "`for P in 1 2; do printf %s $P; done; echo a b | awk '{print \\$2}'`"
+        steps: [{name: a, command: 'echo "$A $B"'}]
+        """,
+        ["two"],
+    )
+    assert told.out("a") == "a|b|a  b|two| 12b\n"
+
+
 def test_a_workflow_may_be_started_only_as_it_is(runner):
     """`runConfig` says what may not be changed."""
     text = (

@@ -71,6 +71,8 @@ PLACES = [  # a text, and what it prints
     ("printf '%s' \"$(case x in x) printf '<%s>' '${V.a}';; esac)\"", "<@>"),
     ("printf '%s' \"$( (printf '<%s>' 'it '\\''s ${V.a}') )\"", "<it 's @>"),
     ("printf '%s' \"${NONE:-'it'}\" '<${V.a}>'", "'it'<@>"),
+    ("printf '%s|' ${NONE:-\"<${V.a}>\"} ${NONE:-'<${V.a}>'} '<${NONE:-${V.a}}>'", "<@>|<@>|<@>|"),
+    ("printf '%s' \"${NONE:-$(printf '<%s>' '${V.a}')}\"", "<@>"),
     ("printf '%s' $((1 << 2)) '<${V.a}>'", "4<@>"),
     ("cat <<END\nit's '${V.a}' \"x\"\nEND\nprintf '%s' '${V.a}'", "it's '@' \"x\"\n@"),
     ("cat <<END\nit's $(printf '%s' '<${V.a}>') '${V.a}'\nEND\n", "it's <@> '@'\n"),
@@ -130,6 +132,9 @@ def test_a_numbered_parameter_is_never_a_part_of_the_program(value, tmp_path, mo
         ('echo "${NAME:0:2}" ${NAME:1}', "ad da\n"),  # a plain sh knows no slices
         ('echo "${V.list[1]} ${V.list} ${V.none}|"', "2 [1,2] |\n"),
         ('echo "${V.none:-nothing} ${V.a:-nothing}"', "nothing x\n"),
+        ("echo ${V.none:-\"x  y\"} ${V.a:+'z  z'} ${V.none:-$(echo d)}", "x  y z  z d\n"),
+        ('echo ${9:-"a  b"} ${NONE:-"${9:-c  d}"}', "a  b c  d\n"),
+        (r"""printf '%s|' "\\${V.a}" "\\\${V.a}" '\\${V.a}'""", r"\x|\${V.a}|\\x|"),
         ("echo $((${V.n} + 1)) $(echo ${V.n})", "5 4\n"),
         ("cat <<END\n${V.a}\nEND", "x\n"),
         ("cat <<'END'\n${V.a} $NAME\nEND", "x $NAME\n"),

@@ -6,7 +6,8 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, tzinfo
 from typing import IO, Any
 
@@ -53,6 +54,19 @@ class Output:
     def json(self, value: Any) -> None:
         """Write data as JSON."""
         self.line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+    @contextmanager
+    def json_list(self) -> Iterator[Callable[[Any], None]]:
+        """Write a list as JSON: yields what is called with each value, which is written then, for there may be millions."""
+        begun = False
+
+        def add(value: Any) -> None:
+            nonlocal begun
+            self.write(f"{',' if begun else '['}\n  {json.dumps(value, ensure_ascii=False, default=str)}")
+            begun = True
+
+        yield add
+        self.line("\n]" if begun else "[]")
 
     def json_line(self, value: Any) -> None:
         """Write data as JSON on one line, of several that come one after the other."""

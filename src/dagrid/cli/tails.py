@@ -33,11 +33,16 @@ class Records:
     def __init__(self, stream: str, tell: Callable[[dict[str, str]], object]) -> None:
         self._stream = stream
         self._tell = tell
-        self._rest = b""
+        self._rest: list[bytes] = []
 
     def write(self, data: bytes, /) -> None:
         """Take the next bytes; what is no UTF-8 is shown as U+FFFD."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        head, *lines = data.split(b"\n")
+        self._rest.append(head)
+        if not lines:  # it is put together once, however long the line is
+            return
+        lines.insert(0, b"".join(self._rest))
+        self._rest = [lines.pop()]
         for line in lines:
             self._tell({"stream": self._stream, "line": line.decode("utf-8", "replace")})
 
@@ -46,7 +51,7 @@ class Records:
 
     def close(self) -> None:
         """Nothing more comes: the last line need not have an end."""
-        if self._rest:
+        if any(self._rest):
             self.write(b"\n")
 
 

@@ -13,6 +13,8 @@ from dagrid.machine.state import COMPLETED, PENDING, READY, WAITING, State, doom
 def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> list[int]:
     """Return the nodes that run again: of those that have ended what did not complete, the roots and all behind them, handlers.
 
+    What waits for a signal goes on to wait, unless it is one of the roots or behind one: what it asked is of before.
+
     Args:
         state: of a run, ended or not.
         roots: what is to run anew although it completed.
@@ -37,16 +39,19 @@ def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> li
     return [
         node
         for node, status in enumerate(state.status)
-        if status >= COMPLETED
-        and node not in spared
-        and (status != COMPLETED or node in anew or node in state.plan.handlers)
+        if node not in spared
+        and (
+            (node in state.held and node in anew)
+            or (status >= COMPLETED and (status != COMPLETED or node in anew or node in state.plan.handlers))
+        )
     ]
 
 
 def _reopened(state: State, fact: Fact) -> None:
-    """Nodes that had ended are as if they had not run, but for the numbers of their tries; the run is as if it had not ended."""
+    """Nodes are as if they had not run, but for the numbers of their tries; the run is as if it had not ended."""
     nodes = set(fact.numbers)
     state.settle_records(nodes)
+    state.remaining += sum(state.status[node] >= COMPLETED for node in nodes)
     touched = nodes | {*state.passed, *(node for node, _ in state.doomed)}
     for node in fact.numbers:
         _forget(state, node)
@@ -56,7 +61,6 @@ def _reopened(state: State, fact: Fact) -> None:
             state.held.pop(handler, None)  # nobody is asked any more
             state.shut.add(handler)
             touched.add(handler)
-    state.remaining += len(nodes)
     state.outcome, state.unapplied = None, ()
     state.cancelled = state.error = state.expired = ""
     state.stopped = state.finished = False
@@ -69,9 +73,11 @@ def _reopened(state: State, fact: Fact) -> None:
 
 
 def _forget(state: State, node: int) -> None:
-    """Take back how a node ended."""
+    """Take back how a node ended, or that it waits for a signal."""
     number = state.number_of(node)
-    if state.status[node] == COMPLETED:
+    if node in state.held:
+        del state.held[node]
+    elif state.status[node] == COMPLETED:
         state.remade.add(node)  # what it appended is there
         state.rounds[node] = state.rounds.get(node, 0) + 1
     elif node not in state.remade and state.plan.adds.get(node):
@@ -82,7 +88,7 @@ def _forget(state: State, node: int) -> None:
             Fact(Kind.REOPENED, state.ended[node], node, number, state.where[node], state.started[node], detail=detail)
         )
         state.numbers[node] = number + 1
-    # No move of the table: this alone brings a node back that has ended.
+    # No move of the table: this alone brings a node back.
     state.status[node] = PENDING
     state.started[node], state.ended[node], state.where[node] = UNSTARTED, 0.0, -1
     for known in (state.cause, state.detail, state.failures, state.losses, state.repeats, state.performers):

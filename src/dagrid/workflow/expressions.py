@@ -204,6 +204,8 @@ def _part(text: str, start: int, closings: dict[int, int], backticks: bool, dept
         following = text[start + 1 : start + 2]
         if following == "$" or (following == "`" and backticks):
             return Literal(following, "\\" + following), start + 2
+        if following == "\\" and not backticks:  # to who reads the text a backslash, which escapes nothing
+            return Literal("\\\\", "\\\\"), start + 2
         return None, start
     if depth >= _DEEPEST:
         return None, start

@@ -52,7 +52,8 @@ def with_variables(text: str, variables: Collection[tuple[int, int]]) -> str:
 
     Args:
         text: for a shell.
-        variables: where in it `${NAME}` stands that is to be expanded, from and to, in order; all else stays as it is.
+        variables: where in it `${NAME}` or `${NAME:-...}` stands that is to be expanded, from and to, also in one another; all
+            else stays as it is.
 
     Raises:
         StepError: one stands where no shell can be made to expand it.
@@ -77,7 +78,11 @@ class _Scanner:
         return "".join([*pieces, self.text[position:]])
 
     def within(self, start: int, end: int) -> list[tuple[int, int]]:
-        return [one for one in self.variables if start <= one[0] < end]
+        found: list[tuple[int, int]] = []
+        for one in self.variables:
+            if start <= one[0] < end and not (found and one[0] < found[-1][1]):  # who stands in another goes with it
+                found.append(one)
+        return found
 
     def scan(self, position: int, end: int, kind: str) -> None:
         """Read a part of the text that is of one kind at its beginning."""

@@ -324,7 +324,8 @@ def answer(
     served = history.about(whole.run).served
     if whole.run != run_id:
         history.reopen(whole.run, take_over=take_over, served=served).close()  # or it says who performs it
-    started = go_on(history, run_id, signals=signals, rejects=rejects, take_over=take_over, fleet=ABSENT)
+    params = history.about(run_id).params  # as they are kept: no step runs here that would read a secret in them
+    started = go_on(history, run_id, params=params, signals=signals, rejects=rejects, take_over=take_over, fleet=ABSENT)
     if started.run.done:  # nothing followed
         started.finish()
     else:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, Exit, Launch
 from dagrid.errors import ParameterError, Problem, StepError, WorkflowError
 from dagrid.masking import masked
@@ -24,7 +22,7 @@ from dagrid.workflow.loading import File
 from dagrid.workflow.model import Precondition, Record, Secret, Variable, Workflow, place
 from dagrid.workflow.parameters import Argument, compiled
 from dagrid.workflow.problems import Place, Problems
-from dagrid.workflow.variables import Names, environment, expanded, fitting, for_shell
+from dagrid.workflow.variables import Asking, Names, environment, expanded, fitting, for_shell
 
 PASSED = ("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR", "TRACEPARENT")
 PASSED_PREFIXES = ("DAGRID_", "DAGU_", "DAG_", "LC_")
@@ -121,14 +119,14 @@ def shell_argv(shell: Sequence[str], text: str) -> list[str]:
 
 
 def holds(
-    condition: Precondition, names: Names, launch: Callable[[str], Launch], command: Callable[[str], Launch]
+    condition: Precondition, names: Names, launch: Asking, command: Callable[[str], Launch]
 ) -> Generator[Launch, Exit, str]:
     """Return why a condition does not hold, empty if it does; as a generator, see `variables`.
 
     Args:
         condition: of a workflow or a step.
         names: what names mean.
-        launch: makes a process of a command in backticks, in which all names are known.
+        launch: makes a process of a command in backticks.
         command: makes one of a condition that is a command.
     """
     if condition.expected is None:
@@ -159,9 +157,7 @@ def unmet(context: Context) -> str:
     launch = _launcher(context.environment, context.folder, context.shell, context.secrets)
 
     def command(text: str) -> Launch:
-        written, held = for_shell(text, names)
-        made = launch(written)
-        return msgspec.structs.replace(made, env={**(made.env or {}), **held})
+        return launch(*for_shell(text, names))
 
     for condition in context.workflow.preconditions:
         reason = driven(holds(condition, names, launch, command))
@@ -377,12 +373,10 @@ class _Maker:
             raise self.refuse(where, error.message) from None
 
 
-def _launcher(
-    env: Mapping[str, str], folder: str, shell: Sequence[str], mask: tuple[str, ...]
-) -> Callable[[str], Launch]:
-    def launch(text: str) -> Launch:
+def _launcher(env: Mapping[str, str], folder: str, shell: Sequence[str], mask: tuple[str, ...]) -> Asking:
+    def launch(text: str, held: Mapping[str, str]) -> Launch:
         argv = shell_argv(shell, text)
-        return Launch(argv, env=fitting(env, argv), cwd=folder, mask=mask)
+        return Launch(argv, env=fitting({**env, **held}, argv, held.keys), cwd=folder, mask=mask)
 
     return launch
 

@@ -10,8 +10,9 @@ expands that wherever it stands (`dagrid.workflow.quoting`).
 from __future__ import annotations
 
 import os
+import re
 import shlex
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -19,10 +20,12 @@ from dagrid.commands import Exit, Launch
 from dagrid.errors import StepError
 from dagrid.masking import masked
 from dagrid.workflow.context import StepEnd
-from dagrid.workflow.expressions import Command, Expression, Part, Reference, evaluate, parse
+from dagrid.workflow.expressions import Command, Expression, Literal, Part, Reference, evaluate, parse
 from dagrid.workflow.quoting import with_variables
 
 Expanding = Generator[Launch, Exit, str]
+Asking = Callable[[str, Mapping[str, str]], Launch]
+"""Makes a process of a text for a shell, with variables beside those that all processes get."""
 HELD = "DAGRID_VALUE_"
 """The names under which a shell gets what it cannot expand begin so."""
 MOST_EXPORTED = 100_000
@@ -31,6 +34,7 @@ ALWAYS_FITS = 200_000
 """So many characters in all variables together fit into any environment."""
 MOST_AT_START = 6 << 20
 """What a process gets at its start has no more bytes, whatever the limit of the stack is."""
+_READ_BY_SHELLS = re.compile(r"[\\'\"`~]|\$\(")
 
 
 class Names:
@@ -70,7 +74,7 @@ class Names:
         return self.printed[command]
 
 
-def expanded(text: str, names: Names, launch: Callable[[str], Launch]) -> Expanding:
+def expanded(text: str, names: Names, launch: Asking) -> Expanding:
     """Return a text with all that it says; what is in backticks runs.
 
     Args:
@@ -79,7 +83,7 @@ def expanded(text: str, names: Names, launch: Callable[[str], Launch]) -> Expand
         launch: makes a process of a command in backticks.
 
     Raises:
-        StepError: a command in backticks fails.
+        StepError: a command in backticks fails, or no process can get a value that it names.
     """
     if "$" not in text and "`" not in text:
         return text
@@ -88,9 +92,7 @@ def expanded(text: str, names: Names, launch: Callable[[str], Launch]) -> Expand
     return evaluate(expression, names)
 
 
-def _run_commands(
-    expression: Expression, names: Names, launch: Callable[[str], Launch]
-) -> Generator[Launch, Exit, None]:
+def _run_commands(expression: Expression, names: Names, launch: Asking) -> Generator[Launch, Exit, None]:
     """Run the commands in backticks, those inside of others first."""
     for part in expression.parts:
         inner = part.word if type(part) is Reference else part.command if type(part) is Command else None
@@ -99,8 +101,8 @@ def _run_commands(
         if type(part) is Command:
             command = evaluate(part.command, names)
             if command not in names.printed:
-                made = launch(command)
-                end = yield made
+                made = launch(*_in_backticks(part.command, names))
+                end = yield msgspec.structs.replace(made, said=(part.written,))
                 if end.code:
                     said = end.last_words
                     shown = masked(part.written, made.mask)
@@ -121,25 +123,86 @@ def for_shell(text: str, names: Names) -> tuple[str, dict[str, str]]:
     if "$" not in text:
         return text, {}
     expression = parse(text, backticks=False)
-    for part in expression.walk():
-        if type(part) is Reference and not part.path and part.operation != "slice":
-            _check_handed(part.written, names.variable(part.name) or "")
+    _check_all_handed(expression, names)
     if not any(_is_ours(part, names) for part in expression.parts):
         return text, {}
-    held: dict[str, str] = {}
-    written = ""
-    places = []
+    found = _Written(names)
     for part in expression.parts:
-        value = _known(part, names) if _is_ours(part, names) else None
-        if value is None:
-            written += part.written
-            continue
+        found.add(part, part.written)
+    return with_variables(found.text, found.places), found.held
+
+
+def _in_backticks(command: Expression, names: Names) -> tuple[str, dict[str, str]]:
+    """Return what is in backticks for a shell, and its environment: beside what the shell cannot expand all that is known of it.
+
+    The backticks take the backslash off what is escaped in them.
+    """
+    _check_all_handed(command, names)
+    found = _Written(names)
+    for part in command.parts:
+        found.add(part, part.text if type(part) is Literal else part.written)
+    known = {part.name: names.variable(part.name) for part in _whole(command) if not part.name.isdigit()}
+    env = {name: value for name, value in known.items() if value is not None}
+    return with_variables(found.text, found.places), {**env, **found.held}
+
+
+def _check_all_handed(expression: Expression, names: Names) -> None:
+    for part in _whole(expression):
+        _check_handed(part.written, names.variable(part.name) or "")
+
+
+def _whole(expression: Expression) -> Iterator[Reference]:
+    """Yield the references of which a shell needs the whole variable."""
+    for part in expression.walk():
+        if type(part) is Reference and not part.path and part.operation != "slice":
+            yield part
+
+
+class _Written:
+    """A text for a shell while it is made, and the values of what the shell cannot expand, under names of ours."""
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.text = ""
+        self.places: list[tuple[int, int]] = []
+        self.held: dict[str, str] = {}
+
+    def add(self, part: Part, written: str) -> None:
+        """Add a part, as it is written unless it is ours."""
+        begun = len(self.text)
+        if type(part) is Reference and _is_ours(part, self.names) and self._give(part):
+            self.places.append((begun, len(self.text)))
+        else:
+            self.text += written
+
+    def _give(self, part: Reference) -> bool:
+        """Add what the shell expands in place of a part, and return True, unless nobody knows the part."""
+        word = part.word
+        if word is None or _is_plain(word) or (part.quote == "'" and not part.path):
+            value = _known(part, self.names)
+            if value is not None:
+                self.text += f"${{{self._hold(part, value)}}}"
+            return value is not None
+        name = part.name
+        if part.path or (name.isdigit() and self.names.variable(name) is not None):
+            value = _known(msgspec.structs.replace(part, operation="", word=None), self.names)
+            name = self._hold(part, value or "")
+        self.text += f"${{{name}{part.operation}"
+        for one in word.parts:
+            self.add(one, one.written)
+        self.text += "}"
+        return True
+
+    def _hold(self, part: Reference, value: str) -> str:
         _check_handed(part.written, value)
-        name = f"{HELD}{len(held) + 1}"
-        held[name] = value
-        places.append((len(written), len(written) + len(name) + 3))
-        written += f"${{{name}}}"
-    return with_variables(written, places), held
+        name = f"{HELD}{len(self.held) + 1}"
+        self.held[name] = value
+        return name
+
+
+def _is_plain(word: Expression) -> bool:
+    """Return whether a word means to a shell what is written; quotes in it, and commands, are for the shell to read."""
+    return not any(type(part) is Literal and _READ_BY_SHELLS.search(part.written) for part in word.walk())
 
 
 def with_arguments(command: str, words: Sequence[str]) -> str:

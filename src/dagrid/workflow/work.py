@@ -154,12 +154,12 @@ class Work:
         """Return the path of a file that the step names, from its folder."""
         return os.path.join(self.folder, os.path.expanduser(path))
 
-    def aside(self, text: str) -> Launch:
-        """Return a process for a text in which all names are known, whose output is not the step's."""
+    def aside(self, text: str, held: Mapping[str, str]) -> Launch:
+        """Return a process for a text and variables that it needs beside those of the step, whose output is not the step's."""
         argv = shell_argv(self.shell, text)
         return Launch(
             argv,
-            env=self._fitting(argv, self.env),
+            env=self._fitting(argv, {**self.env, **held}),
             cwd=self.folder,
             capture=CAPTURED,
             mask=self.context.secrets,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO
 
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
+from dagrid.cli.output import Output
 from dagrid.cli.runs import check_step, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.tails import Records, Tail, follow
 from dagrid.errors import DagridError, InvalidSettingError, UnknownRunError
@@ -38,19 +41,21 @@ def logs_command(call: Call, run: str | None, step: str | None) -> None:
     streams = _streams(call, info.run, folder, step)
     lines = call.config["logs.lines"]
     followed = call.config["logs.follow"]
-    records: list[dict[str, str]] = []
-    keep = call.out.json_line if followed else records.append
     alone = len(streams) == 1
-    readers = [Records(name, keep) if call.out.as_json else _raw(name, alone) for _, name in streams]
-    tails = [Tail(path, reader, lines) for (path, _), reader in zip(streams, readers, strict=True)]
     if not followed and step is not None and not any(path.exists() for path, _ in streams):
         call.out.say(f"The step {step!r} of run {info.run} has written nothing.")
-    follow(tails, lambda: followed and call.history.info(info.run).status == "running")
-    for reader in readers:
-        if isinstance(reader, Records):
-            reader.close()
-    if call.out.as_json and not followed:
-        call.out.json(records)
+    with _told(call.out, followed) as tell:
+        readers = [Records(name, tell) if call.out.as_json else _raw(name, alone) for _, name in streams]
+        tails = [Tail(path, reader, lines) for (path, _), reader in zip(streams, readers, strict=True)]
+        follow(tails, lambda: followed and call.history.info(info.run).status == "running")
+        for reader in readers:
+            if isinstance(reader, Records):
+                reader.close()
+
+
+def _told(out: Output, followed: bool) -> AbstractContextManager[Callable[[dict[str, str]], None]]:
+    """Return what gets the lines for programs: those that are followed one by one, all others as a list."""
+    return out.json_list() if out.as_json and not followed else nullcontext(out.json_line)
 
 
 def _raw(name: str, alone: bool) -> IO[bytes]:

@@ -295,9 +295,8 @@ def _run(work: Work, box: Box) -> Performing:
     """Run the commands of a step, each in a new container."""
     name = box.name or _name(work)
     if not box.name and (work.context.is_resumed or _attempt() > 1):
-        yield work.aside(
-            f"docker rm --force {shlex.quote(name)}"
-        )  # one that an attempt before left behind, when it was killed
+        # one that an attempt before left behind, when it was killed
+        yield _aside(work, ["docker", "rm", "--force", name])
     keep = "keep" if box.keep else ""
     stop = max(1, int(work.context.workflow.max_clean_up_time_sec) - 1)
     for argv, env, stdin in (yield from _commands(work, box)):
@@ -515,7 +514,7 @@ def _has_said(work: Work, pattern: str, name: str) -> Generator[Any, Any, bool]:
 
 def _aside(work: Work, argv: list[str], more: Mapping[str, str] | None = None) -> Launch:
     """Return a client whose output is not that of the step."""
-    return msgspec.structs.replace(work.aside(shlex.join(argv)), argv=argv, env={**work.env, **(more or {})})
+    return msgspec.structs.replace(work.aside(shlex.join(argv), {}), argv=argv, env={**work.env, **(more or {})})
 
 
 def _pause(notify: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ SETTINGS = Settings(
 )
 """The settings."""
 
+_SECRET_IN_ADDRESS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 BEGINNING = 500
 """How much of the body of a refusal its message shows, in bytes."""
 _BODIES = ("body", "json", "form")
@@ -59,7 +61,7 @@ class Http:
         elif not is_late(url) and not str(url).lower().startswith(("http://", "https://")):
             yield (
                 place(step, "command") if step.command else at(step, "url"),
-                f"the address must begin with http:// or https://, and it is {str(url)[:60]!r}",
+                f"the address must begin with http:// or https://, and it is {_shown(str(url))[:60]!r}",
             )
         else:
             headers = SETTINGS.says(step, "headers")
@@ -80,7 +82,8 @@ class Http:
         method, url = _line(line, config["url"] or "", config["method"])
         if not url.lower().startswith(("http://", "https://")):
             raise StepError(
-                f"A request needs an address that begins with http:// or https://, not {url[:60]!r}.", retryable=False
+                f"A request needs an address that begins with http:// or https://, not {_shown(url)[:60]!r}.",
+                retryable=False,
             )
         body = config["body"]
         if step.script:
@@ -323,14 +326,8 @@ def _logging_in(url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str,
 
 
 def _shown(url: str) -> str:
-    """Return an address without what may be secret in it: who logs in, and the query."""
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    except ValueError:
-        return url.partition("?")[0]
+    """Return an address without what may be secret in it: who logs in, and the query; any text may be meant as one."""
+    return _SECRET_IN_ADDRESS.sub("", url)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
