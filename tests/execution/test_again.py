@@ -247,3 +247,19 @@ def test_a_handler_that_waits_for_somebody_is_asked_anew(log: str, folder: str) 
     result = again.wait(PATIENCE)
     assert (result["on_exit"], result.status) == ("yes", RunStatus.SUCCEEDED)
     assert Counter(noted(log))["a"] == 2
+
+
+@pytest.mark.parametrize("on_lost", ["requeue", "fail"])
+def test_a_person_may_have_a_run_go_on_however_often_its_process_has_ended(folder: str, on_lost: Any) -> None:
+    """What was under way is neither taken for poison nor left out: that guards against what goes on by itself."""
+    with Gate() as gate:
+        held = DAG([Node("held", partial(stand, gate.address), on_lost=on_lost)])
+        runs = [held.start(checkpoint=folder, run_id="run", backend="thread")]
+        visits = [gate.meet()]
+        for _ in range(4):
+            runs.append(restart(folder, "run", again=True, backend="thread"))
+            visits.append(gate.meet())
+        for visit in visits:
+            visit.release()
+        results = [run.wait(PATIENCE) for run in runs]
+    assert (results[-1].status, results[-1].node_result("held").attempts) == ("succeeded", 5)

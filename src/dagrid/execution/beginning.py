@@ -36,7 +36,7 @@ def beginning(
     """
     reopened = [] if again is None else [Reopened(now, again)]
     went = [worker for worker in state.present if worker not in spared]
-    gone = [WorkerGone(worker, now, "the process of the run ended") for worker in went]
+    gone = [WorkerGone(worker, now, "the process of the run ended", again is not None) for worker in went]
     begun = [Begun(now, given, omitted, lost)] if given or omitted or lost else []
     due = [TimerDue(TimerKind.RETRY, retry, now) for at, retry in waiting_retries(state) if at <= now]
     if state.finished:

@@ -165,10 +165,11 @@ def _again(state: State, fact: Fact) -> None:
     """An attempt failed, was lost, or wants another one, and the node runs again, at once or when `due`."""
     node = fact.node
     leave_attempt(state, fact)
-    counter = state.failures
-    if fact.kind is not Kind.RETRY:
-        counter = state.losses if fact.kind is Kind.REQUEUED else state.repeats
-    counter[node] = counter.get(node, 0) + 1
+    if fact.kind is Kind.REQUEUED:
+        state.losses[node] = fact.numbers[0]
+    else:
+        counter = state.failures if fact.kind is Kind.RETRY else state.repeats
+        counter[node] = counter.get(node, 0) + 1
     if fact.kind is Kind.REPEATED:
         state.rounds[node] = state.rounds.get(node, 0) + 1
     if (

@@ -151,10 +151,10 @@ def _gone(state: State, event: WorkerGone, commands: list[Command]) -> None:
 
 
 def _lost(state: State, node: int, event: WorkerGone) -> None:
-    losses = state.losses.get(node, 0) + 1
+    losses = 0 if event.excused else state.losses.get(node, 0) + 1
     kind = Kind.REQUEUED
     detail = event.reason
-    if node in state.plan.fail_when_lost:
+    if node in state.plan.fail_when_lost and not event.excused:
         kind = Kind.LOST
     elif losses >= state.plan.settings.max_losses and not _is_with_its_run(state, node):
         kind = Kind.FAILED

@@ -99,11 +99,15 @@ class WorkerJoined(msgspec.Struct, frozen=True):
 
 
 class WorkerGone(msgspec.Struct, frozen=True):
-    """A worker vanished: what it had started is lost, what it had not goes back."""
+    """A worker vanished: what it had started is lost, what it had not goes back.
+
+    What is `excused` goes back in any case, and its losses are counted from the beginning: a person has asked for it once more.
+    """
 
     worker: int
     at: float
     reason: str = "the worker ended"
+    excused: bool = False
 
 
 class Started(msgspec.Struct, gc=False):
