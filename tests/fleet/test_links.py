@@ -299,11 +299,51 @@ def test_contents_are_let_go_when_nobody_needs_them(tmp_path: Path) -> None:
 
         run.content(digest_of(value))
         assert kept() == {digest_of(value).hex(), digest_of(function).hex()}
-        run.line.ask(pb.Ask(drops=[digest_of(value)]))
+        run.line.ask(pb.Ask(drops=[pb.Some(run="run", fence=1, attempts=[1])]))
         assert kept() == {digest_of(function).hex()}
         run.close()
         assert kept() == set()
     assert not folder.exists()
+
+
+def test_a_value_stays_when_an_equal_one_is_dropped(tmp_path: Path) -> None:
+    """Attempts often return the same. The one value is dropped while the other is on its way, or is known to the run only later:
+    the worker was hung up on for pieces that fitted nowhere, and the run waited for what nobody had any more.
+    """
+    folder = tmp_path / "contents"
+    value = bytes(MIB)
+    pieces = list(parts(value, digest_of(value)))
+    with hub(folder=folder) as coordinator, Worker(to(coordinator)) as worker:
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        worker.value_of = lambda call: None
+        run.assign(run.joined(), *(pb.Call(attempt=attempt) for attempt in (1, 2, 3)))
+        worker.downs.wait(lambda found: [down for down in found if down.assigns])
+
+        def say(begun: list[pb.Part], attempt: int) -> None:
+            """Bring pieces, those of the next value among them, and report one."""
+            end = pb.Finished(attempt=attempt, apart=digest_of(value), size=len(value))
+            for part in begun:
+                worker.say(pb.Up(parts=[part]))
+            worker.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
+            run.ends(attempt)
+
+        def drop(attempt: int) -> None:
+            assert run.line is not None
+            run.line.ask(pb.Ask(drops=[pb.Some(run="run", fence=1, attempts=[attempt])]))
+            coordinator.workers()  # all that was asked before has been done
+
+        say([*pieces, *pieces[:2]], 1)
+        drop(1)
+        say([*pieces[2:], *pieces], 2)
+        assert run.content(digest_of(value)) == value
+        drop(2)
+        say([], 3)
+        assert run.content(digest_of(value)) == value
+        assert worker.events.all == ["welcome"]
+        drop(3)
+        assert not list(folder.iterdir())
+        run.close()
 
 
 def test_what_comes_under_a_wrong_name_ends_its_stream_alone() -> None:

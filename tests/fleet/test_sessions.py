@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import operator
+import pickle
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import count
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE
+from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.session import FleetSession
-from dagrid.machine.events import Outcome, Stimulus
-from dagrid.ports import Bundle, Call, Host
-from tests.fleet.wire import Heard
+from dagrid.machine.events import Finished, Outcome, Stimulus
+from dagrid.ports import Bundle, Call, Encoded, Host
+from tests.fleet.wire import Heard, digest_of
 
 LARGE = b"x" * (2 * INLINE)
 
@@ -87,9 +90,9 @@ class Played:
 
         return self.line.asks.wait(found, f"attempt {attempt}")[-1]
 
-    def end(self, worker: int, attempt: int) -> None:
+    def end(self, worker: int, attempt: int, **value: Any) -> None:
         """Let an attempt complete, and wait until the engine has heard of it."""
-        ended = pb.Finished(attempt=attempt, outcome=Outcome.COMPLETED)
+        ended = pb.Finished(attempt=attempt, outcome=Outcome.COMPLETED, **value)
         self.session.tell(pb.Tell(reports=[pb.Report(run="run", fence=worker + 1, finished=[ended])]))
         self.engine.reported.wait(lambda found: any(getattr(event, "attempt", None) == attempt for event in found))
 
@@ -100,6 +103,19 @@ class Played:
             lambda asks: [part for ask in asks for part in ask.parts if part.digest == digest], "the content"
         )
         return bytes(parts[-1].data)
+
+    def value(self, data: bytes) -> Encoded:
+        """Let an attempt end whose value, in these bytes, has stayed with the coordinator, and return what the engine gets."""
+        self.perform(0, attempt=1)
+        self.assigned(1)
+        self.end(0, attempt=1, apart=digest_of(data), size=len(data))
+        ended = [event for event in self.engine.reported.all if isinstance(event, Finished)]
+        assert isinstance(ended[-1].value, Encoded)
+        return ended[-1].value
+
+    def wanted(self, digest: bytes) -> None:
+        """Wait until the session wants a content."""
+        self.line.asks.wait(lambda asks: any(digest in ask.wants for ask in asks), "that it is wanted")
 
 
 @pytest.fixture
@@ -143,3 +159,32 @@ def test_arguments_are_let_go_of_with_the_last_attempt_that_has_equal_ones(playe
     played.perform(0, attempt=3)
     played.assigned(3)
     assert not [part for ask in played.line.asks.all for part in ask.parts if part.digest == apart]
+
+
+def test_a_value_is_whole_whose_pieces_come_again_on_another_stream(played: Played) -> None:
+    """The network is cut when half of it is here: the coordinator sends all of it anew, and no piece counts twice."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    first, *rest = parts(data, digest_of(data))
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.decode)
+        played.wanted(digest_of(data))
+        for part in (first, rest[0], first):
+            played.session.tell(pb.Tell(parts=[part]))
+        assert not wait([read], 0.2).done
+        for part in rest:
+            played.session.tell(pb.Tell(parts=[part]))
+        assert read.result() == LARGE
+
+
+def test_equal_values_are_fetched_once_by_all_who_read_them_at_once(played: Played) -> None:
+    """Asked for twice, the second half of one way would be taken for the beginning of the other."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(value.decode) for _ in range(2)]
+        played.wanted(digest_of(data))
+        for part in parts(data, digest_of(data)):
+            played.session.tell(pb.Tell(parts=[part]))
+        assert [read.result() for read in reading] == [LARGE, LARGE]
+    assert [wanted for ask in played.line.asks.all for wanted in ask.wants] == [digest_of(data)]

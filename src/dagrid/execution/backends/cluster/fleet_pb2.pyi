@@ -312,7 +312,7 @@ class LogAck(_message.Message):
     def __init__(self, run: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops", "log_acks", "lacks")
+    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "log_acks", "lacks", "drops")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -322,9 +322,9 @@ class Ask(_message.Message):
     ACKS_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
-    DROPS_FIELD_NUMBER: _ClassVar[int]
     LOG_ACKS_FIELD_NUMBER: _ClassVar[int]
     LACKS_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     proof: Proof
     parts: _containers.RepeatedCompositeFieldContainer[Part]
@@ -334,10 +334,10 @@ class Ask(_message.Message):
     acks: _containers.RepeatedCompositeFieldContainer[Some]
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     close: bool
-    drops: _containers.RepeatedScalarFieldContainer[bytes]
     log_acks: _containers.RepeatedCompositeFieldContainer[LogAck]
     lacks: Lacks
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., lacks: _Optional[_Union[Lacks, _Mapping]] = ...) -> None: ...
+    drops: _containers.RepeatedCompositeFieldContainer[Some]
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., lacks: _Optional[_Union[Lacks, _Mapping]] = ..., drops: _Optional[_Iterable[_Union[Some, _Mapping]]] = ...) -> None: ...
 
 class Lacks(_message.Message):
     __slots__ = ("lacks",)

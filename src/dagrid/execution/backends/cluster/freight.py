@@ -1,8 +1,9 @@
 """What is long and goes from runs to workers and back: who has named it, who wants it, and how long it is kept.
 
-It is kept as long as a run needs it: arguments until their attempt has ended, values until they are dropped, everything until the
-run ends. What is not here is asked of the runs that have named it; of what workers still want from before this coordinator began
-nobody has, and each run is asked that opens. It knows neither streams nor what is decided.
+It is kept as long as a run needs it: arguments until their attempt has ended, the value of an attempt until it is dropped,
+everything until the run ends. Values may be equal: one that is dropped takes none of those along that stay, or are on their way.
+What is not here is asked of the runs that have named it; of what workers still want from before this coordinator began nobody
+has, and each run is asked that opens. It knows neither streams nor what is decided.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ class Line(Party, Protocol):
     def say(self, message: pb.Tell, /) -> None: ...
 
 
+Value = tuple[str, int, int]
+"""The value of an attempt, by run, fence and attempt."""
+
+
 class _Needs:
     """Which contents a run has named, and which of them are for certain attempts alone."""
 
-    __slots__ = ("apart", "count", "named")
+    __slots__ = ("apart", "count", "named", "values")
 
     def __init__(self) -> None:
         self.named: set[bytes] = set()
         self.apart: dict[tuple[int, int], bytes] = {}  # by fence and attempt
         self.count: Counter[bytes] = Counter()
+        self.values: set[Value] = set()
 
 
 class Freight:
@@ -54,6 +60,7 @@ class Freight:
         self._needs: dict[str, _Needs] = {}
         self._wanted: dict[bytes, set[Party]] = {}
         self._under_way: set[tuple[Party, bytes]] = set()
+        self._unreported: Counter[tuple[Party, bytes]] = Counter()  # how many equal values a worker has begun to bring
 
     # Runs.
 
@@ -70,6 +77,8 @@ class Freight:
         if needs is not None:
             for digest in needs.named:
                 self._give_up(digest)
+            for value in needs.values:
+                self._contents.release(value)
         self._contents.release(run)
 
     def give(self, run: str, line: Line, part: pb.Part) -> None:
@@ -81,9 +90,12 @@ class Freight:
         self._contents.hold(run, part.digest)
         self._take(line, part)
 
-    def drop(self, run: str, digest: bytes) -> None:
-        """A run needs something no more."""
-        self._contents.release(run, digest)
+    def drop(self, run: str, dropped: pb.Some) -> None:
+        """A run needs the values of attempts no more."""
+        values = self._needs[run].values
+        for value in [(run, dropped.fence, attempt) for attempt in dropped.attempts]:
+            values.discard(value)
+            self._contents.release(value)
 
     def assign(self, run: str, assign: pb.Assign) -> None:
         """Note what an assignment refers to."""
@@ -104,7 +116,9 @@ class Freight:
 
     def bring(self, worker: Party, part: pb.Part) -> None:
         """A worker brings a piece of a value, which it will report. Raises as `give` does."""
-        self._contents.hold(worker, part.digest)
+        if not part.offset:
+            self._unreported[worker, part.digest] += 1
+            self._contents.hold(worker, part.digest)
         self._take(worker, part)
 
     def report(self, worker: Party, report: pb.Report) -> None:
@@ -115,8 +129,10 @@ class Freight:
         for finished in report.finished:
             apart = finished.apart
             if apart:
-                self._contents.hold(report.run, apart)
-                self._contents.release(worker, apart)
+                value = report.run, report.fence, finished.attempt
+                needs.values.add(value)
+                self._contents.hold(value, apart)
+                self._has_reported(worker, apart)
         if not needs.apart:
             return
         for attempt in (*(each.attempt for each in report.finished), *report.recalled):
@@ -129,6 +145,13 @@ class Freight:
                 needs.named.discard(digest)
                 self._give_up(digest)
                 self._contents.release(report.run, digest)
+
+    def _has_reported(self, worker: Party, digest: bytes) -> None:
+        """A worker has reported a value that it has brought; it may be about to report an equal one."""
+        self._unreported[worker, digest] -= 1
+        if self._unreported[worker, digest] <= 0:
+            del self._unreported[worker, digest]
+            self._contents.release(worker, digest)
 
     # Both.
 
@@ -148,6 +171,8 @@ class Freight:
         self._contents.give_up(party)
         self._contents.release(party)
         self._under_way = {each for each in self._under_way if each[0] is not party}
+        for key in [each for each in self._unreported if each[0] is party]:
+            del self._unreported[key]
         for digest, parties in list(self._wanted.items()):
             parties.discard(party)
             if not parties:
@@ -184,5 +209,11 @@ class Freight:
             party.carry(self._pieces(party, digest))
 
     def _pieces(self, party: Party, digest: bytes) -> Iterator[pb.Part]:
-        yield from self._contents.pieces(digest)
-        self._under_way.discard((party, digest))
+        last = None
+        for part in self._contents.pieces(digest):
+            if last is not None:
+                yield last
+            last = part
+        self._under_way.discard((party, digest))  # who has got all of it may want it again
+        if last is not None:
+            yield last

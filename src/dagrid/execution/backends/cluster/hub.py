@@ -412,8 +412,8 @@ class Hub:
             self._freight.give(run, line, part)
         for ack in ask.log_acks:
             self._pass_ack(ack)
-        for digest in ask.drops:
-            self._freight.drop(run, digest)
+        for dropped in ask.drops:
+            self._freight.drop(run, dropped)
         for assign in ask.assigns:
             self._freight.assign(run, assign)
         if ask.HasField("lacks"):

@@ -243,8 +243,8 @@ class FleetSession:
 
     # In the session's thread.
 
-    def _drop(self, digest: bytes) -> None:
-        self._out.drops.append(digest)
+    def _drop(self, fence: int, attempt: int) -> None:
+        self._out.drops.add(run=self.run, fence=fence, attempts=[attempt])
 
     def _do(self, action: Callable[[], None]) -> None:
         if not self._closed:
@@ -627,7 +627,7 @@ class FleetSession:
         elif end.failure:
             event.value = decode_error(end.failure, call.node)
         elif end.apart:
-            event.value = self._values.of(end.apart, end.size, call.node)
+            event.value = self._values.of(end.apart, end.size, call.node, number + 1, end.attempt)
         elif end.value:
             event.value = Pickled(end.value, call.node)
         if isinstance(event.value, BaseException):
