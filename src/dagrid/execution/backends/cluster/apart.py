@@ -139,6 +139,7 @@ class Values:
         self._guard = threading.Lock()
         self._fetches: dict[bytes, Fetch] = {}
         self._known: weakref.WeakSet[Apart] = weakref.WeakSet()
+        self._there: dict[tuple[int, int], bytes] = {}  # what is with the coordinator, by fence and attempt
 
     def of(self, digest: bytes, size: int, node: str, fence: int, attempt: int) -> Apart:
         """Return the value of a node that stays where it is, made by an attempt."""
@@ -146,8 +147,19 @@ class Values:
         kept = None if store is None else (store, artifact_key(self._run, digest))
         made = Apart(digest, size, node, self.fetch, kept)
         self._known.add(made)
-        weakref.finalize(made, self._let_go, partial(self._drop, fence, attempt)).atexit = False
+        if store is None:
+            self._there[fence, attempt] = digest
+            weakref.finalize(made, self._let_go, partial(self._release, fence, attempt)).atexit = False
         return made
+
+    def kept(self) -> list[pb.Kept]:
+        """Return what is referred to and is with the coordinator, for one that begins anew; from any thread."""
+        found: dict[int, pb.Kept] = {}
+        for (fence, attempt), digest in list(self._there.items()):
+            kept = found.setdefault(fence, pb.Kept(fence=fence))
+            kept.attempts.append(attempt)
+            kept.digests.append(digest)
+        return list(found.values())
 
     def fetch(self, digest: bytes, size: int) -> bytes:
         """Return a value, waiting for it; from any thread but the session's own.
@@ -195,6 +207,10 @@ class Values:
             fetches, self._fetches = list(self._fetches.values()), {}
         for fetch in fetches:
             fetch.fail("the run was closed")
+
+    def _release(self, fence: int, attempt: int) -> None:
+        del self._there[fence, attempt]
+        self._drop(fence, attempt)
 
 
 def artifact_folder(run: str) -> str:

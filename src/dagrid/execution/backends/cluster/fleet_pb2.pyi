@@ -363,7 +363,7 @@ class Lack(_message.Message):
     def __init__(self, labels: _Optional[_Mapping[str, str]] = ..., node: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python", "logs", "lacks")
+    __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python", "logs", "lacks", "kept")
     RUN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +374,7 @@ class Open(_message.Message):
     PYTHON_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
     LACKS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     run: str
     name: str
     root: str
@@ -384,7 +385,18 @@ class Open(_message.Message):
     python: str
     logs: bool
     lacks: _containers.RepeatedCompositeFieldContainer[Lack]
-    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., root: _Optional[str] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., logs: _Optional[bool] = ..., lacks: _Optional[_Iterable[_Union[Lack, _Mapping]]] = ...) -> None: ...
+    kept: _containers.RepeatedCompositeFieldContainer[Kept]
+    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., root: _Optional[str] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., logs: _Optional[bool] = ..., lacks: _Optional[_Iterable[_Union[Lack, _Mapping]]] = ..., kept: _Optional[_Iterable[_Union[Kept, _Mapping]]] = ...) -> None: ...
+
+class Kept(_message.Message):
+    __slots__ = ("fence", "attempts", "digests")
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    fence: int
+    attempts: _containers.RepeatedScalarFieldContainer[int]
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, fence: _Optional[int] = ..., attempts: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Use(_message.Message):
     __slots__ = ("fence", "worker", "queued", "started")

@@ -9,7 +9,7 @@ has, and each run is asked that opens. It knows neither streams nor what is deci
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
@@ -64,9 +64,17 @@ class Freight:
 
     # Runs.
 
-    def begin(self, run: str) -> None:
-        """A run has a line, its first one or another, and was told that it is welcome; what it may have is asked of it too."""
+    def begin(self, run: str, kept: Iterable[pb.Kept] = ()) -> None:
+        """A run has a line, its first one or another, and was told that it is welcome; what it may have is asked of it too.
+
+        Args:
+            run: which it is.
+            kept: the values that it still refers to, where the coordinator before this one may have left them.
+        """
         self._needs.setdefault(run, _Needs())
+        for each in kept:
+            for attempt, digest in zip(each.attempts, each.digests, strict=False):
+                self._hold(run, each.fence, attempt, digest)
         wants = [each for each in self._wanted if not self._contents.is_coming(each) and run in self._owners(each)]
         if wants:
             self._lines[run].say(pb.Tell(wants=wants))
@@ -80,6 +88,10 @@ class Freight:
             for value in needs.values:
                 self._contents.release(value)
         self._contents.release(run)
+
+    def values(self, runs: Iterable[str]) -> list[Value]:
+        """Return the values that runs have not dropped, which hold their contents."""
+        return [value for run in runs if run in self._needs for value in self._needs[run].values]
 
     def give(self, run: str, line: Line, part: pb.Part) -> None:
         """A run gives a piece of something.
@@ -129,9 +141,7 @@ class Freight:
         for finished in report.finished:
             apart = finished.apart
             if apart:
-                value = report.run, report.fence, finished.attempt
-                needs.values.add(value)
-                self._contents.hold(value, apart)
+                self._hold(report.run, report.fence, finished.attempt, apart)
                 self._has_reported(worker, apart)
         if not needs.apart:
             return
@@ -145,6 +155,11 @@ class Freight:
                 needs.named.discard(digest)
                 self._give_up(digest)
                 self._contents.release(report.run, digest)
+
+    def _hold(self, run: str, fence: int, attempt: int, digest: bytes) -> None:
+        value = run, fence, attempt
+        self._needs[run].values.add(value)
+        self._contents.hold(value, digest)
 
     def _has_reported(self, worker: Party, digest: bytes) -> None:
         """A worker has reported a value that it has brought; it may be about to report an equal one."""

@@ -113,6 +113,7 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._lines: dict[str, LocalLine | RunCaller] = {}
         self._names: dict[str, str] = {}
+        self._elsewhere: set[str] = set()  # runs of other processes, which go on without this one
         self._lacking = AllLacks(_log.warning)
         self._passing: dict[
             str, deque[tuple[WorkerCaller, pb.Log]]
@@ -144,13 +145,19 @@ class Hub:
         """
         self._loop = fleet_loop.join()
         self._looks_back_until = self.now() + self._ledger.lease
+        self.contents.inherit(self)
         try:
-            self._do(self._listener.start())
+            self._do(self._listen())
         except BaseException:
             self._closed = True
             fleet_loop.leave()
-            self.contents.close()
+            self.contents.close([self])
             raise
+
+    async def _listen(self) -> None:
+        await self._listener.start()
+        assert self._loop is not None  # by then runs have come back that refer to what was left here
+        self._loop.call_later(self._ledger.lease, self.contents.release, self)
 
     def close(self) -> None:
         """Say what there is to say, and hang up on everybody. Workers go on with what they have; lines are told nothing more."""
@@ -158,7 +165,7 @@ class Hub:
             return
         self._do(self._close())
         fleet_loop.leave()
-        self.contents.close()
+        self.contents.close(self._freight.values(self._elsewhere))
 
     def borrow(self, opening: pb.Open, tell: Callable[[pb.Tell], None], *, logs: OpenSink | None = None) -> Line:
         """Let a run of this process use the workers.
@@ -394,8 +401,10 @@ class Hub:
             self._lines[opening.run] = line
             self._tell_all()  # the welcome comes first
             self._names[opening.run] = opening.name
+            if not isinstance(line, LocalLine):
+                self._elsewhere.add(opening.run)
             self._lacking.hear(opening.run, opening.name, opening.lacks, self._workers.values())
-            self._freight.begin(opening.run)
+            self._freight.begin(opening.run, opening.kept)
             if opening.run in self._early:
                 self._in_background(self._take_early(opening.run))
             if opening.logs:
@@ -448,6 +457,7 @@ class Hub:
         self._logbook.end(run)
         self._passing.pop(run, None)
         self._names.pop(run, None)
+        self._elsewhere.discard(run)
         self._lacking.forget(run)
 
 

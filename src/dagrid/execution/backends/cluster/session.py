@@ -225,6 +225,7 @@ class FleetSession:
             python=python,
             logs=self._logs is not None,
             lacks=self._lacks.said(),
+            kept=self._values.kept(),
         )
 
     def tell(self, tell: pb.Tell) -> None:
