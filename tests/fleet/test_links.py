@@ -346,6 +346,32 @@ def test_a_value_stays_when_an_equal_one_is_dropped(tmp_path: Path) -> None:
         run.close()
 
 
+def test_a_value_that_comes_before_its_run_is_kept_for_it(tmp_path: Path) -> None:
+    """A coordinator begins anew, and the worker is back before the run. When it has told all, it may go, as its stream may."""
+    folder = tmp_path / "contents"
+    value = bytes(MIB)
+    end = pb.Finished(attempt=1, apart=digest_of(value), size=len(value))
+    run = Run()
+    run.uses = [pb.Use(fence=1, worker="w1", queued=[1])]
+    with hub(folder=folder, lease=2.0) as coordinator:
+        with Stranger(coordinator.port) as stranger:
+            held = [pb.Held(run="run", fence=1, open=[1])]
+            stranger.say(pb.Up(hello=pb.Hello(id="w1", incarnation="w1", slots=2, protocol=PROTOCOL, held=held)))
+            assert stranger.hear() is not None
+            for part in parts(value, digest_of(value)):
+                stranger.say(pb.Up(parts=[part]))
+            stranger.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
+            stranger.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
+            while (down := stranger.hear()) is not None and not down.echo:
+                pass
+            run.line = borrow(to(coordinator), run.reopen, run.tells.add)
+            run.ends(1)
+        while any(view.connected for view in coordinator.workers()):
+            settle(coordinator)
+        assert run.content(digest_of(value)) == value
+        run.close()
+
+
 def test_what_comes_under_a_wrong_name_ends_its_stream_alone() -> None:
     with hub() as coordinator, Stranger(coordinator.port) as stranger, Worker(to(coordinator)) as worker:
         stranger.say(pb.Up(hello=pb.Hello(id="liar", slots=1, protocol=1)))

@@ -9,7 +9,7 @@ has, and each run is asked that opens. It knows neither streams nor what is deci
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
@@ -78,6 +78,15 @@ class Freight:
         wants = [each for each in self._wanted if not self._contents.is_coming(each) and run in self._owners(each)]
         if wants:
             self._lines[run].say(pb.Tell(wants=wants))
+
+    def expect(self, run: str) -> None:
+        """A run may come that the coordinator before this one knew: what is reported of it before is kept for it."""
+        self._needs.setdefault(run, _Needs())
+
+    def expect_only(self, runs: Container[str]) -> None:
+        """No others come any more."""
+        for run in [run for run in self._needs if run not in runs]:
+            self.end(run)
 
     def end(self, run: str) -> None:
         """A run has ended."""

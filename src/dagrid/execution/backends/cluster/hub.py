@@ -156,8 +156,14 @@ class Hub:
 
     async def _listen(self) -> None:
         await self._listener.start()
-        assert self._loop is not None  # by then runs have come back that refer to what was left here
-        self._loop.call_later(self._ledger.lease, self.contents.release, self)
+        assert self._loop is not None
+        self._loop.call_at(self._looks_back_until, self._look_back_no_more)
+
+    def _look_back_no_more(self) -> None:
+        """Runs that refer to what was left here, or reported before they came, have come back."""
+        self.contents.release(self)
+        if not self._closed:
+            self._freight.expect_only(self._names)
 
     def close(self) -> None:
         """Say what there is to say, and hang up on everybody. Workers go on with what they have; lines are told nothing more."""
@@ -315,6 +321,8 @@ class Hub:
             else:
                 await self._take_log(caller, log)
         for report in up.reports:
+            if self.now() < self._looks_back_until:
+                self._freight.expect(report.run)
             self._freight.report(caller, report)
         self._ledger.hear(caller, up, self.now())
         for digest in up.wants:
