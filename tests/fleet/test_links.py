@@ -372,6 +372,31 @@ def test_a_value_that_comes_before_its_run_is_kept_for_it(tmp_path: Path) -> Non
         run.close()
 
 
+def test_a_value_that_comes_after_its_run_is_let_go(tmp_path: Path) -> None:
+    """A worker tells it again that has not heard that it arrived; it stays when the run has ended, and the value must not."""
+    folder = tmp_path / "contents"
+    value = bytes(MIB)
+    end = pb.Finished(attempt=1, apart=digest_of(value), size=len(value))
+    with hub(folder=folder, lease=1.0) as coordinator, Worker(to(coordinator)) as worker:
+        looks_back_until = coordinator.now() + 1.0
+        while coordinator.now() <= looks_back_until:  # a coordinator that has just begun keeps it, for its run may come
+            settle(coordinator)
+        worker.value_of = lambda call: None
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        run.assign(run.joined(), pb.Call(attempt=1))
+        worker.downs.wait(lambda found: [down for down in found if down.assigns])
+        run.close()
+        worker.downs.wait(lambda found: [down for down in found if down.over])
+        for part in parts(value, digest_of(value)):
+            worker.say(pb.Up(parts=[part]))
+        worker.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
+        worker.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
+        worker.downs.wait(lambda found: [down for down in found if down.echo])
+        settle(coordinator)
+        assert not list(folder.iterdir())
+
+
 def test_what_comes_under_a_wrong_name_ends_its_stream_alone() -> None:
     with hub() as coordinator, Stranger(coordinator.port) as stranger, Worker(to(coordinator)) as worker:
         stranger.say(pb.Up(hello=pb.Hello(id="liar", slots=1, protocol=1)))

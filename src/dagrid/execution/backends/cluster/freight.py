@@ -145,14 +145,13 @@ class Freight:
     def report(self, worker: Party, report: pb.Report) -> None:
         """Keep the values that are reported, and let go of the arguments of what has ended or gone back."""
         needs = self._needs.get(report.run)
-        if needs is None:
-            return
         for finished in report.finished:
             apart = finished.apart
             if apart:
-                self._hold(report.run, report.fence, finished.attempt, apart)
+                if needs is not None:
+                    self._hold(report.run, report.fence, finished.attempt, apart)
                 self._has_reported(worker, apart)
-        if not needs.apart:
+        if needs is None or not needs.apart:
             return
         for attempt in (*(each.attempt for each in report.finished), *report.recalled):
             digest = needs.apart.pop((report.fence, attempt), b"")
