@@ -147,6 +147,34 @@ def test_pieces_that_are_being_sent_outlive_what_they_are_of(contents: Contents)
     assert b"".join(part.data for part in got) == LARGE
 
 
+def test_a_process_takes_up_what_another_one_has_left(tmp_path: Path) -> None:
+    """A coordinator that was killed has values of runs that go on: whole ones are there again, as long as somebody holds them."""
+    before = Contents(tmp_path / "contents")
+    wanted, unwanted, torn = (before.put(bytes([number]) * (SMALL + 1)) for number in range(3))
+    before.path(torn).write_bytes(b"torn by a power cut")
+    before.add(next(parts(LARGE, digest_of(LARGE))))
+    after = Contents(tmp_path / "contents")
+    after.inherit("start")
+    assert [digest in after for digest in (wanted, unwanted, torn)] == [True, True, False]
+    after.hold("run", wanted)
+    after.release("start")
+    assert after.get(wanted) == bytes(SMALL + 1)
+    assert [path.name for path in after.folder.iterdir()] == [wanted.hex()]
+
+
+def test_what_heirs_hold_is_left_for_the_next_process(contents: Contents) -> None:
+    """A coordinator that ends leaves the values of runs that go on, and nothing else."""
+    wanted, unwanted = (contents.put(bytes([number]) * (SMALL + 1)) for number in range(2))
+    contents.hold("run", wanted)
+    contents.hold("here", unwanted)
+    contents.close(["run", "nobody"])
+    assert [path.name for path in contents.folder.iterdir()] == [wanted.hex()]
+    again = Contents(contents.folder)
+    again.inherit("start")
+    again.close()
+    assert not contents.folder.exists()
+
+
 def test_a_folder_of_its_own_goes_with_its_process(tmp_path: Path) -> None:
     """Whoever forgets to close a backend, or is killed, leaves nothing for good; nor may others look into it meanwhile."""
 

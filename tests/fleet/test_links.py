@@ -299,11 +299,102 @@ def test_contents_are_let_go_when_nobody_needs_them(tmp_path: Path) -> None:
 
         run.content(digest_of(value))
         assert kept() == {digest_of(value).hex(), digest_of(function).hex()}
-        run.line.ask(pb.Ask(drops=[digest_of(value)]))
+        run.line.ask(pb.Ask(drops=[pb.Some(run="run", fence=1, attempts=[1])]))
         assert kept() == {digest_of(function).hex()}
         run.close()
         assert kept() == set()
     assert not folder.exists()
+
+
+def test_a_value_stays_when_an_equal_one_is_dropped(tmp_path: Path) -> None:
+    """Attempts often return the same. The one value is dropped while the other is on its way, or is known to the run only later:
+    the worker was hung up on for pieces that fitted nowhere, and the run waited for what nobody had any more.
+    """
+    folder = tmp_path / "contents"
+    value = bytes(MIB)
+    pieces = list(parts(value, digest_of(value)))
+    with hub(folder=folder) as coordinator, Worker(to(coordinator)) as worker:
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        worker.value_of = lambda call: None
+        run.assign(run.joined(), *(pb.Call(attempt=attempt) for attempt in (1, 2, 3)))
+        worker.downs.wait(lambda found: [down for down in found if down.assigns])
+
+        def say(begun: list[pb.Part], attempt: int) -> None:
+            """Bring pieces, those of the next value among them, and report one."""
+            end = pb.Finished(attempt=attempt, apart=digest_of(value), size=len(value))
+            for part in begun:
+                worker.say(pb.Up(parts=[part]))
+            worker.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
+            run.ends(attempt)
+
+        def drop(attempt: int) -> None:
+            assert run.line is not None
+            run.line.ask(pb.Ask(drops=[pb.Some(run="run", fence=1, attempts=[attempt])]))
+            coordinator.workers()  # all that was asked before has been done
+
+        say([*pieces, *pieces[:2]], 1)
+        drop(1)
+        say([*pieces[2:], *pieces], 2)
+        assert run.content(digest_of(value)) == value
+        drop(2)
+        say([], 3)
+        assert run.content(digest_of(value)) == value
+        assert worker.events.all == ["welcome"]
+        drop(3)
+        assert not list(folder.iterdir())
+        run.close()
+
+
+def test_a_value_that_comes_before_its_run_is_kept_for_it(tmp_path: Path) -> None:
+    """A coordinator begins anew, and the worker is back before the run. When it has told all, it may go, as its stream may."""
+    folder = tmp_path / "contents"
+    value = bytes(MIB)
+    end = pb.Finished(attempt=1, apart=digest_of(value), size=len(value))
+    run = Run()
+    run.uses = [pb.Use(fence=1, worker="w1", queued=[1])]
+    with hub(folder=folder, lease=2.0) as coordinator:
+        with Stranger(coordinator.port) as stranger:
+            held = [pb.Held(run="run", fence=1, open=[1])]
+            stranger.say(pb.Up(hello=pb.Hello(id="w1", incarnation="w1", slots=2, protocol=PROTOCOL, held=held)))
+            assert stranger.hear() is not None
+            for part in parts(value, digest_of(value)):
+                stranger.say(pb.Up(parts=[part]))
+            stranger.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
+            stranger.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
+            while (down := stranger.hear()) is not None and not down.echo:
+                pass
+            run.line = borrow(to(coordinator), run.reopen, run.tells.add)
+            run.ends(1)
+        while any(view.connected for view in coordinator.workers()):
+            settle(coordinator)
+        assert run.content(digest_of(value)) == value
+        run.close()
+
+
+def test_a_value_that_comes_after_its_run_is_let_go(tmp_path: Path) -> None:
+    """A worker tells it again that has not heard that it arrived; it stays when the run has ended, and the value must not."""
+    folder = tmp_path / "contents"
+    value = bytes(MIB)
+    end = pb.Finished(attempt=1, apart=digest_of(value), size=len(value))
+    with hub(folder=folder, lease=1.0) as coordinator, Worker(to(coordinator)) as worker:
+        looks_back_until = coordinator.now() + 1.0
+        while coordinator.now() <= looks_back_until:  # a coordinator that has just begun keeps it, for its run may come
+            settle(coordinator)
+        worker.value_of = lambda call: None
+        run = Run()
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        run.assign(run.joined(), pb.Call(attempt=1))
+        worker.downs.wait(lambda found: [down for down in found if down.assigns])
+        run.close()
+        worker.downs.wait(lambda found: [down for down in found if down.over])
+        for part in parts(value, digest_of(value)):
+            worker.say(pb.Up(parts=[part]))
+        worker.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
+        worker.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
+        worker.downs.wait(lambda found: [down for down in found if down.echo])
+        settle(coordinator)
+        assert not list(folder.iterdir())
 
 
 def test_what_comes_under_a_wrong_name_ends_its_stream_alone() -> None:

@@ -14,7 +14,7 @@ import pytest
 from dagrid.errors import RunHeldError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.history import About, History
-from dagrid.history.bells import RETRY
+from dagrid.history.bells import RETRY, STOP
 from dagrid.service.coordinator import Coordinator
 from dagrid.workflow.running import answer
 
@@ -265,6 +265,33 @@ def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
         about = service.history.about(one)
         assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
     assert service.history.about(anew).trigger == "by hand"
+
+
+def test_a_stop_that_comes_too_late_stops_nothing_afterwards(service, tmp_path):
+    """A run that was called has just ended when it is to be stopped, by who asks twice, say. A retry performed it, and stopped
+    it at once for what was asked before.
+    """
+    steps = f"""type: graph
+steps:
+  - {{name: k, call: sub}}
+  - {{name: w, command: 'until test -e {tmp_path}/go; do sleep 0.01; done'}}
+---
+name: sub
+steps: [{{name: s, command: 'test -e {tmp_path}/again'}}]
+"""
+    run = service.enqueue(steps)
+    with service.coordinator():
+        service.until(run, "running")
+        deadline = time.monotonic() + PATIENCE
+        while not (children := service.history.children(run)) or children[0].status != "failed":
+            assert time.monotonic() < deadline, children
+            time.sleep(0.005)
+        service.history.tell(STOP, children[0].run)
+        (tmp_path / "go").touch()
+        service.until(run, "failed")
+        (tmp_path / "again").touch()
+        service.history.tell(RETRY, run)
+        service.until(run, "succeeded")
 
 
 def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):

@@ -8,10 +8,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
+import cloudpickle
 import pytest
 
+from dagrid import DAG, Node
+from dagrid.execution.backends.cluster import ClusterBackend
 from tests.service.processes import Fleet, until
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value():
+    """The workers do not find the tests."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +75,42 @@ def test_a_coordinator_that_is_asked_to_end_lets_go(fleet, tmp_path):
     (tmp_path / "go").touch()
     assert fleet.ended(run) == "succeeded"
     assert done(tmp_path) == {"begun": 1}
+
+
+def made():
+    """Return more than goes in a message."""
+    return bytes(range(256)) * 4_096
+
+
+def after(path):
+    """Say that it has begun, and wait for a file."""
+    Path(path, "done").write_text("begun")
+    while not Path(path, "go").exists():
+        time.sleep(0.01)
+
+
+def size(made, after):
+    """Look at a value when a coordinator has died since it was made."""
+    return len(made), made[:256] == bytes(range(256))
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_large_value_outlives_the_coordinator_that_has_it(fleet, tmp_path, dies):
+    """A run of a process elsewhere, without a checkpoint: it goes on with the next coordinator, which has the value again. It
+    failed after a minute for each such value. Nothing is left of it afterwards.
+    """
+    nodes = [Node(made), Node("after", partial(after, str(tmp_path))), Node(size, depends_on=["made", "after"])]
+    with ClusterBackend(f"grpc://127.0.0.1:{fleet.port}", files=[]) as place:
+        run = DAG(nodes).start(backend=place)
+        until(lambda: done(tmp_path) and run.status("made") == "completed", "the value")
+        if dies:
+            fleet.coordinator.kill()
+        else:
+            assert fleet.coordinator.end() == 0
+        fleet.start()
+        (tmp_path / "go").touch()
+        assert run.wait()["size"] == (1 << 20, True)
+    until(lambda: not list((fleet.home / "coordinator").glob("*/contents/*")), "the end of all contents")
 
 
 def test_a_run_is_stopped_while_its_coordinator_is_away(fleet, tmp_path):

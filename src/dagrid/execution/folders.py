@@ -22,21 +22,14 @@ class OwnFolder:
 
     Args:
         parent: where it is made.
+        inherits: a folder in it whose files are taken over from processes that are no more; empty: none.
 
     Attributes:
         path: of the folder.
     """
 
-    def __init__(self, parent: Path) -> None:
+    def __init__(self, parent: Path, inherits: str = "") -> None:
         parent.mkdir(0o700, parents=True, exist_ok=True)
-        for other in parent.iterdir():
-            with suppress(OSError):
-                fd = os.open(other / LOCK, os.O_RDWR)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(other, ignore_errors=True)
-                finally:
-                    os.close(fd)
         while True:
             self.path = parent / secrets.token_hex(8)
             self.path.mkdir(0o700)
@@ -45,8 +38,24 @@ class OwnFolder:
             if (self.path / LOCK).exists():  # nobody has taken it for a dead one's
                 break
             os.close(lock)
+        self._lock = lock
         self.remove = weakref.finalize(self, _remove, self.path, lock, os.getpid())
         """Remove it with all that is in it, at the end of the process at the latest; may be called twice."""
+        for other in parent.iterdir():
+            with suppress(OSError):
+                fd = os.open(other / LOCK, os.O_RDWR)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if inherits:
+                        _take_over(other / inherits, self.path / inherits)
+                    shutil.rmtree(other, ignore_errors=True)
+                finally:
+                    os.close(fd)
+
+    def leave(self) -> None:
+        """Leave it to the next process as it is; may be called twice, and after `remove`."""
+        if self.remove.detach() is not None:
+            os.close(self._lock)
 
     @classmethod
     def temporary(cls) -> Self:
@@ -61,6 +70,12 @@ class OwnFolder:
         if parent.is_symlink() or parent.stat().st_uid != os.getuid():
             raise BackendError(f"{parent} is somebody else's. Remove it, or set TMPDIR to a folder of your own.")
         return cls(parent)
+
+
+def _take_over(old: Path, new: Path) -> None:
+    new.mkdir(0o700, exist_ok=True)
+    for path in old.iterdir() if old.is_dir() else ():
+        path.replace(new / path.name)
 
 
 def _remove(folder: Path, lock: int, process: int) -> None:

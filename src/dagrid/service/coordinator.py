@@ -118,7 +118,7 @@ class Coordinator:
         self._busy: Counter[str] = Counter()
         self._files: dict[tuple[str, str, str], File] = {}
         self._tidied: dict[str, float] = {}
-        self._to_stop: deque[str] = deque(maxlen=100)
+        self._to_stop: set[str] = set()  # runs that active ones may be about to call
         self._told: deque[Callable[[], None]] = deque()
         self._awake, self._wake = os.pipe()
         os.set_blocking(self._awake, False)
@@ -239,8 +239,8 @@ class Coordinator:
             started.run.cancel(STOPPED)
         elif active is not None and active.process is not None:
             active.process.stop()
-        elif active is None:
-            self._to_stop.append(run)  # one that another run is just about to call
+        elif any(_calls(one, run) for one in self._active):
+            self._to_stop.add(run)
             if run in self._children:
                 self._children[run].run.cancel(STOPPED)
 
@@ -248,6 +248,7 @@ class Coordinator:
         if self._active.pop(active.run, None) is not None:
             self._known.discard(active.run)
             self._busy[active.queue] -= 1
+            self._to_stop -= {run for run in self._to_stop if _calls(active.run, run)}
             if active.then is not None:
                 with suppress(DagridError):  # it is gone
                     self._once_more(active.run, active.then)
@@ -408,3 +409,8 @@ class Coordinator:
         elif run in self._to_stop:
             started.run.cancel(STOPPED)
         started.run.watch(lambda: self._children.pop(run, None) if started.run.done else None)
+
+
+def _calls(caller: str, run: str) -> bool:
+    """Return whether a run is below another one, which its id says."""
+    return run.startswith(f"{caller}.")

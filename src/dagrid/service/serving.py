@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("dagrid.fleet")
 
+CONTENTS = "contents"
+"""The folder in that of a service where what is large is on its way."""
+
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
@@ -81,7 +84,7 @@ class Service:
     ) -> None:
         self._settings = settings
         self._home = history.home
-        self._folder = OwnFolder(history.home / "coordinator")
+        self._folder = OwnFolder(history.home / "coordinator", CONTENTS)
         self._hub = Hub(
             settings.host,
             settings.port,
@@ -89,14 +92,14 @@ class Service:
             tls=settings.tls,
             claims=settings.claims,
             lease=settings.lease,
-            folder=self._folder.path / "contents",
+            folder=self._folder.path / CONTENTS,
             version=dagrid.__version__,
         )
         fleet = OwnFleet(self._hub, history.home)
         try:
             self._coordinator = Coordinator(history, fleet, limits=settings.limits, graph_env=self._graph_env, say=say)
         except BaseException:
-            self._folder.remove()
+            self._part_with_folder()
             raise
         self._api: Api | None = None
         self._ready = False
@@ -126,7 +129,15 @@ class Service:
         if self._api is not None:
             self._api.close()
         self._coordinator.close()
-        self._folder.remove()
+        self._part_with_folder()
+
+    def _part_with_folder(self) -> None:
+        """Remove it, unless there are values in it of runs that go on elsewhere: it is left to the next service then."""
+        contents = self._folder.path / CONTENTS
+        if contents.is_dir() and any(contents.iterdir()):
+            self._folder.leave()
+        else:
+            self._folder.remove()
 
     def _graph_env(self) -> Mapping[str, str]:
         """Return what lets a process of this machine call here."""

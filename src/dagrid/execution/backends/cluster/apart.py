@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -90,7 +89,7 @@ class Fetch:
 
     def take(self, part: pb.Part) -> None:
         with self._changed:
-            if len(self._data) != part.size:
+            if not part.offset:  # on a new stream all of it comes again
                 self._data, self._left = bytearray(part.size), part.size
             self._data[part.offset : part.offset + len(part.data)] = part.data
             self._left -= len(part.data)
@@ -121,7 +120,7 @@ class Values:
         artifacts: where they are kept, if not with the coordinator.
         want: asks the coordinator for the content of a SHA-256; returns whether there is one to be asked.
         let_go: called in any thread when nobody refers to one any more, with what is to be called in the session's own.
-        drop: tells the coordinator that nobody refers to a content any more.
+        drop: tells the coordinator that nobody refers to the value of an attempt any more, by fence and attempt.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class Values:
         artifacts: Artifacts | None,
         want: Callable[[bytes], bool],
         let_go: Callable[[Callable[[], None]], object],
-        drop: Callable[[bytes], object],
+        drop: Callable[[int, int], None],
     ) -> None:
         self._run = run
         self._artifacts = artifacts
@@ -140,17 +139,27 @@ class Values:
         self._guard = threading.Lock()
         self._fetches: dict[bytes, Fetch] = {}
         self._known: weakref.WeakSet[Apart] = weakref.WeakSet()
-        self._references: Counter[bytes] = Counter()
+        self._there: dict[tuple[int, int], bytes] = {}  # what is with the coordinator, by fence and attempt
 
-    def of(self, digest: bytes, size: int, node: str) -> Apart:
-        """Return the value of a node that stays where it is."""
+    def of(self, digest: bytes, size: int, node: str, fence: int, attempt: int) -> Apart:
+        """Return the value of a node that stays where it is, made by an attempt."""
         store = self._artifacts
         kept = None if store is None else (store, artifact_key(self._run, digest))
         made = Apart(digest, size, node, self.fetch, kept)
         self._known.add(made)
-        self._references[digest] += 1
-        weakref.finalize(made, self._let_go, partial(self._release, digest)).atexit = False
+        if store is None:
+            self._there[fence, attempt] = digest
+            weakref.finalize(made, self._let_go, partial(self._release, fence, attempt)).atexit = False
         return made
+
+    def kept(self) -> list[pb.Kept]:
+        """Return what is referred to and is with the coordinator, for one that begins anew; from any thread."""
+        found: dict[int, pb.Kept] = {}
+        for (fence, attempt), digest in list(self._there.items()):
+            kept = found.setdefault(fence, pb.Kept(fence=fence))
+            kept.attempts.append(attempt)
+            kept.digests.append(digest)
+        return list(found.values())
 
     def fetch(self, digest: bytes, size: int) -> bytes:
         """Return a value, waiting for it; from any thread but the session's own.
@@ -163,13 +172,17 @@ class Values:
             if found is not None:
                 return found
         with self._guard:
-            fetch = self._fetches.setdefault(digest, Fetch(size))
-        if not self._want(digest):
-            raise BackendError("the coordinator is out of reach")
-        data = fetch.wait()
-        with self._guard:
-            self._fetches.pop(digest, None)
-        return data
+            under_way = self._fetches.get(digest)
+            fetch = self._fetches[digest] = under_way or Fetch(size)
+        if under_way is not None:  # of equal values, one is fetched
+            return fetch.wait()
+        try:
+            if not self._want(digest):
+                fetch.fail("the coordinator is out of reach")
+            return fetch.wait()
+        finally:
+            with self._guard:
+                self._fetches.pop(digest, None)
 
     def take(self, part: pb.Part) -> None:
         """Take a piece of a value, if somebody waits for that."""
@@ -195,12 +208,9 @@ class Values:
         for fetch in fetches:
             fetch.fail("the run was closed")
 
-    def _release(self, digest: bytes) -> None:
-        """Nobody here refers to a value any more; the coordinator may drop it when that is so of all that are equal."""
-        self._references[digest] -= 1
-        if not self._references[digest]:
-            del self._references[digest]
-            self._drop(digest)
+    def _release(self, fence: int, attempt: int) -> None:
+        del self._there[fence, attempt]
+        self._drop(fence, attempt)
 
 
 def artifact_folder(run: str) -> str:

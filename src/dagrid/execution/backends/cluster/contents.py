@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from pathlib import Path
 
 from dagrid.errors import TamperedError
@@ -209,12 +209,29 @@ class Contents:
                 self._held.pop(holder, None)
             self._trim()
 
-    def close(self) -> None:
-        """Forget everything, and remove the folder."""
+    def inherit(self, holder: Hashable) -> None:
+        """Take up, for a holder, what another process has left in the folder; what is not whole is removed."""
         with self._guard:
+            for path in list(self.folder.iterdir()):
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").digest()
+                if digest.hex() != path.name:
+                    path.unlink()
+                    continue
+                self.hold(holder, digest)
+                self._arrived(digest, path.stat().st_size)
+
+    def close(self, heirs: Collection[Hashable] = ()) -> None:
+        """Forget everything, and remove the folder, unless there is something in it that heirs hold, for the next process."""
+        with self._guard:
+            left = {digest.hex() for heir in heirs for digest in self._held.get(heir, ())}
             for each in (self._in_memory, self._secret, self._sizes, self._coming, self._holders, self._held):
                 each.clear()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if not left:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            for path in self.folder.iterdir() if left else ():
+                if path.name not in left:
+                    path.unlink(missing_ok=True)
             if self._own is not None:
                 self._own.remove()
 

@@ -312,7 +312,7 @@ class LogAck(_message.Message):
     def __init__(self, run: _Optional[str] = ..., file: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "drops", "log_acks", "lacks")
+    __slots__ = ("open", "proof", "parts", "assigns", "recalls", "cancels", "acks", "wants", "close", "log_acks", "lacks", "drops")
     OPEN_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -322,9 +322,9 @@ class Ask(_message.Message):
     ACKS_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     CLOSE_FIELD_NUMBER: _ClassVar[int]
-    DROPS_FIELD_NUMBER: _ClassVar[int]
     LOG_ACKS_FIELD_NUMBER: _ClassVar[int]
     LACKS_FIELD_NUMBER: _ClassVar[int]
+    DROPS_FIELD_NUMBER: _ClassVar[int]
     open: Open
     proof: Proof
     parts: _containers.RepeatedCompositeFieldContainer[Part]
@@ -334,10 +334,10 @@ class Ask(_message.Message):
     acks: _containers.RepeatedCompositeFieldContainer[Some]
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     close: bool
-    drops: _containers.RepeatedScalarFieldContainer[bytes]
     log_acks: _containers.RepeatedCompositeFieldContainer[LogAck]
     lacks: Lacks
-    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., drops: _Optional[_Iterable[bytes]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., lacks: _Optional[_Union[Lacks, _Mapping]] = ...) -> None: ...
+    drops: _containers.RepeatedCompositeFieldContainer[Some]
+    def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., close: _Optional[bool] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., lacks: _Optional[_Union[Lacks, _Mapping]] = ..., drops: _Optional[_Iterable[_Union[Some, _Mapping]]] = ...) -> None: ...
 
 class Lacks(_message.Message):
     __slots__ = ("lacks",)
@@ -363,7 +363,7 @@ class Lack(_message.Message):
     def __init__(self, labels: _Optional[_Mapping[str, str]] = ..., node: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Open(_message.Message):
-    __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python", "logs", "lacks")
+    __slots__ = ("run", "name", "root", "uses", "nonce", "protocol", "version", "python", "logs", "lacks", "kept")
     RUN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +374,7 @@ class Open(_message.Message):
     PYTHON_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
     LACKS_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     run: str
     name: str
     root: str
@@ -384,7 +385,18 @@ class Open(_message.Message):
     python: str
     logs: bool
     lacks: _containers.RepeatedCompositeFieldContainer[Lack]
-    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., root: _Optional[str] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., logs: _Optional[bool] = ..., lacks: _Optional[_Iterable[_Union[Lack, _Mapping]]] = ...) -> None: ...
+    kept: _containers.RepeatedCompositeFieldContainer[Kept]
+    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., root: _Optional[str] = ..., uses: _Optional[_Iterable[_Union[Use, _Mapping]]] = ..., nonce: _Optional[bytes] = ..., protocol: _Optional[int] = ..., version: _Optional[str] = ..., python: _Optional[str] = ..., logs: _Optional[bool] = ..., lacks: _Optional[_Iterable[_Union[Lack, _Mapping]]] = ..., kept: _Optional[_Iterable[_Union[Kept, _Mapping]]] = ...) -> None: ...
+
+class Kept(_message.Message):
+    __slots__ = ("fence", "attempts", "digests")
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    fence: int
+    attempts: _containers.RepeatedScalarFieldContainer[int]
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, fence: _Optional[int] = ..., attempts: _Optional[_Iterable[int]] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Use(_message.Message):
     __slots__ = ("fence", "worker", "queued", "started")

@@ -1,14 +1,15 @@
 """What is long and goes from runs to workers and back: who has named it, who wants it, and how long it is kept.
 
-It is kept as long as a run needs it: arguments until their attempt has ended, values until they are dropped, everything until the
-run ends. What is not here is asked of the runs that have named it; of what workers still want from before this coordinator began
-nobody has, and each run is asked that opens. It knows neither streams nor what is decided.
+It is kept as long as a run needs it: arguments until their attempt has ended, the value of an attempt until it is dropped,
+everything until the run ends. Values may be equal: one that is dropped takes none of those along that stay, or are on their way.
+What is not here is asked of the runs that have named it; of what workers still want from before this coordinator began nobody
+has, and each run is asked that opens. It knows neither streams nor what is decided.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
@@ -29,15 +30,20 @@ class Line(Party, Protocol):
     def say(self, message: pb.Tell, /) -> None: ...
 
 
+Value = tuple[str, int, int]
+"""The value of an attempt, by run, fence and attempt."""
+
+
 class _Needs:
     """Which contents a run has named, and which of them are for certain attempts alone."""
 
-    __slots__ = ("apart", "count", "named")
+    __slots__ = ("apart", "count", "named", "values")
 
     def __init__(self) -> None:
         self.named: set[bytes] = set()
         self.apart: dict[tuple[int, int], bytes] = {}  # by fence and attempt
         self.count: Counter[bytes] = Counter()
+        self.values: set[Value] = set()
 
 
 class Freight:
@@ -54,15 +60,33 @@ class Freight:
         self._needs: dict[str, _Needs] = {}
         self._wanted: dict[bytes, set[Party]] = {}
         self._under_way: set[tuple[Party, bytes]] = set()
+        self._unreported: Counter[tuple[Party, bytes]] = Counter()  # how many equal values a worker has begun to bring
 
     # Runs.
 
-    def begin(self, run: str) -> None:
-        """A run has a line, its first one or another, and was told that it is welcome; what it may have is asked of it too."""
+    def begin(self, run: str, kept: Iterable[pb.Kept] = ()) -> None:
+        """A run has a line, its first one or another, and was told that it is welcome; what it may have is asked of it too.
+
+        Args:
+            run: which it is.
+            kept: the values that it still refers to, where the coordinator before this one may have left them.
+        """
         self._needs.setdefault(run, _Needs())
+        for each in kept:
+            for attempt, digest in zip(each.attempts, each.digests, strict=False):
+                self._hold(run, each.fence, attempt, digest)
         wants = [each for each in self._wanted if not self._contents.is_coming(each) and run in self._owners(each)]
         if wants:
             self._lines[run].say(pb.Tell(wants=wants))
+
+    def expect(self, run: str) -> None:
+        """A run may come that the coordinator before this one knew: what is reported of it before is kept for it."""
+        self._needs.setdefault(run, _Needs())
+
+    def expect_only(self, runs: Container[str]) -> None:
+        """No others come any more."""
+        for run in [run for run in self._needs if run not in runs]:
+            self.end(run)
 
     def end(self, run: str) -> None:
         """A run has ended."""
@@ -70,7 +94,13 @@ class Freight:
         if needs is not None:
             for digest in needs.named:
                 self._give_up(digest)
+            for value in needs.values:
+                self._contents.release(value)
         self._contents.release(run)
+
+    def values(self, runs: Iterable[str]) -> list[Value]:
+        """Return the values that runs have not dropped, which hold their contents."""
+        return [value for run in runs if run in self._needs for value in self._needs[run].values]
 
     def give(self, run: str, line: Line, part: pb.Part) -> None:
         """A run gives a piece of something.
@@ -81,9 +111,12 @@ class Freight:
         self._contents.hold(run, part.digest)
         self._take(line, part)
 
-    def drop(self, run: str, digest: bytes) -> None:
-        """A run needs something no more."""
-        self._contents.release(run, digest)
+    def drop(self, run: str, dropped: pb.Some) -> None:
+        """A run needs the values of attempts no more."""
+        values = self._needs[run].values
+        for value in [(run, dropped.fence, attempt) for attempt in dropped.attempts]:
+            values.discard(value)
+            self._contents.release(value)
 
     def assign(self, run: str, assign: pb.Assign) -> None:
         """Note what an assignment refers to."""
@@ -104,20 +137,21 @@ class Freight:
 
     def bring(self, worker: Party, part: pb.Part) -> None:
         """A worker brings a piece of a value, which it will report. Raises as `give` does."""
-        self._contents.hold(worker, part.digest)
+        if not part.offset:
+            self._unreported[worker, part.digest] += 1
+            self._contents.hold(worker, part.digest)
         self._take(worker, part)
 
     def report(self, worker: Party, report: pb.Report) -> None:
         """Keep the values that are reported, and let go of the arguments of what has ended or gone back."""
         needs = self._needs.get(report.run)
-        if needs is None:
-            return
         for finished in report.finished:
             apart = finished.apart
             if apart:
-                self._contents.hold(report.run, apart)
-                self._contents.release(worker, apart)
-        if not needs.apart:
+                if needs is not None:
+                    self._hold(report.run, report.fence, finished.attempt, apart)
+                self._has_reported(worker, apart)
+        if needs is None or not needs.apart:
             return
         for attempt in (*(each.attempt for each in report.finished), *report.recalled):
             digest = needs.apart.pop((report.fence, attempt), b"")
@@ -129,6 +163,18 @@ class Freight:
                 needs.named.discard(digest)
                 self._give_up(digest)
                 self._contents.release(report.run, digest)
+
+    def _hold(self, run: str, fence: int, attempt: int, digest: bytes) -> None:
+        value = run, fence, attempt
+        self._needs[run].values.add(value)
+        self._contents.hold(value, digest)
+
+    def _has_reported(self, worker: Party, digest: bytes) -> None:
+        """A worker has reported a value that it has brought; it may be about to report an equal one."""
+        self._unreported[worker, digest] -= 1
+        if self._unreported[worker, digest] <= 0:
+            del self._unreported[worker, digest]
+            self._contents.release(worker, digest)
 
     # Both.
 
@@ -148,6 +194,8 @@ class Freight:
         self._contents.give_up(party)
         self._contents.release(party)
         self._under_way = {each for each in self._under_way if each[0] is not party}
+        for key in [each for each in self._unreported if each[0] is party]:
+            del self._unreported[key]
         for digest, parties in list(self._wanted.items()):
             parties.discard(party)
             if not parties:
@@ -184,5 +232,11 @@ class Freight:
             party.carry(self._pieces(party, digest))
 
     def _pieces(self, party: Party, digest: bytes) -> Iterator[pb.Part]:
-        yield from self._contents.pieces(digest)
-        self._under_way.discard((party, digest))
+        last = None
+        for part in self._contents.pieces(digest):
+            if last is not None:
+                yield last
+            last = part
+        self._under_way.discard((party, digest))  # who has got all of it may want it again
+        if last is not None:
+            yield last

@@ -113,6 +113,7 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._lines: dict[str, LocalLine | RunCaller] = {}
         self._names: dict[str, str] = {}
+        self._elsewhere: set[str] = set()  # runs of other processes, which go on without this one
         self._lacking = AllLacks(_log.warning)
         self._passing: dict[
             str, deque[tuple[WorkerCaller, pb.Log]]
@@ -144,13 +145,25 @@ class Hub:
         """
         self._loop = fleet_loop.join()
         self._looks_back_until = self.now() + self._ledger.lease
+        self.contents.inherit(self)
         try:
-            self._do(self._listener.start())
+            self._do(self._listen())
         except BaseException:
             self._closed = True
             fleet_loop.leave()
-            self.contents.close()
+            self.contents.close([self])
             raise
+
+    async def _listen(self) -> None:
+        await self._listener.start()
+        assert self._loop is not None
+        self._loop.call_at(self._looks_back_until, self._look_back_no_more)
+
+    def _look_back_no_more(self) -> None:
+        """Runs that refer to what was left here, or reported before they came, have come back."""
+        self.contents.release(self)
+        if not self._closed:
+            self._freight.expect_only(self._names)
 
     def close(self) -> None:
         """Say what there is to say, and hang up on everybody. Workers go on with what they have; lines are told nothing more."""
@@ -158,7 +171,7 @@ class Hub:
             return
         self._do(self._close())
         fleet_loop.leave()
-        self.contents.close()
+        self.contents.close(self._freight.values(self._elsewhere))
 
     def borrow(self, opening: pb.Open, tell: Callable[[pb.Tell], None], *, logs: OpenSink | None = None) -> Line:
         """Let a run of this process use the workers.
@@ -308,6 +321,8 @@ class Hub:
             else:
                 await self._take_log(caller, log)
         for report in up.reports:
+            if self.now() < self._looks_back_until:
+                self._freight.expect(report.run)
             self._freight.report(caller, report)
         self._ledger.hear(caller, up, self.now())
         for digest in up.wants:
@@ -394,8 +409,10 @@ class Hub:
             self._lines[opening.run] = line
             self._tell_all()  # the welcome comes first
             self._names[opening.run] = opening.name
+            if not isinstance(line, LocalLine):
+                self._elsewhere.add(opening.run)
             self._lacking.hear(opening.run, opening.name, opening.lacks, self._workers.values())
-            self._freight.begin(opening.run)
+            self._freight.begin(opening.run, opening.kept)
             if opening.run in self._early:
                 self._in_background(self._take_early(opening.run))
             if opening.logs:
@@ -412,8 +429,8 @@ class Hub:
             self._freight.give(run, line, part)
         for ack in ask.log_acks:
             self._pass_ack(ack)
-        for digest in ask.drops:
-            self._freight.drop(run, digest)
+        for dropped in ask.drops:
+            self._freight.drop(run, dropped)
         for assign in ask.assigns:
             self._freight.assign(run, assign)
         if ask.HasField("lacks"):
@@ -448,6 +465,7 @@ class Hub:
         self._logbook.end(run)
         self._passing.pop(run, None)
         self._names.pop(run, None)
+        self._elsewhere.discard(run)
         self._lacking.forget(run)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from queue import Empty, SimpleQueue
@@ -131,6 +132,7 @@ class FleetSession:
         self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self._kept: dict[bytes, bytes] = {self._kit: packed, **(along or {})} if kit is not None else {}
         self._along = tuple(self._kept)
+        self._apart: Counter[bytes] = Counter()  # by digest, how many calls have arguments that were sent apart
         self._given: set[bytes] = set()  # what was sent to this coordinator
         self._coordinator = ""
         self._values = Values(run, artifacts, self._want, self._inbox.put, self._drop)
@@ -223,6 +225,7 @@ class FleetSession:
             python=python,
             logs=self._logs is not None,
             lacks=self._lacks.said(),
+            kept=self._values.kept(),
         )
 
     def tell(self, tell: pb.Tell) -> None:
@@ -241,8 +244,8 @@ class FleetSession:
 
     # In the session's thread.
 
-    def _drop(self, digest: bytes) -> None:
-        self._out.drops.append(digest)
+    def _drop(self, fence: int, attempt: int) -> None:
+        self._out.drops.add(run=self.run, fence=fence, attempts=[attempt])
 
     def _do(self, action: Callable[[], None]) -> None:
         if not self._closed:
@@ -320,9 +323,11 @@ class FleetSession:
             return
         with self._guard:
             for lane, (assign, sent) in self._staged:
-                if lane.absent:
+                if lane.number not in self._lanes:
+                    self._let_go(sent.values())
+                elif lane.absent:
                     lane.later.append((assign, sent))
-                elif lane.number in self._lanes:
+                else:
                     assign.generation = lane.generation
                     lane.sent.update(sent)
                     self._out.assigns.append(assign)
@@ -393,11 +398,20 @@ class FleetSession:
         return found[0]
 
     def _keep(self, data: bytes) -> bytes:
-        """Send something apart, and have it at hand until the attempt has ended."""
+        """Send arguments apart, and have them at hand until no attempt with equal ones is under way or waits to be sent."""
         digest = sha256(data).digest()
         self._kept[digest] = data
+        self._apart[digest] += 1
         self._give(digest)
         return digest
+
+    def _let_go(self, calls: Iterable[Sent]) -> None:
+        """Calls are with nobody any more: let go of what was sent apart for them alone."""
+        for apart in [sent.apart for sent in calls if sent.apart]:
+            self._apart[apart] -= 1
+            if not self._apart[apart]:
+                del self._apart[apart], self._kept[apart]
+                self._given.discard(apart)
 
     def _give(self, digest: bytes) -> None:
         """Send a small content, unless this coordinator has got it; it asks for those that are not small."""
@@ -550,8 +564,9 @@ class FleetSession:
         with self._guard:
             del self._lanes[lane.number]
         now = self.host.now()
-        for sent in lane.sent.values():
-            self._kept.pop(sent.apart, None)
+        self._let_go(lane.sent.values())
+        for _, later in lane.later:
+            self._let_go(later.values())
         self._events += [Started(lane.number, attempt, now) for attempt in lane.lost()]
         self._events.append(WorkerGone(lane.number, now, reason or "the worker ended"))
 
@@ -590,9 +605,7 @@ class FleetSession:
         with self._guard:
             del lane.sent[attempt]
             lane.begun.pop(attempt, None)
-        if sent.apart and all(other.apart != sent.apart for other in lane.sent.values()):
-            self._kept.pop(sent.apart, None)
-            self._given.discard(sent.apart)
+        self._let_go([sent])
 
     def _drop_riders(self, lane: Lane, fallen: set[int]) -> None:
         """What rides on attempts that have not completed is not performed, and nothing is said of it."""
@@ -615,7 +628,7 @@ class FleetSession:
         elif end.failure:
             event.value = decode_error(end.failure, call.node)
         elif end.apart:
-            event.value = self._values.of(end.apart, end.size, call.node)
+            event.value = self._values.of(end.apart, end.size, call.node, number + 1, end.attempt)
         elif end.value:
             event.value = Pickled(end.value, call.node)
         if isinstance(event.value, BaseException):

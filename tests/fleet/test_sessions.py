@@ -1,0 +1,190 @@
+"""One run's use of a fleet, between an engine that is played here and a coordinator that is, too."""
+
+from __future__ import annotations
+
+import operator
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import count
+from typing import Any, cast
+
+import pytest
+
+from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.apart import INLINE
+from dagrid.execution.backends.cluster.contents import parts
+from dagrid.execution.backends.cluster.session import FleetSession
+from dagrid.machine.events import Finished, Outcome, Stimulus
+from dagrid.ports import Bundle, Call, Encoded, Host
+from tests.fleet.wire import Heard, digest_of
+
+LARGE = b"x" * (2 * INLINE)
+
+
+class Engine:
+    """Who opened the session: it hears what is reported."""
+
+    run = name = nonce = ""
+
+    def __init__(self) -> None:
+        self.reported: Heard[Stimulus] = Heard()
+        self._workers = count()
+
+    def now(self) -> float:
+        return time.perf_counter()
+
+    def draw(self) -> float:
+        return 0.5
+
+    def new_worker(self) -> int:
+        return next(self._workers)
+
+    def report(self, events: Sequence[Stimulus]) -> None:
+        for event in events:
+            self.reported.add(event)
+
+
+class Line:
+    """The way to a coordinator: it hears what is asked."""
+
+    is_remote = False
+
+    def __init__(self) -> None:
+        self.asks: Heard[pb.Ask] = Heard()
+
+    def ask(self, ask: pb.Ask) -> None:
+        self.asks.add(ask)
+
+    def close(self) -> None:
+        pass
+
+
+class Played:
+    """A session with two workers."""
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        self.line = Line()
+        self.session = FleetSession(cast(Host, self.engine), "run")  # it has no workers that pull
+        self.session.begin(lambda _: self.line)
+        self.welcome("first")
+        joined = [pb.Joined(worker=worker, generation=1, slots=2) for worker in ("one", "two")]
+        self.session.tell(pb.Tell(joined=joined))
+        self.engine.reported.wait(lambda found: len(found) == 2)
+
+    def welcome(self, coordinator: str) -> None:
+        self.session.tell(pb.Tell(welcome=pb.Welcome(coordinator=coordinator)))
+
+    def perform(self, worker: int, attempt: int) -> None:
+        """Have a worker perform a call with a large argument, the same each time."""
+        self.session.perform(Bundle(worker, [Call(attempt, f"node-{attempt}", operator.length_hint, (LARGE,))]))
+
+    def assigned(self, attempt: int) -> pb.Call:
+        """Wait for an assignment."""
+
+        def found(asks: list[pb.Ask]) -> list[pb.Call]:
+            calls = (call for ask in asks for assign in ask.assigns for call in assign.calls)
+            return [call for call in calls if call.attempt == attempt]
+
+        return self.line.asks.wait(found, f"attempt {attempt}")[-1]
+
+    def end(self, worker: int, attempt: int, **value: Any) -> None:
+        """Let an attempt complete, and wait until the engine has heard of it."""
+        ended = pb.Finished(attempt=attempt, outcome=Outcome.COMPLETED, **value)
+        self.session.tell(pb.Tell(reports=[pb.Report(run="run", fence=worker + 1, finished=[ended])]))
+        self.engine.reported.wait(lambda found: any(getattr(event, "attempt", None) == attempt for event in found))
+
+    def given(self, digest: bytes) -> bytes:
+        """Want a content as a coordinator does that has not got it, and wait for it."""
+        self.session.tell(pb.Tell(wants=[digest]))
+        parts = self.line.asks.wait(
+            lambda asks: [part for ask in asks for part in ask.parts if part.digest == digest], "the content"
+        )
+        return bytes(parts[-1].data)
+
+    def value(self, data: bytes) -> Encoded:
+        """Let an attempt end whose value, in these bytes, has stayed with the coordinator, and return what the engine gets."""
+        self.perform(0, attempt=1)
+        self.assigned(1)
+        self.end(0, attempt=1, apart=digest_of(data), size=len(data))
+        ended = [event for event in self.engine.reported.all if isinstance(event, Finished)]
+        assert isinstance(ended[-1].value, Encoded)
+        return ended[-1].value
+
+    def wanted(self, digest: bytes) -> None:
+        """Wait until the session wants a content."""
+        self.line.asks.wait(lambda asks: any(digest in ask.wants for ask in asks), "that it is wanted")
+
+
+@pytest.fixture
+def played() -> Iterator[Played]:
+    made = Played()
+    yield made
+    made.session.close()
+
+
+def test_arguments_are_given_as_long_as_any_attempt_has_equal_ones(played: Played) -> None:
+    """The coordinator lets go of them with the end of the one attempt, of which it heard before the other was asked for. The
+    worker of that one waits for them for ever if they are not here any more.
+    """
+    played.perform(0, attempt=1)
+    played.perform(1, attempt=2)
+    apart = played.assigned(2).apart
+    assert apart == played.assigned(1).apart
+    played.end(0, attempt=1)
+    assert LARGE in played.given(apart)
+
+
+def test_arguments_are_given_to_who_is_asked_when_a_worker_with_equal_ones_is_lost(played: Played) -> None:
+    """A coordinator that begins anew has none of them."""
+    played.perform(0, attempt=1)
+    played.perform(1, attempt=2)
+    apart = played.assigned(2).apart
+    played.welcome("second")
+    played.session.tell(pb.Tell(gone=[pb.Gone(worker="one", generation=1, reason="gone")]))
+    played.engine.reported.wait(lambda found: len(found) == 4)
+    assert LARGE in played.given(apart)
+
+
+def test_arguments_are_let_go_of_with_the_last_attempt_that_has_equal_ones(played: Played) -> None:
+    """A run of many large calls keeps none of those that have ended: what the coordinator wants then is not sent."""
+    played.perform(0, attempt=1)
+    played.perform(1, attempt=2)
+    apart = played.assigned(2).apart
+    played.end(0, attempt=1)
+    played.end(1, attempt=2)
+    played.session.tell(pb.Tell(wants=[apart]))
+    played.perform(0, attempt=3)
+    played.assigned(3)
+    assert not [part for ask in played.line.asks.all for part in ask.parts if part.digest == apart]
+
+
+def test_a_value_is_whole_whose_pieces_come_again_on_another_stream(played: Played) -> None:
+    """The network is cut when half of it is here: the coordinator sends all of it anew, and no piece counts twice."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    first, *rest = parts(data, digest_of(data))
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.decode)
+        played.wanted(digest_of(data))
+        for part in (first, rest[0], first):
+            played.session.tell(pb.Tell(parts=[part]))
+        assert not wait([read], 0.2).done
+        for part in rest:
+            played.session.tell(pb.Tell(parts=[part]))
+        assert read.result() == LARGE
+
+
+def test_equal_values_are_fetched_once_by_all_who_read_them_at_once(played: Played) -> None:
+    """Asked for twice, the second half of one way would be taken for the beginning of the other."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    with ThreadPoolExecutor(2) as readers:
+        reading = [readers.submit(value.decode) for _ in range(2)]
+        played.wanted(digest_of(data))
+        for part in parts(data, digest_of(data)):
+            played.session.tell(pb.Tell(parts=[part]))
+        assert [read.result() for read in reading] == [LARGE, LARGE]
+    assert [wanted for ask in played.line.asks.all for wanted in ask.wants] == [digest_of(data)]
