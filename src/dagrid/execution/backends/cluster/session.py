@@ -9,30 +9,22 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from hashlib import sha256
 from queue import Empty, SimpleQueue
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Protocol
 
 from dagrid.errors import BackendError, BackendUnreachableError, TransferError
-from dagrid.execution.backends._transfer import (
-    Pickled,
-    decode_error,
-    encode_arguments,
-    encode_function,
-    stuck_error,
-)
+from dagrid.execution.backends._transfer import Pickled, decode_error, stuck_error
 from dagrid.execution.backends._worker import encode, told
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.apart import INLINE, Values
+from dagrid.execution.backends.cluster.apart import Values
+from dagrid.execution.backends.cluster.cargo import Cargo
 from dagrid.execution.backends.cluster.lacking import Lacks
 from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
-from dagrid.execution.backends.cluster.outbox import PIECE
 from dagrid.execution.backends.cluster.posts import run_of
 from dagrid.execution.carriers import carry
 from dagrid.machine.events import (
@@ -112,8 +104,6 @@ class FleetSession:
         self._name = name
         self._root = root
         self._place = place
-        packed = b"" if kit is None else encode(kit)
-        self._kit = sha256(packed).digest() if kit is not None else b""
         self._needs = [] if kit is None else list(kit.contents)
         self._contents = contents
         self._lacks = Lacks(host)
@@ -129,11 +119,7 @@ class FleetSession:
         self._acks: dict[int, list[int]] = {}
         self._lanes: dict[int, Lane] = {}
         self._numbers: dict[tuple[str, int], int] = {}
-        self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
-        self._kept: dict[bytes, bytes] = {self._kit: packed, **(along or {})} if kit is not None else {}
-        self._along = tuple(self._kept)
-        self._apart: Counter[bytes] = Counter()  # by digest, how many calls have arguments that were sent apart
-        self._given: set[bytes] = set()  # what was sent to this coordinator
+        self._cargo = Cargo(None if kit is None else encode(kit), along or {}, self._give)
         self._coordinator = ""
         self._values = Values(run, artifacts, self._want, self._inbox.put, self._drop)
         self._refused: Exception | None = None
@@ -282,8 +268,7 @@ class FleetSession:
 
     def _end(self) -> None:
         self._over = True
-        self._functions.clear()
-        self._kept.clear()
+        self._cargo.clear()
         self._events.clear()
         for sink in self._sinks.values():
             sink.close()
@@ -324,7 +309,7 @@ class FleetSession:
         with self._guard:
             for lane, (assign, sent) in self._staged:
                 if lane.number not in self._lanes:
-                    self._let_go(sent.values())
+                    self._cargo.let_go(one.apart for one in sent.values())
                 elif lane.absent:
                     lane.later.append((assign, sent))
                 else:
@@ -344,9 +329,10 @@ class FleetSession:
             for call in bundle.calls:
                 self._fail(lane.number, call, self._refused, final=True)
             return
-        assign = pb.Assign(run=self.run, fence=lane.number + 1, worker=lane.worker, kit=self._kit, needs=self._needs)
-        for digest in self._along:
-            self._give(digest)
+        assign = pb.Assign(
+            run=self.run, fence=lane.number + 1, worker=lane.worker, kit=self._cargo.kit, needs=self._needs
+        )
+        self._cargo.go_ahead()
         now = self.host.now()
         stayed: set[int] = set()
         sent: dict[int, Sent] = {}
@@ -366,12 +352,8 @@ class FleetSession:
 
     def _put(self, assign: pb.Assign, call: Call) -> bytes:
         """Add a call to an assignment, and return the digest of arguments that are sent apart, or nothing."""
-        function = self._function_of(call)
-        arguments = encode_arguments(call) or b""
-        apart = b""
-        if len(arguments) > INLINE:
-            apart = self._keep(arguments)
-            arguments = b""
+        function = self._cargo.function_of(call)
+        arguments, apart = self._cargo.arguments_of(call)
         assign.calls.add(
             attempt=call.attempt,
             node=call.node,
@@ -386,39 +368,8 @@ class FleetSession:
         )
         return apart
 
-    def _function_of(self, call: Call) -> bytes:
-        """Return the digest of a call's function, which is pickled once, and kept, so that its id is its own."""
-        found = self._functions.get(id(call.fn))
-        if found is None:
-            data = encode_function(call)
-            digest = sha256(data).digest()
-            self._kept[digest] = data
-            found = self._functions[id(call.fn)] = (digest, call.fn)
-        self._give(found[0])
-        return found[0]
-
-    def _keep(self, data: bytes) -> bytes:
-        """Send arguments apart, and have them at hand until no attempt with equal ones is under way or waits to be sent."""
-        digest = sha256(data).digest()
-        self._kept[digest] = data
-        self._apart[digest] += 1
-        self._give(digest)
-        return digest
-
-    def _let_go(self, calls: Iterable[Sent]) -> None:
-        """Calls are with nobody any more: let go of what was sent apart for them alone."""
-        for apart in [sent.apart for sent in calls if sent.apart]:
-            self._apart[apart] -= 1
-            if not self._apart[apart]:
-                del self._apart[apart], self._kept[apart]
-                self._given.discard(apart)
-
-    def _give(self, digest: bytes) -> None:
-        """Send a small content, unless this coordinator has got it; it asks for those that are not small."""
-        data = self._kept[digest]
-        if digest not in self._given and len(data) <= PIECE:
-            self._given.add(digest)
-            self._out.parts.add(digest=digest, size=len(data), data=data, secret=digest == self._kit)
+    def _give(self, part: pb.Part) -> None:
+        self._out.parts.append(part)
 
     def _recall(self, worker: int, attempts: Sequence[int]) -> None:
         if self._staged:  # assignments are taken after what is called back
@@ -485,7 +436,7 @@ class FleetSession:
         """A coordinator that has just begun has nothing of what was sent to the one before it."""
         if coordinator != self._coordinator:
             self._coordinator = coordinator
-            self._given.clear()
+            self._cargo.begin_again()
         self.welcome.set()
 
     def _look(self) -> None:
@@ -564,9 +515,9 @@ class FleetSession:
         with self._guard:
             del self._lanes[lane.number]
         now = self.host.now()
-        self._let_go(lane.sent.values())
+        self._cargo.let_go(sent.apart for sent in lane.sent.values())
         for _, later in lane.later:
-            self._let_go(later.values())
+            self._cargo.let_go(sent.apart for sent in later.values())
         self._events += [Started(lane.number, attempt, now) for attempt in lane.lost()]
         self._events.append(WorkerGone(lane.number, now, reason or "the worker ended"))
 
@@ -605,7 +556,7 @@ class FleetSession:
         with self._guard:
             del lane.sent[attempt]
             lane.begun.pop(attempt, None)
-        self._let_go([sent])
+        self._cargo.let_go([sent.apart])
 
     def _drop_riders(self, lane: Lane, fallen: set[int]) -> None:
         """What rides on attempts that have not completed is not performed, and nothing is said of it."""
@@ -648,12 +599,13 @@ class FleetSession:
 
     def _take_want(self, digest: bytes) -> None:
         """The coordinator, or a worker behind it, lacks a content that was named."""
-        data = self._kept.get(digest)
-        if data is None:
+        part = self._cargo.part(digest)
+        if part is None:
             try:
                 data = self._contents(digest)
             except TransferError as error:
                 self._refuse(str(error), error)
-        if data is not None and self._line is not None:
-            part = pb.Part(digest=digest, size=len(data), data=data, secret=digest == self._kit)
+            else:
+                part = None if data is None else self._cargo.as_part(digest, data)
+        if part is not None and self._line is not None:
             self._line.ask(pb.Ask(parts=[part]))
