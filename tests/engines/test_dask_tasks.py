@@ -151,6 +151,16 @@ def test_each_task_comes_back_once_whatever_the_size_of_its_value(
         gc.collect()
 
 
+def test_the_scheduler_remembers_no_backend_that_is_gone(client: Client) -> None:
+    """What it is told under a topic it keeps, up to a thousand reports under each; so there may not be one for each backend."""
+    known = []
+    for _ in range(3):
+        with DaskBackend(client=client) as backend:
+            assert DAG([Node("one", partial(bytes, 900), resources={"both": 1})]).run(backend=backend).ok
+        known.append({topic for topic in client.get_events() if not topic.startswith("tcp:")})
+    assert known[0] == known[1] == known[2]
+
+
 def test_a_late_task_is_stopped(backend: DaskBackend) -> None:
     """The process ends, what it held is free again, and the node behind it runs."""
     with Gate(30.0) as gate:

@@ -19,7 +19,7 @@ from distributed import KilledWorker
 from distributed.client import done_callback
 
 from dagrid.errors import BackendError, TransferError, UnsatisfiableError
-from dagrid.execution.backends._dask import Cluster, Post
+from dagrid.execution.backends._dask import Cluster, Post, Word
 from dagrid.execution.backends._dask_worker import end_task, perform_task
 from dagrid.execution.backends._delegate import Flight
 from dagrid.execution.backends._worker import told
@@ -57,8 +57,7 @@ class Tasks:
         self._suspects: set[str] = set()
         self._numbers = count()
         self._token = uuid4().hex
-        self._topic = f"dagrid-{self._token}"
-        cluster.client.subscribe_topic(self._topic, self._hear)
+        cluster.hearers.append(self._hear)
         cluster.mourners.append(self._mourn)
 
     def launch(self, flight: Flight) -> None:
@@ -81,10 +80,8 @@ class Tasks:
 
     def close(self) -> None:
         """Hear no more."""
+        self._cluster.hearers.remove(self._hear)
         self._cluster.mourners.remove(self._mourn)
-        if self._client.status == "running":
-            with suppress(Exception):
-                self._client.unsubscribe_topic(self._topic)
 
     async def _send_off(self) -> None:
         with self._guard:
@@ -112,7 +109,6 @@ class Tasks:
                 perform_task,
                 [task.label for task in tasks],
                 [task.flight.sent for task in tasks],
-                [self._topic] * len(tasks),
                 [self._client.id] * len(tasks),
                 [task.flight.call.once or task.flight.node in self._suspects for task in tasks],
                 *zip(*values, strict=True),
@@ -180,9 +176,9 @@ class Tasks:
         else:
             flight.landed(answer)
 
-    def _hear(self, event: tuple[float, Any]) -> None:
+    def _hear(self, word: Word) -> None:
         """A worker says of a task that it has begun, or how it ended."""
-        label, at, address, report = event[1]
+        label, at, address, report = word
         task = self._tasks.get(label)
         if task is None or task.landed:
             return
