@@ -165,7 +165,13 @@ class Tasks:
 
     def _land(self, task: Task, answer: Any) -> None:
         flight = task.flight
+        if task.future is None:
+            return  # it was taken back while its report was fetched
+        forgotten = task.future.status == "cancelled" and not flight.references
         self._drop(task)
+        if forgotten:
+            self._begin_again(task)
+            return
         if isinstance(answer, BaseException):
             flight.failed(*_judged(flight, answer))
             return
@@ -175,6 +181,13 @@ class Tasks:
             flight.landed(report, self._cluster.held(key))
         else:
             flight.landed(answer)
+
+    def _begin_again(self, task: Task) -> None:
+        """Dask has forgotten a task that nobody here took back: somebody restarted its workers."""
+        if task.at:
+            task.flight.failed(Outcome.LOST, BackendError(f"the Dask worker {task.at} was restarted"))
+        else:
+            self.launch(task.flight)
 
     def _hear(self, word: Word) -> None:
         """A worker says of a task that it has begun, or how it ended."""
