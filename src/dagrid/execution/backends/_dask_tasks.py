@@ -28,9 +28,12 @@ from dagrid.ports import Needs
 
 
 class Task:
-    """A flight as a task of Dask: its future, where it may run, where it does, and whether its report is there."""
+    """A flight as a task of Dask: its future, where it may run, where it does, and whether its report is there.
 
-    __slots__ = ("allowed", "at", "flight", "future", "label", "landed")
+    One that is `sure` says that it begins before it does.
+    """
+
+    __slots__ = ("allowed", "at", "flight", "future", "label", "landed", "sure")
 
     def __init__(self, flight: Flight, label: str) -> None:
         self.flight = flight
@@ -39,6 +42,7 @@ class Task:
         self.allowed: list[str] | None = None
         self.at = ""
         self.landed = False
+        self.sure = False
 
 
 class Tasks:
@@ -102,6 +106,7 @@ class Tasks:
         values = [[held.future for held in task.flight.references] for task in tasks]
         for task in tasks:
             task.allowed = allowed if needs.selector else None
+            task.sure = task.flight.call.once or task.flight.node in self._suspects
             self._tasks[task.label] = task
         try:
             self._cluster.check_connected()
@@ -110,7 +115,7 @@ class Tasks:
                 [task.label for task in tasks],
                 [task.flight.sent for task in tasks],
                 [self._client.id] * len(tasks),
-                [task.flight.call.once or task.flight.node in self._suspects for task in tasks],
+                [task.sure for task in tasks],
                 *zip(*values, strict=True),
                 key=[task.label for task in tasks],
                 resources=dict(needs.resources) or None,
@@ -206,7 +211,8 @@ class Tasks:
     def _mourn(self, address: str, given: Collection[Any]) -> None:
         """A worker has gone: what ran there is lost, and what may have run is launched anew; Dask would run both again by itself.
 
-        From now on these say that they begin before they do, so that it is known which of them ends workers.
+        From now on these say that they begin before they do, so that it is known which of them ends workers. One that does that
+        and has not said so is left to Dask: it may have begun elsewhere by now, and would run twice.
         """
         for task in [self._tasks[label] for label in given if label in self._tasks and self._tasks[label].landed]:
             self._take_back(task)
@@ -214,7 +220,7 @@ class Tasks:
             self._take_back(task)
             self._suspects.add(task.flight.node)
             task.flight.failed(Outcome.LOST, BackendError(f"the Dask worker {address} ended"))
-        for task in [self._tasks[label] for label in given if label in self._tasks]:
+        for task in [self._tasks[label] for label in given if label in self._tasks and not self._tasks[label].sure]:
             self._take_back(task)
             self._suspects.add(task.flight.node)
             self.launch(task.flight)
