@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -221,6 +222,14 @@ def test_a_task_whose_worker_dies_runs_again(processes: Client, tmp_path: Any) -
     assert result.node_result("dies").attempts == 2
 
 
+def test_a_worker_that_is_dying_is_no_reason_to_refuse_a_run(processes: Client) -> None:
+    """The scheduler may not know yet; the others do, and what takes its place."""
+    settle(processes, 2)
+    os.kill(min(processes.run(os.getpid).values()), signal.SIGKILL)
+    with DaskBackend(client=processes) as backend:
+        assert DAG([Node("one", os.getpid)]).run(backend=backend).ok
+
+
 def test_many_runs_at_once(processes: Client) -> None:
     """They share the workers, and nobody gets the value of another."""
     dag = DAG([Node("one", os.getpid), Node("two", lambda one, number=0: number, inputs={"one": "one"})])
@@ -299,9 +308,22 @@ if __name__ == "__main__":
 """
 
 
-def test_a_program_with_a_cluster_of_its_own_prints_what_it_prints(tmp_path: Any) -> None:
-    """The cluster goes without a word of Dask's in the user's terminal."""
+OWN_CLIENT = """
+import dagrid
+from distributed import Client, LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, dashboard_address="127.0.0.1:0") as cluster:
+        with Client(cluster):
+            print(dagrid.DAG([dagrid.Node("one", int)]).run(backend="dask")["one"])
+        while len(cluster.scheduler.clients) > 1:  # the cluster has one itself
+            pass
+"""
+
+
+@pytest.mark.parametrize("text", [OWN_CLUSTER, OWN_CLIENT])
+def test_a_program_with_a_cluster_of_its_own_prints_what_it_prints(tmp_path: Any, text: str) -> None:
+    """The cluster goes without a word of Dask's in the user's terminal, and so does a client of the user's."""
     program = tmp_path / "program.py"
-    program.write_text(OWN_CLUSTER)
+    program.write_text(text)
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False, timeout=100)
     assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)

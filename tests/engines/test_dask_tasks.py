@@ -132,7 +132,7 @@ def test_values_flow_through_tasks(backend: DaskBackend) -> None:
 def test_each_task_comes_back_once_whatever_the_size_of_its_value(
     client: Client, backend: DaskBackend, tmp_path: Path, size: int
 ) -> None:
-    """Whether the scheduler tells of the report, or it is fetched, or its value stays where it is; and Dask keeps no task."""
+    """Whether the scheduler tells of the report, or it is fetched, or its value stays where it is; and Dask keeps nothing."""
 
     def made(number: int) -> bytes:
         with open(tmp_path / str(number), "a") as file:
@@ -147,8 +147,18 @@ def test_each_task_comes_back_once_whatever_the_size_of_its_value(
     assert [len(file.read_text().splitlines()) for file in tmp_path.iterdir()] == [1] * 40
     del result
     gc.collect()
-    while any(not str(key).startswith("dagrid-") for key in client.who_has()):
+    while values_of_dagrid(client) or any(not str(key).startswith("dagrid-") for key in client.who_has()):
         gc.collect()
+
+
+def test_the_scheduler_remembers_no_backend_that_is_gone(client: Client) -> None:
+    """What it is told under a topic it keeps, up to a thousand reports under each; so there may not be one for each backend."""
+    known = []
+    for _ in range(3):
+        with DaskBackend(client=client) as backend:
+            assert DAG([Node("one", partial(bytes, 900), resources={"both": 1})]).run(backend=backend).ok
+        known.append({topic for topic in client.get_events() if not topic.startswith("tcp:")})
+    assert known[0] == known[1] == known[2]
 
 
 def test_a_late_task_is_stopped(backend: DaskBackend) -> None:
@@ -183,6 +193,29 @@ def test_a_task_that_ends_its_worker_runs_again(backend: DaskBackend, tmp_path: 
         visit.release()
         result = run.wait(60)
     assert (result["dies"], result.node_result("dies").attempts) == ("left", 2)
+
+
+def test_a_restart_of_the_workers_loses_what_ran() -> None:
+    """Dask forgets all its tasks then: what had begun is lost with its worker, and what waited behind it is not."""
+    settings: dict[str, Any] = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with (
+        LocalCluster(n_workers=1, resources={"gpu": 1}, **settings) as cluster,
+        Client(cluster) as client,
+        DaskBackend(client=client) as backend,
+        Gate(30.0) as gate,
+    ):
+        address = gate.address
+        nodes = [
+            Node("runs", lambda: stand(address), priority=1, resources={"gpu": 1}),
+            Node("waits", int, resources={"gpu": 1}),
+        ]
+        run = DAG(nodes).start(backend=backend)
+        gate.meet()
+        next(event for event in run.events(follow=True) if event.kind == "started")
+        client.restart()
+        gate.meet().release()
+        result = run.wait(50).raise_for_status()
+    assert [result.node_result(name).attempts for name in ("runs", "waits")] == [2, 1]
 
 
 def test_a_task_that_is_to_run_once_does_not_begin_again(backend: DaskBackend, tmp_path: Path) -> None:

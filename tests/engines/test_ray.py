@@ -139,6 +139,32 @@ def test_a_session_that_is_over_is_not_replaced() -> None:
     assert done.stdout == "True False\nTrue False\nFalse\n", done.stdout + done.stderr
 
 
+ENDS = """
+import ray
+from dagrid import DAG, Node
+from dagrid.execution.backends.ray import RayBackend
+from dagrid.testing import Gate
+from dagrid.testing.gate import stand
+
+for asks in ({"resources": {"CPU": 1}}, {}):
+    ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    with RayBackend() as backend, Gate(60.0) as gate:
+        address = gate.address
+        nodes = [Node("runs", lambda: stand(address), priority=1, **asks), Node("waits", int, **asks)]
+        run = DAG(nodes).start(backend=backend)
+        gate.meet()
+        ray.shutdown()
+        result = run.wait(60)
+    print(*("session is over" in str(result.node_result(name).error) for name in ("runs", "waits")), ray.is_initialized())
+"""
+
+
+def test_a_session_that_ends_beneath_a_run_ends_it() -> None:
+    """Ray answers nothing then that it was asked before, and the run must not wait for that."""
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, check=False, timeout=110)
+    assert done.stdout == "True True False\n" * 2, done.stdout + done.stderr
+
+
 def test_nobody_at_the_address() -> None:
     """Within seconds, and with the address; Ray by itself would try for half a minute."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -240,6 +240,21 @@ def test_only_values_that_are_needed_travel_to_a_part() -> None:
         assert kept == {"all": set(dag.node_names()), "outputs": {"other", "last"}}.get(str(keep), {"small"})
 
 
+@pytest.mark.parametrize("chosen", [{"targets": ["middle"]}, {"exclude": ["last"]}, {"given": {"last": 0}}])
+def test_what_only_nodes_take_that_do_not_run_is_an_output(chosen: Any) -> None:
+    """As in an ordinary run: who asks for one node of a graph, and no more than is needed, wants that one."""
+    dag = DAG(
+        [
+            Node("first", int),
+            Node("middle", lambda first: first + 1, ("first",)),
+            Node("last", lambda middle: middle + 1, ("middle",)),
+        ]
+    )
+    executor = PartitionedDAGExecutor(dag, k=2, keep="outputs", **chosen)
+    for result in (dag.run(keep="outputs", **chosen), executor.execute()):
+        assert (result["middle"], _is_kept(result, "first")) == (1, False)
+
+
 def _is_kept(result: Any, name: str) -> bool:
     try:
         result[name]

@@ -8,6 +8,8 @@ import os
 import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,20 @@ def test_a_long_chain_and_a_wide_fan_are_ordinary() -> None:
     for strategy in STRATEGIES:
         found = fan.partition(4, strategy, max_imbalance=0.0)
         assert found.imbalance <= 1e-3
+
+
+@pytest.mark.slow
+def test_neighbours_of_one_node_are_not_copied_for_each_of_them() -> None:
+    """A graph in which all depend on one node takes about as long as any other of its size, and not the square of that."""
+
+    def seconds(before: Callable[[int], int]) -> float:
+        pairs = [(f"n{before(at)}", f"n{at}") for at in range(1, 40_000)]
+        dag = build([f"n{at}" for at in range(40_000)], pairs)
+        start = time.process_time()
+        dag.partition(2, "communication_min", max_iterations=0)
+        return time.process_time() - start
+
+    assert seconds(lambda at: 0) < 4 * seconds(lambda at: (at - 1) // 2)
 
 
 PROGRAM = """

@@ -197,7 +197,7 @@ class PartitionedDAGExecutor:
             return known
         plan = compiled.plan
         index = plan.index
-        kept = None if keep == "all" else frozenset(_kept(keep, compiled))
+        kept = None if keep == "all" else frozenset(_kept(keep, compiled, part))
         limit = self.dag.max_concurrency
         slots = self._slots if limit is None else min(self._slots, limit)
         divider = Divider(plan, compiled.bindings, self.dag.specs, kept, part.given.keys(), part.omitted.keys(), slots)
@@ -393,12 +393,14 @@ def _why(told: NodeResult) -> str:
     return STOPPED if told.status is NodeStatus.SKIPPED else told.reason
 
 
-def _kept(keep: NamedKeep, compiled: Compiled) -> Collection[int]:
-    """Return the nodes whose values are kept: those that are named, or those that nobody takes."""
+def _kept(keep: NamedKeep, compiled: Compiled, part: Part) -> Collection[int]:
+    """Return the nodes whose values are kept: those that are named, or those that no node takes that runs."""
     if keep != "outputs":
         return [compiled.plan.index[name] for name in keep]
-    taken = {source for node in range(len(compiled.plan)) for source in compiled.bindings.sources(node)}
-    return [node for node in range(len(compiled.plan)) if node not in taken]
+    nodes = range(len(compiled.plan))
+    running = [node for node in nodes if node not in part.given and node not in part.omitted]
+    taken = {source for node in running for source in compiled.bindings.sources(node)}
+    return [node for node in nodes if node not in taken]
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ _PLACES = 16
 _FEW_PLACES = 6
 _COARSEST = 120
 _SHRINK = 0.93
+_LOOKED_AT = 12
 _WORST = (float("inf"), float("inf"))
 
 
@@ -301,9 +302,10 @@ def _within_levels(graph: Weighted, limit: float, draw: Draw, part: Sequence[int
             for one, heft in zip(near, hefts, strict=True):
                 others = far[one]
                 share = heft / len(others)
-                if len(others) > 12:
+                if len(others) > _LOOKED_AT:
                     skip = draw.below(len(others))
-                    others = (others[skip:] + others[:skip])[:12]
+                    others = others[skip : skip + _LOOKED_AT]  # and from the start if these are too few
+                    others += far[one][: _LOOKED_AT - len(others)]
                 for other in others:
                     if level[other] == own and mate[other] < 0 and other != node:
                         common[other] = common.get(other, 0.0) + share

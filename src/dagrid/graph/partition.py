@@ -373,7 +373,8 @@ def _communication_min(work: _Work) -> Partition:
     if not work.has_delays:
         return cuts[0]
     longest = max(max(row, default=0.0) for row in work.timed.delays)
-    if longest:
+    shortest = min(min(row, default=longest) for row in work.timed.delays)
+    if shortest < longest:  # else the smallest cut is the same
         hefts = [[delay / longest + _NO_DELAY for delay in row] for row in work.timed.delays]
         cuts.append(_smallest(work, _weighted(work, hefts)))
     return min(

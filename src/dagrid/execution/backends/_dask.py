@@ -39,7 +39,8 @@ FIRST = 1000
 T = TypeVar("T")
 Gone = Mapping[str, Collection[Any]]
 """Workers that went, and the keys of the tasks that Dask had given to each."""
-Listener = Callable[[Iterable[str], Gone], Coroutine[Any, Any, None]]
+Word = tuple[str, float, str, bytes]
+"""What a worker says of a task: its label, when it began, where, and its report if it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Cluster:
         self._crew: Crew | None = None
         self._noting = asyncio.Lock()
         self.mourners: list[Callable[[str, Collection[Any]], None]] = []
+        self.hearers: list[Callable[[Word], None]] = []
         self._address = client.scheduler.address
         self._limit = limit
         self._sites: dict[str, Site] = {}
@@ -93,6 +95,8 @@ class Cluster:
             CapabilityError: a worker cannot perform calls.
         """
         for address, said in self.client.run(introduce, on_error="return").items():
+            if isinstance(said, OSError):
+                continue  # it is about to go, and the scheduler does not know yet
             if isinstance(said, BaseException):
                 raise CapabilityError(
                     f"The Dask worker {address} cannot perform calls of dagrid ({told(said)}). Install dagrid where it runs."
@@ -110,12 +114,12 @@ class Cluster:
     def follow(self, crew: Crew) -> None:
         """Tell a crew from now on where its sites are."""
         self._crew = crew
-        self._watch.add(self._note)
+        self._watch.add(self)
         self.soon(self._watch.look())
 
     def leave(self) -> None:
-        """Look no more."""
-        self._watch.discard(self._note)
+        """Look no more, and hear no more."""
+        self._watch.discard(self)
 
     @property
     def sites(self) -> list[Site]:
@@ -177,7 +181,7 @@ class Cluster:
                 left -= slots
                 self._sites[address] = Site(address, slots, post.labels)
 
-    async def _note(self, present: Iterable[str], gone: Gone) -> None:
+    async def note(self, present: Iterable[str], gone: Gone) -> None:
         """Other workers are there than before; what was with those that went does not wait until new ones are known."""
         here = set(present)
         for address in gone.keys() | self.posts.keys() - here:
@@ -305,21 +309,39 @@ class Channel:
 
 
 class _Watch:
-    """Who wants to know which workers a client's cluster has; one for each client, which takes only one listener itself."""
+    """Hears for all clusters of one client what its scheduler tells, for a client takes one listener for each topic.
+
+    The workers come and go under the topic "all". Of their tasks they speak under the name of the client, whose topic is the only
+    one that the scheduler empties when the client has gone: what was said under any other, it keeps for ever. As long as nobody
+    listens, the client takes no part, or the scheduler would log that it cannot tell it of its own end.
+    """
 
     def __init__(self, client: Any) -> None:
         self._client = ref(client)
-        self._listeners: set[Listener] = set()
+        self._topics = {"all": self._hear_of_workers, client.id: self._hear_of_tasks}
+        self._clusters: list[Cluster] = []
         self._gone: dict[str, Collection[Any]] = {}
-        client.subscribe_topic("all", self._hear)
+        self._guard = threading.RLock()  # a backend that nobody closed may end anywhere, here too
 
-    def add(self, listener: Listener) -> None:
-        self._listeners.add(listener)
+    def add(self, cluster: Cluster) -> None:
+        with self._guard:
+            self._clusters.append(cluster)
+            if len(self._clusters) == 1:
+                for topic, hear in self._topics.items():
+                    cluster.client.subscribe_topic(topic, hear)
 
-    def discard(self, listener: Listener) -> None:
-        self._listeners.discard(listener)
+    def discard(self, cluster: Cluster) -> None:
+        with self._guard:
+            if cluster not in self._clusters:
+                return
+            self._clusters.remove(cluster)
+            if self._clusters or cluster.client.status != "running":
+                return
+            for topic in self._topics:
+                with suppress(Exception):  # the connection ends just now
+                    cluster.client.unsubscribe_topic(topic)
 
-    async def _hear(self, event: tuple[float, Any]) -> None:
+    async def _hear_of_workers(self, event: tuple[float, Any]) -> None:
         said = event[1]
         action = said.get("action") if isinstance(said, dict) else None
         if action not in ("add-worker", "remove-worker"):
@@ -328,6 +350,13 @@ class _Watch:
             self._gone[said.get("worker", "")] = said.get("processing-tasks", ())
         await self.look()
 
+    def _hear_of_tasks(self, event: tuple[float, Any]) -> None:
+        if isinstance(event[1], dict):
+            return  # the scheduler's own, of what the client does
+        for cluster in list(self._clusters):
+            for hear in cluster.hearers:
+                hear(event[1])
+
     async def look(self) -> None:
         """See who is there, and tell."""
         client = self._client()
@@ -335,8 +364,8 @@ class _Watch:
             return
         threads = dict(await client.scheduler.ncores())
         gone, self._gone = self._gone, {}
-        for listener in list(self._listeners):
-            await listener(threads, gone)
+        for cluster in list(self._clusters):
+            await cluster.note(threads, gone)
 
 
 _watches: WeakKeyDictionary[Any, _Watch] = WeakKeyDictionary()

@@ -19,7 +19,7 @@ from distributed import KilledWorker
 from distributed.client import done_callback
 
 from dagrid.errors import BackendError, TransferError, UnsatisfiableError
-from dagrid.execution.backends._dask import Cluster, Post
+from dagrid.execution.backends._dask import Cluster, Post, Word
 from dagrid.execution.backends._dask_worker import end_task, perform_task
 from dagrid.execution.backends._delegate import Flight
 from dagrid.execution.backends._worker import told
@@ -28,9 +28,12 @@ from dagrid.ports import Needs
 
 
 class Task:
-    """A flight as a task of Dask: its future, where it may run, where it does, and whether its report is there."""
+    """A flight as a task of Dask: its future, where it may run, where it does, and whether its report is there.
 
-    __slots__ = ("allowed", "at", "flight", "future", "label", "landed")
+    One that is `sure` says that it begins before it does.
+    """
+
+    __slots__ = ("allowed", "at", "flight", "future", "label", "landed", "sure")
 
     def __init__(self, flight: Flight, label: str) -> None:
         self.flight = flight
@@ -39,6 +42,7 @@ class Task:
         self.allowed: list[str] | None = None
         self.at = ""
         self.landed = False
+        self.sure = False
 
 
 class Tasks:
@@ -57,8 +61,7 @@ class Tasks:
         self._suspects: set[str] = set()
         self._numbers = count()
         self._token = uuid4().hex
-        self._topic = f"dagrid-{self._token}"
-        cluster.client.subscribe_topic(self._topic, self._hear)
+        cluster.hearers.append(self._hear)
         cluster.mourners.append(self._mourn)
 
     def launch(self, flight: Flight) -> None:
@@ -81,10 +84,8 @@ class Tasks:
 
     def close(self) -> None:
         """Hear no more."""
+        self._cluster.hearers.remove(self._hear)
         self._cluster.mourners.remove(self._mourn)
-        if self._client.status == "running":
-            with suppress(Exception):
-                self._client.unsubscribe_topic(self._topic)
 
     async def _send_off(self) -> None:
         with self._guard:
@@ -105,6 +106,7 @@ class Tasks:
         values = [[held.future for held in task.flight.references] for task in tasks]
         for task in tasks:
             task.allowed = allowed if needs.selector else None
+            task.sure = task.flight.call.once or task.flight.node in self._suspects
             self._tasks[task.label] = task
         try:
             self._cluster.check_connected()
@@ -112,9 +114,8 @@ class Tasks:
                 perform_task,
                 [task.label for task in tasks],
                 [task.flight.sent for task in tasks],
-                [self._topic] * len(tasks),
                 [self._client.id] * len(tasks),
-                [task.flight.call.once or task.flight.node in self._suspects for task in tasks],
+                [task.sure for task in tasks],
                 *zip(*values, strict=True),
                 key=[task.label for task in tasks],
                 resources=dict(needs.resources) or None,
@@ -169,7 +170,13 @@ class Tasks:
 
     def _land(self, task: Task, answer: Any) -> None:
         flight = task.flight
+        if task.future is None:
+            return  # it was taken back while its report was fetched
+        forgotten = task.future.status == "cancelled" and not flight.references
         self._drop(task)
+        if forgotten:
+            self._begin_again(task)
+            return
         if isinstance(answer, BaseException):
             flight.failed(*_judged(flight, answer))
             return
@@ -180,9 +187,16 @@ class Tasks:
         else:
             flight.landed(answer)
 
-    def _hear(self, event: tuple[float, Any]) -> None:
+    def _begin_again(self, task: Task) -> None:
+        """Dask has forgotten a task that nobody here took back: somebody restarted its workers."""
+        if task.at:
+            task.flight.failed(Outcome.LOST, BackendError(f"the Dask worker {task.at} was restarted"))
+        else:
+            self.launch(task.flight)
+
+    def _hear(self, word: Word) -> None:
         """A worker says of a task that it has begun, or how it ended."""
-        label, at, address, report = event[1]
+        label, at, address, report = word
         task = self._tasks.get(label)
         if task is None or task.landed:
             return
@@ -197,7 +211,8 @@ class Tasks:
     def _mourn(self, address: str, given: Collection[Any]) -> None:
         """A worker has gone: what ran there is lost, and what may have run is launched anew; Dask would run both again by itself.
 
-        From now on these say that they begin before they do, so that it is known which of them ends workers.
+        From now on these say that they begin before they do, so that it is known which of them ends workers. One that does that
+        and has not said so is left to Dask: it may have begun elsewhere by now, and would run twice.
         """
         for task in [self._tasks[label] for label in given if label in self._tasks and self._tasks[label].landed]:
             self._take_back(task)
@@ -205,7 +220,7 @@ class Tasks:
             self._take_back(task)
             self._suspects.add(task.flight.node)
             task.flight.failed(Outcome.LOST, BackendError(f"the Dask worker {address} ended"))
-        for task in [self._tasks[label] for label in given if label in self._tasks]:
+        for task in [self._tasks[label] for label in given if label in self._tasks and not self._tasks[label].sure]:
             self._take_back(task)
             self._suspects.add(task.flight.node)
             self.launch(task.flight)

@@ -69,16 +69,13 @@ class Seat:
         self._performer.end()
 
 
-def perform_task(
-    label: str, sent: bytes, topic: str, client: str, surely: bool, *values: bytes
-) -> bytes | tuple[bytes, str]:
+def perform_task(label: str, sent: bytes, client: str, surely: bool, *values: bytes) -> bytes | tuple[bytes, str]:
     """Be a task of Dask: perform a call, and return its report and the key of a large value, if it made one.
 
     Args:
         label: the key of the task.
         sent: the call as bytes.
-        topic: under which the driver hears that it has begun, and its report if that is short.
-        client: for whom Dask keeps its large value.
+        client: for whom Dask keeps its large value, and who hears that it has begun, and its report if that is short.
         surely: have the driver know that it begins before it does, which costs as much as the task.
         values: what the references in the call stand for.
     """
@@ -86,9 +83,9 @@ def perform_task(
     if len(_functions) > REMEMBERED:
         _functions.clear()
     if surely:
-        asyncio.run_coroutine_threadsafe(_begin(worker, topic, label), worker.loop.asyncio_loop).result()
+        asyncio.run_coroutine_threadsafe(_begin(worker, client, label), worker.loop.asyncio_loop).result()
     _running.add(label)
-    told = _herald.enter(partial(_say, worker, topic, label))
+    told = _herald.enter(partial(_say, worker, client, label))
     try:
         report, kept = _remote.perform_apart(sent, _functions, (lambda: values) if values else None)
     finally:
@@ -96,23 +93,23 @@ def perform_task(
         _running.discard(label)
     if kept is None:
         if len(report) <= TELLING:
-            worker.log_event(topic, (label, 0.0, "", report))
+            worker.log_event(client, (label, 0.0, "", report))
         return report
     keeping = _keep(worker, kept, client)
     return report, asyncio.run_coroutine_threadsafe(keeping, worker.loop.asyncio_loop).result()
 
 
-async def _begin(worker: Any, topic: str, label: str) -> None:
+async def _begin(worker: Any, client: str, label: str) -> None:
     """Have the scheduler tell the driver that a task begins, and then find no other place for it.
 
     Else Dask would run it again by itself if this worker goes.
     """
-    await worker.scheduler.log_event(topic=topic, msg=(label, time(), worker.address, b""))
+    await worker.scheduler.log_event(topic=client, msg=(label, time(), worker.address, b""))
     await worker.scheduler.set_restrictions(worker={label: [NOWHERE]})
 
 
-def _say(worker: Any, topic: str, label: str, at: float) -> None:
-    worker.log_event(topic, (label, at, worker.address, b""))
+def _say(worker: Any, client: str, label: str, at: float) -> None:
+    worker.log_event(client, (label, at, worker.address, b""))
 
 
 def fetch(worker: Any, keys: Sequence[str]) -> Sequence[bytes]:

@@ -180,6 +180,14 @@ class Tasks:
         if any(options_of(flight.needs).get("num_cpus", 1) > free.get("CPU", 0) for flight in flights):
             self._crew.make_room(not moving)
 
+    def refuse(self, error: BackendError) -> None:
+        """The session is over: what is under way will not be answered."""
+        for flight in list(self._flights.values()):
+            found = BackendError(f"Ray did not perform node {flight.node!r}: {error}")
+            found.__cause__ = error
+            flight.failed(Outcome.FAILED, found)
+        self._flights.clear()
+
     def close(self) -> None:
         """End what was started for the tasks."""
         with self._guard:

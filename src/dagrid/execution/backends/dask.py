@@ -143,8 +143,6 @@ def _end(crew: Crew, tasks: Tasks, cluster: Cluster, depot: Depot, ours: list[An
     cluster.leave()
     if ours and cluster.client.status == "running":
         depot.bring_home()
-        with suppress(ValueError):  # nobody listens any more
-            cluster.client.unsubscribe_topic("all")  # or the scheduler would log that it cannot tell it of its own end
     _close(ours)
 
 

@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 import ray
 
-from dagrid.errors import BackendNotInstalledError, BackendUnreachableError, InvalidSettingError
+from dagrid.errors import BackendError, BackendNotInstalledError, BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends import _performer, _ray_tasks, _ray_worker
 from dagrid.execution.backends._crew import WINDOW, Crew
-from dagrid.execution.backends._delegate import IN_FLIGHT, Delegation, Joined
+from dagrid.execution.backends._delegate import IN_FLIGHT, PAUSE, Delegation, Joined
 from dagrid.execution.backends._lanes import Site
 from dagrid.execution.backends._remote import Depot
 from dagrid.execution.backends._worker import told
@@ -128,12 +128,14 @@ class RayBackend(BackendBase):
         self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers, self._depot)
         self._tasks = _ray_tasks.Tasks(self._crew, actor_options.get("runtime_env"))
         self._in_flight = max_in_flight or max(IN_FLIGHT, 4 * count)
+        self._watch = _Watch(self._crew, self._tasks)
         # Also for a backend that is dropped without being closed, and at the end of the program.
-        self._finalizer = weakref.finalize(self, _end, self._crew, self._tasks, self._depot)
+        self._finalizer = weakref.finalize(self, _end, self._watch, self._crew, self._tasks, self._depot)
 
     def open(self, host: Host) -> Joined:
         """Begin to serve a run: announce its workers, which start when they get something to do."""
         self.check_open()
+        self._watch.begin()
         return Joined(
             self._crew.open(host, self),
             Delegation(host, self._tasks, self._depot, self.name, self._in_flight, self._tasks),
@@ -147,17 +149,49 @@ class RayBackend(BackendBase):
     def release(self, wait: bool) -> None:
         """End the workers, and the Ray session if it was begun here and nobody else uses it."""
         self._finalizer.detach()
-        _end(self._crew, self._tasks, self._depot)
+        _end(self._watch, self._crew, self._tasks, self._depot)
 
     def __repr__(self) -> str:
         closed = " (closed)" if self._closed else ""
         return f"<RayBackend of {self.num_cpus} workers{closed}>"
 
 
-def _end(crew: Crew, tasks: _ray_tasks.Tasks, depot: Depot) -> None:
+def _end(watch: _Watch, crew: Crew, tasks: _ray_tasks.Tasks, depot: Depot) -> None:
+    watch.end()
     crew.stop()
     tasks.close()
     _cluster.leave(depot)
+
+
+class _Watch:
+    """Sees that the session has ended: what Ray was asked for before, it answers never, and does not say so either."""
+
+    def __init__(self, crew: Crew, tasks: _ray_tasks.Tasks) -> None:
+        self._crew = crew
+        self._tasks = tasks
+        self._guard = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+
+    def begin(self) -> None:
+        """Look from the first run on."""
+        with self._guard:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, name="dagrid-ray-session", daemon=True)
+                self._thread.start()
+
+    def end(self) -> None:
+        """Look no more."""
+        self._ended.set()
+
+    def _look(self) -> None:
+        while not self._ended.wait(PAUSE):
+            try:
+                _ray_tasks.expect_session()
+            except BackendError as error:
+                self._tasks.refuse(error)
+                self._crew.command(self._crew.refuse, error)
+                return
 
 
 class _Channel:
