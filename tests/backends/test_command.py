@@ -11,9 +11,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, Retry, SkipTask, command, current, dag, task
@@ -234,7 +234,7 @@ def test_what_cannot_be_started_says_what_to_do(launch, code, remedy, tmp_path):
 
     paths = {name: placed(getattr(launch, name)) for name in ("cwd", "stdout", "stderr")}
     argv = launch.argv if isinstance(launch.argv, str) else [placed(word) for word in launch.argv]
-    error = error_of(Command(lambda: replace(launch, argv=argv, **paths)))
+    error = error_of(Command(lambda: msgspec.structs.replace(launch, argv=argv, **paths)))
     assert error.code == code
     assert remedy in str(error)
     assert len(str(error)) < 400
@@ -370,7 +370,7 @@ def test_secrets_are_in_nothing_that_is_kept(tmp_path):
         Launch(["true"], cwd=f"/{SECRET}"),
         Launch(["true"], stdout=f"/{SECRET}/x"),
     ):
-        error = error_of(Command(lambda launch=launch: replace(launch, mask=[SECRET])))
+        error = error_of(Command(lambda launch=launch: msgspec.structs.replace(launch, mask=[SECRET])))
         assert "*******" in str(error)
         assert SECRET not in repr(error)
 

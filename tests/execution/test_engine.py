@@ -170,7 +170,9 @@ def test_a_run_whose_onlooker_cannot_begin_does_not_go_on_without_a_handle(tmp_p
     """Nobody could wait for it or cancel it, and its record would say that it runs."""
     with pytest.raises(OSError, match="no space"):
         DAG([Node("first", lambda: 1)]).run(checkpoint=tmp_path, run_id="r", observers=[Onlooker()], backend="inline")
-    assert view(tmp_path, "r").result().status == "aborted"
+    seen = view(tmp_path, "r")
+    assert seen.result().status == "aborted"
+    seen.close()
 
 
 def test_what_cannot_look_at_a_run_is_refused_before_its_record_is_made(tmp_path: Path) -> None:
