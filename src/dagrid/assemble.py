@@ -327,7 +327,8 @@ def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: An
     A run in which nodes wait for signals goes on waiting here; `restart` gives the handle with which it can be signalled.
 
     What was running when the process ended counts as lost with its worker: it runs again, or fails where its node says
-    `on_lost="fail"`, or when it was lost three times. If the process still goes on, it loses the run to this one.
+    `on_lost="fail"`, or when it was lost three times. With `again=True`, which a person says, it runs again in any case, and
+    losses count anew. If the process still goes on, it loses the run to this one.
 
     Args:
         checkpoint: what `start` was given.

@@ -315,8 +315,9 @@ def _allowed(error: BaseException, name: str) -> BaseException:
 
 
 def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]]]:
+    # Mostly nodes only started and completed between the coming of the one worker and the end: then all of it is taken at once.
     inner: list[Any] = state.journal[1:-1]
-    ends = state.journal[0], state.journal[-1]
+    ends = (*state.journal[:1], *state.journal[-1:])
     if (
         all(isinstance(one, Fact) and one.kind in _OWN for one in ends)
         and set(map(type, inner)) == {int}

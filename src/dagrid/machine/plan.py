@@ -165,10 +165,9 @@ class Plan:
         """
         self.settings = settings
         self.alone = set(alone)
-        self.delegates = (
-            False  # of where a growing graph runs: whether resources that the run does not name are found there
-        )
-        self.labels = True  # and whether labels are
+        # Of where a growing graph runs: whether resources that the run does not name are found there, and whether labels are.
+        self.delegates = False
+        self.labels = True
         self.names = structure.names
         self.index = structure.index
         self.successors: list[list[int]] = structure.successors
