@@ -126,7 +126,7 @@ COMPILE = tools/uv $(VENV) pip compile pyproject.toml --quiet --upgrade --univer
 lock: ## choose the newest versions that fit together and write them to requirements/
 	@test -x $(BIN)/uv || { PYTHON="$$(tools/find_python --main)" && "$$PYTHON" -m venv $(VENV) && $(BIN)/pip install --quiet uv; }
 	$(COMPILE) --extra archive --extra celery --extra cli --extra cluster --extra dask --extra duckdb --extra ipyparallel --extra jq --extra mosaic --extra otel --extra postgres --extra ray --extra search --extra service --extra warehouse --extra workflow --group build --group test --group check --group bench -o requirements/dev.lock >/dev/null
-	$(COMPILE) -c requirements/dev.lock --extra mosaic --extra search --extra warehouse --extra workflow --group build -o requirements/run.lock >/dev/null
+	$(COMPILE) -c requirements/dev.lock --extra cli --extra mosaic --extra search --extra warehouse --group build -o requirements/run.lock >/dev/null
 	$(COMPILE) -c requirements/dev.lock -o requirements/base.lock >/dev/null
 	$(subst pip compile pyproject.toml,pip compile,$(COMPILE)) --group installer -o requirements/installer.lock >/dev/null
 	@! grep -n '://' requirements/*.lock
