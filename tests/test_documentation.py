@@ -118,7 +118,7 @@ def test_a_failing_block_is_reported_with_its_line_in_the_document(tmp_path: Pat
 
 @pytest.mark.parametrize("extra", ["cli", "mosaic", "search", "warehouse"])
 def test_what_the_examples_need_is_in_their_environment(extra: str) -> None:
-    """`make run`, `make search` and `make warehouse` are what a newcomer types first, in an environment with nothing else in it."""
+    """`make run`, `make search` and `make warehouse` are what a newcomer types first, with nothing else installed."""
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
     locked = re.findall(r"^([\w.-]+)==", (ROOT / "requirements/run.lock").read_text(), re.MULTILINE)
     missing = {re.split(r"[^\w.-]", one)[0].lower() for one in needed}.difference(map(str.lower, locked))
