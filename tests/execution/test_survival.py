@@ -23,8 +23,9 @@ class Elsewhere:
     name = "elsewhere"
     capabilities = Capabilities(survives=True, kills=True, cancels=True, matches_selectors=True)
 
-    def __init__(self, slots: int = 2) -> None:
+    def __init__(self, slots: int = 2, obeys: bool = True) -> None:
         self.slots = slots
+        self.obeys = obeys
         self.uses: Sequence[Use] | None = None
         self.calls: list[Call] = []
         self.cancelled: list[int] = []
@@ -57,6 +58,9 @@ class Elsewhere:
 
     def cancel(self, worker: int, attempt: int) -> None:
         self.cancelled.append(attempt)
+        if self.obeys:
+            now = self.host.now()
+            self.host.report([Finished(worker, attempt, Outcome.CANCELLED, now, now)])
 
     def attend(self) -> None: ...
 
@@ -177,15 +181,36 @@ def test_a_limit_of_time_holds_on(kept) -> None:
 
 def test_what_was_cancelled_before_is_cancelled_there(kept) -> None:
     """The process ended when it had recorded the cancel, and before the worker had heard of it."""
-    place = Elsewhere()
+    place = Elsewhere(obeys=False)
     run = DAG([Node("slow", task), Node("after", task, ["slow"])]).start(
         backend=place, checkpoint=kept, run_id="stopped"
     )
     place.begin(place.calls[0].attempt)
     run.cancel()
-    assert run.done
+    assert not run.done
     again = Elsewhere()
     assert restart(kept, "stopped", backend=again).wait(10).status == "aborted"
+    assert again.cancelled == [0]
+
+
+def test_what_was_to_stop_runs_once_more_in_a_run_that_is_taken_up(kept) -> None:
+    """Its worker had not said that it has when somebody asked for the run again: both tries must not be at work at once."""
+    place = Elsewhere(obeys=False)
+    run = graph().start(backend=place, checkpoint=kept, run_id="night")
+    place.begin(0)
+    run.cancel()
+    again = Elsewhere(obeys=False)
+    run = restart(kept, "night", backend=again, again=True)
+    assert again.cancelled == [0, 1]
+    assert not again.calls
+    for attempt in again.cancelled:
+        now = again.host.now()
+        again.host.report([Finished(0, attempt, Outcome.CANCELLED, now, now)])
+    assert {call.node for call in again.calls} == {"one", "two"}
+    for call in again.calls[:2]:
+        again.end(call.attempt, call.node)
+    again.end(again.calls[2].attempt, "end")
+    assert run.wait(10).ok
 
 
 def test_a_worker_that_others_have_gets_no_more_than_it_has_room_for() -> None:

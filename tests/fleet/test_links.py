@@ -377,10 +377,11 @@ def test_a_value_that_comes_after_its_run_is_let_go(tmp_path: Path) -> None:
     folder = tmp_path / "contents"
     value = bytes(MIB)
     end = pb.Finished(attempt=1, apart=digest_of(value), size=len(value))
-    with hub(folder=folder, lease=1.0) as coordinator, Worker(to(coordinator)) as worker:
-        looks_back_until = coordinator.now() + 1.0
+    with hub(folder=folder, lease=2.0) as coordinator, Worker(to(coordinator)) as worker:
+        looks_back_until = coordinator.now() + 2.0
         while coordinator.now() <= looks_back_until:  # a coordinator that has just begun keeps it, for its run may come
             settle(coordinator)
+            worker.say(pb.Up(heartbeat=pb.Heartbeat()))
         worker.value_of = lambda call: None
         run = Run()
         run.line = coordinator.borrow(run.opening(), run.tells.add)

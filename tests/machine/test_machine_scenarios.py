@@ -94,14 +94,17 @@ def test_continue_runs_descendants_that_take_no_value() -> None:
 
 
 def test_stop_cancels_all_that_has_not_ended() -> None:
-    """`on_failure="stop"`: what runs is told to stop, and the run is over in the same step."""
+    """`on_failure="stop"`: what runs is told to stop, and the run is over when it has."""
     here = world([Node("a", priority=1), Node("b"), Node("c", None, ["b"])], Settings(on_failure="stop"))
     here.join(slots=2)
     first = begin(here)
     begin(here)
     here.finish(here.places[0], first, Outcome.FAILED)
-    assert words(here.state) == "failed cancelled cancelled"
+    assert words(here.state) == "failed running cancelled"
     assert here.cancels == [Cancel(0, 1)]
+    assert not here.finished
+    here.answer_cancel()
+    assert words(here.state) == "failed cancelled cancelled"
     assert here.finished
 
 
@@ -162,15 +165,18 @@ def test_retries_are_counted_and_wait_their_delay() -> None:
 
 
 def test_a_timeout_ends_the_attempt_and_its_late_value_changes_nothing() -> None:
-    """Time runs from the start, not from the assignment; the slot is free when the place has answered."""
+    """Time runs from the start, not from the assignment; the node ends when the place has answered, and its slot is free."""
     here = world([Node("a", timeout=2.0), Node("b", None, ["a"]), Node("c")])
     here.join()
     here.at = 10.0
     attempt = begin(here)
     assert here.timers == [SetTimer(12.0, TimerKind.TIMEOUT, attempt)]
     here.timer()
-    assert words(here.state) == "timed_out skipped ready"
+    assert words(here.state) == "running pending ready"
     assert here.cancels == [Cancel(0, attempt)]
+    here.at = 13.0
+    said = "'a' was told to stop (timeout of 2 s), and worker 'w0' has not said for 1.000 s that it has."
+    assert explain(here.state, 0, here.at) == said
     here.finish(here.places[0], attempt)
     assert words(here.state) == "timed_out skipped queued"
 
@@ -183,10 +189,57 @@ def test_a_timer_of_an_earlier_try_is_void() -> None:
     here.at = 1.0
     begin(here)
     here.timer()
-    assert words(here.state) == "running"
+    assert not here.state.halted
     here.timer()
-    assert words(here.state) == "timed_out"
     assert here.at == 3.0
+    here.answer_cancel()
+    assert words(here.state) == "timed_out"
+
+
+def test_a_retry_does_not_begin_beside_the_try_that_is_late() -> None:
+    """It may have its time of grace, and write what the next one writes; the delay counts from when it has gone."""
+    here = world([Node("a", timeout=2.0, retries=Retry(1, delay=5))])
+    here.join(slots=2)
+    begin(here)
+    here.timer()
+    here.at = 4.0
+    assert words(here.state) == "running"
+    here.answer_cancel()
+    assert words(here.state) == "waiting"
+    here.timer()
+    assert here.at == 9.0
+    here.finish(here.places[0], begin(here))
+    assert words(here.state) == "completed"
+
+
+def test_handlers_wait_for_what_was_told_to_stop() -> None:
+    """They clean up after it. A second cancel stops them too, also before their turn."""
+    nodes = [Node("a"), Node("sweep", handler="cancel"), Node("leave", handler="exit")]
+    for twice, end in ((False, "cancelled queued pending"), (True, "cancelled cancelled cancelled")):
+        here = world(nodes)
+        here.join(slots=2)
+        begin(here)
+        for _ in range(1 + twice):
+            here.cancel()
+        assert here.cancels == [Cancel(0, 0)]
+        assert words(here.state).startswith("running")
+        here.answer_cancel()
+        assert words(here.state) == end
+
+
+def test_what_was_told_to_stop_ends_with_its_worker() -> None:
+    """It is not lost: it was not wanted any more, and is not sent to another."""
+    here = world([Node("a", timeout=2.0), Node("b")])
+    here.join(slots=2)
+    begin(here)
+    here.timer()
+    here.vanish(0)
+    assert words(here.state) == "timed_out ready"
+    begin(here, here.join())
+    here.cancel()
+    here.vanish(1)
+    assert words(here.state) == "timed_out cancelled"
+    assert not here.state.losses
 
 
 def test_late_reports_of_a_vanished_worker_change_nothing() -> None:
@@ -250,16 +303,20 @@ def test_nodes_without_a_task_are_passed_over_in_one_step() -> None:
     assert here.finished
 
 
-def test_cancel_ends_the_run_in_one_step() -> None:
-    """Running, queued, waiting, ready and pending nodes are cancelled; only what is with workers is told to stop."""
+def test_cancel_ends_the_run_when_all_has_stopped() -> None:
+    """Waiting, ready and pending nodes are cancelled at once; what is with workers is told to stop."""
     nodes = [Node("a"), Node("b"), Node("c", retries=Retry(1, delay=9)), Node("d", None, ["a"])]
     here = world(nodes)
     here.join(slots=3)
     first, _, third = begin(here), begin(here), begin(here)
     here.finish(here.places[0], third, Outcome.FAILED)
     here.cancel()
-    assert words(here.state) == "cancelled cancelled cancelled cancelled"
+    assert words(here.state) == "running running cancelled cancelled"
     assert sorted(cancel.attempt for cancel in here.cancels) == [first, 1]
+    here.answer_cancel()
+    assert not here.finished
+    here.answer_cancel()
+    assert words(here.state) == "cancelled cancelled cancelled cancelled"
     assert here.finished
     started = {fact.node for fact in finished_facts(here.state) if fact.started >= 0}
     assert started == {0, 1}, "what did not run when it was cancelled has no start"

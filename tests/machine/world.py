@@ -132,7 +132,11 @@ def check(state: State) -> None:
     for number, queue in state.queues.items():
         worker = state.workers[number]
         assert len(queue) <= (1 if worker.pulls else max(worker.window, worker.slots))
-    current = {attempt & NODE_MASK: number for number, attempt in held if state.current(attempt)}
+    assert all(state.current(attempt) for _, attempt in held), (
+        "a try is with a worker whose node has gone on without it"
+    )
+    current = {attempt & NODE_MASK: number for number, attempt in held}
+    assert state.halted.keys() <= {attempt for _, attempt in held}
     reopened = [node for fact in state.facts() if fact.kind is Kind.REOPENED for node in fact.numbers]
     made_again = state.remade.union(reopened)
     heaps = [{key & NODE_MASK for key in heap} for heap in state.ready]
@@ -156,7 +160,7 @@ def check(state: State) -> None:
     ends = ends_of(state)
     assert all(ends[node] == (status >= COMPLETED) for node, status in enumerate(state.status))
     if stuck(state):
-        assert not state.active or all(not state.current(attempt) for _, attempt in held)
+        assert not held
     if state.finished:
         assert not state.remaining
         kinds = [fact.kind for fact in state.facts()]
@@ -228,6 +232,7 @@ def picture(state: State) -> dict[str, Any]:
         "repeats": state.repeats,
         "held": state.held,
         "due": state.due,
+        "halted": state.halted,
         "cause": state.cause,
         "detail": state.detail,
         "tolerated": state.tolerated,
@@ -446,7 +451,7 @@ class World:
     def want(self, place: Place, attempt: int, outcome: Outcome) -> None:
         """A task wants to be run again, if it may, or to wait for a signal."""
         node = attempt & NODE_MASK
-        if outcome == Outcome.REPEATED and self.state.current(attempt) and runs_no_more(self.state, node):
+        if outcome == Outcome.REPEATED and self.state.accepts(attempt) and runs_no_more(self.state, node):
             outcome = Outcome.COMPLETED
         self.finish(place, attempt, outcome)
 

@@ -61,6 +61,29 @@ def test_a_script_that_ignores_to_be_stopped_is_killed_with_its_children(runner)
     assert not any(is_there(pid) for pid in pids)
 
 
+def test_nothing_runs_beside_a_try_that_is_being_stopped(runner):
+    """What it does in its time of grace is done when its next try, what follows it and the handlers begin."""
+    told = runner.run(
+        """
+        maxCleanUpTimeSec: 20
+        handlerOn:
+          exit: {command: echo exit >> story}
+        steps:
+          - name: a
+            timeoutSec: 0.3
+            retryPolicy: {limit: 1, intervalSec: 0}
+            continueOn: {failure: true}
+            command: |
+              trap 'sleep 0.3; echo gone >> story; exit 1' TERM
+              echo try >> story
+              while :; do sleep 0.05; done
+          - {name: b, command: echo b >> story}
+        """
+    )
+    assert told.statuses == {"a": "timed_out", "b": "completed", "onExit": "completed"}
+    assert (runner.folder / "story").read_text().split() == ["try", "gone", "try", "gone", "b", "exit"]
+
+
 def test_a_daemon_that_a_step_leaves_behind_holds_nobody_up(runner):
     """It has its own session and the output of the step; the step ends when its own process does."""
     told = runner.run(

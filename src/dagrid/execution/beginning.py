@@ -82,7 +82,7 @@ def renewed(state: State, worker: int) -> list[Command]:
     for attempt in known.queue if known is not None else ():
         node = attempt & NODE_MASK
         limit = state.plan.timeouts.get(node)
-        if not state.current(attempt):
+        if not state.accepts(attempt):
             commands.append(Cancel(worker, attempt))
         elif limit is not None and state.status[node] == RUNNING:
             commands.append(SetTimer(state.started[node] + limit, TimerKind.TIMEOUT, attempt))

@@ -102,7 +102,7 @@ class Ends:
 
     def keep(self, event: Finished, state: State) -> None:
         """Keep what an attempt brought, if it is the one that counts."""
-        if not state.current(event.attempt):
+        if not state.accepts(event.attempt):
             return
         node = event.attempt & NODE_MASK
         if event.outcome == Outcome.COMPLETED:

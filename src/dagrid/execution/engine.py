@@ -608,7 +608,7 @@ class Engine:
         """Bind what the graph is to grow by. What does not fit fails the rule, or the attempt that left it."""
         assert event.growth is not None
         growing = self.growing
-        current = isinstance(event, RuleEvaluated) or self.state.current(event.attempt)
+        current = isinstance(event, RuleEvaluated) or self.state.accepts(event.attempt)
         try:
             if current:
                 if growing.shared:

@@ -24,7 +24,7 @@ from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.engine import INTERRUPTED, Engine
 from dagrid.execution.pieces import SIMPLE, Draft, Piece, Unsent, Work, sendable
 from dagrid.machine.applying import apply
-from dagrid.machine.events import NODE_MASK, Fact, Kind
+from dagrid.machine.events import NODE_MASK, CancelRequested, Fact, Kind, WorkerGone
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import COMPLETED, SKIPPED_BIT, State
 from dagrid.ports import Backend, Call, opened
@@ -59,12 +59,19 @@ class Live:
             self._reason = reason
             running = dict(self._running)
         for engine, _, _ in running.values():
-            engine.cancel(reason)
+            _abandon(engine, reason)
         return {
             part: Report.of(engine, work, origin)
             for part, (engine, work, origin) in running.items()
             if engine.done.is_set()
         }
+
+
+def _abandon(engine: Engine, reason: str) -> None:
+    """End an inner run now: what cannot be stopped in it goes on for nobody."""
+    with engine.holding():
+        gone = [WorkerGone(worker, engine.now(), reason) for worker in engine.state.present]
+    engine.report([CancelRequested(engine.now(), reason), *gone])
 
 
 @dataclass(slots=True)

@@ -222,25 +222,28 @@ class Run:
         """Wait for the end; Ctrl-C, also one that was held, cancels the run, and the result says so.
 
         Raises:
-            KeyboardInterrupt: a second one, or one that came too late to cancel anything.
+            KeyboardInterrupt: a second one (a third one, where there are handlers, which the second stops), or one that came too
+                late to cancel anything.
         """
         try:
             held.deliver()
             return self.wait()
         except KeyboardInterrupt:
             self.cancel(INTERRUPTED)
-            result = self._wait_for_handlers() if self._engine.state.plan.handlers else self.wait(INTERRUPT_GRACE)
+            result = self._wait_for_the_end()
             if not self._engine.state.cancelled:
                 raise
             return result
 
-    def _wait_for_handlers(self) -> ExecutionResult:
-        """Wait for the handlers of a run that was interrupted; Ctrl-C stops them too."""
+    def _wait_for_the_end(self) -> ExecutionResult:
+        """Wait for a run that was interrupted: for what has its time of grace, and for handlers, which Ctrl-C stops too."""
         try:
             return self.wait()
         except KeyboardInterrupt:
+            if not self._engine.state.plan.handlers:
+                raise
             self.cancel(INTERRUPTED)
-            return self.wait(INTERRUPT_GRACE)
+            return self.wait()
 
     def cancel(self, reason: str = "cancelled") -> None:
         """Stop the run: nothing new starts, what runs is stopped where the backend can, the rest is cancelled.

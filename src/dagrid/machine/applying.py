@@ -78,6 +78,7 @@ def _ended(state: State, fact: Fact) -> None:
     state.shut.discard(node)
     state.held.pop(node, None)
     state.due.pop(node, None)
+    state.halted.pop(attempt_id(node, fact.number), None)
     settle(state, node, False)
 
 
@@ -159,6 +160,7 @@ def leave_attempt(state: State, fact: Fact) -> None:
     state.attempts_before.setdefault(node, []).append(fact)
     state.started[node] = UNSTARTED
     state.numbers[node] = fact.number + 1
+    state.halted.pop(attempt_id(node, fact.number), None)
 
 
 def _again(state: State, fact: Fact) -> None:
@@ -188,6 +190,10 @@ def _recalled(state: State, fact: Fact) -> None:
 
 def _freed(state: State, fact: Fact) -> None:
     vacate(state, attempt_id(fact.node, fact.number), fact.worker)
+
+
+def _halted(state: State, fact: Fact) -> None:
+    state.halted[attempt_id(fact.node, fact.number)] = fact
 
 
 def _due(state: State, fact: Fact) -> None:
@@ -291,6 +297,7 @@ MOVES: dict[Kind, Callable[[State, Fact], None]] = {
     Kind.REPEATED: _again,
     Kind.DUE: _due,
     Kind.FREED: _freed,
+    Kind.HALTED: _halted,
     Kind.WORKER_JOINED: _worker_joined,
     Kind.WORKER_GONE: _worker_gone,
     Kind.PATCHED: _patched,

@@ -11,7 +11,7 @@ from enum import IntEnum
 from dagrid.machine.applying import MOVES, record
 from dagrid.machine.chains import stop_riders
 from dagrid.machine.commands import Cancel, Command, Finish
-from dagrid.machine.events import UNSTARTED, Fact, Kind, Stop
+from dagrid.machine.events import NODE_MASK, Fact, Kind, Stop, attempt_id
 from dagrid.machine.state import (
     CANCELLED,
     COMPLETED,
@@ -96,20 +96,29 @@ def fail_run(state: State, at: float, error: str, commands: list[Command]) -> No
 
 
 def stop(state: State, at: float, reason: str, commands: list[Command], handlers: bool = False) -> None:
-    """What runs is stopped; every node that has not ended is cancelled; handlers whose turn has not come only if it is said."""
+    """What runs is told to stop, all else that has not ended is cancelled; handlers before their turn only if it is said."""
     stop_riders(state, commands)
-    for worker in state.present.values():
-        for attempt in list(worker.queue):
-            if state.current(attempt):
-                commands.append(Cancel(worker.number, attempt))
     spared = () if handlers else state.shut.copy()
     for node, status in enumerate(bytes(state.status)):
-        if status <= WAITING and node not in spared:
-            worker_of = state.where[node] if status in (QUEUED, RUNNING) else -1
-            started = state.started[node] if status == RUNNING else UNSTARTED
-            record(state, Fact(Kind.CANCELLED, at, node, state.number_of(node), worker_of, started, detail=reason))
+        if status in (QUEUED, RUNNING):
+            halt(state, attempt_id(node, state.number_of(node)), Kind.CANCELLED, at, reason, commands)
+        elif status <= WAITING and node not in spared:
+            record(state, Fact(Kind.CANCELLED, at, node, state.number_of(node), detail=reason))
     state.doomed.clear()
     state.passed.clear()
+
+
+def halt(state: State, attempt: int, kind: Kind, at: float, reason: str, commands: list[Command]) -> None:
+    """Have an attempt stopped that is with a worker. It ends, as `kind` says, when it has left that."""
+    if attempt in state.halted:
+        return
+    node = attempt & NODE_MASK
+    worker = state.where[node]
+    fact = Fact(
+        Kind.HALTED, at, node, state.number_of(node), worker, state.started[node], detail=reason, numbers=(kind,)
+    )
+    record(state, fact)
+    commands.append(Cancel(worker, attempt))
 
 
 def skip_what_cannot_run(state: State, at: float) -> None:
@@ -131,7 +140,8 @@ def skip_what_cannot_run(state: State, at: float) -> None:
 def end_if_done(state: State, at: float, commands: list[Command]) -> bool:
     """Open the handlers whose turn has come; end the run when all has ended. Return whether there are nodes to be given out."""
     opened = False
-    if state.stopped and state.remaining > len(state.shut) and not (state.cancelled or state.error or state.expired):
+    stopping = len(state.shut) + len(state.halted)
+    if state.stopped and state.remaining > stopping and not (state.cancelled or state.error or state.expired):
         stop(state, at, STOPPED, commands)
     while state.shut and state.remaining == len(state.shut) and (state.stopped or not state.asking):
         opened = True

@@ -13,8 +13,8 @@ from dagrid.machine import reopening as reopening  # the move of its fact
 from dagrid.machine.applying import record
 from dagrid.machine.asking import ask_rules, grown, numbers_of, rule_evaluated
 from dagrid.machine.chains import board
-from dagrid.machine.closing import end_if_done, skip_what_cannot_run, stop, stop_on_failure
-from dagrid.machine.commands import Cancel, Command, Perform, SetTimer
+from dagrid.machine.closing import end_if_done, halt, skip_what_cannot_run, stop, stop_on_failure
+from dagrid.machine.commands import Command, Perform, SetTimer
 from dagrid.machine.dispatch import assign_free_slots, send_ahead, take_back, wake_idle
 from dagrid.machine.events import (
     NODE_MASK,
@@ -144,10 +144,32 @@ def _gone(state: State, event: WorkerGone, commands: list[Command]) -> None:
     record(state, Fact(Kind.WORKER_GONE, event.at, worker=event.worker, detail=event.reason))
     for attempt in held:
         node, number = attempt & NODE_MASK, attempt >> NUMBER_SHIFT
-        if state.status[node] == QUEUED:
+        if attempt in state.halted:
+            _stopped(state, attempt, event.at, commands, again=event.excused)
+        elif state.status[node] == QUEUED:
             record(state, Fact(Kind.RECALLED, event.at, node, number, event.worker))
         else:
             _lost(state, node, event)
+
+
+def _stopped(state: State, attempt: int, at: float, commands: list[Command], again: bool = False) -> None:
+    """What was told to stop has left its worker: it ends as was said then.
+
+    One that was cancelled runs once more if the run has been taken up since, or is about to be.
+    """
+    node, number = attempt & NODE_MASK, attempt >> NUMBER_SHIFT
+    told, worker, started = state.halted[attempt], state.where[node], state.started[node]
+    if told.numbers[0] == Kind.TIMED_OUT:
+        retry = state.plan.retries.get(node)
+        retryable = retry is not None and issubclass(TaskTimeoutError, retry.on)
+        late = Finished(worker, attempt, Outcome.FAILED, started, at, error=told.detail, retryable=retryable)
+        _failed(state, Kind.TIMED_OUT, node, number, late, commands)
+    elif again or not state.stopped:
+        losses = (state.losses.get(node, 0),)
+        fact = Fact(Kind.REQUEUED, at, node, number, worker, started, detail=told.detail, numbers=losses)
+        record(state, fact)
+    else:
+        record(state, Fact(Kind.CANCELLED, at, node, number, worker, started, detail=told.detail))
 
 
 def _lost(state: State, node: int, event: WorkerGone) -> None:
@@ -213,8 +235,8 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
     worker.recalling = False
     worker.woken = worker.pulls  # it will ask
     node, number = event.attempt & NODE_MASK, event.attempt >> NUMBER_SHIFT
-    counts = state.current(event.attempt)
-    if counts and state.status[node] == QUEUED and event.outcome != Outcome.CANCELLED:
+    counts = state.accepts(event.attempt)
+    if state.current(event.attempt) and state.status[node] == QUEUED and event.outcome != Outcome.CANCELLED:
         start(state, event.attempt, event.worker, event.started)
     rider = -1
     if counts and event.outcome == Outcome.COMPLETED:
@@ -222,10 +244,12 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
         vacate(state, event.attempt, event.worker)
     else:
         record(state, Fact(Kind.FREED, event.ended, node, number, event.worker))
+    if event.by >= 0 and (counts or event.attempt in state.halted):
+        record(state, Fact(Kind.PERFORMED, event.ended, node, number, event.by))
+    if event.attempt in state.halted:
+        _stopped(state, event.attempt, event.ended, commands)
     if not counts:
         return
-    if event.by >= 0:
-        record(state, Fact(Kind.PERFORMED, event.ended, node, number, event.by))
     if event.outcome == Outcome.COMPLETED:
         took = event.ended - event.started
         known = state.mean_duration
@@ -253,19 +277,10 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
         record(state, fact)
 
 
-def _failed(
-    state: State,
-    kind: Kind,
-    node: int,
-    number: int,
-    event: Finished,
-    commands: list[Command],
-    retryable: bool | None = None,
-) -> None:
+def _failed(state: State, kind: Kind, node: int, number: int, event: Finished, commands: list[Command]) -> None:
     retry = state.plan.retries.get(node)
     tries = state.failures.get(node, 0)
-    again = event.retryable if retryable is None else retryable
-    if retry is not None and again and tries < retry.max_retries and not state.stopped:
+    if retry is not None and event.retryable and tries < retry.max_retries and not state.stopped:
         due = event.ended + retry.delay_before(tries + 1, event.draw)
         fact = Fact(Kind.RETRY, event.ended, node, number, event.worker, event.started, due, detail=event.error)
         record(state, fact)
@@ -287,10 +302,12 @@ def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
         if attempt not in worker.queue:
             continue
         node = attempt & NODE_MASK
-        if state.current(attempt) and state.status[node] == QUEUED:
+        if state.accepts(attempt) and state.status[node] == QUEUED:
             record(state, Fact(Kind.RECALLED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
         else:
             record(state, Fact(Kind.FREED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
+        if attempt in state.halted:
+            _stopped(state, attempt, event.at, commands)
 
 
 def _room(state: State, event: Room, commands: list[Command]) -> None:
@@ -302,15 +319,8 @@ def _room(state: State, event: Room, commands: list[Command]) -> None:
 def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
     node = event.subject & NODE_MASK
     if event.kind == TimerKind.TIMEOUT and state.current(event.subject) and state.status[node] == RUNNING:
-        worker = state.where[node]
         limit = state.plan.timeouts.get(node, 0.0)
-        late = Finished(
-            worker, event.subject, Outcome.FAILED, state.started[node], event.at, error=f"timeout of {limit:g} s"
-        )
-        commands.append(Cancel(worker, event.subject))
-        retry = state.plan.retries.get(node)
-        retryable = retry is not None and issubclass(TaskTimeoutError, retry.on)
-        _failed(state, Kind.TIMED_OUT, node, event.subject >> NUMBER_SHIFT, late, commands, retryable)
+        halt(state, event.subject, Kind.TIMED_OUT, event.at, f"timeout of {limit:g} s", commands)
     elif event.kind == TimerKind.RUN and state.outcome is None and not state.stopped:
         reason = f"timeout of {state.plan.settings.timeout or 0.0:g} s"
         record(state, Fact(Kind.STOPPED, event.at, number=Stop.TIMEOUT, detail=reason))
@@ -320,8 +330,8 @@ def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
 
 
 def _cancel(state: State, event: CancelRequested, commands: list[Command]) -> None:
-    if not (state.stopped and state.cancelled):
-        again = bool(state.cancelled)
+    again = bool(state.cancelled)
+    if not (state.stopped and again) or state.shut:
         record(state, Fact(Kind.STOPPED, event.at, number=Stop.CANCELLED, detail=event.reason))
         stop(state, event.at, event.reason, commands, handlers=again)
 

@@ -137,7 +137,7 @@ def take_back(state: State, at: float, commands: list[Command]) -> None:
         held = [
             attempt
             for attempt in worker.queue
-            if state.current(attempt) and state.status[attempt & NODE_MASK] == QUEUED
+            if state.accepts(attempt) and state.status[attempt & NODE_MASK] == QUEUED
         ]
         if not held or len(worker.queue) <= worker.slots:
             continue

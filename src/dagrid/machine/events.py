@@ -259,8 +259,8 @@ class Kind(IntEnum):
     any case may start; REOPENED: these nodes, which had ended, run again. REPEATED: its task wants
     to be run again; HELD: it waits for a signal, which is SIGNALLED.
 
-    An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone: one that timed out or was cancelled
-    may go on for a while.
+    An attempt holds its slot until it is COMPLETED, RECALLED or FREED, or its worker is gone. HALTED: one was told to stop, in
+    `numbers` how it will have ended when its slot is free, whatever it brings; what follows from that waits.
     """
 
     STARTED = 0
@@ -294,6 +294,7 @@ class Kind(IntEnum):
     REPEATED = 28
     HELD = 29
     SIGNALLED = 30
+    HALTED = 31
 
 
 class Stop(IntEnum):

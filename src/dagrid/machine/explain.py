@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dagrid.machine.events import NODE_MASK, UNSTARTED, Kind
+from dagrid.machine.events import NODE_MASK, UNSTARTED, Kind, attempt_id
 from dagrid.machine.pick import matches
 from dagrid.machine.plan import SHARES, Lack, Request
 from dagrid.machine.state import (
@@ -51,6 +51,10 @@ def explain(state: State, node: int, at: float) -> str:
         return f"{name!r} is queued on worker {worker.name!r}, behind {_ahead(state, node)}."
     if status == RUNNING:
         worker = state.workers[state.where[node]]
+        told = state.halted.get(attempt_id(node, state.number_of(node)))
+        if told is not None:
+            since = f"worker {worker.name!r} has not said for {at - told.at:.3f} s that it has"
+            return f"{name!r} was told to stop ({told.detail}), and {since}."
         return f"{name!r} has been running on worker {worker.name!r} for {at - state.started[node]:.3f} s."
     if status == WAITING and node in state.held:
         prompt = state.held[node]

@@ -156,6 +156,9 @@ class State(msgspec.Struct, eq=False):
     ] = {}  # how often a node began anew: it wanted to run again, or runs again although it had completed
     held: dict[int, str] = {}  # nodes that wait for a signal, and what they say that they wait for
     due: dict[int, float] = {}
+    halted: dict[
+        int, Fact
+    ] = {}  # by attempt that was told to stop and is still with its worker, what was recorded of that
     cause: dict[int, int] = {}
     detail: dict[int, str] = {}
     tolerated: set[int] = set()  # nodes whose task said that nobody shall mind its failure
@@ -226,6 +229,7 @@ class State(msgspec.Struct, eq=False):
         self.started = [at + seconds if at != UNSTARTED else at for at in self.started]
         self.ended = [at + seconds for at in self.ended]
         self.due = {node: at + seconds for node, at in self.due.items()}
+        self.halted = {attempt: fact.shifted(seconds) for attempt, fact in self.halted.items()}
         for facts in self.attempts_before.values():
             facts[:] = [fact.shifted(seconds) for fact in facts]
         self.rebalance_at = 0.0
@@ -296,6 +300,10 @@ class State(msgspec.Struct, eq=False):
         """Return whether an attempt is the one that counts for its node, and has not ended."""
         node = attempt & NODE_MASK
         return attempt >> NUMBER_SHIFT == self.numbers.get(node, 0) and QUEUED <= self.status[node] <= RUNNING
+
+    def accepts(self, attempt: int) -> bool:
+        """Return whether what an attempt brings counts: it is the current one and was not told to stop."""
+        return self.current(attempt) and attempt not in self.halted
 
     def facts(self, since: int = 0, until: int | None = None) -> Iterator[Fact]:
         """Yield the facts of the journal as records, from a position on."""

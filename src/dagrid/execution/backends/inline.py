@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from dagrid.execution.backends._pull import perform
 from dagrid.execution.backends.base import BackendBase
-from dagrid.machine.events import WorkerJoined
+from dagrid.machine.events import WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Capabilities, Host
 
 
@@ -40,7 +40,7 @@ class InlineSession:
         self._wanted = False
         self._closed = False
         self._busy = threading.Lock()
-        host.report([WorkerJoined(self._worker, "inline", host.now(), pulls=True)])
+        host.report([self._joined()])
 
     def wake(self, worker: int) -> None:
         self._wanted = True
@@ -60,9 +60,21 @@ class InlineSession:
             try:
                 self._wanted = False
                 self._context.run(perform, self._host, self._worker)
+            except BaseException:
+                self._interrupted()
+                raise
             finally:
                 self._busy.release()
         return True
+
+    def _interrupted(self) -> None:
+        """Ctrl-C came where no task was: who held the call that was to come is no more."""
+        host, gone = self._host, self._worker
+        self._worker = host.new_worker()
+        host.report([WorkerGone(gone, host.now(), "its thread was interrupted"), self._joined()])
+
+    def _joined(self) -> WorkerJoined:
+        return WorkerJoined(self._worker, "inline", self._host.now(), pulls=True)
 
     def close(self) -> None:
         self._closed = True
