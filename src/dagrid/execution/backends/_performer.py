@@ -56,7 +56,9 @@ class Performer:
 
     def __init__(self, name: str = "", fetch: Callable[[Sequence[Any]], Sequence[bytes]] | None = None) -> None:
         self._fetch = fetch
-        self._changed = threading.Condition()
+        guard = threading.RLock()
+        self._changed = threading.Condition(guard)  # for who waits for news
+        self._wanted = threading.Condition(guard)  # for the thread that performs
         self._calls: deque[Sent] = deque()
         self._records: list[Record] = [(READY, 0, name or _remote.worker_name())]
         self._ridden: set[int] = set()  # the calls on which others ride that wait here
@@ -118,7 +120,7 @@ class Performer:
         with self._changed:
             self._over = self._stopped = True
             self._calls.clear()
-            self._changed.notify()
+            self._wanted.notify()
 
     def _taken(self) -> tuple[list[Record], bytes | None]:
         """Take the records up to the first of a value that is to be kept, and this value."""
@@ -140,7 +142,7 @@ class Performer:
             if stop and stop == self._running:
                 self._stopped = True
                 self._record(STOPPED, stop)
-            self._changed.notify()
+            self._wanted.notify()
 
     def _give_back(self, token: int) -> None:
         for call in self._calls:
@@ -227,7 +229,7 @@ class Performer:
         while True:
             with self._changed:
                 while not self._over and (not self._calls or self._stopped):
-                    self._changed.wait()
+                    self._wanted.wait()
                 if self._over:
                     return
                 token, rides, data, *handles = self._calls.popleft()
