@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import cloudpickle
+import dask
 import pytest
 from distributed import Client, LocalCluster
 
@@ -25,7 +26,7 @@ from dagrid.graph.grow import map_reduce
 from dagrid.ports import Backend
 from dagrid.testing import BackendConformance, EngineConformance, Gate
 from dagrid.testing.gate import stand
-from tests.engines.dask_place import settle
+from tests.engines.dask_place import PATIENT, settle
 from tests.engines.mosaic_on_engine import MosaicOnEngine
 from tests.growth.growth_situations import GrowthSituations, travelling_by_value
 
@@ -46,7 +47,7 @@ def started(**settings: Any) -> LocalCluster:
 
 def connected(cluster: LocalCluster) -> Iterator[Client]:
     """Connect without becoming the current client, which `with` would."""
-    with cluster:
+    with dask.config.set(PATIENT), cluster:
         client = Client(cluster, set_as_default=False)
         yield client
         client.close()
@@ -160,6 +161,20 @@ def test_without_an_address_processes_are_started_and_ended() -> None:
     for pid in {result["pid"], *pids}:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_worker_of_ours_that_is_being_replaced_is_not_given_up() -> None:
+    """A cluster of Dask's looks some time after each death, and ends the nanny of who is not there then, for ever."""
+    before = dask.config.get("distributed.deploy.lost-worker-timeout")
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "0.3s"}):
+        with DaskBackend(max_workers=1) as backend, Gate(30.0) as gate:
+            address = gate.address
+            late = Node("late", lambda: stand(address), timeout=0.5, retries=2, continue_on=["failure"])
+            result = DAG([late, Node("after", os.getpid, ["late"])]).run(backend=backend)
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == "0.3s"
+    assert (result.node_result("late").status, result.node_result("late").attempts) == ("timed_out", 3)
+    assert result["after"] > 0
+    assert dask.config.get("distributed.deploy.lost-worker-timeout") == before
 
 
 EXAMPLE = """

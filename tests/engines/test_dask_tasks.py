@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import dask
 import pytest
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, get_client, get_worker
 
@@ -22,7 +23,7 @@ from dagrid.execution.backends._dask import Cluster
 from dagrid.execution.backends.dask import DaskBackend
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
-from tests.engines.dask_place import settle
+from tests.engines.dask_place import PATIENT, settle
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(60)]
 LARGE = 2**20
@@ -46,7 +47,7 @@ def client(_by_value: None) -> Iterator[Client]:
         scheduler={"cls": Scheduler, "options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1", "port": 0}},
         silence_logs=50,
     )
-    with cluster:
+    with dask.config.set(PATIENT), cluster:
         found = Client(cluster, set_as_default=False)
         yield found
         found.close()

@@ -11,10 +11,11 @@ import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, ClassVar
 from weakref import finalize
 
+import dask
 from distributed import Client, LocalCluster, Security
 from distributed.comm.core import connect
 
@@ -32,6 +33,7 @@ IN_FLIGHT = 256
 """How many tasks of Dask's may be under way for a run."""
 KEEP = 30.0
 """Seconds for which performers stay that have nothing to do."""
+NEVER = "1000 days"
 
 
 class DaskBackend(BackendBase):
@@ -59,7 +61,9 @@ class DaskBackend(BackendBase):
         max_workers: how many attempts run at once at most; for processes of our own also how many there are. None means all
             that the cluster has, or one for each processor.
         kill: end workers' processes to stop what they run. None: only if they are our own, for what else a worker keeps in
-            memory is lost with it.
+            memory is lost with it. A `LocalCluster` gives up a worker that is not there some time after it died
+            (`distributed.deploy.lost-worker-timeout` of Dask's configuration, 15 s), also if it only died again: set that high
+            where `kill` is on. For our own it is.
         timeout: seconds to wait for the scheduler.
 
     Raises:
@@ -91,27 +95,27 @@ class DaskBackend(BackendBase):
         if client is not None and client.asynchronous:
             raise InvalidSettingError("The client is asynchronous. Give one that was made with asynchronous=False.")
         self.max_workers = max_workers
-        ours: list[Any] = []
-        if client is None:
-            if address is None:
-                ours.append(_start_cluster(max_workers or os.cpu_count() or 1))
-                address = ours[0].scheduler_address
-                kill = kill is not False
-            client = _connect(str(address), timeout)
-            ours.insert(0, client)
-        self.client: Any = client
-        self._cluster = Cluster(client, max_workers)
+        ours = ExitStack()
+        is_ours = client is None
         try:
+            if is_ours:
+                if address is None:
+                    address = _start_cluster(max_workers or os.cpu_count() or 1, ours).scheduler_address
+                    kill = kill is not False
+                client = _connect(str(address), timeout)
+                ours.callback(_close, client)
+            self.client: Any = client
+            self._cluster = Cluster(client, max_workers)
             self._cluster.join(bool(kill))
         except BaseException:
-            _close(ours)
+            ours.close()
             raise
         self._depot = Depot(self._cluster.fetch)
         self._crew = Crew(self.name, self._cluster.seat, self._cluster.sites, WINDOW, KEEP, self._depot)
         self._tasks = Tasks(self._cluster)
         self._cluster.follow(self._crew)
         # Also for a backend that is dropped without being closed, and at the end of the program.
-        self._finalizer = finalize(self, _end, self._crew, self._tasks, self._cluster, self._depot, ours)
+        self._finalizer = finalize(self, _end, self._crew, self._tasks, self._cluster, self._depot, ours, is_ours)
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
@@ -137,19 +141,18 @@ class DaskBackend(BackendBase):
         self._finalizer()
 
 
-def _end(crew: Crew, tasks: Tasks, cluster: Cluster, depot: Depot, ours: list[Any]) -> None:
+def _end(crew: Crew, tasks: Tasks, cluster: Cluster, depot: Depot, ours: ExitStack, is_ours: bool) -> None:
     crew.stop()
     tasks.close()
     cluster.leave()
-    if ours and cluster.client.status == "running":
+    if is_ours and cluster.client.status == "running":
         depot.bring_home()
-    _close(ours)
+    ours.close()
 
 
-def _close(ours: list[Any]) -> None:
-    for one in ours:
-        with suppress(Exception):
-            one.close()
+def _close(one: Any) -> None:
+    with suppress(Exception):
+        one.close()
 
 
 def _current() -> Any:
@@ -182,11 +185,18 @@ async def _greet(address: str, timeout: float) -> None:
         await line.close()
 
 
-def _start_cluster(processes: int) -> Any:
-    return LocalCluster(
+def _start_cluster(processes: int, ours: ExitStack) -> Any:
+    """Start workers, which are ended with `ours`.
+
+    Their nannies replace whoever dies; the cluster would give up those that are just being replaced when it looks.
+    """
+    ours.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}))
+    cluster = LocalCluster(
         n_workers=processes,
         threads_per_worker=1,
         processes=True,
         dashboard_address="127.0.0.1:0",
         silence_logs=logging.CRITICAL,
     )
+    ours.callback(_close, cluster)
+    return cluster
