@@ -246,6 +246,24 @@ def test_retry_after_kill_9(dagrid, history, files):
     assert len(history.runs()) == 1
 
 
+def test_retry_as_often_as_its_process_is_killed(dagrid, history, files):
+    """A person asks for it, also for what is called: it is not taken for what kills whoever performs it."""
+    (files / "long.yaml").write_text(
+        "steps: [{name: call, call: child}]\n"
+        "---\n"
+        "name: child\n"
+        "steps: [{name: s, command: 'touch there.$(ls there.* 2> /dev/null | wc -l); test -e go || sleep 600'}]\n"
+    )
+    for number in range(4):
+        with process(*("retry", history.runs()[0].run) if number else ("start", "long.yaml")) as running:
+            appeared(files / f"there.{number}")
+            running.kill()
+            running.wait(PATIENCE)
+    (files / "go").write_text("")
+    said = dagrid("retry", "long")
+    assert said.code == 0, said.err
+
+
 def test_retry_of_a_run_that_never_began(dagrid, history, files):
     """Its process was killed before anything ran: it begins, under the id that it had."""
     (files / "ok").write_text("")

@@ -22,7 +22,7 @@ from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
 from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
-from dagrid.history import About, History, RunInfo
+from dagrid.history import INTERRUPTED, About, History, RunInfo
 from dagrid.history import Place as Held
 from dagrid.history.bells import RESUME
 from dagrid.masking import masked
@@ -290,7 +290,7 @@ def go_on(
         if signals or rejects:
             check(view(history.checkpoint, run_id), run_id, workflow, signals or {}, rejects or {})
         kept = _kept_values(history, run_id)
-        context, readers = _context(history, place, file, workflow, given, above, fleet, kept)
+        context, readers = _context(history, place, file, workflow, given, above, fleet, kept, again)
         run = _in(
             context,
             restart,
@@ -365,10 +365,11 @@ def _context(
     above: Above,
     fleet: Fleet | None,
     fixed: Mapping[str, str] | None = None,
+    again: bool = False,
 ) -> tuple[Context, list[Traces]]:
     """Return the context of a run, and the readers that it wants."""
     about = place.about
-    children = _Children(history, file, place, fleet)
+    children = _Children(history, file, place, fleet, again)
     context = surround(
         file,
         workflow,
@@ -479,10 +480,15 @@ def _kept_values(history: History, run_id: str) -> dict[str, str]:
 
 
 class _Children:
-    """Starts the workflows that the steps of a run call, and goes on with those that an earlier process had begun."""
+    """Starts the workflows that the steps of a run call, and goes on with those that an earlier process had begun.
 
-    def __init__(self, history: History, file: File, place: Held, fleet: Fleet | None) -> None:
+    Args:
+        again: whether somebody asked for the run once more, and so for those of them that were interrupted with it.
+    """
+
+    def __init__(self, history: History, file: File, place: Held, fleet: Fleet | None, again: bool) -> None:
         self._fleet = fleet
+        self._again = again
         self._history = history
         self._file = file
         self._place = place
@@ -499,11 +505,10 @@ class _Children:
             return self._under_way(child, self._new(child))
         info = self._history.info(child.run_id)
         # One that has succeeded gives its result, or has ended while the step waited for that; any other is taken up again.
-        has_failed = info.ended > 0 and info.status != "succeeded" and not child.waited
+        has_failed = info.ended > 0 and info.status != "succeeded"
+        again = not child.waited and (has_failed or (self._again and info.status == INTERRUPTED))
         above = self._above(child)
-        started = go_on(
-            self._history, child.run_id, params=child.params, again=has_failed, above=above, fleet=self._fleet
-        )
+        started = go_on(self._history, child.run_id, params=child.params, again=again, above=above, fleet=self._fleet)
         return self._under_way(child, started)
 
     def _under_way(self, child: Child, started: Started) -> _Running:

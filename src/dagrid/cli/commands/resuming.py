@@ -14,6 +14,7 @@ from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
+from dagrid.history import WAITING
 from dagrid.history.bells import RETRY
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def retry_command(call: Call, run: str | None) -> int:
         return start_like(call, about, about.given, run_id=info.run, name=info.name)
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
-    again = info.ended > 0 or bool(roots)
+    again = info.status != WAITING or bool(roots)  # what waits is asked on, but for what runs anew
     if history.about(info.run).served and fleet_of(call) is None and history.tell(RETRY, info.run, roots):
         return left_to_coordinator(call, info.run)
     if history.about(info.run).kind == "graph":
