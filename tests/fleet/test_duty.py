@@ -259,6 +259,19 @@ def test_a_cancel_stops_what_runs_and_ends_what_waits() -> None:
     assert [each.outcome for each in post.up().reports[0].finished] == [Outcome.COMPLETED]
 
 
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1)])
+def test_who_rides_may_be_cancelled_together_with_what_it_rides_on(order: tuple[int, ...]) -> None:
+    post = Post(slots=1)
+    post.assign(*calls(9))
+    post.assign(*calls(1, 2, 3, rides={2: 1, 3: 2}))
+    assert not post.hear(cancels=some(1, *order))
+    (report,) = post.up().reports
+    assert 1 in [each.attempt for each in report.finished]
+    assert {each.outcome for each in report.finished} == {Outcome.CANCELLED}
+    post.hear(acks=some(1, *order))
+    assert post.held() == {("r", 1): ([9], [])}
+
+
 def test_what_nobody_wants_is_stopped_and_not_reported() -> None:
     post = Post(slots=1)
     post.assign(*calls(1, 2))

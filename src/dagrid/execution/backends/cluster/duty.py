@@ -408,7 +408,7 @@ class Duty:
             self._give_back(job)
 
     def _cancel(self, job: Job, acts: list[Act]) -> None:
-        if job.end is not None:
+        if job.end is not None or not job.wanted:  # who rode on one that was cancelled just now is dropped
             return
         if job.token:
             acts.append(Stop(job.token))
