@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, get
 
 from dagrid import DAG, Node
 from dagrid.errors import PoisonousTaskError, UnsatisfiableError
+from dagrid.execution.backends import _dask
 from dagrid.execution.backends._dask import Cluster
 from dagrid.execution.backends.dask import DaskBackend
 from dagrid.testing import Gate
@@ -341,6 +343,25 @@ def test_workers_come_and_go() -> None:
             gate.meet().release()
         result = run.wait(60).raise_for_status()
     assert sorted(result.node_result(f"n{number}").attempts for number in range(3)) == [1, 1, 2]
+
+
+def test_a_worker_that_stands_still_keeps_nobody_waiting(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens the backend goes on with the others, and it joins when it goes on too."""
+    settle(client, 2)
+    monkeypatch.setattr(_dask, "ANSWER", 0.5)
+    still = client.submit(os.getpid, resources={"gpu": 1}, pure=False).result(timeout=30)
+    os.kill(still, signal.SIGSTOP)
+    try:
+        with DaskBackend(client=client) as backend:
+            assert DAG([Node("any", where)]).run(backend=backend)["any"] == "right"
+            os.kill(still, signal.SIGCONT)
+            found = None
+            while found is None:
+                with suppress(UnsatisfiableError):
+                    found = DAG([Node("there", where, selector={"name": "left"})]).run(backend=backend)["there"]
+    finally:
+        os.kill(still, signal.SIGCONT)
+    assert found == "left"
 
 
 CLUSTER = """

@@ -31,6 +31,8 @@ from dagrid.execution.backends._worker import told
 
 REACH = 2.0
 """Seconds in which a worker must be reachable past the scheduler, or everything goes through that."""
+ANSWER = 10.0
+"""Seconds in which workers say who they are; the loop of one that is busy may not turn for a while."""
 GRACE = 5.0
 """How many seconds the end of a performer may take."""
 FIRST = 1000
@@ -94,7 +96,7 @@ class Cluster:
         Raises:
             CapabilityError: a worker cannot perform calls.
         """
-        for address, said in self.client.run(introduce, on_error="return").items():
+        for address, said in self.soon(self._introduced(self.client.nthreads())).result().items():
             if isinstance(said, OSError):
                 continue  # it is about to go, and the scheduler does not know yet
             if isinstance(said, BaseException):
@@ -201,12 +203,28 @@ class Cluster:
         if not new:
             return
         with suppress(OSError):
-            found = await self.client.run(introduce, workers=new, on_error="return")
-            for address, said in found.items():
+            for address, said in (await self._introduced(new)).items():
                 if not isinstance(said, BaseException) and tuple(said["python"]) == PYTHON:
                     self.posts[address] = Post.of(address, said)
         self._align()
         self._tell("the Dask worker has other settings now")
+
+    async def _introduced(self, addresses: Iterable[str]) -> dict[str, Any]:
+        """Return what workers say of themselves. Who does not answer soon, for its process stands still, joins when it does."""
+        workers = list(addresses)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER):
+                found: dict[str, Any] = await self.client.run(introduce, workers=workers, on_error="return")
+                return found
+        asked = [asyncio.ensure_future(self.client.run(introduce, workers=[one], on_error="return")) for one in workers]
+        answered, silent = await asyncio.wait(asked, timeout=REACH)
+        for one in silent:
+            one.add_done_callback(self._look_again)
+        return {address: said for one in answered for address, said in one.result().items()}
+
+    def _look_again(self, late: asyncio.Future[Any]) -> None:
+        if not late.cancelled() and late.exception() is None:
+            self.soon(self._watch.look())
 
     def _tell(self, reason: str) -> None:
         if self._crew is not None:
