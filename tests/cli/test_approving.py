@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dagrid.cli.exits import Exit
@@ -160,6 +162,9 @@ def test_a_graph_of_pythons_waits_for_a_person(dagrid, history, folder):
     assert said.code == Exit.WAITING
     (run,) = history.runs()
     assert said.data["waiting"] == [{"run": run.run, "step": "ask", "prompt": "Deploy?"}]
+    assert not re.search(r"\bms\b", dagrid("status", run.run).out.partition("ask")[2]), (
+        "who waits for a person does not run"
+    )
     assert run.status == "waiting"
     said = dagrid("approve", "deploying", "--input", "BY=Ada")
     assert said.code == 0, said.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,13 @@ import pytest
 
 from dagrid.cli.exits import Exit
 from tests.cli.conftest import PATIENCE, appeared, process
+
+STUBBORN = """
+maxCleanUpTimeSec: 600
+steps:
+  - name: only
+    command: trap 'touch told' TERM; touch there; until test -e go; do sleep 0.05; done
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -43,6 +51,28 @@ def test_a_second_signal_stops_the_handlers(history, folder):
         _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == Exit.INTERRUPTED, err
     assert history.runs()[0].status == "aborted"
+
+
+def test_a_step_that_takes_its_time_of_grace_is_told_of(dagrid, folder):
+    """It runs until it has gone; whoever looks meanwhile is told that it is being stopped, and why."""
+    (folder / "long.yaml").write_text(STUBBORN)
+    with process("start", "long.yaml", start_new_session=True) as running:
+        appeared(folder / "there")
+        assert "'only' has been running for" in dagrid("explain", "long", "only").out, (
+            "no worker is named where there is none"
+        )
+        running.send_signal(signal.SIGINT)
+        appeared(folder / "told")
+        assert dagrid("status", "long").out.rstrip().endswith("told to stop: interrupted")
+        (step,) = dagrid("status", "long", "--json").data["steps"]
+        assert (step["status"], step["reason"]) == ("running", "told to stop: interrupted")
+        assert re.search(
+            r"was told to stop [\d.]+ s ago \(interrupted\), and still runs\.", dagrid("explain", "long").out
+        )
+        (folder / "go").touch()
+        _, err = running.communicate(timeout=PATIENCE)
+    assert "only: told to stop: interrupted" in err
+    assert dagrid("status", "long").out.rstrip().endswith("interrupted")
 
 
 def test_a_run_in_the_background_of_a_script_is_stopped(dagrid, history, folder):

@@ -235,10 +235,20 @@ def test_retry_after_kill_9(dagrid, history, files):
     )
     with process("start", "long.yaml") as running:
         appeared(files / "there")
+        assert running.stderr is not None
+        assert any("second: started" in line for line in running.stderr)
         running.kill()
         running.wait(PATIENCE)
     assert history.runs()[0].status == "interrupted"
-    assert "dagrid retry" in dagrid("status", "long").out
+    told = dagrid("status", "long").out
+    assert "dagrid retry" in told
+    assert re.search(r"second +interrupted +\d+ ms +ran when the process of the run ended\n", told), told
+    assert (
+        "'second' ran when the process of the run ended; dagrid retry runs it again." in dagrid("explain", "long").out
+    )
+    (first, second, third) = dagrid("status", "long", "--json").data["steps"]
+    assert [step["status"] for step in (first, second, third)] == ["completed", "interrupted", "pending"]
+    assert "seconds" not in second
     (files / "go").write_text("")
     said = dagrid("retry", "long")
     assert said.code == 0, said.err

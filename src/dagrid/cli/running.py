@@ -199,8 +199,8 @@ def run_record(run_id: str, name: str, result: ExecutionResult) -> dict[str, Any
     }
 
 
-def step_record(result: NodeResult, seconds: float) -> dict[str, Any]:
-    """Return what programs are told of a step, and of how long it took, or has been going on."""
+def step_record(result: NodeResult, seconds: float | None) -> dict[str, Any]:
+    """Return what programs are told of a step, and of how long it took, or has been going on, if anybody knows."""
     end = result.value
     is_step = type(end).__name__ == "StepEnd"
     return plain(
@@ -208,8 +208,8 @@ def step_record(result: NodeResult, seconds: float) -> dict[str, Any]:
             "name": result.name,
             "status": result.status.value,
             "attempts": result.attempts,
-            "started": result.started if result.attempts else None,
-            "seconds": seconds if result.attempts else None,
+            "started": result.started if has_times(result) else None,
+            "seconds": seconds if has_times(result) else None,
             "reason": result.reason,
             "error": error_of(result),
             "code": end.code if is_step else None,
@@ -218,6 +218,11 @@ def step_record(result: NodeResult, seconds: float) -> dict[str, Any]:
             "stderr": end.stderr if is_step else None,
         }
     )
+
+
+def has_times(result: NodeResult) -> bool:
+    """Return whether a step runs, or ran to an end; who waits, for a person or for its next try, does neither."""
+    return result.status == "running" or result.ended > 0
 
 
 def error_of(result: NodeResult) -> str:
