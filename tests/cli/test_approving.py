@@ -118,6 +118,25 @@ def test_what_was_called_at_once_waits_at_once(dagrid, history, folder):
     assert (folder / "s").read_text() == "s\n" * 2
 
 
+def test_a_failure_leaves_nobody_waiting_in_what_was_called_beside_it(dagrid, history, folder):
+    """The step ends when all of its runs have: until then they can be answered, and what has failed does not run again."""
+    (folder / "many.yaml").write_text(
+        "steps: [{name: each, call: one, parallel: [1, 2, 3]}]\n"
+        "---\nname: one\nsteps:\n"
+        "  - {name: s, command: 'echo $1 >> s; test $1 != 2'}\n"
+        "  - {name: ask, approval: well?, command: 'true'}\n"
+    )
+    assert dagrid("start", "many.yaml", "-q").code == Exit.WAITING
+    (run,) = history.runs()
+    first, third = [child for child in history.children(run.run) if child.status == "waiting"]
+    assert dagrid("reject", first.run).code == Exit.WAITING
+    said = dagrid("approve", third.run)
+    assert said.code == Exit.FAILED
+    assert "2 of 3 runs of the workflow 'one' did not succeed; the first of them has failed" in said.err
+    assert sorted((folder / "s").read_text().split()) == ["1", "2", "3"]
+    assert sorted(child.status for child in history.children(run.run)) == ["failed", "failed", "succeeded"]
+
+
 def test_a_person_is_asked_in_what_was_called_with_a_secret(dagrid, history, folder, monkeypatch):
     """The answer is taken without the secret, which only the run that called it has; that goes on with both."""
     monkeypatch.setenv("HIDDEN", "s3cr3t-t0ken")
