@@ -75,6 +75,28 @@ def test_a_step_that_takes_its_time_of_grace_is_told_of(dagrid, folder):
     assert dagrid("status", "long").out.rstrip().endswith("interrupted")
 
 
+def test_what_a_run_has_called_is_stopped_as_any_step(dagrid, history, folder):
+    """With its time of grace and its handlers; those of the run that called it begin when nothing of it is left."""
+    (folder / "outer.yaml").write_text(
+        "handlerOn: {exit: {command: echo outer >> order}}\n"
+        "steps: [{name: kids, call: inner, parallel: [1, 2]}]\n"
+        "---\n"
+        "name: inner\n"
+        "maxCleanUpTimeSec: 600\n"
+        "handlerOn: {cancel: {command: echo handler >> order}}\n"
+        "steps: [{name: s, command: 'trap \"echo step >> order; exit 1\" TERM; touch there.$1; while :; do sleep 0.05; done'}]\n"
+    )
+    with process("start", "outer.yaml", start_new_session=True) as running:
+        for number in (1, 2):
+            appeared(folder / f"there.{number}")
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == Exit.INTERRUPTED, err
+    order = (folder / "order").read_text().split()
+    assert (sorted(order), order[-1]) == (["handler", "handler", "outer", "step", "step"], "outer")
+    assert {info.status for info in history.runs(children=True)} == {"aborted"}
+
+
 def test_a_run_in_the_background_of_a_script_is_stopped(dagrid, history, folder):
     """There Ctrl-C is ignored, as it was for who pressed it in front of another program; who is asked to stop does."""
     (folder / "long.yaml").write_text("steps:\n  - {name: only, command: 'touch there; sleep 600'}\n")

@@ -118,7 +118,9 @@ def _run(work: Work, children: list[Child], at_once: int) -> Generator[Await, An
         raise StepError("No other workflow can be run from here.", work.step.name)
     if not children:
         return []
-    ends: list[ChildEnd] = yield Await(partial(_begin, start, children, max(1, min(at_once, len(children)))))
+    ends: list[ChildEnd] = yield Await(
+        partial(_begin, start, children, max(1, min(at_once, len(children)))), parting=True
+    )
     questions = tuple([question for end in ends for question in end.questions])
     if questions:
         said = "; ".join(f"step {one.step!r} of run {one.run}: {one.prompt}" for one in questions)
