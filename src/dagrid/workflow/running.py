@@ -219,8 +219,7 @@ def start(
         try:
             context, readers = _context(history, place, file, chosen, params, above, fleet)
             _keep_values(history, context)
-            reason = unmet(context)
-            cancelled = place.about.stopping or (f"a precondition does not hold: {reason}" if reason else "")
+            cancelled = place.about.stopping or _refused(context)
             dag = lower(context, fleet is not None)
             run = _in(
                 context,
@@ -291,6 +290,14 @@ def go_on(
             check(view(history.checkpoint, run_id), run_id, workflow, signals or {}, rejects or {})
         kept = _kept_values(history, run_id)
         context, readers = _context(history, place, file, workflow, given, above, fleet, kept, again)
+        cancelled = about.stopping
+        if (
+            again
+            and workflow.preconditions
+            and not cancelled
+            and not _has_begun(view(history.checkpoint, run_id), workflow)
+        ):
+            cancelled = _refused(context)
         run = _in(
             context,
             restart,
@@ -298,11 +305,22 @@ def go_on(
             run_id,
             again=again,
             roots=roots,
-            cancelled=about.stopping,
+            cancelled=cancelled,
             **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
         )
         tell(run, signals or {}, rejects or {})
         return Started(run, history, place, context, closing.pop_all())
+
+
+def _refused(context: Context) -> str:
+    """Return why a run shall not begin; nothing if it shall."""
+    reason = unmet(context)
+    return f"a precondition does not hold: {reason}" if reason else ""
+
+
+def _has_begun(run: Run, workflow: Workflow) -> bool:
+    """Return whether any step of a run has begun, so that its preconditions have held."""
+    return any(run.node_result(step.name, value=False).attempts for step in workflow.steps)
 
 
 def answer(
