@@ -97,6 +97,20 @@ def test_what_a_run_has_called_is_stopped_as_any_step(dagrid, history, folder):
     assert {info.status for info in history.runs(children=True)} == {"aborted"}
 
 
+def test_a_step_between_two_tries_says_what_it_waits_for(dagrid, folder):
+    """It does not run, and has no time; when it will is said in place of that."""
+    (folder / "long.yaml").write_text(
+        "steps: [{name: only, command: 'touch there; false', retryPolicy: {limit: 1, intervalSec: 600}}]\n"
+    )
+    with process("start", "long.yaml", start_new_session=True) as running:
+        assert running.stderr is not None
+        assert any("will be tried again" in line for line in running.stderr)
+        told = dagrid("status", "long").out
+        assert re.search(r"only +waiting +failed and is tried again in [\d.]+ s\n", told), told
+        running.send_signal(signal.SIGINT)
+        running.wait(PATIENCE)
+
+
 def test_a_run_in_the_background_of_a_script_is_stopped(dagrid, history, folder):
     """There Ctrl-C is ignored, as it was for who pressed it in front of another program; who is asked to stop does."""
     (folder / "long.yaml").write_text("steps:\n  - {name: only, command: 'touch there; sleep 600'}\n")

@@ -192,6 +192,8 @@ def _row(run: Run, step: NodeResult, gone: bool) -> tuple[str, ...]:
         return (step.name, "interrupted", took(step.started), "", "", INTERRUPTED)
     began = has_times(step)
     why = error_of(step) if step.status in BAD else step.reason
+    if step.status == "waiting" and step.name not in run.waiting:
+        why = run.explain(step.name).removeprefix(f"{step.name!r} ").removesuffix(".")
     return (
         step.name,
         step.status.value,
