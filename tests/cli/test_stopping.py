@@ -111,6 +111,23 @@ def test_a_step_between_two_tries_says_what_it_waits_for(dagrid, folder):
         running.wait(PATIENCE)
 
 
+def test_a_second_signal_stops_the_handlers_of_what_was_called(history, folder):
+    """However deep they are: who cannot wait need not wait for them either."""
+    (folder / "outer.yaml").write_text(
+        "steps: [{name: a, call: middle}]\n"
+        "---\nname: middle\nsteps: [{name: b, call: inner}]\n"
+        "---\nname: inner\nhandlerOn: {cancel: {command: 'touch cancelling; sleep 600'}}\n"
+        "steps: [{name: c, command: 'touch there; sleep 600'}]\n"
+    )
+    with process("start", "outer.yaml", start_new_session=True) as running:
+        for marker in ("there", "cancelling"):
+            appeared(folder / marker)
+            running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == Exit.INTERRUPTED, err
+    assert {info.status for info in history.runs(children=True)} == {"aborted"}
+
+
 def test_a_run_in_the_background_of_a_script_is_stopped(dagrid, history, folder):
     """There Ctrl-C is ignored, as it was for who pressed it in front of another program; who is asked to stop does."""
     (folder / "long.yaml").write_text("steps:\n  - {name: only, command: 'touch there; sleep 600'}\n")
