@@ -251,6 +251,7 @@ class Request(msgspec.Struct):
         mask: secrets, replaced by `*******` in its last words and in messages.
         stop_signal: what its process group gets when the attempt is cancelled or late. It answers no more requests then.
         grace: how many seconds the group then has to end before it is killed.
+        said: what messages call the process, masked, in place of "the server" and its argv.
     """
 
     server: Server
@@ -258,6 +259,7 @@ class Request(msgspec.Struct):
     mask: Sequence[str] = ()
     stop_signal: int = SIGTERM
     grace: float = GRACE
+    said: str = ""
 
     def __repr__(self) -> str:
         return f"<Request of {len(self.data)} bytes to {self.server!r}>"
