@@ -101,6 +101,15 @@ def test_a_run_is_stopped_that_waits_in_what_it_called(dagrid, history, nested):
     assert {info.status for info in history.runs(children=True)} == {"aborted"}
 
 
+def test_a_run_that_was_stopped_while_it_waited_is_taken_up_again(dagrid, history, nested):
+    """Whoever tries it again is asked again: that those were stopped that it has called is no answer."""
+    assert dagrid("start", "nested.yaml", "-q").code == Exit.WAITING
+    assert dagrid("stop", "nested").code == 0
+    assert dagrid("retry", "nested", "-q").code == Exit.WAITING
+    assert dagrid("approve", "nested", "--input", "WHY=so").code == 0
+    assert {info.status for info in history.runs(children=True)} == {"succeeded"}
+
+
 def test_what_was_called_at_once_waits_at_once(dagrid, history, folder):
     """Each is answered by itself, and what the others did is not done again."""
     (folder / "many.yaml").write_text(

@@ -58,6 +58,8 @@ def test_a_step_that_takes_its_time_of_grace_is_told_of(dagrid, folder):
     (folder / "long.yaml").write_text(STUBBORN)
     with process("start", "long.yaml", start_new_session=True) as running:
         appeared(folder / "there")
+        assert running.stderr is not None
+        assert any("only: started" in line for line in running.stderr)
         assert "'only' has been running for" in dagrid("explain", "long", "only").out, (
             "no worker is named where there is none"
         )
