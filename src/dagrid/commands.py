@@ -188,9 +188,11 @@ class Await(msgspec.Struct, frozen=True):
         begin: begins it, with a function that is to be told what came of it (`Notify`), and returns a function that cancels it,
             or None where there is nothing to cancel. Both run in the thread that watches the processes of the run and must be
             short. What is cancelled need not notify.
+        parting: what is cancelled takes its time, and notifies when it has gone: until then the attempt has not ended.
     """
 
     begin: Callable[[Notify], Callable[[], object] | None]
+    parting: bool = False
 
 
 class Server:
@@ -249,6 +251,7 @@ class Request(msgspec.Struct):
         mask: secrets, replaced by `*******` in its last words and in messages.
         stop_signal: what its process group gets when the attempt is cancelled or late. It answers no more requests then.
         grace: how many seconds the group then has to end before it is killed.
+        said: what messages call the process, masked, in place of "the server" and its argv.
     """
 
     server: Server
@@ -256,6 +259,7 @@ class Request(msgspec.Struct):
     mask: Sequence[str] = ()
     stop_signal: int = SIGTERM
     grace: float = GRACE
+    said: str = ""
 
     def __repr__(self) -> str:
         return f"<Request of {len(self.data)} bytes to {self.server!r}>"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -155,6 +157,54 @@ def test_a_notice_after_the_cancel_is_not_heard():
     started.cancel()
     assert started.wait(PATIENCE).cancelled == 1
     assert seen == [GeneratorExit]
+
+
+def test_what_takes_its_time_to_leave_is_waited_for():
+    """What is called off and has not gone yet is not over: the node ends with it, and nothing behind it begins before."""
+    seen: list[str] = []
+    notices: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def begin(notify):
+        notices.put(notify)
+        return lambda: notices.put("called off")
+
+    @Command
+    def sequence():
+        try:
+            yield Await(begin, parting=True)
+        finally:
+            seen.append("closed")
+
+    nodes = [Node("node", sequence), Node("bye", lambda: seen.append("bye"), handler="exit")]
+    started = DAG(nodes).start(progress=False)
+    notify = notices.get(timeout=PATIENCE)
+    started.cancel("enough")
+    assert notices.get(timeout=PATIENCE) == "called off"
+    assert "was told to stop" in started.explain("node")
+    assert not seen
+    notify("gone")
+    result = started.wait(PATIENCE)
+    assert (result.cancelled, seen) == (1, ["closed", "bye"])
+
+
+def test_a_backend_that_closes_waits_for_nobody_who_takes_his_time():
+    """Its run is over, and whoever was called off may never say that he has gone."""
+    called = threading.Event()
+
+    def begin(notify):
+        called.set()
+        return lambda: None
+
+    @Command
+    def sequence():
+        yield Await(begin, parting=True)
+
+    with CommandBackend(1) as backend:
+        future = backend.submit(sequence)
+        assert called.wait(PATIENCE)
+        backend.close(wait=False)
+    with pytest.raises(BackendClosedError):
+        future.result(0)
 
 
 def test_a_wait_may_be_late():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dagrid.cli.exits import Exit
@@ -99,6 +101,15 @@ def test_a_run_is_stopped_that_waits_in_what_it_called(dagrid, history, nested):
     assert {info.status for info in history.runs(children=True)} == {"aborted"}
 
 
+def test_a_run_that_was_stopped_while_it_waited_is_taken_up_again(dagrid, history, nested):
+    """Whoever tries it again is asked again: that those were stopped that it has called is no answer."""
+    assert dagrid("start", "nested.yaml", "-q").code == Exit.WAITING
+    assert dagrid("stop", "nested").code == 0
+    assert dagrid("retry", "nested", "-q").code == Exit.WAITING
+    assert dagrid("approve", "nested", "--input", "WHY=so").code == 0
+    assert {info.status for info in history.runs(children=True)} == {"succeeded"}
+
+
 def test_what_was_called_at_once_waits_at_once(dagrid, history, folder):
     """Each is answered by itself, and what the others did is not done again."""
     (folder / "many.yaml").write_text(
@@ -114,6 +125,25 @@ def test_what_was_called_at_once_waits_at_once(dagrid, history, folder):
     assert dagrid("approve", first.run).code == Exit.WAITING
     assert dagrid("approve", second.run).code == 0
     assert (folder / "s").read_text() == "s\n" * 2
+
+
+def test_a_failure_leaves_nobody_waiting_in_what_was_called_beside_it(dagrid, history, folder):
+    """The step ends when all of its runs have: until then they can be answered, and what has failed does not run again."""
+    (folder / "many.yaml").write_text(
+        "steps: [{name: each, call: one, parallel: [1, 2, 3]}]\n"
+        "---\nname: one\nsteps:\n"
+        "  - {name: s, command: 'echo $1 >> s; test $1 != 2'}\n"
+        "  - {name: ask, approval: well?, command: 'true'}\n"
+    )
+    assert dagrid("start", "many.yaml", "-q").code == Exit.WAITING
+    (run,) = history.runs()
+    first, third = [child for child in history.children(run.run) if child.status == "waiting"]
+    assert dagrid("reject", first.run).code == Exit.WAITING
+    said = dagrid("approve", third.run)
+    assert said.code == Exit.FAILED
+    assert "2 of 3 runs of the workflow 'one' did not succeed; the first of them has failed" in said.err
+    assert sorted((folder / "s").read_text().split()) == ["1", "2", "3"]
+    assert sorted(child.status for child in history.children(run.run)) == ["failed", "failed", "succeeded"]
 
 
 def test_a_person_is_asked_in_what_was_called_with_a_secret(dagrid, history, folder, monkeypatch):
@@ -160,6 +190,9 @@ def test_a_graph_of_pythons_waits_for_a_person(dagrid, history, folder):
     assert said.code == Exit.WAITING
     (run,) = history.runs()
     assert said.data["waiting"] == [{"run": run.run, "step": "ask", "prompt": "Deploy?"}]
+    assert not re.search(r"\bms\b", dagrid("status", run.run).out.partition("ask")[2]), (
+        "who waits for a person does not run"
+    )
     assert run.status == "waiting"
     said = dagrid("approve", "deploying", "--input", "BY=Ada")
     assert said.code == 0, said.err

@@ -102,6 +102,26 @@ def test_a_part_of_a_schema(dagrid):
 # graph
 
 
+@pytest.mark.parametrize(
+    ("file", "begins"), [("a.svg", "<svg"), ("a.MMD", "flowchart"), ("a.dot", "digraph"), ("a.txt", "1  fetch")]
+)
+def test_the_ending_of_a_file_says_the_form(dagrid, files, file, begins):
+    """Nobody has to say the same thing twice."""
+    assert dagrid("graph", "good.yaml", "-o", file).code == 0
+    assert (files / file).read_text().lstrip().startswith(begins)
+
+
+def test_a_form_that_nothing_can_be_drawn_in(dagrid, files):
+    """Text in a file that calls itself a picture is no picture: the endings that there are are named, and what says the form."""
+    said = dagrid("graph", "good.yaml", "-o", "a.png")
+    assert said.code == Exit.USAGE
+    assert "a.png may end in .svg, .mmd, .dot, .gv, .json, .txt, or --format says its form." in said.err
+    assert not (files / "a.png").exists()
+    assert dagrid("graph", "good.yaml", "-o", "a.png", "--format", "text").code == 0
+    assert dagrid("graph", "good.yaml", "-o", "plain").code == 0
+    assert (files / "plain").read_text().startswith("1  fetch")
+
+
 def test_a_workflow_in_words(dagrid, files):
     """Each step with what it waits for, by level."""
     assert dagrid("graph", "good.yaml").out == (

@@ -261,6 +261,27 @@ def test_a_run_on_a_terminal():
     assert "slow succeeded after" in screen(drawn)[-1]
 
 
+def test_a_step_that_is_being_stopped_on_a_terminal(dagrid, folder, history):
+    """It stays in the picture as what it is until it has gone."""
+    (folder / "long.yaml").write_text(
+        "maxCleanUpTimeSec: 600\n"
+        "steps: [{name: only, command: 'trap : TERM; touch there; until test -e go; do sleep 0.05; done'}]\n"
+    )
+    asked: list[int] = []
+
+    def look(drawn: str) -> None:
+        if not asked and (folder / "there").exists():
+            asked.append(history.runs()[0].pid)
+            os.kill(asked[0], signal.SIGTERM)
+        if "told to stop: interrupted" in drawn and "1 being stopped" in drawn:
+            (folder / "go").touch()
+
+    code, drawn = on_a_terminal("start", "long.yaml", look=look)
+    assert code == Exit.INTERRUPTED
+    assert "told to stop: interrupted" in drawn
+    assert "being stopped" not in screen(drawn)[-1]
+
+
 def test_a_run_that_is_short_on_a_terminal():
     """Nothing is drawn that would be gone at once: its steps are told at the end."""
     code, drawn = on_a_terminal("start", "flows:flow", "--", "9")

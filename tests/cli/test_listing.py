@@ -225,7 +225,7 @@ def test_logs_that_there_are_not(dagrid, written, history):
 
 
 def test_a_log_is_followed_until_the_run_has_ended(history, performer):
-    """What is written meanwhile comes at once, and the end of the run ends it."""
+    """What is written meanwhile comes at once, also where the file begins anew, and the end of the run ends it."""
     (info,) = history.runs()
     log = history.folder(info.run) / "run.log"
     log.write_text("first\n")
@@ -241,6 +241,8 @@ def test_a_log_is_followed_until_the_run_has_ended(history, performer):
         with log.open("a") as file:
             file.write("second\n")
         assert reader.stdout.readline() == "second\n"
+        log.write_text("anew\n")
+        assert reader.stdout.readline() == "anew\n"
         with log.open("a") as file:
             file.write("last\n")
         performer.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,13 @@ import pytest
 
 from dagrid.cli.exits import Exit
 from tests.cli.conftest import PATIENCE, appeared, process
+
+STUBBORN = """
+maxCleanUpTimeSec: 600
+steps:
+  - name: only
+    command: trap 'touch told' TERM; touch there; until test -e go; do sleep 0.05; done
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -43,6 +51,83 @@ def test_a_second_signal_stops_the_handlers(history, folder):
         _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == Exit.INTERRUPTED, err
     assert history.runs()[0].status == "aborted"
+
+
+def test_a_step_that_takes_its_time_of_grace_is_told_of(dagrid, folder):
+    """It runs until it has gone; whoever looks meanwhile is told that it is being stopped, and why."""
+    (folder / "long.yaml").write_text(STUBBORN)
+    with process("start", "long.yaml", start_new_session=True) as running:
+        appeared(folder / "there")
+        assert running.stderr is not None
+        assert any("only: started" in line for line in running.stderr)
+        assert "'only' has been running for" in dagrid("explain", "long", "only").out, (
+            "no worker is named where there is none"
+        )
+        running.send_signal(signal.SIGINT)
+        appeared(folder / "told")
+        assert dagrid("status", "long").out.rstrip().endswith("told to stop: interrupted")
+        (step,) = dagrid("status", "long", "--json").data["steps"]
+        assert (step["status"], step["reason"]) == ("running", "told to stop: interrupted")
+        assert re.search(
+            r"was told to stop [\d.]+ s ago \(interrupted\), and still runs\.", dagrid("explain", "long").out
+        )
+        (folder / "go").touch()
+        _, err = running.communicate(timeout=PATIENCE)
+    assert "only: told to stop: interrupted" in err
+    assert dagrid("status", "long").out.rstrip().endswith("interrupted")
+
+
+def test_what_a_run_has_called_is_stopped_as_any_step(dagrid, history, folder):
+    """With its time of grace and its handlers; those of the run that called it begin when nothing of it is left."""
+    (folder / "outer.yaml").write_text(
+        "handlerOn: {exit: {command: echo outer >> order}}\n"
+        "steps: [{name: kids, call: inner, parallel: [1, 2]}]\n"
+        "---\n"
+        "name: inner\n"
+        "maxCleanUpTimeSec: 600\n"
+        "handlerOn: {cancel: {command: echo handler >> order}}\n"
+        "steps: [{name: s, command: 'trap \"echo step >> order; exit 1\" TERM; touch there.$1; while :; do sleep 0.05; done'}]\n"
+    )
+    with process("start", "outer.yaml", start_new_session=True) as running:
+        for number in (1, 2):
+            appeared(folder / f"there.{number}")
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == Exit.INTERRUPTED, err
+    order = (folder / "order").read_text().split()
+    assert (sorted(order), order[-1]) == (["handler", "handler", "outer", "step", "step"], "outer")
+    assert {info.status for info in history.runs(children=True)} == {"aborted"}
+
+
+def test_a_step_between_two_tries_says_what_it_waits_for(dagrid, folder):
+    """It does not run, and has no time; when it will is said in place of that."""
+    (folder / "long.yaml").write_text(
+        "steps: [{name: only, command: 'touch there; false', retryPolicy: {limit: 1, intervalSec: 600}}]\n"
+    )
+    with process("start", "long.yaml", start_new_session=True) as running:
+        assert running.stderr is not None
+        assert any("will be tried again" in line for line in running.stderr)
+        told = dagrid("status", "long").out
+        assert re.search(r"only +waiting +failed and is tried again in [\d.]+ s\n", told), told
+        running.send_signal(signal.SIGINT)
+        running.wait(PATIENCE)
+
+
+def test_a_second_signal_stops_the_handlers_of_what_was_called(history, folder):
+    """However deep they are: who cannot wait need not wait for them either."""
+    (folder / "outer.yaml").write_text(
+        "steps: [{name: a, call: middle}]\n"
+        "---\nname: middle\nsteps: [{name: b, call: inner}]\n"
+        "---\nname: inner\nhandlerOn: {cancel: {command: 'touch cancelling; sleep 600'}}\n"
+        "steps: [{name: c, command: 'touch there; sleep 600'}]\n"
+    )
+    with process("start", "outer.yaml", start_new_session=True) as running:
+        for marker in ("there", "cancelling"):
+            appeared(folder / marker)
+            running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=PATIENCE)
+    assert running.returncode == Exit.INTERRUPTED, err
+    assert {info.status for info in history.runs(children=True)} == {"aborted"}
 
 
 def test_a_run_in_the_background_of_a_script_is_stopped(dagrid, history, folder):

@@ -100,6 +100,22 @@ def test_a_workflow_that_fails(dagrid, history):
     assert "no ok file" in steps["load"]["error"]
 
 
+def test_a_precondition_is_asked_again_by_who_tries_again(dagrid, files):
+    """What did not hold is no less in the way the second time; what has held once is not asked, for the run has begun."""
+    (files / "maybe.yaml").write_text(
+        "preconditions: 'test -e ready'\nsteps: [{name: a, command: 'rm -f ready; touch ran; test -e well'}]\n"
+    )
+    assert dagrid("start", "maybe.yaml").code == 0
+    assert dagrid("retry", "maybe").code == 0
+    assert dagrid("status", "maybe", "--json").data["status"] == "aborted"
+    assert not (files / "ran").exists()
+    (files / "ready").touch()
+    assert dagrid("retry", "maybe").code == Exit.FAILED
+    (files / "well").touch()
+    assert dagrid("retry", "maybe").code == 0
+    assert (files / "ran").exists()
+
+
 def test_a_workflow_whose_precondition_does_not_hold(dagrid, files):
     """Nothing runs, and that is no failure."""
     (files / "maybe.yaml").write_text("preconditions: 'false'\nsteps:\n  - command: touch ran\n")
@@ -235,10 +251,20 @@ def test_retry_after_kill_9(dagrid, history, files):
     )
     with process("start", "long.yaml") as running:
         appeared(files / "there")
+        assert running.stderr is not None
+        assert any("second: started" in line for line in running.stderr)
         running.kill()
         running.wait(PATIENCE)
     assert history.runs()[0].status == "interrupted"
-    assert "dagrid retry" in dagrid("status", "long").out
+    told = dagrid("status", "long").out
+    assert "dagrid retry" in told
+    assert re.search(r"second +interrupted +\d+ ms +ran when the process of the run ended\n", told), told
+    assert (
+        "'second' ran when the process of the run ended; dagrid retry runs it again." in dagrid("explain", "long").out
+    )
+    (first, second, third) = dagrid("status", "long", "--json").data["steps"]
+    assert [step["status"] for step in (first, second, third)] == ["completed", "interrupted", "pending"]
+    assert "seconds" not in second
     (files / "go").write_text("")
     said = dagrid("retry", "long")
     assert said.code == 0, said.err

@@ -175,7 +175,7 @@ def test_a_timeout_ends_the_attempt_and_its_late_value_changes_nothing() -> None
     assert words(here.state) == "running pending ready"
     assert here.cancels == [Cancel(0, attempt)]
     here.at = 13.0
-    said = "'a' was told to stop (timeout of 2 s), and worker 'w0' has not said for 1.000 s that it has."
+    said = "'a' was told to stop 1.000 s ago (timeout of 2 s), and still runs on worker 'w0'."
     assert explain(here.state, 0, here.at) == said
     here.finish(here.places[0], attempt)
     assert words(here.state) == "timed_out skipped queued"

@@ -61,6 +61,9 @@ def test_copies_of_folders_and_globs(place, capfd):
         filing.copy(["a.txt", "to/a.txt"], "sub/")
     with pytest.raises(StepError, match="set createDirs: true"):
         filing.copy(["a.txt"], "none/a.txt")
+    for append in (False, True):
+        with pytest.raises(StepError, match=r"There is no folder .*none'; set createDirs: true"):
+            filing.write("none/a.txt", "x", append=append)
     with pytest.raises(StepError, match="is there already"):
         filing.copy(["a.txt"], "b.txt")
     assert (place / "b.txt").read_text() == "b.txt"

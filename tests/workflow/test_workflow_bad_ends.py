@@ -32,6 +32,26 @@ def test_output_that_is_no_text_is_kept_as_it_is_and_shown_as_far_as_it_can_be(r
     assert "\N{REPLACEMENT CHARACTER}" in told.node("a").value.outputs["O"]
 
 
+def test_a_log_is_bounded_over_all_repetitions(runner):
+    """What is repeated a thousand times must not fill the disk; what the last ones wrote is there, and outputs are whole."""
+    told = runner.run(
+        """
+        maxOutputSize: 1000
+        steps:
+          - name: a
+            command: for i in 1 2 3 4 5; do printf '%0100d' 0; printf '%0100d' 0 >&2; done; echo end $(date +%N) | tee last
+            repeatPolicy: {repeat: true, limit: 40}
+            output: O
+        """
+    )
+    assert told.status == "succeeded", told.node("a").error
+    last = (runner.folder / "last").read_text()
+    assert told.out("a").startswith("[cut here: what was written before this try]\n")
+    assert told.out("a").endswith(last)
+    assert max(len(told.out("a")), len(told.err("a"))) < 2_000
+    assert told.node("a").value.outputs["O"] == "0" * 500 + last.strip()
+
+
 def test_a_full_disk_fails_the_step_that_meets_it(runner):
     """What a step writes is not lost in silence."""
     told = runner.run("steps: [{name: a, command: echo x, stdout: /dev/full}, {name: b, command: echo b}]")

@@ -188,6 +188,13 @@ def test_async_functions_run(runner):
     assert told.node("a").value.outputs == {"O": "2"}
 
 
+def test_a_python_step_whose_process_dies_names_the_function(runner):
+    """Not the program of ours that called it, which nobody knows."""
+    (runner.folder / "deadly.py").write_text("import os\ndef end(): os.kill(os.getpid(), 9)\n")
+    told = runner.run("steps: [{name: a, python: 'deadly:end'}]")
+    assert str(told.node("a").error) == "The process of deadly:end was killed by SIGKILL before it had answered."
+
+
 def test_a_text_that_is_no_unicode_fails_nothing(runner):
     """Half of a pair is a value of Python's; as the text of a variable it is a question mark."""
     (runner.folder / "tasks.py").write_text("def half():\n    return chr(0xD800)\ndef ask(x):\n    return ord(x)\n")

@@ -82,6 +82,9 @@ PLACES = [  # a text, and what it prints
     ("x=$(cat <<'END'\n<${V.a}> (it's\nEND\n)\nprintf '%s' \"$x\" '${V.a}'", "<@> (it's@"),
     ("cat <<A; cat <<'B'\na '${V.a}'\nA\nb '${V.a}'\nB\n", "a '@'\nb '@'\n"),
     ("cat <<''\n<${V.a}>\n\nprintf '%s' '${V.a}'", "<@>\n@"),
+    ("((case x in x) printf x;; esac); printf '%s' '<${V.a}>')", "x<@>"),
+    ("(((printf x); printf y); printf '%s' '<${V.a}>')", "xy<@>"),
+    ("printf '%s' $(((1 << 2) + (3))) '<${V.a}>'", "7<@>"),
 ]
 
 
@@ -95,6 +98,19 @@ PLACES = [  # a text, and what it prints
 def test_wherever_a_value_stands_nothing_of_it_is_run(text, expected, shell, value):
     """In comments, documents and commands within others it is printed as it is, or not at all."""
     assert printed(text, {"V": json.dumps({"a": value})}, shell=shell) == expected.replace("@", value)
+
+
+@pytest.mark.parametrize(
+    ("shell", "text"),
+    [
+        ("/bin/sh", "((cat <<'END'\n${V.a}\nEND\n); printf '%s' '${V.a}')"),
+        ("/bin/sh", "((cat <<'END'\nit's ( ${V.a}\nEND\n); printf '%s' '${V.a}') | sed \"s/it's ( //\""),
+        ("/bin/bash", "printf '%s' \"$((cat <<'END'\n${V.a}\nEND\n); printf '%s' '${V.a}')\""),
+    ],
+)
+def test_a_subshell_that_begins_with_another_is_no_arithmetic(shell, text):
+    """`((` begins arithmetic only where `))` ends it: a document between them has its values. Its shell reads each text."""
+    assert printed(text, {"V": '{"a":"it\'s"}'}, shell=shell) == "it's\nit's"
 
 
 def test_bash_reads_quotes_of_its_own():

@@ -101,12 +101,12 @@ def stoppable() -> Iterator[HeldInterrupts]:
             signal.signal(number, handler)
 
 
-def attend(run: Any, held: HeldInterrupts, wait: Callable[[], object]) -> bool:
+def attend(run: Run | Started, held: HeldInterrupts, wait: Callable[[], object]) -> bool:
     """Wait for a run, and return whether it was stopped. The first Ctrl-C cancels it, the second its handlers, the third waits
     no longer.
 
     Args:
-        run: the handle.
+        run: what is cancelled.
         held: what holds signals back meanwhile.
         wait: waits until it has ended, or waits for a person.
 
@@ -132,7 +132,7 @@ def finished(call: Call, started: Started, held: HeldInterrupts) -> int:
     """Wait for a run of a workflow, say how it has ended or what it waits for, and return the exit code."""
     run, place, name = started.run, started.place, started.context.name
     with started:
-        stopped = attend(run, held, run.settle)
+        stopped = attend(started, held, run.settle)
         if not run.done:
             return _waits(call, started)
         result = started.finish()
@@ -199,8 +199,8 @@ def run_record(run_id: str, name: str, result: ExecutionResult) -> dict[str, Any
     }
 
 
-def step_record(result: NodeResult, seconds: float) -> dict[str, Any]:
-    """Return what programs are told of a step, and of how long it took, or has been going on."""
+def step_record(result: NodeResult, seconds: float | None) -> dict[str, Any]:
+    """Return what programs are told of a step, and of how long it took, or has been going on, if anybody knows."""
     end = result.value
     is_step = type(end).__name__ == "StepEnd"
     return plain(
@@ -208,8 +208,8 @@ def step_record(result: NodeResult, seconds: float) -> dict[str, Any]:
             "name": result.name,
             "status": result.status.value,
             "attempts": result.attempts,
-            "started": result.started if result.attempts else None,
-            "seconds": seconds if result.attempts else None,
+            "started": result.started if has_times(result) else None,
+            "seconds": seconds if has_times(result) else None,
             "reason": result.reason,
             "error": error_of(result),
             "code": end.code if is_step else None,
@@ -218,6 +218,11 @@ def step_record(result: NodeResult, seconds: float) -> dict[str, Any]:
             "stderr": end.stderr if is_step else None,
         }
     )
+
+
+def has_times(result: NodeResult) -> bool:
+    """Return whether a step runs, or ran to an end; who waits, for a person or for its next try, does neither."""
+    return result.status == "running" or result.ended > 0
 
 
 def error_of(result: NodeResult) -> str:

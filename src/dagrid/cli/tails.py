@@ -79,6 +79,8 @@ class Tail:
                 return False
             if self._lines is not None:
                 self._file.seek(_before(self._file, self._lines))
+        if os.fstat(self._file.fileno()).st_size < self._file.tell():
+            self._file.seek(0)  # it has begun anew
         found = False
         while data := self._file.read(PIECE):
             self._to.write(data)

@@ -412,7 +412,9 @@ SETTINGS = (
         ("--format", "-f"),
         ("graph",),
     ),
-    Setting("graph.output", PATH, "The file to write to.", None, ("--output", "-o"), ("graph",)),
+    Setting(
+        "graph.output", PATH, "The file to write to; its ending says the form.", None, ("--output", "-o"), ("graph",)
+    ),
     Setting(
         "exec.worker_label",
         LABELS,

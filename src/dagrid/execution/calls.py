@@ -103,7 +103,8 @@ class Calls:
         call.once = node in self._plan.fail_when_lost
         if node in self._state.attempts_before:
             call.round = self._state.rounds.get(node, 0)
-            call.waited = self._state.attempts_before[node][-1].kind is Kind.HELD
+            last, reopened = self._state.attempts_before[node][-1], self._state.reopened_at
+            call.waited = last.kind is Kind.HELD and (not reopened or last.at >= reopened)
         call.needs = self._needs[self._plan.groups[node]]
         if node in self._bindings.outcomes:
             call.kwargs = {**(call.kwargs or {}), OUTCOME: self._outcome()}

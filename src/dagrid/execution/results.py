@@ -27,7 +27,7 @@ from dagrid.errors import (
 )
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.machine.closing import Verdict, failed_nodes, verdict
-from dagrid.machine.events import UNSTARTED
+from dagrid.machine.events import UNSTARTED, attempt_id
 from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status, goes_on
 from dagrid.ports import opened
@@ -387,7 +387,8 @@ class ExecutionResult:
             if cause in (NO_TASK, node):
                 return state.detail.get(node, "it has no task")
             return f"{state.plan.names[cause]!r} {ended_word(state.status[cause])}"
-        return state.detail.get(node, "")
+        told = state.halted.get(attempt_id(node, state.number_of(node)))
+        return f"told to stop: {told.detail}" if told is not None else state.detail.get(node, "")
 
     def _error(self, node: int) -> BaseException | None:
         state = self._state

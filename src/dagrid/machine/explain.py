@@ -18,6 +18,7 @@ from dagrid.machine.state import (
     WAITING,
     State,
     Status,
+    Worker,
     goes_on,
 )
 
@@ -28,6 +29,12 @@ PLACES = {
     "command": "a command to end, for as many run as may at once",
     "here": "a command to end, for as many run as may at once",
 }
+NOBODY = {
+    "inline": " in the thread that waits for the run",
+    "event-loop": " in the event loop",
+    "command": "",
+}
+"""Where workers perform that are no more than their backend, by their name."""
 
 
 def explain(state: State, node: int, at: float) -> str:
@@ -53,9 +60,8 @@ def explain(state: State, node: int, at: float) -> str:
         worker = state.workers[state.where[node]]
         told = state.halted.get(attempt_id(node, state.number_of(node)))
         if told is not None:
-            since = f"worker {worker.name!r} has not said for {at - told.at:.3f} s that it has"
-            return f"{name!r} was told to stop ({told.detail}), and {since}."
-        return f"{name!r} has been running on worker {worker.name!r} for {at - state.started[node]:.3f} s."
+            return f"{name!r} was told to stop {at - told.at:.3f} s ago ({told.detail}), and still runs{_on(worker)}."
+        return f"{name!r} has been running{_on(worker)} for {at - state.started[node]:.3f} s."
     if status == WAITING and node in state.held:
         prompt = state.held[node]
         return f"{name!r} waits for a signal{f' ({prompt})' if prompt else ''}."
@@ -96,6 +102,11 @@ def lacks(state: State, place: str) -> dict[Lack, str]:
 def labels_of(request: Request) -> str:
     """Return the labels that a request wants, as they are written."""
     return ", ".join(f"{label}={value}" for label, value in request.selector)
+
+
+def _on(worker: Worker) -> str:
+    """Say where a node is performed, if there is more to say than that it is performed."""
+    return NOBODY.get(worker.name, f" on worker {worker.name!r}")
 
 
 def _is_matched(state: State, request: Request) -> bool:

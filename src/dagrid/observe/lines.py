@@ -18,6 +18,7 @@ _WORDS = {
     "failed": "failed",
     "timed_out": "timed out",
     "cancelled": "cancelled",
+    "halted": "told to stop",
     "lost": "lost with its worker",
     "skipped": "skipped",
     "passed": "skipped",

@@ -30,6 +30,7 @@ _TAIL = 4096
 _LOOKS = {
     "running": ("\N{BLACK RIGHT-POINTING TRIANGLE}", "cyan"),
     "completed": ("\N{CHECK MARK}", "green"),
+    "stopping": ("\N{NOT SIGN}", "magenta"),
     "failed": ("\N{MULTIPLICATION SIGN}", "bold red"),
     "timed_out": ("\N{MULTIPLICATION SIGN}", "bold red"),
     "lost": ("\N{MULTIPLICATION SIGN}", "bold red"),
@@ -41,6 +42,7 @@ _LOOKS = {
 }
 _STATES = {
     "started": "running",
+    "halted": "stopping",
     "completed": "completed",
     "reused": "completed",
     "failed": "failed",
@@ -58,7 +60,19 @@ _STATES = {
     "value_lost": "pending",
 }
 _WRONG = ("failed", "timed_out", "lost", "cancelled")
-_FIRST = ("running", "waiting", "retry", "failed", "timed_out", "lost", "cancelled", "completed", "skipped", "pending")
+_FIRST = (
+    "running",
+    "stopping",
+    "waiting",
+    "retry",
+    "failed",
+    "timed_out",
+    "lost",
+    "cancelled",
+    "completed",
+    "skipped",
+    "pending",
+)
 
 
 class Step:
@@ -203,7 +217,7 @@ class Live:
         return sorted(first, key=lambda step: step.order)
 
     def _time(self, step: Step, now: float) -> str:
-        if step.state == "running":
+        if step.state in ("running", "stopping"):
             return span(max(now - step.began, 0.0))
         ran = step.began > 0 or step.state in ("completed", *_WRONG)
         return span(max(step.ended - step.began, 0.0)) if ran and step.state not in ("skipped", "pending") else ""
@@ -211,8 +225,9 @@ class Live:
     def _said(self, step: Step) -> Text:
         from rich.text import Text
 
-        if step.state in (*_WRONG, "skipped", "waiting", "retry") and step.detail:
-            return Text(one_line(step.detail), _LOOKS[step.state][1])
+        if step.state in (*_WRONG, "skipped", "waiting", "retry", "stopping") and step.detail:
+            lead = "told to stop: " if step.state == "stopping" else ""
+            return Text(one_line(f"{lead}{step.detail}"), _LOOKS[step.state][1])
         line = last_line(self.files(step.name)) if step.state != "pending" else ""
         return Text(line, "dim")
 
@@ -226,6 +241,7 @@ class Live:
             (one_line(self.title), "bold"),
             (f"{ended:,}/{len(steps):,}", ""),
             (f"{counts['running']:,} running" if counts["running"] else "", "cyan"),
+            (f"{counts['stopping']:,} being stopped" if counts["stopping"] else "", "magenta"),
             (f"{wrong:,} failed" if wrong else "", "bold red"),
             (f"{counts['skipped']:,} skipped" if counts["skipped"] else "", "yellow"),
             (f"{counts['waiting']:,} waiting" if counts["waiting"] else "", "bold blue"),

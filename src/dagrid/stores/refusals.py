@@ -30,7 +30,7 @@ def unknown(run: str, known: Iterable[str]) -> UnknownRunError:
 
 def duplicate(run: str) -> DuplicateRunError:
     """Build the error for a run that is there already."""
-    return DuplicateRunError(f"The store has a run {run!r} already. Give this one another name, or acquire that one.")
+    return DuplicateRunError(f"The store has a run {run!r} already. Give this one another id, or go on with that one.")
 
 
 def stale(run: str, epoch: int, now: int) -> StaleEpochError:

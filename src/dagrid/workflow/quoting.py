@@ -84,12 +84,12 @@ class _Scanner:
                 found.append(one)
         return found
 
-    def scan(self, position: int, end: int, kind: str) -> None:
-        """Read a part of the text that is of one kind at its beginning."""
+    def scan(self, position: int, end: int, kind: str) -> int:
+        """Read a part of the text that is of one kind at its beginning, and return where that kind or the part ends."""
         text = self.text
         stack = [kind]
         waiting: list[_Document] = []
-        while (found := _SPECIAL[stack[-1]].search(text, position, end)) is not None:
+        while stack and (found := _SPECIAL[stack[-1]].search(text, position, end)) is not None:
             mark, begun, position = found[0], found.start(), found.end()
             top = stack[-1]
             if mark == "\\":
@@ -104,7 +104,7 @@ class _Scanner:
                 _toggle(stack, _DOUBLE)
             elif mark == "`":
                 _toggle(stack, _BACKTICK)
-            elif mark in ("$(", "(") and text.startswith("(", position):
+            elif mark in ("$(", "(") and text.startswith("(", position) and self._computes(position + 1, end, top):
                 stack += _ARITHMETIC, _ARITHMETIC
                 position += 1
             elif mark in _PUSHING:
@@ -127,6 +127,14 @@ class _Scanner:
                 for document in waiting:
                     position = self._read(document, position, end, _BACKTICK in stack)
                 waiting = []
+        return end if stack else position
+
+    def _computes(self, position: int, end: int, top: str) -> bool:
+        """Return whether arithmetic begins here, behind `((`: what ends in `))`. All else is a subshell in a subshell."""
+        if top == _ARITHMETIC:
+            return True
+        closed = _Scanner(self.text, ()).scan(position, end, _ARITHMETIC)
+        return self.text.startswith(")", closed, end)
 
     @staticmethod
     def _is_quote(stack: list[str]) -> bool:

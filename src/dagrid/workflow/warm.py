@@ -89,7 +89,8 @@ def call(
         argv = (sys.executable, "-E", "-s", PROGRAM)
         context.server = Server(argv, env=fitting(context.environment, argv), cwd=context.folder)
     grace = context.workflow.max_clean_up_time_sec
-    request = Request(context.server, pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace)
+    said = f"The process of {asked['fn']}"
+    request = Request(context.server, pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace, said)
     answer = pickle.loads((yield request))  # our own process wrote it
     if answer[0] == "value":
         return Returned(answer[1], answer[2])

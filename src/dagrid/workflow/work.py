@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -89,6 +90,9 @@ class Work:
         self.kept = (self.stdout, self.stderr) if kept is None else _files(context, kept, self.step.name)
         is_apart = self.stdout == self.stderr and bool(self.step.output or self.step.outputs)
         self.outs = [self.stdout, *([f"{self.stdout.removesuffix('.out')}.only"] if is_apart else ())]
+        if kept is None:
+            for path in {*self.outs, self.stderr}:
+                _begin_anew(path, context.workflow.max_output_size)
         self._begun = _size(self.outs[-1]), _size(self.stderr)
         self.outputs = {name: value for end in self.ends.values() for name, value in end.outputs.items()}
         special = {
@@ -272,6 +276,14 @@ def _files(context: Context, logs: Logs, step: str) -> tuple[str, str]:
     """Return the files of what a step writes."""
     out = os.fspath(logs.stdout(step))
     return out, out if context.workflow.log_output == "merged" else os.fspath(logs.stderr(step))
+
+
+def _begin_anew(path: str, limit: int) -> None:
+    """Empty a log that earlier tries have filled: what is tried again and again would fill the disk."""
+    if _size(path) < limit:
+        return
+    with suppress(OSError), open(path, "wb") as file:  # who cannot write it is told when the step does
+        file.write(b"[cut here: what was written before this try]\n")
 
 
 def _size(path: str) -> int:

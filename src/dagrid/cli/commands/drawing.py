@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from dagrid.workflow import File
 
 
-SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".json": "json"}
-"""Which form a file has where nobody says one."""
+SUFFIXES = {".svg": "svg", ".mmd": "mermaid", ".dot": "dot", ".gv": "dot", ".json": "json", ".txt": "text"}
+"""Which form a file has where nobody says one; one without an ending has the form of the settings."""
 
 
 @command(
@@ -55,8 +55,8 @@ def graph_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
             dag, nodes = found
     output = call.config["graph.output"]
     form = call.config["graph.format"]
-    if call.config.value("graph.format").source == DEFAULT and output:
-        form = SUFFIXES.get(Path(output).suffix.lower(), form)
+    if output and call.config.value("graph.format").source == DEFAULT and not call.out.as_json:
+        form = _form_of(output, form)
     text = drawn(dag, "json" if call.out.as_json else form, dag.name or target, nodes)
     if not output:
         call.out.write(text)
@@ -66,6 +66,16 @@ def graph_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
     except OSError as error:
         raise InvalidSettingError(f"{output} cannot be written: {error.strerror}.") from error
     call.out.say(f"{output} is written")
+
+
+def _form_of(output: str, form: str) -> str:
+    """Return the form that the ending of a file says; the given one if it has no ending."""
+    suffix = Path(output).suffix.lower()
+    if suffix and suffix not in SUFFIXES:
+        raise InvalidSettingError(
+            f"Nothing that ends in {suffix} can be drawn: {output} may end in {', '.join(SUFFIXES)}, or --format says its form."
+        )
+    return SUFFIXES.get(suffix, form)
 
 
 def shape(file: File) -> DAG:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.output import plain, took
-from dagrid.cli.running import BAD, error_of, step_record
+from dagrid.cli.running import BAD, error_of, has_times, step_record
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument
 from dagrid.cli.workflows import importable
 from dagrid.errors import TransferError
@@ -24,6 +24,7 @@ SENTENCES = {
     "waiting": "It waits for a person: dagrid approve, or dagrid reject.",
     "interrupted": "Its process is gone: dagrid retry goes on with it.",
 }
+INTERRUPTED = "ran when the process of the run ended"
 
 
 @command(
@@ -42,12 +43,13 @@ def status_command(call: Call, run: str | None) -> None:
     info = chosen(call, run)
     seen = look(call, info)
     steps = [] if seen is None else [seen.node_result(name) for name in seen.names]
+    gone = _is_gone(call, info)
     children = call.history.children(info.run)
     if call.out.as_json:
         call.out.json(
             {
                 **_record(call, info),
-                "steps": [step_record(step, _seconds(seen, step)) for step in steps] if seen is not None else [],
+                "steps": [_step_record(seen, step, gone) for step in steps] if seen is not None else [],
                 "waiting": []
                 if seen is None
                 else [{"step": name, "prompt": seen.held(name)[0]} for name in seen.waiting],
@@ -61,7 +63,7 @@ def status_command(call: Call, run: str | None) -> None:
         call.out.line(sentence)
     if seen is not None and steps:
         call.out.line()
-        call.out.table(("STEP", "STATUS", "AFTER", "TOOK", "TRIES", ""), [_row(seen, step) for step in steps])
+        call.out.table(("STEP", "STATUS", "AFTER", "TOOK", "TRIES", ""), [_row(seen, step, gone) for step in steps])
         for name in seen.waiting:
             call.out.line(f"{name} waits for a person: {seen.held(name)[0]}")
     if children:
@@ -83,9 +85,10 @@ def explain_command(call: Call, run: str | None, step: str | None) -> None:
         told = {}
     elif step is not None:
         check_step(seen.names, step, info.run)
-        told = {step: seen.explain(step)}
+        told = {step: _explained(seen, step, _is_gone(call, info))}
     else:
-        told = {name: seen.explain(name) for name in seen.names if seen.status(name) != "completed"}
+        gone = _is_gone(call, info)
+        told = {name: _explained(seen, name, gone) for name in seen.names if seen.status(name) != "completed"}
     sentence = _sentence(call, info)
     if call.out.as_json:
         call.out.json(
@@ -107,6 +110,17 @@ def _sentence(call: Call, info: RunInfo) -> str:
         follows = "stops it" if about.stopping else "goes on with it"
         return f"Its coordinator is gone, and workers go on with what they have of it: the next coordinator {follows}."
     return SENTENCES.get(info.status, "")
+
+
+def _is_gone(call: Call, info: RunInfo) -> bool:
+    """Return whether nobody performs what a run had begun: its process is gone, and no worker has it."""
+    return info.status == "interrupted" and not call.history.about(info.run).served
+
+
+def _explained(run: Run, step: str, gone: bool) -> str:
+    if gone and run.status(step) == "running":
+        return f"{step!r} {INTERRUPTED}; dagrid retry runs it again."
+    return run.explain(step)
 
 
 def look(call: Call, info: RunInfo) -> Run | None:
@@ -167,9 +181,19 @@ def _seconds(run: Run, step: NodeResult) -> float:
     return max(seconds, 0.0)
 
 
-def _row(run: Run, step: NodeResult) -> tuple[str, ...]:
-    began = bool(step.attempts)
+def _step_record(run: Run, step: NodeResult, gone: bool) -> dict[str, Any]:
+    if gone and step.status == "running":
+        return {**step_record(step, None), "status": "interrupted", "reason": INTERRUPTED}
+    return step_record(step, _seconds(run, step))
+
+
+def _row(run: Run, step: NodeResult, gone: bool) -> tuple[str, ...]:
+    if gone and step.status == "running":
+        return (step.name, "interrupted", took(step.started), "", "", INTERRUPTED)
+    began = has_times(step)
     why = error_of(step) if step.status in BAD else step.reason
+    if step.status == "waiting" and step.name not in run.waiting:
+        why = run.explain(step.name).removeprefix(f"{step.name!r} ").removesuffix(".")
     return (
         step.name,
         step.status.value,

@@ -107,7 +107,7 @@ def _given_up(call: Call, info: RunInfo) -> RunInfo:
                 continue
             with go_on(history, run) as started:
                 started.run.cancel(why)
-                attend(started.run, held, started.run.wait)
+                attend(started, held, started.run.wait)
                 started.finish()
     return history.info(info.run)
 

@@ -32,14 +32,16 @@ class Waiting:
 
     Args:
         tell: called with this, and with the value or the error; from any thread, and perhaps more than once.
+        parting: what is cancelled is waited for until it has gone.
 
     Attributes:
         cancel: cancels what is waited for.
     """
 
-    __slots__ = ("_tell", "cancel")
+    __slots__ = ("_tell", "cancel", "parting")
 
-    def __init__(self, tell: Callable[[Waiting, Any, BaseException | None], None]) -> None:
+    def __init__(self, tell: Callable[[Waiting, Any, BaseException | None], None], parting: bool) -> None:
+        self.parting = parting
         self._tell: Callable[[Waiting, Any, BaseException | None], None] | None = tell
         self.cancel: Callable[[], object] | None = None
 

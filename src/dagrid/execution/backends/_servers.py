@@ -14,6 +14,7 @@ from dagrid.commands import NOT_EXECUTABLE, Exit, Launch, Request, Server, signa
 from dagrid.errors import CommandError
 from dagrid.execution.backends._launching import KILL, how_not_to_stop
 from dagrid.execution.backends._running import PARTING, READ_SIZE, Ground, Running
+from dagrid.masking import masked
 from dagrid.serving import HEAD, MARK, MOST, framed
 
 IDLE = 64
@@ -212,8 +213,10 @@ class Service:
             how = f"was killed by {signal_name(number)}" if number else f"exited with code {code}"
         last = end.last_words
         said = f": {last[-1]}" if last else "."
+        asked = self.request
+        who = masked(asked.said, asked.mask) if asked is not None and asked.said else f"The server {end.shown}"
         return CommandError(
-            f"The server {end.shown} {how} before it had answered{said}",
+            f"{who} {how} before it had answered{said}",
             code=code,
             signal=number,
             stderr="\n".join(last),

@@ -262,7 +262,7 @@ class CommandSession:
 
     def _wait_for(self, flight: Flight, thing: Await) -> BaseException | None:
         """Begin what an attempt waits for, or return why it cannot be."""
-        waiting = flight.doing = Waiting(partial(self._notified, flight))
+        waiting = flight.doing = Waiting(partial(self._notified, flight), thing.parting)
         at = self._host.now()
         try:
             cancel = waiting.cancel = flight.context.run(thing.begin, waiting.notify)
@@ -286,7 +286,10 @@ class CommandSession:
         if flight.doing is waiting:
             flight.doing = None
             waiting.forget()
-            self._go_on(flight, flight.go_on, value, error)
+            if flight.cancelled:
+                self._abandon(flight)
+            else:
+                self._go_on(flight, flight.go_on, value, error)
 
     def _start(self, flight: Flight, thing: Launch | Request) -> Exception | None:
         """Start a process of an attempt, or let a warm one serve it; or return why that cannot be."""
@@ -368,7 +371,11 @@ class CommandSession:
             doing.stop(doing.launch.stop_signal, doing.launch.grace)
         elif isinstance(doing, Waiting):
             flight.cancelled = True
-            self._abandon(flight, self._call_off(flight, doing))
+            error = self._call_off(flight, doing)
+            if not doing.parting or self._closed or error is not None:
+                flight.doing = None
+                doing.forget()
+                self._abandon(flight, error)
         elif doing is not None:
             flight.cancelled = True
             doing.stop()
@@ -379,11 +386,9 @@ class CommandSession:
 
     def _call_off(self, flight: Flight, waiting: Waiting) -> BaseException | None:
         """Cancel what an attempt waits for, and return what that raises."""
-        cancel, flight.doing = waiting.cancel, None
-        waiting.forget()
         try:
-            if cancel is not None:
-                flight.context.run(cancel)
+            if waiting.cancel is not None:
+                flight.context.run(waiting.cancel)
         except BaseException as error:  # noqa: BLE001  # a fault of the task's, whose end is told as cancelled
             return error
         return None

@@ -26,7 +26,6 @@ from dagrid.workflow.model import Params
 from dagrid.workflow.work import Work
 
 GOOD = ("succeeded", "partially_succeeded")
-WAITING = "waiting"
 
 
 class Call:
@@ -112,16 +111,18 @@ def _run(work: Work, children: list[Child], at_once: int) -> Generator[Await, An
     """Run workflows, so many at once, and return their ends in the same order.
 
     Raises:
-        WaitForSignal: none has failed, and somebody is asked in some of them; this step, performed again, goes on with these.
+        WaitForSignal: somebody is asked in some of them; this step, performed again, goes on with these, and ends when all have.
     """
     start = work.context.start_child
     if start is None:
         raise StepError("No other workflow can be run from here.", work.step.name)
     if not children:
         return []
-    ends: list[ChildEnd] = yield Await(partial(_begin, start, children, max(1, min(at_once, len(children)))))
+    ends: list[ChildEnd] = yield Await(
+        partial(_begin, start, children, max(1, min(at_once, len(children)))), parting=True
+    )
     questions = tuple([question for end in ends for question in end.questions])
-    if questions and all(end.status in (*GOOD, WAITING) for end in ends):
+    if questions:
         said = "; ".join(f"step {one.step!r} of run {one.run}: {one.prompt}" for one in questions)
         raise WaitForSignal(said, Asked(questions))
     return ends

@@ -175,8 +175,7 @@ def write(
         if not append:
             _free(path, overwrite)
         folder = os.path.dirname(os.path.abspath(path))
-        if create_dirs and not dry_run:
-            os.makedirs(folder, exist_ok=True)
+        _have(folder, create_dirs, dry_run)
         if dry_run:
             pass
         elif append:
@@ -306,11 +305,7 @@ def _pairs(found: Sequence[str], destination: str, create_dirs: bool, dry_run: b
             f"{len(found)} files cannot all become {destination!r}; end it with / to name a folder.", retryable=False
         )
     folder = destination if into else os.path.dirname(os.path.abspath(destination))
-    if not os.path.isdir(folder):
-        if not create_dirs:
-            raise StepError(f"There is no folder {folder!r}; set createDirs: true to have it made.", retryable=False)
-        if not dry_run:
-            os.makedirs(folder, exist_ok=True)
+    _have(folder, create_dirs, dry_run)
     targets: set[str] = set()
     for source in found:
         target = os.path.join(destination, os.path.basename(os.path.normpath(source))) if into else destination
@@ -318,6 +313,16 @@ def _pairs(found: Sequence[str], destination: str, create_dirs: bool, dry_run: b
             raise StepError(f"Two files would become {target!r}; copy them one by one.", retryable=False)
         targets.add(target)
         yield source, target
+
+
+def _have(folder: str, create_dirs: bool, dry_run: bool) -> None:
+    """Make a folder that is not there, or refuse to."""
+    if os.path.isdir(folder):
+        return
+    if not create_dirs:
+        raise StepError(f"There is no folder {folder!r}; set createDirs: true to have it made.", retryable=False)
+    if not dry_run:
+        os.makedirs(folder, exist_ok=True)
 
 
 def _copy_file(source: str, target: str, follow: bool) -> None:
