@@ -11,6 +11,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,14 @@ def test_the_functions_of_a_run_are_given_by_name_or_by_the_function_of_the_node
         ([], [int], {}, InvalidSettingError, "tasks is a dict"),
         ([Node("b", lambda frist: 0, ["first"])], {}, {}, UnboundParameterError, "names no predecessor"),
         ([Node("b", lambda c: 0, ["c"]), Node("c")], {}, {}, UnboundParameterError, "has no task and so no result"),
-        ([Node("b", int, inputs={"x": "first"})], {}, {}, UnboundParameterError, "'x'"),
+        ([Node("b", int, inputs={"x": "first"})], {}, {}, UnboundParameterError, r"'x'.* such as lambda x: int\(x\)"),
+        (
+            [Node("b", partial(partial(pow, exp=2), mod=3))],
+            {},
+            {},
+            UnboundParameterError,
+            r"The task pow\(\) of node 'b'",
+        ),
         ([], {}, {"node_timeout": -1}, InvalidSettingError, "node_timeout"),
         ([], {}, {"max_concurrency": 0}, InvalidSettingError, "max_concurrency"),
         ([], {}, {"resources": {"cpu": -1}}, InvalidSettingError, "capacity of resource 'cpu'"),
