@@ -25,6 +25,8 @@ def load() -> int:
     [
         ({"checkpoint": True}, "A checkpoint is a folder.*not True"),
         ({"checkpoint": 5}, "A checkpoint is a folder.*not 5"),
+        ({"checkpoint": ""}, "A checkpoint is a folder, and its path is empty"),
+        ({"from_file": ""}, r"from_file is the path.*save\(path\).*not ''"),
         ({"checkpoint": "s3://bucket"}, "A checkpoint is a folder.*not 's3://bucket'"),
         ({"run_id": 5}, "run_id is a text.*not 5"),
         ({"cache": 5}, "A cache is a folder.*not 5"),

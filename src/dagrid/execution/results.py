@@ -253,7 +253,7 @@ class ExecutionResult:
 
         Raises:
             UnknownNodeError: there is no such node.
-            StoreError: a value that cannot be pickled, or a node that has none; it is named.
+            StoreError: a value that cannot be pickled, or a node that has none; it is named. Or an empty path.
         """
         from dagrid.execution import saved  # tempfile and what it needs: few runs are saved
 
