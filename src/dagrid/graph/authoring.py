@@ -74,6 +74,8 @@ class Task(Generic[P, R]):
         self._body()
         self._set(settings)
         self._look()
+        if (current := recording.get()) is not None:
+            current.writes(self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         current = recording.get()

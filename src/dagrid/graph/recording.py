@@ -17,7 +17,7 @@ import msgspec
 from dagrid.errors import HandleError, InvalidNodeError, UnknownNodeError
 from dagrid.graph.arguments import Arguments, Group, Ref, is_grouped, looking_into
 from dagrid.graph.dag import DAG
-from dagrid.graph.node import Node
+from dagrid.graph.node import Node, origin_of
 from dagrid.graph.structure import Structure
 
 
@@ -34,6 +34,11 @@ class Recording(msgspec.Struct, eq=False):
     _patterns: list[Node] = []
     _specs: dict[int, Node] = {}
     _maps: set[int] = set()
+    _written: dict[int, object] = {}
+
+    def writes(self, task: object) -> None:
+        """Note a task whose function is written inside of the description, so that it may close over handles."""
+        self._written[id(task)] = task
 
     def add(
         self,
@@ -132,7 +137,14 @@ class Recording(msgspec.Struct, eq=False):
         return self._place(value, {})
 
     def graph(self, max_concurrency: int | None) -> DAG:
-        """Return what was recorded; this ends it."""
+        """Return what was recorded; this ends it.
+
+        Raises:
+            HandleError: the function of a task has a handle beside its arguments.
+            InvalidNodeError: a node reads others, and values to come are mapped.
+        """
+        if self._written:
+            self._check_written()
         structure = Structure.in_order(self._names, self._index, self._predecessors)
         if self._maps:
             for spec in self._specs.values():
@@ -146,6 +158,15 @@ class Recording(msgspec.Struct, eq=False):
             outline = Outline(structure, self._specs, frozenset(self._maps))
             return split(outline, name=self.name, max_concurrency=max_concurrency)
         return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
+
+    def _check_written(self) -> None:
+        """Check the tasks that were called, now that all is bound which their functions close over."""
+        for pattern in {id(one): one for one in self._patterns}.values():
+            if id(origin_of(pattern.fn)) in self._written and _has_handle([pattern.fn], {}):
+                raise HandleError(
+                    f"The function of task {pattern.id!r} uses a handle that it was not called with, and that has no value when "
+                    f"the task runs. Make it a parameter of the task, and pass the handle."
+                )
 
     @property
     def memorable(self) -> bool:
