@@ -408,8 +408,12 @@ def execute(
 
     Raises:
         BaseException: what the first failed node raised.
+        KeyboardInterrupt: Ctrl-C cancelled the run.
     """
-    return dict(run(dag, tasks, **settings).raise_for_status().node_results)
+    result = run(dag, tasks, **settings)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return dict(result.raise_for_status().node_results)
 
 
 def _drawing(seed: int | None) -> Callable[[], float]:

@@ -28,6 +28,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.keeping import Dropped
 from dagrid.graph.node import NodeRef, is_one, node_id
+from dagrid.interrupts import INTERRUPTED
 from dagrid.machine.closing import Verdict, failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED
 from dagrid.machine.explain import ended_word
@@ -212,6 +213,11 @@ class ExecutionResult:
     def failure(self) -> BaseException | None:
         """What ended the run as a whole, if it was no node: a rule, a store or a backend that failed."""
         return self._failure
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run."""
+        return self._state.cancelled == INTERRUPTED
 
     @property
     def ok(self) -> bool:

@@ -13,11 +13,11 @@ import msgspec
 
 from dagrid.errors import InvalidSettingError, RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.carriers import carry
-from dagrid.execution.engine import INTERRUPTED, Engine
+from dagrid.execution.engine import Engine
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.execution.signalling import Signals
 from dagrid.graph.node import NodeRef, node_id
-from dagrid.interrupts import HeldInterrupts
+from dagrid.interrupts import INTERRUPTED, HeldInterrupts
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent

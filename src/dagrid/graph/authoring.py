@@ -389,6 +389,7 @@ class Flow(Generic[P, R]):
 
         Raises:
             BaseException: what the first failed node raised; with `on_failure="continue"` only if its value is asked for.
+            KeyboardInterrupt: Ctrl-C cancelled the run.
         """
         current = recording.get()
         if current is not None:
@@ -400,6 +401,8 @@ class Flow(Generic[P, R]):
                 current.prefix = outside
         graph, template = self._describe(args, kwargs)
         result = graph.run(**_kept(self._settings, template))
+        if result.interrupted:
+            raise KeyboardInterrupt
         if not result.ok and result.status != "partially_succeeded":
             result.raise_for_status()
         return _Values(result).of(template)  # type: ignore[no-any-return]
