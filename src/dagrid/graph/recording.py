@@ -62,8 +62,25 @@ class Recording(msgspec.Struct, eq=False):
                 f"function: pass them to tasks, or return them and read the values that the call returns."
             )
         taken: dict[int, str] = {}
+        given, named = self._placed(args, kwargs, taken)
+        return self._record(pattern, given, named, taken, length, name)
+
+    def _placed(
+        self, args: Iterable[Any], kwargs: Mapping[str, Any] | None, taken: dict[int, str]
+    ) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
         given = tuple([self._place(one, taken) for one in args])
-        named = {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
+        return given, {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
+
+    def _record(
+        self,
+        pattern: Node,
+        given: tuple[Any, ...],
+        named: dict[str, Any] | None,
+        taken: dict[int, str],
+        length: int | None,
+        name: str | None,
+    ) -> Handle:
+        """Record a call with arguments that have references in the places of handles; `taken` has the nodes of these."""
         called = Arguments(given, named, tuple(taken.values()))
         if pattern.when is not None or pattern.depends_on:
             self._wait(pattern, taken)  # before the node has a name, for it cannot wait for itself
@@ -99,10 +116,14 @@ class Recording(msgspec.Struct, eq=False):
         from dagrid.graph.late import gathered
 
         name = self._unique(pattern.id)
-        elements = [
-            self.add(pattern, (item, *args), kwargs, length, self._unused(f"{name}[{number}]"))
-            for number, item in enumerate(each)
-        ]
+        shared: dict[int, str] = {}
+        more, named = self._placed(args, kwargs, shared)  # once, for they may be large
+        elements = []
+        for number, item in enumerate(each):
+            taken: dict[int, str] = {}
+            given = (self._place(item, taken), *more)
+            taken |= shared
+            elements.append(self._record(pattern, given, named, taken, length, self._unused(f"{name}[{number}]")))
         handle = self.add(gathered(pattern), elements, None, len(elements), name)
         handle.elements = elements
         return handle
