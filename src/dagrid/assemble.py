@@ -517,8 +517,12 @@ def _chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[s
         raise UnknownRunError(f"{shown} has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
     if wanted is None:
         raise UnknownRunError(f"{shown} has no run. Start one with checkpoint=...")
-    newest = f" The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its result." if known else ""
-    raise UnknownRunError(f"{shown} has no run that has not ended.{newest}")
+    if not known:
+        raise UnknownRunError(f"{shown} has no run that has not ended.")
+    raise UnknownRunError(
+        f"{shown} has no run that has not ended. The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its "
+        f"result, or say again=True to take it up."
+    )
 
 
 def _engines(
