@@ -268,6 +268,10 @@ class Engine:
         """Set an event of `watch` no longer."""
         self._watchers = [each for each in self._watchers if each is not event]
 
+    def stir(self) -> None:
+        """Have those who wait by `attend` look again whether it is enough."""
+        self._sessions.stirred.set()
+
     # --- what a backend may ask of its host ------------------------------------------------------------------------------
 
     @property
