@@ -34,9 +34,10 @@ def load() -> int:
     ],
 )
 def test_what_is_no_place_is_refused_before_anything_runs(
-    settings: dict[str, Any], message: str, tmp_path: Path
+    settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also before what a setup node does, which runs first."""
+    monkeypatch.chdir(tmp_path)  # where an empty path would lead
     RAN.clear()
     graph = DAG([Node(load, setup=True), Node("n", lambda load: load, ["load"], cache=True)])
     with pytest.raises(InvalidSettingError, match=message):
