@@ -489,6 +489,13 @@ def test_a_handle_is_no_value(use, remedy):
         in_flow(use)
 
 
+def test_a_handle_has_no_attributes_of_its_value():
+    """The error is the one that `hasattr` looks for, and says what can be done."""
+    with pytest.raises(AttributeError, match=r"<handle of 'leaf'> has no value yet.*'upper'.*in a task"):
+        in_flow(lambda handle: handle.upper())
+    in_flow(lambda handle: leaf(getattr(handle, "shape", None)))
+
+
 def test_a_handle_is_itself_as_a_key():
     """Dicts and sets of handles go by identity, whatever `==` records."""
 

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import msgspec
 
@@ -412,6 +412,11 @@ class Handle(msgspec.Struct, eq=False):
         if self.elements is not None and type(key) is int and -len(self.elements) <= key < len(self.elements):
             return self.elements[key]
         return Handle(self.recording, self.at, Ref(self.ref.node, (*self.ref.path, key)))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"{self!r} has no value yet, so it has no attribute {name!r}. Take that of the value in a task."
+        )
 
     def __len__(self) -> int:
         if self.length is None:
