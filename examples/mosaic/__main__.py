@@ -104,9 +104,8 @@ def run_graph(
         progress=progress,
     )
     result.to_html(places.page, title="Mosaic of the Hubble deep field")
+    result.raise_for_status()
     before, after = result["measure_before"], result["measure_after"]
-    for picture in ("picture_mosaic", "picture_comparison"):
-        result[picture]
     trace = result.trace
     assert trace is not None, "a run is traced unless tracing=False"
     trace.to_chrome_json(places.trace)
@@ -161,14 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the mosaic and return the exit code."""
     options = read_arguments(arguments)
     survey = Survey(rows=options.tiles[0], columns=options.tiles[1], size=options.size, seed=options.seed)
-    places = Places.prepare(options.output)
     try:
+        places = Places.prepare(options.output)
         if options.plain:
             before, after, lines = run_plain(survey, places, options.exact)
         else:
             backend = backend_with_workers(options.backend, options.workers)
             before, after, lines = run_graph(survey, places, options.exact, backend, not options.no_progress)
-    except (DagridError, MontageError) as error:
+    except (DagridError, MontageError, OSError) as error:
         print(f"The mosaic could not be made: {error}", file=sys.stderr)
         return FAILED
     show(before, after, lines, places)

@@ -90,6 +90,20 @@ def show(result: ExecutionResult, backend: str) -> None:
     )
 
 
+def tell(result: ExecutionResult, options: argparse.Namespace) -> None:
+    """Print what was found, and write the page, also of a search that failed.
+
+    Raises:
+        BaseException: what the first step raised that failed.
+        OSError: the page cannot be written.
+    """
+    try:
+        show(result.raise_for_status(), options.backend)
+    finally:
+        if options.html is not None:
+            result.to_html(options.html, title="A search in two rounds")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Search and return the exit code."""
     options = read_arguments(arguments)
@@ -98,10 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = workflow.graph(COSTS, GAMMAS).run(
             backend=options.backend, rules=workflow.rules(task), progress=not options.no_progress
         )
-        if options.html is not None:
-            result.to_html(options.html, title="A search in two rounds")
-        show(result, options.backend)
-    except (DagridError, ValueError) as error:
+        tell(result, options)
+    except (DagridError, OSError, ValueError) as error:
         print(f"The search failed: {error}", file=sys.stderr)
         return FAILED
     if options.profile:

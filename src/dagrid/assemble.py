@@ -30,7 +30,7 @@ from dagrid.execution.recording import Checkpoint, Recorder, pack_head, read, re
 from dagrid.execution.results import ExecutionResult, NodeResult, RunStatus
 from dagrid.execution.run import Run, checked_observers
 from dagrid.graph.dag import DAG
-from dagrid.graph.node import NodeRef, node_id
+from dagrid.graph.node import NodeRef, is_one, node_id
 from dagrid.graph.parts import Choice
 from dagrid.graph.recording import unrecorded
 from dagrid.graph.rules import Rule, checked_rules
@@ -304,7 +304,7 @@ def restart(
         engine.restore(recovered)
         if again:
             spared = head["given"].keys() | head["omitted"].keys()
-            engine.reopen(_numbers(roots, engine.state.plan), spared)
+            engine.reopen(_numbers(roots, engine.state.plan, head["omitted"]), spared)
         since = clock.now() - engine.began
         if not engine.done.is_set():
             recorder.begin(clock.now(), waited=record.status == RunStatus.WAITING)
@@ -342,6 +342,7 @@ def resume(checkpoint: CheckpointLike, run_id: str | None = None, **settings: An
     Raises:
         UnknownRunError: there is no such checkpoint or run, or none that has not ended; no folder is made.
         UnknownNodeError: one of the roots is no node of the run.
+        InvalidSettingError: one of the roots is none that the run was to run, or its graph has grown by the value of one.
         TransferError: its graph cannot be rebuilt here; the run stays whose it is.
         StoreVersionError: a newer version of dagrid kept it.
     """
@@ -407,8 +408,12 @@ def execute(
 
     Raises:
         BaseException: what the first failed node raised.
+        KeyboardInterrupt: Ctrl-C cancelled the run.
     """
-    return dict(run(dag, tasks, **settings).raise_for_status().node_results)
+    result = run(dag, tasks, **settings)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return dict(result.raise_for_status().node_results)
 
 
 def _drawing(seed: int | None) -> Callable[[], float]:
@@ -483,14 +488,20 @@ def _nonce(head: Mapping[str, Any]) -> str:
     return nonce
 
 
-def _numbers(roots: Iterable[NodeRef], plan: Plan) -> list[int]:
-    """Return the numbers of nodes, those that the graph has grown by too."""
-    if isinstance(roots, str):
+def _numbers(roots: Iterable[NodeRef], plan: Plan, omitted: Mapping[int, str]) -> list[int]:
+    """Return the numbers of nodes, those that the graph has grown by too; `omitted` are no part of the run."""
+    if is_one(roots) or not isinstance(roots, Iterable):
         raise InvalidSettingError(f"roots is a list of nodes; write roots=[{roots!r}].")
     names = [node_id(one) for one in roots]
     for name in names:
         if name not in plan.index:
             raise UnknownNodeError.of(name, plan.index, "roots asks for a node that the run does not have:")
+        why = omitted.get(plan.index[name])
+        if why is not None:
+            raise InvalidSettingError(
+                f"roots asks for {name!r}, which this run was started without ({why}), and a run that is taken up has the nodes "
+                f"that it had. Run the graph again with it: dag.run(from_run=result, targets=[{name!r}])."
+            )
     return [plan.index[name] for name in names]
 
 
@@ -506,8 +517,12 @@ def _chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[s
         raise UnknownRunError(f"{shown} has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
     if wanted is None:
         raise UnknownRunError(f"{shown} has no run. Start one with checkpoint=...")
-    newest = f" The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its result." if known else ""
-    raise UnknownRunError(f"{shown} has no run that has not ended.{newest}")
+    if not known:
+        raise UnknownRunError(f"{shown} has no run that has not ended.")
+    raise UnknownRunError(
+        f"{shown} has no run that has not ended. The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its "
+        f"result, or say again=True to take it up."
+    )
 
 
 def _engines(

@@ -102,7 +102,7 @@ def hint(suggestion: str | None) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (error.__doc__ or "").strip().partition("\n\n")[0]
+    return " ".join((error.__doc__ or "").partition("\n\n")[0].split())
 
 
 class DagridError(Exception):

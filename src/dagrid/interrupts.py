@@ -12,6 +12,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any, Self
 
+INTERRUPTED = "interrupted by Ctrl-C"
+"""Why a run is cancelled that somebody waits for."""
+
 # The functions of `signal` make enums of numbers, which costs a short run a tenth of its time; those under them do not.
 _signals: Any = sys.modules.get("_signal", signal)
 _SIGINT = int(signal.SIGINT)

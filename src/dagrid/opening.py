@@ -346,6 +346,8 @@ def _folder(checkpoint: object) -> Path:
 
     if isinstance(checkpoint, (str, PathLike)):
         text = os.fspath(checkpoint)
+        if not text:
+            raise InvalidSettingError("A checkpoint is a folder, and its path is empty. Say '.' for the current one.")
         if "://" not in text or not isinstance(checkpoint, str):
             return Path(os.path.expanduser(text))
         checkpoint = masked(text)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter, OrderedDict, defaultdict, deque
 from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
@@ -354,6 +355,10 @@ CANNOT_HOLD_A_HANDLE: list[Any] = [
     lambda handle: Guarded(a=handle),
     circular,
     lambda handle: [circular(handle)],
+    lambda handle: lambda: handle,
+    lambda handle: [lambda one=handle: one],
+    lambda handle: partial(max, 1, [handle]),
+    lambda handle: wraps(max)(lambda *values: max([handle, *values])),
 ]
 
 
@@ -375,8 +380,70 @@ def test_what_holds_no_handle_is_passed_as_it_is():
         slice(1, 2),
         Guarded(a=[1]),
         Launch(["a"]),
+        partial(max, 1),
+        recursive(),
     ):
         assert dag(backend="inline")(lambda value=value: leaf(value))()[0] is value
+
+
+def recursive() -> Any:
+    def down(number: int) -> int:
+        return number and down(number - 1)
+
+    return down
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_task_that_is_written_in_the_description_closes_over_no_handle(mapped):
+    """Its function would find a dead handle in the place of the value, and there would be no edge either."""
+
+    def bound_before():
+        first = leaf()
+
+        @task
+        def late(number):
+            return first, number
+
+        return late.map([1, 2]) if mapped else late.with_options(priority=1)(1)
+
+    def bound_after():
+        @task
+        def late(number, *, unused=None):
+            return [one for one in every if unused is None], number
+
+        handle = late.map([1]) if mapped else late(1)
+        every = [leaf()]
+        return handle
+
+    def default():
+        @task
+        def late(number, *, first=leaf()):  # noqa: B008
+            return first, number
+
+        return late.map([1]) if mapped else late(1)
+
+    for flow in (bound_before, bound_after, default):
+        with pytest.raises(HandleError, match=r"task 'late' uses a handle.*Make it a parameter"):
+            describe(flow)
+
+
+def test_a_task_that_is_written_in_the_description_closes_over_constants_and_tasks():
+    """What it closes over has no handle; one that is not called is nobody's business."""
+
+    def flow():
+        first, numbers = leaf(1), [1, 2]
+
+        @task
+        def unused():
+            return first
+
+        @task
+        def added(one):
+            return [one, *numbers, leaf(3)]
+
+        return added(first)
+
+    assert dag(backend="inline")(flow)() == [(1,), 1, 2, (3,)]
 
 
 def test_what_points_to_each_other_is_looked_at_once():
@@ -420,6 +487,13 @@ def test_a_handle_is_no_value(use, remedy):
     """Each of these would go wrong in silence, or for ever, if a handle were taken for its value."""
     with pytest.raises(HandleError, match=remedy):
         in_flow(use)
+
+
+def test_a_handle_has_no_attributes_of_its_value():
+    """The error is the one that `hasattr` looks for, and says what can be done."""
+    with pytest.raises(AttributeError, match=r"<handle of 'leaf'> has no value yet.*'upper'.*in a task"):
+        in_flow(lambda handle: handle.upper())
+    in_flow(lambda handle: leaf(getattr(handle, "shape", None)))
 
 
 def test_a_handle_is_itself_as_a_key():

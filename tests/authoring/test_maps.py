@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -118,6 +119,31 @@ def test_what_cannot_be_mapped_names_the_node():
         dag(lambda: times.map(3)).build()
     with pytest.raises(HandleError, match="@task"):
         dag(lambda: load(2).map(len)).build()
+
+
+class Watched(list[int]):
+    """A list that counts how often somebody goes through it."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_what_all_items_share_is_looked_into_once():
+    """A table that every call gets besides its item would else be looked through for each of them: hours, for two long lists."""
+
+    @task
+    def either(item, *tables, table):
+        return item
+
+    looks = set()
+    for count in (2, 50):
+        tables = Watched([1]), Watched([2])
+        dag(lambda count=count, tables=tables: either.map(range(count), tables[0], table=tables[1])).build()
+        looks.add(tuple(table.looks for table in tables))
+    assert len(looks) == 1
 
 
 def test_maps_from_the_other_side_nested_and_indexed():

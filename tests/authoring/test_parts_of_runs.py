@@ -352,6 +352,8 @@ def test_a_chosen_part_is_saved(tmp_path):
     partial = graph.run(backend="inline", targets=["number"])
     with pytest.raises(StoreError, match="'lock' has no value"):
         partial.save(path, nodes=["lock"])
+    with pytest.raises(StoreError, match="path of the file to write is empty"):
+        partial.save("")
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path):

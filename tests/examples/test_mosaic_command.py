@@ -7,8 +7,8 @@ from pathlib import Path
 import MontagePy.main as tools
 import pytest
 
-from examples.mosaic.__main__ import CLOSER, NOT_CLOSER, main
-from examples.mosaic.montage import call
+from examples.mosaic.__main__ import CLOSER, FAILED, NOT_CLOSER, main
+from examples.mosaic.montage import MontageError, call
 from examples.mosaic.places import Places
 from examples.mosaic.sequential import run_in_order
 from examples.mosaic.tiles import Survey, on_the_sky
@@ -50,6 +50,19 @@ def test_a_mosaic_that_is_not_closer_fails_the_command(
     assert "not closer" in capsys.readouterr().err
 
 
+def test_what_stopped_the_mosaic_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The step that failed, and not one that never came; a folder that cannot be made needs no traceback."""
+    monkeypatch.setattr("examples.mosaic.montage.fit_overlap", _fail)
+    assert main([*SMALL, "--backend", "inline", "--output", str(tmp_path)]) == FAILED
+    assert "made: out of film" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.touch()
+    assert main([*SMALL, "--output", str(file)]) == FAILED
+    assert str(file) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"), [(["--tiles", "1x1"], "overlaps nothing"), (["--tiles", "four"], "ROWSxCOLUMNS")]
 )
@@ -66,3 +79,7 @@ def _make_worse(image: str, corrected: str, planes: dict[str, list[float]]) -> s
     a, b, c = planes[Path(image).name]
     call(tools.mBackground, image, corrected, A=-a, B=-b, C=-c)
     return corrected
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise MontageError("out of film")

@@ -12,7 +12,7 @@ from sklearn.svm import SVC
 
 from dagrid import ExecutionResult
 from examples.search import workflow
-from examples.search.__main__ import FOUND, main
+from examples.search.__main__ import FAILED, FOUND, main
 from examples.search.trials import Candidate, Scored, Task, best_of, digits, finer
 
 pytestmark = pytest.mark.example
@@ -73,6 +73,21 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "best: C = " in printed
     assert "critical path" in printed
     assert "finer_scores" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--folds", "50"], "n_splits=50 cannot be greater"),
+        (["--folds", "2", "--html", "none/search.html"], "none/search.html"),
+    ],
+)
+def test_what_stopped_a_search_is_said(more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And not that the step which would have had the result is not there; what was found is shown before the page is written."""
+    assert main(["--samples", "200", "--no-progress", *more]) == FAILED
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert ("best: C" in printed.out) is ("--html" in more)
 
 
 @pytest.mark.parametrize("arguments", [["--folds", "1"], ["--samples", "ten"]])

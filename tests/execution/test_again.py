@@ -133,6 +133,19 @@ def test_what_is_no_part_of_a_run_stays_that(log: str, folder: str) -> None:
     assert again.node_result("d").reason == "not needed for the targets"
 
 
+def test_a_root_that_was_left_out_of_the_run_is_refused(log: str, folder: str) -> None:
+    """Nothing would run, and nobody would hear why; the way that the message shows runs it."""
+    dag = DAG([Node("a", partial(step, log, "a")), Node("look", partial(step, log, "look"), ["a"], debug=True)])
+    first = dag.run(backend="inline", checkpoint=folder)
+    with pytest.raises(
+        InvalidSettingError, match=r"'look', .*without \(a debug node\).*from_run=result, targets=\['look'\]"
+    ):
+        dagrid.resume(folder, again=True, roots=["look"], backend="inline")
+    assert status_in_store(folder)[0] == "succeeded"
+    assert dag.run(backend="inline", from_run=first, targets=["look"]).node_result("look").attempts == 1
+    assert Counter(noted(log)) == {"a": 1, "look": 1}
+
+
 def test_what_the_graph_grew_by_does_not_run_anew(log: str, folder: str) -> None:
     """What was appended because of a value would stay as it was when the value changes, and the run would say nothing of it."""
     node = Node("growing", partial(growing, log), ["source"])
@@ -182,6 +195,9 @@ def test_what_cannot_be_taken_up_is_said(log: str, folder: str) -> None:
         dagrid.resume(folder, again=True, roots=["on_exits"])
     with pytest.raises(InvalidSettingError, match="again=True"):
         dagrid.resume(folder, roots=["a"])
+    for one in ("a", step):
+        with pytest.raises(InvalidSettingError, match=r"write roots=\["):
+            dagrid.resume(folder, again=True, roots=one)
     assert Counter(noted(log))["a"] == 1
     assert status_in_store(folder)[0] == "succeeded"
 

@@ -11,6 +11,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,14 @@ def test_the_functions_of_a_run_are_given_by_name_or_by_the_function_of_the_node
         ([], [int], {}, InvalidSettingError, "tasks is a dict"),
         ([Node("b", lambda frist: 0, ["first"])], {}, {}, UnboundParameterError, "names no predecessor"),
         ([Node("b", lambda c: 0, ["c"]), Node("c")], {}, {}, UnboundParameterError, "has no task and so no result"),
-        ([Node("b", int, inputs={"x": "first"})], {}, {}, UnboundParameterError, "'x'"),
+        ([Node("b", int, inputs={"x": "first"})], {}, {}, UnboundParameterError, r"'x'.* such as lambda x: int\(x\)"),
+        (
+            [Node("b", partial(partial(pow, exp=2), mod=3))],
+            {},
+            {},
+            UnboundParameterError,
+            r"The task pow\(\) of node 'b'",
+        ),
         ([], {}, {"node_timeout": -1}, InvalidSettingError, "node_timeout"),
         ([], {}, {"max_concurrency": 0}, InvalidSettingError, "max_concurrency"),
         ([], {}, {"resources": {"cpu": -1}}, InvalidSettingError, "capacity of resource 'cpu'"),
@@ -530,6 +538,7 @@ def test_a_ctrl_c_that_comes_too_late_is_raised() -> None:
 INTERRUPTED = """
 import os, signal, sys, tempfile, threading, time
 from functools import partial
+import dagrid
 from dagrid import DAG, Node
 def slow(gate):
     open(gate, "w").close()
@@ -542,15 +551,27 @@ with tempfile.TemporaryDirectory() as folder:
     gate, began = os.path.join(folder, "gate"), []
     os.mkfifo(gate)
     threading.Thread(target=interrupt, args=(gate, began), daemon=True).start()
-    result = DAG([Node("slow", partial(slow, gate)), Node("after", int, ["slow"])]).run(backend=sys.argv[1])
+    dag = DAG([Node("slow", partial(slow, gate)), Node("after", int, ["slow"])])
+    result = dag.run(backend=sys.argv[1])
     assert time.monotonic() - began[0] < 1.0
+    flow = dagrid.dag(backend=sys.argv[1])(lambda: dagrid.task(slow)(gate))
+    for call in (flow, partial(dag.execute, backend=sys.argv[1])):
+        threading.Thread(target=interrupt, args=(gate, began), daemon=True).start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            continue
+        raise SystemExit(f"{call} goes on")
 print(result.status, result.node_results["after"].status, result.node_results["after"].reason)
 """
 
 
 @pytest.mark.parametrize("place", sorted(known_backends().keys() - ENGINES))
 def test_ctrl_c_cancels_the_run(place: str) -> None:
-    """Within a second, although a task hangs; the result says so, and the program ends without a traceback."""
+    """Within a second, although a task hangs; the result says so, and the program ends without a traceback.
+
+    What returns values and has none raises what any call of Python does: as an error of ours, `except Exception` would catch it.
+    """
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, place], capture_output=True, text=True, check=False, timeout=20
     )

@@ -14,7 +14,7 @@ import pytest
 
 import dagrid
 from dagrid import DAG, Node, NodeStatus, Patch, Rule, TaskError, View
-from dagrid.errors import InvalidSettingError, RuleError, UnknownNodeError
+from dagrid.errors import InvalidSettingError, RuleError, StoreError, UnknownNodeError
 from tests.execution.durable_tasks import Unpicklable, note, noted
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,29 @@ def test_outputs_are_kept_and_what_led_to_them_goes(backend: str) -> None:
     assert result["n4"] == [4]
     assert all(dropped(result, f"n{n}") for n in range(4))
     assert result.node_results["n4"].value == [4]
+
+
+def test_what_became_of_a_node_is_told_although_its_value_was_dropped(backend: str) -> None:
+    """Status, times and attempts are no values; and a run that succeeded is not one that raises."""
+    result = chained(3).run(keep="outputs", backend=backend)
+    told = [(node.status, node.attempts, node.value) for node in result.node_results.values()]
+    assert told == [("completed", 1, None), ("completed", 1, None), ("completed", 1, [2])]
+    first = result.node_results["n0"]
+    assert "was dropped" in first.reason
+    assert isinstance(first.error, TaskError)
+    assert chained(3).execute(keep="outputs", backend=backend)["n2"].value == [2]
+
+
+def test_what_is_there_of_a_run_is_saved(backend: str, tmp_path: Path) -> None:
+    """What was dropped is not, and is refused where it is asked for by name."""
+    result = chained(3).run(keep="outputs", backend=backend)
+    result.save(tmp_path / "values")
+    again = chained(3).run(backend=backend, from_file=tmp_path / "values", targets=["n2"])
+    assert (again["n2"], again.node_results["n2"].attempts) == ([2], 0)
+    with pytest.raises(StoreError, match=r"'n0' has no value to be saved: .*was dropped.*keep="):
+        result.save(tmp_path / "values", nodes=["n0"])
+    with pytest.raises(InvalidSettingError, match=r"write nodes=\['n2'\]"):
+        result.save(tmp_path / "values", nodes="n2")
 
 
 def test_named_nodes_are_kept_and_no_others(backend: str) -> None:

@@ -25,6 +25,8 @@ def load() -> int:
     [
         ({"checkpoint": True}, "A checkpoint is a folder.*not True"),
         ({"checkpoint": 5}, "A checkpoint is a folder.*not 5"),
+        ({"checkpoint": ""}, "A checkpoint is a folder, and its path is empty"),
+        ({"from_file": ""}, r"from_file is the path.*save\(path\).*not ''"),
         ({"checkpoint": "s3://bucket"}, "A checkpoint is a folder.*not 's3://bucket'"),
         ({"run_id": 5}, "run_id is a text.*not 5"),
         ({"cache": 5}, "A cache is a folder.*not 5"),
@@ -32,9 +34,10 @@ def load() -> int:
     ],
 )
 def test_what_is_no_place_is_refused_before_anything_runs(
-    settings: dict[str, Any], message: str, tmp_path: Path
+    settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also before what a setup node does, which runs first."""
+    monkeypatch.chdir(tmp_path)  # where an empty path would lead
     RAN.clear()
     graph = DAG([Node(load, setup=True), Node("n", lambda load: load, ["load"], cache=True)])
     with pytest.raises(InvalidSettingError, match=message):

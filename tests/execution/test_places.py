@@ -439,10 +439,20 @@ def test_waiting_in_bits_lends_the_thread_each_time():
 def test_a_node_of_the_caller_waits_until_somebody_waits():
     """And says so; the rest of the graph does not wait for it."""
     run = DAG([Node("mine", here, place="caller"), Node("other", whole), Node("async", one)]).start()
-    for _ in run_until(run, completed=2):
-        pass
+    reader = threading.Thread(target=lambda: list(run_until(run, completed=2)))
+    reader.start()
+    reader.join(PATIENCE)
     assert run.status("mine") is NodeStatus.READY
     assert "the thread that waits for the run" in run.explain("mine")
+    assert run.wait(PATIENCE)["mine"] == threading.get_ident()
+
+
+@pytest.mark.parametrize("backend", ["inline", "thread"])
+def test_who_starts_a_run_and_reads_its_events_waits_for_it(backend):
+    """It would else wait for ever, for what runs only when it waits."""
+    run = DAG([Node("mine", here, place="caller"), Node("next", whole, ["mine"])]).start(backend=backend)
+    completed = [event.node for event in run.events() if event.kind == "completed"]
+    assert completed == ["mine", "next"]
     assert run.wait(PATIENCE)["mine"] == threading.get_ident()
 
 

@@ -51,6 +51,20 @@ def test_the_builder_takes_edges_before_their_nodes() -> None:
     assert (second.name, second.max_concurrency, second.node("extract").retries) == ("etl", 2, Retry(2))
 
 
+def test_the_builder_takes_functions_for_the_ends_of_many_edges() -> None:
+    """As everything does that names a node; with names among them, and from any iterable."""
+
+    def load() -> None: ...
+
+    def mail() -> None: ...
+
+    builder = DAG.builder().add_nodes([load, mail, "report"])
+    dag = builder.add_edges([(load, "report"), ("report", mail)]).add_edges(iter([(load, mail)])).build()
+    assert dag.edges() == [("report", "mail"), ("load", "mail"), ("load", "report")]
+    with pytest.raises(UnknownNodeError, match="'print'"):
+        builder.add_edges([(load, print)]).build()
+
+
 def test_a_node_tells_all_that_it_waits_for() -> None:
     """depends_on, inputs and the builder's edges are one thing to the one who asks."""
     builder = DAG.builder().add_nodes(["a", "b", "c"]).add_node("d", print, depends_on=["a"], inputs={"x": "b"})

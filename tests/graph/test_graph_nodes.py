@@ -97,6 +97,7 @@ def test_everything_that_is_unsaid_is_empty() -> None:
         ({"retries": -1}, "max_retries is a whole number from 0 up, not -1"),
         ({"retries": 1.5}, r"retries is a Retry\(...\) or a whole number"),
         ({"retries": True}, "retries is a Retry"),
+        ({"cache": ""}, "cache is True, False or a text that is not empty"),
         ({"timeout": 0}, "timeout is seconds, greater than 0, not 0"),
         ({"timeout": "1"}, "timeout is seconds"),
         ({"timeout": math.nan}, "timeout is seconds"),

@@ -92,6 +92,25 @@ def test_debug_nodes_run_when_asked_for():
     assert set(left(dag, targets=["t"])) == {"look", "print", "other"}
 
 
+def test_asking_in_vain_for_debug_nodes_is_refused():
+    """Nothing would run, or not what was named, and the run would succeed; the remedy that the message names runs it."""
+    dag = DAG([Node("a", int, tags=["all"]), Node("look", abs, ["a"], debug=True, tags=["debugging", "all"])])
+    vain: list[dict[str, Any]] = [
+        {"targets": ["debugging"]},
+        {"roots": ["debugging"]},
+        {"roots": ["look"]},
+        {"roots": ["a", "look"]},
+    ]
+    for choice in vain:
+        with pytest.raises(InvalidSettingError, match=r"debug nodes.*'look'.*targets=\['look'\], or say debug=True"):
+            left(dag, **choice)
+        assert left(dag, debug=True, **choice).keys() <= {"a"}
+    assert left(dag, targets=["look"]) == {}
+    assert left(dag, roots=["all"]) == {"look": "a debug node"}
+    assert left(dag, targets=["debugging"], known=["look"]) == {"a": "not needed for the targets"}
+    assert left(dag, roots=["look"], known=["look"]) == {"a": "not behind the roots"}
+
+
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [

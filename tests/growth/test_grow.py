@@ -198,6 +198,13 @@ def test_a_collection_of_its_own_kind_is_refused_where_it_is_written():
     """It would have to wait for itself."""
     with pytest.raises(InvalidPatchError, match="Give it another kind"):
         collect("pdf", Node("merged", sorted, kind="pdf"))
+    for rule in (
+        map_over,
+        partial(map_reduce, reduce=sum),
+        partial(nested_map_reduce, split=list, reduce=sum, into=sum),
+    ):
+        with pytest.raises(InvalidPatchError, match="A map has no step"):
+            rule(source="find")
     with pytest.raises(InvalidPatchError, match="Two steps have one name"):
         map_over("find", square, square)
 

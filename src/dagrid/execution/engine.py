@@ -32,7 +32,7 @@ from dagrid.execution.sessions import OpenPlace, RunSessions
 from dagrid.execution.timers import Timers
 from dagrid.graph.recording import unrecorded
 from dagrid.graph.rules import Rule
-from dagrid.interrupts import from_signal, is_interrupt
+from dagrid.interrupts import INTERRUPTED, from_signal, is_interrupt
 from dagrid.machine.advance import IDLE, RULES, SLOW, advance, can_grow, finish, grow, settled, take
 from dagrid.machine.commands import Cancel, Command, Evaluate, Finish, Perform, Recall, SetTimer, Wake
 from dagrid.machine.decide import decide
@@ -57,7 +57,6 @@ from dagrid.ports import Backend, Bundle, Call, Clock, Use
 
 PATIENCE = 1_000
 NOT_ASKED = Call(-1, "", callable)
-INTERRUPTED = "interrupted by Ctrl-C"
 _LEAVING_VALUES = (Outcome.COMPLETED, Outcome.HELD)
 
 
@@ -268,6 +267,10 @@ class Engine:
     def unwatch(self, event: Settable) -> None:
         """Set an event of `watch` no longer."""
         self._watchers = [each for each in self._watchers if each is not event]
+
+    def stir(self) -> None:
+        """Have those who wait by `attend` look again whether it is enough."""
+        self._sessions.stirred.set()
 
     # --- what a backend may ask of its host ------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import msgspec
@@ -190,7 +190,7 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     if before.from_file is not None:
         from dagrid.execution.saved import load  # tempfile and what it needs: few runs read a file
 
-        if not isinstance(before.from_file, (str, PathLike)):
+        if not isinstance(before.from_file, (str, PathLike)) or not fspath(before.from_file):
             raise InvalidSettingError(
                 f"from_file is the path of a file that result.save(path) wrote, not {before.from_file!r}."
             )

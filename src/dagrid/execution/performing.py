@@ -21,8 +21,9 @@ from dagrid.execution.backends._worker import STUCK, encode_error
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.binding import LOOP
 from dagrid.execution.clock import REAL_CLOCK
-from dagrid.execution.engine import INTERRUPTED, Engine
+from dagrid.execution.engine import Engine
 from dagrid.execution.pieces import SIMPLE, Draft, Piece, Unsent, Work, sendable
+from dagrid.interrupts import INTERRUPTED
 from dagrid.machine.applying import apply
 from dagrid.machine.events import NODE_MASK, CancelRequested, Fact, Kind, WorkerGone
 from dagrid.machine.plan import Plan

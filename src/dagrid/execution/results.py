@@ -14,6 +14,7 @@ import msgspec
 
 from dagrid.errors import (
     GraphError,
+    InvalidSettingError,
     PoisonousTaskError,
     RunError,
     StoreError,
@@ -25,7 +26,9 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkerLostError,
 )
-from dagrid.graph.node import NodeRef, node_id
+from dagrid.execution.keeping import Dropped
+from dagrid.graph.node import NodeRef, is_one, node_id
+from dagrid.interrupts import INTERRUPTED
 from dagrid.machine.closing import Verdict, failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED, attempt_id
 from dagrid.machine.explain import ended_word
@@ -212,6 +215,11 @@ class ExecutionResult:
         return self._failure
 
     @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C ended the run."""
+        return self._state.cancelled == INTERRUPTED
+
+    @property
     def ok(self) -> bool:
         """Whether nothing failed."""
         return self.status is RunStatus.SUCCEEDED
@@ -249,20 +257,25 @@ class ExecutionResult:
 
         Args:
             path: the file; it is there as a whole or not at all.
-            nodes: the names of those to write; by default all that completed.
+            nodes: the names of those to write; by default all that completed and whose values were not dropped (`keep`).
 
         Raises:
             UnknownNodeError: there is no such node.
-            StoreError: a value that cannot be pickled, or a node that has none; it is named.
+            InvalidSettingError: `nodes` is one node, and no list.
+            StoreError: a value that cannot be pickled, or a node that has none; it is named. Or an empty path.
         """
         from dagrid.execution import saved  # tempfile and what it needs: few runs are saved
 
-        values = self.completed()
+        values = {name: value for name, value in self.completed().items() if not isinstance(value, Dropped)}
         if nodes is not None:
-            chosen = {self._state.plan.names[at]: at for at in map(self._number, nodes)}
-            for name, at in chosen.items():
-                if self._state.status[at] != Status.COMPLETED:
-                    raise StoreError(f"Node {name!r} has no value to be saved: {self._reason(at)}.")
+            if is_one(nodes):
+                raise InvalidSettingError(f"nodes is a list of nodes; write nodes=[{nodes!r}].")
+            chosen = [self._state.plan.names[at] for at in map(self._number, nodes)]
+            for name in chosen:
+                if name not in values:
+                    raise StoreError(
+                        f"Node {name!r} has no value to be saved: {self.node_result(name).reason.rstrip('.')}."
+                    )
             values = {name: values[name] for name in chosen}
         saved.save(path, values, sys.modules["dagrid"].__version__)
 
@@ -305,7 +318,7 @@ class ExecutionResult:
     def node_result(self, name: NodeRef, *, value: bool = True) -> NodeResult:
         """Return what became of one node; without its value, if that is not to be opened.
 
-        Where a value cannot be rebuilt in this process, `error` and `reason` say so; `result["node"]` raises that error.
+        Where a value was dropped, or cannot be rebuilt here, `error` and `reason` say so; `result["node"]` raises that error.
 
         Raises:
             UnknownNodeError: there is no such node.
@@ -315,7 +328,7 @@ class ExecutionResult:
             return self._told(node)
         try:
             return self._told(node, opened(self._values[node]))
-        except TransferError as error:
+        except (TaskError, StoreError) as error:
             return msgspec.structs.replace(self._told(node), error=error, reason=str(error))
 
     def to_html(self, path: str | PathLike[str] | None = None, *, title: str = "A run of dagrid") -> str:

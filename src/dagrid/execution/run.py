@@ -7,17 +7,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from time import time
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from dagrid.errors import InvalidSettingError, RunError, RunTimeoutError, UnknownNodeError
 from dagrid.execution.carriers import carry
-from dagrid.execution.engine import INTERRUPTED, Engine
+from dagrid.execution.engine import Engine, Settable
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.execution.signalling import Signals
 from dagrid.graph.node import NodeRef, node_id
-from dagrid.interrupts import HeldInterrupts
+from dagrid.interrupts import INTERRUPTED, HeldInterrupts
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
@@ -27,6 +27,32 @@ GATHERED = 0.02
 """For so many seconds events are gathered for an observer, whose thread would else be woken for each of them."""
 _UNENDED = frozenset(NodeStatus(status.name.lower()) for status in Status if not status.terminal)
 _CLOSING = threading.Lock()
+
+
+class Changed(Settable, Protocol):
+    """An event of those who read what happens."""
+
+    def clear(self) -> None: ...
+
+
+class _Stirring:
+    """An event that has those who wait for the run look up when it is set."""
+
+    __slots__ = ("_is_set", "_stir")
+
+    def __init__(self, stir: Callable[[], object]) -> None:
+        self._stir = stir
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._stir()
+
+    def clear(self) -> None:
+        self._is_set = False
 
 
 class _Told:
@@ -97,6 +123,7 @@ class Run:
         self._traced = traced
         self._release = release
         self._closed = False
+        self._starter = threading.get_ident()
         self._readers: list[threading.Event] = []
         self._onlookers: list[Onlooker] = []
         for observer in observers:
@@ -345,9 +372,16 @@ class Run:
         """Yield the facts of the run in their order.
 
         Args:
-            follow: wait for further ones until the run has ended; otherwise, and in a view, stop at the last one there is.
+            follow: wait for further ones until the run has ended; otherwise, and in a view, stop at the last one there is. The
+                thread that started the run waits for it then as in `wait`: what needs its thread runs there.
         """
-        for batch in self._batches(follow):
+        if threading.get_ident() == self._starter:
+            own = _Stirring(self._engine.stir)
+            batches = self._batches(own if follow else None, partial(self._engine.attend, None, own.is_set))
+        else:
+            changed = threading.Event()
+            batches = self._batches(changed if follow else None, changed.wait)
+        for batch in batches:
             yield from batch
 
     def __await__(self) -> Generator[Any, None, ExecutionResult]:
@@ -383,18 +417,18 @@ class Run:
             raise
         return ended.result()
 
-    def _batches(self, follow: bool, gathered: float = 0.0) -> Iterator[list[RunEvent]]:
-        engine = self._engine
-        changed = threading.Event() if follow and not self._view else None
-        if changed is not None:
-            engine.watch(changed)
+    def _batches(self, changed: Changed | None, wait: Callable[[], object]) -> Iterator[list[RunEvent]]:
+        """Yield what has happened, and what happens: `changed` is set then, and `wait` waits for it; None waits for nothing."""
+        if changed is None or self._view:
+            yield from self._read_on(None, wait)
+            return
+        self._engine.watch(changed)
         try:
-            yield from self._read_on(changed, gathered)
+            yield from self._read_on(changed, wait)
         finally:
-            if changed is not None:
-                engine.unwatch(changed)
+            self._engine.unwatch(changed)
 
-    def _read_on(self, changed: threading.Event | None, gathered: float) -> Iterator[list[RunEvent]]:
+    def _read_on(self, changed: Changed | None, wait: Callable[[], object]) -> Iterator[list[RunEvent]]:
         engine = self._engine
         position = 0
         while True:
@@ -408,9 +442,7 @@ class Run:
                 position = until
             if changed is None or over:
                 return
-            changed.wait()
-            if gathered:
-                engine.done.wait(gathered)
+            wait()
             changed.clear()
 
     def _event(self, sequence: int, fact: Any) -> RunEvent:
@@ -427,10 +459,16 @@ class Run:
         )
 
     def _read(self, observer: Observer, ended: threading.Event) -> None:
+        changed = threading.Event()
+
+        def gather() -> None:
+            changed.wait()
+            self._engine.done.wait(GATHERED)
+
         try:
             observer.begin(self)
             try:
-                for batch in self._batches(True, GATHERED):
+                for batch in self._batches(changed, gather):
                     observer.observe(batch)
             finally:
                 observer.end()

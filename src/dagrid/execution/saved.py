@@ -60,8 +60,10 @@ def save(path: str | PathLike[str], values: Mapping[str, Any], version: str) -> 
     """Write values by node name.
 
     Raises:
-        StoreError: a value that cannot be pickled; nothing is written.
+        StoreError: a value that cannot be pickled, or an empty path; nothing is written.
     """
+    if not os.fspath(path):
+        raise StoreError("The path of the file to write is empty. Give one, as in result.save('values').")
     blobs = [_pickled(name, opened(value)) for name, value in values.items()]
     sizes = dict(zip(values, map(len, blobs), strict=True))
     header = msgspec.json.encode(Header(FORMAT, version, sizes))

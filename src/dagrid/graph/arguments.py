@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from copy import copy
-from functools import lru_cache
-from types import MappingProxyType
+from functools import lru_cache, partial
+from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -93,10 +94,23 @@ def looking_into(kind: type) -> Callable[[Any], Collection[Any]] | None:
         return lambda one: one
     if kind is slice:
         return lambda one: (one.start, one.stop, one.step)
+    if kind is FunctionType:
+        return _bound_in
+    if issubclass(kind, partial):
+        return lambda one: (one.func, *one.args, *one.keywords.values())
     fields = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__struct_fields__", None)
     if fields:
         return lambda one: [getattr(one, name, None) for name in fields]
     return None
+
+
+def _bound_in(fn: FunctionType) -> list[Any]:
+    """Return the values that a function has beside its code: its defaults, and what it closes over as far as that is bound."""
+    found = [*(fn.__defaults__ or ()), *(fn.__kwdefaults__ or {}).values()]
+    for cell in fn.__closure__ or ():
+        with suppress(ValueError):
+            found.append(cell.cell_contents)
+    return found
 
 
 class Arguments(msgspec.Struct):

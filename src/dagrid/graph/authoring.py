@@ -74,6 +74,8 @@ class Task(Generic[P, R]):
         self._body()
         self._set(settings)
         self._look()
+        if (current := recording.get()) is not None:
+            current.writes(self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         current = recording.get()
@@ -387,6 +389,7 @@ class Flow(Generic[P, R]):
 
         Raises:
             BaseException: what the first failed node raised; with `on_failure="continue"` only if its value is asked for.
+            KeyboardInterrupt: Ctrl-C cancelled the run.
         """
         current = recording.get()
         if current is not None:
@@ -398,6 +401,8 @@ class Flow(Generic[P, R]):
                 current.prefix = outside
         graph, template = self._describe(args, kwargs)
         result = graph.run(**_kept(self._settings, template))
+        if result.interrupted:
+            raise KeyboardInterrupt
         if not result.ok and result.status != "partially_succeeded":
             result.raise_for_status()
         return _Values(result).of(template)  # type: ignore[no-any-return]

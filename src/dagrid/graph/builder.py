@@ -5,12 +5,13 @@ This room knows nothing of running.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Self, Unpack
 
 from dagrid.errors import DuplicateNodeError
 from dagrid.graph.dag import DAG, check_run_settings
-from dagrid.graph.node import Node, NodeRef, NodeSettings, node_id
+from dagrid.graph.node import Node, NodeRef, NodeSettings, is_one, node_id
 from dagrid.graph.structure import Structure, add_names, paused_gc
 
 
@@ -87,9 +88,9 @@ class DAGBuilder:
         self._edges.append((before, after))
         return self
 
-    def add_edges(self, pairs: Iterable[tuple[str, str]]) -> Self:
-        """Add many edges (before, after); they are checked when the graph is built."""
-        self._edges += pairs if isinstance(pairs, (list, tuple)) else list(pairs)
+    def add_edges(self, pairs: Iterable[tuple[NodeRef, NodeRef]]) -> Self:
+        """Add many edges (before, after); they are checked when the graph is built. Raises InvalidNodeError, see `add_edge`."""
+        self._edges += _named(pairs if isinstance(pairs, (list, tuple)) else list(pairs))
         return self
 
     def build(self) -> DAG:
@@ -103,3 +104,16 @@ class DAGBuilder:
         with paused_gc():
             structure = Structure.build(self._names.copy(), self._index.copy(), self._edges)
         return DAG.of(structure, self._specs.copy(), name=self._name, max_concurrency=self._max_concurrency)
+
+
+def _named(pairs: Sequence[Any]) -> Sequence[Any]:
+    """Return edges with names in the places of functions; what is no pair stays, for the graph to refuse."""
+    try:
+        if _TEXT.issuperset(map(type, chain.from_iterable(pairs))):
+            return pairs
+    except TypeError:  # one of them has no ends
+        return pairs
+    return [tuple([node_id(end) if is_one(end) else end for end in pair]) for pair in pairs]
+
+
+_TEXT = frozenset([str])

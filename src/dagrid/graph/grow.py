@@ -67,8 +67,11 @@ def map_over(source: NodeRef, *steps: Step, prefix: str = "") -> Rule:
         steps: the first parameter of the first step gets the element, that of each further step the result of the one before;
             other parameters are bound as usual. A function that does not say what it asks for gets it by position.
         prefix: stands before each generated name.
+
+    Raises:
+        InvalidPatchError: there is no step, or two have one name.
     """
-    chain = _templates(steps)
+    chain = _chain(steps)
     source = node_id(source)
     return _rule(
         f"map over {source}",
@@ -80,7 +83,7 @@ def map_over(source: NodeRef, *steps: Step, prefix: str = "") -> Rule:
 
 def map_reduce(source: NodeRef, *steps: Step, reduce: Step, prefix: str = "") -> Rule:
     """Return a rule that maps like `map_over`, and appends a node whose first parameter gets the list of all results."""
-    chain = _templates(steps)
+    chain = _chain(steps)
     into = _Gathering(reduce)
     source = node_id(source)
 
@@ -104,7 +107,7 @@ def nested_map_reduce(source: NodeRef, split: Step, *steps: Step, reduce: Step, 
     """
     parts = _Template(split)
     source = node_id(source)
-    chain, reduction = _templates(steps), _Gathering(reduce)
+    chain, reduction = _chain(steps), _Gathering(reduce)
     final = _Gathering(into)
 
     def body(view: View) -> Patch:
@@ -282,6 +285,13 @@ def _templates(steps: Iterable[Step]) -> list[_Template]:
         raise InvalidPatchError(
             f"Two steps have one name: {[each.id for each in found]}. Name them with Node(name, fn)."
         )
+    return found
+
+
+def _chain(steps: Iterable[Step]) -> list[_Template]:
+    found = _templates(steps)
+    if not found:
+        raise InvalidPatchError("A map has no step. Say what is to be called for each element: map_over(source, step).")
     return found
 
 

@@ -218,8 +218,8 @@ class Node(_Positional, frozen=True, kw_only=True):
             _put(self, "setup", bool(self.setup))
         if self.debug is not False:
             _put(self, "debug", bool(self.debug))
-        if self.cache is not False and not isinstance(self.cache, (bool, str)):
-            _refuse(name, f"cache is True, False or a text, not {self.cache!r}")
+        if self.cache is not False and (not isinstance(self.cache, (bool, str)) or self.cache == ""):
+            _refuse(name, f"cache is True, False or a text that is not empty, not {self.cache!r}")
         if self.place is not None and self.place not in ("caller", "here"):
             _refuse(name, f"place is 'caller', 'here' or None, not {self.place!r}")
         if self.on_lost != "requeue" and self.on_lost != "fail":

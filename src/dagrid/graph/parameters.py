@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -144,7 +144,7 @@ def matched(
         stranger = sorted(explicit - taken)[0]
         raise UnboundParameterError(
             f"inputs of node {node!r} name the parameter {stranger!r}, which its task {_called(fn)} does not have."
-            f"{hint(nearest(stranger, taken))}",
+            f"{hint(nearest(stranger, taken)) if taken else _no_names(fn, stranger)}",
             node,
             stranger,
         )
@@ -162,5 +162,12 @@ def _unbound(node: str, fn: Task, parameter: str, by_name: Mapping[str, object])
     )
 
 
+def _no_names(fn: Task, parameter: str) -> str:
+    wrapper = f"lambda {parameter}: {_called(fn)[:-1]}{parameter})"
+    return f" It says no names of what it takes. Give the node a function that does, such as {wrapper}."
+
+
 def _called(fn: Task) -> str:
+    while isinstance(fn, partial) and not hasattr(fn, "__qualname__"):
+        fn = fn.func
     return f"{getattr(fn, '__qualname__', None) or repr(fn)}()"

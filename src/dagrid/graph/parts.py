@@ -16,6 +16,7 @@ from dagrid.graph.node import Node, NodeRef, is_one, node_id, origin_of
 from dagrid.graph.structure import Structure, suggest
 
 SHOWN = 5
+DEBUG = "a debug node"
 
 
 class Choice(msgspec.Struct, eq=False):
@@ -181,7 +182,8 @@ def choose(
         known: nodes that have a value already: what they would need is not needed, and nothing that is excluded reaches them.
 
     Raises:
-        UnknownNodeError, InvalidSettingError: see `resolve`.
+        UnknownNodeError: see `resolve`.
+        InvalidSettingError: see `resolve`, and what is asked for are debug nodes, which do not run for that.
     """
     omitted: dict[int, str] = {}
     everything = range(len(structure.names))
@@ -194,6 +196,8 @@ def choose(
         targets = resolve(choice.targets, structure, specs, setting="targets", graph=choice.graph)
         omitted.update(_debug(structure, choice, kinds, targets, known))
         begin = [at for at in targets if at not in omitted]
+        if targets and not begin:
+            _refuse_debug("targets", [at for at in targets if at not in known], structure)
         wanted = reach(structure.predecessors, begin, known)
         omitted.update(
             {
@@ -206,6 +210,9 @@ def choose(
         omitted.update(_debug(structure, choice, kinds, targets, known))
     if choice.roots is not None:
         roots = resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph)
+        silent = [at for at in roots if omitted.get(at) == DEBUG and at not in known]
+        if len(silent) == len(roots) or any(roots[at] for at in silent):
+            _refuse_debug("roots", silent, structure)
         behind = reach(structure.successors, roots)
         setup = set(kinds.setup) & reach(structure.predecessors, behind)
         for at in everything:
@@ -265,7 +272,16 @@ def _debug(
         return {}
     asked = [at for at in kinds.debug if targets.get(at)]
     needed = reach(structure.predecessors, asked, known)
-    return {at: "a debug node" for at in kinds.debug if at not in needed}
+    return {at: DEBUG for at in kinds.debug if at not in needed}
+
+
+def _refuse_debug(setting: str, nodes: Sequence[int], structure: Structure) -> None:
+    if nodes:
+        names = [structure.names[at] for at in nodes[:SHOWN]]
+        raise InvalidSettingError(
+            f"{setting} asks for debug nodes, which do not run for that: {', '.join(map(repr, names))}. Name them among the "
+            f"targets, as in targets=[{names[0]!r}], or say debug=True."
+        )
 
 
 def _carried(structure: Structure, begin: Iterable[int], known: Collection[int]) -> dict[int, int]:

@@ -10,14 +10,14 @@ import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import msgspec
 
 from dagrid.errors import HandleError, InvalidNodeError, UnknownNodeError
 from dagrid.graph.arguments import Arguments, Group, Ref, is_grouped, looking_into
 from dagrid.graph.dag import DAG
-from dagrid.graph.node import Node
+from dagrid.graph.node import Node, origin_of
 from dagrid.graph.structure import Structure
 
 
@@ -34,6 +34,11 @@ class Recording(msgspec.Struct, eq=False):
     _patterns: list[Node] = []
     _specs: dict[int, Node] = {}
     _maps: set[int] = set()
+    _written: dict[int, object] = {}
+
+    def writes(self, task: object) -> None:
+        """Note a task whose function is written inside of the description, so that it may close over handles."""
+        self._written[id(task)] = task
 
     def add(
         self,
@@ -57,8 +62,25 @@ class Recording(msgspec.Struct, eq=False):
                 f"function: pass them to tasks, or return them and read the values that the call returns."
             )
         taken: dict[int, str] = {}
+        given, named = self._placed(args, kwargs, taken)
+        return self._record(pattern, given, named, taken, length, name)
+
+    def _placed(
+        self, args: Iterable[Any], kwargs: Mapping[str, Any] | None, taken: dict[int, str]
+    ) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
         given = tuple([self._place(one, taken) for one in args])
-        named = {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
+        return given, {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
+
+    def _record(
+        self,
+        pattern: Node,
+        given: tuple[Any, ...],
+        named: dict[str, Any] | None,
+        taken: dict[int, str],
+        length: int | None,
+        name: str | None,
+    ) -> Handle:
+        """Record a call with arguments that have references in the places of handles; `taken` has the nodes of these."""
         called = Arguments(given, named, tuple(taken.values()))
         if pattern.when is not None or pattern.depends_on:
             self._wait(pattern, taken)  # before the node has a name, for it cannot wait for itself
@@ -94,10 +116,14 @@ class Recording(msgspec.Struct, eq=False):
         from dagrid.graph.late import gathered
 
         name = self._unique(pattern.id)
-        elements = [
-            self.add(pattern, (item, *args), kwargs, length, self._unused(f"{name}[{number}]"))
-            for number, item in enumerate(each)
-        ]
+        shared: dict[int, str] = {}
+        more, named = self._placed(args, kwargs, shared)  # once, for they may be large
+        elements = []
+        for number, item in enumerate(each):
+            taken: dict[int, str] = {}
+            given = (self._place(item, taken), *more)
+            taken |= shared
+            elements.append(self._record(pattern, given, named, taken, length, self._unused(f"{name}[{number}]")))
         handle = self.add(gathered(pattern), elements, None, len(elements), name)
         handle.elements = elements
         return handle
@@ -132,7 +158,14 @@ class Recording(msgspec.Struct, eq=False):
         return self._place(value, {})
 
     def graph(self, max_concurrency: int | None) -> DAG:
-        """Return what was recorded; this ends it."""
+        """Return what was recorded; this ends it.
+
+        Raises:
+            HandleError: the function of a task has a handle beside its arguments.
+            InvalidNodeError: a node reads others, and values to come are mapped.
+        """
+        if self._written:
+            self._check_written()
         structure = Structure.in_order(self._names, self._index, self._predecessors)
         if self._maps:
             for spec in self._specs.values():
@@ -146,6 +179,15 @@ class Recording(msgspec.Struct, eq=False):
             outline = Outline(structure, self._specs, frozenset(self._maps))
             return split(outline, name=self.name, max_concurrency=max_concurrency)
         return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
+
+    def _check_written(self) -> None:
+        """Check the tasks that were called, now that all is bound which their functions close over."""
+        for pattern in {id(one): one for one in self._patterns}.values():
+            if id(origin_of(pattern.fn)) in self._written and _has_handle([pattern.fn], {}):
+                raise HandleError(
+                    f"The function of task {pattern.id!r} uses a handle that it was not called with, and that has no value when "
+                    f"the task runs. Make it a parameter of the task, and pass the handle."
+                )
 
     @property
     def memorable(self) -> bool:
@@ -370,6 +412,11 @@ class Handle(msgspec.Struct, eq=False):
         if self.elements is not None and type(key) is int and -len(self.elements) <= key < len(self.elements):
             return self.elements[key]
         return Handle(self.recording, self.at, Ref(self.ref.node, (*self.ref.path, key)))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"{self!r} has no value yet, so it has no attribute {name!r}. Take that of the value in a task."
+        )
 
     def __len__(self) -> int:
         if self.length is None:

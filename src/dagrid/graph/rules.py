@@ -48,7 +48,7 @@ class Patch(msgspec.Struct, frozen=True):
         for node in nodes:
             if not isinstance(node, Node):
                 raise InvalidPatchError(
-                    f"A patch holds nodes, not {node!r}. Make them with Node(id, fn, depends_on=[...])."
+                    f"A patch holds nodes, not {node!r}. Make them with Node(id, fn, depends_on=[...]); rules go in rules=[...]."
                 )
         if not self.edges:
             return nodes
