@@ -218,6 +218,8 @@ class FleetSession:
         """Take what the coordinator says; called in order, by whoever has the line."""
         for part in tell.parts:  # the session's thread may be waiting for it
             self._values.take(part)
+        for digest in tell.missing:
+            self._values.miss(digest)
         if not self._over:
             self._inbox.put(partial(self._hear, tell))
 
