@@ -174,6 +174,38 @@ def test_a_worker_that_is_asked_to_leave_is_told_so() -> None:
         worker.downs.wait(lambda found: [down for down in found if down.drain])
 
 
+def test_a_label_that_run_after_run_lacks_is_said_once(caplog) -> None:
+    """Each is given up before the next one comes: a hundred of them wrote a hundred lines. Where a worker that has it was there
+    meanwhile, it is news again.
+    """
+    lacks = [pb.Lack(labels={"gpu": "true"}, node="train")]
+
+    def lack(coordinator: Hub, times: int) -> None:
+        for number in range(times):
+            run = Run(f"run-{number}")
+            run.line = coordinator.borrow(run.opening(), run.tells.add)
+            run.line.ask(pb.Ask(lacks=pb.Lacks(lacks=lacks)))
+            run.close()
+        coordinator.workers()  # all that was asked before has been done
+
+    def said() -> list[str]:
+        return [record.message for record in caplog.records if "waits for a worker" in record.message]
+
+    with caplog.at_level(logging.WARNING, "dagrid.fleet"), hub() as coordinator:
+        lack(coordinator, 100)
+        assert len(said()) == 1
+        waiting = Run("waiting")
+        waiting.line = coordinator.borrow(waiting.opening(), waiting.tells.add)
+        waiting.line.ask(pb.Ask(lacks=pb.Lacks(lacks=lacks)))
+        with Worker(to(coordinator), labels={"gpu": "true"}):
+            waiting.joined()
+        while any(view.connected for view in coordinator.workers()):
+            settle(coordinator)
+        lack(coordinator, 1)
+        assert len(said()) == 2
+        waiting.close()
+
+
 # What is long.
 
 
