@@ -245,12 +245,16 @@ def test_what_is_asked_of_a_run_that_has_only_just_ended_is_done(service, tmp_pa
     assert (tmp_path / "ran").read_text() == "a\n"
 
 
-def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
-    """From a step on, or all of it as a new run, which waits in the same queue and is of the file as it is now."""
+@pytest.mark.parametrize("settings", ["", "coordinator: {host: 0.0.0.0, port: 1}\n"])
+def test_what_runs_once_more_is_the_coordinators(service, tmp_path, settings):
+    """From a step on, or all of it as a new run, which waits in the same queue and is of the file as it is now. So it is where
+    a file of settings says where that coordinator listens: the run was performed here, past the coordinator and its queue.
+    """
     steps = f"steps: [{{name: a, command: echo a >> {tmp_path}/ran}}, {{name: b c, command: echo b >> {tmp_path}/ran}}]"
     run = service.enqueue(steps, queue="slow")
     with service.coordinator():
         service.until(run, "succeeded")
+        (service.home / "config.yaml").write_text(settings)
         assert f"The coordinator of {service.home} performs it" in dagrid(service, "retry", run, "--from", "b c")
         wait_for(tmp_path / "ran", "a\nb\nb\n")
         service.until(run, "succeeded")

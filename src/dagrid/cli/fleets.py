@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.execution.backends.cluster.calling import Address
     from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS
+    from dagrid.history import About
     from dagrid.ports import Backend
     from dagrid.workflow.running import Fleet
 
@@ -121,6 +122,15 @@ def fleet_of(call: Call) -> Fleet | None:
     from dagrid.service.fleet import borrowed
 
     return borrowed(address, call.config.home)
+
+
+def left_alone(call: Call, about: About) -> bool:
+    """Return whether a run is for the coordinator that performed it, if one is there: this command line names no other one.
+
+    What a file or the environment says of a coordinator is for all commands of the machine, also for that of the run.
+    """
+    said = (call.config.value(name) for name in ("coordinator.host", "coordinator.port"))
+    return about.served and not any(value.source.startswith("-") for value in said)
 
 
 def graph_variables(call: Call) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagrid.cli.calls import Call
-from dagrid.cli.fleets import backend_of, fleet_of
+from dagrid.cli.fleets import backend_of, fleet_of, left_alone
 from dagrid.cli.launching import left_to_coordinator, refuse_backend, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
@@ -53,7 +53,7 @@ def retry_command(call: Call, run: str | None) -> int:
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
     again = info.status != WAITING or bool(roots)  # what waits is asked on, but for what runs anew
-    if history.about(info.run).served and fleet_of(call) is None and history.tell(RETRY, info.run, roots):
+    if left_alone(call, history.about(info.run)) and history.tell(RETRY, info.run, roots):
         return left_to_coordinator(call, info.run)
     if history.about(info.run).kind == "graph":
         return _go_on_with_graph(call, info, again=again, roots=roots)
@@ -115,7 +115,8 @@ def _answer(call: Call, run: str, **said: Any) -> int:
     try:
         if history.about(run).kind == "graph":
             return _go_on_with_graph(call, whole, **said)
-        left = history.about(whole.run).served and (whole.run != run or fleet_of(call) is None)
+        about = history.about(whole.run)
+        left = left_alone(call, about) or (about.served and whole.run != run)
         if whole.run == run and not left:
             return _go_on(call, whole, **said)
         answer(history, run, take_over=take_over, **said)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
-from dagrid.cli.fleets import fleet_of
+from dagrid.cli.fleets import left_alone
 from dagrid.cli.launching import file_now, left_to_coordinator, start_graph, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.running import attend, stoppable
@@ -62,7 +62,7 @@ def restart_command(call: Call, run: str | None) -> int:
         _stopped(call, info)
     if file is not None:
         time.sleep(file.main.restart_wait_sec)
-    if about.served and fleet_of(call) is None and call.history.is_served:
+    if left_alone(call, about) and call.history.is_served:
         return left_to_coordinator(call, _queued(call, info.name, about, file))
     if file is None:
         return start_graph(call, about.source, about.given, name=info.name)
