@@ -14,7 +14,7 @@ from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
-from dagrid.history import WAITING
+from dagrid.history import INTERRUPTED, WAITING
 from dagrid.history.bells import RETRY
 
 if TYPE_CHECKING:
@@ -53,11 +53,26 @@ def retry_command(call: Call, run: str | None) -> int:
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
     again = info.status != WAITING or bool(roots)  # what waits is asked on, but for what runs anew
-    if left_alone(call, history.about(info.run)) and history.tell(RETRY, info.run, roots):
-        return left_to_coordinator(call, info.run)
+    if left_alone(call, history.about(info.run)):
+        if history.tell(RETRY, info.run, roots):
+            return left_to_coordinator(call, info.run)
+        _refuse_beside_workers(call, info)
     if history.about(info.run).kind == "graph":
         return _go_on_with_graph(call, info, again=again, roots=roots)
     return _go_on(call, info, again=again, roots=roots)
+
+
+def _refuse_beside_workers(call: Call, info: RunInfo) -> None:
+    """Refuse to go on here with what workers may still perform, of which only the coordinator can hear.
+
+    Raises:
+        RunHeldError: a coordinator had the run, is away, and nobody has said that it is to be taken over.
+    """
+    if info.status == INTERRUPTED and not call.config["take_over"]:
+        raise RunHeldError(
+            f"The coordinator of {call.config.home} that performed run {info.run!r} is gone, and its workers may go on with the "
+            f"steps. Start a coordinator of that home, which goes on with the run by itself, or take it over: --take-over."
+        )
 
 
 @command(
