@@ -26,6 +26,8 @@ from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.project import packed
+from dagrid.execution.folders import OwnFolder
+from dagrid.execution.gathering import Folder
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
 from tests.fleet.fleet_place import PATIENCE, Start, workers
@@ -275,6 +277,22 @@ def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) 
         ended.set()
         thread.join()
     assert None not in found
+
+
+def test_what_a_worker_has_unpacked_does_not_travel(tmp_path: Path) -> None:
+    """A worker may be at home in the folder of the project. What travelled with each run was packed anew by those beside it, with
+    what had travelled with them: after some dozen runs at once it was thousands of folders.
+    """
+    (tmp_path / "mine.py").write_text("mine = 1")
+    before = packed(None, tmp_path)
+    own = OwnFolder(tmp_path / "state" / "worker")
+    try:
+        (own.path / "runs").mkdir()
+        (own.path / "runs" / "mine.py").write_text("mine = 1")
+        assert packed(None, tmp_path) == before
+        assert [one.path for one in Folder(tmp_path).everything() if not one.is_folder] == ["mine.py"]
+    finally:
+        own.remove()
 
 
 def test_a_file_that_is_not_there_is_refused_when_the_backend_is_made() -> None:
