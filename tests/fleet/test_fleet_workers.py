@@ -21,7 +21,7 @@ import pytest
 from dagrid import DAG, Node, Retry, command
 from dagrid.assemble import restart
 from dagrid.commands import Command, Launch
-from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError
+from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError, TransferError
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
@@ -277,6 +277,22 @@ def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) 
         ended.set()
         thread.join()
     assert None not in found
+
+
+def test_an_error_that_is_too_long_for_a_message_is_told_in_part(fleet: ClusterBackend) -> None:
+    """An exception may hold all that was looked at. Its worker was hung up on for the report, again and again, until its lease
+    was over and all that it performed was lost.
+    """
+
+    def too_long() -> None:
+        raise ValueError("these rows are wrong: " + "x" * (20 << 20))
+
+    result = DAG([Node("a", too_long), Node("b", os.getpid)]).run(backend=fleet, progress=False)
+    error = result.node_results["a"].error
+    assert isinstance(error, TransferError)
+    assert "raised ValueError: these rows are wrong: xx" in str(error)
+    assert len(str(error)) < 1 << 20
+    assert (result.node_results["a"].attempts, result.succeeded) == (1, 1)
 
 
 def test_what_a_worker_has_unpacked_does_not_travel(tmp_path: Path) -> None:
