@@ -279,6 +279,12 @@ def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) 
     assert None not in found
 
 
+def test_a_signing_key_that_is_no_text_is_refused() -> None:
+    """A number was taken for as many zeros."""
+    with pytest.raises(InvalidSettingError, match="text or bytes, not 3"):
+        ClusterBackend("127.0.0.1", signing_key=3)  # type: ignore[arg-type]
+
+
 def test_an_error_that_is_too_long_for_a_message_is_told_in_part(fleet: ClusterBackend) -> None:
     """An exception may hold all that was looked at. Its worker was hung up on for the report, again and again, until its lease
     was over and all that it performed was lost.

@@ -34,16 +34,21 @@ def signing_key(call: Call) -> bytes | None:
     """Return the signing key, None if there is none; who says it on a command line is told that others can read it there.
 
     Raises:
-        InvalidSettingError: its file cannot be read, or is empty.
+        InvalidSettingError: its file cannot be read, or it is empty.
     """
     said = call.config.value("coordinator.signing_key")
-    if said.value:
+    key = str(said.value or "").strip()
+    if not key and said.source.startswith("-"):
+        raise InvalidSettingError(
+            f"{said.source} is empty. Say what coordinator and workers both know, or leave the flag out."
+        )
+    if key:
         if said.source.startswith("-"):
             call.out.complain(
                 f"dagrid: who lists the processes of this machine sees what {said.source} says. Say it as "
                 f"{said.setting.variable}, or name a file: --coordinator.signing-key-file."
             )
-        return str(said.value).encode()
+        return key.encode()
     file = call.config["coordinator.signing_key_file"]
     return None if not file else secret_lines(call, "coordinator.signing_key_file")[0].encode()
 

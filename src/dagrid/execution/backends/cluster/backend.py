@@ -301,6 +301,8 @@ def _path(file: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _key(said: str | bytes | None) -> bytes | None:
-    """Return the signing key as bytes; nothing is none."""
-    found = said if said is not None else os.environ.get(KEY)
-    return (found if isinstance(found, bytes) else str(found or "").encode()) or None
+    """Return the signing key as bytes, as a file with it is read; nothing is none. Raises InvalidSettingError: it is no text."""
+    found = said if said is not None else os.environ.get(KEY, "")
+    if not isinstance(found, (str, bytes)):
+        raise InvalidSettingError(f"A signing key is text or bytes, not {found!r}.")
+    return (found.strip().encode() if isinstance(found, str) else found) or None
