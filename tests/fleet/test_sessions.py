@@ -192,6 +192,28 @@ def test_equal_values_are_fetched_once_by_all_who_read_them_at_once(played: Play
     assert [wanted for ask in played.line.asks.all for wanted in ask.wants] == [digest_of(data)]
 
 
+def test_what_is_to_end_is_not_waited_for_longer_than_a_lease_while_the_coordinator_is_away(played: Played) -> None:
+    """Nobody is there who could say that it has ended: a run that was cancelled went on until the coordinator was back. Who
+    comes back with it hears that it is not wanted. What was not sent any more ends at once.
+    """
+    for attempt in (1, 2):
+        played.perform(0, attempt)
+        played.assigned(attempt)
+    lease = pb.Welcome(coordinator="first", lease=0.2)
+    played.session.tell(pb.Tell(welcome=lease))
+    played.session.cancel(0, 1)
+    played.line.asks.wait(lambda asks: any(ask.cancels for ask in asks))
+    assert not [event for event in played.engine.reported.all if isinstance(event, Finished)]
+    played.session.reopen(played.line)
+    ended = played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)])
+    assert [(event.attempt, event.outcome) for event in ended] == [(1, Outcome.CANCELLED)]
+    assert [list(use.queued) for use in played.session.opening().uses] == [[2], []]
+    played.perform(0, 3)
+    played.session.cancel(0, 3)
+    ended = played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)][1:])
+    assert [(event.attempt, event.outcome) for event in ended] == [(3, Outcome.CANCELLED)]
+
+
 def test_a_value_that_nobody_has_any_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
     """Who reads it hears that at once, and whose it was."""
     data = pickle.dumps(LARGE)
