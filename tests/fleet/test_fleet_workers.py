@@ -285,6 +285,15 @@ def test_a_signing_key_that_is_no_text_is_refused() -> None:
         ClusterBackend("127.0.0.1", signing_key=3)  # type: ignore[arg-type]
 
 
+def test_an_address_that_is_none_is_refused() -> None:
+    """A name and a password were left out in silence, as if somebody had looked at them; nor are they shown."""
+    with pytest.raises(InvalidSettingError, match="None is not the address of a coordinator"):
+        ClusterBackend(None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidSettingError, match="give its signing key as signing_key") as refused:
+        DAG([Node("a", os.getpid)]).run(backend="grpc://me:secret@127.0.0.1:50055", progress=False)
+    assert "secret" not in str(refused.value)
+
+
 def test_an_error_that_is_too_long_for_a_message_is_told_in_part(fleet: ClusterBackend) -> None:
     """An exception may hold all that was looked at. Its worker was hung up on for the report, again and again, until its lease
     was over and all that it performed was lost.

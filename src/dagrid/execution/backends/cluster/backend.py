@@ -86,6 +86,10 @@ class ClusterBackend(BackendBase):
                 tls = CallerTLS(ca=_path(tls_ca), certificate=_path(tls_cert), key=_path(tls_key))
             text = address if "://" in address else f"{self.name}://{address}"
             address = Address.parse(text, tls, _key(signing_key))
+        if not isinstance(address, Address):
+            raise InvalidSettingError(
+                f"{address!r} is not the address of a coordinator. Write grpc://host:port as text."
+            )
         if address.tls is not None:
             caller_credentials(address.tls)  # read anew for each call, but what is wrong from the beginning is said now
         self.address: Address | None = address
