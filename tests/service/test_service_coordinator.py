@@ -271,6 +271,18 @@ def test_what_runs_once_more_is_the_coordinators(service, tmp_path, settings):
     assert service.history.about(anew).trigger == "by hand"
 
 
+def test_a_run_that_could_not_begin_is_tried_again_by_its_coordinator(service, tmp_path):
+    """What it lacked is there now. It was performed by who asked, without its workers, or was gone where that was refused."""
+    run = service.enqueue("files: [late.txt]\nsteps: [{name: a, command: cat late.txt}]", queue="slow")
+    with service.coordinator():
+        service.until(run, "failed")
+        (service.folder / "late.txt").write_text("here\n")
+        assert f"The coordinator of {service.home} performs it" in dagrid(service, "retry", run)
+        service.until(run, "succeeded")
+    about = service.history.about(run)
+    assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
+
+
 def test_a_stop_that_comes_too_late_stops_nothing_afterwards(service, tmp_path):
     """A run that was called has just ended when it is to be stopped, by who asks twice, say. A retry performed it, and stopped
     it at once for what was asked before.

@@ -8,7 +8,7 @@ import click
 
 from dagrid.cli.calls import Call
 from dagrid.cli.fleets import backend_of, fleet_of, left_alone
-from dagrid.cli.launching import left_to_coordinator, refuse_backend, start_like
+from dagrid.cli.launching import left_to_coordinator, queued_again, refuse_backend, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
@@ -48,7 +48,10 @@ def retry_command(call: Call, run: str | None) -> int:
     if not history.has_begun(info.run):
         # Nothing has run, so it begins with what is known of it.
         about = history.about(info.run)
+        is_left = left_alone(call, about) and history.is_served
         history.remove(info.run)
+        if is_left:
+            return left_to_coordinator(call, queued_again(call, info.name, about, run_id=info.run))
         return start_like(call, about, about.given, run_id=info.run, name=info.name)
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
