@@ -99,6 +99,19 @@ def test_a_queue_has_a_limit(service, tmp_path):
             service.until(run, "succeeded")
 
 
+def test_a_run_that_is_taken_out_of_its_queue_is_not_spoken_of(service, tmp_path):
+    """The coordinator knows of it until its turn comes, and said then that it could not be performed: there was one already."""
+    text = f"steps: ['until test -e {tmp_path}/go; do sleep 0.01; done']"
+    first, second, third = (service.enqueue(text, at_once=1) for _ in range(3))
+    with service.coordinator():
+        service.until(first, "running")
+        service.history.dequeue(second)
+        (tmp_path / "go").touch()
+        assert service.until(third, "succeeded", "failed") == "succeeded"
+    assert service.history.info(second).status == "aborted"
+    assert service.said == []
+
+
 def test_what_cannot_begin_has_failed(service):
     """Its log says why, and nothing else is held up by it."""
     bad = service.enqueue("steps: [{name: a, command: x, depends: nobody}]", "bad")
