@@ -21,11 +21,13 @@ import pytest
 from dagrid import DAG, Node, Retry, command
 from dagrid.assemble import restart
 from dagrid.commands import Command, Launch
-from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError
+from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError, TransferError
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.project import packed
+from dagrid.execution.folders import OwnFolder
+from dagrid.execution.gathering import Folder
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
 from tests.fleet.fleet_place import PATIENCE, Start, workers
@@ -275,6 +277,53 @@ def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) 
         ended.set()
         thread.join()
     assert None not in found
+
+
+def test_a_signing_key_that_is_no_text_is_refused() -> None:
+    """A number was taken for as many zeros."""
+    with pytest.raises(InvalidSettingError, match="text or bytes, not 3"):
+        ClusterBackend("127.0.0.1", signing_key=3)  # type: ignore[arg-type]
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    """A name and a password were left out in silence, as if somebody had looked at them; nor are they shown."""
+    with pytest.raises(InvalidSettingError, match="None is not the address of a coordinator"):
+        ClusterBackend(None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidSettingError, match="give its signing key as signing_key") as refused:
+        DAG([Node("a", os.getpid)]).run(backend="grpc://me:secret@127.0.0.1:50055", progress=False)
+    assert "secret" not in str(refused.value)
+
+
+def test_an_error_that_is_too_long_for_a_message_is_told_in_part(fleet: ClusterBackend) -> None:
+    """An exception may hold all that was looked at. Its worker was hung up on for the report, again and again, until its lease
+    was over and all that it performed was lost.
+    """
+
+    def too_long() -> None:
+        raise ValueError("these rows are wrong: " + "x" * (20 << 20))
+
+    result = DAG([Node("a", too_long), Node("b", os.getpid)]).run(backend=fleet, progress=False)
+    error = result.node_results["a"].error
+    assert isinstance(error, TransferError)
+    assert "raised ValueError: these rows are wrong: xx" in str(error)
+    assert len(str(error)) < 1 << 20
+    assert (result.node_results["a"].attempts, result.succeeded) == (1, 1)
+
+
+def test_what_a_worker_has_unpacked_does_not_travel(tmp_path: Path) -> None:
+    """A worker may be at home in the folder of the project. What travelled with each run was packed anew by those beside it, with
+    what had travelled with them: after some dozen runs at once it was thousands of folders.
+    """
+    (tmp_path / "mine.py").write_text("mine = 1")
+    before = packed(None, tmp_path)
+    own = OwnFolder(tmp_path / "state" / "worker")
+    try:
+        (own.path / "runs").mkdir()
+        (own.path / "runs" / "mine.py").write_text("mine = 1")
+        assert packed(None, tmp_path) == before
+        assert [one.path for one in Folder(tmp_path).everything() if not one.is_folder] == ["mine.py"]
+    finally:
+        own.remove()
 
 
 def test_a_file_that_is_not_there_is_refused_when_the_backend_is_made() -> None:

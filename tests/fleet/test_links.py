@@ -34,6 +34,14 @@ def text(size: int) -> bytes:
     return b"".join(line % number for number in range(size // 58))[:size]
 
 
+def brought(value: bytes, run: str = "run") -> list[pb.Part]:
+    """Return a value of a run in pieces, as a worker brings it."""
+    pieces = list(parts(value, digest_of(value)))
+    for piece in pieces:
+        piece.run = run
+    return pieces
+
+
 # Streams that break.
 
 
@@ -166,6 +174,38 @@ def test_a_worker_that_is_asked_to_leave_is_told_so() -> None:
         worker.downs.wait(lambda found: [down for down in found if down.drain])
 
 
+def test_a_label_that_run_after_run_lacks_is_said_once(caplog) -> None:
+    """Each is given up before the next one comes: a hundred of them wrote a hundred lines. Where a worker that has it was there
+    meanwhile, it is news again.
+    """
+    lacks = [pb.Lack(labels={"gpu": "true"}, node="train")]
+
+    def lack(coordinator: Hub, times: int) -> None:
+        for number in range(times):
+            run = Run(f"run-{number}")
+            run.line = coordinator.borrow(run.opening(), run.tells.add)
+            run.line.ask(pb.Ask(lacks=pb.Lacks(lacks=lacks)))
+            run.close()
+        coordinator.workers()  # all that was asked before has been done
+
+    def said() -> list[str]:
+        return [record.message for record in caplog.records if "waits for a worker" in record.message]
+
+    with caplog.at_level(logging.WARNING, "dagrid.fleet"), hub() as coordinator:
+        lack(coordinator, 100)
+        assert len(said()) == 1
+        waiting = Run("waiting")
+        waiting.line = coordinator.borrow(waiting.opening(), waiting.tells.add)
+        waiting.line.ask(pb.Ask(lacks=pb.Lacks(lacks=lacks)))
+        with Worker(to(coordinator), labels={"gpu": "true"}):
+            waiting.joined()
+        while any(view.connected for view in coordinator.workers()):
+            settle(coordinator)
+        lack(coordinator, 1)
+        assert len(said()) == 2
+        waiting.close()
+
+
 # What is long.
 
 
@@ -190,7 +230,7 @@ def test_large_contents_travel_both_ways(elsewhere: bool, key: bytes | None) -> 
         worker.downs.wait(lambda _: mine in worker.contents, "the arguments")
         assert worker.contents.get(mine) == arguments
         assert all(len(part.data) <= PIECE for down in worker.downs.all for part in down.parts)
-        worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, theirs))
+        worker.outbox.feed(pb.Up(parts=[part]) for part in brought(value))
         worker.say(pb.Up(heartbeat=pb.Heartbeat(echo=7)))
         worker.downs.wait(lambda found: [down for down in found if down.echo == 7], "a word between the pieces")
         assert run.content(theirs) == value
@@ -286,7 +326,7 @@ def test_contents_are_let_go_when_nobody_needs_them(tmp_path: Path) -> None:
         run.line = coordinator.borrow(run.opening(), run.tells.add)
         for data in (arguments, function):
             run.line.ask(pb.Ask(parts=list(parts(data, digest_of(data)))))
-        worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
+        worker.outbox.feed(pb.Up(parts=[part]) for part in brought(value))
         worker.wake()
         worker.value_of = lambda call: pb.Finished(attempt=call.attempt, apart=digest_of(value), size=len(value))
         run.content(digest_of(value))
@@ -312,7 +352,7 @@ def test_a_value_stays_when_an_equal_one_is_dropped(tmp_path: Path) -> None:
     """
     folder = tmp_path / "contents"
     value = bytes(MIB)
-    pieces = list(parts(value, digest_of(value)))
+    pieces = brought(value)
     with hub(folder=folder) as coordinator, Worker(to(coordinator)) as worker:
         run = Run()
         run.line = coordinator.borrow(run.opening(), run.tells.add)
@@ -358,7 +398,7 @@ def test_a_value_that_comes_before_its_run_is_kept_for_it(tmp_path: Path) -> Non
             held = [pb.Held(run="run", fence=1, open=[1])]
             stranger.say(pb.Up(hello=pb.Hello(id="w1", incarnation="w1", slots=2, protocol=PROTOCOL, held=held)))
             assert stranger.hear() is not None
-            for part in parts(value, digest_of(value)):
+            for part in brought(value):
                 stranger.say(pb.Up(parts=[part]))
             stranger.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
             stranger.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
@@ -389,7 +429,7 @@ def test_a_value_that_comes_after_its_run_is_let_go(tmp_path: Path) -> None:
         worker.downs.wait(lambda found: [down for down in found if down.assigns])
         run.close()
         worker.downs.wait(lambda found: [down for down in found if down.over])
-        for part in parts(value, digest_of(value)):
+        for part in brought(value):
             worker.say(pb.Up(parts=[part]))
         worker.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
         worker.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
@@ -398,11 +438,79 @@ def test_a_value_that_comes_after_its_run_is_let_go(tmp_path: Path) -> None:
         assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("come", [2, 4])
+def test_a_value_whose_run_ends_while_it_comes_is_let_go(tmp_path: Path, come: int) -> None:
+    """A worker that brings it, or has brought it and not reported it, may stay for weeks. What it still sends does it no harm,
+    and the same value is taken for another run.
+    """
+    folder = tmp_path / "contents"
+    value = bytes(MIB)
+    with hub(folder=folder, lease=2.0) as coordinator, Worker(to(coordinator)) as worker:
+        looks_back_until = coordinator.now() + 2.0
+        while coordinator.now() <= looks_back_until:
+            settle(coordinator)
+            worker.say(pb.Up(heartbeat=pb.Heartbeat()))
+        run, other = Run(), Run("other")
+        for each in (run, other):
+            each.line = coordinator.borrow(each.opening(), each.tells.add)
+            each.joined()
+
+        def say(pieces: list[pb.Part], echo: int) -> None:
+            for part in pieces:
+                worker.say(pb.Up(parts=[part]))
+            worker.say(pb.Up(heartbeat=pb.Heartbeat(echo=echo)))
+            worker.downs.wait(lambda found: [down for down in found if down.echo == echo])
+
+        pieces = brought(value)
+        say(pieces[:come], 1)
+        assert list(folder.iterdir())
+        run.close()
+        coordinator.workers()  # all that was asked before has been done
+        assert not list(folder.iterdir())
+        say(pieces[come:], 2)
+        assert not list(folder.iterdir())
+        say(brought(value, "other"), 3)
+        assert other.content(digest_of(value)) == value
+        assert worker.events.all == ["welcome"]
+        other.close()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_value_that_nobody_has_is_said_to_be_gone(elsewhere: bool) -> None:
+    """At once or, from a coordinator that has just begun and may get it back, after a lease. Who read it waited for a minute."""
+    value = bytes(MIB)
+    with hub(lease=1.0) as coordinator, Worker(to(coordinator)) as worker:
+        run = Run()
+        if elsewhere:
+            run.line = borrow(to(coordinator), run.reopen, run.tells.add)
+        else:
+            run.line = coordinator.borrow(run.opening(), run.tells.add)
+        run.joined()
+        run.line.ask(pb.Ask(wants=[b"gone"]))
+
+        def missed(digest: bytes) -> None:
+            run.tells.wait(lambda found: [tell for tell in found if digest in tell.missing], "that it is gone")
+
+        missed(b"gone")
+        run.line.ask(pb.Ask(wants=[b"gone too"]))
+        missed(b"gone too")
+        with Worker(to(coordinator), "dying") as dying:
+            dying.say(pb.Up(parts=brought(value)[:1]))
+            dying.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
+            dying.downs.wait(lambda found: [down for down in found if down.echo])
+            run.line.ask(pb.Ask(wants=[digest_of(value)]))
+            worker.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
+            worker.downs.wait(lambda found: [down for down in found if down.echo])
+            assert not [tell for tell in run.tells.all if digest_of(value) in tell.missing], "it is on its way"
+        missed(digest_of(value))
+        run.close()
+
+
 def test_what_comes_under_a_wrong_name_ends_its_stream_alone() -> None:
     with hub() as coordinator, Stranger(coordinator.port) as stranger, Worker(to(coordinator)) as worker:
         stranger.say(pb.Up(hello=pb.Hello(id="liar", slots=1, protocol=1)))
         assert stranger.hear() is not None
-        stranger.say(pb.Up(parts=[pb.Part(digest=digest_of(b"right"), size=5, data=b"wrong")]))
+        stranger.say(pb.Up(parts=[pb.Part(digest=digest_of(b"right"), size=5, data=b"wrong", run="run")]))
         assert "something else" in stranger.why()
         worker.events.wait(lambda found: "welcome" in found)
 
@@ -697,11 +805,11 @@ def test_contents_that_cannot_be_kept_end_the_stream_and_are_sent_again(tmp_path
         run = Run()
         run.line = coordinator.borrow(run.opening(), run.tells.add)
         with Worker(to(coordinator)) as worker:
-            worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
+            worker.outbox.feed(pb.Up(parts=[part]) for part in brought(value))
             worker.wake()
             worker.events.wait(lambda found: "lost" in found)
             worker.outbox = Outbox()
-            worker.outbox.feed(pb.Up(parts=[part]) for part in parts(value, digest_of(value)))
+            worker.outbox.feed(pb.Up(parts=[part]) for part in brought(value))
             worker.wake()
             assert run.content(digest_of(value)) == value
         broken.append(True)

@@ -12,13 +12,15 @@ from typing import Any, cast
 
 import pytest
 
+from dagrid.errors import TransferError
+from dagrid.execution.backends.cluster import apart
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.session import FleetSession
 from dagrid.machine.events import Finished, Outcome, Stimulus
 from dagrid.ports import Bundle, Call, Encoded, Host
-from tests.fleet.wire import Heard, digest_of
+from tests.fleet.wire import PATIENCE, Heard, digest_of
 
 LARGE = b"x" * (2 * INLINE)
 
@@ -188,3 +190,38 @@ def test_equal_values_are_fetched_once_by_all_who_read_them_at_once(played: Play
             played.session.tell(pb.Tell(parts=[part]))
         assert [read.result() for read in reading] == [LARGE, LARGE]
     assert [wanted for ask in played.line.asks.all for wanted in ask.wants] == [digest_of(data)]
+
+
+def test_what_is_to_end_is_not_waited_for_longer_than_a_lease_while_the_coordinator_is_away(played: Played) -> None:
+    """Nobody is there who could say that it has ended: a run that was cancelled went on until the coordinator was back. Who
+    comes back with it hears that it is not wanted. What was not sent any more ends at once.
+    """
+    for attempt in (1, 2):
+        played.perform(0, attempt)
+        played.assigned(attempt)
+    lease = pb.Welcome(coordinator="first", lease=0.2)
+    played.session.tell(pb.Tell(welcome=lease))
+    played.session.cancel(0, 1)
+    played.line.asks.wait(lambda asks: any(ask.cancels for ask in asks))
+    assert not [event for event in played.engine.reported.all if isinstance(event, Finished)]
+    played.session.reopen(played.line)
+    ended = played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)])
+    assert [(event.attempt, event.outcome) for event in ended] == [(1, Outcome.CANCELLED)]
+    assert [list(use.queued) for use in played.session.opening().uses] == [[2], []]
+    played.perform(0, 3)
+    played.session.cancel(0, 3)
+    ended = played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)][1:])
+    assert [(event.attempt, event.outcome) for event in ended] == [(3, Outcome.CANCELLED)]
+
+
+def test_a_value_that_nobody_has_any_more_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """Who reads it hears that at once, and whose it was."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.decode)
+        played.wanted(digest_of(data))
+        played.session.tell(pb.Tell(missing=[b"another", digest_of(data)]))
+        with pytest.raises(TransferError, match=r"'node-1'.*nobody has it any more"):
+            read.result(PATIENCE)
+    monkeypatch.setattr(apart, "FETCHING", 0.0)  # nobody answers when it is wanted again at the end

@@ -99,6 +99,19 @@ def test_a_queue_has_a_limit(service, tmp_path):
             service.until(run, "succeeded")
 
 
+def test_a_run_that_is_taken_out_of_its_queue_is_not_spoken_of(service, tmp_path):
+    """The coordinator knows of it until its turn comes, and said then that it could not be performed: there was one already."""
+    text = f"steps: ['until test -e {tmp_path}/go; do sleep 0.01; done']"
+    first, second, third = (service.enqueue(text, at_once=1) for _ in range(3))
+    with service.coordinator():
+        service.until(first, "running")
+        service.history.dequeue(second)
+        (tmp_path / "go").touch()
+        assert service.until(third, "succeeded", "failed") == "succeeded"
+    assert service.history.info(second).status == "aborted"
+    assert service.said == []
+
+
 def test_what_cannot_begin_has_failed(service):
     """Its log says why, and nothing else is held up by it."""
     bad = service.enqueue("steps: [{name: a, command: x, depends: nobody}]", "bad")
@@ -245,12 +258,16 @@ def test_what_is_asked_of_a_run_that_has_only_just_ended_is_done(service, tmp_pa
     assert (tmp_path / "ran").read_text() == "a\n"
 
 
-def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
-    """From a step on, or all of it as a new run, which waits in the same queue and is of the file as it is now."""
+@pytest.mark.parametrize("settings", ["", "coordinator: {host: 0.0.0.0, port: 1}\n"])
+def test_what_runs_once_more_is_the_coordinators(service, tmp_path, settings):
+    """From a step on, or all of it as a new run, which waits in the same queue and is of the file as it is now. So it is where
+    a file of settings says where that coordinator listens: the run was performed here, past the coordinator and its queue.
+    """
     steps = f"steps: [{{name: a, command: echo a >> {tmp_path}/ran}}, {{name: b c, command: echo b >> {tmp_path}/ran}}]"
     run = service.enqueue(steps, queue="slow")
     with service.coordinator():
         service.until(run, "succeeded")
+        (service.home / "config.yaml").write_text(settings)
         assert f"The coordinator of {service.home} performs it" in dagrid(service, "retry", run, "--from", "b c")
         wait_for(tmp_path / "ran", "a\nb\nb\n")
         service.until(run, "succeeded")
@@ -265,6 +282,18 @@ def test_what_runs_once_more_is_the_coordinators(service, tmp_path):
         about = service.history.about(one)
         assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
     assert service.history.about(anew).trigger == "by hand"
+
+
+def test_a_run_that_could_not_begin_is_tried_again_by_its_coordinator(service, tmp_path):
+    """What it lacked is there now. It was performed by who asked, without its workers, or was gone where that was refused."""
+    run = service.enqueue("files: [late.txt]\nsteps: [{name: a, command: cat late.txt}]", queue="slow")
+    with service.coordinator():
+        service.until(run, "failed")
+        (service.folder / "late.txt").write_text("here\n")
+        assert f"The coordinator of {service.home} performs it" in dagrid(service, "retry", run)
+        service.until(run, "succeeded")
+    about = service.history.about(run)
+    assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
 
 
 def test_a_stop_that_comes_too_late_stops_nothing_afterwards(service, tmp_path):

@@ -16,7 +16,7 @@ import pytest
 
 from dagrid import DAG, Node
 from dagrid.execution.backends.cluster import ClusterBackend
-from tests.service.processes import Fleet, until
+from tests.service.processes import PATIENCE, Fleet, until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,6 +124,22 @@ def test_a_run_is_stopped_while_its_coordinator_is_away(fleet, tmp_path):
     fleet.start()
     assert fleet.ended(run) == "aborted"
     until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of the step")
+
+
+def test_a_run_is_not_performed_beside_workers_whose_coordinator_is_away(fleet, tmp_path):
+    """Somebody sees that it is interrupted, and types `dagrid retry`: the step ran a second time, here, beside the first."""
+    step = f"echo begun >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done"
+    run = fleet.enqueue(f"steps: [{{name: a, command: '{step}'}}]")
+    until(lambda: done(tmp_path), "the step")
+    fleet.coordinator.kill()
+    retry = [sys.executable, "-m", "dagrid", "retry", run, "--dagrid-home", str(fleet.home)]
+    told = subprocess.run(retry, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert told.returncode == 2
+    assert "take it over: --take-over" in told.stderr
+    fleet.start()
+    (tmp_path / "go").touch()
+    assert fleet.ended(run) == "succeeded"
+    assert done(tmp_path) == {"begun": 1}
 
 
 def test_nothing_is_lost_and_nothing_runs_twice(fleet, tmp_path):

@@ -90,6 +90,9 @@ def test_tls(fleet_of, papers):
     trust = (f"--worker.tls-ca={papers.file}",)
     fleet = fleet_of((f"--coordinator.tls-cert={certificate}", f"--coordinator.tls-key={key}"), trust)
     check(fleet, trust)
+    other = fleet.worker("other", flags=(*trust, "--worker.coordinator-host=localhost"))
+    other.told("is for another name")
+    assert "ssl_transport" not in fleet.coordinator.text, "gRPC wrote a line for each try"
 
 
 def test_mutual_tls(fleet_of, papers):
@@ -193,6 +196,21 @@ def test_a_signing_key(fleet_of, tmp_path):
     )
     assert wrong.returncode == 2
     assert "signing key" in wrong.stderr
+
+
+def test_a_signing_key_is_the_same_wherever_it_stands(fleet_of, tmp_path):
+    """A secret that comes from a file into the environment ends with a new line, which is no part of it; and where nothing came
+    (`--coordinator.signing-key=$KEY`) a coordinator does not begin without one.
+    """
+    file = tmp_path / "key"
+    file.write_text("your-secret-key\n")
+    env = {"DAGRID_COORDINATOR_SIGNING_KEY": "your-secret-key\n"}
+    fleet = fleet_of((f"--coordinator.signing-key-file={file}",), env=env, worker_env=env)
+    check(fleet, (f"--coordinator.signing-key-file={file}",))
+    for empty in ("", " "):
+        told = dagrid(fleet, "coordinator", f"--coordinator.signing-key={empty}")
+        assert told.returncode == 2
+        assert "--coordinator.signing-key is empty" in told.stderr
 
 
 def test_settings_from_a_file(fleet_of, tmp_path):

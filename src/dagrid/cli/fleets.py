@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.execution.backends.cluster.calling import Address
     from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS
+    from dagrid.history import About
     from dagrid.ports import Backend
     from dagrid.workflow.running import Fleet
 
@@ -33,16 +34,21 @@ def signing_key(call: Call) -> bytes | None:
     """Return the signing key, None if there is none; who says it on a command line is told that others can read it there.
 
     Raises:
-        InvalidSettingError: its file cannot be read, or is empty.
+        InvalidSettingError: its file cannot be read, or it is empty.
     """
     said = call.config.value("coordinator.signing_key")
-    if said.value:
+    key = str(said.value or "").strip()
+    if not key and said.source.startswith("-"):
+        raise InvalidSettingError(
+            f"{said.source} is empty. Say what coordinator and workers both know, or leave the flag out."
+        )
+    if key:
         if said.source.startswith("-"):
             call.out.complain(
                 f"dagrid: who lists the processes of this machine sees what {said.source} says. Say it as "
                 f"{said.setting.variable}, or name a file: --coordinator.signing-key-file."
             )
-        return str(said.value).encode()
+        return key.encode()
     file = call.config["coordinator.signing_key_file"]
     return None if not file else secret_lines(call, "coordinator.signing_key_file")[0].encode()
 
@@ -121,6 +127,15 @@ def fleet_of(call: Call) -> Fleet | None:
     from dagrid.service.fleet import borrowed
 
     return borrowed(address, call.config.home)
+
+
+def left_alone(call: Call, about: About) -> bool:
+    """Return whether a run is for the coordinator that performed it, if one is there: this command line names no other one.
+
+    What a file or the environment says of a coordinator is for all commands of the machine, also for that of the run.
+    """
+    said = (call.config.value(name) for name in ("coordinator.host", "coordinator.port"))
+    return about.served and not any(value.source.startswith("-") for value in said)
 
 
 def graph_variables(call: Call) -> dict[str, str]:

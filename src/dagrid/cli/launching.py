@@ -145,6 +145,22 @@ def left_to_coordinator(call: Call, run_id: str) -> int:
     return Exit.SUCCESS
 
 
+def queued_again(call: Call, name: str, about: About, file: File | None = None, run_id: str | None = None) -> str:
+    """Put what a run was of into its queue again, as it was or as its file is now, and return the id of the new run."""
+    anew = About(
+        kind=about.kind,
+        source=about.source,
+        spec=about.spec if file is None else file.text,
+        params=about.given,
+        trigger=call.config["trigger_type"],
+        queue=about.queue or name,
+        priority=about.priority,
+        at_once=about.at_once if file is None else max(file.main.max_active_runs, 0),
+        more={"folder": about.more.get("folder", "") if file is None else file.folder},
+    )
+    return call.history.enqueue(name, anew, run_id)
+
+
 def file_now(call: Call, about: About) -> File:
     """Return the workflow of a run as its file is now or, where that is gone, as it was."""
     from dagrid.workflow.running import file_of

@@ -370,7 +370,7 @@ SETTINGS = (
     Setting(
         "take_over",
         FLAG,
-        "Take the run although another machine seems to perform it.",
+        "Take the run although another machine seems to perform it, or workers of a coordinator may.",
         False,
         ("--take-over",),
         ("restart", "retry", "approve", "reject"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import weakref
@@ -15,6 +16,7 @@ from typing import Self
 from dagrid.errors import BackendError
 
 LOCK = "lock"
+_NAME = re.compile("[0-9a-f]{16}")
 
 
 class OwnFolder:
@@ -70,6 +72,11 @@ class OwnFolder:
         if parent.is_symlink() or parent.stat().st_uid != os.getuid():
             raise BackendError(f"{parent} is somebody else's. Remove it, or set TMPDIR to a folder of your own.")
         return cls(parent)
+
+
+def is_own(path: str) -> bool:
+    """Return whether a folder is one that a process has, or has left, for itself."""
+    return _NAME.fullmatch(os.path.basename(path)) is not None and os.path.isfile(os.path.join(path, LOCK))
 
 
 def _take_over(old: Path, new: Path) -> None:

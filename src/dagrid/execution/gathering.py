@@ -16,6 +16,7 @@ from glob import has_magic
 from typing import NamedTuple
 
 from dagrid.errors import InvalidSettingError, TransferError
+from dagrid.execution.folders import is_own
 
 LEFT_OUT = frozenset(
     (
@@ -166,7 +167,11 @@ class Folder:
                 if self._is_without(entry.path, real):
                     continue
                 if found.is_folder:
-                    if real in chain or (self._skips(entry) and entry.name not in (pattern or ())):
+                    if real in chain or is_own(
+                        entry.path
+                    ):  # nobody means what a worker that is at home here has unpacked
+                        continue
+                    if self._skips(entry) and entry.name not in (pattern or ()):
                         continue
                     rest.append((path, (*chain, real), meant))
                     is_empty = False

@@ -20,7 +20,7 @@ from itertools import count
 from time import monotonic
 from typing import Protocol
 
-from dagrid.errors import DagridError, RunError, UnknownRunError
+from dagrid.errors import DagridError, DuplicateRunError, RunError, UnknownRunError
 from dagrid.execution.results import RunStatus
 from dagrid.history import INTERRUPTED, STOPPED, About, History
 from dagrid.history.bells import QUEUED as CAME
@@ -267,6 +267,8 @@ class Coordinator:
         """Begin a run, and follow it from then on."""
         try:
             started = how(active)
+        except DuplicateRunError:  # somebody has taken it out of its queue meanwhile
+            started = None
         except Exception as error:  # noqa: BLE001  # one run's fault is none of the others'
             self._say(f"run {active.run} could not be performed: {error}")
             started = None

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagrid.cli.calls import Call
-from dagrid.cli.fleets import backend_of, fleet_of
-from dagrid.cli.launching import left_to_coordinator, refuse_backend, start_like
+from dagrid.cli.fleets import backend_of, fleet_of, left_alone
+from dagrid.cli.launching import left_to_coordinator, queued_again, refuse_backend, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
-from dagrid.history import WAITING
+from dagrid.history import INTERRUPTED, WAITING
 from dagrid.history.bells import RETRY
 
 if TYPE_CHECKING:
@@ -48,16 +48,34 @@ def retry_command(call: Call, run: str | None) -> int:
     if not history.has_begun(info.run):
         # Nothing has run, so it begins with what is known of it.
         about = history.about(info.run)
+        is_left = left_alone(call, about) and history.is_served
         history.remove(info.run)
+        if is_left:
+            return left_to_coordinator(call, queued_again(call, info.name, about, run_id=info.run))
         return start_like(call, about, about.given, run_id=info.run, name=info.name)
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
     again = info.status != WAITING or bool(roots)  # what waits is asked on, but for what runs anew
-    if history.about(info.run).served and fleet_of(call) is None and history.tell(RETRY, info.run, roots):
-        return left_to_coordinator(call, info.run)
+    if left_alone(call, history.about(info.run)):
+        if history.tell(RETRY, info.run, roots):
+            return left_to_coordinator(call, info.run)
+        _refuse_beside_workers(call, info)
     if history.about(info.run).kind == "graph":
         return _go_on_with_graph(call, info, again=again, roots=roots)
     return _go_on(call, info, again=again, roots=roots)
+
+
+def _refuse_beside_workers(call: Call, info: RunInfo) -> None:
+    """Refuse to go on here with what workers may still perform, of which only the coordinator can hear.
+
+    Raises:
+        RunHeldError: a coordinator had the run, is away, and nobody has said that it is to be taken over.
+    """
+    if info.status == INTERRUPTED and not call.config["take_over"]:
+        raise RunHeldError(
+            f"The coordinator of {call.config.home} that performed run {info.run!r} is gone, and its workers may go on with the "
+            f"steps. Start a coordinator of that home, which goes on with the run by itself, or take it over: --take-over."
+        )
 
 
 @command(
@@ -115,7 +133,8 @@ def _answer(call: Call, run: str, **said: Any) -> int:
     try:
         if history.about(run).kind == "graph":
             return _go_on_with_graph(call, whole, **said)
-        left = history.about(whole.run).served and (whole.run != run or fleet_of(call) is None)
+        about = history.about(whole.run)
+        left = left_alone(call, about) or (about.served and whole.run != run)
         if whole.run == run and not left:
             return _go_on(call, whole, **said)
         answer(history, run, take_over=take_over, **said)

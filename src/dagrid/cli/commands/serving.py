@@ -57,7 +57,8 @@ def start_all_command(call: Call) -> int:
     from dagrid.service.serving import ApiSettings
 
     config = call.config
-    tokens = [config["auth.token"]] if config["auth.token"] else []
+    token = str(config["auth.token"] or "").strip()
+    tokens = [token] if token else []
     if config["auth.token_file"]:
         tokens += secret_lines(call, "auth.token_file")
     return _serve(

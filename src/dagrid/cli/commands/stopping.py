@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
-from dagrid.cli.fleets import fleet_of
-from dagrid.cli.launching import file_now, left_to_coordinator, start_graph, start_workflow
+from dagrid.cli.fleets import left_alone
+from dagrid.cli.launching import file_now, left_to_coordinator, queued_again, start_graph, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.running import attend, stoppable
 from dagrid.cli.runs import chosen, run_argument
 from dagrid.cli.workflows import importable
-from dagrid.history import About
 
 if TYPE_CHECKING:
     from dagrid.history import RunInfo
-    from dagrid.workflow import File
 
 PAUSE = 0.05
 STOPPED = ("aborted", "interrupted")
@@ -62,27 +60,11 @@ def restart_command(call: Call, run: str | None) -> int:
         _stopped(call, info)
     if file is not None:
         time.sleep(file.main.restart_wait_sec)
-    if about.served and fleet_of(call) is None and call.history.is_served:
-        return left_to_coordinator(call, _queued(call, info.name, about, file))
+    if left_alone(call, about) and call.history.is_served:
+        return left_to_coordinator(call, queued_again(call, info.name, about, file))
     if file is None:
         return start_graph(call, about.source, about.given, name=info.name)
     return start_workflow(call, file, about.given, name=info.name)
-
-
-def _queued(call: Call, name: str, about: About, file: File | None) -> str:
-    """Put what a run was of into its queue again, and return the id of the new run."""
-    anew = About(
-        kind=about.kind,
-        source=about.source,
-        spec=about.spec if file is None else file.text,
-        params=about.given,
-        trigger=call.config["trigger_type"],
-        queue=about.queue or name,
-        priority=about.priority,
-        at_once=about.at_once if file is None else max(file.main.max_active_runs, 0),
-        more={"folder": about.more.get("folder", "") if file is None else file.folder},
-    )
-    return call.history.enqueue(name, anew)
 
 
 def _given_up(call: Call, info: RunInfo) -> RunInfo:

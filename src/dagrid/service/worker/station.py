@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import artifact_key
@@ -132,6 +133,7 @@ class Station:
         for key, parts in list(self._long.items()):
             part = next(parts, None)
             if part is not None:
+                part.run = key[0]
                 return pb.Up(parts=[part])
             del self._long[key]
             self._given.add(key)
@@ -231,8 +233,10 @@ class Station:
         self.logs.remove(run.name)
         self._later.end(run.name)
         self._given = {key for key in self._given if key[0] != run.name}
-        for key in [key for key in self._marks if key[0] == run.name]:
-            del self._marks[key]
+        of_attempts: tuple[dict[Key, Any], ...] = (self._marks, self._long)
+        for kept in of_attempts:
+            for key in [key for key in kept if key[0] == run.name]:
+                del kept[key]
 
     # What is told later.
 

@@ -6,6 +6,7 @@ It knows neither who performs an attempt nor who is told.
 from __future__ import annotations
 
 import itertools
+import marshal
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
@@ -13,7 +14,8 @@ from contextlib import suppress
 from time import perf_counter, time
 from typing import Any
 
-from dagrid.execution.backends._transfer import Pickled, Unopened
+from dagrid.errors import TransferError
+from dagrid.execution.backends._transfer import Pickled, Unopened, decode_error
 from dagrid.execution.backends._worker import STUCK, encode, encode_error, stuck, told, type_name
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE
@@ -22,6 +24,10 @@ from dagrid.service.worker.runs import Run
 
 SHIFT = time() - perf_counter()
 """What the clock of day is ahead of the one by which things are measured here; it stays, whoever sets the clock."""
+LONGEST = 8 << 20
+"""Bytes of an error, or of what goes beside a value, in a report, which is one message."""
+SHORT = 1 << 16
+"""Characters that are told of what is longer."""
 
 
 class Task:
@@ -88,9 +94,9 @@ def end_of(event: Finished, keep: Callable[[bytes], bytes]) -> pb.Finished:
         _put_value(end, event, keep)
     elif event.outcome == Outcome.FAILED:
         _put_failure(end, event.value)
-        end.error, end.final = event.error, not event.retryable
+        end.error, end.final = event.error[:SHORT], not event.retryable
     else:
-        end.error = event.error
+        end.error = event.error[:SHORT]
     return end
 
 
@@ -107,7 +113,7 @@ def cancelled(at: float) -> pb.Finished:
 def failed(error: BaseException) -> pb.Finished:
     """Return the report of an attempt that cannot be performed here."""
     now = time()
-    end = pb.Finished(outcome=Outcome.FAILED, started=now, ended=now, error=told(error), final=True)
+    end = pb.Finished(outcome=Outcome.FAILED, started=now, ended=now, error=told(error)[:SHORT], final=True)
     _put_failure(end, error)
     return end
 
@@ -122,6 +128,10 @@ def _put_value(end: pb.Finished, event: Finished, keep: Callable[[bytes], bytes]
         end.extra = _bytes_of(event.extra)
     except BaseException as error:  # noqa: BLE001 - the user's code
         _put_stuck(end, "extra", event.extra, error)
+        return
+    if len(end.extra) > LONGEST:
+        _put_stuck(end, "extra", event.extra, _too_long(end.extra))
+        end.extra = b""
         return
     if len(data) > INLINE:
         end.apart, end.size = keep(data), len(data)
@@ -149,10 +159,27 @@ def _put_failure(end: pb.Finished, value: Any) -> None:
         kind, data = encode_error(value)
     else:
         return
+    if len(data) > LONGEST:
+        kind, data = STUCK, _shortened(kind, data)
     if kind == STUCK:
         end.stuck = data
     else:
         end.failure = data
+
+
+def _shortened(kind: int, data: bytes) -> bytes:
+    """Return in words, and not too many, what is too long for a report."""
+    if kind == STUCK:
+        what, name, why, original, text = marshal.loads(data)
+    else:
+        error = decode_error(data, "")
+        what, name, why = "error", type_name(error), told(_too_long(data))
+        original, text = told(error), str(error.__cause__ or "")
+    return marshal.dumps((what, name, why[:SHORT], original[:SHORT], text[:SHORT]))
+
+
+def _too_long(data: bytes) -> TransferError:
+    return TransferError(f"it has {len(data)} bytes, and in a report there are at most {LONGEST}")
 
 
 class Desk:

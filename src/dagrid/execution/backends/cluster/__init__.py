@@ -1,7 +1,8 @@
 """The fleet: a coordinator, its workers, and the runs that use them.
 
 gRPC is imported here, for it looks once how much it is to say: of each handshake that fails it would write a line to stderr, of
-5,000 at once as well. What is started from this process gets to see nothing of that.
+5,000 at once as well, and of each call by a name for which the certificate is not. What is started from this process gets to see
+nothing of that.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["ClusterBackend", "SecureClusterBackend"]
 
 _quiet = "GRPC_VERBOSITY" not in os.environ
 if _quiet:
-    os.environ["GRPC_VERBOSITY"] = "ERROR"
+    os.environ["GRPC_VERBOSITY"] = "NONE"
 import grpc  # noqa: E402, F401
 
 if _quiet:

@@ -191,6 +191,13 @@ class Values:
         if fetch is not None:
             fetch.take(part)
 
+    def miss(self, digest: bytes) -> None:
+        """Nobody has a value any more."""
+        with self._guard:
+            fetch = self._fetches.get(digest)
+        if fetch is not None:
+            fetch.fail("nobody has it any more")
+
     def bring_home(self) -> None:
         """The run has ended: fetch what somebody still has."""
         with suppress(TransferError):  # one that is not to be had says so when it is read; so do the others then

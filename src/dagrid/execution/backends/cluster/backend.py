@@ -86,6 +86,10 @@ class ClusterBackend(BackendBase):
                 tls = CallerTLS(ca=_path(tls_ca), certificate=_path(tls_cert), key=_path(tls_key))
             text = address if "://" in address else f"{self.name}://{address}"
             address = Address.parse(text, tls, _key(signing_key))
+        if not isinstance(address, Address):
+            raise InvalidSettingError(
+                f"{address!r} is not the address of a coordinator. Write grpc://host:port as text."
+            )
         if address.tls is not None:
             caller_credentials(address.tls)  # read anew for each call, but what is wrong from the beginning is said now
         self.address: Address | None = address
@@ -301,6 +305,8 @@ def _path(file: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _key(said: str | bytes | None) -> bytes | None:
-    """Return the signing key as bytes; nothing is none."""
-    found = said if said is not None else os.environ.get(KEY)
-    return (found if isinstance(found, bytes) else str(found or "").encode()) or None
+    """Return the signing key as bytes, as a file with it is read; nothing is none. Raises InvalidSettingError: it is no text."""
+    found = said if said is not None else os.environ.get(KEY, "")
+    if not isinstance(found, (str, bytes)):
+        raise InvalidSettingError(f"A signing key is text or bytes, not {found!r}.")
+    return (found.strip().encode() if isinstance(found, str) else found) or None

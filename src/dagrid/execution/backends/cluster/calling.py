@@ -75,6 +75,11 @@ class Address:
             InvalidSettingError: it is written otherwise.
         """
         parts = urlsplit(text)
+        if "@" in parts.netloc:  # what stands before it may be secret
+            raise InvalidSettingError(
+                "A coordinator knows no users and passwords. Write grpc://host:port, or grpcs://host:port for TLS, and give its "
+                "signing key as signing_key, or in DAGRID_COORDINATOR_SIGNING_KEY."
+            )
         try:
             host, port = parts.hostname, parts.port
         except ValueError:

@@ -362,6 +362,8 @@ class RemoteLine:
             new = [part for part in tell.parts if self._is_new(part)]
             tell.ClearField("parts")
             tell.parts.extend(new)
+        for digest in tell.missing:
+            self._wanted.pop(digest, None)
         self._tell(tell)
 
     def _is_new(self, part: pb.Part) -> bool:

@@ -276,18 +276,20 @@ class Report(_message.Message):
     def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., started: _Optional[_Iterable[_Union[Started, _Mapping]]] = ..., finished: _Optional[_Iterable[_Union[Finished, _Mapping]]] = ..., recalled: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Part(_message.Message):
-    __slots__ = ("digest", "offset", "size", "data", "secret")
+    __slots__ = ("digest", "offset", "size", "data", "secret", "run")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     SECRET_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     digest: bytes
     offset: int
     size: int
     data: bytes
     secret: bool
-    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ..., secret: _Optional[bool] = ...) -> None: ...
+    run: str
+    def __init__(self, digest: _Optional[bytes] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ..., secret: _Optional[bool] = ..., run: _Optional[str] = ...) -> None: ...
 
 class Log(_message.Message):
     __slots__ = ("run", "file", "offset", "data")
@@ -411,7 +413,7 @@ class Use(_message.Message):
     def __init__(self, fence: _Optional[int] = ..., worker: _Optional[str] = ..., queued: _Optional[_Iterable[int]] = ..., started: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Tell(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "joined", "gone", "rooms", "parts", "reports", "wants", "logs")
+    __slots__ = ("challenge", "welcome", "refusal", "joined", "gone", "rooms", "parts", "reports", "wants", "logs", "missing")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -422,6 +424,7 @@ class Tell(_message.Message):
     REPORTS_FIELD_NUMBER: _ClassVar[int]
     WANTS_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -432,7 +435,8 @@ class Tell(_message.Message):
     reports: _containers.RepeatedCompositeFieldContainer[Report]
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     logs: _containers.RepeatedCompositeFieldContainer[Log]
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., joined: _Optional[_Iterable[_Union[Joined, _Mapping]]] = ..., gone: _Optional[_Iterable[_Union[Gone, _Mapping]]] = ..., rooms: _Optional[_Iterable[_Union[Room, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ...) -> None: ...
+    missing: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., joined: _Optional[_Iterable[_Union[Joined, _Mapping]]] = ..., gone: _Optional[_Iterable[_Union[Gone, _Mapping]]] = ..., rooms: _Optional[_Iterable[_Union[Room, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., missing: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Joined(_message.Message):
     __slots__ = ("worker", "generation", "labels", "slots", "fence", "unfit")

@@ -3,14 +3,15 @@
 It is kept as long as a run needs it: arguments until their attempt has ended, the value of an attempt until it is dropped,
 everything until the run ends. Values may be equal: one that is dropped takes none of those along that stay, or are on their way.
 What is not here is asked of the runs that have named it; of what workers still want from before this coordinator began nobody
-has, and each run is asked that opens. It knows neither streams nor what is decided.
+has, and each run is asked that opens. A value that a run wants back is here, or on its way, or may come again where it was with
+the coordinator before this one; else the run is told that nobody has it. It knows neither streams nor what is decided.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.contents import Contents
@@ -32,6 +33,8 @@ class Line(Party, Protocol):
 
 Value = tuple[str, int, int]
 """The value of an attempt, by run, fence and attempt."""
+Source = tuple[Party, str]
+"""A worker that brings values of a run."""
 
 
 class _Needs:
@@ -59,8 +62,10 @@ class Freight:
         self._lines = lines
         self._needs: dict[str, _Needs] = {}
         self._wanted: dict[bytes, set[Party]] = {}
+        self._readers: dict[bytes, set[Line]] = {}  # runs that want values back
+        self._looks_back = True
         self._under_way: set[tuple[Party, bytes]] = set()
-        self._unreported: Counter[tuple[Party, bytes]] = Counter()  # how many equal values a worker has begun to bring
+        self._unreported: dict[Source, Counter[bytes]] = {}  # how many equal values somebody has begun to bring
 
     # Runs.
 
@@ -85,8 +90,10 @@ class Freight:
 
     def expect_only(self, runs: Container[str]) -> None:
         """No others come any more."""
+        self._looks_back = False
         for run in [run for run in self._needs if run not in runs]:
             self.end(run)
+        self._say_missing()
 
     def end(self, run: str) -> None:
         """A run has ended."""
@@ -97,6 +104,8 @@ class Freight:
             for value in needs.values:
                 self._contents.release(value)
         self._contents.release(run)
+        if self._leave([source for source in self._unreported if source[1] == run]):
+            self._seek()
 
     def values(self, runs: Iterable[str]) -> list[Value]:
         """Return the values that runs have not dropped, which hold their contents."""
@@ -110,6 +119,14 @@ class Freight:
         """
         self._contents.hold(run, part.digest)
         self._take(line, part)
+
+    def read(self, line: Line, digest: bytes) -> None:
+        """Send a value to a run that wants it back, as soon as it is here, or say that nobody has it."""
+        if digest in self._contents:
+            self._send(line, digest)
+            return
+        self._readers.setdefault(digest, set()).add(line)
+        self._say_missing()
 
     def drop(self, run: str, dropped: pb.Some) -> None:
         """A run needs the values of attempts no more."""
@@ -136,11 +153,18 @@ class Freight:
     # Workers.
 
     def bring(self, worker: Party, part: pb.Part) -> None:
-        """A worker brings a piece of a value, which it will report. Raises as `give` does."""
+        """A worker brings a piece of a value of a run, which it will report; where that run is over, nobody needs it.
+
+        Raises as `give` does.
+        """
+        if part.run not in self._needs:
+            return
+        source = worker, part.run
         if not part.offset:
-            self._unreported[worker, part.digest] += 1
-            self._contents.hold(worker, part.digest)
-        self._take(worker, part)
+            self._unreported.setdefault(source, Counter())[part.digest] += 1
+            self._contents.hold(source, part.digest)
+        if part.digest in self._unreported.get(source, ()):  # else it began before the run was here anew
+            self._take(source, part)
 
     def report(self, worker: Party, report: pb.Report) -> None:
         """Keep the values that are reported, and let go of the arguments of what has ended or gone back."""
@@ -150,7 +174,7 @@ class Freight:
             if apart:
                 if needs is not None:
                     self._hold(report.run, report.fence, finished.attempt, apart)
-                self._has_reported(worker, apart)
+                self._has_reported((worker, report.run), apart)
         if needs is None or not needs.apart:
             return
         for attempt in (*(each.attempt for each in report.finished), *report.recalled):
@@ -169,22 +193,33 @@ class Freight:
         self._needs[run].values.add(value)
         self._contents.hold(value, digest)
 
-    def _has_reported(self, worker: Party, digest: bytes) -> None:
+    def _has_reported(self, source: Source, digest: bytes) -> None:
         """A worker has reported a value that it has brought; it may be about to report an equal one."""
-        self._unreported[worker, digest] -= 1
-        if self._unreported[worker, digest] <= 0:
-            del self._unreported[worker, digest]
-            self._contents.release(worker, digest)
+        count = self._unreported.get(source, Counter())
+        count[digest] -= 1
+        if count[digest] <= 0:
+            del count[digest]
+            self._contents.release(source, digest)
+        if not count:
+            self._unreported.pop(source, None)
+
+    def _leave(self, sources: list[Source]) -> bool:
+        """Nothing more comes from workers for runs: let go of what they have not reported; return whether there was any."""
+        for source in sources:
+            del self._unreported[source]
+            self._contents.give_up(source)
+            self._contents.release(source)
+        return bool(sources)
 
     # Both.
 
-    def want(self, party: Party, digest: bytes) -> None:
-        """Send something to who wants it, as soon as it is here; ask for it where it is not."""
+    def want(self, worker: Party, digest: bytes) -> None:
+        """Send something to a worker that wants it, as soon as it is here; ask for it where it is not."""
         if digest in self._contents:
-            self._send(party, digest)
+            self._send(worker, digest)
             return
         asked = digest in self._wanted
-        self._wanted.setdefault(digest, set()).add(party)
+        self._wanted.setdefault(digest, set()).add(worker)
         if asked or self._contents.is_coming(digest):
             return
         self._ask(digest)
@@ -192,16 +227,29 @@ class Freight:
     def forget(self, party: Party) -> None:
         """Nothing more comes from somebody, nor goes there."""
         self._contents.give_up(party)
-        self._contents.release(party)
+        self._leave([source for source in self._unreported if source[0] is party])
         self._under_way = {each for each in self._under_way if each[0] is not party}
-        for key in [each for each in self._unreported if each[0] is party]:
-            del self._unreported[key]
-        for digest, parties in list(self._wanted.items()):
-            parties.discard(party)
-            if not parties:
-                del self._wanted[digest]
-            elif not self._contents.is_coming(digest):
-                self._ask(digest)
+        both: tuple[dict[bytes, set[Any]], ...] = (self._wanted, self._readers)
+        for waiting in both:
+            for digest, parties in list(waiting.items()):
+                parties.discard(party)
+                if not parties:
+                    del waiting[digest]
+        self._seek()
+
+    def _seek(self) -> None:
+        """What was on its way may not be any more: ask for it again where it is wanted."""
+        for digest in [digest for digest in self._wanted if not self._contents.is_coming(digest)]:
+            self._ask(digest)
+        self._say_missing()
+
+    def _say_missing(self) -> None:
+        """Say to the runs that want values back which of those nobody has; one may come as long as runs come back."""
+        if self._looks_back:
+            return
+        for digest in [digest for digest in self._readers if not self._contents.is_coming(digest)]:
+            for line in self._readers.pop(digest):
+                line.say(pb.Tell(missing=[digest]))
 
     def _naming(self, digest: bytes) -> list[str]:
         return [run for run, needs in self._needs.items() if digest in needs.named]
@@ -221,9 +269,10 @@ class Freight:
         if digest in self._wanted and not self._naming(digest):
             del self._wanted[digest]
 
-    def _take(self, source: Party, part: pb.Part) -> None:
+    def _take(self, source: Hashable, part: pb.Part) -> None:
         if self._contents.add(part, source):
-            for party in self._wanted.pop(part.digest, ()):
+            waiting: set[Party] = {*self._wanted.pop(part.digest, ()), *self._readers.pop(part.digest, ())}
+            for party in waiting:
                 self._send(party, part.digest)
 
     def _send(self, party: Party, digest: bytes) -> None:

@@ -314,6 +314,8 @@ class Hub:
 
     async def hear_worker(self, caller: WorkerCaller, up: pb.Up) -> None:
         for part in up.parts:
+            if self.now() < self._looks_back_until:
+                self._freight.expect(part.run)
             self._freight.bring(caller, part)
         for log in up.logs:
             if log.run in self._early or (log.run not in self._lines and self.now() < self._looks_back_until):
@@ -437,7 +439,7 @@ class Hub:
             self._lacking.hear(run, self._names[run], ask.lacks.lacks, self._workers.values())
         self._ledger.ask(line, ask, self.now())
         for digest in ask.wants:
-            self._freight.want(line, digest)
+            self._freight.read(line, digest)
         if ask.close:
             self._end_run(run)
         if ask.assigns or ask.recalls or ask.cancels or not (ask.acks or ask.close):

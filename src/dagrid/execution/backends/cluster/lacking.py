@@ -9,8 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import id_of
+from dagrid.execution.backends.cluster.sayings import Sayings
 from dagrid.machine.plan import Labels, Lack
 from dagrid.ports import Lacking, PushHost
+
+AGAIN = 3600.0
+"""Seconds after which it is said again what run after run lacks."""
 
 
 def _worker(selector: Labels) -> str:
@@ -57,6 +61,7 @@ class AllLacks:
         self._say = say
         self._runs: dict[str, set[Lack]] = {}
         self._told: set[Lack] = set()
+        self._sayings = Sayings(AGAIN)
 
     def hear(self, run: str, name: str, lacks: Iterable[pb.Lack], workers: Collection[Mapping[str, str]]) -> None:
         """Take all that a run says that it lacks, each time anew, while there are workers with these labels."""
@@ -66,6 +71,8 @@ class AllLacks:
             selector, why = want
             if why or not any(_has(labels, selector) for labels in workers):  # else one has come meanwhile
                 self._told.add(want)
+                if not self._sayings.due(want):
+                    continue
                 self._say(f"step {said[want]!r} of {name} waits for {_wanted(want)}: run {id_of(run)}")
         self._settle()
 
@@ -73,10 +80,11 @@ class AllLacks:
         """A worker with these labels has come."""
         for selector in [selector for selector, why in self._told if not why and _has(labels, selector)]:
             self._told.remove((selector, ""))
+            self._sayings.forget((selector, ""))
             self._say(f"Worker {worker} is {_worker(selector)}: runs that waited for one go on")
 
     def forget(self, run: str) -> None:
-        """A run has ended; what it alone lacked is said again of the next one."""
+        """A run has ended."""
         if self._runs.pop(run, None):
             self._settle()
 

@@ -26,11 +26,12 @@ class Lane:
 
     Attributes:
         slots: how many the worker performs at once.
-        absent: nobody knows whether the worker goes on with it; what is asked of it waits in `later` and `cancels`.
+        absent: nobody knows whether the worker goes on with it; what is asked of it waits in `later`.
         begun: when those have started that have.
+        stopping: those that are to end, and since when.
     """
 
-    __slots__ = ("absent", "begun", "cancels", "generation", "later", "number", "sent", "slots", "worker")
+    __slots__ = ("absent", "begun", "generation", "later", "number", "sent", "slots", "stopping", "worker")
 
     def __init__(self, number: int, worker: str, generation: int, slots: int = 1) -> None:
         self.number = number
@@ -41,11 +42,28 @@ class Lane:
         self.sent: dict[int, Sent] = {}
         self.begun: dict[int, float] = {}
         self.later: list[Assigned] = []
-        self.cancels: list[int] = []
+        self.stopping: dict[int, float] = {}
 
     def may_have_begun(self, attempt: int, sent: Sent) -> bool:
         """Whether an attempt has begun, or may have: one that must not be performed twice counts from when it was sent."""
         return sent.call.once or attempt in self.begun
+
+    def take_back(self, attempt: int) -> list[Sent]:
+        """Take out of what waits an attempt, and what rides on it, and return them; nothing if it does not wait."""
+        found: dict[int, Sent] = {}
+        for assign, sent in self.later:
+            for call in list(assign.calls):
+                if call.attempt == attempt or call.rides - 1 in found:
+                    found[call.attempt] = sent.pop(call.attempt)
+                    assign.calls.remove(call)
+        self.later = [(assign, sent) for assign, sent in self.later if sent]
+        return list(found.values())
+
+    def forget(self, attempt: int) -> None:
+        """An attempt is not under way any more."""
+        del self.sent[attempt]
+        self.begun.pop(attempt, None)
+        self.stopping.pop(attempt, None)
 
     def lost(self) -> list[int]:
         """Return the attempts that count as begun when the worker is lost: as many as it performs at once.

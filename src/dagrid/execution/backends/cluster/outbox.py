@@ -35,7 +35,7 @@ ORDER = (
         "lacks",
         "over",
     ),
-    *("acks", "joined", "recalls", "rooms", "assigns", "cancels", "reports", "wants", "gone", "mark"),
+    *("acks", "joined", "recalls", "rooms", "assigns", "cancels", "reports", "wants", "missing", "gone", "mark"),
     *("drain", "draining", "drained", "close"),
 )
 """The fields of messages in the order in which they are taken."""

@@ -38,3 +38,8 @@ class Sayings:
                 return False
             self._said[what] = now
             return True
+
+    def forget(self, what: Hashable) -> None:
+        """Something is not so any more: when it is so again, that is to be said."""
+        with self._guard:
+            self._said.pop(what, None)

@@ -108,6 +108,8 @@ class FleetSession:
         self._contents = contents
         self._lacks = Lacks(host)
         self._look_at: float | None = None
+        self._stops_by: float | None = None
+        self._lease = 30.0
         self._on_closed = closed
         self._shift = host.now() - time()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -218,6 +220,8 @@ class FleetSession:
         """Take what the coordinator says; called in order, by whoever has the line."""
         for part in tell.parts:  # the session's thread may be waiting for it
             self._values.take(part)
+        for digest in tell.missing:
+            self._values.miss(digest)
         if not self._over:
             self._inbox.put(partial(self._hear, tell))
 
@@ -256,15 +260,18 @@ class FleetSession:
 
     def _next(self) -> Callable[[], None] | None:
         """Return what is to be done next; when something has happened, it is looked a while later what workers lack."""
-        while self._look_at is not None:
+        while True:
+            due = min((at for at in (self._look_at, self._stops_by) if at is not None), default=None)
             try:
-                return self._inbox.get(timeout=max(self._look_at - monotonic(), 0.0))
+                action = self._inbox.get(timeout=None if due is None else max(due - monotonic(), 0.0))
             except Empty:
+                if due == self._stops_by:
+                    return self._give_up_stopping
                 self._look_at = None
                 self._look()
-        action = self._inbox.get()
-        self._look_at = monotonic() + CALM
-        return action
+                continue
+            self._look_at = self._look_at or monotonic() + CALM
+            return action
 
     def _end(self) -> None:
         self._over = True
@@ -385,10 +392,35 @@ class FleetSession:
         lane = self._lanes.get(worker)
         if lane is None:
             return
-        if any(attempt in sent for _, sent in lane.later):
-            lane.cancels.append(attempt)
+        unsent = lane.take_back(attempt)
+        if unsent:
+            self._cargo.let_go(one.apart for one in unsent)
+            self._cancelled(lane, attempt)
         elif attempt in lane.sent:
             self._out.cancels.add(run=self.run, fence=worker + 1, attempts=[attempt])
+            lane.stopping[attempt] = monotonic()
+            self._stops_by = self._stops_by or monotonic() + self._lease
+
+    def _give_up_stopping(self) -> None:
+        """What was to end a lease ago is not waited for where the coordinator is away; who comes back with it is to end it."""
+        now = monotonic()
+        dues = []
+        for lane in self._lanes.values():
+            for attempt, since in list(lane.stopping.items()):
+                if attempt not in lane.stopping:
+                    continue  # it rode on one before
+                due = since + self._lease
+                if due > now or not lane.absent:
+                    dues.append(due if due > now else now + self._lease)
+                    continue
+                self._forget(lane, attempt, lane.sent[attempt])
+                self._drop_riders(lane, {attempt})
+                self._cancelled(lane, attempt)
+        self._stops_by = min(dues, default=None)
+
+    def _cancelled(self, lane: Lane, attempt: int) -> None:
+        now = self.host.now()
+        self._events.append(Finished(lane.number, attempt, Outcome.CANCELLED, now, now))
 
     # What the coordinator says.
 
@@ -396,6 +428,7 @@ class FleetSession:
         if self._closed:
             return
         if tell.HasField("welcome"):
+            self._lease = tell.welcome.lease or self._lease
             self._begin_with(tell.welcome.coordinator)
         if tell.HasField("refusal"):
             self._refuse(tell.refusal.reason)
@@ -500,9 +533,6 @@ class FleetSession:
         lane.generation, lane.slots, lane.absent = joined.generation, joined.slots, False
         self._staged += [(lane, assigned) for assigned in lane.later]
         lane.later = []
-        for attempt in lane.cancels:
-            self._cancel(lane.number, attempt)
-        lane.cancels = []
 
     def _miss(self, gone: pb.Gone) -> None:
         number = gone.fence - 1 if gone.fence else self._numbers.get((gone.worker, gone.generation), -1)
@@ -554,8 +584,7 @@ class FleetSession:
 
     def _forget(self, lane: Lane, attempt: int, sent: Sent) -> None:
         with self._guard:
-            del lane.sent[attempt]
-            lane.begun.pop(attempt, None)
+            lane.forget(attempt)
         self._cargo.let_go([sent.apart])
 
     def _drop_riders(self, lane: Lane, fallen: set[int]) -> None:
