@@ -280,7 +280,7 @@ def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) 
 
 
 def test_a_signing_key_that_is_no_text_is_refused() -> None:
-    """A number was taken for as many zeros."""
+    """A number was taken for the text of its digits."""
     with pytest.raises(InvalidSettingError, match="text or bytes, not 3"):
         ClusterBackend("127.0.0.1", signing_key=3)  # type: ignore[arg-type]
 
