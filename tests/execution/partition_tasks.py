@@ -63,6 +63,10 @@ def number() -> int:
     return 7
 
 
+def plus_one(before: int) -> int:
+    return before + 1
+
+
 def counted() -> Counted:
     return Counted(3)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import threading
-from array import array
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagrid import DAG, Node, NodeResult, NodeStatus, Patch, Retry, Rule, RunStatus, TaskError
+from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, TaskError
 from dagrid.errors import (
     CapabilityError,
     InvalidSettingError,
@@ -35,6 +37,7 @@ from tests.execution.partition_tasks import (
     flaky,
     joined,
     number,
+    plus_one,
     skipping,
     unsendable,
     where,
@@ -681,17 +684,46 @@ def test_a_part_that_kills_every_worker_fails_with_what_depends_on_it(processes:
 
 def test_processes_that_share_the_name_of_a_worker_are_told_apart() -> None:
     """An engine may call all its workers the same; a trace in which they are one would show nodes on top of each other."""
-    from dagrid.execution.distributed import _names
-    from dagrid.execution.performing import Report
 
-    def report(process: str) -> Report:
-        return Report(0.0, b"", array("d"), array("d"), array("i"), [], [], None, [], {}, (), process)
+    class Pool:
+        name = "pool"
 
-    told = [
-        NodeResult(f"part {at}", NodeStatus.COMPLETED, worker=worker) for at, worker in enumerate(("ray", "ray", "x"))
-    ]
-    names = _names(told, [report("host:1"), report("host:2"), report("host:1")])
-    assert names == {("ray", "host:1"): "ray/host:1", ("ray", "host:2"): "ray/host:2", ("x", "host:1"): "x"}
+        def __init__(self) -> None:
+            self.pool = ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1)
+
+        def submit(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+            return self.pool.submit(fn, *args, **kwargs)
+
+        def result(self, future: Any, timeout: float | None = None) -> Any:
+            return future.result(timeout)
+
+        def shutdown(self, wait: bool = True) -> None:
+            self.pool.shutdown(wait)
+
+    dag = DAG([Node("one", os.getpid), Node("two", os.getpid)])
+    with PartitionedDAGExecutor(dag, k=2, backend=Pool()) as executor:
+        result = executor.execute().raise_for_status()
+    workers = [result.node_results[name].worker for name in ("one", "two")]
+    assert len(set(workers)) == 2
+    for worker, name in zip(workers, ("one", "two"), strict=True):
+        assert worker.startswith("pool/")
+        assert worker.endswith(f":{result[name]}")
+
+
+def test_what_large_parts_tell_is_put_together_in_any_order(processes: MultiprocessingBackend) -> None:
+    """They end before and after each other, and some of their nodes badly."""
+    nodes = [Node(f"{lane} 0", partial(int, lane)) for lane in range(2)]
+    for step in range(1, 1_400):
+        nodes += [Node(f"{lane} {step}", plus_one, inputs={"before": f"{lane} {step - 1}"}) for lane in range(2)]
+    nodes += [Node("bad", partial(int, "x"), ["1 1399"]), Node("behind", plus_one, inputs={"before": "bad"})]
+    for strategy in ("communication_min", "level_based"):
+        result = PartitionedDAGExecutor(DAG(nodes), k=4, strategy=strategy, backend=processes).execute()
+        assert (result.succeeded, result.failed, result.skipped) == (2_800, 1, 1)
+        assert (result["0 1399"], result["1 1399"]) == (1_399, 1_400)
+        assert result.trace is not None
+        ended = [span.ended for span in result.trace]
+        assert ended == sorted(ended)
+        assert len(ended) == 2_801
 
 
 def test_a_part_never_rides_on_the_one_that_it_needs() -> None:

@@ -204,10 +204,10 @@ class PartitionedDAGExecutor:
         slices = divider.divide([[index[name] for name in names] for names in self.partition.parts])
         specs = {at: one for at, one in enumerate(map(self._spec, range(len(slices)), slices)) if one is not None}
         names = [f"part {at}" for at in range(len(slices))]
-        outer = Structure.of_predecessors(
+        structure = Structure.of_predecessors(
             names, {name: at for at, name in enumerate(names)}, [list(one.needs) for one in slices]
         )
-        self._divided = _Divided(compiled, slices, outer, specs, kept, set(part.given), set(part.omitted))
+        self._divided = _Divided(compiled, slices, DAG.of(structure, specs), kept, set(part.given), set(part.omitted))
         return self._divided
 
     def _spec(self, number: int, part: Slice) -> Node | None:
@@ -227,8 +227,7 @@ class _Divided:
 
     compiled: Compiled
     slices: list[Slice]
-    outer: Structure
-    specs: dict[int, Node]
+    outer: DAG
     kept: frozenset[int] | None
     given: set[int]
     omitted: set[int]
@@ -251,13 +250,12 @@ class _Execution:
         """Run the parts and return the result of the whole."""
         divided = self._divided
         stops = divided.compiled.settings.on_failure == "stop"
-        outer = DAG.of(divided.outer, divided.specs)
         tasks = {
             name: Gathered(perform_piece, partial(self._inputs, number))
-            for number, name in enumerate(divided.outer.names)
+            for number, name in enumerate(divided.outer.structure.names)
         }
         try:
-            result = outer.run(
+            result = divided.outer.run(
                 tasks,
                 backend=backend,
                 on_failure="stop" if stops else "continue",
@@ -335,16 +333,15 @@ class _Execution:
         left = self._live.stop("the run ended")
         whole = Whole(divided.compiled.plan, divided.slices, self._part.given, self._part.omitted)
         values = outer.completed()
-        results = [outer.node_result(name, value=False) for name in divided.outer.names]
+        results = [outer.node_result(name, value=False) for name in divided.outer.structure.names]
         untold: list[int] = []
-        reports = [self._told(number, told, values, left) for number, told in enumerate(results)]
-        names = _names(results, reports)
         for number in sorted(range(len(results)), key=lambda at: (results[at].started, at)):
-            told, report = results[number], reports[number]
+            told = results[number]
+            report = self._told(number, told, values, left)
             if report is None:
                 untold.append(number)
             else:
-                whole.take(number, report, names[told.worker, report.process], told.started - report.origin)
+                whole.take(number, report, told.worker, told.started)
         most = divided.compiled.settings.max_losses
         for number in sorted(untold):
             told = results[number]
@@ -374,19 +371,6 @@ class _Execution:
 
 STOPPED = "a node failed and on_failure is 'stop'"
 _STATUS = {NodeStatus.FAILED: FAILED, NodeStatus.LOST: LOST}
-
-
-def _names(results: Sequence[NodeResult], reports: Sequence[Report | None]) -> dict[tuple[str, str], str]:
-    """Return what the processes are called that parts come from: as their worker, and by themselves too if it is several."""
-    seen: dict[str, set[str]] = {}
-    for told, report in zip(results, reports, strict=True):
-        if report is not None:
-            seen.setdefault(told.worker, set()).add(report.process)
-    return {
-        (worker, process): worker if len(processes) == 1 else f"{worker}/{process}"
-        for worker, processes in seen.items()
-        for process in processes
-    }
 
 
 def _why(told: NodeResult) -> str:

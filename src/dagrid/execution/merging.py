@@ -5,7 +5,8 @@ Only facts are put together here: nothing is decided anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -21,6 +22,8 @@ from dagrid.machine.events import NODE_MASK, UNSTARTED, Fact, Kind, Stop
 from dagrid.machine.plan import Plan
 from dagrid.machine.state import CANCELLED, COMPLETED, FAILED, LOST, SKIPPED, SKIPPED_BIT, State
 
+Performed = tuple[str, str]
+"""Who performed a part: the worker that it was given to, and the process that its report comes from."""
 _KIND = {FAILED: Kind.FAILED, CANCELLED: Kind.CANCELLED, LOST: Kind.LOST}
 
 
@@ -40,7 +43,7 @@ class Whole:
         self._slices = slices
         self._journal: list[int | Fact] = []
         self._odd: dict[int, float] = {}  # by place in the journal, times that are not in the lists of the state
-        self._workers: dict[str, int] = {}
+        self._workers: dict[tuple[Performed, str], int] = {}
         self._until = 0.0  # the last time in the journal; infinite where it may not be in order
         for node, why in omitted.items():
             apply(self.state, Fact(Kind.OMITTED, 0.0, node, detail=why))
@@ -50,18 +53,19 @@ class Whole:
         self.state.doomed.clear()
         self.state.passed.clear()
 
-    def take(self, number: int, report: Report, worker: str, shift: float) -> None:
+    def take(self, number: int, report: Report, worker: str, began: float) -> None:
         """Take the report of a part.
 
         Args:
             number: of the part.
             report: what became of its nodes.
-            worker: who performed it.
-            shift: what the run's clock is ahead of the worker's, in seconds.
+            worker: to whom it was given.
+            began: when it did, by the run's clock.
         """
         part = self._slices[number]
         state = self.state
-        workers = [self._worker(f"{worker}/{name}" if name else worker) for name in report.workers]
+        shift = began - report.origin
+        workers = [self._worker((worker, report.process), name) for name in report.workers]
         plain = report.well and report.where is None and not any(report.told)
         started, ended, where, status = state.started, state.ended, state.where, state.status
         if plain and workers:
@@ -123,7 +127,7 @@ class Whole:
     def finish(self, total: float, cancelled: str, failed: str) -> State:
         """Return the state of the run, which took `total` seconds, with the reason why it was cancelled or stopped, if it was."""
         state = self.state
-        for name, number in self._workers.items():
+        for name, number in self._named():
             record(state, Fact(Kind.WORKER_JOINED, 0.0, worker=number, detail=name, numbers=(1, 1, 1, 0, 0)))
         journal = self._journal
         if self._until < inf and not self._odd:
@@ -153,8 +157,15 @@ class Whole:
                 return before
         return None
 
-    def _worker(self, name: str) -> int:
-        return self._workers.setdefault(name, len(self._workers))
+    def _worker(self, performed: Performed, name: str) -> int:
+        return self._workers.setdefault((performed, name), len(self._workers))
+
+    def _named(self) -> Iterator[tuple[str, int]]:
+        """Yield what the workers are called: as who was given the parts, and by their processes too if these are several."""
+        processes = Counter(worker for worker, _ in {performed for performed, _ in self._workers})
+        for ((worker, process), name), number in self._workers.items():
+            called = worker if processes[worker] == 1 else f"{worker}/{process}"
+            yield f"{called}/{name}" if name else called, number
 
     def _times(self) -> list[float]:
         """Return the times of all that stands in the journal of the parts."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter
@@ -247,9 +248,7 @@ class Report:
         state, draft = engine.state, work.draft
         size = draft.size
         entries, facts = _journal(state, size)
-        used = sorted(
-            {one for one in state.where[:size] if one >= 0} | {fact.worker for _, fact in facts if fact.worker >= 0}
-        )
+        used = sorted({*state.where[:size], *(fact.worker for _, fact in facts)} - {-1})
         number = {one: at for at, one in enumerate(used)}
         values = engine.values[:size] if draft.sent is None else [engine.values[node] for node in draft.sent]
         return cls(
@@ -290,10 +289,12 @@ class Report:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reduced is None:
-            values = [
-                value if type(value) in SIMPLE else sendable(value, self.names[at])
-                for at, value in enumerate(self.values)
-            ]
+            values = self.values
+            if not SIMPLE.issuperset(map(type, values)):
+                values = [
+                    value if type(value) in SIMPLE else sendable(value, self.names[at])
+                    for at, value in enumerate(values)
+                ]
             if values.count(None) == len(values):
                 values = []
             errors = {node: encode_error(error) for node, error in self.errors.items()}
@@ -326,12 +327,9 @@ def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]
     # Mostly nodes only started and completed between the coming of the one worker and the end: then all of it is taken at once.
     inner: list[Any] = state.journal[1:-1]
     ends = (*state.journal[:1], *state.journal[-1:])
-    if (
-        all(isinstance(one, Fact) and one.kind in _OWN for one in ends)
-        and set(map(type, inner)) == {int}
-        and max(inner) < SKIPPED_BIT
-    ):
-        return array("i", inner), []
+    if all(isinstance(one, Fact) and one.kind in _OWN for one in ends):
+        with suppress(TypeError, OverflowError):  # a fact, or that a node was skipped
+            return array("i", inner), []
     entries = array("i")
     facts: list[tuple[int, Fact]] = []
     append = entries.append
