@@ -19,6 +19,8 @@ FAST := not slow and not engine and not example
 OUTSIDE := tests/chaos tests/cli tests/service tests/steps
 # The tests of engines in two halves that take about as long: Ray, and what is not named here.
 HALF := tests/engines/test_ray*.py
+# The other tests in two halves: those that start processes of our own, and what is not named here.
+PROCESSES := tests/chaos tests/cli tests/fleet tests/service tests/soak
 
 .PHONY: help
 help: ## show this list
@@ -40,7 +42,7 @@ warehouse: $(VENV)/.run ## the TPC-H warehouse, a workflow in YAML; the page goe
 .PHONY: test
 test: $(VENV)/.dev ## all checks, all tests, the fast tests on each newer Python, the wheel; several at a time
 	@tools/servers
-	@$(BIN)/python tools/side_by_side.py 3 test-engines-1 test-engines-2 test-rest check $(addprefix test-on-,$(NEWER)) test-wheel
+	@$(BIN)/python tools/side_by_side.py 3 test-rest-1 test-rest-2 test-engines-2 test-engines-1 check $(addprefix test-on-,$(NEWER)) test-wheel
 
 .PHONY: check
 check: $(VENV)/.dev ## formatting, lint, types, the floors between packages
@@ -63,9 +65,13 @@ test-engines-1: $(VENV)/.dev
 test-engines-2: $(VENV)/.dev
 	$(BIN)/python -m pytest -q -m engine $(HALF:%=--ignore-glob='%')
 
-.PHONY: test-rest
-test-rest: $(VENV)/.dev
-	$(BIN)/python -m pytest -q -m 'not engine'
+.PHONY: test-rest-1
+test-rest-1: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m 'not engine' $(PROCESSES)
+
+.PHONY: test-rest-2
+test-rest-2: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -m 'not engine' $(PROCESSES:%=--ignore=%)
 
 .PHONY: test-newer
 test-newer: $(VENV)/.dev ## the fast tests on each newer Python that this machine has

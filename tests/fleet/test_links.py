@@ -479,13 +479,12 @@ def test_a_value_whose_run_ends_while_it_comes_is_let_go(tmp_path: Path, come: i
 def test_a_value_that_nobody_has_is_said_to_be_gone(elsewhere: bool) -> None:
     """At once or, from a coordinator that has just begun and may get it back, after a lease. Who read it waited for a minute."""
     value = bytes(MIB)
-    with hub(lease=1.0) as coordinator, Worker(to(coordinator)) as worker:
+    with hub(lease=1.0) as coordinator:
         run = Run()
         if elsewhere:
             run.line = borrow(to(coordinator), run.reopen, run.tells.add)
         else:
             run.line = coordinator.borrow(run.opening(), run.tells.add)
-        run.joined()
         run.line.ask(pb.Ask(wants=[b"gone"]))
 
         def missed(digest: bytes) -> None:
@@ -494,7 +493,7 @@ def test_a_value_that_nobody_has_is_said_to_be_gone(elsewhere: bool) -> None:
         missed(b"gone")
         run.line.ask(pb.Ask(wants=[b"gone too"]))
         missed(b"gone too")
-        with Worker(to(coordinator), "dying") as dying:
+        with Worker(to(coordinator)) as worker, Worker(to(coordinator), "dying") as dying:
             dying.say(pb.Up(parts=brought(value)[:1]))
             dying.say(pb.Up(heartbeat=pb.Heartbeat(echo=1)))
             dying.downs.wait(lambda found: [down for down in found if down.echo])
