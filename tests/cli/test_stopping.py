@@ -38,19 +38,31 @@ def test_a_signal_stops_a_workflow(dagrid, history, folder, number):
     assert history.runs()[0].status == "aborted"
 
 
-def test_a_second_signal_stops_the_handlers(history, folder):
-    """Who cannot wait presses the keys again."""
-    (folder / "long.yaml").write_text(
-        "handlerOn:\n  cancel: {command: 'touch cancelling; sleep 600'}\n"
-        "steps:\n  - {name: only, command: 'touch there; sleep 600'}\n"
-    )
+HANDLED = """\
+handlerOn: {cancel: {command: 'touch cancelling; sleep 600'}}
+steps: [{name: only, command: 'touch there; sleep 600'}]
+"""
+CALLED = """\
+steps: [{name: a, call: middle}]
+---
+name: middle
+steps: [{name: b, call: inner}]
+---
+name: inner
+"""
+
+
+@pytest.mark.parametrize("text", [HANDLED, CALLED + HANDLED], ids=["its own", "of what it called"])
+def test_a_second_signal_stops_the_handlers(history, folder, text):
+    """Who cannot wait presses the keys again, and need not wait for those of what was called either, however deep they are."""
+    (folder / "long.yaml").write_text(text)
     with process("start", "long.yaml", start_new_session=True) as running:
         for marker in ("there", "cancelling"):
             appeared(folder / marker)
             running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=PATIENCE)
     assert running.returncode == Exit.INTERRUPTED, err
-    assert history.runs()[0].status == "aborted"
+    assert {info.status for info in history.runs(children=True)} == {"aborted"}
 
 
 def test_a_step_that_takes_its_time_of_grace_is_told_of(dagrid, folder):
@@ -111,23 +123,6 @@ def test_a_step_between_two_tries_says_what_it_waits_for(dagrid, folder):
         assert re.search(r"only +waiting +failed and is tried again in [\d.]+ s\n", told), told
         running.send_signal(signal.SIGINT)
         running.wait(PATIENCE)
-
-
-def test_a_second_signal_stops_the_handlers_of_what_was_called(history, folder):
-    """However deep they are: who cannot wait need not wait for them either."""
-    (folder / "outer.yaml").write_text(
-        "steps: [{name: a, call: middle}]\n"
-        "---\nname: middle\nsteps: [{name: b, call: inner}]\n"
-        "---\nname: inner\nhandlerOn: {cancel: {command: 'touch cancelling; sleep 600'}}\n"
-        "steps: [{name: c, command: 'touch there; sleep 600'}]\n"
-    )
-    with process("start", "outer.yaml", start_new_session=True) as running:
-        for marker in ("there", "cancelling"):
-            appeared(folder / marker)
-            running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=PATIENCE)
-    assert running.returncode == Exit.INTERRUPTED, err
-    assert {info.status for info in history.runs(children=True)} == {"aborted"}
 
 
 def test_a_run_in_the_background_of_a_script_is_stopped(dagrid, history, folder):

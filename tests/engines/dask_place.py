@@ -6,10 +6,6 @@ from distributed import Client
 
 from dagrid.execution.backends._dask_worker import watches
 
-PATIENT = {"distributed.deploy.lost-worker-timeout": "1000 days"}
-"""Settings of Dask for tests that kill workers again and again: it looks some time after a death whether the worker is there, and
-ends the nanny that is just replacing it once more."""
-
 
 def settle(client: Client, workers: int) -> None:
     """Wait until so many workers are there, and their nannies would replace them: Dask gives up one that dies before that."""

@@ -21,12 +21,12 @@ from distributed import Client, LocalCluster
 import dagrid
 from dagrid import DAG, Node
 from dagrid.errors import BackendError, BackendUnreachableError, InvalidSettingError
-from dagrid.execution.backends.dask import DaskBackend
+from dagrid.execution.backends.dask import PATIENT, DaskBackend
 from dagrid.graph.grow import map_reduce
 from dagrid.ports import Backend
 from dagrid.testing import BackendConformance, EngineConformance, Gate
 from dagrid.testing.gate import stand
-from tests.engines.dask_place import PATIENT, settle
+from tests.engines.dask_place import settle
 from tests.engines.mosaic_on_engine import MosaicOnEngine
 from tests.growth.growth_situations import GrowthSituations, travelling_by_value
 

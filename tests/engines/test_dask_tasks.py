@@ -22,10 +22,10 @@ from dagrid import DAG, Node
 from dagrid.errors import PoisonousTaskError, UnsatisfiableError
 from dagrid.execution.backends import _dask
 from dagrid.execution.backends._dask import Cluster
-from dagrid.execution.backends.dask import DaskBackend
+from dagrid.execution.backends.dask import PATIENT, DaskBackend
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
-from tests.engines.dask_place import PATIENT, settle
+from tests.engines.dask_place import settle
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(60)]
 LARGE = 2**20

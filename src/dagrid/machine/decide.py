@@ -145,14 +145,14 @@ def _gone(state: State, event: WorkerGone, commands: list[Command]) -> None:
     for attempt in held:
         node, number = attempt & NODE_MASK, attempt >> NUMBER_SHIFT
         if attempt in state.halted:
-            _stopped(state, attempt, event.at, commands, again=event.excused)
+            _left(state, attempt, event.at, commands, again=event.excused)
         elif state.status[node] == QUEUED:
             record(state, Fact(Kind.RECALLED, event.at, node, number, event.worker))
         else:
             _lost(state, node, event)
 
 
-def _stopped(state: State, attempt: int, at: float, commands: list[Command], again: bool = False) -> None:
+def _left(state: State, attempt: int, at: float, commands: list[Command], again: bool = False) -> None:
     """What was told to stop has left its worker: it ends as was said then.
 
     One that was cancelled runs once more if the run has been taken up since, or is about to be.
@@ -247,7 +247,7 @@ def _finished(state: State, event: Finished, commands: list[Command]) -> None:
     if event.by >= 0 and (counts or event.attempt in state.halted):
         record(state, Fact(Kind.PERFORMED, event.ended, node, number, event.by))
     if event.attempt in state.halted:
-        _stopped(state, event.attempt, event.ended, commands)
+        _left(state, event.attempt, event.ended, commands)
     if not counts:
         return
     if event.outcome == Outcome.COMPLETED:
@@ -307,7 +307,7 @@ def _recalled(state: State, event: Recalled, commands: list[Command]) -> None:
         else:
             record(state, Fact(Kind.FREED, event.at, node, attempt >> NUMBER_SHIFT, event.worker))
         if attempt in state.halted:
-            _stopped(state, attempt, event.at, commands)
+            _left(state, attempt, event.at, commands)
 
 
 def _room(state: State, event: Room, commands: list[Command]) -> None:

@@ -156,9 +156,7 @@ class State(msgspec.Struct, eq=False):
     ] = {}  # how often a node began anew: it wanted to run again, or runs again although it had completed
     held: dict[int, str] = {}  # nodes that wait for a signal, and what they say that they wait for
     due: dict[int, float] = {}
-    halted: dict[
-        int, Fact
-    ] = {}  # by attempt that was told to stop and is still with its worker, what was recorded of that
+    halted: dict[int, Fact] = {}  # by attempt that was told to stop and has not left, what was recorded of that
     cause: dict[int, int] = {}
     detail: dict[int, str] = {}
     tolerated: set[int] = set()  # nodes whose task said that nobody shall mind its failure

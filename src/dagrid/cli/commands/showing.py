@@ -12,6 +12,7 @@ from dagrid.cli.running import BAD, error_of, has_times, step_record
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument
 from dagrid.cli.workflows import importable
 from dagrid.errors import TransferError
+from dagrid.history import INTERRUPTED
 
 if TYPE_CHECKING:
     from dagrid.execution.results import NodeResult
@@ -22,9 +23,9 @@ GOES_ON = ("queued", "running", "waiting", "interrupted")
 SENTENCES = {
     "queued": "It waits in a queue, and nobody has begun it: dagrid start --next QUEUE does.",
     "waiting": "It waits for a person: dagrid approve, or dagrid reject.",
-    "interrupted": "Its process is gone: dagrid retry goes on with it.",
+    INTERRUPTED: "Its process is gone: dagrid retry goes on with it.",
 }
-INTERRUPTED = "ran when the process of the run ended"
+CUT_OFF = "ran when the process of the run ended"
 
 
 @command(
@@ -106,7 +107,7 @@ def explain_command(call: Call, run: str | None, step: str | None) -> None:
 def _sentence(call: Call, info: RunInfo) -> str:
     """Return what a run that does nothing waits for."""
     about = call.history.about(info.run)
-    if info.status == "interrupted" and about.served and not call.history.is_served:
+    if info.status == INTERRUPTED and about.served and not call.history.is_served:
         follows = "stops it" if about.stopping else "goes on with it"
         return f"Its coordinator is gone, and workers go on with what they have of it: the next coordinator {follows}."
     return SENTENCES.get(info.status, "")
@@ -114,12 +115,12 @@ def _sentence(call: Call, info: RunInfo) -> str:
 
 def _is_gone(call: Call, info: RunInfo) -> bool:
     """Return whether nobody performs what a run had begun: its process is gone, and no worker has it."""
-    return info.status == "interrupted" and not call.history.about(info.run).served
+    return info.status == INTERRUPTED and not call.history.about(info.run).served
 
 
 def _explained(run: Run, step: str, gone: bool) -> str:
     if gone and run.status(step) == "running":
-        return f"{step!r} {INTERRUPTED}; dagrid retry runs it again."
+        return f"{step!r} {CUT_OFF}; dagrid retry runs it again."
     return run.explain(step)
 
 
@@ -183,13 +184,13 @@ def _seconds(run: Run, step: NodeResult) -> float:
 
 def _step_record(run: Run, step: NodeResult, gone: bool) -> dict[str, Any]:
     if gone and step.status == "running":
-        return {**step_record(step, None), "status": "interrupted", "reason": INTERRUPTED}
+        return {**step_record(step, None), "status": INTERRUPTED, "reason": CUT_OFF}
     return step_record(step, _seconds(run, step))
 
 
 def _row(run: Run, step: NodeResult, gone: bool) -> tuple[str, ...]:
     if gone and step.status == "running":
-        return (step.name, "interrupted", took(step.started), "", "", INTERRUPTED)
+        return (step.name, INTERRUPTED, took(step.started), "", "", CUT_OFF)
     began = has_times(step)
     why = error_of(step) if step.status in BAD else step.reason
     if step.status == "waiting" and step.name not in run.waiting:

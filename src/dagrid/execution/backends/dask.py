@@ -33,7 +33,8 @@ IN_FLIGHT = 256
 """How many tasks of Dask's may be under way for a run."""
 KEEP = 30.0
 """Seconds for which performers stay that have nothing to do."""
-NEVER = "1000 days"
+PATIENT = {"distributed.deploy.lost-worker-timeout": "1000 days"}
+"""With this setting a cluster of Dask's looks after no death whether the worker is there again."""
 
 
 class DaskBackend(BackendBase):
@@ -190,7 +191,7 @@ def _start_cluster(processes: int, ours: ExitStack) -> Any:
 
     Their nannies replace whoever dies; the cluster would give up those that are just being replaced when it looks.
     """
-    ours.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}))
+    ours.enter_context(dask.config.set(PATIENT))
     cluster = LocalCluster(
         n_workers=processes,
         threads_per_worker=1,
