@@ -188,7 +188,8 @@ class Await(msgspec.Struct, frozen=True):
         begin: begins it, with a function that is to be told what came of it (`Notify`), and returns a function that cancels it,
             or None where there is nothing to cancel. Both run in the thread that watches the processes of the run and must be
             short. What is cancelled need not notify.
-        parting: what is cancelled takes its time, and notifies when it has gone: until then the attempt has not ended.
+        parting: what is cancelled takes its time, and notifies when it has gone: until then the attempt has not ended,
+            and is cancelled once more whenever somebody insists.
     """
 
     begin: Callable[[Notify], Callable[[], object] | None]

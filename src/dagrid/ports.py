@@ -240,6 +240,9 @@ class Session(Protocol):
     def cancel(self, worker: int, attempt: int) -> None:
         """Stop an attempt and free its slot, by force where possible.
 
+        It may be asked for again while the attempt has not ended, when somebody who stops the run insists: a place passes that
+        on to what can do more about it, such as a run in that attempt with handlers; anywhere else nothing follows.
+
         The answer is a terminal event: `Finished` with `Outcome.CANCELLED`, the outcome that it reached in the meantime, or
         `WorkerGone` for the worker and `WorkerJoined` for its replacement.
         """

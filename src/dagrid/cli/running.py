@@ -101,7 +101,7 @@ def stoppable() -> Iterator[HeldInterrupts]:
             signal.signal(number, handler)
 
 
-def attend(run: Run | Started, held: HeldInterrupts, wait: Callable[[], object]) -> bool:
+def attend(run: Run, held: HeldInterrupts, wait: Callable[[], object]) -> bool:
     """Wait for a run, and return whether it was stopped. The first Ctrl-C cancels it, the second its handlers, the third waits
     no longer.
 
@@ -132,7 +132,7 @@ def finished(call: Call, started: Started, held: HeldInterrupts) -> int:
     """Wait for a run of a workflow, say how it has ended or what it waits for, and return the exit code."""
     run, place, name = started.run, started.place, started.context.name
     with started:
-        stopped = attend(started, held, run.settle)
+        stopped = attend(run, held, run.settle)
         if not run.done:
             return _waits(call, started)
         result = started.finish()

@@ -121,6 +121,11 @@ def halt(state: State, attempt: int, kind: Kind, at: float, reason: str, command
     commands.append(Cancel(worker, attempt))
 
 
+def insist(state: State, commands: list[Command]) -> None:
+    """Tell those once more that were told to stop and have not gone: a place may pass that on to what it performs."""
+    commands.extend([Cancel(state.where[attempt & NODE_MASK], attempt) for attempt in state.halted])
+
+
 def skip_what_cannot_run(state: State, at: float) -> None:
     """Skip the nodes that have nothing to do, and those that wait for something that they will not get."""
     while state.doomed or state.passed:

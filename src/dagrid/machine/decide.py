@@ -13,7 +13,7 @@ from dagrid.machine import reopening as reopening  # the move of its fact
 from dagrid.machine.applying import record
 from dagrid.machine.asking import ask_rules, grown, numbers_of, rule_evaluated
 from dagrid.machine.chains import board
-from dagrid.machine.closing import end_if_done, halt, skip_what_cannot_run, stop, stop_on_failure
+from dagrid.machine.closing import end_if_done, halt, insist, skip_what_cannot_run, stop, stop_on_failure
 from dagrid.machine.commands import Command, Perform, SetTimer
 from dagrid.machine.dispatch import assign_free_slots, send_ahead, take_back, wake_idle
 from dagrid.machine.events import (
@@ -331,6 +331,8 @@ def _timer(state: State, event: TimerDue, commands: list[Command]) -> None:
 
 def _cancel(state: State, event: CancelRequested, commands: list[Command]) -> None:
     again = bool(state.cancelled)
+    if again:
+        insist(state, commands)
     if not (state.stopped and again) or state.shut:
         record(state, Fact(Kind.STOPPED, event.at, number=Stop.CANCELLED, detail=event.reason))
         stop(state, event.at, event.reason, commands, handlers=again)

@@ -236,7 +236,7 @@ class Coordinator:
         if active is not None:
             active.stopped = True
         if started is not None:
-            started.cancel(STOPPED)
+            started.run.cancel(STOPPED)
         elif active is not None and active.process is not None:
             active.process.stop()
         elif any(_calls(one, run) for one in self._active):

@@ -344,6 +344,25 @@ class BackendConformance:
             assert probe.value(after) == "next"
             assert [probe.terminals(number) for number in (attempt, after)] == [1, 1]
 
+    def test_cancel_again_while_it_ends(self) -> None:
+        """Who insists changes nothing for a plain call, and never reaches the one that has its slot next."""
+        with self.serving() as probe, self.gate() as gate:
+            attempt = probe.submit(stand, gate.address, "done")
+            visit = gate.meet()
+            probe.wait_started(attempt)
+            for _ in range(3):
+                probe.cancel(attempt)
+            if not probe.backend.capabilities.kills:
+                visit.release()
+            after = probe.submit(stand, gate.address, "next")
+            following = gate.meet()
+            probe.cancel(attempt)
+            following.release()
+            assert probe.value(after) == "next"
+            assert probe.outcome(attempt).kind in (Outcome.CANCELLED, Outcome.COMPLETED)
+            assert [probe.terminals(number) for number in (attempt, after)] == [1, 1]
+            assert probe.lost_workers() <= 1
+
     def test_cancel_after_the_end(self) -> None:
         """Too late is no error and changes nothing."""
         with self.serving() as probe:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -78,22 +78,13 @@ class Started(msgspec.Struct):
     history: History
     place: Held
     context: Context
-    _children: _Children
     _closing: ExitStack = msgspec.field(default_factory=ExitStack)
     _ended: bool = False
-    _cancelled: bool = False
 
     @property
     def names(self) -> list[str]:
         """The steps, in the order of the file, without the handlers."""
         return [step.name for step in self.context.workflow.steps]
-
-    def cancel(self, reason: str) -> None:
-        """Stop the run, and at the second time its handlers too, with those of all that it has called."""
-        self.run.cancel(reason)
-        if self._cancelled:
-            self._children.cancel()
-        self._cancelled = True
 
     def finish(self, tidy: bool = True) -> ExecutionResult:
         """Wait for the end, send the mails that are asked for, let go of the run, and return its result.
@@ -226,7 +217,7 @@ def start(
             history.begin(chosen.name, about, run_id, logs_folder(file, chosen, params, above.secrets))
         )
         try:
-            context, readers, children = _context(history, place, file, chosen, params, above, fleet)
+            context, readers = _context(history, place, file, chosen, params, above, fleet)
             _keep_values(history, context)
             cancelled = place.about.stopping or _refused(context)
             dag = lower(context, fleet is not None)
@@ -245,7 +236,7 @@ def start(
         except BaseException as error:
             history.discard(place, masked(str(error), above.secrets))  # nothing has run
             raise
-        return Started(run, history, place, context, children, closing.pop_all())
+        return Started(run, history, place, context, closing.pop_all())
 
 
 def go_on(
@@ -298,7 +289,7 @@ def go_on(
         if signals or rejects:
             check(view(history.checkpoint, run_id), run_id, workflow, signals or {}, rejects or {})
         kept = _kept_values(history, run_id)
-        context, readers, children = _context(history, place, file, workflow, given, above, fleet, kept, again)
+        context, readers = _context(history, place, file, workflow, given, above, fleet, kept, again)
         cancelled = about.stopping
         if (
             again
@@ -318,7 +309,7 @@ def go_on(
             **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
         )
         tell(run, signals or {}, rejects or {})
-        return Started(run, history, place, context, children, closing.pop_all())
+        return Started(run, history, place, context, closing.pop_all())
 
 
 def _refused(context: Context) -> str:
@@ -393,8 +384,8 @@ def _context(
     fleet: Fleet | None,
     fixed: Mapping[str, str] | None = None,
     again: bool = False,
-) -> tuple[Context, list[Traces], _Children]:
-    """Return the context of a run, the readers that it wants, and what starts the runs that it calls."""
+) -> tuple[Context, list[Traces]]:
+    """Return the context of a run and the readers that it wants."""
     about = place.about
     children = _Children(history, file, place, fleet, again)
     context = surround(
@@ -411,7 +402,7 @@ def _context(
     children.secrets = context.secrets
     told = {"dagrid.trigger": about.trigger, **({"dagrid.parent": about.parent} if about.parent else {})}
     children.traces = traces_of(context, about.more.get("trace", ""), above, told)
-    return context, [children.traces] if children.traces is not None else [], children
+    return context, [children.traces] if children.traces is not None else []
 
 
 def _check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: str | None) -> None:
@@ -519,7 +510,6 @@ class _Children:
         self._history = history
         self._file = file
         self._place = place
-        self._under_way: set[_Running] = set()
         self.traces: Traces | None = None
         self.secrets: tuple[str, ...] = ()
 
@@ -539,17 +529,10 @@ class _Children:
         started = go_on(self._history, child.run_id, params=child.params, again=again, above=above, fleet=self._fleet)
         return self._begun(child, started)
 
-    def cancel(self) -> None:
-        """Stop those that are under way."""
-        for running in self._under_way.copy():
-            running.cancel()
-
     def _begun(self, child: Child, started: Started) -> _Running:
         if self._fleet is not None:
             self._fleet.began(started)
-        running = _Running(child, started, self._under_way.discard)
-        self._under_way.add(running)
-        return running
+        return _Running(child, started)
 
     def _new(self, child: Child) -> Started:
         about = self._place.about
@@ -585,19 +568,12 @@ class _Children:
 class _Running:
     """A sub-workflow under way, see `dagrid.workflow.context.Running`."""
 
-    def __init__(self, child: Child, started: Started, over: Callable[[_Running], object]) -> None:
+    def __init__(self, child: Child, started: Started) -> None:
         self._child = child
         self._started = started
-        self._over = over
 
     def wait(self) -> ChildEnd:
         """See there."""
-        try:
-            return self._end()
-        finally:
-            self._over(self)
-
-    def _end(self) -> ChildEnd:
         started = self._started
         context, params = started.context, " ".join(started.place.about.params)
         if not started.run.settle():
@@ -616,5 +592,5 @@ class _Running:
         )
 
     def cancel(self) -> None:
-        """Stop it."""
-        self._started.cancel("the step that called it was stopped")
+        """Stop it, the second time with its handlers."""
+        self._started.run.cancel("the step that called it was stopped")

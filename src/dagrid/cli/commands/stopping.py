@@ -89,7 +89,7 @@ def _given_up(call: Call, info: RunInfo) -> RunInfo:
                 continue
             with go_on(history, run) as started:
                 started.run.cancel(why)
-                attend(started, held, started.run.wait)
+                attend(started.run, held, started.run.wait)
                 started.finish()
     return history.info(info.run)
 

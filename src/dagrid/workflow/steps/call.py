@@ -135,7 +135,7 @@ def _begin(start: StartChild, children: list[Child], at_once: int, notify: Calla
 
 
 class _Family:
-    """The workflows that one step runs; `cancel` stops those that run, and begins no other."""
+    """The workflows that one step runs; `cancel` stops those that run, again if it is said again, and begins no other."""
 
     def __init__(self, start: StartChild, children: list[Child], at_once: int, notify: Callable[..., None]) -> None:
         self._start = start
@@ -144,7 +144,7 @@ class _Family:
         self._notify = notify
         self._guard = threading.Lock()
         self._running: dict[str, Running] = {}
-        self._cancelled = False
+        self._stops = 0
 
     def run(self) -> None:
         try:
@@ -160,20 +160,20 @@ class _Family:
 
     def cancel(self) -> None:
         with self._guard:
-            self._cancelled = True
+            self._stops += 1
             running = list(self._running.values())
         for one in running:
             one.cancel()
 
     def _one(self, child: Child) -> ChildEnd:
         with self._guard:
-            if self._cancelled:
+            if self._stops:
                 return ChildEnd(child.call, child.run_id, "aborted")
         running = self._start(child)
         with self._guard:
             self._running[child.run_id] = running
-            cancelled = self._cancelled
-        if cancelled:
+            stops = self._stops
+        for _ in range(stops):
             running.cancel()
         try:
             return running.wait()

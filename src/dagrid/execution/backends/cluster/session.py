@@ -398,7 +398,7 @@ class FleetSession:
             self._cancelled(lane, attempt)
         elif attempt in lane.sent:
             self._out.cancels.add(run=self.run, fence=worker + 1, attempts=[attempt])
-            lane.stopping[attempt] = monotonic()
+            lane.stopping.setdefault(attempt, monotonic())
             self._stops_by = self._stops_by or monotonic() + self._lease
 
     def _give_up_stopping(self) -> None:
