@@ -16,8 +16,8 @@ from pathlib import Path
 SERVER = shutil.which("redis-server") or "redis-server"
 MODULE = "dagrid.execution.backends.celery"
 # The script itself, if it is there: the one on the path of Debian asks to be root.
-RABBITMQ = shutil.which("/usr/lib/rabbitmq/bin/rabbitmq-server") or shutil.which("rabbitmq-server") or ""
-EPMD = shutil.which("epmd") or ""
+RABBITMQ = shutil.which("/usr/lib/rabbitmq/bin/rabbitmq-server") or shutil.which("rabbitmq-server") or "rabbitmq-server"
+EPMD = shutil.which("epmd") or "epmd"
 
 
 def free_port() -> int:
