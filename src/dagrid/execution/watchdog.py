@@ -24,11 +24,12 @@ from typing import Protocol
 SLOT = 16
 MOST = 4096
 _BLANK = b" " * (SLOT - 1) + b"\n"
+_END = b"%-15s\n" % b"end"
 # The table is its standard output, because a shell's redirection takes no descriptor of two digits.
 SCRIPT = """\
 trap '' HUP INT QUIT TERM
 read -r _
-while read -r group; do
+while read -r group && [ "$group" != end ]; do
     [ -z "$group" ] || kill -s KILL -- "-$group"
 done <&1
 """
@@ -75,12 +76,13 @@ class Watchdog:
     """Process groups that end with this process; those beyond 4,096 at once are not watched."""
 
     def __init__(self) -> None:
-        self._free = list(range(MOST - 1, -1, -1))
+        self._free: list[int] = []
+        self._used = 0
         self._taken: dict[int, int] = {}
         self._file = _anonymous_file()
-        os.ftruncate(self._file, MOST * SLOT)
-        self._table = mmap.mmap(self._file, MOST * SLOT)
-        self._table[:] = _BLANK * MOST
+        os.ftruncate(self._file, (MOST + 1) * SLOT)
+        self._table = mmap.mmap(self._file, (MOST + 1) * SLOT)
+        self._write(0, _END)  # behind what was ever used, for a shell reads a table byte by byte
         self._process: subprocess.Popen[bytes] | None = None
         with contextlib.suppress(OSError):  # a machine so full that it has no room for it has other troubles
             self._process = subprocess.Popen(
@@ -101,15 +103,25 @@ class Watchdog:
         return self._process is not None and self._process.poll() is None
 
     def add(self, group: int) -> None:
-        with contextlib.suppress(IndexError):  # there are too many
-            slot = self._taken[group] = self._free.pop()
-            self._table[slot * SLOT : (slot + 1) * SLOT] = b"%-15d\n" % group
+        if self._free:
+            slot = self._free.pop()
+        elif self._used < MOST:
+            slot = self._used
+            self._used += 1
+            self._write(self._used, _END)
+        else:
+            return
+        self._taken[group] = slot
+        self._write(slot, b"%-15d\n" % group)
 
     def remove(self, group: int) -> None:
         slot = self._taken.pop(group, None)
         if slot is not None:
-            self._table[slot * SLOT : (slot + 1) * SLOT] = _BLANK
+            self._write(slot, _BLANK)
             self._free.append(slot)
+
+    def _write(self, slot: int, line: bytes) -> None:
+        self._table[slot * SLOT : (slot + 1) * SLOT] = line
 
 
 class Leash:

@@ -130,6 +130,8 @@ class SQLiteStore:
                 _, now, there = self._standing(connection, run)
                 refusals.check_writer(run, epoch, now)
                 refusals.check_number(run, expected, there)
+            if status is not None:
+                connection.execute(self._sql["mark"], row)
             if count:
                 segment = {"run": run, "first": expected, "count": count, "data": data}
                 connection.execute(self._sql["add_segment"], segment)

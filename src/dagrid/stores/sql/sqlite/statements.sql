@@ -59,12 +59,11 @@ DELETE FROM {schema}.runs WHERE id = :id;
 
 -- name: advance
 -- No row is changed when the epoch or the expected number is wrong, or there is no such run.
-UPDATE {schema}.runs
-SET
-  facts = facts + :count,
-  status = coalesce(:status, status),
-  ended = CASE WHEN :status IS NULL THEN ended ELSE :at END
-WHERE run = :run AND epoch = :epoch AND facts = :expected;
+UPDATE {schema}.runs SET facts = facts + :count WHERE run = :run AND epoch = :epoch AND facts = :expected;
+
+-- name: mark
+-- Apart from `advance`, for SQLite writes an index anew wherever one of its columns is set, to whatever.
+UPDATE {schema}.runs SET status = :status, ended = :at WHERE run = :run;
 
 -- name: add_segment
 INSERT INTO {schema}.segments (run, first, count, data)
