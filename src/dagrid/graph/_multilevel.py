@@ -19,7 +19,7 @@ from itertools import accumulate, pairwise
 
 from dagrid.graph._refine import Refiner, Weighted, cut_weight, loads
 
-WORK = 1_600_000
+WORK = 1_400_000
 """How many edges may be looked at, about: a second or two on an ordinary machine."""
 _WORK_PER_SIZE = 600
 _LARGE = 4_000
@@ -560,9 +560,8 @@ def smallest_cut(graph: Weighted, caps: Sequence[float], passes: int, work: int 
     ample = work > 60 * graph.size()
     if ample:
         search.offer(search.starts(graph, work // 6))
-    if ample or parts <= 4:
-        search.offer(search.cycle(None))
-    if ample or parts > 4:
+    search.offer(search.cycle(None))
+    if ample:
         search.offer(search.refined(graph, search.bisect(work // 4)))
     while search.spent + 8 * graph.size() < work and search.score[1] > 0:
         turn = search.draw.below(4)
