@@ -296,6 +296,24 @@ def test_a_run_that_could_not_begin_is_tried_again_by_its_coordinator(service, t
     assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
 
 
+def test_a_second_stop_goes_down_to_the_handlers_of_what_was_called(service, tmp_path):
+    """The first asks the steps to stop, and what was called sweeps up; who asks again does not wait for that either."""
+    run = service.enqueue(
+        "steps: [{name: a, call: middle}]\n---\nname: middle\nsteps: [{name: b, call: inner}]\n---\nname: inner\n"
+        f"handlerOn: {{cancel: {{command: 'touch {tmp_path}/sweeping; sleep 600'}}}}\n"
+        f"steps: ['touch {tmp_path}/there; sleep 600']\n"
+    )
+    with service.coordinator():
+        for marker in ("there", "sweeping"):
+            deadline = time.monotonic() + PATIENCE
+            while not (tmp_path / marker).exists():
+                assert time.monotonic() < deadline, f"no {marker}; {service.said}"
+                time.sleep(0.005)
+            service.history.stop(run)
+        service.until(run, "aborted")
+    assert {info.status for info in service.history.runs(children=True)} == {"aborted"}
+
+
 def test_a_stop_that_comes_too_late_stops_nothing_afterwards(service, tmp_path):
     """A run that was called has just ended when it is to be stopped, by who asks twice, say. A retry performed it, and stopped
     it at once for what was asked before.
