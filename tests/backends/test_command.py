@@ -499,6 +499,16 @@ def test_processes_do_not_outlive_a_program_that_is_killed(gates, tmp_path):
         first.wait_gone()  # nor has its child
 
 
+def test_a_program_ends_without_a_word_of_what_watches_its_processes(tmp_path):
+    """In Python's development mode too, which tells of each process that its program has left behind."""
+    program = tmp_path / "program.py"
+    program.write_text("from dagrid import DAG, Node, command\nDAG([Node('a', command('true'))]).run(progress=False)\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    words = [sys.executable, "-X", "dev", str(program)]
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert ended.stderr == ""
+
+
 # --- many --------------------------------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ _BLANK = b" " * (SLOT - 1) + b"\n"
 _END = b"%-15s\n" % b"end"
 # The table is its standard output, because a shell's redirection takes no descriptor of two digits.
 SCRIPT = """\
+cd /
 trap '' HUP INT QUIT TERM
 read -r _
 while read -r group && [ "$group" != end ]; do
@@ -83,24 +85,13 @@ class Watchdog:
         os.ftruncate(self._file, (MOST + 1) * SLOT)
         self._table = mmap.mmap(self._file, (MOST + 1) * SLOT)
         self._write(0, _END)  # behind what was ever used, for a shell reads a table byte by byte
-        self._process: subprocess.Popen[bytes] | None = None
-        with contextlib.suppress(OSError):  # a machine so full that it has no room for it has other troubles
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", SCRIPT],
-                stdin=subprocess.PIPE,
-                stdout=self._file,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-                start_new_session=True,
-                bufsize=0,
-            )
-        weakref.finalize(self, _end, os.getpid(), self._process, self._table, self._file).atexit = False
+        self._child, line = _started(self._file)
+        weakref.finalize(self, _end, os.getpid(), self._child, line, self._table, self._file).atexit = False
 
     @property
     def watches(self) -> bool:
         """Whether it is there."""
-        return self._process is not None and self._process.poll() is None
+        return self._child > 0 and _is_there(self._child)
 
     def add(self, group: int) -> None:
         if self._free:
@@ -181,14 +172,47 @@ def watchdog() -> Watchdog:
     return found
 
 
-def _end(pid: int, process: subprocess.Popen[bytes] | None, table: mmap.mmap, file: int) -> None:
+def _started(file: int) -> tuple[int, int]:
+    """Start the shell, and return its number and this end of its pipe.
+
+    No `Popen`, which would warn at the end of this process that the shell is still there, as it is to be.
+    """
+    theirs, ours = os.pipe()
+    try:
+        spawned = os.posix_spawn(
+            "/bin/sh",
+            ["/bin/sh", "-c", SCRIPT],
+            {},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, theirs, 0),
+                (os.POSIX_SPAWN_DUP2, file, 1),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+            ],
+            setpgroup=0,
+        )
+    except OSError:  # a machine so full that it has no room for it has other troubles
+        spawned = 0
+    finally:
+        os.close(theirs)
+    return spawned, ours
+
+
+def _is_there(child: int) -> bool:
+    """Look whether a child lives; one that has ended keeps its number until `_end`, so that no other gets it."""
+    try:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
+
+
+def _end(pid: int, child: int, line: int, table: mmap.mmap, file: int) -> None:
     """End the watchdog of this process, or let go of that of the process from which this one was forked off."""
-    if process is not None:
-        if pid == os.getpid():
-            process.kill()
-            process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
+    if pid == os.getpid() and child:
+        with contextlib.suppress(ChildProcessError):  # the system reaps by itself where SIGCHLD is ignored
+            if _is_there(child):
+                os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    os.close(line)
     table.close()
     os.close(file)
 
