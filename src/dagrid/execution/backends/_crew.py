@@ -125,8 +125,10 @@ class Crew:
             self._settle()
         self._kill_all()
         for session in self._sessions:
-            session.events += [WorkerGone(n, session.host.now(), "the backend was closed") for n in session.lanes]
-            session.deliver()
+            session.outbox.events += [
+                WorkerGone(n, session.host.now(), "the backend was closed") for n in session.lanes
+            ]
+            session.outbox.deliver()
         self._sessions.clear()
 
     def _kill_all(self) -> None:
@@ -157,8 +159,8 @@ class Crew:
         for member in list(self._members):
             self._feed(member)
         for session in list(self._sessions):
-            if session.events:
-                session.deliver()
+            if session.outbox.events:
+                session.outbox.deliver()
         if self._inbox.empty():  # else there may be letters to be sent first, which an engine may answer with records
             for member in [member for member in self._members if not member.listening]:
                 self._listen(member)
@@ -171,7 +173,7 @@ class Crew:
 
     def _hand_out(self) -> None:
         """Give performers to the lanes that want one, and start what is missing."""
-        self._wanting = deque(lane for lane in self._wanting if lane.waiting and not lane.session.closed)
+        self._wanting = deque(lane for lane in self._wanting if lane.waiting and not lane.session.outbox.closed)
         if not self._wanting:
             return
         for member in self._members:
@@ -300,7 +302,7 @@ class Crew:
         back: list[Item] = []
         for item in member.under_way.values():
             session = item.lane.session
-            if session.closed:
+            if session.outbox.closed:
                 continue
             if item.cancelled:
                 session.end(item, Outcome.CANCELLED)
@@ -330,7 +332,7 @@ class Crew:
             for suspect in member.under_way.values():
                 suspect.lane.session.suspects.add(suspect.call.node)
         self._put_back(member)
-        if item is not None and not item.lane.session.closed:
+        if item is not None and not item.lane.session.outbox.closed:
             self._lose(item, reason)
 
     def _note_stillborn(self, reason: str) -> None:
@@ -348,7 +350,7 @@ class Crew:
             session.end(item, Outcome.CANCELLED)
             return
         if item.started == UNSTARTED:
-            session.events.append(Started(lane.number, item.call.attempt, session.host.now()))
+            session.outbox.events.append(Started(lane.number, item.call.attempt, session.host.now()))
         session.leave(lane, reason)
         if lane.site in self._sites:
             session.join(lane.site)
@@ -362,7 +364,7 @@ class Crew:
     # The commands of sessions.
 
     def enrol(self, session: Session) -> None:
-        if session.closed:
+        if session.outbox.closed:
             return
         self._sessions.append(session)
         for site in self._sites:
@@ -390,7 +392,7 @@ class Crew:
 
     def perform(self, session: Session, bundle: Bundle) -> None:
         lane = session.lanes.get(bundle.worker)
-        if lane is None or session.closed:
+        if lane is None or session.outbox.closed:
             return
         items: dict[int, Item] = {}
         for call in bundle.calls:
@@ -400,7 +402,7 @@ class Crew:
 
     def recall(self, session: Session, worker: int, attempts: Sequence[int]) -> None:
         lane = session.lanes.get(worker)
-        if lane is None or session.closed:
+        if lane is None or session.outbox.closed:
             return
         wanted = set(attempts)
         given = [item for item in lane.waiting if item.call.attempt in wanted]
@@ -416,7 +418,7 @@ class Crew:
 
     def cancel(self, session: Session, worker: int, attempt: int) -> None:
         lane = session.lanes.get(worker)
-        if lane is None or session.closed:
+        if lane is None or session.outbox.closed:
             return
         for item in lane.waiting:
             if item.call.attempt == attempt:
@@ -444,7 +446,7 @@ class Crew:
                 self._members.remove(member)
                 member.under_way.clear()
             self._unbind(member)
-        session.events.clear()
+        session.outbox.events.clear()
         session.functions.clear()
 
     # What performers say.
@@ -480,7 +482,7 @@ class Crew:
         session = item.lane.session
         member.running = token
         item.started = min(max(item.sent, at + session.shift), session.host.now())
-        session.events.append(Started(item.lane.number, item.call.attempt, item.started))
+        session.outbox.events.append(Started(item.lane.number, item.call.attempt, item.started))
         if item.cancelled:
             member.doomed, member.kill_at = token, perf_counter() + PATIENCE
 
@@ -505,7 +507,7 @@ class Crew:
         event.ended = min(max(event.started, event.ended), session.host.now())
         event.by = session.number_of(member)
         item.completed = event.outcome == Outcome.COMPLETED
-        session.events.append(event)
+        session.outbox.events.append(event)
 
     def _take_back(self, member: Member, token: int) -> None:
         item = member.under_way.pop(token)

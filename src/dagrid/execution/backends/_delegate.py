@@ -8,7 +8,6 @@ what a run decides.
 from __future__ import annotations
 
 import queue
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,14 +19,13 @@ from dagrid.errors import BackendError
 from dagrid.execution.backends import _remote
 from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends._worker import told
-from dagrid.machine.events import UNSTARTED, Finished, Outcome, Started, Stimulus, WorkerJoined
+from dagrid.execution.backends.base import Outbox
+from dagrid.machine.events import UNSTARTED, Finished, Outcome, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Host, Needs
 from dagrid.ports import Session as AnySession
 
 IN_FLIGHT = 64
 """How many tasks may be under way in an engine, at least."""
-PATIENCE = 0.5
-"""Seconds that a close waits for a report being made."""
 MOMENT = 0.005
 """Seconds between two looks at a crowd of tasks."""
 PAUSE = 0.25
@@ -148,9 +146,7 @@ class Delegation:
         self._many = max(2, slots // 4)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._closed = False
-        self._delivering = threading.Lock()
-        self._events: list[Stimulus] = []
+        self._outbox = Outbox(host)
         self._flights: dict[int, Flight] = {}
         self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self._named: dict[str, int] = {}
@@ -170,7 +166,7 @@ class Delegation:
         """What the engine has got it keeps: nobody else could take it."""
 
     def perform(self, bundle: Bundle) -> None:
-        if self._thread is None and not self._closed:
+        if self._thread is None and not self._outbox.closed:
             self._thread = threading.Thread(target=self._loop, name=f"dagrid-{self._name}-tasks", daemon=True)
             self._thread.start()
         for call in bundle.calls:
@@ -181,12 +177,10 @@ class Delegation:
 
     def close(self) -> None:
         """Stop what is under way; nothing is reported any more."""
-        if self._closed:
+        if not self._outbox.shut():
             return
-        self._closed = True
         self.do(lambda: None)
-        if threading.current_thread() is not self._thread and self._delivering.acquire(timeout=PATIENCE):
-            self._delivering.release()
+        self._outbox.settle(threading.current_thread() is self._thread)
 
     # What runs in the thread.
 
@@ -195,11 +189,11 @@ class Delegation:
         self._inbox.put(partial(action, *args))
 
     def _loop(self) -> None:
-        while not self._closed:
+        while not self._outbox.closed:
             try:
                 self._await()
                 for _ in range(self._inbox.qsize()):
-                    if self._closed:
+                    if self._outbox.closed:
                         break
                     self._inbox.get()()
                 if self._look_at <= monotonic():
@@ -207,13 +201,13 @@ class Delegation:
             except Exception as error:  # noqa: BLE001 - the engine's, such as the end of its session
                 for flight in list(self._flights.values()):
                     self.fail(flight, Outcome.FAILED, self._refusal(flight, error))
-            if self._events:
-                self._deliver()
+            if self._outbox.events:
+                self._outbox.deliver()
         for flight in self._flights.values():
             self._stop(flight)
         self._flights.clear()
         self._functions.clear()
-        self._events.clear()
+        self._outbox.events.clear()
 
     def _await(self) -> None:
         """Let something happen, or some time pass."""
@@ -240,16 +234,6 @@ class Delegation:
             self._launcher.waiting(waiting, moving)
         self._moved = False
         self._look_at = monotonic() + PAUSE
-
-    def _deliver(self) -> None:
-        events, self._events = self._events, []
-        with self._delivering:
-            if self._closed:
-                return
-            try:
-                self._host.report(events)
-            except BaseException:  # noqa: BLE001 - a fault of one host must not end its tasks unseen
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
     def _launch(self, call: Call) -> None:
         flight = self._flights[call.attempt] = Flight(self, call)
@@ -296,7 +280,7 @@ class Delegation:
             return
         flight.told = True
         flight.begun_at = self._sensible(flight, at + self._shift)
-        self._events.append(Started(self.worker, flight.call.attempt, flight.begun_at))
+        self._outbox.events.append(Started(self.worker, flight.call.attempt, flight.begun_at))
 
     def land(self, flight: Flight, report: bytes, kept: Any) -> None:
         """Report how a task ended, as its own report has it."""
@@ -316,7 +300,7 @@ class Delegation:
         event.started = flight.begun_at if flight.told else self._sensible(flight, event.started)
         event.ended = min(max(event.started, event.ended), self._host.now())
         event.by = self._number_of(_remote.where(report))
-        self._events.append(event)
+        self._outbox.events.append(event)
 
     def fail(self, flight: Flight, outcome: Outcome, error: BaseException) -> None:
         """Report the end of a task that has no report."""
@@ -332,7 +316,7 @@ class Delegation:
             event.error = " ".join(str(error).split()).rstrip(".") or told(error)
         elif outcome == Outcome.FAILED:
             event.value, event.error, event.retryable, event.draw = error, told(error), False, self._host.draw()
-        self._events.append(event)
+        self._outbox.events.append(event)
 
     def _sensible(self, flight: Flight, at: float) -> float:
         """The clocks of two machines differ; nothing has begun before it was sent, or after it was heard of."""
@@ -342,7 +326,7 @@ class Delegation:
         number = self._named.get(name, -1)
         if number < 0:
             number = self._named[name] = self._host.new_worker()
-            self._events.append(WorkerJoined(number, name, self._host.now(), slots=0, window=0))
+            self._outbox.events.append(WorkerJoined(number, name, self._host.now(), slots=0, window=0))
         return number
 
 

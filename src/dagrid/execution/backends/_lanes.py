@@ -5,8 +5,6 @@ All of it is touched by the crew's thread alone, where nothing else is said; wha
 
 from __future__ import annotations
 
-import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -17,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dagrid.execution.backends import _performer, _remote
 from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends._worker import told
-from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
+from dagrid.execution.backends.base import Outbox
+from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, Host
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 AHEAD = 0.005
 """Seconds of work that may wait at a worker, for a word there and back takes a millisecond or two."""
 PATIENCE = 0.5
-"""Seconds that a worker has to hand in what it finished before it is killed; and that a close waits for a report being made."""
+"""Seconds that a worker has to hand in what it finished before it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +121,13 @@ class Member:
 
 
 class Session:
-    """One run's use of the workers. What changes is touched by the crew's thread alone, but for `closed`."""
+    """One run's use of the workers. What changes is touched by the crew's thread alone, but for `outbox.closed`."""
 
     def __init__(self, crew: Crew, host: Host, backend: object) -> None:
         self.crew = crew
         self.host = host
         self.backend: object | None = backend  # while it is open, the backend is in use
-        self.closed = False
-        self.delivering = threading.Lock()
-        self.events: list[Stimulus] = []
+        self.outbox = Outbox(host)
         self.lanes: dict[int, Lane] = {}
         self.functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self.named: dict[str, int] = {}
@@ -154,13 +151,10 @@ class Session:
 
     def close(self) -> None:
         """Take back what waits and stop what runs."""
-        if self.closed:
+        if not self.outbox.shut():
             return
-        self.closed = True
         self.crew.command(self.crew.drop, self)
-        # A report that is being made ends first, unless it is what called us, or waits for a lock that our caller holds.
-        if not self.crew.is_own_thread() and self.delivering.acquire(timeout=PATIENCE):
-            self.delivering.release()
+        self.outbox.settle(self.crew.is_own_thread())
         self.backend = None
 
     # For the crew's thread.
@@ -185,19 +179,19 @@ class Session:
         self.lanes[number] = Lane(self, number, site)
         now = self.host.now()
         joined = WorkerJoined(number, site.name, now, 1, self.crew.window, labels=site.labels, ahead=AHEAD)
-        self.events.append(joined)
+        self.outbox.events.append(joined)
 
     def own_up(self, lane: Lane) -> None:
         """Where nobody knows what ran when a performer died, say that the first did: calls run in order."""
         first = lane.waiting[0] if lane.waiting else None
         if first is not None and first.alone and first.sent != UNSTARTED:
-            self.events.append(Started(lane.number, first.call.attempt, self.host.now()))
+            self.outbox.events.append(Started(lane.number, first.call.attempt, self.host.now()))
 
     def leave(self, lane: Lane, reason: str) -> None:
         """Say that a worker is gone; what waits goes back with it."""
         del self.lanes[lane.number]
         lane.waiting.clear()
-        self.events.append(WorkerGone(lane.number, self.host.now(), reason))
+        self.outbox.events.append(WorkerGone(lane.number, self.host.now(), reason))
 
     def number_of(self, member: Member) -> int:
         """Return the number under which a performer is named that is not known by its site; -1 for others."""
@@ -206,13 +200,13 @@ class Session:
         number = self.named.get(member.name, -1)
         if number < 0:
             number = self.named[member.name] = self.host.new_worker()
-            self.events.append(WorkerJoined(number, member.name, self.host.now(), slots=0, window=0))
+            self.outbox.events.append(WorkerJoined(number, member.name, self.host.now(), slots=0, window=0))
         return number
 
     def give_back(self, item: Item) -> None:
         """Report that a call was not performed."""
         item.completed = False
-        self.events.append(Recalled(item.lane.number, [item.call.attempt], self.host.now()))
+        self.outbox.events.append(Recalled(item.lane.number, [item.call.attempt], self.host.now()))
 
     def strand(self, item: Item) -> None:
         """A call cannot be performed as it was sent: it goes back, if what it rides on has completed; else it is not wanted."""
@@ -227,15 +221,4 @@ class Session:
         event = Finished(item.lane.number, item.call.attempt, outcome, now, now)
         if error is not None:
             event.value, event.error, event.retryable, event.draw = error, told(error), retryable, self.host.draw()
-        self.events.append(event)
-
-    def deliver(self) -> None:
-        """Report what has gathered."""
-        events, self.events = self.events, []
-        with self.delivering:
-            if self.closed:
-                return
-            try:
-                self.host.report(events)
-            except BaseException:  # noqa: BLE001 - a fault of one host must not end the others' runs
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+        self.outbox.events.append(event)

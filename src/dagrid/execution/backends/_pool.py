@@ -10,7 +10,6 @@ import itertools
 import marshal
 import os
 import selectors
-import sys
 import threading
 import weakref
 from collections import deque
@@ -28,7 +27,8 @@ from dagrid.execution.backends._transfer import (
     encode_function,
     stuck_error,
 )
-from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
+from dagrid.execution.backends.base import Outbox
+from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, PushHost
 
 COMPLETED, FAILED, CANCELLED = int(Outcome.COMPLETED), int(Outcome.FAILED), int(Outcome.CANCELLED)
@@ -36,13 +36,12 @@ COMPLETED, FAILED, CANCELLED = int(Outcome.COMPLETED), int(Outcome.FAILED), int(
 # How many calls may be with a worker, and how many starts in a row may fail before no more are tried.
 WINDOW = 256
 STILLBORN_LIMIT = 3
-# Seconds: how long a worker may take to end by itself; how long a close waits for a report that is being made.
 GRACE = 1.0
-PATIENCE = 1.0
+"""Seconds that a worker may take to end by itself."""
 
 
 class PoolSession:
-    """One run's use of the pool. What changes is touched by the pool's thread alone, but for `closed`.
+    """One run's use of the pool. What changes is touched by the pool's thread alone, but for `outbox.closed`.
 
     One that is `packed` is used by somebody who passes on what comes: failures are reported as they came (`Unopened`).
     """
@@ -52,9 +51,7 @@ class PoolSession:
         self.host = host
         self.packed = packed
         self.backend: object | None = backend  # while it is open, the backend is in use
-        self.closed = False
-        self.delivering = threading.Lock()
-        self.events: list[Stimulus] = []
+        self.outbox = Outbox(host)
         self.processes: dict[int, Process | None] = {}  # None: no process can be started
         self.numbers: dict[Process, int] = {}
         self.functions: dict[int, tuple[int, bytes, Callable[..., Any]]] = {}
@@ -81,14 +78,10 @@ class PoolSession:
         self.pool.command(self.pool.forget, self, functions)
 
     def close(self) -> None:
-        if self.closed:
+        if not self.outbox.shut():
             return
-        self.closed = True
         self.pool.command(self.pool.drop, self)
-        # A report that is being made ends first, unless it is what called us, or waits for a lock that our caller
-        # holds.
-        if not self.pool.is_own_thread() and self.delivering.acquire(timeout=PATIENCE):
-            self.delivering.release()
+        self.outbox.settle(self.pool.is_own_thread())
         self.backend = None
 
     # For the pool's thread.
@@ -100,17 +93,6 @@ class PoolSession:
         if found is None:
             found = self.functions[key] = (self.pool.new_function(), encode_function(call), call.fn)
         return found[0], found[1]
-
-    def deliver(self) -> None:
-        """Report what has gathered."""
-        events, self.events = self.events, []
-        with self.delivering:
-            if self.closed:
-                return
-            try:
-                self.host.report(events)
-            except BaseException:  # noqa: BLE001 - a fault of one host must not end the others' runs
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
 class Pool:
@@ -232,8 +214,8 @@ class Pool:
             self._end_late_ones()
         delivered = False
         for session in list(self._sessions):
-            if session.events:
-                session.deliver()
+            if session.outbox.events:
+                session.outbox.deliver()
                 delivered = True
         return delivered
 
@@ -251,7 +233,7 @@ class Pool:
                 self._part(session, process, reason)
         self._processes.clear()
         for session in self._sessions:
-            session.deliver()
+            session.outbox.deliver()
         with self._guard:
             self._stopping = self._ended = True
             for fd in self._wake_fds:
@@ -324,7 +306,7 @@ class Pool:
             return
         if not self._broken or process.ready:
             del session.processes[number]
-            session.events.append(WorkerGone(number, session.host.now(), reason))
+            session.outbox.events.append(WorkerGone(number, session.host.now(), reason))
             return
         session.processes[number] = None
         for item in [*process.under_way.values(), *process.unsent]:
@@ -337,11 +319,11 @@ class Pool:
             if process not in session.numbers and not process.leaving:
                 number = session.numbers[process] = session.host.new_worker()
                 session.processes[number] = process
-                session.events.append(self._joined(number, session, f"process {process.popen.pid}"))
+                session.outbox.events.append(self._joined(number, session, f"process {process.popen.pid}"))
         if self._broken and not session.processes:
             number = session.host.new_worker()
             session.processes[number] = None
-            session.events.append(self._joined(number, session, "no process"))
+            session.outbox.events.append(self._joined(number, session, "no process"))
 
     @staticmethod
     def _joined(number: int, session: PoolSession, name: str) -> WorkerJoined:
@@ -363,12 +345,12 @@ class Pool:
     # The commands of sessions.
 
     def enrol(self, session: PoolSession) -> None:
-        if not session.closed:
+        if not session.outbox.closed:
             self._sessions.append(session)
             self._complete(session)
 
     def perform(self, session: PoolSession, bundle: Bundle) -> None:
-        if session.closed:
+        if session.outbox.closed:
             return
         process = session.processes.get(bundle.worker)
         if process is not None:
@@ -396,7 +378,7 @@ class Pool:
 
     def recall(self, session: PoolSession, worker: int, attempts: Sequence[int]) -> None:
         process = session.processes.get(worker)
-        if process is None or session.closed:
+        if process is None or session.outbox.closed:
             return
         wanted = set(attempts)
         self._withdraw(process, session, worker, wanted)
@@ -411,11 +393,11 @@ class Pool:
         mine = [item for item in process.unsent if item.owner is session and item.call.attempt in wanted]
         if mine:
             process.unsent = deque(item for item in process.unsent if item not in mine)
-            session.events.append(Recalled(worker, [item.call.attempt for item in mine], session.host.now()))
+            session.outbox.events.append(Recalled(worker, [item.call.attempt for item in mine], session.host.now()))
 
     def cancel(self, session: PoolSession, worker: int, attempt: int) -> None:
         process = session.processes.get(worker)
-        if process is None or session.closed:
+        if process is None or session.outbox.closed:
             return
         self._read_all(process)
         for item in process.unsent:
@@ -444,7 +426,7 @@ class Pool:
             self._kill_if_abandoned(process)
             process.ask_back(token for token, item in process.under_way.items() if item.owner is session)
             process.forget(numbers)
-        session.events.clear()
+        session.outbox.events.clear()
         session.functions.clear()
 
     def forget(self, session: PoolSession, functions: Sequence[Callable[..., Any]]) -> None:
@@ -455,7 +437,7 @@ class Pool:
 
     def _kill_if_abandoned(self, process: Process) -> None:
         head = process.under_way.get(process.head)
-        if head is not None and head.owner.closed and process.head not in process.asked:
+        if head is not None and head.owner.outbox.closed and process.head not in process.asked:
             self._replace(process, "it was stopped with the run that it worked for")
 
     # What comes and goes through the pipes.
@@ -463,7 +445,7 @@ class Pool:
     def _feed(self, process: Process) -> None:
         for item, error in process.feed():
             session = item.owner
-            if not session.closed:
+            if not session.outbox.closed:
                 self._refuse(session, session.numbers[process], item.call, error, False)
 
     def _watch_writing(self, process: Process) -> None:
@@ -513,7 +495,7 @@ class Pool:
                 shift = process.shift
                 continue
             session, call = under_way.pop(token)
-            if session.closed:
+            if session.outbox.closed:
                 continue
             number = session.numbers[process]
             if kind <= _worker.VALUE:
@@ -524,7 +506,7 @@ class Pool:
             else:
                 event = self._failure(session, number, call, kind, payload)
                 event.started, event.ended = started + shift, ended + shift
-            session.events.append(event)
+            session.outbox.events.append(event)
 
     def _take_notice(self, process: Process, token: int, kind: int, at: float, payload: bytes | bytearray) -> None:
         if kind == _worker.READY:
@@ -555,7 +537,7 @@ class Pool:
         for token in tokens:
             process.asked.discard(token)
             item = process.under_way.pop(token)
-            if item.owner.closed:
+            if item.owner.outbox.closed:
                 continue
             if token in process.cancelled:
                 process.cancelled.discard(token)
@@ -563,7 +545,7 @@ class Pool:
             else:
                 recalled.setdefault(item.owner, []).append(item.call.attempt)
         for session, attempts in recalled.items():
-            session.events.append(Recalled(session.numbers[process], attempts, session.host.now()))
+            session.outbox.events.append(Recalled(session.numbers[process], attempts, session.host.now()))
 
     def _take_refusal(self, process: Process, tokens: Sequence[int]) -> None:
         """The worker had started these: those that were to be cancelled and still run are stopped by force."""
@@ -579,11 +561,11 @@ class Pool:
         if head == process.announced or not head or not process.ready or head in process.asked:
             return
         session, call = process.under_way[head]
-        if session.closed:
+        if session.outbox.closed:
             self._kill_if_abandoned(process)
             return
         process.announced = head
-        session.events.append(Started(session.numbers[process], call.attempt, session.host.now()))
+        session.outbox.events.append(Started(session.numbers[process], call.attempt, session.host.now()))
 
     # Reports.
 
@@ -607,12 +589,12 @@ class Pool:
         return Finished(number, call.attempt, FAILED, now, now, error, _worker.told(error), retryable, host.draw())
 
     def _refuse(self, session: PoolSession, number: int, call: Call, error: BaseException, retryable: bool) -> None:
-        session.events.append(self._failed(session, number, call, error, retryable))
+        session.outbox.events.append(self._failed(session, number, call, error, retryable))
 
     @staticmethod
     def _report_cancelled(item: Item, number: int) -> None:
         now = item.owner.host.now()
-        item.owner.events.append(Finished(number, item.call.attempt, CANCELLED, now, now))
+        item.owner.outbox.events.append(Finished(number, item.call.attempt, CANCELLED, now, now))
 
 
 _live: weakref.WeakSet[Pool] = weakref.WeakSet()

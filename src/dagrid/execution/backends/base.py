@@ -5,6 +5,7 @@ It knows the port and nothing of any place.
 
 from __future__ import annotations
 
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -12,12 +13,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from dagrid.errors import BackendClosedError
-from dagrid.ports import Capabilities, FourMethods, Host, Needs, Session
+from dagrid.machine.events import Stimulus
+from dagrid.ports import Capabilities, FourMethods, Host, Needs, PushHost, Session
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from dagrid.execution.backends._submitted import Submissions
+
+PATIENCE = 1.0
+"""How many seconds a close waits for a report that is being made."""
 
 # What the public protocol is called where a backend is written by hand.
 DistributedBackend = FourMethods
@@ -146,3 +151,47 @@ class Sessions(Generic[S]):
         """Iterate over those that are open now; they may be closed meanwhile."""
         with self._guard:
             return iter(list(self._open))
+
+
+class Outbox:
+    """What a session with a thread of its own has to tell its host: what has gathered is told at once.
+
+    That thread delivers. Any other may shut it, more than once, and wait until it is settled.
+
+    Attributes:
+        events: what has gathered.
+        closed: nothing is told any more.
+    """
+
+    __slots__ = ("_host", "_telling", "closed", "events")
+
+    def __init__(self, host: PushHost) -> None:
+        self._host = host
+        self._telling = threading.Lock()
+        self.events: list[Stimulus] = []
+        self.closed = False
+
+    def deliver(self) -> None:
+        """Report what has gathered."""
+        events, self.events = self.events, []
+        with self._telling:
+            if self.closed:
+                return
+            try:
+                self._host.report(events)
+            except BaseException:  # noqa: BLE001 - a fault of one host must end neither the thread nor other runs
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+
+    def shut(self) -> bool:
+        """Tell nothing from now on; return whether that is new."""
+        closed, self.closed = self.closed, True
+        return not closed
+
+    def settle(self, own: bool) -> None:
+        """Let a report that is being made end, unless it is what called us, or waits for a lock that our caller holds.
+
+        Args:
+            own: whether this is the thread of the session.
+        """
+        if not own and self._telling.acquire(timeout=PATIENCE):
+            self._telling.release()
