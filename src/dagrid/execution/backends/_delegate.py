@@ -180,7 +180,7 @@ class Delegation:
         if not self._outbox.shut():
             return
         self.do(lambda: None)
-        self._outbox.settle(threading.current_thread() is self._thread)
+        self._outbox.settle()
 
     # What runs in the thread.
 

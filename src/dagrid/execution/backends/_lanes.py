@@ -154,7 +154,7 @@ class Session:
         if not self.outbox.shut():
             return
         self.crew.command(self.crew.drop, self)
-        self.outbox.settle(self.crew.is_own_thread())
+        self.outbox.settle()
         self.backend = None
 
     # For the crew's thread.

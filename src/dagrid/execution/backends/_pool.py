@@ -81,7 +81,7 @@ class PoolSession:
         if not self.outbox.shut():
             return
         self.pool.command(self.pool.drop, self)
-        self.outbox.settle(self.pool.is_own_thread())
+        self.outbox.settle()
         self.backend = None
 
     # For the pool's thread.

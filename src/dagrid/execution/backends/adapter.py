@@ -19,6 +19,7 @@ from typing import Any
 
 from dagrid.attempt import Left, carried
 from dagrid.errors import BackendClosedError
+from dagrid.execution.backends.base import Outbox
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host, opened
 
@@ -72,7 +73,7 @@ class StrangerBackend:
         with self._lock:
             self._refuse_if_closed()
             session = _Session(self.stranger, host, _slots_of(self.stranger), self._asking)
-            self._sessions = [known for known in self._sessions if not known.closed]
+            self._sessions = [known for known in self._sessions if not known.outbox.closed]
             self._sessions.append(session)
         session.announce()
         return session
@@ -175,8 +176,7 @@ class _Session:
         self._asking = asking
         self._worker = host.new_worker()
         self._lock = threading.Lock()
-        self._quiet = threading.Condition(self._lock)
-        self._reporters: list[int] = []
+        self.outbox = Outbox(host)
         self._waiting: dict[int, Call] = {}
         self._flights: dict[int, _Flight] = {}
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -184,12 +184,11 @@ class _Session:
         self._waiters = 0
         self._idle = 0
         self._context = copy_context()
-        self.closed = False
 
     def announce(self) -> None:
         self._start_thread(self._run_errands, "submit")
         joined = WorkerJoined(self._worker, self._stranger.name, self._host.now(), self._slots, self._slots)
-        self._report(joined)
+        self.outbox.report([joined])
 
     def wake(self, worker: int) -> None:
         """Its worker does not pull."""
@@ -199,7 +198,7 @@ class _Session:
 
     def perform(self, bundle: Bundle) -> None:
         with self._lock:
-            if self.closed:
+            if self.outbox.closed:
                 return
             self._waiting.update((call.attempt, call) for call in bundle.calls)
         for call in bundle.calls:
@@ -209,7 +208,7 @@ class _Session:
         with self._lock:
             found = [attempt for attempt in attempts if self._waiting.pop(attempt, None) is not None]
         if found:
-            self._report(Recalled(worker, found, self._host.now()))
+            self.outbox.report([Recalled(worker, found, self._host.now())])
 
     def cancel(self, worker: int, attempt: int) -> None:
         with self._lock:
@@ -219,22 +218,19 @@ class _Session:
                 flight.cancelled = True
         if unstarted:
             now = self._host.now()
-            self._report(Finished(worker, attempt, Outcome.CANCELLED, now, now))
+            self.outbox.report([Finished(worker, attempt, Outcome.CANCELLED, now, now)])
         elif flight is not None:
             self._errands.put(functools.partial(_cancel, flight))
 
     def close(self) -> None:
-        me = threading.get_ident()
+        if not self.outbox.shut():
+            return
+        self.outbox.settle()
         with self._lock:
-            if self.closed:
-                return
-            self.closed = True
             self._waiting.clear()
             flights = list(self._flights.values())
             self._flights.clear()
             waiters = self._waiters
-            # A report under way ends first; the host may be closing from within one.
-            self._quiet.wait_for(lambda: all(reporter == me for reporter in self._reporters))
         for flight in flights:
             self._errands.put(functools.partial(_cancel, flight))
         self._errands.put(None)
@@ -244,19 +240,6 @@ class _Session:
     def _start_thread(self, target: Callable[[], None], what: str) -> None:
         name = f"dagrid-{self._stranger.name}-{what}"
         threading.Thread(target=self._context.copy().run, args=(target,), name=name, daemon=True).start()
-
-    def _report(self, *events: WorkerJoined | Started | Finished | Recalled) -> None:
-        me = threading.get_ident()
-        with self._lock:
-            if self.closed:
-                return
-            self._reporters.append(me)
-        try:
-            self._host.report(events)
-        finally:
-            with self._lock:
-                self._reporters.remove(me)
-                self._quiet.notify_all()
 
     def _run_errands(self) -> None:
         while (errand := self._errands.get()) is not None:
@@ -268,7 +251,7 @@ class _Session:
             if call is None:
                 return
             flight = self._flights[attempt] = _Flight(attempt, self._host.now())
-        self._report(Started(self._worker, attempt, flight.started))
+        self.outbox.report([Started(self._worker, attempt, flight.started)])
         try:
             args = [opened(value) for value in call.args]
             kwargs = {name: opened(value) for name, value in (call.kwargs or {}).items()}
@@ -288,7 +271,7 @@ class _Session:
     def _collect(self, flight: _Flight) -> None:
         """Let a waiting thread fetch the result: never one of the stranger's, which may be the one that makes it."""
         with self._lock:
-            if self.closed or flight.attempt not in self._flights:
+            if self.outbox.closed or flight.attempt not in self._flights:
                 return
             more = self._waiters < self._slots and self._idle <= self._done.qsize()
             self._waiters += more
@@ -323,7 +306,7 @@ class _Session:
         draw = self._host.draw() if text else 0.0
         value, extra = (value.value, value.extra) if isinstance(value, Left) else (value, None)
         done = Finished(self._worker, flight.attempt, outcome, flight.started, end, value, text, draw=draw, extra=extra)
-        self._report(done)
+        self.outbox.report([done])
 
 
 def _cancel(flight: _Flight) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
@@ -154,44 +154,51 @@ class Sessions(Generic[S]):
 
 
 class Outbox:
-    """What a session with a thread of its own has to tell its host: what has gathered is told at once.
-
-    That thread delivers. Any other may shut it, more than once, and wait until it is settled.
+    """What a session tells its host from threads of its own. Any thread may shut it, more than once.
 
     Attributes:
-        events: what has gathered.
+        events: what has gathered, in sessions of which one thread delivers it all.
         closed: nothing is told any more.
     """
 
-    __slots__ = ("_host", "_telling", "closed", "events")
+    __slots__ = ("_host", "_quiet", "_reporters", "closed", "events")
 
     def __init__(self, host: PushHost) -> None:
         self._host = host
-        self._telling = threading.Lock()
+        self._quiet = threading.Condition()
+        self._reporters: list[int] = []
         self.events: list[Stimulus] = []
         self.closed = False
 
     def deliver(self) -> None:
         """Report what has gathered."""
         events, self.events = self.events, []
-        with self._telling:
+        self.report(events)
+
+    def report(self, events: Sequence[Stimulus]) -> None:
+        """Report events, unless it is closed."""
+        me = threading.get_ident()
+        with self._quiet:
             if self.closed:
                 return
-            try:
-                self._host.report(events)
-            except BaseException:  # noqa: BLE001 - a fault of one host must end neither the thread nor other runs
-                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+            self._reporters.append(me)
+        try:
+            self._host.report(events)
+        except BaseException:  # noqa: BLE001 - a fault of one host must end neither the thread nor other runs
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+        finally:
+            with self._quiet:
+                self._reporters.remove(me)
+                self._quiet.notify_all()
 
     def shut(self) -> bool:
         """Tell nothing from now on; return whether that is new."""
-        closed, self.closed = self.closed, True
+        with self._quiet:
+            closed, self.closed = self.closed, True
         return not closed
 
-    def settle(self, own: bool) -> None:
-        """Let a report that is being made end, unless it is what called us, or waits for a lock that our caller holds.
-
-        Args:
-            own: whether this is the thread of the session.
-        """
-        if not own and self._telling.acquire(timeout=PATIENCE):
-            self._telling.release()
+    def settle(self) -> None:
+        """Let reports that are being made end, but for the one that called us; not for long, as one may wait for our caller."""
+        me = threading.get_ident()
+        with self._quiet:
+            self._quiet.wait_for(lambda: all(reporter == me for reporter in self._reporters), PATIENCE)

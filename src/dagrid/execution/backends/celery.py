@@ -29,10 +29,9 @@ from dagrid.execution.backends._celery_settings import (
     read_queues,
     told,
 )
-from dagrid.execution.backends._celery_watch import GRACE
 from dagrid.execution.backends._celery_worker import KEY_VARIABLE, perform
 from dagrid.execution.backends._transfer import encode_function
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, Outbox
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host, Needs
 
@@ -199,7 +198,7 @@ class CelerySession:
         self.host = host
         self.items: dict[int, Item] = {}
         """The calls of which we do not know the end, by attempt; the line's, under its guard."""
-        self.closed = False
+        self.outbox = Outbox(host)
         self._backend = backend
         self._line = line
         self._shift = host.now() - time.time()
@@ -207,8 +206,6 @@ class CelerySession:
         self._router = -1
         self._performers: dict[tuple[str, int], int] = {}
         self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
-        self._quiet = threading.Condition()
-        self._reporters: list[int] = []
         self._growing = threading.Lock()
 
     def begin(self) -> None:
@@ -216,7 +213,7 @@ class CelerySession:
         self._line.sessions.add(self)
         if self._backend.queues:
             self._router = self.host.new_worker()
-            self.report([WorkerJoined(self._router, "celery", self.host.now(), ROUTED, ROUTED, delegates=True)])
+            self.outbox.report([WorkerJoined(self._router, "celery", self.host.now(), ROUTED, ROUTED, delegates=True)])
         if self._backend.max_workers is not None:
             self._join(self._backend.max_workers)
         else:
@@ -236,13 +233,13 @@ class CelerySession:
                 self._lanes[number] = Lane(self, number, self._backend.queue)
                 joined.append(WorkerJoined(number, "celery", self.host.now(), 1, WINDOW))
         if joined:
-            self.report(joined)
+            self.outbox.report(joined)
 
     def wake(self, worker: int) -> None:
         """Its workers do not pull."""
 
     def perform(self, bundle: Bundle) -> None:
-        if self.closed:
+        if self.outbox.closed:
             return
         if bundle.worker != self._router:
             self._line.take(self._lanes[bundle.worker], bundle.calls)
@@ -269,13 +266,9 @@ class CelerySession:
 
     def close(self) -> None:
         """Kill what runs, and wait until the workers have been told to."""
-        me = threading.get_ident()
-        with self._quiet:
-            if self.closed:
-                return
-            self.closed = True
-            # A report under way ends first; the host may be closing from within one.
-            self._quiet.wait_for(lambda: all(reporter == me for reporter in self._reporters), GRACE)
+        if not self.outbox.shut():
+            return
+        self.outbox.settle()
         self._line.leave(self)
         self._functions.clear()
 
@@ -326,7 +319,7 @@ class CelerySession:
         if back:
             events.append(Recalled(message.lane.worker, [item.call.attempt for item in back], now))
         if events:
-            self.report(events)
+            self.outbox.report(events)
 
     def _performer(self, said: Said, events: list[Stimulus]) -> int:
         """Return the number under which a process of Celery's is named, and name it when it is new."""
@@ -344,11 +337,11 @@ class CelerySession:
             by_worker.setdefault(item.lane.worker, []).append(item.call.attempt)
         if by_worker:
             now = self.host.now()
-            self.report([Recalled(worker, attempts, now) for worker, attempts in by_worker.items()])
+            self.outbox.report([Recalled(worker, attempts, now) for worker, attempts in by_worker.items()])
 
     def end(self, item: Item, outcome: Outcome, value: Any = None, text: str = "", retryable: bool = True) -> None:
         """An attempt has ended, otherwise than by a report of its own."""
-        self.report([self._ending(item, outcome, value, text, retryable)])
+        self.outbox.report([self._ending(item, outcome, value, text, retryable)])
 
     def _ending(self, item: Item, outcome: Outcome, value: Any, text: str, retryable: bool) -> Finished:
         now = self.host.now()
@@ -359,17 +352,3 @@ class CelerySession:
     def fail(self, item: Item, error: BaseException, retryable: bool = False) -> None:
         """An attempt has failed for a reason that is not its own."""
         self.end(item, Outcome.FAILED, error, f"{type(error).__name__}: {error}", retryable)
-
-    def report(self, events: Sequence[Stimulus]) -> None:
-        """Push events to the host, unless this session is over."""
-        me = threading.get_ident()
-        with self._quiet:
-            if self.closed:
-                return
-            self._reporters.append(me)
-        try:
-            self.host.report(events)
-        finally:
-            with self._quiet:
-                self._reporters.remove(me)
-                self._quiet.notify_all()
