@@ -35,11 +35,6 @@ def log(tmp_path: Path) -> str:
     return str(tmp_path / "log")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    return str(tmp_path / "kept")
-
-
 def graph(log: str, fn: Any = step) -> DAG:
     """Return a > b > c, d beside them, and two handlers."""
     edges: dict[str, list[str]] = {"a": [], "b": ["a"], "c": ["b"], "d": []}

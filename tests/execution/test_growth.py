@@ -34,11 +34,6 @@ def after(first: str, *nodes: Node, **settings: Any) -> Rule:
     return Rule(lambda view: view.succeeded(first), lambda view: Patch(nodes), **settings)
 
 
-@pytest.fixture(params=["thread", "inline"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def test_a_graph_grows_by_what_its_results_say(backend: str) -> None:
     """Map and reduce over a number of parts that nobody knew before."""
 

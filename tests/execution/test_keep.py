@@ -20,11 +20,6 @@ from tests.execution.durable_tasks import Unpicklable, note, noted
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=["thread", "inline"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def chained(count: int) -> DAG:
     nodes = [Node("n0", lambda: [0])]
     nodes += [Node(f"n{n}", lambda x: [x[0] + 1], inputs={"x": f"n{n - 1}"}) for n in range(1, count)]

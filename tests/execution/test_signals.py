@@ -32,11 +32,6 @@ def log(tmp_path: Path) -> str:
     return str(tmp_path / "log")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> str:
-    return str(tmp_path / "kept")
-
-
 def graph(log: str) -> DAG:
     """Return a node that asks, one that takes the answer, and one beside them."""
     nodes = [Node("asked", partial(ask, log), priority=1, retries=2), Node("next", partial(then, log), ["asked"])]
