@@ -496,6 +496,14 @@ def test_a_handle_has_no_attributes_of_its_value():
     in_flow(lambda handle: leaf(getattr(handle, "shape", None)))
 
 
+@pytest.mark.parametrize("name", ["length", "at", "ref", "elements", "recording"])
+def test_no_name_of_an_attribute_is_taken_by_the_handle(name):
+    """A field of the handle's own would be used as the value's, without a word."""
+    with pytest.raises(AttributeError, match=rf"'{name}'.*in a task"):
+        in_flow(lambda handle: leaf(getattr(handle, name)))
+    assert [one for one in dir(authoring.Handle) if not one.startswith("_")] == ["map"]
+
+
 def test_a_handle_is_itself_as_a_key():
     """Dicts and sets of handles go by identity, whatever `==` records."""
 

@@ -129,7 +129,7 @@ def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, An
         )
     args, kwargs = _arguments(node, values)
     waits = [
-        one.ref.node for name in node.depends_on if name not in node.taken() and type(one := values[name]) is Handle
+        one.__ref__.node for name in node.depends_on if name not in node.taken() and type(one := values[name]) is Handle
     ]
     when = None if node.when is None else _condition(current, fill(node.when, values))
     pattern = node.changed(depends_on=waits, inputs=None, arguments=None, when=when)
@@ -141,8 +141,8 @@ def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, An
 def _condition(current: Recording, value: Any) -> Ref:
     if type(value) is Handle:
         current.holds(value)
-        return value.ref
-    return current.add(Node("condition", _same), (value,)).ref
+        return value.__ref__
+    return current.add(Node("condition", _same), (value,)).__ref__
 
 
 def _same(value: Any) -> Any:

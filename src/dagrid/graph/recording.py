@@ -111,7 +111,7 @@ class Recording(msgspec.Struct, eq=False):
         each = self._items(items)
         if each is None:
             handle = self.add(pattern, (items, *args), kwargs)
-            self._maps.add(handle.at)
+            self._maps.add(handle.__at__)
             return handle
         from dagrid.graph.late import gathered
 
@@ -125,7 +125,7 @@ class Recording(msgspec.Struct, eq=False):
             taken |= shared
             elements.append(self._record(pattern, given, named, taken, length, self._unused(f"{name}[{number}]")))
         handle = self.add(gathered(pattern), elements, None, len(elements), name)
-        handle.elements = elements
+        handle.__elements__ = elements
         return handle
 
     def holds(self, handle: Handle) -> None:
@@ -208,10 +208,10 @@ class Recording(msgspec.Struct, eq=False):
             if not isinstance(items, Iterable):
                 raise HandleError(f"map takes a list, or a handle of one, and not {items!r}.")
             return items
-        if items.elements is not None:
+        if items.__elements__ is not None:
             self.holds(items)
-            return items.elements
-        return None if items.length is None else list(items)
+            return items.__elements__
+        return None if items.__length__ is None else list(items)
 
     def _wait(self, pattern: Node, taken: dict[int, str]) -> None:
         """Let a node wait for what its pattern names."""
@@ -256,13 +256,13 @@ class Recording(msgspec.Struct, eq=False):
         """
         kind: Any = type(value)
         if kind is Handle:
-            if value.recording is not self:
+            if value.__recording__ is not self:
                 raise HandleError(
-                    f"{value!r} belongs to @dag {value.recording.name!r} and not to {self.name!r}, which is being described. "
+                    f"{value!r} belongs to @dag {value.__recording__.name!r} and not to {self.name!r}, which is being described. "
                     f"Call the task here, or pass the value as an argument."
                 )
-            ref = value.ref
-            taken[value.at] = ref.node
+            ref = value.__ref__
+            taken[value.__at__] = ref.node
             return ref
         if kind in _PLAIN:
             return value
@@ -387,6 +387,7 @@ class Handle(msgspec.Struct, eq=False):
     It can be passed to tasks, also inside of lists, tuples and dicts, and of subclasses of these; returned; indexed, where the
     index is applied by whoever receives the value; iterated and unpacked if the task says `unpack_to`; mapped over. Comparisons
     and arithmetic record nodes of their own. As a key and in sets a handle is itself and nothing else: its hash is its identity.
+    What it holds itself is named as Python's own attributes are, for all other names are those of the value.
 
     Raises:
         HandleError: it is used as if it were the value: `if handle`, `x in handle`, a loop without a length, `str(handle)` and
@@ -395,23 +396,27 @@ class Handle(msgspec.Struct, eq=False):
 
     __array_ufunc__ = None  # an array leaves arithmetic to the handle, and does not take it apart item by item
 
-    recording: Recording
-    at: int
-    ref: Ref
-    length: int | None = None
-    elements: Sequence[Handle] | None = None
+    __recording__: Recording
+    __at__: int
+    __ref__: Ref
+    __length__: int | None = None
+    __elements__: Sequence[Handle] | None = None
 
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        return f"<handle of {self.ref.node + ''.join(f'[{key!r}]' for key in self.ref.path)!r}>"
+        return f"<handle of {self.__ref__.node + ''.join(f'[{key!r}]' for key in self.__ref__.path)!r}>"
 
     def __getitem__(self, key: Any) -> Handle:
-        if not self.recording.open or self.recording.template(key) is not key:
-            return self.recording.add(_operation("getitem"), (self, key))
-        if self.elements is not None and type(key) is int and -len(self.elements) <= key < len(self.elements):
-            return self.elements[key]
-        return Handle(self.recording, self.at, Ref(self.ref.node, (*self.ref.path, key)))
+        if not self.__recording__.open or self.__recording__.template(key) is not key:
+            return self.__recording__.add(_operation("getitem"), (self, key))
+        if (
+            self.__elements__ is not None
+            and type(key) is int
+            and -len(self.__elements__) <= key < len(self.__elements__)
+        ):
+            return self.__elements__[key]
+        return Handle(self.__recording__, self.__at__, Ref(self.__ref__.node, (*self.__ref__.path, key)))
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
@@ -419,12 +424,12 @@ class Handle(msgspec.Struct, eq=False):
         )
 
     def __len__(self) -> int:
-        if self.length is None:
+        if self.__length__ is None:
             raise HandleError(
                 f"How long {self!r} is will be known when it has run. Say it with @task(unpack_to=...), or work on the whole "
                 f"value in a task."
             )
-        return self.length
+        return self.__length__
 
     def __iter__(self) -> Iterator[Handle]:
         return iter([self[place] for place in range(len(self))])
@@ -491,7 +496,7 @@ def _operation(name: str) -> Node:
 
 def _operator(name: str, turned: bool) -> Callable[..., Handle]:
     def apply(self: Handle, *other: Any) -> Handle:
-        return self.recording.add(_operation(name), (*other, self) if turned else (self, *other))
+        return self.__recording__.add(_operation(name), (*other, self) if turned else (self, *other))
 
     return apply
 
