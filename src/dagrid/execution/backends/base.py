@@ -5,19 +5,47 @@ It knows the port and nothing of any place.
 
 from __future__ import annotations
 
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from dagrid.errors import BackendClosedError
+from dagrid.errors import BackendClosedError, InvalidSettingError
 from dagrid.ports import Capabilities, FourMethods, Host, Needs, Session
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from dagrid.execution.backends._submitted import Submissions
+
+
+def check_whole(least: int = 1, /, **settings: object) -> None:
+    """Refuse settings that are neither None nor a whole number.
+
+    Args:
+        least: the smallest number.
+        settings: what is looked at, by name.
+
+    Raises:
+        InvalidSettingError: one is neither.
+    """
+    for name, value in settings.items():
+        if value is not None and not (_is_whole(value) and value >= least):  # type: ignore[operator]
+            raise InvalidSettingError(f"{name} is a whole number from {least} up, not {value!r}.")
+
+
+def _is_whole(value: object) -> bool:
+    return hasattr(type(value), "__index__") and type(value) is not bool
+
+
+def check_seconds(**settings: object) -> None:
+    """Refuse settings that are no number of seconds above 0. Raises InvalidSettingError."""
+    for name, value in settings.items():
+        if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
+            raise InvalidSettingError(f"{name} is a number of seconds above 0, not {value!r}.")
+
 
 # What the public protocol is called where a backend is written by hand.
 DistributedBackend = FourMethods
