@@ -194,6 +194,7 @@ def start(
     readers = checked_observers(observers)
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
+    sparing = not (isinstance(keep, str) and keep == "all")
     if resources:
         settings = Settings(
             max_concurrency,
@@ -203,9 +204,10 @@ def start(
             max_nodes=max_nodes,
             timeout=timeout,
             debug=debug,
+            deepest_first=sparing,
         )
     else:
-        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug)
+        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug, sparing)
     part = part_of(
         dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), own_tasks or ()
     )
@@ -445,16 +447,26 @@ def _settings(
     max_nodes: int,
     timeout: float | None,
     debug: bool,
+    sparing: bool,
 ) -> Settings:
     """Return settings without resources, which most runs share."""
-    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes, timeout=timeout, debug=debug)
+    return Settings(
+        max_concurrency,
+        on_failure,
+        {},
+        node_timeout,
+        max_nodes=max_nodes,
+        timeout=timeout,
+        debug=debug,
+        deepest_first=sparing,
+    )
 
 
 def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:
     if keep == "all":
         return None
     kept = None if keep == "outputs" else frozenset(keep)
-    return Keeping(kept, compiled.bindings.sources, None if recorder is None else recorder.value)
+    return Keeping(kept, compiled.bindings, None if recorder is None else recorder.value)
 
 
 def _text(run_id: object) -> str:

@@ -183,6 +183,10 @@ class Recorder:
         self.artifacts.put(key, data)
         self._kept[attempt] = _ELSEWHERE + key.encode()
 
+    def pass_over(self, attempt: int, why: str) -> None:
+        """Say for the fact that a value was made that it is not kept; it is made again when somebody needs it."""
+        self._kept[attempt] = _ABSENT + why.encode()
+
     def commit(self, state: State, until: int, errors: Mapping[int, BaseException]) -> None:
         """Write the facts up to a place in the journal; they are durable when this returns.
 

@@ -452,7 +452,7 @@ class Flow(Generic[P, R]):
             finally:
                 made.open = False
                 recording.reset(token)
-            graph = made.graph(self._settings.get("max_concurrency"))
+            graph = made.graph(self._settings.get("max_concurrency"), template)
         last = self._last
         if last is not None and last[1].compiled is not None and made.repeats(last[0]):
             graph.compiled = last[1].compiled  # what was found out of the same description need not be found out again

@@ -12,7 +12,7 @@ from dagrid.errors import GraphError
 from dagrid.graph.arguments import Ref, fill
 from dagrid.graph.authoring import Flow
 from dagrid.graph.dag import DAG
-from dagrid.graph.late import Outline
+from dagrid.graph.late import Outline, as_list, as_unread_list
 from dagrid.graph.node import Node, NodeRef, is_one
 from dagrid.graph.parameters import outright, parameters_of
 from dagrid.graph.parts import Meanings, reach
@@ -132,7 +132,8 @@ def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, An
         one.__ref__.node for name in node.depends_on if name not in node.taken() and type(one := values[name]) is Handle
     ]
     when = None if node.when is None else _condition(current, fill(node.when, values))
-    pattern = node.changed(depends_on=waits, inputs=None, arguments=None, when=when)
+    fn = as_list if node.fn is as_unread_list else node.fn
+    pattern = node.changed(fn=fn, depends_on=waits, inputs=None, arguments=None, when=when)
     if is_map:
         return current.map(pattern, args[0], args[1:], kwargs, None)
     return current.add(pattern, args, kwargs)

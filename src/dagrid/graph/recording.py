@@ -34,6 +34,7 @@ class Recording(msgspec.Struct, eq=False):
     _patterns: list[Node] = []
     _specs: dict[int, Node] = {}
     _maps: set[int] = set()
+    _lists: dict[int, Sequence[Handle]] = {}
     _written: dict[int, object] = {}
 
     def writes(self, task: object) -> None:
@@ -125,7 +126,7 @@ class Recording(msgspec.Struct, eq=False):
             taken |= shared
             elements.append(self._record(pattern, given, named, taken, length, self._unused(f"{name}[{number}]")))
         handle = self.add(gathered(pattern), elements, None, len(elements), name)
-        handle.__elements__ = elements
+        handle.__elements__ = self._lists[handle.__at__] = elements
         return handle
 
     def holds(self, handle: Handle) -> None:
@@ -157,8 +158,12 @@ class Recording(msgspec.Struct, eq=False):
         """Return a value with references in the places of handles."""
         return self._place(value, {})
 
-    def graph(self, max_concurrency: int | None) -> DAG:
+    def graph(self, max_concurrency: int | None, template: Any = None) -> DAG:
         """Return what was recorded; this ends it.
+
+        Args:
+            max_concurrency: of the graph.
+            template: what the function returned, see `template`.
 
         Raises:
             HandleError: the function of a task has a handle beside its arguments.
@@ -167,6 +172,7 @@ class Recording(msgspec.Struct, eq=False):
         if self._written:
             self._check_written()
         structure = Structure.in_order(self._names, self._index, self._predecessors)
+        unread = self._unread(template) if self._lists or self._maps else frozenset()
         if self._maps:
             for spec in self._specs.values():
                 if spec.reads:
@@ -176,9 +182,32 @@ class Recording(msgspec.Struct, eq=False):
                     )
             from dagrid.graph.late import Outline, split
 
-            outline = Outline(structure, self._specs, frozenset(self._maps))
+            outline = Outline(structure, self._specs, frozenset(self._maps), unread)
             return split(outline, name=self.name, max_concurrency=max_concurrency)
         return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
+
+    def _unread(self, template: Any) -> frozenset[int]:
+        """Return the maps whose lists are mapped item by item, and asked for by nobody; note it with those that are there."""
+        from dagrid.graph.late import as_unread_list
+
+        parts = {one.__at__: at for at, elements in self._lists.items() for one in elements}
+        index, lists, maps = self._index, self._lists, self._maps
+        followed: set[int] = set()
+        asked = {index[name] for name in Arguments((template,)).sources or ()}
+        for at, spec in self._specs.items():
+            over = _mapped(spec) if at in maps else None
+            for name in (*spec.taken(), *spec.reads):
+                before = index[name]
+                if name == over and before in maps:
+                    followed.add(before)
+                elif parts.get(before, at) != at:
+                    followed.add(parts[before])
+                else:
+                    asked.add(before)
+        unread = frozenset(followed - asked)
+        for at in unread & lists.keys():
+            self._specs[at] = self._specs[at].changed(fn=as_unread_list)
+        return unread
 
     def _check_written(self) -> None:
         """Check the tasks that were called, now that all is bound which their functions close over."""
@@ -324,6 +353,14 @@ def _unmade(kind: type) -> HandleError:
         f"A {kind.__qualname__} holds a handle, and cannot be made anew with the value when that is known. Pass what it holds in "
         f"a list or a tuple, and make the {kind.__qualname__} in a task."
     )
+
+
+def _mapped(node: Node) -> str | None:
+    """Return the node whose whole value, and nothing else of which, a map takes item by item."""
+    called = node.arguments or NO_ARGUMENTS
+    over = called.args[0]
+    others = Arguments(called.args[1:], called.kwargs).sources or ()
+    return over.node if type(over) is Ref and not over.path and over.node not in others else None
 
 
 MOST_REMEMBERED = 1_000
