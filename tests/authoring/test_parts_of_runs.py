@@ -523,6 +523,22 @@ def test_an_async_task_is_one():
 # --- compose ----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_debug_node_that_is_an_output_is_asked_for():
+    """As among the targets of a run; None would stand for its value, and nobody would know why."""
+    nodes = [
+        Node("a", lambda: 1),
+        Node("look", lambda a: f"saw {a}", ["a"], debug=True),
+        Node("closer", lambda look: look.upper(), ["look"], debug=True),
+    ]
+    graph = DAG(nodes)
+    assert graph.compose("piece", inputs=["a"], outputs="closer")(2) == "SAW 2"
+    assert graph.compose("piece", inputs=["a"], outputs=["look"])(3) == ["saw 3"]
+
+    seen: Any = task(debug=True)(lambda value: value + 1)
+    mapped = dag(lambda: seen.with_options(name="seen").map(load(2))).build()
+    assert mapped.compose(inputs=["load"], outputs="seen")([1, 2]) == [2, 3]
+
+
 def test_a_piece_of_a_graph_is_a_function(place):
     """Called with values, nested with handles, and cut at the inputs: what is before them does not run."""
     graph = flows.five_nodes.build()

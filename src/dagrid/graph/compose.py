@@ -122,7 +122,10 @@ def _parameters(names: Sequence[str]) -> list[inspect.Parameter]:
 
 
 def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, Any]) -> Any:
-    """Describe a node once more, with the handles and values that stand in place of what it needed."""
+    """Describe a node once more, with the handles and values that stand in place of what it needed.
+
+    A debug node is asked for here, since an output needs it, so it runs as any other.
+    """
     if node.reads:
         raise GraphError(
             f"Node {node.id!r} reads nodes that may not be in the piece. Remove its reads, or run the graph as it is."
@@ -133,7 +136,7 @@ def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, An
     ]
     when = None if node.when is None else _condition(current, fill(node.when, values))
     fn = as_list if node.fn is as_unread_list else node.fn
-    pattern = node.changed(fn=fn, depends_on=waits, inputs=None, arguments=None, when=when)
+    pattern = node.changed(fn=fn, depends_on=waits, inputs=None, arguments=None, when=when, debug=False)
     if is_map:
         return current.map(pattern, args[0], args[1:], kwargs, None)
     return current.add(pattern, args, kwargs)
