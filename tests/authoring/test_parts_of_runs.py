@@ -520,6 +520,24 @@ def test_an_async_task_is_one():
     assert {names[at]: where for at, where in places.items()} == dict.fromkeys(["two", "two_2", "two_3[0]"], "loop")
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda graph: graph.run(targets=["times[1]"]),
+        lambda graph: graph.run(roots=["times[0]"], given={"load": [1]}),
+        lambda graph: graph.run(exclude=["times[0]"]),
+        lambda graph: graph.run(given={"times[0]": 1}),
+        lambda graph: graph.compose(inputs=["load"], outputs="times[0]"),
+    ],
+)
+def test_an_element_of_a_map_that_is_to_come_cannot_be_chosen(use):
+    """Its name stands in every result, so a user will try; which there are is not known before, and the map is the remedy."""
+    with pytest.raises(UnknownNodeError, match=r"found out by the run.*Say 'times', which means all of them"):
+        use(flows.mapped.build(2))
+    with pytest.raises(UnknownNodeError, match="neither a node nor a tag"):
+        flows.mapped.build(2).run(targets=["load[1]"])
+
+
 # --- compose ----------------------------------------------------------------------------------------------------------------
 
 

@@ -109,11 +109,13 @@ def part_of(dag: DAG, choice: Choice, before: Before, overridden: Iterable[str] 
 def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: set[str]) -> Part:
     whole = dag if dag.outline is None else dag.outline
     structure, specs = whole.structure, whole.specs
+    if dag.outline is not None:
+        choice = msgspec.structs.replace(choice, maps=dag.outline.maps)
     kinds = special(structure, specs)
     given = _values(before, choice, whole.structure, specs)
     omitted = choose(structure, specs, choice, kinds, given)
     if choice.exclude is not None:
-        for at in resolve(choice.exclude, structure, specs, setting="exclude", graph=choice.graph):
+        for at in resolve(choice.exclude, structure, specs, setting="exclude", graph=choice.graph, maps=choice.maps):
             given.pop(at, None)
             omitted[at] = "excluded"
     setup = [at for at in kinds.setup if at not in given and at not in omitted]
@@ -210,12 +212,15 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     for at in [at for at in found if at in specs and specs[at].handler is not None]:
         del found[at]  # each run has its own end
     if choice.roots is not None and found:
-        anew = reach(structure.successors, resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph))
+        anew = reach(
+            structure.successors,
+            resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph, maps=choice.maps),
+        )
         found = {at: value for at, value in found.items() if at not in anew}
     if before.given is not None:
         if not isinstance(before.given, Mapping):
             raise InvalidSettingError(f"given is a dict of values by node, not {before.given!r}.")
-        meanings = Meanings(structure, specs, "given", choice.graph)
+        meanings = Meanings(structure, specs, "given", choice.graph, choice.maps)
         for one, value in before.given.items():
             for at in meanings.nodes(one):
                 found[at] = value, "given"

@@ -76,7 +76,7 @@ class _Piece(msgspec.Struct, eq=False, dict=True):
 def _numbers(outline: Outline, asked: NodeRef | Sequence[NodeRef], setting: str, graph: str | None) -> list[int]:
     found: list[int] = []
     every: Any = [asked] if is_one(asked) else asked
-    meanings = Meanings(outline.structure, outline.specs, setting, graph)
+    meanings = Meanings(outline.structure, outline.specs, setting, graph, outline.maps)
     for one in every:
         meant = meanings.nodes(one)
         if len(meant) > 1:
