@@ -712,7 +712,7 @@ class Engine:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
         try:
             if event.extra is not None and event.outcome == Outcome.COMPLETED:
-                open_extra(event, self.state, self.growing)
+                open_extra(event, self.state, self.growing, self.apart)
             if event.outcome == Outcome.FAILED:
                 open_error(event, self.state, self.draw, self.apart)
             if self.recorder is not None and event.outcome in _LEAVING_VALUES:

@@ -407,7 +407,7 @@ class ExecutionResult:
         state = self._state
         status = state.status[node]
         name = state.plan.names[node]
-        reason = self._reason(node)
+        reason = self._reason(node).removesuffix(".")  # what we say of it ends with one
         if status == Status.COMPLETED:
             return None
         if status == Status.FAILED and state.losses.get(node, 0) >= state.plan.settings.max_losses:

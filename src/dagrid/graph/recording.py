@@ -9,7 +9,7 @@ import functools
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from types import MappingProxyType
+from types import GeneratorType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import msgspec
@@ -297,6 +297,8 @@ class Recording(msgspec.Struct, eq=False):
             return value
         look = looking_into(kind)
         if look is None:
+            if kind in _READ_ONCE:
+                raise _read_once(kind)
             return value
         held = look(value)
         open_ = {} if open_ is None else open_
@@ -305,7 +307,7 @@ class Recording(msgspec.Struct, eq=False):
                 "A handle is in a key of a dict, and its value is not known yet. Make the dict in a task."
             )
         kinds = set(map(type, held))
-        if Handle not in kinds and not any(map(looking_into, kinds)):
+        if Handle not in kinds and not any(map(looking_into, kinds)) and _READ_ONCE.isdisjoint(kinds):
             return value
         if not is_grouped(kind):
             if _has_handle(held, open_):
@@ -348,6 +350,13 @@ def _has_handle(held: Collection[Any], seen: dict[int, bool]) -> bool:
     return False
 
 
+def _read_once(kind: type) -> HandleError:
+    return HandleError(
+        f"A {kind.__name__} is read when the task runs, and by the first run alone; tasks that it calls are not recorded. "
+        f"Pass a list of it."
+    )
+
+
 def _unmade(kind: type) -> HandleError:
     return HandleError(
         f"A {kind.__qualname__} holds a handle, and cannot be made anew with the value when that is known. Pass what it holds in "
@@ -367,6 +376,7 @@ MOST_REMEMBERED = 1_000
 NO_ARGUMENTS = Arguments()
 _PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
 _SIMPLE = _PLAIN | {Ref}
+_READ_ONCE = frozenset((GeneratorType, map, filter, zip, enumerate, reversed))
 
 
 def _values(called: Arguments) -> tuple[Any, ...]:
