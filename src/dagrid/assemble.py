@@ -229,6 +229,7 @@ def start(
                 "rules": all_rules,
                 "settings": settings,
                 "keep": values,
+                "lists": part.lists,
                 "given": dict(part.given),
                 "omitted": dict(part.omitted),
             }
@@ -249,7 +250,9 @@ def start(
         if kept is not None and run_id is not None and head is not None:
             recorder = _record(kept, run_id, nonce, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
-        engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder))
+        engine = engine_of(
+            all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder, part.lists)
+        )
         engine.began = began
         engine.start(cancelled)
         readers += _progress(progress)
@@ -301,7 +304,7 @@ def restart(
             given=head["given"] if untold else None,
             omitted=head["omitted"] if untold else None,
             recorder=recorder,
-            keeping=_keeping(head["keep"], compiled, recorder),
+            keeping=_keeping(head["keep"], compiled, recorder, head.get("lists", ())),
         )
         engine.restore(recovered)
         if again:
@@ -462,11 +465,11 @@ def _settings(
     )
 
 
-def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:
+def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None, lists: Collection[str]) -> Keeping | None:
     if keep == "all":
         return None
     kept = None if keep == "outputs" else frozenset(keep)
-    return Keeping(kept, compiled.bindings, None if recorder is None else recorder.value)
+    return Keeping(kept, compiled.bindings, None if recorder is None else recorder.value, lists)
 
 
 def _text(run_id: object) -> str:

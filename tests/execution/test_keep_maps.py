@@ -175,6 +175,15 @@ def test_a_list_that_somebody_asks_for_is_made(backend: str) -> None:
     assert [one.number for one in returned.build(3).run(keep="outputs", backend=backend)["load"]] == [0, 1, 2]
 
 
+def test_a_list_is_an_output_where_nothing_of_its_items_runs_on(backend: str) -> None:
+    """What is asked for is what the run ends with, though the graph would map it on."""
+    for graph in (known_later.build(3), known_before.build(3)):
+        result = graph.run(targets=["load"], keep="outputs", backend=backend)
+        assert [one.number for one in result["load"]] == [0, 1, 2]
+    result = known_later.build(3).run(exclude=["shrink"], keep="outputs", backend=backend)
+    assert len(result["load"]) == 3
+
+
 def test_a_longer_graph_may_ask_for_the_list(backend: str) -> None:
     """Who extends a graph, or cuts a piece out of it, asks anew."""
     more = Node("more", len, inputs={"obj": "load"})

@@ -20,6 +20,7 @@ class Dropped(Encoded):
     """In the place of a value that was dropped."""
 
     __slots__ = ("_node",)
+    gone = True
 
     def __init__(self, node: str) -> None:
         self._node = node
@@ -45,6 +46,7 @@ class Keeping:
         kept: Collection[str] | None,
         bindings: Bindings,
         substitute: Callable[[int, str], Any] | None = None,
+        asked: Collection[str] = (),
     ) -> None:
         """Say what is kept.
 
@@ -53,12 +55,14 @@ class Keeping:
                 others, those that nobody takes wait for as long as the graph may grow.
             bindings: which node takes which values.
             substitute: for a node and its name, what to put in the place of its value, if it can be had from elsewhere.
+            asked: lists of maps that are made although no node asks for them.
         """
         self._kept = kept
         self.bindings = bindings
         self._unasked: set[int] = set()  # lists of maps that nobody asks for; they take no values, and hold none up
         self._spared: set[int] = set()
         self._substitute = substitute
+        self._asked = frozenset(asked).union(kept or ())
         self._readers: list[int] = []
         self._seen = 0
         self._unread: list[int] = []  # a graph that may grow may get readers for them
@@ -137,7 +141,7 @@ class Keeping:
         readers.extend([0] * (nodes - known))
         lists = []
         for node in range(known, nodes):
-            if self.bindings.fns[node] is as_unread_list and (self._kept is None or names[node] not in self._kept):
+            if self.bindings.fns[node] is as_unread_list and names[node] not in self._asked:
                 lists.append(node)
                 continue
             for source in self._sources(node):

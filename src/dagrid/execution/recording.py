@@ -82,6 +82,11 @@ class Kept(Encoded):
         """Whether the value was not kept."""
         return self._data[:1] == _ABSENT
 
+    @property
+    def gone(self) -> bool:  # type: ignore[override]  # of most it is known
+        """Whether there is nothing to decode."""
+        return self.absent
+
     def decode(self) -> Any:
         """Return the value. Raises TransferError: it was not kept, or is not there any more."""
         data = self.packed()
