@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import dagrid
-from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, RunStatus, WaitForSignal, current
+from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, RunStatus, WaitForSignal
 from dagrid.assemble import restart, view
 from dagrid.errors import CapabilityError, RunError, TaskError, UnknownNodeError
 from dagrid.execution.recording import Checkpoint
@@ -250,15 +250,3 @@ def test_a_node_of_a_part_cannot_wait(log: str) -> None:
     result = PartitionedDAGExecutor(DAG([Node("asked", partial(ask, log))]), 1).execute()
     with pytest.raises(CapabilityError, match="cannot wait for a signal"):
         result.raise_for_status()
-
-
-def test_a_node_of_a_part_cannot_append() -> None:
-    """It says so, and not that its part would be too large."""
-    result = PartitionedDAGExecutor(DAG([Node("grows", append), Node("other", int)]), 2).execute()
-    with pytest.raises(CapabilityError, match=r"cannot append to it. Run the graph with DAG\.run"):
-        result.raise_for_status()
-    assert result["other"] == 0
-
-
-def append() -> None:
-    current().grow(Node("late", int))
