@@ -194,6 +194,7 @@ def start(
     readers = checked_observers(observers)
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
+    sparing = not (isinstance(keep, str) and keep == "all")
     if resources:
         settings = Settings(
             max_concurrency,
@@ -203,9 +204,10 @@ def start(
             max_nodes=max_nodes,
             timeout=timeout,
             debug=debug,
+            deepest_first=sparing,
         )
     else:
-        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug)
+        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug, sparing)
     part = part_of(
         dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), own_tasks or ()
     )
@@ -227,6 +229,7 @@ def start(
                 "rules": all_rules,
                 "settings": settings,
                 "keep": values,
+                "lists": part.lists,
                 "given": dict(part.given),
                 "omitted": dict(part.omitted),
             }
@@ -247,7 +250,9 @@ def start(
         if kept is not None and run_id is not None and head is not None:
             recorder = _record(kept, run_id, nonce, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
-        engine = engine_of(all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder))
+        engine = engine_of(
+            all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder, part.lists)
+        )
         engine.began = began
         engine.start(cancelled)
         readers += _progress(progress)
@@ -299,7 +304,7 @@ def restart(
             given=head["given"] if untold else None,
             omitted=head["omitted"] if untold else None,
             recorder=recorder,
-            keeping=_keeping(head["keep"], compiled, recorder),
+            keeping=_keeping(head["keep"], compiled, recorder, head.get("lists", ())),
         )
         engine.restore(recovered)
         if again:
@@ -445,16 +450,26 @@ def _settings(
     max_nodes: int,
     timeout: float | None,
     debug: bool,
+    sparing: bool,
 ) -> Settings:
     """Return settings without resources, which most runs share."""
-    return Settings(max_concurrency, on_failure, {}, node_timeout, max_nodes=max_nodes, timeout=timeout, debug=debug)
+    return Settings(
+        max_concurrency,
+        on_failure,
+        {},
+        node_timeout,
+        max_nodes=max_nodes,
+        timeout=timeout,
+        debug=debug,
+        deepest_first=sparing,
+    )
 
 
-def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None) -> Keeping | None:
+def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None, lists: Collection[str]) -> Keeping | None:
     if keep == "all":
         return None
     kept = None if keep == "outputs" else frozenset(keep)
-    return Keeping(kept, compiled.bindings.sources, None if recorder is None else recorder.value)
+    return Keeping(kept, compiled.bindings, None if recorder is None else recorder.value, lists)
 
 
 def _text(run_id: object) -> str:

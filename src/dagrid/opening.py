@@ -248,20 +248,43 @@ def _made(url: str) -> Backend:
     kind = _loaded(name)
     if not query and not address:
         return kind()
-    from urllib.parse import parse_qsl
-
-    settings: dict[str, Any] = {"address": address} if address else {}
-    settings |= {key: _read(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    settings = _settings(name, kind, address, query)
     try:
         return kind(**settings)
     except TypeError as error:
-        from inspect import signature
+        raise InvalidSettingError(f"Backend {name!r} cannot be made with {', '.join(settings)}: {error}.") from error
 
-        taken = list(signature(kind).parameters)
-        raise InvalidSettingError(
-            f"Backend {name!r} cannot be made with {', '.join(settings)}: {error}. It takes {', '.join(taken)}, "
-            f"as in '{name}?{taken[0]}=...'."
-        ) from error
+
+def _settings(name: str, kind: Callable[..., Backend], address: str, query: str) -> dict[str, Any]:
+    """Return what the URL of a backend says, by the name of the parameter. Raises InvalidSettingError: it takes no such one."""
+    from inspect import Parameter, signature
+    from urllib.parse import parse_qsl
+
+    taken = signature(kind).parameters
+    named = [each for each, one in taken.items() if one.kind is not Parameter.VAR_KEYWORD]
+    texts = _texts(kind) | {"address"}
+    said: dict[str, Any] = {}
+    for key, value in [("address", address)] * bool(address) + parse_qsl(query, keep_blank_values=True):
+        if key not in taken and len(named) == len(taken):
+            raise InvalidSettingError(
+                f"Backend {name!r} takes no {key!r}.{hint(nearest(key, named))} "
+                + (f"It takes {', '.join(named)}, as in '{name}?{named[0]}=...'." if named else f"Say {name!r} alone.")
+            )
+        if key in said:
+            raise InvalidSettingError(f"The URL of backend {name!r} says {key!r} twice. Say it once.")
+        said[key] = value if key in texts else _read(value)
+    return said
+
+
+def _texts(kind: Callable[..., Backend]) -> set[str]:
+    """Return the parameters that may be a text, which stays one also where it looks like a number."""
+    from typing import get_args, get_type_hints
+
+    try:
+        hints = get_type_hints(getattr(kind, "__init__") if isinstance(kind, type) else kind)  # noqa: B009  # for mypy
+    except (NameError, TypeError):  # somebody else's, with names that are there for a checker only
+        return set()
+    return {name for name, one in hints.items() if str in (one, *get_args(one))}
 
 
 @once

@@ -91,9 +91,13 @@ class Encoded:
 
     A backend may report such an object as the value of an attempt; it receives it again, unopened, among the arguments of a
     successor; the engine opens it with `decode()` when somebody reads the value.
+
+    Attributes:
+        gone: there is no value any more, and `decode` raises and says why.
     """
 
     __slots__ = ()
+    gone = False
 
     def decode(self) -> Any:
         """Return the value itself; each kind says how."""
@@ -119,6 +123,11 @@ class Awaited(Encoded):
 
 
 AWAITED = Awaited()
+
+
+def is_gone(value: Any) -> bool:
+    """Return whether this stands where a value was, or would have been, and can be had no more."""
+    return isinstance(value, Encoded) and value.gone
 
 
 def opened(value: Any) -> Any:

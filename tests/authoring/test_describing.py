@@ -489,11 +489,35 @@ def test_a_handle_is_no_value(use, remedy):
         in_flow(use)
 
 
+@pytest.mark.parametrize(
+    "lazy",
+    [
+        lambda: (leaf(each) for each in [1, 2]),
+        lambda: map(leaf, [1, 2]),
+        lambda: zip([leaf()], [leaf()], strict=True),
+        lambda: {"deep": [filter(None, [1, 2])]},
+    ],
+)
+def test_what_can_be_read_once_is_no_argument(lazy):
+    """Its calls would be recorded nowhere, and the second run of a graph would find it empty, without a word."""
+    with pytest.raises(HandleError, match="Pass a list of it"):
+        describe(lambda: leaf(lazy()))
+    assert dag(lambda: leaf.map(each for each in [leaf(1), leaf(2)]))() == [((1,),), ((2,),)]
+
+
 def test_a_handle_has_no_attributes_of_its_value():
     """The error is the one that `hasattr` looks for, and says what can be done."""
     with pytest.raises(AttributeError, match=r"<handle of 'leaf'> has no value yet.*'upper'.*in a task"):
         in_flow(lambda handle: handle.upper())
     in_flow(lambda handle: leaf(getattr(handle, "shape", None)))
+
+
+@pytest.mark.parametrize("name", ["length", "at", "ref", "elements", "recording"])
+def test_no_name_of_an_attribute_is_taken_by_the_handle(name):
+    """A field of the handle's own would be used as the value's, without a word."""
+    with pytest.raises(AttributeError, match=rf"'{name}'.*in a task"):
+        in_flow(lambda handle: leaf(getattr(handle, name)))
+    assert [one for one in dir(authoring.Handle) if not one.startswith("_")] == ["map"]
 
 
 def test_a_handle_is_itself_as_a_key():

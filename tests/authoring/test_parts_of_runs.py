@@ -520,7 +520,41 @@ def test_an_async_task_is_one():
     assert {names[at]: where for at, where in places.items()} == dict.fromkeys(["two", "two_2", "two_3[0]"], "loop")
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda graph: graph.run(targets=["times[1]"]),
+        lambda graph: graph.run(roots=["times[0]"], given={"load": [1]}),
+        lambda graph: graph.run(exclude=["times[0]"]),
+        lambda graph: graph.run(given={"times[0]": 1}),
+        lambda graph: graph.compose(inputs=["load"], outputs="times[0]"),
+    ],
+)
+def test_an_element_of_a_map_that_is_to_come_cannot_be_chosen(use):
+    """Its name stands in every result, so a user will try; which there are is not known before, and the map is the remedy."""
+    with pytest.raises(UnknownNodeError, match=r"found out by the run.*Say 'times', which means all of them"):
+        use(flows.mapped.build(2))
+    with pytest.raises(UnknownNodeError, match="neither a node nor a tag"):
+        flows.mapped.build(2).run(targets=["load[1]"])
+
+
 # --- compose ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_debug_node_that_is_an_output_is_asked_for():
+    """As among the targets of a run; None would stand for its value, and nobody would know why."""
+    nodes = [
+        Node("a", lambda: 1),
+        Node("look", lambda a: f"saw {a}", ["a"], debug=True),
+        Node("closer", lambda look: look.upper(), ["look"], debug=True),
+    ]
+    graph = DAG(nodes)
+    assert graph.compose("piece", inputs=["a"], outputs="closer")(2) == "SAW 2"
+    assert graph.compose("piece", inputs=["a"], outputs=["look"])(3) == ["saw 3"]
+
+    seen: Any = task(debug=True)(lambda value: value + 1)
+    mapped = dag(lambda: seen.with_options(name="seen").map(load(2))).build()
+    assert mapped.compose(inputs=["load"], outputs="seen")([1, 2]) == [2, 3]
 
 
 def test_a_piece_of_a_graph_is_a_function(place):

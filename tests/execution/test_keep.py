@@ -14,7 +14,8 @@ import pytest
 
 import dagrid
 from dagrid import DAG, Node, NodeStatus, Patch, Rule, TaskError, View
-from dagrid.errors import InvalidSettingError, RuleError, StoreError, UnknownNodeError
+from dagrid.errors import InvalidSettingError, PlanError, RuleError, StoreError, UnknownNodeError
+from dagrid.graph.arguments import Arguments
 from tests.execution.durable_tasks import Unpicklable, note, noted
 
 ROOT = Path(__file__).parents[2]
@@ -244,6 +245,54 @@ def test_a_growing_graph_may_keep_what_comes_later() -> None:
     result = graph.run(rules=[late("b", lambda x: x)], keep={"late"})
     assert result["late"] == 2
     assert all(dropped(result, name) for name in ("a", "b", "last"))
+
+
+def test_a_run_that_goes_on_makes_what_was_dropped_again(backend: str) -> None:
+    """What failed needs it; what nobody needs is not made again, and neither is what is still there."""
+    ran: list[str] = []
+    works: list[bool] = []
+
+    def noted(name: str, value: int) -> int:
+        ran.append(name)
+        return value
+
+    def last(b: int, side: int) -> int:
+        if not works:
+            raise OSError("not yet")
+        return b + side
+
+    nodes = [
+        Node("a", lambda: noted("a", 1)),
+        Node("b", lambda a: noted("b", a + 1), ["a"]),
+        Node("side", lambda: noted("side", 10)),
+        Node("other", lambda: noted("other", 5)),
+        Node("output", lambda other: noted("output", other), ["other"]),
+        Node("last", last, ["b", "side"]),
+    ]
+    graph = DAG(nodes)
+    failed = graph.run(keep={"side", "output"}, backend=backend)
+    assert not failed.ok
+    works.append(True)
+    ran.clear()
+    result = graph.run(from_run=failed, backend=backend)
+    assert result["last"] == 12
+    assert ran == ["a", "b"]
+    assert result["output"] == 5
+    with pytest.raises(PlanError, match=r"'b' \(for 'last'\)"):
+        graph.run(from_run=failed, roots=["last"], backend=backend)
+
+
+def test_what_was_not_made_is_not_saved(tmp_path: Path, backend: str) -> None:
+    """With a checkpoint it is not in memory either, and the file holds what can be had."""
+    nodes = [
+        Node("a", partial(_unpicklable, str(tmp_path / "log")), arguments=Arguments((1,))),
+        Node("b", _number, inputs={"x": "a"}),
+    ]
+    result = DAG(nodes).run(keep="outputs", backend=backend, checkpoint=tmp_path / "kept")
+    result.save(tmp_path / "values")
+    assert DAG(nodes).run(from_file=tmp_path / "values", targets=["b"], backend=backend).node_results["b"].attempts == 0
+    with pytest.raises(StoreError, match="'a' has no value to be saved"):
+        result.save(tmp_path / "values", nodes=["a"])
 
 
 PEAK = """

@@ -565,7 +565,8 @@ def test_graphs_that_grow_are_refused() -> None:
             DAG([Node("grow", grow), Node("other", number)]), k=1, backend=backend
         ).execute()
         assert result["other"] == 7
-        with pytest.raises(CapabilityError, match="'grow' appends to the graph"):
+        assert "cannot append to it" in result.node_results["grow"].reason
+        with pytest.raises(CapabilityError, match=r"cannot append to it. Run the graph with DAG\.run"):
             result.raise_for_status()
 
 

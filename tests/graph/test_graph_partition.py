@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from benchmarks.shapes import epigenomics, montage, soykb
 from dagrid.errors import InvalidNodeError, InvalidSettingError, UnknownNodeError
-from dagrid.graph import DAG
+from dagrid.graph import DAG, Node
 from dagrid.graph.partition import Partition, partition
 from tests.graph.graph_strategies import Pairs, build, chain, graph_parts, oracle
 
@@ -353,3 +353,22 @@ def test_what_cannot_be_is_said_before_anything_is_done(
     with pytest.raises(error) as caught:
         partition(chain(3), **settings)
     assert said in str(caught.value)
+
+
+def test_many_workers_cost_little_more_than_few() -> None:
+    """Of the workers that have none of a node's inputs only the best one is looked at, and not each for each node."""
+    chance = random.Random(3)
+    nodes = [
+        Node(f"{row}.{at}", cost=chance.random(), depends_on=[f"{row - 1}.{chance.randrange(60)}"] if row else [])
+        for row in range(60)
+        for at in range(60)
+    ]
+    graph = DAG(nodes)
+
+    def seconds(k: int) -> float:
+        began = time.process_time()
+        graph.partition(k=k, strategy="balanced")
+        return time.process_time() - began
+
+    few, many = min(seconds(8) for _ in range(3)), min(seconds(1_200) for _ in range(3))
+    assert many < 5 * few

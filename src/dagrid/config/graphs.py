@@ -96,7 +96,7 @@ class _Tuning:
             return DAG.of(self._dag.structure, specs, name=self._dag.name, max_concurrency=most, rules=self._dag.rules)
         from dagrid.graph.late import Outline, split
 
-        outline = Outline(self._dag.outline.structure, specs, self._dag.outline.maps)
+        outline = Outline(self._dag.outline.structure, specs, self._dag.outline.maps, self._dag.outline.unread)
         return split(outline, name=self._dag.name, max_concurrency=most)
 
     def _items(self, said: Any, room: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

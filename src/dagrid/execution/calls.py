@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
+from functools import partial
 from typing import Any
 
 from dagrid.attempt import Outcome
@@ -44,16 +45,25 @@ class Calls:
         "_plan",
         "_recorder",
         "_single",
+        "_spares",
         "_state",
         "_values",
         "keys",
     )
 
-    def __init__(self, values: list[Any], cache: OpenCache | None, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self,
+        values: list[Any],
+        cache: OpenCache | None,
+        recorder: Recorder | None = None,
+        spares: Callable[[State, int], bool] | None = None,
+    ) -> None:
+        """Take the values of the run, where others are kept, and what says of a node that its call gets none."""
         self.keys: dict[int, str] = {}
         self._recorder = recorder
         self._values = values
         self._cache = cache
+        self._spares = spares
 
     def made_of(self, state: State, bindings: Bindings) -> Callable[[int], Call]:
         """Return what makes calls from now on, as long as this state has the same plan, and these bindings count."""
@@ -69,7 +79,8 @@ class Calls:
         self._needs = [needs_of(request) for request in requests] if len(requests) > 1 else NONE
         asked = plan.adds or plan.handlers or plan.fail_when_lost or bindings.lineages or bindings.needs
         telling = self._recorder is not None or asked
-        return self._telling if telling or any(self._needs) else self._plain
+        made = self._telling if telling or any(self._needs) else self._plain
+        return made if self._spares is None else partial(self._sparing, self._spares, made)
 
     def riding(self, made: Callable[[int], Call], attempt: int) -> Call:
         """Return a call, which may take the value of an attempt that has not completed; `made` is what `made_of` returned."""
@@ -94,6 +105,13 @@ class Calls:
             (values[single],) if single >= 0 else self._gather[node](values),
             dict(zip(named, map(values.__getitem__, named.values()), strict=True)) if named else None,
         )
+
+    def _sparing(self, spares: Callable[[State, int], bool], made: Callable[[int], Call], attempt: int) -> Call:
+        """Where less is kept: who makes a list that nobody asks for gets nothing."""
+        node = attempt & NODE_MASK
+        if not spares(self._state, node):
+            return made(attempt)
+        return Call(attempt, self._names[node], self._fns[node])  # type: ignore[arg-type]  # as in `_plain`
 
     def _telling(self, attempt: int) -> Call:
         """Where there are nodes that may tell more than their value, or have to be told more than their arguments."""

@@ -54,7 +54,8 @@ def compiled_for(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, setti
     fns = binder.tasks(structure.names, specs)
     if alike and known is not None and known.fns == fns and dag.outline is None:
         return known
-    keys = order_keys(structure, specs) if known is None else known.keys
+    ordered = known is not None and known.settings.deepest_first == settings.deepest_first
+    keys = known.keys if known is not None and ordered else order_keys(structure, specs, settings)
     bindings = bind(binder, fns, structure.names, structure.predecessors, specs)
     plan = Plan(
         structure,

@@ -26,6 +26,7 @@ from dagrid.execution.performing import Inputs, Live, PartEnded, PartInterrupted
 from dagrid.execution.pieces import Held, Unsent
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
 from dagrid.graph.dag import DAG
+from dagrid.graph.late import as_unread_list
 from dagrid.graph.node import Node, NodeRef
 from dagrid.graph.partition import Partition, Transfer, partition
 from dagrid.graph.parts import Choice
@@ -384,7 +385,8 @@ def _kept(keep: NamedKeep, compiled: Compiled, part: Part) -> Collection[int]:
     nodes = range(len(compiled.plan))
     running = [node for node in nodes if node not in part.given and node not in part.omitted]
     taken = {source for node in running for source in compiled.bindings.sources(node)}
-    return [node for node in nodes if node not in taken]
+    fns = compiled.bindings.fns
+    return [node for node in nodes if node not in taken and fns[node] is not as_unread_list]
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -41,13 +41,15 @@ def open_error(event: Finished, state: State, draw: Callable[[], float], apart: 
     event.tolerated = not apart and said(error, "tolerated", False)
 
 
-def open_extra(event: Finished, state: State, growing: Growing) -> None:
-    """Open what a task left beside its value, in place; a patch that is not one fails the attempt."""
+def open_extra(event: Finished, state: State, growing: Growing, apart: bool) -> None:
+    """Open what a task left beside its value, in place; a patch that is not one, or of a part, fails the attempt."""
     node = event.attempt & NODE_MASK
     try:
         extra: Extra = opened(event.extra)
         event.extra = extra
         event.note = extra.note
+        if extra.patch is not None and apart:
+            raise CapabilityError("A node of a part of a graph cannot append to it. Run the graph with DAG.run.")
         event.growth = growing.left_by(extra, state.plan.adds.get(node), state.plan.settings)
         if event.growth is not None and node in state.plan.handlers:
             raise InvalidPatchError("A handler runs when the graph has ended, and appends nothing to it.")

@@ -140,7 +140,7 @@ class Engine:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
         elif keeping is not None:
             self.completed = partial(self._completed_and_dropped, keeping)  # type: ignore[method-assign]
-        self._calls = Calls(self.values, cache, recorder)
+        self._calls = Calls(self.values, cache, recorder, None if keeping is None else keeping.spares)
         self.ends = Ends(self.values, self._calls.keys)
         self._sessions = RunSessions(place, self.done)
         self._lock = threading.Lock()
@@ -619,7 +619,7 @@ class Engine:
                     self._point()
                 growing.bind(self.state, event.growth)
                 if self._keeping is not None:
-                    self._keeping.check(growing.bound, self.values)
+                    self._keeping.check(growing.bound, self.values, self.state.plan.names)
         except DagridError as error:
             if isinstance(event, RuleEvaluated):
                 return growing.failed(event.rule, event.at, error, event.reads)
@@ -634,7 +634,7 @@ class Engine:
         bindings = self.growing.bindings
         self.call_of = self._calls.made_of(self.state, bindings)
         if self._keeping is not None:
-            self._keeping.sources = bindings.sources
+            self._keeping.bindings = bindings
         # Calls travel together where the backend can, and nothing has to be known of one before the next may begin.
         chains = self._backend.capabilities.chains
         self.state.chains = chains and self.recorder is None and not bindings.lineages
@@ -712,11 +712,14 @@ class Engine:
         """Outside of the lock: open what a task left, or the exception of a failed attempt, and see whether it is worth a try."""
         try:
             if event.extra is not None and event.outcome == Outcome.COMPLETED:
-                open_extra(event, self.state, self.growing)
+                open_extra(event, self.state, self.growing, self.apart)
             if event.outcome == Outcome.FAILED:
                 open_error(event, self.state, self.draw, self.apart)
             if self.recorder is not None and event.outcome in _LEAVING_VALUES:
-                self.recorder.keep(event.attempt, event.value)
+                if self._keeping is not None and self._keeping.spared(event.attempt & NODE_MASK):
+                    self.recorder.pass_over(event.attempt, "nobody asked for this list")
+                else:
+                    self.recorder.keep(event.attempt, event.value)
         except BaseException as error:  # noqa: BLE001  # whatever the artifacts, or what the user made, raise
             self.give_up(error)
 

@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from dagrid.errors import TaskError
-from dagrid.machine.events import NODE_MASK, Kind
+from dagrid.execution.binding import Bindings
+from dagrid.graph.late import as_unread_list
+from dagrid.machine.events import NODE_MASK, Fact, Kind
 from dagrid.machine.state import State
 from dagrid.ports import Encoded
 
@@ -18,6 +20,7 @@ class Dropped(Encoded):
     """In the place of a value that was dropped."""
 
     __slots__ = ("_node",)
+    gone = True
 
     def __init__(self, node: str) -> None:
         self._node = node
@@ -32,25 +35,34 @@ class Dropped(Encoded):
 
 
 class Keeping:
-    """Drops the values of one run that nobody needs any more."""
+    """Drops the values of one run that nobody needs any more.
+
+    Attributes:
+        bindings: which node takes which values.
+    """
 
     def __init__(
         self,
         kept: Collection[str] | None,
-        sources: Callable[[int], Sequence[int]],
+        bindings: Bindings,
         substitute: Callable[[int, str], Any] | None = None,
+        asked: Collection[str] = (),
     ) -> None:
         """Say what is kept.
 
         Args:
-            kept: the nodes whose values are kept; None keeps those that nobody takes. Of the others, those that nobody takes wait
-                for as long as the graph may grow.
-            sources: for a node, the nodes whose values it takes.
+            kept: the nodes whose values are kept; None keeps those that nobody takes, and that the graph did not grow by. Of the
+                others, those that nobody takes wait for as long as the graph may grow.
+            bindings: which node takes which values.
             substitute: for a node and its name, what to put in the place of its value, if it can be had from elsewhere.
+            asked: lists of maps that are made although no node asks for them.
         """
         self._kept = kept
-        self.sources = sources
+        self.bindings = bindings
+        self._unasked: set[int] = set()  # lists of maps that nobody asks for; they take no values, and hold none up
+        self._spared: set[int] = set()
         self._substitute = substitute
+        self._asked = frozenset(asked).union(kept or ())
         self._readers: list[int] = []
         self._seen = 0
         self._unread: list[int] = []  # a graph that may grow may get readers for them
@@ -58,7 +70,7 @@ class Keeping:
     def drop(self, state: State, values: list[Any], until: int) -> None:
         """Look at what has ended since the last time, up to a place in the journal, and drop what it was the last to need."""
         if len(self._readers) < len(state.status):
-            self._count(len(state.status))
+            self._count(state)
         journal = state.journal
         for position in range(self._seen, until):
             entry = journal[position]
@@ -69,41 +81,92 @@ class Keeping:
             node, kind = entry.node, entry.kind
             if kind in _ENDS:
                 self._ended(node, state, values)
+            elif kind is Kind.PATCHED and self._kept is None:
+                self._grown_by(entry, state)
             elif kind is Kind.VALUE_LOST:
                 self._wanted_again(node)
             elif kind is Kind.REOPENED:
                 for each in entry.numbers:
                     self._wanted_again(each)
         self._seen = until
-        if self._unread and (state.finished or not (state.rules or any(state.adders.values()))):
+        if self._unread and (state.finished or not _may_grow(state)):
             for node in self._unread:
                 if not self._readers[node]:
                     self._drop(node, state, values)
             self._unread.clear()
 
-    def check(self, nodes: Iterable[int], values: Sequence[Any]) -> None:
-        """Check that new nodes take no value that was dropped.
+    def check(self, nodes: Iterable[int], values: Sequence[Any], names: Sequence[str]) -> None:
+        """Check that new nodes take no value that was dropped, or will never be made.
 
         Raises:
             TaskError: one does.
         """
         known = len(values)
         for node in nodes:
-            for source in self.sources(node):
+            for source in self.bindings.sources(node):
+                if source in self._unasked:
+                    self._ask_for(source, names[source])
                 if source < known and isinstance(values[source], Dropped):
                     values[source].decode()
 
-    def _count(self, nodes: int) -> None:
+    def spares(self, state: State, node: int) -> bool:
+        """Return whether the call of a node gets no values, for nobody asks for the list of them; it is noted if so.
+
+        In a run that is recorded whoever is still to come may ask for it, and gets it.
+        """
+        if node in self._unasked and (self._substitute is None or not _may_grow(state)):
+            self._spared.add(node)
+            return True
+        self._spared.discard(node)
+        return False
+
+    def spared(self, node: int) -> bool:
+        """Return whether the last call of a node got no values, so that what it returned is none."""
+        return node in self._spared
+
+    def _ask_for(self, unread: int, name: str) -> None:
+        """Somebody takes a list after all: where there is a record of its items, it is made."""
+        if self._substitute is None:
+            Dropped(name).decode()
+        self._unasked.discard(unread)
+        self._wanted_again(unread)
+
+    def _sources(self, node: int) -> Collection[int]:
+        return () if node in self._unasked else set(self.bindings.sources(node))
+
+    def _count(self, state: State) -> None:
         """Count the readers of values, those of new nodes too."""
-        known = len(self._readers)
-        self._readers.extend([0] * (nodes - known))
+        readers, names = self._readers, state.plan.names
+        known, nodes = len(readers), len(state.status)
+        readers.extend([0] * (nodes - known))
+        lists = []
         for node in range(known, nodes):
-            for source in set(self.sources(node)):
-                self._readers[source] += 1
+            if self.bindings.fns[node] is as_unread_list and names[node] not in self._asked:
+                lists.append(node)
+                continue
+            for source in self._sources(node):
+                readers[source] += 1
+        for node in lists:
+            if not readers[node]:
+                self._unasked.add(node)
+                continue
+            for source in self._sources(node):
+                readers[source] += 1
+
+    def _grown_by(self, patched: Fact, state: State) -> None:
+        """Note whose values a rule took to append nodes behind them; nobody else may want these."""
+        assert patched.growth is not None
+        for node in patched.growth.taken:
+            after = state.plan.successors[node]
+            if after and patched.numbers and after[-1] >= patched.numbers[0]:
+                self._unread.append(node)
 
     def _ended(self, node: int, state: State, values: list[Any]) -> None:
         readers = self._readers
-        for source in set(self.sources(node)):
+        if node in self._spared:
+            self._drop(node, state, values)
+            return
+        for source in self._sources(node):
             readers[source] = left = readers[source] - 1
             if not left:
                 self._drop(source, state, values)
@@ -112,7 +175,7 @@ class Keeping:
 
     def _wanted_again(self, node: int) -> None:
         """A node that had ended runs again, and reads again."""
-        for source in set(self.sources(node)):
+        for source in self._sources(node):
             self._readers[source] += 1
 
     def _drop(self, node: int, state: State, values: list[Any]) -> None:
@@ -121,6 +184,10 @@ class Keeping:
             return
         other = None if self._substitute is None else self._substitute(node, name)
         values[node] = Dropped(name) if other is None else other
+
+
+def _may_grow(state: State) -> bool:
+    return bool(state.rules) or any(state.adders.values())
 
 
 _ENDS = frozenset(

@@ -7,7 +7,7 @@ started is not known here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -17,9 +17,11 @@ from dagrid.errors import InvalidSettingError
 from dagrid.execution.binding import Bindings
 from dagrid.execution.results import ExecutionResult
 from dagrid.graph.dag import DAG
+from dagrid.graph.late import Outline, as_unread_list, split
 from dagrid.graph.node import NodeRef
 from dagrid.graph.parts import Choice, Meanings, check_values, choose, reach, resolve, special
-from dagrid.ports import opened
+from dagrid.graph.structure import Structure
+from dagrid.ports import is_gone, opened
 
 Path = str | PathLike[str]
 Given = tuple[Any, str]
@@ -40,12 +42,16 @@ class Before(msgspec.Struct, eq=False):
 
 
 class Part(msgspec.Struct, eq=False):
-    """A graph, and by number what does not run of it: what has a value, and what is omitted. `setup` is to run before it."""
+    """A graph, and by number what does not run of it: what has a value, and what is omitted. `setup` is to run before it.
+
+    `lists` are the names of maps whose lists are read by nobody only because nothing of what maps them on runs.
+    """
 
     dag: DAG
     given: dict[int, Given] = {}
     omitted: dict[int, str] = {}
     setup: list[int] = []
+    lists: frozenset[str] = frozenset()
 
     def check(self, bindings: Bindings) -> None:
         """Check that all values are there that are taken, and open those.
@@ -57,7 +63,7 @@ class Part(msgspec.Struct, eq=False):
             check_values(self.dag.structure, self.omitted, bindings.takes, self.given)
         if not self.given:
             return
-        taken = set(self.given)
+        taken = {at for at, (value, _) in self.given.items() if not is_gone(value)}
         if not self.dag.rules:
             running = (at for at in range(len(self.dag)) if at not in self.given and at not in self.omitted)
             taken &= {one for at in running for one in bindings.sources(at)}
@@ -109,11 +115,15 @@ def part_of(dag: DAG, choice: Choice, before: Before, overridden: Iterable[str] 
 def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: set[str]) -> Part:
     whole = dag if dag.outline is None else dag.outline
     structure, specs = whole.structure, whole.specs
+    if dag.outline is not None:
+        choice = msgspec.structs.replace(choice, maps=dag.outline.maps)
     kinds = special(structure, specs)
     given = _values(before, choice, whole.structure, specs)
     omitted = choose(structure, specs, choice, kinds, given)
+    while _made_again(structure, given, omitted):
+        omitted = choose(structure, specs, choice, kinds, given)
     if choice.exclude is not None:
-        for at in resolve(choice.exclude, structure, specs, setting="exclude", graph=choice.graph):
+        for at in resolve(choice.exclude, structure, specs, setting="exclude", graph=choice.graph, maps=choice.maps):
             given.pop(at, None)
             omitted[at] = "excluded"
     setup = [at for at in kinds.setup if at not in given and at not in omitted]
@@ -121,8 +131,6 @@ def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: s
         part = Part(dag, given, omitted, setup)
     else:
         if asked or omitted:
-            from dagrid.graph.late import split
-
             check_values(structure, omitted, lambda at: [structure.index[one] for one in _taken(specs, at)], given)
             dag = split(
                 dag.outline,
@@ -138,9 +146,39 @@ def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: s
             {index[names[at]]: why for at, why in omitted.items() if names[at] in index},
             [index[names[at]] for at in setup],
         )
+    if omitted:
+        part.lists = _not_followed(whole, omitted)
     if any(dag.structure.names[at] in overridden for at in part.setup):
         part.setup = []
     return part
+
+
+def _not_followed(whole: DAG | Outline, omitted: Collection[int]) -> frozenset[str]:
+    """Return the names of maps whose lists nobody asks for, and nothing of whose items runs on."""
+    structure = whole.structure
+    found = set()
+    for at, spec in whole.specs.items():
+        if spec.fn is as_unread_list:
+            after = {one for each in structure.predecessors[at] for one in structure.successors[each]} - {at}
+        elif isinstance(whole, Outline) and at in whole.unread:
+            after = set(structure.successors[at])
+        else:
+            continue
+        if after.issubset(omitted):
+            found.add(structure.names[at])
+    return frozenset(found)
+
+
+def _made_again(structure: Structure, given: dict[int, Given], omitted: Collection[int]) -> bool:
+    """Take values that are gone from those that are given, where nodes that run wait for them; return whether there were any."""
+    gone = {at for at, (value, _) in given.items() if is_gone(value)}
+    if not gone:
+        return False
+    running = [at for at in range(len(structure.names)) if at not in given and at not in omitted]
+    needed = reach(structure.predecessors, running, (given.keys() - gone).union(omitted)) & gone
+    for at in needed:
+        del given[at]
+    return bool(needed)
 
 
 def set_up(part: Part, kept: Kept, run: Callable[[dict[int, Given], dict[int, str]], ExecutionResult]) -> None:
@@ -210,12 +248,15 @@ def _values(before: Before, choice: Choice, structure: Any, specs: Mapping[int, 
     for at in [at for at in found if at in specs and specs[at].handler is not None]:
         del found[at]  # each run has its own end
     if choice.roots is not None and found:
-        anew = reach(structure.successors, resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph))
+        anew = reach(
+            structure.successors,
+            resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph, maps=choice.maps),
+        )
         found = {at: value for at, value in found.items() if at not in anew}
     if before.given is not None:
         if not isinstance(before.given, Mapping):
             raise InvalidSettingError(f"given is a dict of values by node, not {before.given!r}.")
-        meanings = Meanings(structure, specs, "given", choice.graph)
+        meanings = Meanings(structure, specs, "given", choice.graph, choice.maps)
         for one, value in before.given.items():
             for at in meanings.nodes(one):
                 found[at] = value, "given"

@@ -16,7 +16,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from dagrid.errors import CapabilityError, GraphLimitError
 from dagrid.execution.backends._transfer import decode_error, stuck_error
 from dagrid.execution.backends._worker import STUCK, encode_error
 from dagrid.execution.backends.inline import InlineBackend
@@ -261,7 +260,7 @@ class Report:
             [state.workers[one].name for one in used] if draft.slots or len(used) > 1 else [""] * len(used),
             None if len(used) < 2 else array("i", [number.get(one, -1) for one in state.where[:size]]),
             values,
-            {node: _allowed(error, draft.names[node]) for node, error in engine.ends.errors.items()},
+            dict(engine.ends.errors),
             _told(state, size, number),
             "",
             draft.names if draft.sent is None else [draft.names[node] for node in draft.sent],
@@ -311,16 +310,6 @@ def _report(*told: Any) -> Report:
     if type(fields[8]) is int:
         fields[8] = [None] * fields[8]
     return Report(*fields)
-
-
-def _allowed(error: BaseException, name: str) -> BaseException:
-    if not isinstance(error, GraphLimitError):
-        return error
-    found = CapabilityError(
-        f"Node {name!r} appends to the graph, which was cut into parts before. Run it with DAG.run, node by node."
-    )
-    found.__cause__ = error
-    return found
 
 
 def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]]]:

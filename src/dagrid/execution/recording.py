@@ -82,6 +82,11 @@ class Kept(Encoded):
         """Whether the value was not kept."""
         return self._data[:1] == _ABSENT
 
+    @property
+    def gone(self) -> bool:  # type: ignore[override]  # of most it is known
+        """Whether there is nothing to decode."""
+        return self.absent
+
     def decode(self) -> Any:
         """Return the value. Raises TransferError: it was not kept, or is not there any more."""
         data = self.packed()
@@ -182,6 +187,10 @@ class Recorder:
         key = f"{self.run}/{self._epoch}/{attempt}"  # an earlier owner may still perform an attempt of the same number
         self.artifacts.put(key, data)
         self._kept[attempt] = _ELSEWHERE + key.encode()
+
+    def pass_over(self, attempt: int, why: str) -> None:
+        """Say for the fact that a value was made that it is not kept; it is made again when somebody needs it."""
+        self._kept[attempt] = _ABSENT + why.encode()
 
     def commit(self, state: State, until: int, errors: Mapping[int, BaseException]) -> None:
         """Write the facts up to a place in the journal; they are durable when this returns.

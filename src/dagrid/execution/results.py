@@ -26,14 +26,13 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkerLostError,
 )
-from dagrid.execution.keeping import Dropped
 from dagrid.graph.node import NodeRef, is_one, node_id
 from dagrid.interrupts import INTERRUPTED
 from dagrid.machine.closing import Verdict, failed_nodes, verdict
 from dagrid.machine.events import UNSTARTED, attempt_id
 from dagrid.machine.explain import ended_word
 from dagrid.machine.state import NO_TASK, State, Status, goes_on
-from dagrid.ports import opened
+from dagrid.ports import is_gone, opened
 
 if TYPE_CHECKING:
     from dagrid.execution.profile import Profile
@@ -257,7 +256,7 @@ class ExecutionResult:
 
         Args:
             path: the file; it is there as a whole or not at all.
-            nodes: the names of those to write; by default all that completed and whose values were not dropped (`keep`).
+            nodes: the names of those to write; by default all that completed and whose values are there (`keep`).
 
         Raises:
             UnknownNodeError: there is no such node.
@@ -266,7 +265,7 @@ class ExecutionResult:
         """
         from dagrid.execution import saved  # tempfile and what it needs: few runs are saved
 
-        values = {name: value for name, value in self.completed().items() if not isinstance(value, Dropped)}
+        values = {name: value for name, value in self.completed().items() if not is_gone(value)}
         if nodes is not None:
             if is_one(nodes):
                 raise InvalidSettingError(f"nodes is a list of nodes; write nodes=[{nodes!r}].")
@@ -407,7 +406,7 @@ class ExecutionResult:
         state = self._state
         status = state.status[node]
         name = state.plan.names[node]
-        reason = self._reason(node)
+        reason = self._reason(node).removesuffix(".")  # what we say of it ends with one
         if status == Status.COMPLETED:
             return None
         if status == Status.FAILED and state.losses.get(node, 0) >= state.plan.settings.max_losses:

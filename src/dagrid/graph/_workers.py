@@ -8,9 +8,12 @@ computing, 2002 (HEFT: the longest remaining path first, each node where it ends
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import takewhile
+from math import inf
 
 
 @dataclass(slots=True)
@@ -82,40 +85,89 @@ def makespan(graph: Timed, worker: Sequence[int]) -> float:
 def earliest_finish(graph: Timed, weights: Sequence[float], caps: Sequence[float]) -> list[int]:
     """Return a worker for each node: where it would start first; of those, where most of its inputs are.
 
+    Of the workers that have none of its inputs only the best one is looked at, so that many workers cost little more than few.
+
     Args:
         weights: what a node counts towards the caps.
         caps: how much each worker may get; if no one has room for a node, the one with the most left gets it.
     """
-    workers = len(caps)
     rank = [0] * len(graph.order)
     for at, node in enumerate(graph.order):
         rank[node] = at
     worker = [-1] * len(rank)
     finish = [0.0] * len(rank)
-    free = [0.0] * workers
-    load = [0.0] * workers
+    crew = _Crew(caps, min(weights, default=0.0))
+    free, load = crew.free, crew.load
     delay_of = _delays_into(graph)
     for node in sorted(graph.order, key=lambda one: (-graph.remaining[one], rank[one])):
-        inputs = [0.0] * workers
-        last = [0.0] * workers
-        most = 0.0
-        for one, delay in zip(graph.before[node], delay_of[node], strict=True):
-            at = worker[one]
-            inputs[at] += 1 + delay
-            last[at] = max(last[at], delay)
-            most = max(most, finish[one])
-        starts = [max(one, most) for one in free]
-        for one, delay in zip(graph.before[node], delay_of[node], strict=True):
-            if delay:
-                at, arrives = worker[one], finish[one] + delay
-                starts = [start if own == at or start > arrives else arrives for own, start in enumerate(starts)]
         weight = weights[node]
-        open_ones = [own for own in range(workers) if load[own] + weight <= caps[own]] or [_emptiest(load, caps)]
-        own = min(open_ones, key=lambda one: (starts[one], -inputs[one], load[one], one))
+        arriving = [
+            (worker[one], finish[one], delay) for one, delay in zip(graph.before[node], delay_of[node], strict=True)
+        ]
+        inputs = _inputs((at, delay) for at, _, delay in arriving)
+        keys = []
+        for own, amount in inputs.items():
+            if load[own] + weight <= caps[own]:
+                come = max([done if own == at else done + delay for at, done, delay in arriving])
+                keys.append((max(free[own], come), -amount, load[own], own))
+        come = max([done + delay for _, done, delay in arriving], default=0.0)
+        other = crew.first(come, weight)
+        if other >= 0 and other not in inputs:
+            keys.append((max(free[other], come), -0.0, load[other], other))
+        if keys:
+            start, _, _, own = min(keys)
+        else:
+            own = _emptiest(load, caps)
+            start = max([free[own], *(done if own == at else done + delay for at, done, delay in arriving)])
         worker[node] = own
-        finish[node] = free[own] = starts[own] + graph.costs[node]
-        load[own] += weight
+        finish[node] = start + graph.costs[node]
+        crew.give(own, weight, finish[node])
     return worker
+
+
+class _Crew:
+    """Workers by when they are free and by what they have.
+
+    Attributes:
+        free: when each worker has done all that it has.
+        load: how much each has.
+    """
+
+    def __init__(self, caps: Sequence[float], lightest: float) -> None:
+        """Take how much each worker may get, and the least that any node counts."""
+        workers = len(caps)
+        self.free = [0.0] * workers
+        self.load = [0.0] * workers
+        self._caps = caps
+        self._lightest = lightest
+        self._by_free = [(0.0, 0.0, own) for own in range(workers)]
+        self._by_load = [(0.0, own) for own in range(workers)]
+
+    def first(self, time: float, weight: float) -> int:
+        """Return the worker with room that could start first from a time on; of those, the one that has least. -1: none has."""
+        later = bisect_right(self._by_free, (time, inf, 0))
+        if later:
+            for load, own in self._by_load:
+                if self.free[own] <= time and load + weight <= self._caps[own]:
+                    return own
+        for place in range(later, len(self._by_free)):
+            _, load, own = self._by_free[place]
+            if load + weight <= self._caps[own]:
+                return own
+        return -1
+
+    def give(self, own: int, weight: float, until: float) -> None:
+        """Give a worker a node; one that has no room for any other is looked at no more."""
+        before = self.free[own], self.load[own], own
+        place = bisect_left(self._by_free, before)
+        if self._by_free[place : place + 1] == [before]:
+            del self._by_free[place]
+            del self._by_load[bisect_left(self._by_load, before[1:])]
+        self.free[own] = until
+        self.load[own] += weight
+        if self.load[own] + self._lightest <= self._caps[own]:
+            insort(self._by_free, (until, self.load[own], own))
+            insort(self._by_load, (self.load[own], own))
 
 
 def level_by_level(
@@ -131,29 +183,54 @@ def level_by_level(
     workers = len(caps)
     worker = [-1] * len(graph.order)
     load = [0.0] * workers
+    unused = [(0.0, own) for own in range(workers)]
     delay_of = _delays_into(graph)
     for level in levels:
         largest = max(weights[node] for node in level)
         room = sum(weights[node] for node in level) / workers
         if largest:
             room = max(largest, -(-room // largest) * largest)
-        here = [0.0] * workers
+        here: dict[int, float] = {}
+        used: list[tuple[float, float, int]] = []
         for node in sorted(level, key=lambda one: (-graph.remaining[one], one)):
             weight = weights[node]
-            inputs = [0.0] * workers
-            for one, delay in zip(graph.before[node], delay_of[node], strict=True):
-                inputs[worker[one]] += 1 + delay
-            open_ones = [
-                own for own in range(workers) if here[own] + weight <= room and load[own] + weight <= caps[own]
+            inputs = _inputs(
+                (worker[one], delay) for one, delay in zip(graph.before[node], delay_of[node], strict=True)
+            )
+            keys = [
+                (-amount, here.get(own, 0.0), load[own], own)
+                for own, amount in inputs.items()
+                if here.get(own, 0.0) + weight <= room and load[own] + weight <= caps[own]
             ]
-            if open_ones:
-                own = min(open_ones, key=lambda one: (-inputs[one], here[one], load[one], one))
+            if keys:
+                own = min(keys)[3]
             else:
-                own = _emptiest(load, caps)
+                fitting = (own for lot, own in unused if lot + weight <= caps[own])
+                small = takewhile(lambda one: one[0] + weight <= room, used)  # noqa: B023  # it is read at once
+                again = (own for _, lot, own in small if lot + weight <= caps[own])
+                found = [one for one in (next(fitting, -1), next(again, -1)) if one >= 0]
+                own = min(found, key=lambda one: (here.get(one, 0.0), load[one], one), default=-1)
+                if own < 0:
+                    own = _emptiest(load, caps)
+            if own in here:
+                del used[bisect_left(used, (here[own], load[own], own))]
+            else:
+                del unused[bisect_left(unused, (load[own], own))]
             worker[node] = own
-            here[own] += weight
+            here[own] = here.get(own, 0.0) + weight
             load[own] += weight
+            insort(used, (here[own], load[own], own))
+        for _, lot, own in used:
+            insort(unused, (lot, own))
     return worker
+
+
+def _inputs(arriving: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Return how much each worker has of what a node takes, given who has each input and how long it takes to others."""
+    found: dict[int, float] = {}
+    for own, delay in arriving:
+        found[own] = found.get(own, 0.0) + 1 + delay
+    return found
 
 
 def _emptiest(load: Sequence[float], caps: Sequence[float]) -> int:

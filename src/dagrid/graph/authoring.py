@@ -164,10 +164,10 @@ class Task(Generic[P, R]):
                 self._refuse_handles((condition,))
             else:
                 current.holds(condition)
-            self._condition, said["when"] = condition, condition.ref
+            self._condition, said["when"] = condition, condition.__ref__
         if "reads" in said and isinstance(said["reads"], Iterable) and not isinstance(said["reads"], str):
             said["reads"] = list(said["reads"])
-            self._held = frozenset([one.ref.node for one in said["reads"] if type(one) is Handle])
+            self._held = frozenset([one.__ref__.node for one in said["reads"] if type(one) is Handle])
         if "unpack_to" in said:
             self._unpack_to = _length(said.pop("unpack_to"))
             self._body()
@@ -201,7 +201,7 @@ class Task(Generic[P, R]):
         for one in values:
             if type(one) is Handle:
                 raise HandleError(
-                    f"{one!r} was given to {self.node.id!r} outside of @dag {one.recording.name!r}, {_AFTER}"
+                    f"{one!r} was given to {self.node.id!r} outside of @dag {one.__recording__.name!r}, {_AFTER}"
                 )
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -452,7 +452,7 @@ class Flow(Generic[P, R]):
             finally:
                 made.open = False
                 recording.reset(token)
-            graph = made.graph(self._settings.get("max_concurrency"))
+            graph = made.graph(self._settings.get("max_concurrency"), template)
         last = self._last
         if last is not None and last[1].compiled is not None and made.repeats(last[0]):
             graph.compiled = last[1].compiled  # what was found out of the same description need not be found out again

@@ -12,7 +12,7 @@ from dagrid.errors import GraphError
 from dagrid.graph.arguments import Ref, fill
 from dagrid.graph.authoring import Flow
 from dagrid.graph.dag import DAG
-from dagrid.graph.late import Outline
+from dagrid.graph.late import Outline, as_list, as_unread_list
 from dagrid.graph.node import Node, NodeRef, is_one
 from dagrid.graph.parameters import outright, parameters_of
 from dagrid.graph.parts import Meanings, reach
@@ -76,7 +76,7 @@ class _Piece(msgspec.Struct, eq=False, dict=True):
 def _numbers(outline: Outline, asked: NodeRef | Sequence[NodeRef], setting: str, graph: str | None) -> list[int]:
     found: list[int] = []
     every: Any = [asked] if is_one(asked) else asked
-    meanings = Meanings(outline.structure, outline.specs, setting, graph)
+    meanings = Meanings(outline.structure, outline.specs, setting, graph, outline.maps)
     for one in every:
         meant = meanings.nodes(one)
         if len(meant) > 1:
@@ -122,17 +122,21 @@ def _parameters(names: Sequence[str]) -> list[inspect.Parameter]:
 
 
 def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, Any]) -> Any:
-    """Describe a node once more, with the handles and values that stand in place of what it needed."""
+    """Describe a node once more, with the handles and values that stand in place of what it needed.
+
+    A debug node is asked for here, since an output needs it, so it runs as any other.
+    """
     if node.reads:
         raise GraphError(
             f"Node {node.id!r} reads nodes that may not be in the piece. Remove its reads, or run the graph as it is."
         )
     args, kwargs = _arguments(node, values)
     waits = [
-        one.ref.node for name in node.depends_on if name not in node.taken() and type(one := values[name]) is Handle
+        one.__ref__.node for name in node.depends_on if name not in node.taken() and type(one := values[name]) is Handle
     ]
     when = None if node.when is None else _condition(current, fill(node.when, values))
-    pattern = node.changed(depends_on=waits, inputs=None, arguments=None, when=when)
+    fn = as_list if node.fn is as_unread_list else node.fn
+    pattern = node.changed(fn=fn, depends_on=waits, inputs=None, arguments=None, when=when, debug=False)
     if is_map:
         return current.map(pattern, args[0], args[1:], kwargs, None)
     return current.add(pattern, args, kwargs)
@@ -141,8 +145,8 @@ def _again(current: Recording, node: Node, is_map: bool, values: Mapping[str, An
 def _condition(current: Recording, value: Any) -> Ref:
     if type(value) is Handle:
         current.holds(value)
-        return value.ref
-    return current.add(Node("condition", _same), (value,)).ref
+        return value.__ref__
+    return current.add(Node("condition", _same), (value,)).__ref__
 
 
 def _same(value: Any) -> Any:

@@ -136,7 +136,8 @@ class DAG:
             return DAG.of(structure, specs, name=self.name, max_concurrency=self.max_concurrency)
         from dagrid.graph.late import Outline, split
 
-        longer = Outline(structure, specs, self.outline.maps)
+        asked = {structure.index[name] for node in given for name in (*node.taken(), *node.reads)}
+        longer = Outline(structure, specs, self.outline.maps, self.outline.unread - asked)
         return split(longer, name=self.name, max_concurrency=self.max_concurrency)
 
     def compose(

@@ -17,7 +17,7 @@ import msgspec
 from dagrid.errors import InvalidPatchError
 from dagrid.graph.arguments import Arguments, Group, Ref, renamed
 from dagrid.graph.dag import DAG
-from dagrid.graph.late import Outline, split
+from dagrid.graph.late import Outline, as_list, as_unread_list, split
 from dagrid.graph.node import Node, NodeRef, node_id
 from dagrid.graph.parameters import NO_PARAMETERS, Parameters, outright, parameters_of
 from dagrid.graph.rules import Patch, Rule, View, check_plain
@@ -149,6 +149,9 @@ def for_each(source: NodeRef, workflow: DAG, *, name: str, reduce: Step | None =
     seen = [at for at, each in enumerate(inner) if not each.node.debug]
     ends = [structure.names[at] for at in seen if all(inner[after].node.debug for after in structure.successors[at])]
     into = None if reduce is None else _Gathering(reduce)
+    for at in seen:
+        if into is not None and structure.names[at] in ends:
+            inner[at].is_asked_for()
     source = node_id(source)
 
     def body(view: View) -> Patch:
@@ -163,7 +166,9 @@ def for_each(source: NodeRef, workflow: DAG, *, name: str, reduce: Step | None =
                 nodes += [made[at] for at in structure.order]
                 continue
             began = split(
-                Outline(structure.renamed(prefix.__add__), made, outline.maps), name=None, max_concurrency=None
+                Outline(structure.renamed(prefix.__add__), made, outline.maps, outline.unread),
+                name=None,
+                max_concurrency=None,
             )
             nodes += began.specs.values()
             rules += began.rules
@@ -398,6 +403,11 @@ class _Inner(_Template):
         if spec.fn is not None:
             self.arguments = self.others if self.is_root else outright(spec, self.asked)
         self.rest = {name: self.settings[name] for name in self.settings if name not in ("when", "reads")}
+
+    def is_asked_for(self) -> None:
+        """Note that somebody takes its value whom the workflow does not know."""
+        if self.node.fn is as_unread_list:
+            self.node = self.node.changed(fn=as_list)
 
     def under(self, prefix: str, source: str, element: Any) -> Node:
         """Return the node of one element, which stands behind the source of the elements if it depends on nothing else."""

@@ -21,11 +21,15 @@ from dagrid.graph.structure import Structure
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A graph as it was described. The node of a map has the arguments of its calls; the first one is what is mapped over."""
+    """A graph as it was described. The node of a map has the arguments of its calls; the first one is what is mapped over.
+
+    `unread` are the maps whose lists nobody asks for, because they are only mapped item by item.
+    """
 
     structure: Structure
     specs: Mapping[int, Node]
     maps: frozenset[int]
+    unread: frozenset[int] = frozenset()
 
     def node(self, at: int) -> Node:
         """Return a node with all that it waits for."""
@@ -50,6 +54,11 @@ def gathered(pattern: Node) -> Node:
 
 def as_list(*values: Any) -> list[Any]:
     """Return the values as a list."""
+    return list(values)
+
+
+def as_unread_list(*values: Any) -> list[Any]:
+    """Return the values as a list that the graph is not described to ask for; a run that keeps less need not make it."""
     return list(values)
 
 
@@ -153,7 +162,8 @@ class _Rules:
         if at in self.unwanted:
             return None
         needs = [name for name in self._late(at) if name != source.node]
-        rule = _Map(node, source, self.bases[at], self.bases[before] if followed else None, tuple(needs))
+        follows = self.bases[before] if followed else None
+        rule = _Map(node, source, self.bases[at], follows, tuple(needs), at in outline.unread)
         return Rule(rule.holds, rule.patch, f"map {node.id}", adds=_kinds([node]), waits=self.waits[at])
 
     def _group(self, maps: int, members: list[int]) -> Rule:
@@ -230,6 +240,7 @@ class _Map:
         base: what the elements are called but for their number.
         follows: that of the map whose elements are mapped one by one, if `source` is such a map.
         needs: what else must be there.
+        unread: nobody asks for the list of the values.
     """
 
     node: Node
@@ -237,6 +248,7 @@ class _Map:
     base: str
     follows: str | None
     needs: tuple[str, ...]
+    unread: bool = False
 
     def holds(self, view: View) -> bool:
         if not all(name in view for name in self.needs):
@@ -277,7 +289,8 @@ class _Map:
             sources = (item.node, *shared) if one_by_one else shared
             nodes.append(pattern.called(f"{self.base}[{number}]", Arguments((item, *others), said.kwargs, sources)))
         values = [Ref(node.id) for node in nodes]
-        return Patch([*nodes, self._gathering(as_list, *values, after=not values)])
+        gather = as_unread_list if self.unread else as_list
+        return Patch([*nodes, self._gathering(gather, *values, after=not values)])
 
     def _gathering(self, fn: Any, *args: Any, after: bool = False) -> Node:
         pattern = gathered(self.node).changed(fn=fn, depends_on=[self.source.node] if after else [])

@@ -368,14 +368,14 @@ def node_id(given: object, graph: str | None = None) -> str:
         raise InvalidNodeError(f"{given!r} has no __name__. Give the node a name of its own.")
     if not _is_handle(given):
         raise InvalidNodeError(f"The name of a node is a string, a function or a handle, not {given!r}.")
-    if given.ref.path:
-        raise HandleError(f"{given!r} is a part of the value of node {given.ref.node!r}. Say the node as a whole.")
-    if graph is not None and given.recording.name != graph:
+    if given.__ref__.path:
+        raise HandleError(f"{given!r} is a part of the value of node {given.__ref__.node!r}. Say the node as a whole.")
+    if graph is not None and given.__recording__.name != graph:
         raise HandleError(
-            f"{given!r} belongs to @dag {given.recording.name!r}, and not to the graph {graph!r}. Take a handle of that graph, "
-            f"or say the name of the node."
+            f"{given!r} belongs to @dag {given.__recording__.name!r}, and not to the graph {graph!r}. Take a handle of that "
+            f"graph, or say the name of the node."
         )
-    return given.ref.node
+    return given.__ref__.node
 
 
 def is_one(given: object) -> bool:
@@ -384,7 +384,7 @@ def is_one(given: object) -> bool:
 
 
 def _is_handle(given: object) -> TypeGuard[Handle]:
-    return type(getattr(given, "ref", None)) is Ref
+    return type(getattr(given, "__ref__", None)) is Ref
 
 
 def _refuse(name: str, why: str) -> Any:

@@ -22,7 +22,7 @@ DEBUG = "a debug node"
 class Choice(msgspec.Struct, eq=False):
     """What a run is asked to run; None means that nothing is said. An item is a name, a task, a function or a handle, or a tag.
 
-    `graph` is what the graph is called, of which the handles have to be.
+    `graph` is what the graph is called, of which the handles have to be; `maps` are the nodes that are maps over values to come.
     """
 
     targets: Iterable[NodeRef] | None = None
@@ -30,6 +30,7 @@ class Choice(msgspec.Struct, eq=False):
     exclude: Iterable[NodeRef] | None = None
     debug: bool = False
     graph: str | None = None
+    maps: Collection[int] = ()
 
 
 class Special(NamedTuple):
@@ -68,12 +69,20 @@ def special(structure: Structure, specs: Mapping[int, Node]) -> Special:
 class Meanings:
     """What names, tasks and tags mean in a graph. All nodes are looked at once, when the first is asked for that is no name."""
 
-    def __init__(self, structure: Structure, specs: Mapping[int, Node], setting: str, graph: str | None = None) -> None:
-        """Take the graph, what the setting is called for which nodes are asked, and the name of the graph that handles are of."""
+    def __init__(
+        self,
+        structure: Structure,
+        specs: Mapping[int, Node],
+        setting: str,
+        graph: str | None = None,
+        maps: Collection[int] = (),
+    ) -> None:
+        """Take the graph, what the setting is called for which nodes are asked, and `graph` and `maps` as of a `Choice`."""
         self.structure = structure
         self.specs = specs
         self.setting = setting
         self.graph = graph
+        self.maps = maps
 
     def nodes(self, one: object) -> list[int]:
         """Return the nodes that are made of a task or a function, and else the one that is called so.
@@ -89,11 +98,24 @@ class Meanings:
         name = node_id(one, self.graph)
         at = self.structure.index.get(name)
         if at is None:
+            self._check_element(name)
             suggestion = suggest(name, self.structure.index)
             raise UnknownNodeError(
                 f"{self.setting} asks for {name!r}, which is no node of the graph.{hint(suggestion)}", name, suggestion
             )
         return [at]
+
+    def _check_element(self, name: str) -> None:
+        """Check that a name which no node has is none that the element of a map will have, either."""
+        base = name.rpartition("[")[0]
+        if name.endswith("]") and self.structure.index.get(base) in self.maps:
+            raise UnknownNodeError(
+                f"{self.setting} asks for {name!r}, and how many nodes there are of the map {base!r} is found out by the run, so "
+                f"none can be chosen before. Say {base!r}, which means all of them; or map over a list that is known when "
+                f"the graph is described.",
+                name,
+                base,
+            )
 
     def tagged(self, tag: str) -> list[int]:
         """Return the nodes that have a tag.
@@ -104,6 +126,7 @@ class Meanings:
         found = self._tagged.get(tag)
         if found is not None:
             return found
+        self._check_element(tag)
         name, nearest_tag = suggest(tag, self.structure.index), suggest(tag, sorted(self._tagged))
         suggestions = [f"the node {name!r}"] if name else []
         suggestions += [f"the tag {nearest_tag!r}"] if nearest_tag else []
@@ -139,6 +162,7 @@ def resolve(
     *,
     setting: str,
     graph: str | None = None,
+    maps: Collection[int] = (),
 ) -> dict[int, bool]:
     """Return the nodes that names, tasks, handles and tags mean, each with whether it was named, and not only its tag.
 
@@ -149,7 +173,7 @@ def resolve(
         asked: the list of these.
         structure, specs: the graph.
         setting: where they were said.
-        graph: what the graph is called, of which the handles have to be.
+        graph, maps: as of a `Choice`.
 
     Raises:
         UnknownNodeError: one means nothing; the error has the nearest name and tag.
@@ -159,7 +183,7 @@ def resolve(
     if is_one(asked) or not isinstance(asked, Iterable):
         shown = repr(asked) if isinstance(asked, str) else getattr(asked, "__name__", repr(asked))
         raise InvalidSettingError(f"{setting} is a list of names, tasks or tags; write {setting}=[{shown}].")
-    meanings = Meanings(structure, specs, setting, graph)
+    meanings = Meanings(structure, specs, setting, graph, maps)
     found: dict[int, bool] = {}
     for one in asked:
         if isinstance(one, str) and one not in structure.index:
@@ -193,7 +217,7 @@ def choose(
     }  # they belong to the run, whatever of it is chosen
     targets: dict[int, bool] = {}
     if choice.targets is not None:
-        targets = resolve(choice.targets, structure, specs, setting="targets", graph=choice.graph)
+        targets = resolve(choice.targets, structure, specs, setting="targets", graph=choice.graph, maps=choice.maps)
         omitted.update(_debug(structure, choice, kinds, targets, known))
         begin = [at for at in targets if at not in omitted]
         if targets and not begin:
@@ -209,7 +233,7 @@ def choose(
     else:
         omitted.update(_debug(structure, choice, kinds, targets, known))
     if choice.roots is not None:
-        roots = resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph)
+        roots = resolve(choice.roots, structure, specs, setting="roots", graph=choice.graph, maps=choice.maps)
         silent = [at for at in roots if omitted.get(at) == DEBUG and at not in known]
         if len(silent) == len(roots) or any(roots[at] for at in silent):
             _refuse_debug("roots", silent, structure)
@@ -219,7 +243,7 @@ def choose(
             if at not in behind and at not in setup and at not in handlers:
                 omitted.setdefault(at, "not behind the roots")
     if choice.exclude is not None:
-        excluded = resolve(choice.exclude, structure, specs, setting="exclude", graph=choice.graph)
+        excluded = resolve(choice.exclude, structure, specs, setting="exclude", graph=choice.graph, maps=choice.maps)
         cause = _carried(structure, excluded, known)
         for at, why in cause.items():
             omitted[at] = "excluded" if why == at else f"needs {structure.names[why]!r}, which is excluded"

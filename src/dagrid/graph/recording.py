@@ -9,7 +9,7 @@ import functools
 import operator
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from types import MappingProxyType
+from types import GeneratorType, MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import msgspec
@@ -34,6 +34,7 @@ class Recording(msgspec.Struct, eq=False):
     _patterns: list[Node] = []
     _specs: dict[int, Node] = {}
     _maps: set[int] = set()
+    _lists: dict[int, Sequence[Handle]] = {}
     _written: dict[int, object] = {}
 
     def writes(self, task: object) -> None:
@@ -111,7 +112,7 @@ class Recording(msgspec.Struct, eq=False):
         each = self._items(items)
         if each is None:
             handle = self.add(pattern, (items, *args), kwargs)
-            self._maps.add(handle.at)
+            self._maps.add(handle.__at__)
             return handle
         from dagrid.graph.late import gathered
 
@@ -125,7 +126,7 @@ class Recording(msgspec.Struct, eq=False):
             taken |= shared
             elements.append(self._record(pattern, given, named, taken, length, self._unused(f"{name}[{number}]")))
         handle = self.add(gathered(pattern), elements, None, len(elements), name)
-        handle.elements = elements
+        handle.__elements__ = self._lists[handle.__at__] = elements
         return handle
 
     def holds(self, handle: Handle) -> None:
@@ -157,8 +158,12 @@ class Recording(msgspec.Struct, eq=False):
         """Return a value with references in the places of handles."""
         return self._place(value, {})
 
-    def graph(self, max_concurrency: int | None) -> DAG:
+    def graph(self, max_concurrency: int | None, template: Any = None) -> DAG:
         """Return what was recorded; this ends it.
+
+        Args:
+            max_concurrency: of the graph.
+            template: what the function returned, see `template`.
 
         Raises:
             HandleError: the function of a task has a handle beside its arguments.
@@ -167,6 +172,7 @@ class Recording(msgspec.Struct, eq=False):
         if self._written:
             self._check_written()
         structure = Structure.in_order(self._names, self._index, self._predecessors)
+        unread = self._unread(template) if self._lists or self._maps else frozenset()
         if self._maps:
             for spec in self._specs.values():
                 if spec.reads:
@@ -176,9 +182,32 @@ class Recording(msgspec.Struct, eq=False):
                     )
             from dagrid.graph.late import Outline, split
 
-            outline = Outline(structure, self._specs, frozenset(self._maps))
+            outline = Outline(structure, self._specs, frozenset(self._maps), unread)
             return split(outline, name=self.name, max_concurrency=max_concurrency)
         return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
+
+    def _unread(self, template: Any) -> frozenset[int]:
+        """Return the maps whose lists are mapped item by item, and asked for by nobody; note it with those that are there."""
+        from dagrid.graph.late import as_unread_list
+
+        parts = {one.__at__: at for at, elements in self._lists.items() for one in elements}
+        index, lists, maps = self._index, self._lists, self._maps
+        followed: set[int] = set()
+        asked = {index[name] for name in Arguments((template,)).sources or ()}
+        for at, spec in self._specs.items():
+            over = _mapped(spec) if at in maps else None
+            for name in (*spec.taken(), *spec.reads):
+                before = index[name]
+                if name == over and before in maps:
+                    followed.add(before)
+                elif parts.get(before, at) != at:
+                    followed.add(parts[before])
+                else:
+                    asked.add(before)
+        unread = frozenset(followed - asked)
+        for at in unread & lists.keys():
+            self._specs[at] = self._specs[at].changed(fn=as_unread_list)
+        return unread
 
     def _check_written(self) -> None:
         """Check the tasks that were called, now that all is bound which their functions close over."""
@@ -208,10 +237,10 @@ class Recording(msgspec.Struct, eq=False):
             if not isinstance(items, Iterable):
                 raise HandleError(f"map takes a list, or a handle of one, and not {items!r}.")
             return items
-        if items.elements is not None:
+        if items.__elements__ is not None:
             self.holds(items)
-            return items.elements
-        return None if items.length is None else list(items)
+            return items.__elements__
+        return None if items.__length__ is None else list(items)
 
     def _wait(self, pattern: Node, taken: dict[int, str]) -> None:
         """Let a node wait for what its pattern names."""
@@ -256,18 +285,20 @@ class Recording(msgspec.Struct, eq=False):
         """
         kind: Any = type(value)
         if kind is Handle:
-            if value.recording is not self:
+            if value.__recording__ is not self:
                 raise HandleError(
-                    f"{value!r} belongs to @dag {value.recording.name!r} and not to {self.name!r}, which is being described. "
+                    f"{value!r} belongs to @dag {value.__recording__.name!r} and not to {self.name!r}, which is being described. "
                     f"Call the task here, or pass the value as an argument."
                 )
-            ref = value.ref
-            taken[value.at] = ref.node
+            ref = value.__ref__
+            taken[value.__at__] = ref.node
             return ref
         if kind in _PLAIN:
             return value
         look = looking_into(kind)
         if look is None:
+            if kind in _READ_ONCE:
+                raise _read_once(kind)
             return value
         held = look(value)
         open_ = {} if open_ is None else open_
@@ -276,7 +307,7 @@ class Recording(msgspec.Struct, eq=False):
                 "A handle is in a key of a dict, and its value is not known yet. Make the dict in a task."
             )
         kinds = set(map(type, held))
-        if Handle not in kinds and not any(map(looking_into, kinds)):
+        if Handle not in kinds and not any(map(looking_into, kinds)) and _READ_ONCE.isdisjoint(kinds):
             return value
         if not is_grouped(kind):
             if _has_handle(held, open_):
@@ -319,6 +350,13 @@ def _has_handle(held: Collection[Any], seen: dict[int, bool]) -> bool:
     return False
 
 
+def _read_once(kind: type) -> HandleError:
+    return HandleError(
+        f"A {kind.__name__} is read when the task runs, and by the first run alone; tasks that it calls are not recorded. "
+        f"Pass a list of it."
+    )
+
+
 def _unmade(kind: type) -> HandleError:
     return HandleError(
         f"A {kind.__qualname__} holds a handle, and cannot be made anew with the value when that is known. Pass what it holds in "
@@ -326,10 +364,19 @@ def _unmade(kind: type) -> HandleError:
     )
 
 
+def _mapped(node: Node) -> str | None:
+    """Return the node whose whole value, and nothing else of which, a map takes item by item."""
+    called = node.arguments or NO_ARGUMENTS
+    over = called.args[0]
+    others = Arguments(called.args[1:], called.kwargs).sources or ()
+    return over.node if type(over) is Ref and not over.path and over.node not in others else None
+
+
 MOST_REMEMBERED = 1_000
 NO_ARGUMENTS = Arguments()
 _PLAIN = frozenset((bool, int, float, str, bytes, type(None)))
 _SIMPLE = _PLAIN | {Ref}
+_READ_ONCE = frozenset((GeneratorType, map, filter, zip, enumerate, reversed))
 
 
 def _values(called: Arguments) -> tuple[Any, ...]:
@@ -387,6 +434,7 @@ class Handle(msgspec.Struct, eq=False):
     It can be passed to tasks, also inside of lists, tuples and dicts, and of subclasses of these; returned; indexed, where the
     index is applied by whoever receives the value; iterated and unpacked if the task says `unpack_to`; mapped over. Comparisons
     and arithmetic record nodes of their own. As a key and in sets a handle is itself and nothing else: its hash is its identity.
+    What it holds itself is named as Python's own attributes are, for all other names are those of the value.
 
     Raises:
         HandleError: it is used as if it were the value: `if handle`, `x in handle`, a loop without a length, `str(handle)` and
@@ -395,23 +443,27 @@ class Handle(msgspec.Struct, eq=False):
 
     __array_ufunc__ = None  # an array leaves arithmetic to the handle, and does not take it apart item by item
 
-    recording: Recording
-    at: int
-    ref: Ref
-    length: int | None = None
-    elements: Sequence[Handle] | None = None
+    __recording__: Recording
+    __at__: int
+    __ref__: Ref
+    __length__: int | None = None
+    __elements__: Sequence[Handle] | None = None
 
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        return f"<handle of {self.ref.node + ''.join(f'[{key!r}]' for key in self.ref.path)!r}>"
+        return f"<handle of {self.__ref__.node + ''.join(f'[{key!r}]' for key in self.__ref__.path)!r}>"
 
     def __getitem__(self, key: Any) -> Handle:
-        if not self.recording.open or self.recording.template(key) is not key:
-            return self.recording.add(_operation("getitem"), (self, key))
-        if self.elements is not None and type(key) is int and -len(self.elements) <= key < len(self.elements):
-            return self.elements[key]
-        return Handle(self.recording, self.at, Ref(self.ref.node, (*self.ref.path, key)))
+        if not self.__recording__.open or self.__recording__.template(key) is not key:
+            return self.__recording__.add(_operation("getitem"), (self, key))
+        if (
+            self.__elements__ is not None
+            and type(key) is int
+            and -len(self.__elements__) <= key < len(self.__elements__)
+        ):
+            return self.__elements__[key]
+        return Handle(self.__recording__, self.__at__, Ref(self.__ref__.node, (*self.__ref__.path, key)))
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
@@ -419,12 +471,12 @@ class Handle(msgspec.Struct, eq=False):
         )
 
     def __len__(self) -> int:
-        if self.length is None:
+        if self.__length__ is None:
             raise HandleError(
                 f"How long {self!r} is will be known when it has run. Say it with @task(unpack_to=...), or work on the whole "
                 f"value in a task."
             )
-        return self.length
+        return self.__length__
 
     def __iter__(self) -> Iterator[Handle]:
         return iter([self[place] for place in range(len(self))])
@@ -491,7 +543,7 @@ def _operation(name: str) -> Node:
 
 def _operator(name: str, turned: bool) -> Callable[..., Handle]:
     def apply(self: Handle, *other: Any) -> Handle:
-        return self.recording.add(_operation(name), (*other, self) if turned else (self, *other))
+        return self.__recording__.add(_operation(name), (*other, self) if turned else (self, *other))
 
     return apply
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from dagrid.errors import CapabilityError, GraphLimitError, InvalidNodeError, InvalidSettingError, UnsatisfiableError
-from dagrid.graph.analysis import bottom_levels
+from dagrid.graph.analysis import bottom_levels, level_numbers
 from dagrid.graph.node import Node
 from dagrid.graph.policy import Repeat, Retry
 from dagrid.graph.structure import Structure
@@ -20,6 +20,7 @@ from dagrid.machine.events import NUMBER_SHIFT
 
 OnFailure = Literal["skip", "continue", "stop"]
 PRIORITY_SHIFT = 80
+DEEP_PRIORITY_SHIFT = PRIORITY_SHIFT + NUMBER_SHIFT
 TICKS_PER_COST = 1_000_000
 SHARES = 1_000_000
 MOST_TICKS = (1 << (PRIORITY_SHIFT - NUMBER_SHIFT)) - 1
@@ -40,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True):
         batch: seconds of work that are sent ahead to a worker at most.
         timeout: seconds for the run as a whole, but for its handlers; None means no limit.
         debug: whether the debug nodes by which a graph grows run too.
+        deepest_first: of nodes of one priority, whether that goes first which stands deeper in the graph, so that values are used
+            up before others are made.
     """
 
     max_concurrency: int | None = None
@@ -52,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True):
     batch: float = 0.001
     timeout: float | None = None
     debug: bool = False
+    deepest_first: bool = False
 
     def __post_init__(self) -> None:
         if self.max_concurrency is not None and (
@@ -114,6 +118,7 @@ class Plan:
         "adds",
         "alone",
         "delegates",
+        "depths",
         "empty",
         "fail_when_lost",
         "goes_on",
@@ -172,7 +177,8 @@ class Plan:
         self.index = structure.index
         self.successors: list[list[int]] = structure.successors
         self.predecessors: list[Any] = structure.predecessors  # of sequences of numbers
-        self.keys = keys if keys is not None else order_keys(structure, specs)
+        self.depths: list[int] = level_numbers(structure) if settings.deepest_first else []
+        self.keys = keys if keys is not None else order_keys(structure, specs, settings)
         self.empty = set(empty)
         self.sources = sources
         self.requests: list[Request] = [PLAIN]
@@ -307,7 +313,9 @@ class Plan:
 
     def _order_grown(self, added: range, nodes: Sequence[Node]) -> None:
         """Give new nodes their keys: paths are measured among the new ones, for the old ones have been ordered already."""
-        if len(nodes) == 1:
+        if self.settings.deepest_first:
+            self._place_grown(added)
+        if len(nodes) == 1 and not self.depths:
             node = nodes[0]
             plain = not node.priority and node.cost is None
             self.keys.append((_PLAIN_KEY if plain else _key(node.priority, _cost(node), 0)) + added.start)
@@ -328,7 +336,23 @@ class Plan:
                 longest = max((levels[after] for after in self.successors[number]), default=0.0)
                 levels[number] = longest + _cost(nodes[number - added.start])
         for number, node in zip(added, nodes, strict=True):
-            self.keys.append(_key(node.priority, levels[number], number))
+            key = _key(node.priority, levels[number], number)
+            self.keys.append(_deep(key, node.priority, self.depths[number]) if self.depths else key)
+
+    def _place_grown(self, added: range) -> None:
+        """Note how deep new nodes stand; those of one patch may wait for each other in any order."""
+        depths = self.depths
+        depths.extend([-1] * len(added))
+        for start in added:
+            stack = [start]
+            while stack:
+                number = stack[-1]
+                missing = [before for before in self.predecessors[number] if depths[before] < 0]
+                if missing:
+                    stack.extend(missing)
+                    continue
+                stack.pop()
+                depths[number] = 1 + max([depths[before] for before in self.predecessors[number]], default=-1)
 
     def _admit(self, number: int, node: Node) -> None:
         place = self.places.get(number, "") if self.places else ""
@@ -381,11 +405,12 @@ def shares(amount: float) -> int:
     return max(round(amount * SHARES), 1)
 
 
-def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
+def order_keys(structure: Structure, specs: Mapping[int, Node], settings: Settings) -> list[int]:
     """Return for each node one integer; of two ready nodes, the one with the smaller key goes first.
 
-    The key holds, from the top: the explicit priority (larger first), the longest remaining path by cost (longer first), and the
-    number of the node, which breaks ties by insertion and can be read back with `NODE_MASK`.
+    The key holds, from the top: the explicit priority (larger first), with `deepest_first` the level (deeper first), the longest
+    remaining path by cost (longer first), and the number of the node, which breaks ties by insertion and can be read back with
+    `NODE_MASK`.
     """
     costs: list[float] | None = None
     for number, node in specs.items():
@@ -399,6 +424,10 @@ def order_keys(structure: Structure, specs: Mapping[int, Node]) -> list[int]:
     for number, node in specs.items():
         if node.priority:
             keys[number] = _key(node.priority, levels[number], number)
+    if settings.deepest_first:
+        for number, depth in enumerate(level_numbers(structure)):
+            priority = specs[number].priority if number in specs else 0
+            keys[number] = _deep(keys[number], priority, depth)
     return keys
 
 
@@ -408,6 +437,11 @@ def _is_number(value: object) -> bool:
 
 def _key(priority: int, level: float, number: int) -> int:
     return (-priority << PRIORITY_SHIFT) - (min(int(level * TICKS_PER_COST), MOST_TICKS) << NUMBER_SHIFT) + number
+
+
+def _deep(key: int, priority: int, depth: int) -> int:
+    """Return a key in which the depth stands between the priority and all else."""
+    return key + (priority << PRIORITY_SHIFT) - (priority << DEEP_PRIORITY_SHIFT) - (depth << PRIORITY_SHIFT)
 
 
 def _cost(node: Node) -> float:

@@ -108,18 +108,6 @@ def read_key(key: str | bytes | None) -> bytes | None:
     return as_key(key)
 
 
-def check_numbers(max_workers: int | None, patience: float) -> None:
-    """Refuse numbers that cannot be.
-
-    Raises:
-        InvalidSettingError: one of them cannot.
-    """
-    if max_workers is not None and (type(max_workers) is not int or max_workers < 1):
-        raise InvalidSettingError(f"max_workers is a whole number from 1 up, not {max_workers!r}.")
-    if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience > 0:
-        raise InvalidSettingError(f"patience is a number of seconds above 0, not {patience!r}.")
-
-
 def check_queues(app: Celery, queues: Iterable[str]) -> None:
     """Refuse queues that an app does not have, if it makes none by itself.
 

@@ -1,10 +1,12 @@
-"""What all our backends share: the reference's four public methods, derived from the port in one place.
+"""What all our backends share: the reference's four public methods, derived from the port in one place; how settings are checked,
+and how sessions report.
 
 It knows the port and nothing of any place.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from abc import ABC, abstractmethod
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from dagrid.errors import BackendClosedError
+from dagrid.errors import BackendClosedError, InvalidSettingError
 from dagrid.machine.events import Stimulus
 from dagrid.ports import Capabilities, FourMethods, Host, Needs, PushHost, Session
 
@@ -23,6 +25,33 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 """How many seconds a close waits for a report that is being made."""
+
+
+def check_whole(least: int = 1, /, **settings: object) -> None:
+    """Refuse settings that are neither None nor a whole number.
+
+    Args:
+        least: the smallest number.
+        settings: what is looked at, by name.
+
+    Raises:
+        InvalidSettingError: one is neither.
+    """
+    for name, value in settings.items():
+        if value is not None and not (_is_whole(value) and value >= least):  # type: ignore[operator]
+            raise InvalidSettingError(f"{name} is a whole number from {least} up, not {value!r}.")
+
+
+def _is_whole(value: object) -> bool:
+    return hasattr(type(value), "__index__") and type(value) is not bool
+
+
+def check_seconds(**settings: object) -> None:
+    """Refuse settings that are no number of seconds above 0. Raises InvalidSettingError."""
+    for name, value in settings.items():
+        if type(value) not in (int, float) or not 0 < value < math.inf:  # type: ignore[operator]
+            raise InvalidSettingError(f"{name} is a number of seconds above 0, not {value!r}.")
+
 
 # What the public protocol is called where a backend is written by hand.
 DistributedBackend = FourMethods

@@ -20,7 +20,6 @@ from dagrid.execution.backends._celery_lanes import Item, Lane, Message
 from dagrid.execution.backends._celery_line import Line
 from dagrid.execution.backends._celery_settings import (
     Selector,
-    check_numbers,
     check_queues,
     own_app,
     read_app,
@@ -31,7 +30,7 @@ from dagrid.execution.backends._celery_settings import (
 )
 from dagrid.execution.backends._celery_worker import KEY_VARIABLE, perform
 from dagrid.execution.backends._transfer import encode_function
-from dagrid.execution.backends.base import BackendBase, Outbox
+from dagrid.execution.backends.base import BackendBase, Outbox, check_seconds, check_whole
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host, Needs
 
@@ -120,7 +119,8 @@ class CeleryBackend(BackendBase):
         patience: float = 30.0,
     ) -> None:
         super().__init__()
-        check_numbers(max_workers, patience)
+        check_whole(max_workers=max_workers)
+        check_seconds(patience=patience)
         self.app = read_app(broker, app)
         self.queue = read_name("queue", queue) or str(self.app.conf.task_default_queue)
         self.queues = read_queues(queues)

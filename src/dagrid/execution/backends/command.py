@@ -19,11 +19,11 @@ import msgspec
 
 from dagrid.attempt import KEY
 from dagrid.commands import Await, Launch, Request, Thing, value_of
-from dagrid.errors import BackendError, CommandError, InvalidSettingError, TaskError
+from dagrid.errors import BackendError, CommandError, TaskError
 from dagrid.execution.backends._flight import Flight, Value, Waiting
 from dagrid.execution.backends._running import Ground, Running
 from dagrid.execution.backends._servers import Servers
-from dagrid.execution.backends.base import BackendBase, Sessions
+from dagrid.execution.backends.base import BackendBase, Sessions, check_whole
 from dagrid.execution.carriers import carry
 from dagrid.execution.watchdog import Guard, watchdog
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
@@ -55,9 +55,7 @@ class CommandBackend(BackendBase):
 
     def __init__(self, max_workers: int | None = None, processes: int | None = None) -> None:
         super().__init__()
-        for name, count in (("max_workers", max_workers), ("processes", processes)):
-            if count is not None and count < 1:
-                raise InvalidSettingError(f"{name} is a whole number from 1 up, not {count!r}.")
+        check_whole(max_workers=max_workers, processes=processes)
         self.max_workers = max_workers if max_workers is not None else max(os.cpu_count() or 1, processes or 1)
         self.processes = processes if processes is not None else self.max_workers
         self.sessions: Sessions[CommandSession] = Sessions()

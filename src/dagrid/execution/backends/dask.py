@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from dagrid.execution.backends._dask_tasks import Tasks, check
 from dagrid.execution.backends._delegate import Delegation, Joined
 from dagrid.execution.backends._remote import Depot
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, check_seconds, check_whole
 from dagrid.ports import Capabilities, Host, Needs
 
 IN_FLIGHT = 256
@@ -84,10 +83,10 @@ class DaskBackend(BackendBase):
         timeout: float = 5.0,
     ) -> None:
         super().__init__()
-        if max_workers is not None and not (type(max_workers) is int and max_workers >= 1):
-            raise InvalidSettingError(f"max_workers is a positive whole number, or None for all, not {max_workers!r}.")
-        if type(timeout) not in (int, float) or not 0 < timeout < math.inf:
-            raise InvalidSettingError(f"timeout is a number of seconds above 0, not {timeout!r}.")
+        check_whole(max_workers=max_workers)
+        check_seconds(timeout=timeout)
+        if not isinstance(kill, bool | None):
+            raise InvalidSettingError(f"kill is true or false, not {kill!r}.")
         if not isinstance(client, Client | None):
             raise InvalidSettingError(f"client is a distributed.Client, not {client!r}.")
         if address is not None and client is not None:

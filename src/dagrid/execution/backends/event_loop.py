@@ -16,8 +16,8 @@ from types import CoroutineType
 from typing import Any
 
 from dagrid.attempt import Extra, Here, performing
-from dagrid.errors import InvalidSettingError, TaskError
-from dagrid.execution.backends.base import BackendBase, Sessions
+from dagrid.errors import TaskError
+from dagrid.execution.backends.base import BackendBase, Sessions, check_whole
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host, opened
 
@@ -46,8 +46,7 @@ class EventLoopBackend(BackendBase):
 
     def __init__(self, max_tasks: int = 1000) -> None:
         super().__init__()
-        if max_tasks < 1:
-            raise InvalidSettingError(f"max_tasks is a whole number from 1 up, not {max_tasks!r}.")
+        check_whole(max_tasks=max_tasks)
         self.max_tasks = max_tasks
         self.sessions: Sessions[EventLoopSession] = Sessions()
 

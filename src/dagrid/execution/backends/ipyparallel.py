@@ -19,7 +19,7 @@ from dagrid.execution.backends._crew import WINDOW, Crew
 from dagrid.execution.backends._ipyparallel import Fleet
 from dagrid.execution.backends._lanes import Session
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, check_seconds, check_whole
 from dagrid.machine.pick import matches
 from dagrid.ports import Capabilities, Host, Needs
 
@@ -68,9 +68,10 @@ class IPyParallelBackend(BackendBase):
         max_in_flight: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("max_workers", max_workers), ("max_in_flight", max_in_flight)):
-            if value is not None and value < 1:
-                raise InvalidSettingError(f"{name} is {value}. Give a positive number, or None for all there are.")
+        check_whole(max_workers=max_workers, max_in_flight=max_in_flight)
+        check_seconds(timeout=timeout)
+        if client is not None and not callable(getattr(client, "wait_for_engines", None)):
+            raise InvalidSettingError(f"client is an ipyparallel.Client, not {client!r}.")
         if address is not None and client is not None:
             raise InvalidSettingError("Give the file of a cluster or a client, not both.")
         cluster = owned = None

@@ -13,7 +13,7 @@ from typing import ClassVar
 from dagrid.errors import InvalidSettingError
 from dagrid.execution.backends._pool import Pool, PoolSession
 from dagrid.execution.backends._transfer import encode_initializer
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, check_whole
 from dagrid.ports import Capabilities, PushHost
 
 
@@ -42,11 +42,10 @@ class MultiprocessingBackend(BackendBase):
 
     def __init__(self, max_workers: int | None = None, initializer: Callable[[], object] | None = None) -> None:
         super().__init__()
+        check_whole(max_workers=max_workers)
+        if initializer is not None and not callable(initializer):
+            raise InvalidSettingError(f"initializer is a function of no parameters, not {initializer!r}.")
         count = max_workers if max_workers is not None else os.cpu_count() or 1
-        if count < 1:
-            raise InvalidSettingError(
-                f"max_workers is {count}. Give a positive number, or None for one for each processor."
-            )
         self._pool = Pool(count, encode_initializer(initializer))
         # Also for a backend that is dropped without being closed, and at the end of the program.
         self._finalizer = weakref.finalize(self, self._pool.stop, False)

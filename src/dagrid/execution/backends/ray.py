@@ -27,7 +27,7 @@ from dagrid.execution.backends._delegate import IN_FLIGHT, PAUSE, Delegation, Jo
 from dagrid.execution.backends._lanes import Site
 from dagrid.execution.backends._remote import Depot
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, check_whole
 from dagrid.ports import Capabilities, Host, Needs
 
 CLIENT = "ray://"
@@ -106,11 +106,10 @@ class RayBackend(BackendBase):
         **actor_options: Any,
     ) -> None:
         super().__init__()
-        numbers = {"num_cpus": num_cpus, "max_in_flight": max_in_flight, "object_store_memory": object_store_memory}
-        for name, value in numbers.items():
-            least = LEAST_STORE if name == "object_store_memory" else 1
-            if value is not None and not (type(value) is int and value >= least):
-                raise InvalidSettingError(f"{name} is a whole number from {least} up, not {value!r}.")
+        check_whole(num_cpus=num_cpus, max_in_flight=max_in_flight)
+        check_whole(LEAST_STORE, object_store_memory=object_store_memory)
+        if keep_workers is not None and not (type(keep_workers) in (int, float) and keep_workers >= 0):
+            raise InvalidSettingError(f"keep_workers is a number of seconds from 0 up, not {keep_workers!r}.")
         if not isinstance(address, str | None):
             raise InvalidSettingError(f"address is a text such as 'ray://host:10001' or 'host:6379', not {address!r}.")
         make = _actor_class(actor_options)

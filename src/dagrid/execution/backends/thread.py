@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from functools import cache
 from queue import SimpleQueue
 
-from dagrid.errors import InvalidSettingError
 from dagrid.execution.backends._pull import perform
-from dagrid.execution.backends.base import BackendBase, Sessions
+from dagrid.execution.backends.base import BackendBase, Sessions, check_whole
 from dagrid.execution.carriers import carry
 from dagrid.machine.events import WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Capabilities, Host
@@ -40,8 +39,7 @@ class ThreadBackend(BackendBase):
 
     def __init__(self, max_workers: int | None = None) -> None:
         super().__init__()
-        if max_workers is not None and max_workers < 1:
-            raise InvalidSettingError(f"max_workers is a whole number from 1 up, not {max_workers!r}.")
+        check_whole(max_workers=max_workers)
         self.max_workers = max_workers if max_workers is not None else _default_workers()
         self.sessions: Sessions[ThreadSession] = Sessions()
 
