@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 
 import pytest
 from hypothesis import example, given
@@ -189,3 +190,14 @@ def test_what_is_no_name_or_too_long_is_not_in_the_environment():
     """A process could not be started with it; a layer before another one wins."""
     found = environment({"A": "new", "1": "x", "LONG": "x" * 200_000}, {"A": "old", "B": "b", "LONG": "short"})
     assert found == {"A": "new", "B": "b"}
+
+
+@pytest.mark.parametrize(
+    "opening", ["((", "(( $( ", '(( "$( ', "((`", "(( # '\n", "<<A$( ", "<<A\n$( ", "${a:-'", '"`']
+)
+def test_a_text_with_much_that_is_not_closed_takes_no_time(opening):
+    """Whoever writes such a text, or has it made: its step fails by its shell, and nobody waits for a look at it."""
+    begun = time.process_time()
+    written, _ = for_shell(f"{opening * 20_000} ${{V.a}}", Names([{"V": '{"a":1}'}]))
+    assert time.process_time() - begun < 20
+    assert written.startswith(opening)
