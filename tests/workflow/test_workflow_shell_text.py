@@ -193,11 +193,11 @@ def test_what_is_no_name_or_too_long_is_not_in_the_environment():
 
 
 @pytest.mark.parametrize(
-    "opening", ["((", "(( $( ", '(( "$( ', "((`", "(( # '\n", "<<A$( ", "<<A\n$( ", "${a:-'", '"`']
+    "opening", ["((", "(( $( ", '(( "$( ', "((`", "(( # '\n", "<<A$( ", "<<A\n$( ", "${a:-'", '"`', "'${V.a}"]
 )
 def test_a_text_with_much_that_is_not_closed_takes_no_time(opening):
     """Whoever writes such a text, or has it made: its step fails by its shell, and nobody waits for a look at it."""
     begun = time.process_time()
     written, _ = for_shell(f"{opening * 20_000} ${{V.a}}", Names([{"V": '{"a":1}'}]))
     assert time.process_time() - begun < 20
-    assert written.startswith(opening)
+    assert written.startswith(opening[:2])

@@ -7,6 +7,7 @@ what it cannot read is no reason to stop, for only variables are ever put into i
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection
 from functools import cached_property
 
@@ -133,8 +134,11 @@ class _Scanner:
 
     def within(self, start: int, end: int) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
-        for one in self.variables:
-            if start <= one[0] < end and not (found and one[0] < found[-1][1]):  # who stands in another goes with it
+        for index in range(bisect_left(self.variables, (start, 0)), len(self.variables)):
+            one = self.variables[index]
+            if one[0] >= end:
+                break
+            if not (found and one[0] < found[-1][1]):  # who stands in another goes with it
                 found.append(one)
         return found
 
