@@ -27,6 +27,8 @@ Expanding = Generator[Launch, Exit, str]
 Asking = Callable[[str, Mapping[str, str]], Launch]
 """Makes a process of a text for a shell, with variables beside those that all processes get."""
 HELD = "DAGRID_VALUE_"
+_MOST_NAMED = 60
+_NO_NAME = re.compile(r"\W", re.ASCII)
 """The names under which a shell gets what it cannot expand begin so."""
 MOST_EXPORTED = 100_000
 """How many bytes the value of a variable may have, to be in the environment of processes; Linux allows 131,072 with its name."""
@@ -194,8 +196,12 @@ class _Written:
         return True
 
     def _hold(self, part: Reference, value: str) -> str:
+        """Return the name of a value in the environment of the shell: one by which who reads a message of it knows the part."""
         _check_handed(part.written, value)
-        name = f"{HELD}{len(self.held) + 1}"
+        said = _NO_NAME.sub("_", "_".join(map(str, (part.name, *part.path)))[:_MOST_NAMED])
+        name = f"{HELD}{said}"
+        while self.held.get(name, value) != value:
+            name = f"{name}_{len(self.held) + 1}"
         self.held[name] = value
         return name
 
