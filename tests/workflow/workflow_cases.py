@@ -235,13 +235,13 @@ BAD: dict[str, tuple[str, list[str]]] = {
     ),
     "what a step does is not empty": (
         "steps:\n  - ''\n  - {command: '', type: duckdb}\n  - {command: ['', ' ']}\n  - {script: ''}\n  - {call: ''}\n"
-        "  - {python: ''}\n  - {exec: {command: ''}}\n  - {type: http, command: GET u, script: ''}\n"
+        "  - {python: ''}\n  - {exec: {command: ''}}\n  - {command: '', script: x}\n  - {command: '', script: ' '}\n"
         "handlerOn: {exit: {command: ' '}}\n",
         [
             f"{place}: `{field}` is empty; write what is to be done, or remove it"
             for place, field in (
                 *(("2:5", "command"), ("3:15", "command"), ("4:15", "command"), ("5:14", "script"), ("6:12", "call")),
-                *(("7:14", "python"), ("8:12", "exec"), ("9:42", "script"), ("10:29", "command")),
+                *(("7:14", "python"), ("8:12", "exec"), ("10:15", "command"), ("11:29", "command")),
             )
         ],
     ),

@@ -417,9 +417,8 @@ def _check_work(step: Step, problems: Problems) -> None:
     ):
         name = f"step {_short(step.name)}" if said(step, "name") else "this step"
         problems.add(place(step), f"{name} has nothing to do; give it `command:`, `script:`, `python:` or `call:`")
-    for field in work:
-        if not said(step, f"!{field}") and _is_empty(step, field):
-            problems.add(place(step, field), f"`{field}` is empty; write what is to be done, or remove it")
+    if work and all(not said(step, f"!{field}") and _is_empty(step, field) for field in work):
+        problems.add(place(step, work[0]), f"`{work[0]}` is empty; write what is to be done, or remove it")
     _check_read(step, work, problems)
     for field in ("call", "python", "exec"):
         others = [f"`{other}`" for other in work if other != field]
