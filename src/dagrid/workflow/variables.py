@@ -234,6 +234,11 @@ def environment(*layers: Mapping[str, str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for layer in reversed(layers):
+        found.update(layer)
+    if _are_plain(found):
+        return found
+    found = {}
+    for layer in reversed(layers):
         for name, value in layer.items():
             if name[:1].isdigit() or "=" in name or not name:
                 continue
@@ -243,6 +248,17 @@ def environment(*layers: Mapping[str, str]) -> dict[str, str]:
             else:
                 found[name] = value
     return found
+
+
+def _are_plain(layer: Mapping[str, str]) -> bool:
+    """Return whether all variables can stand in an environment, as they mostly can: there may be thousands for each process."""
+    values = "".join(layer.values())
+    return (
+        all(map(str.isidentifier, layer))
+        and values.isascii()
+        and "\0" not in values
+        and (len(values) <= MOST_EXPORTED or max(map(len, layer.values())) <= MOST_EXPORTED)
+    )
 
 
 def fitting(
