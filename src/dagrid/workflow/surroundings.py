@@ -5,6 +5,7 @@ It reads files and runs the commands in backticks that texts of the workflow ask
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "busybox")
 
 _OF_A_PLACE = frozenset({"DAG_RUN_ID", "DAG_RUN_LOG_FILE"})
 _T = TypeVar("_T")
+_QUOTE_FOR_SHELLS = "'\"'\"'"
+"""A single quotation mark in single quotes, as `shlex` writes it."""
 
 
 def surround(
@@ -382,8 +385,11 @@ def _launcher(env: Mapping[str, str], folder: str, shell: Sequence[str], mask: t
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """Yield what is masked of a secret: itself, and its lines, as a log shows them."""
-    yield from (one for one in (secret, *secret.splitlines()) if len(one.strip()) > 1)
+    """Yield what is masked of a secret: itself and its lines, as a log shows them, and as JSON, Python and shells write them."""
+    for one in (secret, *secret.splitlines()):
+        if len(one.strip()) > 1:
+            yield from (one, json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1], repr(one)[1:-1])
+            yield one.replace("'", _QUOTE_FOR_SHELLS)
 
 
 def _short(text: str) -> str:
