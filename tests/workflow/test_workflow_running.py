@@ -376,6 +376,25 @@ def test_a_secret_is_masked_in_the_forms_in_which_dagrid_writes_it(runner, monke
         assert _places_of(form, runner.folder) == []
 
 
+def test_env_uses_parameters_that_are_made_when_a_run_begins(runner):
+    """Also those of a command, which runs once, and again when the run is taken up: what has env in it is made after that."""
+    told = runner.run(
+        """
+        params: ['DAY=`echo day; echo x >> asked`', 'FOLDER=$DAY/f', 'WHERE=$ROOT/$DAY', 'DEEP=${WHERE}/d', PLAIN=p]
+        env: [{ROOT: '/r-$PLAIN'}, {TARGET: '$ROOT/$DAY/$FOLDER'}, {NOT_YET: '<$DEEP>'}]
+        steps:
+          - {name: a, command: 'echo "$TARGET $WHERE $DEEP $NOT_YET"; test -f ok'}
+        """
+    )
+    said = "/r-p/day/day/f /r-p/day /r-p/day/d <$DEEP>\n"
+    assert told.out("a") == said
+    assert (runner.folder / "asked").read_text() == "x\n"
+    (runner.folder / "ok").touch()
+    again = runner.go_on(told.id, again=True)
+    assert again.out("a") == 2 * said
+    assert (runner.folder / "asked").read_text() == "x\n"
+
+
 def test_a_file_of_secrets_and_dotenv(runner):
     """A secret may come from a file beside the workflow; dotenv files are read in order."""
     (runner.folder / "key").write_text(SECRET + "\n")
