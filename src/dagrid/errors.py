@@ -71,7 +71,7 @@ _LOOKED_AT = 500
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that looks most like `name`, or None when nothing is close.
+    """Return the known name that looks most like `name`, first the same in other letters, or None when nothing is close.
 
     Of very many names those are looked at that begin and end most like it, for a look at each takes long.
     """
@@ -87,6 +87,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
             return _shared(name, other) + _shared(mirrored, other[::-1])
 
         names = nlargest(_LOOKED_AT, names, alike)
+    same = next((one for one in names if one.casefold() == name.casefold()), None)
+    if same is not None:
+        return same
     found = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return found[0] if found else None
 

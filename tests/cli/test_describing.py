@@ -19,6 +19,28 @@ GOOD = "steps:\n  - name: fetch\n    command: echo 1\n  - [echo a, echo b]\n  - 
 BAD = "steps:\n  - comand: x\n  - {command: y, depends: fetsh}\n  - {name: fetch, command: z}\n"
 
 
+TYPED = """
+from __future__ import annotations
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Optional
+from dagrid import DAG, Node
+
+if TYPE_CHECKING:
+    from nowhere import Thing
+
+def flow(
+    items: list[int] = (), table: dict[str, float] | None = None, maybe: Optional[int] = 1, text: str | None = "",
+    either: str | int = 0, folders: Sequence[Path] = (), day: datetime.date | None = None,
+    kind: Literal["red", "blue"] = "red", unsaid=None, for_checkers: Thing = None, **others: int,
+):
+    given = {**locals(), **others}
+    del given["others"]
+    return DAG([Node(f"{name}={value!r}") for name, value in given.items()])
+"""
+
+
 @pytest.fixture
 def files(folder):
     (folder / "good.yaml").write_text(GOOD)
@@ -34,6 +56,7 @@ def files(folder):
         "text = 'no graph'\n"
         "def broken(): raise RuntimeError('broken by its author')\n"
     )
+    (folder / "typed.py").write_text(TYPED)
     (folder / "torn.py").write_text("import dagrid\nraise RuntimeError('not today')\n")
     (folder / "typo.py").write_text("def f(:\n")
     (folder / "lacking.py").write_text("import surely_not_installed\n")
@@ -164,6 +187,36 @@ def test_graphs_of_python(dagrid, files, target, params, nodes):
 
 
 @pytest.mark.parametrize(
+    ("param", "value"),
+    [
+        ("items=[1, 2]", [1, 2]),
+        ('table={"a": 1}', {"a": 1.0}),
+        ("maybe=4", 4),
+        ("maybe=null", None),
+        ("text=4", "4"),
+        ("text=null", None),
+        ("text=a=b", "a=b"),
+        ("either=4", 4),
+        ("either=four", "four"),
+        ('folders=["a"]', "[PosixPath('a')]"),
+        ("day=2026-01-31", "datetime.date(2026, 1, 31)"),
+        ("kind=blue", "blue"),
+        ("unsaid=4", 4),
+        ("unsaid=four", "four"),
+        ("for_checkers=[4]", [4]),
+        ("other=4", 4),
+    ],
+)
+def test_values_are_what_the_annotations_say(dagrid, files, param, value):
+    """A number is a number and a text that looks like one a text, also where only checkers know a type."""
+    said = dagrid("graph", "typed:flow", "--json", "--", param)
+    assert said.code == 0, said.err
+    wanted = value if isinstance(value, str) and "(" in value else repr(value)
+    name = param.partition("=")[0]
+    assert f"{name}={wanted}" in [one if isinstance(one, str) else one["id"] for one in said.data["nodes"]]
+
+
+@pytest.mark.parametrize(
     ("target", "params", "said"),
     [
         ("flows:grph", [], "there is no 'grph' in flows. Did you mean 'graph'?"),
@@ -175,6 +228,18 @@ def test_graphs_of_python(dagrid, files, target, params, nodes):
         ("flows:flow", ["n=three"], "n is int, not 'three'"),
         ("flows:flow", ["flag=perhaps"], "flag is bool, not 'perhaps'"),
         ("flows:flow", ["1", "2", "true", "4"], "too many positional arguments"),
+        ("flows:flow", ["N=3"], "has no parameter 'N'. Did you mean 'n'?"),
+        ("flows:flow", ["size=3"], "has no parameter 'size'. A text with = in it is given by name, such as n=size=3."),
+        ("flows:flow", ["n=1", "n=2"], "n is given twice. Keep one of the two."),
+        ("typed:flow", ["items=1,2"], "items is list[int], not '1,2'. Write it as JSON, such as items='[1, 2]'."),
+        (
+            "typed:flow",
+            ["table=x"],
+            "table is dict[str, float] | None, not 'x'. Write it as JSON, such as table='{\"a\": 1}'.",
+        ),
+        ("typed:flow", ["maybe=x"], "maybe is Optional[int], not 'x'."),
+        ("typed:flow", ["day=soon"], "day is datetime.date | None, not 'soon'."),
+        ("typed:flow", ["kind=purple"], "kind is Literal['red', 'blue'], not 'purple'."),
         ("flows:made", [], "missing a required argument: 'n'"),
         ("flows:broken", [], "RuntimeError: broken by its author (" + "{folder}/flows.py:12)"),
         ("torn:graph", [], "torn:graph cannot be imported: RuntimeError: not today ({folder}/torn.py:2)"),

@@ -163,7 +163,7 @@ def test_bytes_that_are_no_text(files, history):
     assert history.runs() == []
     done = run(b"start", b"odd\xff.yaml")
     assert done.returncode == 0, done.stderr
-    assert history.about(history.runs()[0].run).source == r"odd\udcff.yaml"
+    assert history.about(history.runs()[0].run).source == rf"{files}/odd\udcff.yaml"
     assert run(b"status", b"odd").returncode == 0
 
 
@@ -315,6 +315,19 @@ def test_restart_is_a_new_run(dagrid, history, files):
     (files / "nightly.yaml").unlink()
     assert dagrid("restart", "nightly").code == 0
     assert dagrid("start", "--from-run-id", old.run, "-q").code == Exit.FAILED
+
+
+def test_restart_means_the_same_file_from_another_folder(dagrid, history, files, monkeypatch):
+    """There may be another workflow of that name where somebody types the command, and nobody has asked for that."""
+    assert dagrid("start", "nightly.yaml", "-q").code == Exit.FAILED
+    (files / "elsewhere").mkdir()
+    (files / "elsewhere" / "nightly.yaml").write_text("steps: [echo other]\n")
+    (files / "nightly.yaml").write_text("steps: [echo changed]\n")
+    monkeypatch.chdir(files / "elsewhere")
+    assert dagrid("restart", "nightly").code == 0
+    run = history.runs()[0].run
+    assert history.about(run).source == str(files / "nightly.yaml")
+    assert dagrid("logs", run, "cmd_1").out == "changed\n"
 
 
 def test_restart_stops_what_goes_on(dagrid, history, files):

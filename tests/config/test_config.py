@@ -114,6 +114,7 @@ def config(tmp_path: Path, text: str, name: str = "config.yaml") -> Config:
         ),
         ("quiet: maybe", r":1:1 is true or false, not 'maybe'"),
         ("history:\n  limit: -1", r":2:3 is a whole number from 0 up, not '-1'"),
+        ("history.limit: 3", r":1:1: history.limit is written as a mapping in a mapping: history: {limit: ...}"),
         ("history: 3", r":1:1: history holds settings by name, such as history.from"),
         ("history:\n  limit: [1]", r":2:3: history.limit is a whole number"),
         ("history: {status: [faild]}", r"one of queued, .*, not 'faild'. Did you mean 'failed'\?"),

@@ -351,6 +351,50 @@ def test_whatever_a_secret_comes_through_is_masked(runner, monkeypatch):
         runner.run(f"{head}\nsteps: [{{name: a, command: 'true', retryPolicy: {{limit: '${{TOK}}'}}}}]")
 
 
+@pytest.mark.parametrize(
+    "secret", ['a "quoted" one', "it's mine", "back\\slash", "caf\u00e9 au lait", 'two\nlines "here"']
+)
+def test_a_secret_is_masked_in_the_forms_in_which_dagrid_writes_it(runner, monkeypatch, secret):
+    """Values that functions return and rows of tables are written as JSON, names in messages are quoted for Python and shells."""
+    monkeypatch.setenv("TOKEN_OF_MINE", secret)
+    told = runner.run(
+        """
+        secrets: [{name: TOK, provider: env, key: TOKEN_OF_MINE}]
+        steps:
+          - {name: a, python: 'builtins:dict', args: {token: '${TOK}'}, output: A}
+          - {name: b, type: sqlite, config: {dsn: ':memory:', params: {t: '${TOK}'}}, command: 'SELECT :t AS token', output: B}
+          - {name: c, exec: {command: '/nowhere/${TOK}', args: ['${TOK}']}, continueOn: failure}
+          - {name: d, type: file, command: read, config: {path: '/nowhere/${TOK}'}, continueOn: failure}
+        """
+    )
+    assert told.node("a").value.outputs == {"A": '{"token": "*******"}'}
+    assert json.loads(told.node("b").value.outputs["B"]) == {"token": "*******"}
+    said = f"{told.node('c').error} {told.node('d').error}"
+    assert "*******" in said
+    for form in {part for line in secret.splitlines() for part in (line, json.dumps(line)[1:-1], repr(line)[1:-1])}:
+        assert form not in said
+        assert _places_of(form, runner.folder) == []
+
+
+def test_env_uses_parameters_that_are_made_when_a_run_begins(runner):
+    """Also those of a command, which runs once, and again when the run is taken up: what has env in it is made after that."""
+    told = runner.run(
+        """
+        params: ['DAY=`echo day; echo x >> asked`', 'FOLDER=$DAY/f', 'WHERE=$ROOT/$DAY', 'DEEP=${WHERE}/d', PLAIN=p]
+        env: [{ROOT: '/r-$PLAIN'}, {TARGET: '$ROOT/$DAY/$FOLDER'}, {NOT_YET: '<$DEEP>'}]
+        steps:
+          - {name: a, command: 'echo "$TARGET $WHERE $DEEP $NOT_YET"; test -f ok'}
+        """
+    )
+    said = "/r-p/day/day/f /r-p/day /r-p/day/d <$DEEP>\n"
+    assert told.out("a") == said
+    assert (runner.folder / "asked").read_text() == "x\n"
+    (runner.folder / "ok").touch()
+    again = runner.go_on(told.id, again=True)
+    assert again.out("a") == 2 * said
+    assert (runner.folder / "asked").read_text() == "x\n"
+
+
 def test_a_file_of_secrets_and_dotenv(runner):
     """A secret may come from a file beside the workflow; dotenv files are read in order."""
     (runner.folder / "key").write_text(SECRET + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 
 import pytest
 from hypothesis import example, given
@@ -166,6 +167,23 @@ def test_a_shell_gets_what_it_cannot_find_by_itself(text, expected):
     assert printed(text, variables, {"a_step": StepEnd(code=3, stdout="/tmp/a.out")}) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("echo $(( ${V.list[1]} + ${V.a ))", "V_list_1"),
+        ("echo ${a_step.exitCode} $((", "a_step_exitCode"),
+        ("echo $1 $((", "1"),
+        ("echo ${V.a} ${V.list} ${V.a:0:1} $(( ${V.n}", "V_n"),
+    ],
+)
+def test_who_reads_what_a_shell_complains_of_knows_what_was_written(text, name):
+    """A shell shows the line that it cannot read; the names of ours in it say which of the values is meant."""
+    names = Names([{"V": '{"a":"xy","n":4,"list":[1,2]}', "1": "one"}], {"a_step": StepEnd(code=3)})
+    written, held = for_shell(text, names)
+    assert f"${{DAGRID_VALUE_{name}}}" in written
+    assert len(set(held.values())) == len(held)
+
+
 def test_a_program_that_is_no_shell_keeps_its_dollars():
     """In a Python script only `${...}` with a known name is ours."""
     names = Names([{"NAME": "ada", "V": '{"a":1}'}])
@@ -189,3 +207,14 @@ def test_what_is_no_name_or_too_long_is_not_in_the_environment():
     """A process could not be started with it; a layer before another one wins."""
     found = environment({"A": "new", "1": "x", "LONG": "x" * 200_000}, {"A": "old", "B": "b", "LONG": "short"})
     assert found == {"A": "new", "B": "b"}
+
+
+@pytest.mark.parametrize(
+    "opening", ["((", "(( $( ", '(( "$( ', "((`", "(( # '\n", "<<A$( ", "<<A\n$( ", "${a:-'", '"`', "'${V.a}"]
+)
+def test_a_text_with_much_that_is_not_closed_takes_no_time(opening):
+    """Whoever writes such a text, or has it made: its step fails by its shell, and nobody waits for a look at it."""
+    begun = time.process_time()
+    written, _ = for_shell(f"{opening * 20_000} ${{V.a}}", Names([{"V": '{"a":1}'}]))
+    assert time.process_time() - begun < 20
+    assert written.startswith(opening[:1])

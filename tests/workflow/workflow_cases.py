@@ -233,6 +233,37 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "6:35: python names a function as package.module:function, not 'z'",
         ],
     ),
+    "what a step does is not empty": (
+        "steps:\n  - ''\n  - {command: '', type: duckdb}\n  - {command: ['', ' ']}\n  - {script: ''}\n  - {call: ''}\n"
+        "  - {python: ''}\n  - {exec: {command: ''}}\n  - {command: '', script: x}\n  - {command: '', script: ' '}\n"
+        "handlerOn: {exit: {command: ' '}}\n",
+        [
+            f"{place}: `{field}` is empty; write what is to be done, or remove it"
+            for place, field in (
+                *(("2:5", "command"), ("3:15", "command"), ("4:15", "command"), ("5:14", "script"), ("6:12", "call")),
+                *(("7:14", "python"), ("8:12", "exec"), ("10:15", "command"), ("11:29", "command")),
+            )
+        ],
+    ),
+    "a type does what it reads": (
+        "steps:\n  - {type: shell, python: m:f}\n  - {type: python, command: echo}\n  - {type: approval, command: echo}\n"
+        "  - {executor: dag, script: echo}\n  - {type: http, command: GET u, call: b}\n  - type: shell\n"
+        "  - {type: python}\n  - {type: dag}\n  - {container: {image: i}, exec: {command: x}}\n"
+        "  - {container: {image: i}, python: m:f}\n---\nname: b\nsteps: [x]\n",
+        [
+            "2:27: a step of type shell does nothing with `python`; remove it, or make two steps of it",
+            "3:29: a step of type python does nothing with `command`; remove it, or make two steps of it",
+            "4:31: a step of type approval does nothing with `command`; remove it, or make two steps of it",
+            "5:29: a step of type dag does nothing with `script`; remove it, or make two steps of it",
+            "6:40: a step of type http does nothing with `call`; remove it, or make two steps of it",
+            "6:40: a step with `call` cannot also have `command`; make two steps of it",
+            "7:5: a step of type shell has nothing to do; give it `command:` or `script:` or `exec:`",
+            "8:5: a step of type python has nothing to do; give it `python:`",
+            "9:5: a step of type dag has nothing to do; give it `call:`",
+            "10:35: a step of type docker does nothing with `exec`; remove it, or make two steps of it",
+            "11:17: a step of type python does nothing with `container`; remove it, or make two steps of it",
+        ],
+    ),
     "a call names a workflow": (
         "steps:\n  - call: chld\n  - run: make\n---\nname: child\nsteps: [x]\n",
         [

@@ -165,7 +165,8 @@ def file_now(call: Call, about: About) -> File:
     """Return the workflow of a run as its file is now or, where that is gone, as it was."""
     from dagrid.workflow.running import file_of
 
-    return load_workflow(call, about.source) if Path(about.source).is_file() else file_of(about)
+    path = Path(about.more.get("folder", ""), about.source)
+    return load_workflow(call, str(path)) if path.is_file() else file_of(about)
 
 
 def _tuning(call: Call, dag: DAG) -> dict[str, Any]:

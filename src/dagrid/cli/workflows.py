@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagrid.cli.arguments import arguments
 from dagrid.errors import DagridError, InvalidSettingError, Problem, WorkflowNotFoundError, hint, nearest
 
 if TYPE_CHECKING:
@@ -69,12 +70,12 @@ def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, 
     settings: dict[str, Any] = {}
     try:
         if isinstance(found, Flow):
-            args, kwargs = _arguments(found.fn, params)
+            args, kwargs = arguments(found.fn, params)
             settings = dict(found.settings)
             found = found.build(*args, **kwargs)
             params = ()
         elif callable(found) and not isinstance(found, (DAG, DAGBuilder)):
-            args, kwargs = _arguments(found, params)
+            args, kwargs = arguments(found, params)
             found = found(*args, **kwargs)
             params = ()
         if isinstance(found, DAGBuilder):
@@ -156,51 +157,6 @@ def _attribute(module: Any, path: str, target: str) -> Any:
             raise InvalidSettingError(f"{target}: there is no {part!r} in {found.__name__}.{hint(near)}")
         found = getattr(found, part)
     return found
-
-
-def _arguments(function: Any, params: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """Return texts as the arguments of a function: of the types that it declares, else as JSON if they are that."""
-    import inspect
-
-    signature = inspect.signature(function, eval_str=True)
-    names = [
-        name
-        for name, one in signature.parameters.items()
-        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
-    ]
-    args: list[Any] = []
-    kwargs: dict[str, Any] = {}
-    for text in params:
-        name, separator, value = text.partition("=")
-        if separator and name in signature.parameters:
-            kwargs[name] = _converted(value, signature.parameters[name].annotation, name)
-            continue
-        position = len(args)
-        known = signature.parameters[names[position]] if position < len(names) else None
-        args.append(_converted(text, known.annotation if known else str, known.name if known else text))
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        raise InvalidSettingError(f"{getattr(function, '__name__', function)}{signature}: {error}.") from error
-    return args, kwargs
-
-
-def _converted(text: str, kind: Any, name: str) -> Any:
-    import json
-
-    if kind is str:
-        return text
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        if kind in (int, float, Path):
-            return kind(text)
-    except (KeyError, ValueError) as error:
-        raise InvalidSettingError(f"{name} is {kind.__name__}, not {text!r}.") from error
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def said(error: BaseException) -> str:

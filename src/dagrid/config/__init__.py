@@ -224,6 +224,9 @@ def _check_keys(source: Source, data: Mapping[str, Any], way: tuple[str, ...]) -
     for name, value in data.items():
         below = (*way, name)
         key = ".".join(map(_camel, below))
+        if "." in name and (key in BY_KEY or key in rooms):
+            room, _, rest = name.partition(".")
+            raise source.refuse(f"{name} is written as a mapping in a mapping: {room}: {{{rest}: ...}}.", *below)
         if key in BY_KEY:
             continue
         if key in rooms:

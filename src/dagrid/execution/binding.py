@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -456,6 +456,7 @@ def gatherer(sources: tuple[int, ...]) -> Gather:
     return itemgetter(*sources) if len(sources) > 1 else itemgetter(slice(sources[0], sources[0] + 1))
 
 
+_NODE, _PATH = attrgetter("node"), attrgetter("path")
 NOTHING: Gather = itemgetter(slice(0, 0))
 
 
@@ -478,16 +479,12 @@ def _placed(fn: Task, arguments: Arguments, numbers: Mapping[str, int]) -> Bindi
         if type(one) is not Ref or one.path:
             return None
         kwargs[name] = numbers[one.node]
-    places: list[int] = []
-    numbered: list[int] = []
-    for place, one in enumerate(arguments.args):
-        kind = type(one)
-        if kind is Group or (kind is Ref and one.path):
-            return None
-        if kind is Ref:
-            places.append(place)
-            numbered.append(numbers[one.node])
-    sources = tuple(numbered)
+    kinds = list(map(type, arguments.args))
+    refs = [one for one, kind in zip(arguments.args, kinds, strict=True) if kind is Ref]
+    if Group in kinds or any(map(_PATH, refs)):
+        return None
+    places = [place for place, kind in enumerate(kinds) if kind is Ref]
+    sources = tuple(map(numbers.__getitem__, map(_NODE, refs)))
     if len(places) == len(arguments.args):
         return Binding(fn, sources, kwargs or None)
     return Binding(fn, sources, kwargs or None, _with_constants(arguments.args, places, gatherer(sources)))

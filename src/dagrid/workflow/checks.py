@@ -63,7 +63,9 @@ _NOT_DONE = {
 }
 """Fields that are read and have no effect, with what to do instead."""
 _WORK = ("command", "script", "exec", "python", "call")
-
+_READ = {"shell": ("command", "script", "exec"), "python": ("python",), "dag": ("call",), "approval": ()}
+"""What steps of a type do, where that is not a command or a script of a language of its own."""
+_READ_BY_OTHERS = ("command", "script")
 
 _DEFAULTED = (
     "retry_policy",
@@ -415,6 +417,9 @@ def _check_work(step: Step, problems: Problems) -> None:
     ):
         name = f"step {_short(step.name)}" if said(step, "name") else "this step"
         problems.add(place(step), f"{name} has nothing to do; give it `command:`, `script:`, `python:` or `call:`")
+    if work and all(not said(step, f"!{field}") and _is_empty(step, field) for field in work):
+        problems.add(place(step, work[0]), f"`{work[0]}` is empty; write what is to be done, or remove it")
+    _check_read(step, work, problems)
     for field in ("call", "python", "exec"):
         others = [f"`{other}`" for other in work if other != field]
         if field in work and others:
@@ -436,6 +441,31 @@ def _check_work(step: Step, problems: Problems) -> None:
         for one in step.outputs:
             if one.name and one.name in names:
                 problems.add(place(one), f"{one.name!r} stands in `output` already; keep one of the two")
+
+
+def _is_empty(step: Step, field: str) -> bool:
+    """Return whether a field that says what a step does has nothing in it."""
+    found = step.exec.command if field == "exec" and step.exec is not None else getattr(step, field)
+    return not any(text.strip() for text in ([found] if isinstance(found, str) else found))
+
+
+def _check_read(step: Step, work: Collection[str], problems: Problems) -> None:
+    """Note what a step says that its type does not read, and a type without that which it reads."""
+    kind = step.executor.type or step.kind
+    if kind not in STEP_TYPES or not (step.executor.type or step.container):
+        return
+    read = _READ.get(step.kind, _READ_BY_OTHERS)
+    unread = [field for field in work if field not in read]
+    if step.container is not None and step.kind != "docker":
+        unread.append("container")
+    if unread:
+        problems.add(
+            place(step, unread[0]),
+            f"a step of type {kind} does nothing with `{unread[0]}`; remove it, or make two steps of it",
+        )
+    elif not work and step.kind in ("shell", "python", "dag"):
+        shown = " or ".join(f"`{field}:`" for field in read)
+        problems.add(place(step), f"a step of type {kind} has nothing to do; give it {shown}")
 
 
 def _check_call(step: Step, local: Collection[str], exists: Exists | None, problems: Problems) -> None:

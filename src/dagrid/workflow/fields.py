@@ -328,7 +328,7 @@ class RecordOf(msgspec.Struct, dict=True):
         return WRONG if missing else self.record(**values, places=places)
 
     def values(self, node: source.Mapping, label: str, problems: Problems) -> tuple[dict[str, Any], dict[str, Place]]:
-        """Read all fields of a mapping; returns what could be read, and where each of them stands."""
+        """Read all fields of a mapping; returns what could be read, and where each stands: with `!` what could not be read."""
         values: dict[str, Any] = {}
         places = {"": Place(node.line, node.column)}
         spelled = self.spelled
@@ -357,7 +357,9 @@ class RecordOf(msgspec.Struct, dict=True):
                 for name, (inner, _) in value.entries.items():
                     places[f"{target}.{name}"] = Place(inner.line, inner.column)
             read = row.kind.read(value, prefix + key, problems)
-            if read is not WRONG:
+            if read is WRONG:
+                places[f"!{target}"] = places[target]
+            else:
                 values[target] = read
         return values, places
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from functools import reduce
+from itertools import compress
 from operator import or_
 from typing import Any
 
@@ -100,7 +101,8 @@ class _Lowering:
 
     def _readable(self) -> dict[str, tuple[str, ...]]:
         """Return for each step those before it, directly or not, that leave outputs, in the order of the file."""
-        leaving = {step.name: 1 << number for number, step in enumerate(self.workflow.steps) if _leaves(step)}
+        names = [step.name for step in self.workflow.steps if _leaves(step)]
+        leaving = {name: 1 << number for number, name in enumerate(names)}
         if not leaving:
             return dict.fromkeys(self.waits, ())
         order = [step.name for step in self.workflow.steps]
@@ -115,7 +117,7 @@ class _Lowering:
             rest.pop()
             if name not in seen:
                 seen[name] = reduce(or_, [seen[one] | leaving.get(one, 0) for one in self.waits[name]], 0)
-        return {name: tuple(one for one, bit in leaving.items() if seen[name] & bit) for name in order}
+        return {name: tuple(compress(names, map("1".__eq__, bin(seen[name])[:1:-1]))) for name in order}
 
     def _node(
         self, step: Step, name: str, waits: tuple[str, ...], readable: tuple[str, ...], handler: str | None = None

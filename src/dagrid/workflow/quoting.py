@@ -7,6 +7,7 @@ what it cannot read is no reason to stop, for only variables are ever put into i
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection
 from functools import cached_property
 
@@ -21,6 +22,10 @@ _UNQUOTED = re.compile(r"'([^']*)'|\"((?:\\.|[^\"\\])*)\"|\\(.)", re.DOTALL)
 _COMMAND_BEGINS = re.compile(r"(?:\A|[;&|(){}!\n`]|\b(?:do|then|else|if|while|until))[ \t]*\Z")
 _WORD_BEGINS = frozenset(" \t\n;&|()<>`")
 _LOOKED_BACK = 80
+_LOOKED_AHEAD = 16
+"""How often all of a text is read again to see what `((` begins; where that is not enough it is broken, or nobody's."""
+_DEEPEST = 16
+"""How deep a text is read that stands in another, as a document in `$(...)` in a document does."""
 
 _CODE, _PARENTHESIS, _ARITHMETIC, _CASE, _BACKTICK = "code", "(", "((", "case", "`"
 _DOUBLE, _BRACE, _DOCUMENT = '"', "${", "<<"
@@ -63,11 +68,61 @@ def with_variables(text: str, variables: Collection[tuple[int, int]]) -> str:
     return scanner.edited()
 
 
+class _Stack:
+    """What is open, the innermost last; what is asked of all of it is known without a look at all of it."""
+
+    def __init__(self, kind: str) -> None:
+        self.kinds: list[str] = []
+        self.around: list[str] = []  # for each, the innermost that is no `${`
+        self.doubles = 0
+        self.in_backticks = False
+        self.is_quoted_again = False
+        self.push(kind)
+
+    def push(self, kind: str) -> None:
+        self.around.append(kind if kind != _BRACE else self.around[-1] if self.around else _CODE)
+        if kind == _BACKTICK:
+            self.in_backticks = True
+            self.is_quoted_again = self.doubles > 0  # a double quotation mark has a backslash before it now
+        self.doubles += kind == _DOUBLE
+        self.kinds.append(kind)
+
+    def pop(self) -> str:
+        kind = self.kinds.pop()
+        self.around.pop()
+        self.doubles -= kind == _DOUBLE
+        if kind == _BACKTICK:
+            self.in_backticks = self.is_quoted_again = False
+        return kind
+
+    def quotes(self) -> bool:
+        """Return whether a single quotation mark quotes: it does not in `"${NAME:-'...'}"`."""
+        return self.around[-1] not in (_DOUBLE, _DOCUMENT)
+
+    def toggle_double(self) -> None:
+        """Open or close double quotes."""
+        if self.kinds[-1] == _DOUBLE:
+            self.pop()
+        else:
+            self.push(_DOUBLE)
+
+    def toggle_backticks(self) -> None:
+        """Open or close backticks, with all that is open in them."""
+        if not self.in_backticks:
+            self.push(_BACKTICK)
+            return
+        while self.pop() != _BACKTICK:
+            pass
+
+
 class _Scanner:
-    def __init__(self, text: str, variables: Collection[tuple[int, int]]) -> None:
+    def __init__(self, text: str, variables: Collection[tuple[int, int]], looking: _Scanner | None = None) -> None:
         self.text = text
         self.variables = sorted(variables)
         self.edits: list[tuple[int, int, str]] = []
+        self.depth: int = looking.depth + 1 if looking is not None else 0
+        self.first: _Scanner = looking.first if looking is not None else self
+        self.left = _LOOKED_AHEAD * len(text)
 
     def edited(self) -> str:
         pieces: list[str] = []
@@ -79,43 +134,47 @@ class _Scanner:
 
     def within(self, start: int, end: int) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
-        for one in self.variables:
-            if start <= one[0] < end and not (found and one[0] < found[-1][1]):  # who stands in another goes with it
+        for index in range(bisect_left(self.variables, (start, 0)), len(self.variables)):
+            one = self.variables[index]
+            if one[0] >= end:
+                break
+            if not (found and one[0] < found[-1][1]):  # who stands in another goes with it
                 found.append(one)
         return found
 
     def scan(self, position: int, end: int, kind: str) -> int:
         """Read a part of the text that is of one kind at its beginning, and return where that kind or the part ends."""
         text = self.text
-        stack = [kind]
+        stack = _Stack(kind)
         waiting: list[_Document] = []
-        while stack and (found := _SPECIAL[stack[-1]].search(text, position, end)) is not None:
+        while stack.kinds and (found := _SPECIAL[stack.kinds[-1]].search(text, position, end)) is not None:
             mark, begun, position = found[0], found.start(), found.end()
-            top = stack[-1]
+            top = stack.kinds[-1]
             if mark == "\\":
-                if text.startswith('"', position) and _is_quoted_again(stack):
+                if text.startswith('"', position) and stack.is_quoted_again:
                     mark = '"'
                 position += 1
-            if mark == "'" and self._is_quote(stack):
-                position = self._single(begun, end, "'", stack)
+            if mark == "'" and stack.quotes():
+                position = self._single(begun, end, "'", stack.is_quoted_again)
             elif mark == "$'":
-                position = self._single(begun, end, "$'", stack)
+                position = self._single(begun, end, "$'", stack.is_quoted_again)
             elif mark == '"':
-                _toggle(stack, _DOUBLE)
+                stack.toggle_double()
             elif mark == "`":
-                _toggle(stack, _BACKTICK)
+                stack.toggle_backticks()
             elif mark in ("$(", "(") and text.startswith("(", position) and self._computes(position + 1, end, top):
-                stack += _ARITHMETIC, _ARITHMETIC
+                stack.push(_ARITHMETIC)
+                stack.push(_ARITHMETIC)
                 position += 1
             elif mark in _PUSHING:
-                stack.append(_ARITHMETIC if top == _ARITHMETIC and mark == "(" else _PUSHING[mark])
+                stack.push(_ARITHMETIC if top == _ARITHMETIC and mark == "(" else _PUSHING[mark])
             elif (mark == ")" and top in (_PARENTHESIS, _ARITHMETIC)) or (mark == "}" and top == _BRACE):
                 stack.pop()
             elif mark == "#" and (begun == 0 or text[begun - 1] in _WORD_BEGINS):
-                position = self._after_comment(position, end, _BACKTICK in stack)
+                position = self._after_comment(position, end, stack.in_backticks)
             elif mark in ("case", "esac") and _COMMAND_BEGINS.search(text, max(0, begun - _LOOKED_BACK), begun):
                 if mark == "case":
-                    stack.append(_CASE)
+                    stack.push(_CASE)
                 elif top == _CASE:
                     stack.pop()
             elif mark in ("<<", "<<-"):
@@ -125,28 +184,24 @@ class _Scanner:
                     position = document.end
             elif mark == "\n":
                 for document in waiting:
-                    position = self._read(document, position, end, _BACKTICK in stack)
+                    position = self._read(document, position, end, stack.in_backticks)
                 waiting = []
-        return end if stack else position
+        return end if stack.kinds else position
 
     def _computes(self, position: int, end: int, top: str) -> bool:
         """Return whether arithmetic begins here, behind `((`: what ends in `))`. All else is a subshell in a subshell."""
-        if top == _ARITHMETIC:
+        if top == _ARITHMETIC or self.first.left <= 0 or self.depth >= _DEEPEST:
             return True
-        closed = _Scanner(self.text, ()).scan(position, end, _ARITHMETIC)
+        closed = _Scanner(self.text, (), self).scan(position, end, _ARITHMETIC)
+        self.first.left -= closed - position
         return self.text.startswith(")", closed, end)
 
-    @staticmethod
-    def _is_quote(stack: list[str]) -> bool:
-        """Return whether a single quotation mark quotes: it does not in `"${NAME:-'...'}"`."""
-        return next((one for one in reversed(stack) if one != _BRACE), _CODE) not in (_DOUBLE, _DOCUMENT)
-
-    def _single(self, begun: int, end: int, opening: str, stack: list[str]) -> int:
+    def _single(self, begun: int, end: int, opening: str, is_quoted_again: bool) -> int:
         """Read what is in single quotes, and return where they end; a variable in them is put between two such texts."""
         pattern = r"(?:\\.|[^'\\])*" if opening == "$'" else r"[^']*"
         body = re.compile(pattern, re.DOTALL).match(self.text, begun + len(opening), end)
         assert body is not None
-        quote = '\\"' if _is_quoted_again(stack) else '"'
+        quote = '\\"' if is_quoted_again else '"'
         for start, stop in self.within(body.start(), body.end()):
             self.edits.append((start, stop, f"'{quote}{self.text[start:stop]}{quote}{opening}"))
         return body.end() + 1
@@ -173,7 +228,10 @@ class _Scanner:
         stop, after = closing.span() if closing is not None else (end, end)
         variables = self.within(position, stop)
         if not document.is_quoted:
-            self.scan(position, stop, _DOCUMENT)
+            self.depth += 1
+            if self.depth < _DEEPEST:
+                self.scan(position, stop, _DOCUMENT)
+            self.depth -= 1
         elif variables:
             if in_backticks:
                 raise StepError(
@@ -200,22 +258,3 @@ class _Scanner:
         while found in self.text:
             found += "_"
         return found
-
-
-def _toggle(stack: list[str], kind: str) -> None:
-    """Open or close double quotes, or backticks with all that is open in them."""
-    if kind == _DOUBLE:
-        if stack[-1] == _DOUBLE:
-            stack.pop()
-        else:
-            stack.append(_DOUBLE)
-    elif kind in stack:
-        while stack.pop() != kind:
-            pass
-    else:
-        stack.append(kind)
-
-
-def _is_quoted_again(stack: list[str]) -> bool:
-    """Return whether a double quotation mark has a backslash before it: in backticks in double quotes."""
-    return _BACKTICK in stack and _DOUBLE in stack[: stack.index(_BACKTICK)]

@@ -196,7 +196,7 @@ def start(
     kept = tuple([masked(one, above.secrets) for one in params])
     about = About(
         name=chosen.name,
-        source=file.name,
+        source=_source(file),
         spec=file.text,
         params=kept,
         masked=kept != tuple(params),
@@ -469,6 +469,12 @@ def file_of(about: About, inspect: Inspect | None = steps.check) -> File:
     file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS, inspect=inspect)
     file.folder = about.more.get("folder") or os.path.dirname(about.source)
     return file
+
+
+def _source(file: File) -> str:
+    """Return where a workflow is found again, also from another folder."""
+    path = os.path.join(file.folder, os.path.basename(file.name))
+    return path if file.folder and os.path.isfile(path) else file.name
 
 
 def _file_of(about: About) -> tuple[File, Workflow]:

@@ -5,6 +5,7 @@ It reads files and runs the commands in backticks that texts of the workflow ask
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "busybox")
 
 _OF_A_PLACE = frozenset({"DAG_RUN_ID", "DAG_RUN_LOG_FILE"})
 _T = TypeVar("_T")
+_QUOTE_FOR_SHELLS = "'\"'\"'"
+"""A single quotation mark in single quotes, as `shlex` writes it."""
 
 
 def surround(
@@ -75,10 +78,10 @@ def surround(
     dotenv = maker.dotenv([special, secrets, system])
     arguments = parameters.apply(workflow.params, given)
     literal = {one.name: one.value for one in arguments if one.is_literal}
-    plain = {one.name: one.value for one in arguments if "$" not in one.value and "`" not in one.value}
-    known = {**plain, **literal, **(fixed or {})}
+    known = maker.values(maker.before_env(arguments), [special, secrets, dotenv, system], fixed or {})
     variables = maker.env(workflow.env, [known, special, secrets, dotenv, system])
-    values = maker.parameters(arguments, [special, secrets, variables, dotenv, system], fixed or {})
+    values = maker.values(arguments, [special, secrets, variables, dotenv, system], {**(fixed or {}), **known})
+    maker.check([one for one in arguments if one.name not in (fixed or {})], values)
     everything = {**dotenv, **variables, **secrets, **values}
     folder = maker.folder(Names([special, everything, system]))
     return Context(
@@ -333,27 +336,37 @@ class _Maker:
             found[one.name] = self._value(one.value, names, place(one, "value"))
         return found
 
-    def parameters(
+    def before_env(self, arguments: Sequence[Argument]) -> list[Argument]:
+        """Return the parameters that `env` may use: those in which no variable of `env` stands, in none that they use either."""
+        late = {one.name for one in self.workflow.env}
+        found = []
+        for one in arguments:
+            if _is_as_written(one) or late.isdisjoint(parse(one.value).names()):
+                found.append(one)
+            else:
+                late.add(one.name)
+        return found
+
+    def values(
         self, arguments: Sequence[Argument], layers: list[Mapping[str, str]], fixed: Mapping[str, str]
     ) -> dict[str, str]:
-        """Return the values of all parameters, those that stand in others filled in, and hold them against what they must be."""
+        """Return the values of parameters, those that stand in others filled in."""
         found: dict[str, str] = {}
         names = Names([found, *layers])
-        problems = []
         for one in arguments:
             if one.name in fixed:
                 found[one.name] = fixed[one.name]
                 continue
-            is_fixed = one.is_literal or (one.param is not None and not one.param.eval)
             where = place(one.param, "value") if one.param is not None else Place()
-            value = one.value if is_fixed else self._value(one.value, names, where)
-            wrong = parameters.check(one.param, value) if one.param is not None else None
-            if wrong is not None:
-                problems.append(Problem(parameters.PLACE, 0, 0, masked(wrong, self.mask)))
-            found[one.name] = value
+            found[one.name] = one.value if _is_as_written(one) else self._value(one.value, names, where)
+        return found
+
+    def check(self, arguments: Sequence[Argument], values: Mapping[str, str]) -> None:
+        """Hold the values of parameters against what they must be."""
+        found = [parameters.check(one.param, values[one.name]) for one in arguments if one.param is not None]
+        problems = [Problem(parameters.PLACE, 0, 0, masked(wrong, self.mask)) for wrong in found if wrong is not None]
         if problems:
             raise ParameterError(problems)
-        return found
 
     def folder(self, names: Names) -> str:
         """Return the folder where steps run."""
@@ -373,6 +386,11 @@ class _Maker:
             raise self.refuse(where, error.message) from None
 
 
+def _is_as_written(argument: Argument) -> bool:
+    """Return whether nothing in the value of a parameter is expanded."""
+    return argument.is_literal or (argument.param is not None and not argument.param.eval)
+
+
 def _launcher(env: Mapping[str, str], folder: str, shell: Sequence[str], mask: tuple[str, ...]) -> Asking:
     def launch(text: str, held: Mapping[str, str]) -> Launch:
         argv = shell_argv(shell, text)
@@ -382,8 +400,11 @@ def _launcher(env: Mapping[str, str], folder: str, shell: Sequence[str], mask: t
 
 
 def _parts(secret: str) -> Iterator[str]:
-    """Yield what is masked of a secret: itself, and its lines, as a log shows them."""
-    yield from (one for one in (secret, *secret.splitlines()) if len(one.strip()) > 1)
+    """Yield what is masked of a secret: itself and its lines, as a log shows them, and as JSON, Python and shells write them."""
+    for one in (secret, *secret.splitlines()):
+        if len(one.strip()) > 1:
+            yield from (one, json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1], repr(one)[1:-1])
+            yield one.replace("'", _QUOTE_FOR_SHELLS)
 
 
 def _short(text: str) -> str:

@@ -27,6 +27,8 @@ Expanding = Generator[Launch, Exit, str]
 Asking = Callable[[str, Mapping[str, str]], Launch]
 """Makes a process of a text for a shell, with variables beside those that all processes get."""
 HELD = "DAGRID_VALUE_"
+_MOST_NAMED = 60
+_NO_NAME = re.compile(r"\W", re.ASCII)
 """The names under which a shell gets what it cannot expand begin so."""
 MOST_EXPORTED = 100_000
 """How many bytes the value of a variable may have, to be in the environment of processes; Linux allows 131,072 with its name."""
@@ -194,8 +196,12 @@ class _Written:
         return True
 
     def _hold(self, part: Reference, value: str) -> str:
+        """Return the name of a value in the environment of the shell: one by which who reads a message of it knows the part."""
         _check_handed(part.written, value)
-        name = f"{HELD}{len(self.held) + 1}"
+        said = _NO_NAME.sub("_", "_".join(map(str, (part.name, *part.path)))[:_MOST_NAMED])
+        name = f"{HELD}{said}"
+        while self.held.get(name, value) != value:
+            name = f"{name}_{len(self.held) + 1}"
         self.held[name] = value
         return name
 
@@ -228,6 +234,11 @@ def environment(*layers: Mapping[str, str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for layer in reversed(layers):
+        found.update(layer)
+    if _are_plain(found):
+        return found
+    found = {}
+    for layer in reversed(layers):
         for name, value in layer.items():
             if name[:1].isdigit() or "=" in name or not name:
                 continue
@@ -237,6 +248,17 @@ def environment(*layers: Mapping[str, str]) -> dict[str, str]:
             else:
                 found[name] = value
     return found
+
+
+def _are_plain(layer: Mapping[str, str]) -> bool:
+    """Return whether all variables can stand in an environment, as they mostly can: there may be thousands for each process."""
+    values = "".join(layer.values())
+    return (
+        all(map(str.isidentifier, layer))
+        and values.isascii()
+        and "\0" not in values
+        and (len(values) <= MOST_EXPORTED or max(map(len, layer.values())) <= MOST_EXPORTED)
+    )
 
 
 def fitting(

@@ -94,7 +94,9 @@ class Work:
             for path in {*self.outs, self.stderr}:
                 _begin_anew(path, context.workflow.max_output_size)
         self._begun = _size(self.outs[-1]), _size(self.stderr)
-        self.outputs = {name: value for end in self.ends.values() for name, value in end.outputs.items()}
+        self.outputs: dict[str, str] = {}
+        for end in self.ends.values():
+            self.outputs.update(end.outputs)
         special = {
             "DAG_RUN_STEP_NAME": self.step.name,
             "DAG_RUN_STEP_STDOUT_FILE": self.stdout,

@@ -15,7 +15,7 @@ from dagrid.errors import TaskError
 from dagrid.execution.backends._running import Running
 from dagrid.execution.backends._servers import Service
 from dagrid.machine.events import UNSTARTED
-from dagrid.ports import Call, opened
+from dagrid.ports import Call, Encoded, opened
 
 
 class Value:
@@ -93,7 +93,7 @@ class Flight:
             TaskError: it wants what cannot be done here.
         """
         call = self.call
-        args = [opened(value) for value in call.args]
+        args = [value.decode() if isinstance(value, Encoded) else value for value in call.args]
         kwargs = {name: opened(value) for name, value in call.kwargs.items()} if call.kwargs else {}
         self.context.run(performing.set, self.here)
         found = self.context.run(call.fn, *args, **kwargs)
