@@ -158,6 +158,7 @@ def start(
     resources: Mapping[str, float] | None = None,
     observers: Readers = (),
     trigger: str = "manual",
+    again: bool = False,
     parent: str = "",
     root: str = "",
     root_name: str = "",
@@ -178,6 +179,7 @@ def start(
         resources: the capacity of what steps ask for with `resources`; `cpu` is the number of cores if nothing is said.
         observers: readers of the run.
         trigger: what started it, for the history.
+        again: take up a run that ended before it began, see `History.begin`.
         parent, root: the ids of the runs that called this one, and that began it all.
         root_name: what that one is called.
         selector: the labels that the step which called this run wants of its workers.
@@ -214,7 +216,7 @@ def start(
     )
     with ExitStack() as closing:
         place = closing.enter_context(
-            history.begin(chosen.name, about, run_id, logs_folder(file, chosen, params, above.secrets))
+            history.begin(chosen.name, about, run_id, logs_folder(file, chosen, params, above.secrets), again=again)
         )
         try:
             context, readers = _context(history, place, file, chosen, params, above, fleet)
