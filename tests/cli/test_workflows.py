@@ -331,6 +331,20 @@ def test_a_retry_that_is_refused_takes_nothing_away(dagrid, history, files):
     assert {info.status for info in history.runs()} == {"succeeded"}
 
 
+def test_what_may_not_be_chosen_is_refused_before_it_waits(dagrid, history, files):
+    """Whoever enqueues it hears so at once, and not whoever looks for its result."""
+    (files / "fixed.yaml").write_text(
+        "runConfig: {disableParamEdit: true, disableRunIdEdit: true}\nparams: A=1\nsteps: [{name: a, command: echo $A}]"
+    )
+    for chosen, wrong in ((("--run-id", "mine"), "the id of a run"), (("--", "A=2"), "its parameters")):
+        said = dagrid("enqueue", "fixed.yaml", *chosen)
+        assert said.code == Exit.USAGE
+        assert f"{wrong} may not be" in said.err
+    assert history.runs() == []
+    assert dagrid("enqueue", "fixed.yaml").code == 0
+    assert dagrid("start", "--next", "fixed").code == 0
+
+
 def test_a_run_in_a_queue_is_not_retried(dagrid, history, files):
     """It has not failed, and whoever serves the queue would perform it as well."""
     run = history.enqueue("nightly", About(queue="q", source="nightly.yaml", spec=NIGHTLY, more={"folder": str(files)}))

@@ -122,6 +122,25 @@ def test_what_cannot_begin_has_failed(service):
     assert "depends on 'nobody'" in (service.history.folder(bad) / "run.log").read_text()
 
 
+def test_a_workflow_whose_id_may_not_be_chosen_waits_in_queues_too(service):
+    """The id that a queue has given is nobody's choice: such a workflow was refused whenever its turn came."""
+    text = "runConfig: {disableRunIdEdit: true, disableParamEdit: true}\nsteps: [{name: a, command: 'true'}]"
+    run = service.enqueue(text)
+    with service.coordinator():
+        assert service.until(run, "succeeded", "failed") == "succeeded", service.said
+
+
+def test_what_is_refused_before_it_has_a_place_has_failed(service, tmp_path):
+    """It stayed in its queue for good, spoken of whenever a coordinator began, and was in the way of nobody but who looked."""
+    text = "runConfig: {disableParamEdit: true}\nparams: A=1\nsteps: [{name: a, command: 'true'}]"
+    (tmp_path / "flow.yaml").write_text(text)
+    about = About(source=str(tmp_path / "flow.yaml"), spec=text, queue="flow", params=("A=2",))
+    run = service.history.enqueue("flow", about)
+    with service.coordinator():
+        service.until(run, "failed")
+    assert "parameters may not be given" in (service.history.folder(run) / "run.log").read_text()
+
+
 def test_a_run_that_is_let_go_of_is_taken_up_by_the_next(service, tmp_path):
     """A coordinator that ends does not end its runs."""
     step = f"echo begun >> {tmp_path}/log; until test -e {tmp_path}/go; do sleep 0.01; done"

@@ -373,6 +373,10 @@ class History:
         """Return what is known of a run. Raises UnknownRunError."""
         return self._info(self._record(run_id))
 
+    def knows(self, run_id: str | None) -> bool:
+        """Return whether there is a run of that id."""
+        return run_id is not None and bool(self.checkpoint.store.runs(ids={run_id}))
+
     def outermost(self, run_id: str) -> RunInfo:
         """Return the run that has called this one, directly or not, and has not ended; this one if nobody waits for it.
 

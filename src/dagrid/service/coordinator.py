@@ -295,19 +295,20 @@ class Coordinator:
         if about.kind == "graph":
             return self._perform(active, about)
         try:
-            file = self._file(about)
+            return start(
+                self._file(about),
+                about.given,
+                history=self._history,
+                run_id=active.run,
+                name=about.name,
+                trigger=about.trigger,
+                fleet=self._fleet,
+            )
+        except DuplicateRunError:
+            raise
         except DagridError as error:
             self._refuse(active.run, about, error)
             raise
-        return start(
-            file,
-            about.given,
-            history=self._history,
-            run_id=active.run,
-            name=about.name,
-            trigger=about.trigger,
-            fleet=self._fleet,
-        )
 
     def _file(self, about: About) -> File:
         """Return the workflow of a run in a queue; those of one text share it."""

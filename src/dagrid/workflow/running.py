@@ -192,7 +192,7 @@ def start(
     """
     chosen = workflow or file.main
     document = chosen.name if workflow is not None else ""
-    _check_edits(file, chosen, params, run_id if parent == "" else None)
+    check_edits(file, chosen, params, "" if parent or history.knows(run_id) else run_id)
     if name is not None and name != chosen.name:
         chosen = msgspec.structs.replace(chosen, name=name)
     kept = tuple([masked(one, above.secrets) for one in params])
@@ -407,8 +407,8 @@ def _context(
     return context, [children.traces] if children.traces is not None else []
 
 
-def _check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: str | None) -> None:
-    """Refuse what the workflow does not let those change who start it. Raises WorkflowError."""
+def check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: str | None) -> None:
+    """Refuse what the workflow does not let those change who start it, now or later. Raises WorkflowError."""
     said = workflow.run_config
     for wrong, setting, what in (
         (said.disable_param_edit and params, "disable_param_edit", "its parameters may not be given"),
