@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PREFIX = "DAGRID_"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_LONGEST = 500
 RUNS = ("queued", "running", "waiting", "interrupted", "succeeded", "failed", "aborted", "partially_succeeded")
 
 
@@ -98,6 +99,20 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _label(text: str) -> tuple[str, str]:
+    name, value = _pair(text)
+    if not text.isprintable() or (name, value) != (name.strip(), value.strip()):
+        raise ValueError
+    return name, value
+
+
+def _worker(text: str) -> str:
+    name = text.strip()
+    if not name or not name.isprintable() or len(name) > _LONGEST:
+        raise ValueError
+    return name
+
+
 def _amount(text: str) -> tuple[str, float]:
     name, value = _pair(text)
     number = float(value)
@@ -137,6 +152,12 @@ HOST = Kind(
     {"type": "string"},
     "HOST",
 )
+WORKER = Kind(
+    f"a name in one line of at most {_LONGEST} characters (left out, it is made of the host and the number of the process)",
+    _worker,
+    {"type": "string"},
+    "NAME",
+)
 FLAG = Kind("true or false", _flag, {"type": "boolean"}, "")
 COUNT = Kind("a whole number from 0 up", _count, {"type": "integer", "minimum": 0}, "NUMBER")
 PORT = Kind("a port from 1 to 65535", _port, {"type": "integer", "minimum": 1, "maximum": 65_535}, "PORT")
@@ -162,8 +183,8 @@ COUNTS = Kind(
     separator=",",
 )
 LABELS = Kind(
-    "NAME=value",
-    _pair,
+    "NAME=value in one line with no blank beside the =",
+    _label,
     {"type": ["array", "object"], "items": {"type": "string"}, "additionalProperties": {"type": "string"}},
     "NAME=VALUE",
     many=True,
@@ -531,7 +552,7 @@ SETTINGS = (
     Setting(
         "auth.token_file", PATH, "A file with such tokens, one on a line.", None, ("--auth.token-file",), ("start-all",)
     ),
-    Setting("worker.id", TEXT, "What the worker is called.", None, ("--worker.id",), ("worker",), "hostname@PID"),
+    Setting("worker.id", WORKER, "What the worker is called.", None, ("--worker.id",), ("worker",), "hostname@PID"),
     Setting(
         "worker.max_active_runs",
         COUNT,
