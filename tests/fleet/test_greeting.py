@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sys
 from contextlib import ExitStack
 
@@ -12,10 +13,12 @@ import pytest
 
 from dagrid import DAG, Node
 from dagrid.errors import BackendUnreachableError, FleetError, FleetKeyError, FleetRefusedError, InvalidSettingError
+from dagrid.execution.backends.cluster import calling
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.listener import is_public
 from dagrid.execution.backends.cluster.tls import CallerTLS
 from tests.fleet.wire import Run, Stranger, Worker, hub, to
 from tests.service.processes import until
@@ -198,6 +201,70 @@ def test_addresses() -> None:
 def test_what_is_no_address_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(InvalidSettingError, match="grpc://host:port"):
         Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["GRPC://HOST", "grpc://host/", "grpc://host:", " grpc://host:50055\n", "Grpc://Host//"]
+)
+def test_an_address_is_read_however_it_is_written(text: str) -> None:
+    """Capitals, a slash at its end and blanks around it mean nothing, as in any other URL that one copies."""
+    assert Address.parse(text) == Address("host", 50055)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "grpc://host:0",
+            "grpc:// host:1",
+            "grpc://ho st:1",
+            "grpc://ho\nst:1",
+            "grpc://[zz]:1",
+            "grpc://::1",
+            "grpc://::1:5",
+        ),
+        *("grpc://host:1#x", "grpc://one,two:1", "grpc://host\\x:1", "grpc://host:1?x=1", ""),
+    ],
+)
+def test_what_cannot_be_called_is_refused_before_it_is_called(text: str) -> None:
+    """It was called for ten seconds, under a name that nobody has, or was an error of Python's."""
+    with pytest.raises(InvalidSettingError, match=r"grpc://host:port.*\[::1\]"):
+        Address.parse(text)
+
+
+def test_a_coordinator_listens_at_what_is_a_port() -> None:
+    """Port 70000 was taken for 4464, of which no worker knew."""
+    for port in (70_000, 65_536, -1):
+        with pytest.raises(InvalidSettingError, match="from 0 to 65535"):
+            Hub(port=port)
+
+
+def test_a_coordinator_listens_at_an_address_in_brackets() -> None:
+    """As it stands in a URL. `localhost` is this machine alone, also in capitals."""
+    with hub(host="[::1]") as coordinator, Worker(Address("::1", coordinator.port)) as worker:
+        worker.events.wait(lambda found: "welcome" in found)
+    assert not is_public("LOCALHOST")
+
+
+@pytest.mark.parametrize("tls", [None, CallerTLS()])
+@pytest.mark.parametrize("answers", ["accepted", "full"])
+def test_who_does_not_answer_is_not_said_to_know_no_encryption(
+    tls: CallerTLS | None, answers: str, monkeypatch
+) -> None:
+    """A firewall that drops what is sent, or a machine that hangs: who looks for a fault in the certificates finds none."""
+    monkeypatch.setattr(calling, "CONNECT_MS", 200)
+    with ExitStack() as closing:
+        silent = closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0 if answers == "full" else 9))
+        for _ in range(3 if answers == "full" else 0):
+            waiting = closing.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        run = Run()
+        line = borrow(Address("127.0.0.1", silent.getsockname()[1], tls), run.reopen, run.tells.add, patience=0.0)
+        run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])
+    assert isinstance(line.error, BackendUnreachableError)
+    assert "does not answer" in str(line.error)
+    line.close()
 
 
 def test_certificates_for_plain_text_are_a_mistake() -> None:

@@ -75,7 +75,7 @@ def _host(text: str) -> str:
         from ipaddress import IPv6Address
 
         return str(IPv6Address(text.strip("[]")))
-    if not text or re.search(r"[\s/@]", text):
+    if not text or re.search(r"[\s,/@\[\]\\]", text):
         raise ValueError
     return text
 

@@ -332,7 +332,7 @@ def is_public(host: str) -> bool:
     try:
         return not ip_address(host.strip("[]")).is_loopback
     except ValueError:
-        return host != "localhost"
+        return host.lower() != "localhost"
 
 
 def _hello(first: pb.Up | pb.Ask) -> pb.Hello | pb.Open | None:
