@@ -17,6 +17,7 @@ from dagrid.history import About, History
 from dagrid.history.bells import RETRY, STOP
 from dagrid.service.coordinator import Coordinator
 from dagrid.workflow.running import answer
+from tests.service.processes import until
 
 PATIENCE = 20.0
 
@@ -340,6 +341,26 @@ steps: [{{name: s, command: 'test -e {tmp_path}/again'}}]
         (tmp_path / "again").touch()
         service.history.tell(RETRY, run)
         service.until(run, "succeeded")
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_a_run_that_is_stopped_twice_while_it_is_begun_hears_it_twice(service, tmp_path, called):
+    """Whoever insists wants its handlers stopped too, however long it takes to begin: they were waited for."""
+    os.mkfifo(tmp_path / "gate")
+    slow = f"""env: [A: '`cat {tmp_path}/gate`']
+handlerOn: {{exit: sleep 60}}
+steps: [{{name: a, command: sleep 60}}]
+"""
+    calls = f"steps: [{{name: k, call: sub}}]\n---\nname: sub\n{slow}"
+    with service.coordinator():
+        run = service.enqueue(calls if called else slow, "slow")
+        stopped = until(lambda: service.history.children(run))[0].run if called else run
+        service.until(stopped, "running")
+        for _ in range(2):
+            service.history.tell(STOP, stopped)
+        service.until(service.enqueue("steps: [echo]", "other"), "succeeded")  # both have been heard
+        (tmp_path / "gate").write_text("x\n")
+        service.until(stopped, "aborted")
 
 
 def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):
