@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dagrid.leases import LEASE
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -519,7 +521,7 @@ SETTINGS = (
         "coordinator.lease",
         DURATION,
         "How long a worker may be silent before its steps are given to others; 1 s at least.",
-        30.0,
+        LEASE,
         ("--coordinator.lease",),
         SERVERS,
     ),

@@ -24,6 +24,7 @@ from dagrid.execution.backends.cluster.posts import key_of
 from dagrid.execution.backends.cluster.project import ProjectKit, named, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS, caller_credentials
+from dagrid.leases import LEASE
 from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Session, Use
 
 KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
@@ -120,7 +121,7 @@ class ClusterBackend(BackendBase):
         tls_key: str | os.PathLike[str] | None = None,
         tls_ca: str | os.PathLike[str] | None = None,
         tls_claims: Mapping[str, Claims | Mapping[str, Any]] | None = None,
-        lease: float = 30.0,
+        lease: float = LEASE,
         heartbeat: float = 1.0,
         artifacts: ArtifactsLike | None = None,
         files: FilesLike | None = None,

@@ -14,6 +14,7 @@ import msgspec
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import Key, Reports, run_of
 from dagrid.execution.backends.cluster.turns import Job, Run, Turn, Turns
+from dagrid.leases import LEASE
 from dagrid.machine.events import Outcome
 
 MARGIN = 0.1
@@ -77,7 +78,7 @@ class Duty:
         self._connected = False
         self._lost_at = 0.0
         self._now = 0.0
-        self._interval, self._lease = 1.0, 30.0
+        self._interval, self._lease = 1.0, LEASE
         self._beat_at = 0.0
         self._beats = False
         self._echo = self._mark = 0

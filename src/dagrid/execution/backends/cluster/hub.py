@@ -27,6 +27,7 @@ from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
 from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
 from dagrid.execution.backends.cluster.outbox import without_long
 from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
+from dagrid.leases import LEASE
 
 _log = logging.getLogger("dagrid.fleet")
 
@@ -83,7 +84,7 @@ class Hub:
         key: bytes | None = None,
         tls: ListenerTLS | None = None,
         claims: Mapping[str, Claims] | None = None,
-        lease: float = 30.0,
+        lease: float = LEASE,
         heartbeat: float = 1.0,
         folder: Path | None = None,
         version: str = "",

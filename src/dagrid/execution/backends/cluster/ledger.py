@@ -27,6 +27,7 @@ from dagrid.execution.backends.cluster.books import (
     least_loaded,
 )
 from dagrid.execution.backends.cluster.traffic import Traffic
+from dagrid.leases import LEASE
 
 PROTOCOL = 1
 """The number of this protocol; who speaks another one is refused."""
@@ -53,7 +54,7 @@ class Ledger:
         self,
         *,
         incarnation: str,
-        lease: float = 30.0,
+        lease: float = LEASE,
         heartbeat: float = 1.0,
         small: Callable[[bytes], bytes | None] = lambda digest: None,  # noqa: ARG005
         first_generation: int = 1,

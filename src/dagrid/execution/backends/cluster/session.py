@@ -27,6 +27,7 @@ from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.posts import run_of
 from dagrid.execution.carriers import carry
+from dagrid.leases import LEASE
 from dagrid.machine.events import (
     UNSTARTED,
     Finished,
@@ -109,7 +110,7 @@ class FleetSession:
         self._lacks = Lacks(host)
         self._look_at: float | None = None
         self._stops_by: float | None = None
-        self._lease = 30.0
+        self._lease = LEASE
         self._on_closed = closed
         self._shift = host.now() - time()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
