@@ -8,16 +8,21 @@ import re
 import socket
 import sys
 from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
+import dagrid
 from dagrid import DAG, Node
 from dagrid.errors import BackendUnreachableError, FleetError, FleetKeyError, FleetRefusedError, InvalidSettingError
-from dagrid.execution.backends.cluster import calling
+from dagrid.execution.backends.cluster import calling, session
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.backend import ClusterBackend
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.listener import is_public
 from dagrid.execution.backends.cluster.tls import CallerTLS
 from tests.fleet.wire import Run, Stranger, Worker, hub, to
@@ -103,7 +108,7 @@ def test_without_the_key_nothing_is_given(caplog) -> None:
     """A stranger that skips the proof, or guesses one, hears nothing but the challenge and the refusal."""
     for proof in (b"", bytes(32)):
         with hub(key=KEY) as coordinator, Stranger(coordinator.port) as stranger:
-            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1, nonce=bytes(32))))
+            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=PROTOCOL, nonce=bytes(32))))
             stranger.say(pb.Up(proof=pb.Proof(proof=proof), drained=True))
             first, second = stranger.hear(), stranger.hear()
             assert first is not None
@@ -117,7 +122,7 @@ def test_without_the_key_nothing_is_given(caplog) -> None:
 def test_a_nonce_that_is_none_is_refused() -> None:
     """Else who recorded a greeting could have the coordinator say the same again."""
     with hub(key=KEY) as coordinator, Stranger(coordinator.port) as stranger:
-        stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1)))
+        stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=PROTOCOL)))
         down = stranger.hear()
         assert down is not None
         assert "signing key" in down.refusal.reason
@@ -145,6 +150,27 @@ def test_a_worker_of_another_protocol_is_told_both_versions() -> None:
         assert "1.2.3" in str(error)
         assert "9.9.9" in str(error)
         worker.close()
+
+
+def test_a_run_of_another_protocol_is_told_both_versions(monkeypatch) -> None:
+    """Whoever calls from a script says what it is of, as a worker does."""
+    monkeypatch.setattr(session, "PROTOCOL", 99)
+    with ClusterBackend.listening() as listening:
+        both = rf"protocol {PROTOCOL} \(dagrid {dagrid.__version__}\).*protocol 99 \(dagrid {dagrid.__version__}\)"
+        with (
+            ClusterBackend(f"grpc://127.0.0.1:{listening.port}") as backend,
+            pytest.raises(FleetRefusedError, match=both),
+        ):
+            DAG([Node("a", int)]).run(backend=backend)
+
+
+def test_other_words_are_another_protocol() -> None:
+    """Who does not know a word passes over it: a worker that did not say whose large values it brought brought none. Whoever
+    changes fleet.proto, or what it means, changes PROTOCOL, so that the two sides are told instead, and then this test.
+    """
+    said = Path(calling.__file__).with_name("fleet.proto").read_text()
+    words = " ".join(re.sub(r"//.*", "", said).split())
+    assert (PROTOCOL, sha256(words.encode()).hexdigest()[:12]) == (2, "e8bfbda37988")
 
 
 def test_a_second_worker_of_the_same_id_waits_until_the_first_one_leaves(caplog) -> None:

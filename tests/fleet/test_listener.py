@@ -21,6 +21,7 @@ from dagrid.execution.backends.cluster import listener
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import call, converse
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.link import clock
 from dagrid.execution.backends.cluster.listener import SERVICE
 from tests.fleet.papers import Authority
@@ -109,7 +110,7 @@ def test_a_first_word_that_does_not_say_who_calls_is_refused(coordinator: Hub) -
     for up in (
         pb.Up(),
         pb.Up(drained=True),
-        pb.Up(hello=pb.Hello(slots=1, protocol=1)),
+        pb.Up(hello=pb.Hello(slots=1, protocol=PROTOCOL)),
     ):
         with Stranger(coordinator.port) as stranger:
             stranger.say(up)
@@ -134,7 +135,7 @@ def test_a_first_word_that_does_not_say_who_calls_is_refused(coordinator: Hub) -
 )
 def test_what_a_worker_says_of_itself_fits_into_a_line(coordinator: Hub, hello: pb.Hello, wrong: str, caplog) -> None:
     """Else whoever may call writes lines of his own into the log of the coordinator, or has a name that nobody can tell."""
-    hello.slots = hello.protocol = 1
+    hello.slots, hello.protocol = 1, PROTOCOL
     with caplog.at_level(logging.WARNING, "dagrid.fleet"), Stranger(coordinator.port) as stranger:
         stranger.say(pb.Up(hello=hello))
         down = stranger.hear()
@@ -167,7 +168,7 @@ def test_who_says_nothing_is_hung_up_on(monkeypatch) -> None:
         with Stranger(coordinator.port) as stranger:
             assert stranger.hear() is None
         with Stranger(coordinator.port) as stranger:
-            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1, nonce=bytes(32))))
+            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=PROTOCOL, nonce=bytes(32))))
             assert stranger.hear() is not None
             assert stranger.hear() is None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -147,7 +148,16 @@ class ClusterBackend(BackendBase):
         """
         tls = ListenerTLS.of(_path(tls_cert), _path(tls_key), _path(tls_ca))
         claims = None if tls_claims is None else Claims.of(tls_claims)
-        hub = Hub(host, port, key=_key(signing_key), tls=tls, claims=claims, lease=lease, heartbeat=heartbeat)
+        hub = Hub(
+            host,
+            port,
+            key=_key(signing_key),
+            tls=tls,
+            claims=claims,
+            lease=lease,
+            heartbeat=heartbeat,
+            version=sys.modules["dagrid"].__version__,
+        )
         made = cls.on(hub, artifacts=artifacts, files=files)
         hub.start()
         made._owned = True  # noqa: SLF001 - our own

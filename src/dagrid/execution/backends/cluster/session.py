@@ -211,6 +211,7 @@ class FleetSession:
             root=self._root,
             uses=uses,
             protocol=PROTOCOL,
+            version=sys.modules["dagrid"].__version__,
             python=python,
             logs=self._logs is not None,
             lacks=self._lacks.said(),
