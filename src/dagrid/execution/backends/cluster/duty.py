@@ -271,6 +271,19 @@ class Duty:
                 self._ready(job)
         return self._answer([])
 
+    def refused(self, digest: bytes, end: pb.Finished) -> list[Act]:
+        """A content cannot be kept here: what waits for it ends so. The rest of it may still come, see `passed`."""
+        for job in list(self._missing.get(digest, ())):
+            own = pb.Finished()
+            own.CopyFrom(end)
+            self._end_waiting(job, own)
+        return self._answer([])
+
+    def passed(self, digest: bytes) -> None:
+        """All of a content has come that was refused: what has come to wait for it meanwhile wants it once more."""
+        if digest in self._missing:
+            self._wants[digest] = None
+
     def evicted(self, digest: bytes) -> None:
         """A content is not here any more."""
         self._known.discard(digest)
@@ -414,11 +427,15 @@ class Duty:
         if job.token:
             acts.append(Stop(job.token))
             return
+        self._end_waiting(job, pb.Finished(outcome=Outcome.CANCELLED))
+
+    def _end_waiting(self, job: Job, end: pb.Finished) -> None:
+        """What has not been released ends without that, and nobody rides on it."""
         self._leave_chain(job)
         for rider in list(job.riders):
             self._drop(rider)
         job.riders = []
-        self._end(job, pb.Finished(outcome=Outcome.CANCELLED))
+        self._end(job, end)
 
     def _acknowledged(self, job: Job, acts: list[Act]) -> None:
         """An end has arrived, or nobody wants to hear of an attempt."""
