@@ -136,3 +136,19 @@ def test_a_worker_without_room_lives_whatever_it_is_sent_and_whatever_it_makes(f
         assert DAG([Node("small", int)]).run(backend=backend, progress=False)["small"] == 0
         assert fleet.workers["one"].text.count("Linked") == 1
         fleet.close()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_does_not_wait_for_a_value_that_finds_no_room(fleet, tmp_path):
+    """Its node has ended and its value cannot be brought: nobody wants that any more. Without room for it the run never ended."""
+    with small_disk(tmp_path / "main" / "home", "8m") as room, ExitStack() as closing:
+        start(fleet, room)
+        fleet.worker("one")
+        fleet.linked()
+        backend = closing.enter_context(ClusterBackend(f"grpc://127.0.0.1:{fleet.port}", files=[]))
+        run = DAG([Node("made", lambda: os.urandom(20_000_000))]).start(backend=backend, progress=False)
+        until(lambda: "No space left" in fleet.coordinator.text, "a word of it")
+        run.cancel()
+        assert run.wait().node_results["made"].status == NodeStatus.CANCELLED
+        assert DAG([Node("small", int)]).run(backend=backend, progress=False)["small"] == 0
+        fleet.close()

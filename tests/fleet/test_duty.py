@@ -141,6 +141,20 @@ def test_what_needs_a_content_for_which_there_is_no_room_has_ended() -> None:
     assert not post.up().wants
 
 
+def test_an_attempt_that_is_cancelled_while_it_brings_its_value_has_none() -> None:
+    """It may never find room where it is brought to; one without such a value has ended as it has ended."""
+    post = Post()
+    post.assign(*calls(1, 2, 3))
+    for attempt, digest in ((1, b"large"), (2, b"")):
+        end = pb.Finished(outcome=Outcome.COMPLETED, started=1.0, ended=2.0, apart=digest)
+        post.note(post.duty.finished(attempt, end))
+    post.up()
+    key = ("r", 1)
+    assert [post.duty.unwanted(key, attempt) for attempt in (1, 2, 3, 4)] == [True, False, False, False]
+    ((end,),) = [report.finished for report in post.up().reports]
+    assert (end.attempt, end.outcome, end.apart, end.ended) == (1, Outcome.CANCELLED, b"", 2.0)
+
+
 # --- what is said until it has arrived --------------------------------------------------------------------------------------
 
 

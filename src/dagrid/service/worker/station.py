@@ -102,6 +102,9 @@ class Station:
         for some in down.acks:
             for attempt in some.attempts:
                 self._release((some.run, some.fence, attempt))
+        for some in down.cancels:
+            for attempt in some.attempts:
+                self._bring_no_more((some.run, some.fence, attempt))
         self.bench.do(self.duty.hear(down, monotonic()))
         self._wake()
 
@@ -241,6 +244,12 @@ class Station:
         if held is not None and key in held:
             held.discard(key)
             self.contents.release(key)
+
+    def _bring_no_more(self, key: Key) -> None:
+        """Nobody wants the value of an attempt that is cancelled while that is on its way, which may take for ever."""
+        if key not in self._given and self.duty.unwanted(key[:2], key[2]):
+            self._long.pop(key, None)
+            self._later.forget(key)
 
     def _over(self, run: Run) -> None:
         for key in self._held.pop(run.name, ()):

@@ -271,6 +271,20 @@ class Duty:
                 self._ready(job)
         return self._answer([])
 
+    def unwanted(self, key: Key, attempt: int) -> bool:
+        """An attempt has ended, is cancelled, and has not brought its large value: it has none, and counts as cancelled.
+
+        Returns:
+            Whether it is so; an attempt that goes on, or has nothing large to bring, is left as it is.
+        """
+        job = self._jobs.get((key, attempt))
+        if job is None or job.end is None or not job.end.apart:
+            return False
+        job.end = pb.Finished(attempt=attempt, outcome=Outcome.CANCELLED, started=job.end.started, ended=job.end.ended)
+        if self._connected:
+            self._reports.on(key).finish(job.end)
+        return True
+
     def refused(self, digest: bytes, end: pb.Finished) -> list[Act]:
         """A content cannot be kept here: what waits for it ends so. The rest of it may still come, see `passed`."""
         for job in list(self._missing.get(digest, ())):
