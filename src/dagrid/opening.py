@@ -239,7 +239,7 @@ def known_backends() -> dict[str, EntryPoint]:
 
 def _made(url: str) -> Backend:
     """Return the backend of a URL: `name`, `name?setting=value&...`, or `name://address`, with settings or without."""
-    place, _, query = url.partition("?")
+    place, _, query = url.strip().partition("?")
     name, _, address = place.partition("://")
     if name == AUTO:
         raise InvalidSettingError(
@@ -290,18 +290,19 @@ def _texts(kind: Callable[..., Backend]) -> set[str]:
 @once
 def _loaded(name: str) -> Callable[..., Backend]:
     known = known_backends()
-    if name not in known:
+    found = name if name in known else name.lower()
+    if found not in known:
         suggestion = nearest(name, known)
         listed = ", ".join(sorted(known))
         raise UnknownBackendError(
             f"There is no backend {name!r}.{hint(suggestion)} There are: {listed}.", name, suggestion
         )
     try:
-        kind: Callable[..., Backend] = known[name].load()
+        kind: Callable[..., Backend] = known[found].load()
     except ImportError as error:
         raise BackendNotInstalledError(
             f"Backend {name!r} needs {error.name or 'a package that is not there'}. "
-            f"Install it with: pip install 'dagrid[{EXTRAS.get(name, name)}]'"
+            f"Install it with: pip install 'dagrid[{EXTRAS.get(found, found)}]'"
         ) from error
     return kind
 

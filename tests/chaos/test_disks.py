@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
+from dagrid import DAG, Node, NodeStatus
+from dagrid.execution.backends.cluster.backend import ClusterBackend
 from tests.chaos.rooms import fill, small_disk
 from tests.service.processes import Fleet, Process, until, until_listening
 
@@ -92,4 +96,59 @@ def test_a_worker_without_room_fails_what_needs_some(fleet, tmp_path):
         assert fleet.out(again, "a") == "hello\n"
         assert status == "failed"
         until(lambda: not list(room.path(home).glob("worker/*/runs/*")), "an empty folder")
+        fleet.close()
+
+
+@pytest.mark.slow
+def test_a_worker_without_room_lives_whatever_it_is_sent_and_whatever_it_makes(fleet, tmp_path):
+    """An argument that does not fit ended the worker, with all else that ran there, and then the next one. A node that has no
+    room has failed, may be tried again where there is some, and says what was wrong.
+    """
+    home = tmp_path / "one" / "home"
+    with small_disk(home, "8m") as room, ExitStack() as closing:
+        fleet.start()
+        flags = (f"--worker.coordinator-port={fleet.port}", "--worker.id=one")
+        fleet.workers["one"] = Process(tmp_path / "one", ("worker", *flags), {}, room.inside)
+        fleet.linked()
+        backend = closing.enter_context(ClusterBackend(f"grpc://127.0.0.1:{fleet.port}", files=[]))
+
+        def begins(there=str(tmp_path / "there"), go=str(tmp_path / "go")):
+            from pathlib import Path
+            from time import sleep
+
+            Path(there).touch()
+            while not Path(go).exists():
+                sleep(0.01)
+            return "went on"
+
+        beside = DAG([Node("beside", begins)]).start(backend=backend, progress=False)
+        until((tmp_path / "there").exists, "the node beside")
+        large = os.urandom(20_000_000)
+        sent = Node("sent", lambda content=large: len(content), retries=1)
+        made = Node("made", lambda: os.urandom(20_000_000))
+        result = DAG([sent, made]).run(backend=backend, progress=False)
+        for node, tries in (("sent", 2), ("made", 1)):
+            found = result.node_results[node]
+            assert (found.status, found.attempts) == (NodeStatus.FAILED, tries)
+            assert "No space left" in str(found.error)
+        (tmp_path / "go").touch()
+        assert beside.wait()["beside"] == "went on"
+        assert DAG([Node("small", int)]).run(backend=backend, progress=False)["small"] == 0
+        assert fleet.workers["one"].text.count("Linked") == 1
+        fleet.close()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_does_not_wait_for_a_value_that_finds_no_room(fleet, tmp_path):
+    """Its node has ended and its value cannot be brought: nobody wants that any more. Without room for it the run never ended."""
+    with small_disk(tmp_path / "main" / "home", "8m") as room, ExitStack() as closing:
+        start(fleet, room)
+        fleet.worker("one")
+        fleet.linked()
+        backend = closing.enter_context(ClusterBackend(f"grpc://127.0.0.1:{fleet.port}", files=[]))
+        run = DAG([Node("made", lambda: os.urandom(20_000_000))]).start(backend=backend, progress=False)
+        until(lambda: "No space left" in fleet.coordinator.text, "a word of it")
+        run.cancel()
+        assert run.wait().node_results["made"].status == NodeStatus.CANCELLED
+        assert DAG([Node("small", int)]).run(backend=backend, progress=False)["small"] == 0
         fleet.close()

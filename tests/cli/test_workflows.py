@@ -303,6 +303,57 @@ def test_retry_of_a_run_that_never_began(dagrid, history, files):
     assert dagrid("logs", run, "fetch", "--stdout").out == "fetched monday\n"
 
 
+def test_a_retry_that_is_refused_takes_nothing_away(dagrid, history, files):
+    """A run that never began is all that is left of what somebody wanted: its id, its parameters, its text. A retry that cannot
+    begin it either leaves it, says why, and the next one may find the remedy in place.
+    """
+    text = "dotenv: [settings.env]\nsteps: [{name: only, command: 'echo $ANSWER'}]\n"
+    queued = history.enqueue("reads", About(queue="q", source="reads.yaml", spec=text, more={"folder": str(files)}))
+    graph = history.enqueue(
+        "later", About(kind="graph", queue="q", source="flows_of_later:dag", more={"folder": str(files)})
+    )
+    for run in (queued, graph):
+        history.dequeue(run)
+    (files / "settings.env").mkdir()  # it cannot be read
+    before = history.about(queued)
+    for run in (queued, graph):
+        for _ in range(2):
+            assert dagrid("retry", run).code == Exit.USAGE
+    assert {info.run: info.status for info in history.runs()} == {queued: "failed", graph: "aborted"}
+    assert (history.about(queued).spec, history.about(queued).queue) == (before.spec, "q")
+    assert "could not be started" in (history.folder(queued) / "run.log").read_text()
+    (files / "settings.env").rmdir()
+    (files / "settings.env").write_text("ANSWER=42\n")
+    (files / "flows_of_later.py").write_text("from dagrid import DAG, Node\ndag = DAG([Node('only', fn=int)])\n")
+    for run in (queued, graph):
+        assert dagrid("retry", run).code == 0
+    assert dagrid("logs", queued, "only", "--stdout").out == "42\n"
+    assert {info.status for info in history.runs()} == {"succeeded"}
+
+
+def test_what_may_not_be_chosen_is_refused_before_it_waits(dagrid, history, files):
+    """Whoever enqueues it hears so at once, and not whoever looks for its result."""
+    (files / "fixed.yaml").write_text(
+        "runConfig: {disableParamEdit: true, disableRunIdEdit: true}\nparams: A=1\nsteps: [{name: a, command: echo $A}]"
+    )
+    for chosen, wrong in ((("--run-id", "mine"), "the id of a run"), (("--", "A=2"), "its parameters")):
+        said = dagrid("enqueue", "fixed.yaml", *chosen)
+        assert said.code == Exit.USAGE
+        assert f"{wrong} may not be" in said.err
+    assert history.runs() == []
+    assert dagrid("enqueue", "fixed.yaml").code == 0
+    assert dagrid("start", "--next", "fixed").code == 0
+
+
+def test_a_run_in_a_queue_is_not_retried(dagrid, history, files):
+    """It has not failed, and whoever serves the queue would perform it as well."""
+    run = history.enqueue("nightly", About(queue="q", source="nightly.yaml", spec=NIGHTLY, more={"folder": str(files)}))
+    said = dagrid("retry", run)
+    assert said.code == Exit.USAGE
+    assert "dequeue" in said.err
+    assert history.info(run).status == "queued"
+
+
 def test_restart_is_a_new_run(dagrid, history, files):
     """Of the file as it is now, with the parameters of then."""
     assert dagrid("start", "nightly.yaml", "-q", "--", "DAY=monday").code == Exit.FAILED

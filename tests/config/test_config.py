@@ -164,6 +164,23 @@ def test_a_label_is_the_text_that_was_written(tmp_path, value):
     assert config(tmp_path, f"worker: {{id: {value}}}")["worker.id"] == value
 
 
+@pytest.mark.parametrize("name", [" ", "two\nlines", "\x1b[31mred", "\udcff", "\u2028", "x" * 501])
+def test_a_worker_is_called_what_fits_into_a_line(name):
+    """Its name stands in the lines of logs, and who reads them tells workers by it; without one it has one of its own."""
+    with pytest.raises(InvalidSettingError, match=r"--worker.id is .*left out"):
+        Config({"worker.id": ("--worker.id", name)}, {})["worker.id"]
+    with pytest.raises(InvalidSettingError, match="DAGRID_WORKER_ID is "):
+        Config({}, {"DAGRID_WORKER_ID": name})["worker.id"]
+    assert Config({"worker.id": ("--worker.id", " one two ")}, {})["worker.id"] == "one two"
+
+
+@pytest.mark.parametrize("label", ["gpu =true", "gpu= true", "gpu=a\nb", "gp\tu=a", "gpu=\udcff", " =a", "gpu"])
+def test_a_label_that_no_selector_names_is_refused(label):
+    """A blank beside `=` would be a part of the label, which nobody sees who compares it with a selector."""
+    with pytest.raises(InvalidSettingError, match=r"--worker.labels is NAME=value .* not"):
+        Config({"worker.labels": ("--worker.labels", f"zone=a, {label}")}, {})["worker.labels"]
+
+
 def test_numbers_of_json_and_toml_are_labels_as_they_were_written(tmp_path):
     """A label is none that has lost its last digit."""
     labels = (("python", "3.10"), ("memory", "64"), ("gpu", "true"))

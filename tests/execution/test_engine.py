@@ -174,6 +174,12 @@ class Onlooker:
         """It did not begin."""
 
 
+@pytest.mark.parametrize("backend", ["Thread", " thread ", "THREAD?max_workers=1", "Inline"])
+def test_a_backend_is_named_in_capitals_too(backend: str) -> None:
+    """As the scheme of any URL may be, `GRPC://HOST:50055` say."""
+    assert DAG([Node("a", int)]).run(backend=backend)["a"] == 0
+
+
 def test_a_run_whose_onlooker_cannot_begin_does_not_go_on_without_a_handle(tmp_path: Path) -> None:
     """Nobody could wait for it or cancel it, and its record would say that it runs."""
     with pytest.raises(OSError, match="no space"):

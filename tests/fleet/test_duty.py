@@ -120,6 +120,41 @@ def test_contents_are_wanted_again_on_a_new_stream_while_somebody_waits_for_them
     assert list(post.up().wants) == [b"f"]
 
 
+def test_what_needs_a_content_for_which_there_is_no_room_has_ended() -> None:
+    """It would wait for good: what is refused is not sent again by itself. What does not need it goes on."""
+    post = Post()
+    post.assign(*calls(1, function=b"f"), *calls(2, rides={2: 1}), *calls(3, function=b"g"), *calls(4, function=b"f"))
+    assert sorted(post.up().wants) == [b"f", b"g"]
+    post.note(post.duty.refused(b"f", pb.Finished(outcome=Outcome.FAILED, error="No room.")))
+    ends = [end for report in post.up().reports for end in report.finished]
+    assert [(end.attempt, end.outcome, end.error) for end in ends] == [
+        (1, Outcome.FAILED, "No room."),
+        (4, Outcome.FAILED, "No room."),
+    ]
+    post.note(post.duty.arrived(b"g"))
+    assert post.performs() == [("r", 3)]
+    post.assign(*calls(5, function=b"f"))
+    assert list(post.up().wants) == [b"f"]
+    post.duty.passed(b"f")
+    assert list(post.up().wants) == [b"f"]
+    post.duty.passed(b"g")
+    assert not post.up().wants
+
+
+def test_an_attempt_that_is_cancelled_while_it_brings_its_value_has_none() -> None:
+    """It may never find room where it is brought to; one without such a value has ended as it has ended."""
+    post = Post()
+    post.assign(*calls(1, 2, 3))
+    for attempt, digest in ((1, b"large"), (2, b"")):
+        end = pb.Finished(outcome=Outcome.COMPLETED, started=1.0, ended=2.0, apart=digest)
+        post.note(post.duty.finished(attempt, end))
+    post.up()
+    key = ("r", 1)
+    assert [post.duty.unwanted(key, attempt) for attempt in (1, 2, 3, 4)] == [True, False, False, False]
+    ((end,),) = [report.finished for report in post.up().reports]
+    assert (end.attempt, end.outcome, end.apart, end.ended) == (1, Outcome.CANCELLED, b"", 2.0)
+
+
 # --- what is said until it has arrived --------------------------------------------------------------------------------------
 
 

@@ -5,17 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import sys
 from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 
+import dagrid
 from dagrid import DAG, Node
 from dagrid.errors import BackendUnreachableError, FleetError, FleetKeyError, FleetRefusedError, InvalidSettingError
+from dagrid.execution.backends.cluster import calling, session
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.backend import ClusterBackend
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.execution.backends.cluster.listener import is_public
 from dagrid.execution.backends.cluster.tls import CallerTLS
 from tests.fleet.wire import Run, Stranger, Worker, hub, to
 from tests.service.processes import until
@@ -100,7 +108,7 @@ def test_without_the_key_nothing_is_given(caplog) -> None:
     """A stranger that skips the proof, or guesses one, hears nothing but the challenge and the refusal."""
     for proof in (b"", bytes(32)):
         with hub(key=KEY) as coordinator, Stranger(coordinator.port) as stranger:
-            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1, nonce=bytes(32))))
+            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=PROTOCOL, nonce=bytes(32))))
             stranger.say(pb.Up(proof=pb.Proof(proof=proof), drained=True))
             first, second = stranger.hear(), stranger.hear()
             assert first is not None
@@ -114,7 +122,7 @@ def test_without_the_key_nothing_is_given(caplog) -> None:
 def test_a_nonce_that_is_none_is_refused() -> None:
     """Else who recorded a greeting could have the coordinator say the same again."""
     with hub(key=KEY) as coordinator, Stranger(coordinator.port) as stranger:
-        stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1)))
+        stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=PROTOCOL)))
         down = stranger.hear()
         assert down is not None
         assert "signing key" in down.refusal.reason
@@ -142,6 +150,27 @@ def test_a_worker_of_another_protocol_is_told_both_versions() -> None:
         assert "1.2.3" in str(error)
         assert "9.9.9" in str(error)
         worker.close()
+
+
+def test_a_run_of_another_protocol_is_told_both_versions(monkeypatch) -> None:
+    """Whoever calls from a script says what it is of, as a worker does."""
+    monkeypatch.setattr(session, "PROTOCOL", 99)
+    with ClusterBackend.listening() as listening:
+        both = rf"protocol {PROTOCOL} \(dagrid {dagrid.__version__}\).*protocol 99 \(dagrid {dagrid.__version__}\)"
+        with (
+            ClusterBackend(f"grpc://127.0.0.1:{listening.port}") as backend,
+            pytest.raises(FleetRefusedError, match=both),
+        ):
+            DAG([Node("a", int)]).run(backend=backend)
+
+
+def test_other_words_are_another_protocol() -> None:
+    """Who does not know a word passes over it: a worker that did not say whose large values it brought brought none. Whoever
+    changes fleet.proto, or what it means, changes PROTOCOL, so that the two sides are told instead, and then this test.
+    """
+    said = Path(calling.__file__).with_name("fleet.proto").read_text()
+    words = " ".join(re.sub(r"//.*", "", said).split())
+    assert (PROTOCOL, sha256(words.encode()).hexdigest()[:12]) == (2, "e8bfbda37988")
 
 
 def test_a_second_worker_of_the_same_id_waits_until_the_first_one_leaves(caplog) -> None:
@@ -198,6 +227,70 @@ def test_addresses() -> None:
 def test_what_is_no_address_is_refused_with_the_form(text: str) -> None:
     with pytest.raises(InvalidSettingError, match="grpc://host:port"):
         Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["GRPC://HOST", "grpc://host/", "grpc://host:", " grpc://host:50055\n", "Grpc://Host//"]
+)
+def test_an_address_is_read_however_it_is_written(text: str) -> None:
+    """Capitals, a slash at its end and blanks around it mean nothing, as in any other URL that one copies."""
+    assert Address.parse(text) == Address("host", 50055)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "grpc://host:0",
+            "grpc:// host:1",
+            "grpc://ho st:1",
+            "grpc://ho\nst:1",
+            "grpc://[zz]:1",
+            "grpc://::1",
+            "grpc://::1:5",
+        ),
+        *("grpc://host:1#x", "grpc://one,two:1", "grpc://host\\x:1", "grpc://host:1?x=1", ""),
+    ],
+)
+def test_what_cannot_be_called_is_refused_before_it_is_called(text: str) -> None:
+    """It was called for ten seconds, under a name that nobody has, or was an error of Python's."""
+    with pytest.raises(InvalidSettingError, match=r"grpc://host:port.*\[::1\]"):
+        Address.parse(text)
+
+
+def test_a_coordinator_listens_at_what_is_a_port() -> None:
+    """Port 70000 was taken for 4464, of which no worker knew."""
+    for port in (70_000, 65_536, -1):
+        with pytest.raises(InvalidSettingError, match="from 0 to 65535"):
+            Hub(port=port)
+
+
+def test_a_coordinator_listens_at_an_address_in_brackets() -> None:
+    """As it stands in a URL. `localhost` is this machine alone, also in capitals."""
+    with hub(host="[::1]") as coordinator, Worker(Address("::1", coordinator.port)) as worker:
+        worker.events.wait(lambda found: "welcome" in found)
+    assert not is_public("LOCALHOST")
+
+
+@pytest.mark.parametrize("tls", [None, CallerTLS()])
+@pytest.mark.parametrize("answers", ["accepted", "full"])
+def test_who_does_not_answer_is_not_said_to_know_no_encryption(
+    tls: CallerTLS | None, answers: str, monkeypatch
+) -> None:
+    """A firewall that drops what is sent, or a machine that hangs: who looks for a fault in the certificates finds none."""
+    monkeypatch.setattr(calling, "CONNECT_MS", 200)
+    with ExitStack() as closing:
+        silent = closing.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0 if answers == "full" else 9))
+        for _ in range(3 if answers == "full" else 0):
+            waiting = closing.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(silent.getsockname())
+        run = Run()
+        line = borrow(Address("127.0.0.1", silent.getsockname()[1], tls), run.reopen, run.tells.add, patience=0.0)
+        run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])
+    assert isinstance(line.error, BackendUnreachableError)
+    assert "does not answer" in str(line.error)
+    line.close()
 
 
 def test_certificates_for_plain_text_are_a_mistake() -> None:

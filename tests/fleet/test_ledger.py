@@ -6,7 +6,7 @@ import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.books import PUSHED, Health, health
-from dagrid.execution.backends.cluster.ledger import CROWD, SLOWEST, Ledger
+from dagrid.execution.backends.cluster.ledger import CROWD, PROTOCOL, SLOWEST, Ledger
 from dagrid.machine.events import Outcome
 from tests.fleet.desks import LEASE, Desk, calls, done, hello, some
 
@@ -56,14 +56,14 @@ def test_another_protocol_is_refused_with_both_numbers() -> None:
     refusal = desk.ledger.greet("w", pb.Hello(id="w", slots=1, protocol=7, version="9.9"), 0.0)
     assert refusal is not None
     assert refusal.final
-    assert "protocol 1 (dagrid 2.0)" in refusal.reason
+    assert f"protocol {PROTOCOL} (dagrid 2.0)" in refusal.reason
     assert "protocol 7 (dagrid 9.9)" in refusal.reason
     refused = desk.ledger.open("r", pb.Open(run="r", protocol=7), 0.0)
     assert refused is not None
     assert refused.final
 
 
-@pytest.mark.parametrize("hello", [pb.Hello(protocol=1, slots=1), pb.Hello(protocol=1, id="w")])
+@pytest.mark.parametrize("hello", [pb.Hello(protocol=PROTOCOL, slots=1), pb.Hello(protocol=PROTOCOL, id="w")])
 def test_a_worker_without_id_or_slots_is_refused(hello: pb.Hello) -> None:
     refusal = Desk().ledger.greet("w", hello, 0.0)
     assert refusal is not None
@@ -317,11 +317,11 @@ def test_the_least_loaded_worker_is_named_first_and_equal_ones_in_turn() -> None
 
 def test_calls_go_only_to_workers_with_their_python_and_commands_to_all() -> None:
     desk = Desk()
-    desk.ledger.greet("w", pb.Hello(id="w", slots=1, protocol=1, python="3.12"), 0.0)
+    desk.ledger.greet("w", pb.Hello(id="w", slots=1, protocol=PROTOCOL, python="3.12"), 0.0)
     (joined,) = desk.open("r").joined
     assert (joined.slots, "it has Python 3.12" in joined.unfit, "of Python 3.11" in joined.unfit) == (0, True, True)
     desk.pass_time(LEASE / 2)
-    desk.ledger.greet("w again", pb.Hello(id="w", slots=1, protocol=1, python="3.12"), desk.now)
+    desk.ledger.greet("w again", pb.Hello(id="w", slots=1, protocol=PROTOCOL, python="3.12"), desk.now)
     assert not desk.told("r").joined, "it is said once"
     (command,) = desk.open("r:command").joined
     assert (command.slots, command.unfit) == (1, "")

@@ -507,7 +507,7 @@ def test_a_value_that_nobody_has_is_said_to_be_gone(elsewhere: bool) -> None:
 
 def test_what_comes_under_a_wrong_name_ends_its_stream_alone() -> None:
     with hub() as coordinator, Stranger(coordinator.port) as stranger, Worker(to(coordinator)) as worker:
-        stranger.say(pb.Up(hello=pb.Hello(id="liar", slots=1, protocol=1)))
+        stranger.say(pb.Up(hello=pb.Hello(id="liar", slots=1, protocol=PROTOCOL)))
         assert stranger.hear() is not None
         stranger.say(pb.Up(parts=[pb.Part(digest=digest_of(b"right"), size=5, data=b"wrong", run="run")]))
         assert "something else" in stranger.why()
@@ -544,7 +544,7 @@ def test_a_worker_that_does_not_read_is_not_sent_what_it_wants_but_as_much_as_fi
         run = Run()
         run.line = coordinator.borrow(run.opening(), run.tells.add)
         run.line.ask(pb.Ask(parts=list(parts(data, digest_of(data)))))
-        reluctant.say(pb.Up(hello=pb.Hello(id="reluctant", slots=1, protocol=1)))
+        reluctant.say(pb.Up(hello=pb.Hello(id="reluctant", slots=1, protocol=PROTOCOL)))
         for _ in range(3):
             reluctant.say(pb.Up(wants=[digest_of(data)]))
         settle(coordinator)
@@ -563,7 +563,7 @@ def test_who_does_not_take_the_answers_is_not_listened_to(monkeypatch) -> None:
     monkeypatch.setattr(listener, "BACKLOG", 16 * 2**10)
     shouted = 60
     with hub() as coordinator, Stranger(coordinator.port) as shouter:
-        shouter.say(pb.Up(hello=pb.Hello(id="shouter", slots=1, protocol=1)))
+        shouter.say(pb.Up(hello=pb.Hello(id="shouter", slots=1, protocol=PROTOCOL)))
         for number in range(shouted):  # each is answered with as many acks
             first = (number + 1) << 40
             ends = [pb.Finished(attempt=attempt) for attempt in range(first, first + 5_000)]
@@ -781,7 +781,7 @@ def test_a_worker_writes_nowhere_but_in_the_folder_of_its_run(tmp_path: Path, fi
     """It has the names from its own folder; one that has others is up to something."""
     with hub() as coordinator, Stranger(coordinator.port) as stranger:
         run = logging_run(coordinator, Files(tmp_path / "logs"))
-        stranger.say(pb.Up(hello=pb.Hello(id="stranger", slots=1, protocol=1)))
+        stranger.say(pb.Up(hello=pb.Hello(id="stranger", slots=1, protocol=PROTOCOL)))
         stranger.say(pb.Up(logs=[pb.Log(run="run", file=file, data=b"x")]))
         assert "there can be none of that name" in stranger.why()
         run.close()

@@ -21,6 +21,7 @@ from dagrid.execution.backends.cluster import listener
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import call, converse
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.link import clock
 from dagrid.execution.backends.cluster.listener import SERVICE
 from tests.fleet.papers import Authority
@@ -105,22 +106,59 @@ def test_what_is_no_envelope_ends_the_stream_and_nothing_else(coordinator: Hub, 
     works(coordinator)
 
 
-def named(name: str) -> pb.Up:
-    return pb.Up(hello=pb.Hello(id=name, slots=1, protocol=1))
-
-
 def test_a_first_word_that_does_not_say_who_calls_is_refused(coordinator: Hub) -> None:
     for up in (
         pb.Up(),
         pb.Up(drained=True),
-        pb.Up(hello=pb.Hello(slots=1, protocol=1)),
-        *(named(name) for name in ("two\nlines", "x" * 501)),
+        pb.Up(hello=pb.Hello(slots=1, protocol=PROTOCOL)),
     ):
         with Stranger(coordinator.port) as stranger:
             stranger.say(up)
             down = stranger.hear()
             assert down is not None
             assert down.refusal.final
+
+
+@pytest.mark.parametrize(
+    ("hello", "wrong"),
+    [
+        *(
+            (pb.Hello(id=name), "--worker.id")
+            for name in ("two\nlines", "x" * 501, " ", "\u2028", " before", "after ", "\x1b[31m")
+        ),
+        (pb.Hello(id="w", labels={"gpu": "true", "zone": "a\nb"}), "label 'zone'"),
+        (pb.Hello(id="w", labels={"zo\rne": "a"}), r"label 'zo\rne'"),
+        (pb.Hello(id="w", labels={" zone": "a"}), "label ' zone'"),
+        (pb.Hello(id="w", host="here\nthere"), "host"),
+        (pb.Hello(id="w", version="1\n2"), "version"),
+    ],
+)
+def test_what_a_worker_says_of_itself_fits_into_a_line(coordinator: Hub, hello: pb.Hello, wrong: str, caplog) -> None:
+    """Else whoever may call writes lines of his own into the log of the coordinator, or has a name that nobody can tell."""
+    hello.slots, hello.protocol = 1, PROTOCOL
+    with caplog.at_level(logging.WARNING, "dagrid.fleet"), Stranger(coordinator.port) as stranger:
+        stranger.say(pb.Up(hello=hello))
+        down = stranger.hear()
+    assert down is not None
+    assert down.refusal.final
+    assert wrong in down.refusal.reason
+    assert all(record.message.isprintable() for record in caplog.records)
+
+
+def test_a_run_with_a_name_in_two_lines_is_told_of_in_one(coordinator: Hub, caplog) -> None:
+    """A graph may be called anything; what it lacks is one line in the log."""
+    with caplog.at_level(logging.WARNING, "dagrid.fleet"):
+        run = Run("nameless")
+        opening = run.opening()
+        opening.name = "two\nlines"
+        opening.lacks.add(labels={"gpu": "a\nb"}, node="first")
+        run.line = coordinator.borrow(opening, run.tells.add)
+        run.tells.wait(lambda tells: any(tell.HasField("welcome") for tell in tells))
+        run.close()
+        works(coordinator, "after two lines")
+    (said,) = [record.message for record in caplog.records if "waits for" in record.message]
+    assert said.isprintable()
+    assert "two\\nlines" in said
 
 
 def test_who_says_nothing_is_hung_up_on(monkeypatch) -> None:
@@ -130,7 +168,7 @@ def test_who_says_nothing_is_hung_up_on(monkeypatch) -> None:
         with Stranger(coordinator.port) as stranger:
             assert stranger.hear() is None
         with Stranger(coordinator.port) as stranger:
-            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=1, nonce=bytes(32))))
+            stranger.say(pb.Up(hello=pb.Hello(id="w", slots=1, protocol=PROTOCOL, nonce=bytes(32))))
             assert stranger.hear() is not None
             assert stranger.hear() is None
 

@@ -18,8 +18,8 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.session import FleetSession
-from dagrid.machine.events import Finished, Outcome, Stimulus
-from dagrid.ports import Bundle, Call, Encoded, Host
+from dagrid.machine.events import Finished, Outcome, Recalled, Stimulus
+from dagrid.ports import Bundle, Call, Encoded, Host, Use
 from tests.fleet.wire import PATIENCE, Heard, digest_of
 
 LARGE = b"x" * (2 * INLINE)
@@ -66,10 +66,10 @@ class Line:
 class Played:
     """A session with two workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, uses: Sequence[Use] = ()) -> None:
         self.engine = Engine()
         self.line = Line()
-        self.session = FleetSession(cast(Host, self.engine), "run")  # it has no workers that pull
+        self.session = FleetSession(cast(Host, self.engine), "run", uses=uses)  # it has no workers that pull
         self.session.begin(lambda _: self.line)
         self.welcome("first")
         joined = [pb.Joined(worker=worker, generation=1, slots=2) for worker in ("one", "two")]
@@ -125,6 +125,28 @@ def played() -> Iterator[Played]:
     made = Played()
     yield made
     made.session.close()
+
+
+def test_what_a_process_before_this_one_has_not_sent_is_assigned_anew() -> None:
+    """It was killed when it had assigned a call and not sent what that needs, which nobody has any more: the worker waited for it
+    for ever, and so did the run. What has started needs nothing, and what this process has assigned is at hand.
+    """
+    uses = [
+        Use(100 + fence, f"worker {fence}", queued=(fence, 10 + fence), started=(20 + fence,)) for fence in range(3)
+    ]
+    played = Played(uses)
+    played.session.tell(
+        pb.Tell(joined=[pb.Joined(worker=f"worker {n}", generation=1, fence=101 + n) for n in range(2)])
+    )
+    played.perform(100, attempt=30)
+    played.assigned(30)
+    played.session.tell(pb.Tell(wants=[digest_of(b"of the process before")]))
+    recalls = played.line.asks.wait(lambda asks: [recall for ask in asks for recall in ask.recalls])
+    assert [(recall.fence, list(recall.attempts)) for recall in recalls] == [(101, [0, 10]), (102, [1, 11])]
+    played.session.tell(pb.Tell(reports=[pb.Report(run="run", fence=101, recalled=[0, 10])]))
+    (recalled,) = played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Recalled)])
+    assert (recalled.worker, list(recalled.attempts)) == (100, [0, 10])
+    played.session.close()
 
 
 def test_arguments_are_given_as_long_as_any_attempt_has_equal_ones(played: Played) -> None:

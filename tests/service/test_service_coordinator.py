@@ -17,6 +17,7 @@ from dagrid.history import About, History
 from dagrid.history.bells import RETRY, STOP
 from dagrid.service.coordinator import Coordinator
 from dagrid.workflow.running import answer
+from tests.service.processes import until
 
 PATIENCE = 20.0
 
@@ -120,6 +121,25 @@ def test_what_cannot_begin_has_failed(service):
         service.until(bad, "failed")
         service.until(good, "succeeded")
     assert "depends on 'nobody'" in (service.history.folder(bad) / "run.log").read_text()
+
+
+def test_a_workflow_whose_id_may_not_be_chosen_waits_in_queues_too(service):
+    """The id that a queue has given is nobody's choice: such a workflow was refused whenever its turn came."""
+    text = "runConfig: {disableRunIdEdit: true, disableParamEdit: true}\nsteps: [{name: a, command: 'true'}]"
+    run = service.enqueue(text)
+    with service.coordinator():
+        assert service.until(run, "succeeded", "failed") == "succeeded", service.said
+
+
+def test_what_is_refused_before_it_has_a_place_has_failed(service, tmp_path):
+    """It stayed in its queue for good, spoken of whenever a coordinator began, and was in the way of nobody but who looked."""
+    text = "runConfig: {disableParamEdit: true}\nparams: A=1\nsteps: [{name: a, command: 'true'}]"
+    (tmp_path / "flow.yaml").write_text(text)
+    about = About(source=str(tmp_path / "flow.yaml"), spec=text, queue="flow", params=("A=2",))
+    run = service.history.enqueue("flow", about)
+    with service.coordinator():
+        service.until(run, "failed")
+    assert "parameters may not be given" in (service.history.folder(run) / "run.log").read_text()
 
 
 def test_a_run_that_is_let_go_of_is_taken_up_by_the_next(service, tmp_path):
@@ -339,6 +359,26 @@ steps: [{{name: s, command: 'test -e {tmp_path}/again'}}]
         (tmp_path / "again").touch()
         service.history.tell(RETRY, run)
         service.until(run, "succeeded")
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_a_run_that_is_stopped_twice_while_it_is_begun_hears_it_twice(service, tmp_path, called):
+    """Whoever insists wants its handlers stopped too, however long it takes to begin: they were waited for."""
+    os.mkfifo(tmp_path / "gate")
+    slow = f"""env: [A: '`cat {tmp_path}/gate`']
+handlerOn: {{exit: sleep 60}}
+steps: [{{name: a, command: sleep 60}}]
+"""
+    calls = f"steps: [{{name: k, call: sub}}]\n---\nname: sub\n{slow}"
+    with service.coordinator():
+        run = service.enqueue(calls if called else slow, "slow")
+        stopped = until(lambda: service.history.children(run))[0].run if called else run
+        service.until(stopped, "running")
+        for _ in range(2):
+            service.history.tell(STOP, stopped)
+        service.until(service.enqueue("steps: [echo]", "other"), "succeeded")  # both have been heard
+        (tmp_path / "gate").write_text("x\n")
+        service.until(stopped, "aborted")
 
 
 def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):

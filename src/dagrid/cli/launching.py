@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 
 def start_workflow(
-    call: Call, file: File, params: Sequence[str], *, run_id: str | None = None, name: str | None = None
+    call: Call,
+    file: File,
+    params: Sequence[str],
+    *,
+    run_id: str | None = None,
+    name: str | None = None,
+    again: bool = False,
 ) -> int:
-    """Run a workflow, wait for its end, and return the exit code.
+    """Run a workflow, wait for its end, and return the exit code; `again` is that of `History.begin`.
 
     Raises:
         InvalidSettingError: a backend is named, which is for graphs of Python's.
@@ -39,6 +45,7 @@ def start_workflow(
             history=call.history,
             run_id=run_id,
             name=name,
+            again=again,
             labels=dict(call.config["worker.labels"]),
             resources=dict(call.config["resources"]),
             observers=watched.observers,
@@ -58,6 +65,7 @@ def start_graph(
     name: str | None = None,
     folder: str = "",
     served: bool | None = None,
+    again: bool = False,
 ) -> int:
     """Run a graph of Python's, wait for its end, and return the exit code.
 
@@ -67,6 +75,7 @@ def start_graph(
         run_id, name: of the run.
         folder: where its modules are; by default here.
         served: whether a coordinator of the home has it run, and takes it up again.
+        again: take up a run that ended before it began, see `History.begin`.
     """
     from dagrid.assemble import start
     from dagrid.observe.log import RunLog
@@ -91,7 +100,7 @@ def start_graph(
         more={"folder": folder or os.getcwd()},
     )
     watched = Watched(call, name, len(dag))
-    with stoppable() as held, call.history.begin(name, about, run_id, served=served) as place:
+    with stoppable() as held, call.history.begin(name, about, run_id, served=served, again=again) as place:
         watched.at(place)
         try:
             run = start(
@@ -145,9 +154,9 @@ def left_to_coordinator(call: Call, run_id: str) -> int:
     return Exit.SUCCESS
 
 
-def queued_again(call: Call, name: str, about: About, file: File | None = None, run_id: str | None = None) -> str:
-    """Put what a run was of into its queue again, as it was or as its file is now, and return the id of the new run."""
-    anew = About(
+def queued_anew(call: Call, name: str, about: About, file: File | None = None) -> About:
+    """Return what is put into the queue of a run again: what that was of, as it was or as its file is now."""
+    return About(
         kind=about.kind,
         source=about.source,
         spec=about.spec if file is None else file.text,
@@ -158,7 +167,6 @@ def queued_again(call: Call, name: str, about: About, file: File | None = None, 
         at_once=about.at_once if file is None else max(file.main.max_active_runs, 0),
         more={"folder": about.more.get("folder", "") if file is None else file.folder},
     )
-    return call.history.enqueue(name, anew, run_id)
 
 
 def file_now(call: Call, about: About) -> File:

@@ -9,11 +9,14 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dagrid.leases import LEASE
+
 if TYPE_CHECKING:
     from datetime import datetime
 
 PREFIX = "DAGRID_"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_LONGEST = 500
 RUNS = ("queued", "running", "waiting", "interrupted", "succeeded", "failed", "aborted", "partially_succeeded")
 
 
@@ -74,7 +77,7 @@ def _host(text: str) -> str:
         from ipaddress import IPv6Address
 
         return str(IPv6Address(text.strip("[]")))
-    if not text or re.search(r"[\s/@]", text):
+    if not text or re.search(r"[\s,/@\[\]\\]", text):
         raise ValueError
     return text
 
@@ -96,6 +99,20 @@ def _pair(text: str) -> tuple[str, str]:
     if not separator or not name:
         raise ValueError
     return name, value
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, value = _pair(text)
+    if not text.isprintable() or (name, value) != (name.strip(), value.strip()):
+        raise ValueError
+    return name, value
+
+
+def _worker(text: str) -> str:
+    name = text.strip()
+    if not name or not name.isprintable() or len(name) > _LONGEST:
+        raise ValueError
+    return name
 
 
 def _amount(text: str) -> tuple[str, float]:
@@ -137,6 +154,12 @@ HOST = Kind(
     {"type": "string"},
     "HOST",
 )
+WORKER = Kind(
+    f"a name in one line of at most {_LONGEST} characters (left out, it is made of the host and the number of the process)",
+    _worker,
+    {"type": "string"},
+    "NAME",
+)
 FLAG = Kind("true or false", _flag, {"type": "boolean"}, "")
 COUNT = Kind("a whole number from 0 up", _count, {"type": "integer", "minimum": 0}, "NUMBER")
 PORT = Kind("a port from 1 to 65535", _port, {"type": "integer", "minimum": 1, "maximum": 65_535}, "PORT")
@@ -162,8 +185,8 @@ COUNTS = Kind(
     separator=",",
 )
 LABELS = Kind(
-    "NAME=value",
-    _pair,
+    "NAME=value in one line with no blank beside the =",
+    _label,
     {"type": ["array", "object"], "items": {"type": "string"}, "additionalProperties": {"type": "string"}},
     "NAME=VALUE",
     many=True,
@@ -498,7 +521,7 @@ SETTINGS = (
         "coordinator.lease",
         DURATION,
         "How long a worker may be silent before its steps are given to others; 1 s at least.",
-        30.0,
+        LEASE,
         ("--coordinator.lease",),
         SERVERS,
     ),
@@ -531,7 +554,7 @@ SETTINGS = (
     Setting(
         "auth.token_file", PATH, "A file with such tokens, one on a line.", None, ("--auth.token-file",), ("start-all",)
     ),
-    Setting("worker.id", TEXT, "What the worker is called.", None, ("--worker.id",), ("worker",), "hostname@PID"),
+    Setting("worker.id", WORKER, "What the worker is called.", None, ("--worker.id",), ("worker",), "hostname@PID"),
     Setting(
         "worker.max_active_runs",
         COUNT,

@@ -150,6 +150,7 @@ class History:
         logs: Path | None = None,
         *,
         served: bool | None = None,
+        again: bool = False,
     ) -> Place:
         """Make a place for a new run, or for one that waits in a queue, and hold it.
 
@@ -159,6 +160,7 @@ class History:
             run_id: what it is called; a new id by default. That of a run that a run calls begins with that one's, and a `.`.
             logs: the folder of all logs, in place of that of the home.
             served: whether this process begins it for who serves the home; by default if it is that process.
+            again: take one up too that has ended before it began; where it cannot begin this time either, it is still there.
 
         Raises:
             InvalidSettingError: no run can have that id.
@@ -169,7 +171,7 @@ class History:
         lock = self._taken(folder, run)
         try:
             here = self._performed_here(msgspec.structs.replace(about, name=name, created=time.time()), folder, served)
-            epoch, here = self._created(run, here, run_id is not None)
+            epoch, here = self._created(run, here, run_id is not None, again)
             return Place(run, here, folder, lock, epoch)
         except BaseException as error:
             if isinstance(error, DuplicateRunError) and self._record(run).name != name:
@@ -294,6 +296,25 @@ class History:
         ring(self.home, QUEUED, run)
         return run
 
+    def requeue(self, run_id: str, about: About) -> str:
+        """Keep a run that has ended before it began to be begun later after all, and return its id.
+
+        Raises:
+            UnknownRunError: there is no such run.
+            RunStateError: it has begun, or may begin by itself.
+        """
+        record = self._record(run_id)
+        info = self._info(record)
+        if record.facts or info.active:
+            raise RunStateError(f"Run {run_id!r} is {info.status}, so it cannot be put into a queue.", info.status)
+        waiting = msgspec.structs.replace(about, name=record.name, created=record.created)
+        try:
+            self.checkpoint.store.acquire(run_id, record.epoch, status=QUEUED, about=written(waiting))
+        except StaleEpochError as error:
+            raise RunStateError(f"Run {run_id!r} has just been taken up by somebody else.", info.status) from error
+        ring(self.home, QUEUED, run_id)
+        return run_id
+
     def queued(self, queue: str | None = None) -> list[RunInfo]:
         """Return the runs that wait, in the order in which they are to be begun: by priority, then as they came."""
         records = self.checkpoint.store.runs(status={QUEUED})
@@ -351,6 +372,10 @@ class History:
     def info(self, run_id: str) -> RunInfo:
         """Return what is known of a run. Raises UnknownRunError."""
         return self._info(self._record(run_id))
+
+    def knows(self, run_id: str | None) -> bool:
+        """Return whether there is a run of that id."""
+        return run_id is not None and bool(self.checkpoint.store.runs(ids={run_id}))
 
     def outermost(self, run_id: str) -> RunInfo:
         """Return the run that has called this one, directly or not, and has not ended; this one if nobody waits for it.
@@ -454,19 +479,22 @@ class History:
 
     # Inside.
 
-    def _created(self, run: str, about: About, chosen: bool) -> tuple[int, About]:
-        """Create a run, or take one out of its queue: of several processes one succeeds.
+    def _created(self, run: str, about: About, chosen: bool, again: bool) -> tuple[int, About]:
+        """Create a run, take one out of its queue, or take one up that never began: of several processes one succeeds.
 
         Returns:
             Its epoch, and what it is of, with the queue that it comes from.
         """
         store = self.checkpoint.store
         for record in store.runs(ids={run}) if chosen else ():
-            if not (record.status == QUEUED or (about.served and self._is_stillborn(record))):
+            if not (
+                record.status == QUEUED or (again and not record.facts) or (about.served and self._is_stillborn(record))
+            ):
                 break
             queued = self._about(run) or about
+            stopping = "" if again else queued.stopping  # what was asked of it then is not meant for this time
             about = msgspec.structs.replace(
-                about, queue=queued.queue, priority=queued.priority, at_once=queued.at_once, stopping=queued.stopping
+                about, queue=queued.queue, priority=queued.priority, at_once=queued.at_once, stopping=stopping
             )
             try:
                 return store.acquire(run, record.epoch, status=RUNNING, about=written(about)), about

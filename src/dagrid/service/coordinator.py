@@ -63,6 +63,24 @@ class Waiting:
     at_once: int = field(compare=False)
 
 
+class Stops:
+    """How often a run was asked to stop, by whoever asks; each time is passed on once, as soon as the run is there."""
+
+    def __init__(self) -> None:
+        self._asked: deque[None] = deque()
+
+    def ask(self) -> None:
+        """Remember that it was asked."""
+        self._asked.append(None)
+
+    def pass_on(self, stop: Callable[[], object]) -> None:
+        """Call a function as often as it was asked and not passed on yet; from any thread."""
+        with suppress(IndexError):
+            while True:
+                self._asked.popleft()
+                stop()
+
+
 @dataclass(slots=True, eq=False)
 class Active:
     """A run that is performed here, or by a process of its own. What it is of is not there until it has begun."""
@@ -72,7 +90,7 @@ class Active:
     started: Started | None = None
     process: GraphProcess | None = None
     looking: bool = False
-    stopped: bool = False
+    stops: Stops = field(default_factory=Stops)
     then: How | None = None  # what was asked of it when it had ended, and that had not been seen to yet
 
 
@@ -118,7 +136,7 @@ class Coordinator:
         self._busy: Counter[str] = Counter()
         self._files: dict[tuple[str, str, str], File] = {}
         self._tidied: dict[str, float] = {}
-        self._to_stop: set[str] = set()  # runs that active ones may be about to call
+        self._to_stop: dict[str, Stops] = {}  # of runs that active ones have called, or may be about to call
         self._told: deque[Callable[[], None]] = deque()
         self._awake, self._wake = os.pipe()
         os.set_blocking(self._awake, False)
@@ -232,23 +250,21 @@ class Coordinator:
 
     def _stop(self, run: str) -> None:
         active = self._active.get(run)
-        started = active.started if active is not None else self._children.get(run)
         if active is not None:
-            active.stopped = True
-        if started is not None:
-            started.run.cancel(STOPPED)
-        elif active is not None and active.process is not None:
-            active.process.stop()
+            active.stops.ask()
+            _pass_on(active)
         elif any(_calls(one, run) for one in self._active):
-            self._to_stop.add(run)
-            if run in self._children:
-                self._children[run].run.cancel(STOPPED)
+            stops = self._to_stop.setdefault(run, Stops())
+            stops.ask()
+            if (child := self._children.get(run)) is not None:
+                stops.pass_on(partial(_cancel, child))
 
     def _over(self, active: Active) -> None:
         if self._active.pop(active.run, None) is not None:
             self._known.discard(active.run)
             self._busy[active.queue] -= 1
-            self._to_stop -= {run for run in self._to_stop if _calls(active.run, run)}
+            for run in [run for run in self._to_stop if _calls(active.run, run)]:
+                del self._to_stop[run]
             if active.then is not None:
                 with suppress(DagridError):  # it is gone
                     self._once_more(active.run, active.then)
@@ -277,15 +293,13 @@ class Coordinator:
             return
         if isinstance(started, GraphProcess):
             active.process = started
-            if active.stopped:
-                started.stop()
+            _pass_on(active)
             if self._closing:  # whoever closes has seen it, or it sees that here
                 started.let_go()
             started.follow(partial(self._graph_ended, active))
             return
         active.started = started
-        if active.stopped:
-            started.run.cancel(STOPPED)
+        _pass_on(active)
         started.run.watch(lambda: self._stirred(active))
         self._stirred(active)
 
@@ -295,19 +309,20 @@ class Coordinator:
         if about.kind == "graph":
             return self._perform(active, about)
         try:
-            file = self._file(about)
+            return start(
+                self._file(about),
+                about.given,
+                history=self._history,
+                run_id=active.run,
+                name=about.name,
+                trigger=about.trigger,
+                fleet=self._fleet,
+            )
+        except DuplicateRunError:
+            raise
         except DagridError as error:
             self._refuse(active.run, about, error)
             raise
-        return start(
-            file,
-            about.given,
-            history=self._history,
-            run_id=active.run,
-            name=about.name,
-            trigger=about.trigger,
-            fleet=self._fleet,
-        )
 
     def _file(self, about: About) -> File:
         """Return the workflow of a run in a queue; those of one text share it."""
@@ -408,9 +423,21 @@ class Coordinator:
         self._children[run] = started
         if self._closing:  # whoever closes has seen it, or it sees that here
             started.run.let_go()
-        elif run in self._to_stop:
-            started.run.cancel(STOPPED)
+        elif (stops := self._to_stop.get(run)) is not None:
+            stops.pass_on(partial(_cancel, started))
         started.run.watch(lambda: self._children.pop(run, None) if started.run.done else None)
+
+
+def _pass_on(active: Active) -> None:
+    """Let a run that has begun hear of each time that it was to be stopped."""
+    if active.started is not None:
+        active.stops.pass_on(partial(_cancel, active.started))
+    elif active.process is not None:
+        active.stops.pass_on(active.process.stop)
+
+
+def _cancel(started: Started) -> None:
+    started.run.cancel(STOPPED)
 
 
 def _calls(caller: str, run: str) -> bool:

@@ -14,8 +14,9 @@ import dagrid
 from dagrid.config import BY_NAME
 from dagrid.execution.backends.cluster.calling import reached
 from dagrid.execution.backends.cluster.hub import Hub
-from dagrid.execution.backends.cluster.listener import is_public
+from dagrid.execution.backends.cluster.listener import PORT, is_public
 from dagrid.execution.folders import OwnFolder
+from dagrid.leases import LEASE
 from dagrid.service.coordinator import Coordinator
 from dagrid.service.fleet import OwnFleet
 
@@ -55,11 +56,11 @@ class ServiceSettings:
     """
 
     host: str = "127.0.0.1"
-    port: int = 50_055
+    port: int = PORT
     key: bytes | None = None
     tls: ListenerTLS | None = None
     claims: Mapping[str, Claims] | None = None
-    lease: float = 30.0
+    lease: float = LEASE
     limits: Mapping[str, int] = field(default_factory=dict)
     graph_env: Mapping[str, str] = field(default_factory=dict)
     api: ApiSettings | None = None

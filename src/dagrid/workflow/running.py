@@ -158,6 +158,7 @@ def start(
     resources: Mapping[str, float] | None = None,
     observers: Readers = (),
     trigger: str = "manual",
+    again: bool = False,
     parent: str = "",
     root: str = "",
     root_name: str = "",
@@ -178,6 +179,7 @@ def start(
         resources: the capacity of what steps ask for with `resources`; `cpu` is the number of cores if nothing is said.
         observers: readers of the run.
         trigger: what started it, for the history.
+        again: take up a run that ended before it began, see `History.begin`.
         parent, root: the ids of the runs that called this one, and that began it all.
         root_name: what that one is called.
         selector: the labels that the step which called this run wants of its workers.
@@ -190,7 +192,7 @@ def start(
     """
     chosen = workflow or file.main
     document = chosen.name if workflow is not None else ""
-    _check_edits(file, chosen, params, run_id if parent == "" else None)
+    check_edits(file, chosen, params, "" if parent or history.knows(run_id) else run_id)
     if name is not None and name != chosen.name:
         chosen = msgspec.structs.replace(chosen, name=name)
     kept = tuple([masked(one, above.secrets) for one in params])
@@ -214,7 +216,7 @@ def start(
     )
     with ExitStack() as closing:
         place = closing.enter_context(
-            history.begin(chosen.name, about, run_id, logs_folder(file, chosen, params, above.secrets))
+            history.begin(chosen.name, about, run_id, logs_folder(file, chosen, params, above.secrets), again=again)
         )
         try:
             context, readers = _context(history, place, file, chosen, params, above, fleet)
@@ -405,8 +407,8 @@ def _context(
     return context, [children.traces] if children.traces is not None else []
 
 
-def _check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: str | None) -> None:
-    """Refuse what the workflow does not let those change who start it. Raises WorkflowError."""
+def check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: str | None) -> None:
+    """Refuse what the workflow does not let those change who start it, now or later. Raises WorkflowError."""
     said = workflow.run_config
     for wrong, setting, what in (
         (said.disable_param_edit and params, "disable_param_edit", "its parameters may not be given"),

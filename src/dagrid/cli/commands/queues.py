@@ -33,8 +33,10 @@ def enqueue_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
         about = About(kind="graph", source=target, more={"folder": os.getcwd()})
     else:
         from dagrid.workflow.parameters import apply
+        from dagrid.workflow.running import check_edits
 
         file = load_workflow(call, target)
+        check_edits(file, file.main, params, config["run_id"])
         apply(file.main.params, params)
         name, queue = config["name"] or file.main.name, file.main.queue
         path = os.path.abspath(file.name)

@@ -8,7 +8,7 @@ import click
 
 from dagrid.cli.calls import Call
 from dagrid.cli.fleets import backend_of, fleet_of, left_alone
-from dagrid.cli.launching import left_to_coordinator, queued_again, refuse_backend, start_like
+from dagrid.cli.launching import left_to_coordinator, queued_anew, refuse_backend, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
@@ -38,8 +38,10 @@ def retry_command(call: Call, run: str | None) -> int:
     info = chosen(call, run)
     roots = call.config["step"]
     history = call.history
-    if info.status == "running":
-        history.reopen(info.run, take_over=call.config["take_over"]).close()  # or it says who performs it
+    if info.status in ("running", "queued"):
+        history.reopen(
+            info.run, take_over=call.config["take_over"]
+        ).close()  # or it says who performs it, or is going to
     if info.status == "succeeded" and not roots:
         raise RunStateError(
             f"Run {info.run!r} has succeeded, so there is nothing to go on with. Name a step with --from, or restart it.",
@@ -48,11 +50,9 @@ def retry_command(call: Call, run: str | None) -> int:
     if not history.has_begun(info.run):
         # Nothing has run, so it begins with what is known of it.
         about = history.about(info.run)
-        is_left = left_alone(call, about) and history.is_served
-        history.remove(info.run)
-        if is_left:
-            return left_to_coordinator(call, queued_again(call, info.name, about, run_id=info.run))
-        return start_like(call, about, about.given, run_id=info.run, name=info.name)
+        if left_alone(call, about) and history.is_served:
+            return left_to_coordinator(call, history.requeue(info.run, queued_anew(call, info.name, about)))
+        return start_like(call, about, about.given, run_id=info.run, name=info.name, again=True)
     for step in roots:
         check_step(steps_of(call, info.run), step, info.run)
     again = info.status != WAITING or bool(roots)  # what waits is asked on, but for what runs anew

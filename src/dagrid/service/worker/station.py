@@ -24,7 +24,7 @@ from dagrid.service.worker.bench import Bench
 from dagrid.service.worker.later import Key, Later
 from dagrid.service.worker.logs import Logs
 from dagrid.service.worker.runs import LOGS, Run
-from dagrid.service.worker.tasks import Task
+from dagrid.service.worker.tasks import Task, without_room
 
 LOOK = 0.1
 """Seconds between two looks at what attempts write."""
@@ -62,6 +62,7 @@ class Station:
         self._wake = wake
         self._marks: dict[Key, dict[str, int]] = {}  # how far logs have to arrive before an end is told
         self._later = Later(self._rests)
+        self._refused: set[bytes] = set()  # contents for which there was no room, and that go on coming
         self._given: set[Key] = set()  # whose large values were sent on this stream
         self._long: dict[Key, Iterator[pb.Part]] = {}
         self._putting: set[Key] = set()
@@ -92,8 +93,7 @@ class Station:
 
     def hear(self, down: pb.Down) -> None:
         for part in down.parts:
-            if self.contents.add(part, "coordinator"):
-                self.bench.do(self.duty.arrived(part.digest))
+            self._keep(part)
         for assign in down.assigns:
             self._hold(assign)
             self._later.assign(assign)
@@ -102,8 +102,26 @@ class Station:
         for some in down.acks:
             for attempt in some.attempts:
                 self._release((some.run, some.fence, attempt))
+        for some in down.cancels:
+            for attempt in some.attempts:
+                self._bring_no_more((some.run, some.fence, attempt))
         self.bench.do(self.duty.hear(down, monotonic()))
         self._wake()
+
+    def _keep(self, part: pb.Part) -> None:
+        """Keep a piece; what needs something for which there is no room has failed, and all else goes on."""
+        if part.offset and part.digest in self._refused:
+            if part.offset + len(part.data) == part.size:
+                self._refused.discard(part.digest)
+                self.duty.passed(part.digest)
+            return
+        try:
+            if self.contents.add(part, "coordinator"):
+                self.bench.do(self.duty.arrived(part.digest))
+        except OSError as error:
+            _log.error("What was sent cannot be kept, and what needs it has failed: %s", error)
+            self._refused.add(part.digest)
+            self.bench.do(self.duty.refused(part.digest, without_room(error)))
 
     def take(self) -> pb.Up | None:
         self.logs.look()
@@ -144,6 +162,7 @@ class Station:
         self.duty.lose(monotonic())
         self.logs.lose()
         self.contents.give_up("coordinator")
+        self._refused.clear()
         self._later.clear()
         self._given.clear()
         self._long.clear()
@@ -225,6 +244,12 @@ class Station:
         if held is not None and key in held:
             held.discard(key)
             self.contents.release(key)
+
+    def _bring_no_more(self, key: Key) -> None:
+        """Nobody wants the value of an attempt that is cancelled while that is on its way, which may take for ever."""
+        if key not in self._given and self.duty.unwanted(key[:2], key[2]):
+            self._long.pop(key, None)
+            self._later.forget(key)
 
     def _over(self, run: Run) -> None:
         for key in self._held.pop(run.name, ()):

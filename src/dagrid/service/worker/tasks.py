@@ -118,6 +118,13 @@ def failed(error: BaseException) -> pb.Finished:
     return end
 
 
+def without_room(error: OSError) -> pb.Finished:
+    """Return the report of an attempt that needs something which cannot be kept here; elsewhere, or later, it may be."""
+    end = failed(error)
+    end.final = False
+    return end
+
+
 def _put_value(end: pb.Finished, event: Finished, keep: Callable[[bytes], bytes]) -> None:
     try:
         data = _bytes_of(event.value)
@@ -133,10 +140,14 @@ def _put_value(end: pb.Finished, event: Finished, keep: Callable[[bytes], bytes]
         _put_stuck(end, "extra", event.extra, _too_long(end.extra))
         end.extra = b""
         return
-    if len(data) > INLINE:
-        end.apart, end.size = keep(data), len(data)
-    else:
+    if len(data) <= INLINE:
         end.value = data
+        return
+    try:
+        end.apart, end.size = keep(data), len(data)
+    except OSError as error:  # there is no room
+        end.outcome, end.error = Outcome.FAILED, told(error)[:SHORT]
+        _put_failure(end, error)
 
 
 def _bytes_of(value: Any) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,7 @@ from dagrid.execution.backends.cluster.posts import key_of
 from dagrid.execution.backends.cluster.project import ProjectKit, named, packed
 from dagrid.execution.backends.cluster.session import FleetSession, Line
 from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS, caller_credentials
+from dagrid.leases import LEASE
 from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Session, Use
 
 KEY = "DAGRID_COORDINATOR_SIGNING_KEY"
@@ -120,7 +122,7 @@ class ClusterBackend(BackendBase):
         tls_key: str | os.PathLike[str] | None = None,
         tls_ca: str | os.PathLike[str] | None = None,
         tls_claims: Mapping[str, Claims | Mapping[str, Any]] | None = None,
-        lease: float = 30.0,
+        lease: float = LEASE,
         heartbeat: float = 1.0,
         artifacts: ArtifactsLike | None = None,
         files: FilesLike | None = None,
@@ -146,7 +148,16 @@ class ClusterBackend(BackendBase):
         """
         tls = ListenerTLS.of(_path(tls_cert), _path(tls_key), _path(tls_ca))
         claims = None if tls_claims is None else Claims.of(tls_claims)
-        hub = Hub(host, port, key=_key(signing_key), tls=tls, claims=claims, lease=lease, heartbeat=heartbeat)
+        hub = Hub(
+            host,
+            port,
+            key=_key(signing_key),
+            tls=tls,
+            claims=claims,
+            lease=lease,
+            heartbeat=heartbeat,
+            version=sys.modules["dagrid"].__version__,
+        )
         made = cls.on(hub, artifacts=artifacts, files=files)
         hub.start()
         made._owned = True  # noqa: SLF001 - our own

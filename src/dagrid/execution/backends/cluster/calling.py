@@ -7,6 +7,7 @@ for each call. Who calls, and what is said after the greeting, is not known here
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -33,12 +34,18 @@ from dagrid.execution.backends.cluster.listener import KEY_HINT, PARTING, PATIEN
 from dagrid.execution.backends.cluster.sealing import NONCE, Side, prove, proves, stream_key
 from dagrid.execution.backends.cluster.tls import CallerTLS, caller_credentials
 
+CONNECT_MS = 5_000
+"""Milliseconds that a connection may take."""
+
 _OPTIONS: list[tuple[str, int]] = [
     *OPTIONS,
     ("grpc.use_local_subchannel_pool", 1),  # a new try makes a new connection, at once
-    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long a connection may take
     ("grpc.keepalive_time_ms", 20_000),
 ]
+_GIVEN_UP = ("handshaker shutdown", "Endpoint closing", "attempt timed out", "connect() timed out")
+"""What gRPC says when it has given up itself, whatever it was about to do."""
+
+_HOST = re.compile(r"[^\s,/\\@\[\]]+")
 
 ENCRYPTED = "--worker.tls-ca=FILE or --worker.insecure=false, and in a URL grpcs://"
 PLAIN = "--worker.insecure, and in a URL grpc://"
@@ -74,23 +81,22 @@ class Address:
         Raises:
             InvalidSettingError: it is written otherwise.
         """
-        parts = urlsplit(text)
-        if "@" in parts.netloc:  # what stands before it may be secret
+        text = text.strip()
+        if "@" in text:  # what stands before it may be secret
             raise InvalidSettingError(
                 "A coordinator knows no users and passwords. Write grpc://host:port, or grpcs://host:port for TLS, and give its "
                 "signing key as signing_key, or in DAGRID_COORDINATOR_SIGNING_KEY."
             )
         try:
-            host, port = parts.hostname, parts.port
-        except ValueError:
-            host = port = None
-        if parts.scheme not in ("grpc", "grpcs") or not host or parts.path.strip("/") or parts.query:
+            scheme, host, port = _parts(text)
+        except ValueError as error:
             raise InvalidSettingError(
-                f"{text!r} is not the address of a coordinator. Write grpc://host:port, or grpcs://host:port for TLS."
-            )
-        if parts.scheme == "grpc" and tls is not None:
+                f"{text!r} is not the address of a coordinator. Write grpc://host:port, or grpcs://host:port for TLS; an address "
+                "of IPv6 stands in brackets, as in grpc://[::1]:50055."
+            ) from error
+        if scheme == "grpc" and tls is not None:
             raise InvalidSettingError(f"{text!r} is plain text, but certificates were given. Write grpcs:// for TLS.")
-        return cls(host, PORT if port is None else port, (tls or CallerTLS()) if parts.scheme == "grpcs" else None, key)
+        return cls(host, port, (tls or CallerTLS()) if scheme == "grpcs" else None, key)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -104,12 +110,23 @@ class Address:
     def channel(self) -> grpc.aio.Channel:
         """Return a channel that is not connected yet, with the certificates as they are now."""
         target = str(self).partition("//")[2]
+        options: list[tuple[str, Any]] = [*_OPTIONS, ("grpc.min_reconnect_backoff_ms", CONNECT_MS)]
         if self.tls is None:
-            return grpc.aio.insecure_channel(target, options=_OPTIONS)
-        options: list[tuple[str, Any]] = [*_OPTIONS]
+            return grpc.aio.insecure_channel(target, options=options)
         if self.tls.name is not None:
             options.append(("grpc.ssl_target_name_override", self.tls.name))
         return grpc.aio.secure_channel(target, caller_credentials(self.tls), options=options)
+
+
+def _parts(text: str) -> tuple[str, str, int]:
+    """Return the scheme, the host and the port of a URL. Raises ValueError: it is not that of a coordinator."""
+    parts = urlsplit(text)
+    host, port = parts.hostname or "", PORT if parts.port is None else parts.port
+    if parts.scheme not in ("grpc", "grpcs") or parts.path.strip("/") or parts.query or parts.fragment or not port:
+        raise ValueError
+    if re.search(r"\s", text) or not _HOST.fullmatch(host):
+        raise ValueError
+    return parts.scheme, host, port
 
 
 def reached(host: str, name: str | None = None) -> str:
@@ -201,9 +218,13 @@ async def _greeted(address: Address, link: Link[Said, Heard], first: Said) -> He
         async with asyncio.timeout(PATIENCE):
             return await _greet(address, link, first)
     except TimeoutError as error:
-        raise BackendUnreachableError(
-            f"The coordinator at {address} does not answer in {PATIENCE:.0f} s. Is it a coordinator?"
-        ) from error
+        raise _silent(address, PATIENCE) from error
+
+
+def _silent(address: Address, seconds: float) -> BackendUnreachableError:
+    return BackendUnreachableError(
+        f"The coordinator at {address} does not answer in {seconds:.0f} s. Is it a coordinator?"
+    )
 
 
 async def _greet(address: Address, link: Link[Said, Heard], first: Said) -> Heard:
@@ -265,6 +286,8 @@ def _translated(error: grpc.aio.AioRpcError, address: Address) -> BackendError:
         return TamperedError(f"The coordinator at {address} has hung up: {said}")
     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
         return FleetError(f"What listens at {address} is not a coordinator.")
+    if any(words in said for words in _GIVEN_UP):
+        return _silent(address, CONNECT_MS / 1000)
     if "WRONG_VERSION_NUMBER" in said:
         return FleetCertificateError(
             f"The coordinator at {address} does not speak TLS. Call it in plain text: {PLAIN}."

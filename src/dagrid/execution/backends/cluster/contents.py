@@ -270,9 +270,13 @@ class Contents:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file that only who runs this may read."""
-    with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(data)
+    """Write a file that only who runs this may read. Raises OSError: there is no room, and then nothing is left of it."""
+    try:
+        with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(data)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def parts(data: bytes, digest: bytes, secret: bool = False) -> Iterator[pb.Part]:

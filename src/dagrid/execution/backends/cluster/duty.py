@@ -14,6 +14,7 @@ import msgspec
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import Key, Reports, run_of
 from dagrid.execution.backends.cluster.turns import Job, Run, Turn, Turns
+from dagrid.leases import LEASE
 from dagrid.machine.events import Outcome
 
 MARGIN = 0.1
@@ -77,7 +78,7 @@ class Duty:
         self._connected = False
         self._lost_at = 0.0
         self._now = 0.0
-        self._interval, self._lease = 1.0, 30.0
+        self._interval, self._lease = 1.0, LEASE
         self._beat_at = 0.0
         self._beats = False
         self._echo = self._mark = 0
@@ -270,6 +271,33 @@ class Duty:
                 self._ready(job)
         return self._answer([])
 
+    def unwanted(self, key: Key, attempt: int) -> bool:
+        """An attempt has ended, is cancelled, and has not brought its large value: it has none, and counts as cancelled.
+
+        Returns:
+            Whether it is so; an attempt that goes on, or has nothing large to bring, is left as it is.
+        """
+        job = self._jobs.get((key, attempt))
+        if job is None or job.end is None or not job.end.apart:
+            return False
+        job.end = pb.Finished(attempt=attempt, outcome=Outcome.CANCELLED, started=job.end.started, ended=job.end.ended)
+        if self._connected:
+            self._reports.on(key).finish(job.end)
+        return True
+
+    def refused(self, digest: bytes, end: pb.Finished) -> list[Act]:
+        """A content cannot be kept here: what waits for it ends so. The rest of it may still come, see `passed`."""
+        for job in list(self._missing.get(digest, ())):
+            own = pb.Finished()
+            own.CopyFrom(end)
+            self._end_waiting(job, own)
+        return self._answer([])
+
+    def passed(self, digest: bytes) -> None:
+        """All of a content has come that was refused: what has come to wait for it meanwhile wants it once more."""
+        if digest in self._missing:
+            self._wants[digest] = None
+
     def evicted(self, digest: bytes) -> None:
         """A content is not here any more."""
         self._known.discard(digest)
@@ -413,11 +441,15 @@ class Duty:
         if job.token:
             acts.append(Stop(job.token))
             return
+        self._end_waiting(job, pb.Finished(outcome=Outcome.CANCELLED))
+
+    def _end_waiting(self, job: Job, end: pb.Finished) -> None:
+        """What has not been released ends without that, and nobody rides on it."""
         self._leave_chain(job)
         for rider in list(job.riders):
             self._drop(rider)
         job.riders = []
-        self._end(job, pb.Finished(outcome=Outcome.CANCELLED))
+        self._end(job, end)
 
     def _acknowledged(self, job: Job, acts: list[Act]) -> None:
         """An end has arrived, or nobody wants to hear of an attempt."""

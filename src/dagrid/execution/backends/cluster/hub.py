@@ -27,6 +27,7 @@ from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
 from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
 from dagrid.execution.backends.cluster.outbox import without_long
 from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
+from dagrid.leases import LEASE
 
 _log = logging.getLogger("dagrid.fleet")
 
@@ -72,7 +73,7 @@ class Hub:
 
     Raises:
         FleetCertificateError: a file of certificates cannot be used.
-        InvalidSettingError: the lease is too short, or there is no time between two heartbeats.
+        InvalidSettingError: the port is none, the lease is too short, or there is no time between two heartbeats.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Hub:
         key: bytes | None = None,
         tls: ListenerTLS | None = None,
         claims: Mapping[str, Claims] | None = None,
-        lease: float = 30.0,
+        lease: float = LEASE,
         heartbeat: float = 1.0,
         folder: Path | None = None,
         version: str = "",
@@ -93,9 +94,11 @@ class Hub:
                 f"A lease of {lease:g} s is too short: a worker that is well would lose what it performs. "
                 f"Give at least {SHORTEST_LEASE:g} s."
             )
+        if not 0 <= port < 2**16:
+            raise InvalidSettingError(f"A port is a number from 0 to 65535, where 0 is any that is free, not {port}.")
         if not heartbeat > 0:
             raise InvalidSettingError(f"Between two heartbeats there are more than 0 seconds, not {heartbeat:g}.")
-        self._listener = Listener(host, port, _Workers(self), _Runs(self), key, tls, claims)
+        self._listener = Listener(host.strip("[]"), port, _Workers(self), _Runs(self), key, tls, claims)
         self.contents = Contents(folder)
         self._ledger = Ledger(
             incarnation=secrets.token_hex(8),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import id_of
-from dagrid.execution.backends.cluster.sayings import Sayings
+from dagrid.execution.backends.cluster.sayings import Sayings, in_one_line
 from dagrid.machine.plan import Labels, Lack
 from dagrid.ports import Lacking, PushHost
 
@@ -73,7 +73,8 @@ class AllLacks:
                 self._told.add(want)
                 if not self._sayings.due(want):
                     continue
-                self._say(f"step {said[want]!r} of {name} waits for {_wanted(want)}: run {id_of(run)}")
+                line = f"step {said[want]!r} of {name} waits for {_wanted(want)}: run {id_of(run)}"
+                self._say(in_one_line(line))
         self._settle()
 
     def come(self, worker: str, labels: Mapping[str, str]) -> None:
@@ -81,7 +82,7 @@ class AllLacks:
         for selector in [selector for selector, why in self._told if not why and _has(labels, selector)]:
             self._told.remove((selector, ""))
             self._sayings.forget((selector, ""))
-            self._say(f"Worker {worker} is {_worker(selector)}: runs that waited for one go on")
+            self._say(in_one_line(f"Worker {worker} is {_worker(selector)}: runs that waited for one go on"))
 
     def forget(self, run: str) -> None:
         """A run has ended."""

@@ -27,9 +27,10 @@ from dagrid.execution.backends.cluster.books import (
     least_loaded,
 )
 from dagrid.execution.backends.cluster.traffic import Traffic
+from dagrid.leases import LEASE
 
-PROTOCOL = 1
-"""The number of this protocol; who speaks another one is refused."""
+PROTOCOL = 2
+"""The number of this protocol; who speaks another one is refused. Another word, or another meaning of one, is another number."""
 UNKNOWN = -1
 """The room of which a run was told last, perhaps on another line."""
 REMEMBERED = 10
@@ -53,7 +54,7 @@ class Ledger:
         self,
         *,
         incarnation: str,
-        lease: float = 30.0,
+        lease: float = LEASE,
         heartbeat: float = 1.0,
         small: Callable[[bytes], bytes | None] = lambda digest: None,  # noqa: ARG005
         first_generation: int = 1,

@@ -22,7 +22,7 @@ from dagrid.errors import BackendError, FleetKeyError, FleetRefusedError, Invali
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.link import OPTIONS, Link, Stream
 from dagrid.execution.backends.cluster.outbox import Outbox
-from dagrid.execution.backends.cluster.sayings import Sayings
+from dagrid.execution.backends.cluster.sayings import Sayings, in_one_line
 from dagrid.execution.backends.cluster.sealing import NONCE, Side, prove, proves, stream_key
 from dagrid.execution.backends.cluster.tls import Certificates, Claims, ListenerTLS, names_in
 
@@ -35,7 +35,7 @@ PARTING = 5.0
 BACKLOG = 16 * 2**20
 """Bytes that may wait for a caller before it is listened to again."""
 LONGEST = 500
-"""Characters in the id of a worker, or the key of a run."""
+"""Characters in the id of a worker, in a part of a label, or in the key of a run."""
 KEY_HINT = "Give it with DAGRID_COORDINATOR_SIGNING_KEY."
 SERVICE = pb.DESCRIPTOR.services_by_name["Fleet"].full_name
 
@@ -260,8 +260,7 @@ class Listener:
         hello = _hello(first)
         if hello is None or not _name(first):
             raise FleetRefusedError("Who calls says first who it is.", final=True)
-        if len(_name(first)) > LONGEST or not _name(first).isprintable():
-            raise FleetRefusedError(f"A name is printable, and has at most {LONGEST} characters.", final=True)
+        _check_words(first)
         if self._key is None and not hello.nonce:
             return first
         if self._key is None:
@@ -325,7 +324,7 @@ class Listener:
 
     def _say(self, peer: str, what: str) -> None:
         if self._sayings.due((peer.rpartition(":")[0], what)):
-            _log.warning("%s %s", peer, what)
+            _log.warning("%s %s", peer, in_one_line(what))
 
 
 def is_public(host: str) -> bool:
@@ -333,13 +332,41 @@ def is_public(host: str) -> bool:
     try:
         return not ip_address(host.strip("[]")).is_loopback
     except ValueError:
-        return host != "localhost"
+        return host.lower() != "localhost"
 
 
 def _hello(first: pb.Up | pb.Ask) -> pb.Hello | pb.Open | None:
     if isinstance(first, pb.Up):
         return first.hello if first.HasField("hello") else None
     return first.open if first.HasField("open") else None
+
+
+def _check_words(first: pb.Up | pb.Ask) -> None:
+    """Raise if what who calls says of itself is not fit for a line of a log, and for whoever tells it from others."""
+    if not _is_word(_name(first)):
+        what = "The id of a worker (--worker.id)" if isinstance(first, pb.Up) else "The key of a run"
+        raise FleetRefusedError(
+            f"{what} is printable, neither begins nor ends with a blank, and has at most {LONGEST} characters: "
+            f"{_name(first)[:LONGEST]!r} is none.",
+            final=True,
+        )
+    if isinstance(first, pb.Ask):
+        return
+    hello = first.hello
+    for name, value in hello.labels.items():
+        if not (_is_word(name) and (_is_word(value) or not value)):
+            raise FleetRefusedError(
+                f"A label is NAME=value in one line with no blank beside the =. Change label {name!r} of worker {hello.id!r}: "
+                f"it is {value[:LONGEST]!r}.",
+                final=True,
+            )
+    for what in ("host", "version", "python"):
+        if not getattr(hello, what).isprintable():
+            raise FleetRefusedError(f"What worker {hello.id!r} says of its {what} is not printable.", final=True)
+
+
+def _is_word(text: str) -> bool:
+    return text.isprintable() and 0 < len(text) <= LONGEST and text == text.strip()
 
 
 def _name(first: pb.Up | pb.Ask) -> str:

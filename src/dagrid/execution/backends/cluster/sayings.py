@@ -10,6 +10,11 @@ KNOWN = 100
 """Of how many things it is known when they were last said; of others all are as one."""
 
 
+def in_one_line(text: str) -> str:
+    """Return a text of somebody else's with what would break or colour a line written out, such as `\\n`."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 class Sayings:
     """When what was said last. May be used from any thread.
 

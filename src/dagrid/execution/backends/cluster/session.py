@@ -27,6 +27,7 @@ from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.posts import run_of
 from dagrid.execution.carriers import carry
+from dagrid.leases import LEASE
 from dagrid.machine.events import (
     UNSTARTED,
     Finished,
@@ -47,6 +48,8 @@ AHEAD, AHEAD_AT_A_PLACE = 0.005, 0.02
 """Seconds of work that may wait at a worker; of commands, each of which is a process."""
 PATIENCE = 1.0
 """Seconds that a close waits for a report that is being made."""
+BEFORE = float("-inf")
+"""When a process before this one has sent something."""
 CALM = 4.0
 """Seconds after which it is said what workers lack: those of a coordinator that began anew are back by then."""
 
@@ -109,7 +112,7 @@ class FleetSession:
         self._lacks = Lacks(host)
         self._look_at: float | None = None
         self._stops_by: float | None = None
-        self._lease = 30.0
+        self._lease = LEASE
         self._on_closed = closed
         self._shift = host.now() - time()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -133,7 +136,7 @@ class FleetSession:
             lane = self._lanes[use.worker] = Lane(use.worker, use.name, 0)
             lane.absent = True
             for attempt in (*use.queued, *use.started):
-                lane.sent[attempt] = Sent(Call(attempt, "", callable), float("-inf"), b"")
+                lane.sent[attempt] = Sent(Call(attempt, "", callable), BEFORE, b"")
             lane.begun = dict.fromkeys(use.started, UNSTARTED)
 
     def begin(self, borrow: Callable[[FleetSession], Line]) -> None:
@@ -210,6 +213,7 @@ class FleetSession:
             root=self._root,
             uses=uses,
             protocol=PROTOCOL,
+            version=sys.modules["dagrid"].__version__,
             python=python,
             logs=self._logs is not None,
             lacks=self._lacks.said(),
@@ -636,5 +640,17 @@ class FleetSession:
                 self._refuse(str(error), error)
             else:
                 part = None if data is None else self._cargo.as_part(digest, data)
-        if part is not None and self._line is not None:
+        if part is None:
+            self._call_back()
+        elif self._line is not None:
             self._line.ask(pb.Ask(parts=[part]))
+
+    def _call_back(self) -> None:
+        """What a process before this one has assigned may need what nobody has any more: where it has not started it is assigned
+        anew.
+        """
+        for lane in self._lanes.values():
+            sent = [] if lane.absent else lane.sent.items()
+            waiting = [attempt for attempt, one in sent if one.at == BEFORE and attempt not in lane.begun]
+            if waiting:
+                self._out.recalls.add(run=self.run, fence=lane.number + 1, attempts=waiting)
