@@ -52,7 +52,7 @@ class Lane:
     def load(self, new_name: Callable[[], str]) -> Message | None:
         """Put what waits into a new message, None if nothing does or one is under way."""
         waiting = self.waiting
-        if self.message is not None or not waiting or self.session.outbox.closed:
+        if self.message is not None or not waiting or self.session.reports.closed:
             return None
         items = [waiting.popleft()]
         while waiting and (waiting[0].rides or (not (items[0].alone or waiting[0].alone) and len(items) < BATCH)):

@@ -456,7 +456,7 @@ class Line:
         """A message that has been taken out has no outcome: what it ran is lost, and the others try it again."""
         session = message.lane.session
         with self._guard:
-            unclear = message.running is None and len(message.left) > 1 and not session.outbox.closed
+            unclear = message.running is None and len(message.left) > 1 and not session.reports.closed
             ridden = message.suspect() if unclear else []
         if unclear:
             self._take(message, message.items)

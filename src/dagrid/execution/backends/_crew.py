@@ -125,10 +125,10 @@ class Crew:
             self._settle()
         self._kill_all()
         for session in self._sessions:
-            session.outbox.events += [
+            session.reports.events += [
                 WorkerGone(n, session.host.now(), "the backend was closed") for n in session.lanes
             ]
-            session.outbox.deliver()
+            session.reports.deliver()
         self._sessions.clear()
 
     def _kill_all(self) -> None:
@@ -159,8 +159,8 @@ class Crew:
         for member in list(self._members):
             self._feed(member)
         for session in list(self._sessions):
-            if session.outbox.events:
-                session.outbox.deliver()
+            if session.reports.events:
+                session.reports.deliver()
         if self._inbox.empty():  # else there may be letters to be sent first, which an engine may answer with records
             for member in [member for member in self._members if not member.listening]:
                 self._listen(member)
@@ -173,7 +173,7 @@ class Crew:
 
     def _hand_out(self) -> None:
         """Give performers to the lanes that want one, and start what is missing."""
-        self._wanting = deque(lane for lane in self._wanting if lane.waiting and not lane.session.outbox.closed)
+        self._wanting = deque(lane for lane in self._wanting if lane.waiting and not lane.session.reports.closed)
         if not self._wanting:
             return
         for member in self._members:
@@ -302,7 +302,7 @@ class Crew:
         back: list[Item] = []
         for item in member.under_way.values():
             session = item.lane.session
-            if session.outbox.closed:
+            if session.reports.closed:
                 continue
             if item.cancelled:
                 session.end(item, Outcome.CANCELLED)
@@ -332,7 +332,7 @@ class Crew:
             for suspect in member.under_way.values():
                 suspect.lane.session.suspects.add(suspect.call.node)
         self._put_back(member)
-        if item is not None and not item.lane.session.outbox.closed:
+        if item is not None and not item.lane.session.reports.closed:
             self._lose(item, reason)
 
     def _note_stillborn(self, reason: str) -> None:
@@ -350,7 +350,7 @@ class Crew:
             session.end(item, Outcome.CANCELLED)
             return
         if item.started == UNSTARTED:
-            session.outbox.events.append(Started(lane.number, item.call.attempt, session.host.now()))
+            session.reports.events.append(Started(lane.number, item.call.attempt, session.host.now()))
         session.leave(lane, reason)
         if lane.site in self._sites:
             session.join(lane.site)
@@ -364,7 +364,7 @@ class Crew:
     # The commands of sessions.
 
     def enrol(self, session: Session) -> None:
-        if session.outbox.closed:
+        if session.reports.closed:
             return
         self._sessions.append(session)
         for site in self._sites:
@@ -392,7 +392,7 @@ class Crew:
 
     def perform(self, session: Session, bundle: Bundle) -> None:
         lane = session.lanes.get(bundle.worker)
-        if lane is None or session.outbox.closed:
+        if lane is None or session.reports.closed:
             return
         items: dict[int, Item] = {}
         for call in bundle.calls:
@@ -402,7 +402,7 @@ class Crew:
 
     def recall(self, session: Session, worker: int, attempts: Sequence[int]) -> None:
         lane = session.lanes.get(worker)
-        if lane is None or session.outbox.closed:
+        if lane is None or session.reports.closed:
             return
         wanted = set(attempts)
         given = [item for item in lane.waiting if item.call.attempt in wanted]
@@ -418,7 +418,7 @@ class Crew:
 
     def cancel(self, session: Session, worker: int, attempt: int) -> None:
         lane = session.lanes.get(worker)
-        if lane is None or session.outbox.closed:
+        if lane is None or session.reports.closed:
             return
         for item in lane.waiting:
             if item.call.attempt == attempt:
@@ -446,7 +446,7 @@ class Crew:
                 self._members.remove(member)
                 member.under_way.clear()
             self._unbind(member)
-        session.outbox.events.clear()
+        session.reports.events.clear()
         session.functions.clear()
 
     # What performers say.
@@ -482,7 +482,7 @@ class Crew:
         session = item.lane.session
         member.running = token
         item.started = min(max(item.sent, at + session.shift), session.host.now())
-        session.outbox.events.append(Started(item.lane.number, item.call.attempt, item.started))
+        session.reports.events.append(Started(item.lane.number, item.call.attempt, item.started))
         if item.cancelled:
             member.doomed, member.kill_at = token, perf_counter() + PATIENCE
 
@@ -507,7 +507,7 @@ class Crew:
         event.ended = min(max(event.started, event.ended), session.host.now())
         event.by = session.number_of(member)
         item.completed = event.outcome == Outcome.COMPLETED
-        session.outbox.events.append(event)
+        session.reports.events.append(event)
 
     def _take_back(self, member: Member, token: int) -> None:
         item = member.under_way.pop(token)

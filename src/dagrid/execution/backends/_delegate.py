@@ -19,7 +19,7 @@ from dagrid.errors import BackendError
 from dagrid.execution.backends import _remote
 from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import Outbox
+from dagrid.execution.backends.base import Reports
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Host, Needs
 from dagrid.ports import Session as AnySession
@@ -146,7 +146,7 @@ class Delegation:
         self._many = max(2, slots // 4)
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._outbox = Outbox(host)
+        self._reports = Reports(host)
         self._flights: dict[int, Flight] = {}
         self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self._named: dict[str, int] = {}
@@ -166,7 +166,7 @@ class Delegation:
         """What the engine has got it keeps: nobody else could take it."""
 
     def perform(self, bundle: Bundle) -> None:
-        if self._thread is None and not self._outbox.closed:
+        if self._thread is None and not self._reports.closed:
             self._thread = threading.Thread(target=self._loop, name=f"dagrid-{self._name}-tasks", daemon=True)
             self._thread.start()
         for call in bundle.calls:
@@ -177,10 +177,10 @@ class Delegation:
 
     def close(self) -> None:
         """Stop what is under way; nothing is reported any more."""
-        if not self._outbox.shut():
+        if not self._reports.shut():
             return
         self.do(lambda: None)
-        self._outbox.settle()
+        self._reports.settle()
 
     # What runs in the thread.
 
@@ -189,11 +189,11 @@ class Delegation:
         self._inbox.put(partial(action, *args))
 
     def _loop(self) -> None:
-        while not self._outbox.closed:
+        while not self._reports.closed:
             try:
                 self._await()
                 for _ in range(self._inbox.qsize()):
-                    if self._outbox.closed:
+                    if self._reports.closed:
                         break
                     self._inbox.get()()
                 if self._look_at <= monotonic():
@@ -201,13 +201,13 @@ class Delegation:
             except Exception as error:  # noqa: BLE001 - the engine's, such as the end of its session
                 for flight in list(self._flights.values()):
                     self.fail(flight, Outcome.FAILED, self._refusal(flight, error))
-            if self._outbox.events:
-                self._outbox.deliver()
+            if self._reports.events:
+                self._reports.deliver()
         for flight in self._flights.values():
             self._stop(flight)
         self._flights.clear()
         self._functions.clear()
-        self._outbox.events.clear()
+        self._reports.events.clear()
 
     def _await(self) -> None:
         """Let something happen, or some time pass."""
@@ -280,7 +280,7 @@ class Delegation:
             return
         flight.told = True
         flight.begun_at = self._sensible(flight, at + self._shift)
-        self._outbox.events.append(Started(self.worker, flight.call.attempt, flight.begun_at))
+        self._reports.events.append(Started(self.worker, flight.call.attempt, flight.begun_at))
 
     def land(self, flight: Flight, report: bytes, kept: Any) -> None:
         """Report how a task ended, as its own report has it."""
@@ -300,7 +300,7 @@ class Delegation:
         event.started = flight.begun_at if flight.told else self._sensible(flight, event.started)
         event.ended = min(max(event.started, event.ended), self._host.now())
         event.by = self._number_of(_remote.where(report))
-        self._outbox.events.append(event)
+        self._reports.events.append(event)
 
     def fail(self, flight: Flight, outcome: Outcome, error: BaseException) -> None:
         """Report the end of a task that has no report."""
@@ -316,7 +316,7 @@ class Delegation:
             event.error = " ".join(str(error).split()).rstrip(".") or told(error)
         elif outcome == Outcome.FAILED:
             event.value, event.error, event.retryable, event.draw = error, told(error), False, self._host.draw()
-        self._outbox.events.append(event)
+        self._reports.events.append(event)
 
     def _sensible(self, flight: Flight, at: float) -> float:
         """The clocks of two machines differ; nothing has begun before it was sent, or after it was heard of."""
@@ -326,7 +326,7 @@ class Delegation:
         number = self._named.get(name, -1)
         if number < 0:
             number = self._named[name] = self._host.new_worker()
-            self._outbox.events.append(WorkerJoined(number, name, self._host.now(), slots=0, window=0))
+            self._reports.events.append(WorkerJoined(number, name, self._host.now(), slots=0, window=0))
         return number
 
 

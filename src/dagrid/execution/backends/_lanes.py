@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dagrid.execution.backends import _performer, _remote
 from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import Outbox
+from dagrid.execution.backends.base import Reports
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, Host
 
@@ -121,13 +121,13 @@ class Member:
 
 
 class Session:
-    """One run's use of the workers. What changes is touched by the crew's thread alone, but for `outbox.closed`."""
+    """One run's use of the workers. What changes is touched by the crew's thread alone, but for `reports.closed`."""
 
     def __init__(self, crew: Crew, host: Host, backend: object) -> None:
         self.crew = crew
         self.host = host
         self.backend: object | None = backend  # while it is open, the backend is in use
-        self.outbox = Outbox(host)
+        self.reports = Reports(host)
         self.lanes: dict[int, Lane] = {}
         self.functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self.named: dict[str, int] = {}
@@ -151,10 +151,10 @@ class Session:
 
     def close(self) -> None:
         """Take back what waits and stop what runs."""
-        if not self.outbox.shut():
+        if not self.reports.shut():
             return
         self.crew.command(self.crew.drop, self)
-        self.outbox.settle()
+        self.reports.settle()
         self.backend = None
 
     # For the crew's thread.
@@ -179,19 +179,19 @@ class Session:
         self.lanes[number] = Lane(self, number, site)
         now = self.host.now()
         joined = WorkerJoined(number, site.name, now, 1, self.crew.window, labels=site.labels, ahead=AHEAD)
-        self.outbox.events.append(joined)
+        self.reports.events.append(joined)
 
     def own_up(self, lane: Lane) -> None:
         """Where nobody knows what ran when a performer died, say that the first did: calls run in order."""
         first = lane.waiting[0] if lane.waiting else None
         if first is not None and first.alone and first.sent != UNSTARTED:
-            self.outbox.events.append(Started(lane.number, first.call.attempt, self.host.now()))
+            self.reports.events.append(Started(lane.number, first.call.attempt, self.host.now()))
 
     def leave(self, lane: Lane, reason: str) -> None:
         """Say that a worker is gone; what waits goes back with it."""
         del self.lanes[lane.number]
         lane.waiting.clear()
-        self.outbox.events.append(WorkerGone(lane.number, self.host.now(), reason))
+        self.reports.events.append(WorkerGone(lane.number, self.host.now(), reason))
 
     def number_of(self, member: Member) -> int:
         """Return the number under which a performer is named that is not known by its site; -1 for others."""
@@ -200,13 +200,13 @@ class Session:
         number = self.named.get(member.name, -1)
         if number < 0:
             number = self.named[member.name] = self.host.new_worker()
-            self.outbox.events.append(WorkerJoined(number, member.name, self.host.now(), slots=0, window=0))
+            self.reports.events.append(WorkerJoined(number, member.name, self.host.now(), slots=0, window=0))
         return number
 
     def give_back(self, item: Item) -> None:
         """Report that a call was not performed."""
         item.completed = False
-        self.outbox.events.append(Recalled(item.lane.number, [item.call.attempt], self.host.now()))
+        self.reports.events.append(Recalled(item.lane.number, [item.call.attempt], self.host.now()))
 
     def strand(self, item: Item) -> None:
         """A call cannot be performed as it was sent: it goes back, if what it rides on has completed; else it is not wanted."""
@@ -221,4 +221,4 @@ class Session:
         event = Finished(item.lane.number, item.call.attempt, outcome, now, now)
         if error is not None:
             event.value, event.error, event.retryable, event.draw = error, told(error), retryable, self.host.draw()
-        self.outbox.events.append(event)
+        self.reports.events.append(event)

@@ -27,7 +27,7 @@ from dagrid.execution.backends._transfer import (
     encode_function,
     stuck_error,
 )
-from dagrid.execution.backends.base import Outbox
+from dagrid.execution.backends.base import Reports
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, PushHost
 
@@ -41,7 +41,7 @@ GRACE = 1.0
 
 
 class PoolSession:
-    """One run's use of the pool. What changes is touched by the pool's thread alone, but for `outbox.closed`.
+    """One run's use of the pool. What changes is touched by the pool's thread alone, but for `reports.closed`.
 
     One that is `packed` is used by somebody who passes on what comes: failures are reported as they came (`Unopened`).
     """
@@ -51,7 +51,7 @@ class PoolSession:
         self.host = host
         self.packed = packed
         self.backend: object | None = backend  # while it is open, the backend is in use
-        self.outbox = Outbox(host)
+        self.reports = Reports(host)
         self.processes: dict[int, Process | None] = {}  # None: no process can be started
         self.numbers: dict[Process, int] = {}
         self.functions: dict[int, tuple[int, bytes, Callable[..., Any]]] = {}
@@ -78,10 +78,10 @@ class PoolSession:
         self.pool.command(self.pool.forget, self, functions)
 
     def close(self) -> None:
-        if not self.outbox.shut():
+        if not self.reports.shut():
             return
         self.pool.command(self.pool.drop, self)
-        self.outbox.settle()
+        self.reports.settle()
         self.backend = None
 
     # For the pool's thread.
@@ -214,8 +214,8 @@ class Pool:
             self._end_late_ones()
         delivered = False
         for session in list(self._sessions):
-            if session.outbox.events:
-                session.outbox.deliver()
+            if session.reports.events:
+                session.reports.deliver()
                 delivered = True
         return delivered
 
@@ -233,7 +233,7 @@ class Pool:
                 self._part(session, process, reason)
         self._processes.clear()
         for session in self._sessions:
-            session.outbox.deliver()
+            session.reports.deliver()
         with self._guard:
             self._stopping = self._ended = True
             for fd in self._wake_fds:
@@ -306,7 +306,7 @@ class Pool:
             return
         if not self._broken or process.ready:
             del session.processes[number]
-            session.outbox.events.append(WorkerGone(number, session.host.now(), reason))
+            session.reports.events.append(WorkerGone(number, session.host.now(), reason))
             return
         session.processes[number] = None
         for item in [*process.under_way.values(), *process.unsent]:
@@ -319,11 +319,11 @@ class Pool:
             if process not in session.numbers and not process.leaving:
                 number = session.numbers[process] = session.host.new_worker()
                 session.processes[number] = process
-                session.outbox.events.append(self._joined(number, session, f"process {process.popen.pid}"))
+                session.reports.events.append(self._joined(number, session, f"process {process.popen.pid}"))
         if self._broken and not session.processes:
             number = session.host.new_worker()
             session.processes[number] = None
-            session.outbox.events.append(self._joined(number, session, "no process"))
+            session.reports.events.append(self._joined(number, session, "no process"))
 
     @staticmethod
     def _joined(number: int, session: PoolSession, name: str) -> WorkerJoined:
@@ -345,12 +345,12 @@ class Pool:
     # The commands of sessions.
 
     def enrol(self, session: PoolSession) -> None:
-        if not session.outbox.closed:
+        if not session.reports.closed:
             self._sessions.append(session)
             self._complete(session)
 
     def perform(self, session: PoolSession, bundle: Bundle) -> None:
-        if session.outbox.closed:
+        if session.reports.closed:
             return
         process = session.processes.get(bundle.worker)
         if process is not None:
@@ -378,7 +378,7 @@ class Pool:
 
     def recall(self, session: PoolSession, worker: int, attempts: Sequence[int]) -> None:
         process = session.processes.get(worker)
-        if process is None or session.outbox.closed:
+        if process is None or session.reports.closed:
             return
         wanted = set(attempts)
         self._withdraw(process, session, worker, wanted)
@@ -393,11 +393,11 @@ class Pool:
         mine = [item for item in process.unsent if item.owner is session and item.call.attempt in wanted]
         if mine:
             process.unsent = deque(item for item in process.unsent if item not in mine)
-            session.outbox.events.append(Recalled(worker, [item.call.attempt for item in mine], session.host.now()))
+            session.reports.events.append(Recalled(worker, [item.call.attempt for item in mine], session.host.now()))
 
     def cancel(self, session: PoolSession, worker: int, attempt: int) -> None:
         process = session.processes.get(worker)
-        if process is None or session.outbox.closed:
+        if process is None or session.reports.closed:
             return
         self._read_all(process)
         for item in process.unsent:
@@ -426,7 +426,7 @@ class Pool:
             self._kill_if_abandoned(process)
             process.ask_back(token for token, item in process.under_way.items() if item.owner is session)
             process.forget(numbers)
-        session.outbox.events.clear()
+        session.reports.events.clear()
         session.functions.clear()
 
     def forget(self, session: PoolSession, functions: Sequence[Callable[..., Any]]) -> None:
@@ -437,7 +437,7 @@ class Pool:
 
     def _kill_if_abandoned(self, process: Process) -> None:
         head = process.under_way.get(process.head)
-        if head is not None and head.owner.outbox.closed and process.head not in process.asked:
+        if head is not None and head.owner.reports.closed and process.head not in process.asked:
             self._replace(process, "it was stopped with the run that it worked for")
 
     # What comes and goes through the pipes.
@@ -445,7 +445,7 @@ class Pool:
     def _feed(self, process: Process) -> None:
         for item, error in process.feed():
             session = item.owner
-            if not session.outbox.closed:
+            if not session.reports.closed:
                 self._refuse(session, session.numbers[process], item.call, error, False)
 
     def _watch_writing(self, process: Process) -> None:
@@ -495,7 +495,7 @@ class Pool:
                 shift = process.shift
                 continue
             session, call = under_way.pop(token)
-            if session.outbox.closed:
+            if session.reports.closed:
                 continue
             number = session.numbers[process]
             if kind <= _worker.VALUE:
@@ -506,7 +506,7 @@ class Pool:
             else:
                 event = self._failure(session, number, call, kind, payload)
                 event.started, event.ended = started + shift, ended + shift
-            session.outbox.events.append(event)
+            session.reports.events.append(event)
 
     def _take_notice(self, process: Process, token: int, kind: int, at: float, payload: bytes | bytearray) -> None:
         if kind == _worker.READY:
@@ -537,7 +537,7 @@ class Pool:
         for token in tokens:
             process.asked.discard(token)
             item = process.under_way.pop(token)
-            if item.owner.outbox.closed:
+            if item.owner.reports.closed:
                 continue
             if token in process.cancelled:
                 process.cancelled.discard(token)
@@ -545,7 +545,7 @@ class Pool:
             else:
                 recalled.setdefault(item.owner, []).append(item.call.attempt)
         for session, attempts in recalled.items():
-            session.outbox.events.append(Recalled(session.numbers[process], attempts, session.host.now()))
+            session.reports.events.append(Recalled(session.numbers[process], attempts, session.host.now()))
 
     def _take_refusal(self, process: Process, tokens: Sequence[int]) -> None:
         """The worker had started these: those that were to be cancelled and still run are stopped by force."""
@@ -561,11 +561,11 @@ class Pool:
         if head == process.announced or not head or not process.ready or head in process.asked:
             return
         session, call = process.under_way[head]
-        if session.outbox.closed:
+        if session.reports.closed:
             self._kill_if_abandoned(process)
             return
         process.announced = head
-        session.outbox.events.append(Started(session.numbers[process], call.attempt, session.host.now()))
+        session.reports.events.append(Started(session.numbers[process], call.attempt, session.host.now()))
 
     # Reports.
 
@@ -589,12 +589,12 @@ class Pool:
         return Finished(number, call.attempt, FAILED, now, now, error, _worker.told(error), retryable, host.draw())
 
     def _refuse(self, session: PoolSession, number: int, call: Call, error: BaseException, retryable: bool) -> None:
-        session.outbox.events.append(self._failed(session, number, call, error, retryable))
+        session.reports.events.append(self._failed(session, number, call, error, retryable))
 
     @staticmethod
     def _report_cancelled(item: Item, number: int) -> None:
         now = item.owner.host.now()
-        item.owner.outbox.events.append(Finished(number, item.call.attempt, CANCELLED, now, now))
+        item.owner.reports.events.append(Finished(number, item.call.attempt, CANCELLED, now, now))
 
 
 _live: weakref.WeakSet[Pool] = weakref.WeakSet()

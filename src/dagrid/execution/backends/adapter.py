@@ -19,7 +19,7 @@ from typing import Any
 
 from dagrid.attempt import Left, carried
 from dagrid.errors import BackendClosedError
-from dagrid.execution.backends.base import Outbox
+from dagrid.execution.backends.base import Reports
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host, opened
 
@@ -73,7 +73,7 @@ class StrangerBackend:
         with self._lock:
             self._refuse_if_closed()
             session = _Session(self.stranger, host, _slots_of(self.stranger), self._asking)
-            self._sessions = [known for known in self._sessions if not known.outbox.closed]
+            self._sessions = [known for known in self._sessions if not known.reports.closed]
             self._sessions.append(session)
         session.announce()
         return session
@@ -176,7 +176,7 @@ class _Session:
         self._asking = asking
         self._worker = host.new_worker()
         self._lock = threading.Lock()
-        self.outbox = Outbox(host)
+        self.reports = Reports(host)
         self._waiting: dict[int, Call] = {}
         self._flights: dict[int, _Flight] = {}
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -188,7 +188,7 @@ class _Session:
     def announce(self) -> None:
         self._start_thread(self._run_errands, "submit")
         joined = WorkerJoined(self._worker, self._stranger.name, self._host.now(), self._slots, self._slots)
-        self.outbox.report([joined])
+        self.reports.tell([joined])
 
     def wake(self, worker: int) -> None:
         """Its worker does not pull."""
@@ -198,7 +198,7 @@ class _Session:
 
     def perform(self, bundle: Bundle) -> None:
         with self._lock:
-            if self.outbox.closed:
+            if self.reports.closed:
                 return
             self._waiting.update((call.attempt, call) for call in bundle.calls)
         for call in bundle.calls:
@@ -208,7 +208,7 @@ class _Session:
         with self._lock:
             found = [attempt for attempt in attempts if self._waiting.pop(attempt, None) is not None]
         if found:
-            self.outbox.report([Recalled(worker, found, self._host.now())])
+            self.reports.tell([Recalled(worker, found, self._host.now())])
 
     def cancel(self, worker: int, attempt: int) -> None:
         with self._lock:
@@ -218,14 +218,14 @@ class _Session:
                 flight.cancelled = True
         if unstarted:
             now = self._host.now()
-            self.outbox.report([Finished(worker, attempt, Outcome.CANCELLED, now, now)])
+            self.reports.tell([Finished(worker, attempt, Outcome.CANCELLED, now, now)])
         elif flight is not None:
             self._errands.put(functools.partial(_cancel, flight))
 
     def close(self) -> None:
-        if not self.outbox.shut():
+        if not self.reports.shut():
             return
-        self.outbox.settle()
+        self.reports.settle()
         with self._lock:
             self._waiting.clear()
             flights = list(self._flights.values())
@@ -251,7 +251,7 @@ class _Session:
             if call is None:
                 return
             flight = self._flights[attempt] = _Flight(attempt, self._host.now())
-        self.outbox.report([Started(self._worker, attempt, flight.started)])
+        self.reports.tell([Started(self._worker, attempt, flight.started)])
         try:
             args = [opened(value) for value in call.args]
             kwargs = {name: opened(value) for name, value in (call.kwargs or {}).items()}
@@ -271,7 +271,7 @@ class _Session:
     def _collect(self, flight: _Flight) -> None:
         """Let a waiting thread fetch the result: never one of the stranger's, which may be the one that makes it."""
         with self._lock:
-            if self.outbox.closed or flight.attempt not in self._flights:
+            if self.reports.closed or flight.attempt not in self._flights:
                 return
             more = self._waiters < self._slots and self._idle <= self._done.qsize()
             self._waiters += more
@@ -306,7 +306,7 @@ class _Session:
         draw = self._host.draw() if text else 0.0
         value, extra = (value.value, value.extra) if isinstance(value, Left) else (value, None)
         done = Finished(self._worker, flight.attempt, outcome, flight.started, end, value, text, draw=draw, extra=extra)
-        self.outbox.report([done])
+        self.reports.tell([done])
 
 
 def _cancel(flight: _Flight) -> None:

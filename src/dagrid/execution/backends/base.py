@@ -182,7 +182,7 @@ class Sessions(Generic[S]):
             return iter(list(self._open))
 
 
-class Outbox:
+class Reports:
     """What a session tells its host from threads of its own. Any thread may shut it, more than once.
 
     Attributes:
@@ -202,9 +202,9 @@ class Outbox:
     def deliver(self) -> None:
         """Report what has gathered."""
         events, self.events = self.events, []
-        self.report(events)
+        self.tell(events)
 
-    def report(self, events: Sequence[Stimulus]) -> None:
+    def tell(self, events: Sequence[Stimulus]) -> None:
         """Report events, unless it is closed."""
         me = threading.get_ident()
         with self._quiet:

@@ -30,7 +30,7 @@ from dagrid.execution.backends._celery_settings import (
 )
 from dagrid.execution.backends._celery_worker import KEY_VARIABLE, perform
 from dagrid.execution.backends._transfer import encode_function
-from dagrid.execution.backends.base import BackendBase, Outbox, check_seconds, check_whole
+from dagrid.execution.backends.base import BackendBase, Reports, check_seconds, check_whole
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, Stimulus, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host, Needs
 
@@ -198,7 +198,7 @@ class CelerySession:
         self.host = host
         self.items: dict[int, Item] = {}
         """The calls of which we do not know the end, by attempt; the line's, under its guard."""
-        self.outbox = Outbox(host)
+        self.reports = Reports(host)
         self._backend = backend
         self._line = line
         self._shift = host.now() - time.time()
@@ -213,7 +213,7 @@ class CelerySession:
         self._line.sessions.add(self)
         if self._backend.queues:
             self._router = self.host.new_worker()
-            self.outbox.report([WorkerJoined(self._router, "celery", self.host.now(), ROUTED, ROUTED, delegates=True)])
+            self.reports.tell([WorkerJoined(self._router, "celery", self.host.now(), ROUTED, ROUTED, delegates=True)])
         if self._backend.max_workers is not None:
             self._join(self._backend.max_workers)
         else:
@@ -233,13 +233,13 @@ class CelerySession:
                 self._lanes[number] = Lane(self, number, self._backend.queue)
                 joined.append(WorkerJoined(number, "celery", self.host.now(), 1, WINDOW))
         if joined:
-            self.outbox.report(joined)
+            self.reports.tell(joined)
 
     def wake(self, worker: int) -> None:
         """Its workers do not pull."""
 
     def perform(self, bundle: Bundle) -> None:
-        if self.outbox.closed:
+        if self.reports.closed:
             return
         if bundle.worker != self._router:
             self._line.take(self._lanes[bundle.worker], bundle.calls)
@@ -266,9 +266,9 @@ class CelerySession:
 
     def close(self) -> None:
         """Kill what runs, and wait until the workers have been told to."""
-        if not self.outbox.shut():
+        if not self.reports.shut():
             return
-        self.outbox.settle()
+        self.reports.settle()
         self._line.leave(self)
         self._functions.clear()
 
@@ -319,7 +319,7 @@ class CelerySession:
         if back:
             events.append(Recalled(message.lane.worker, [item.call.attempt for item in back], now))
         if events:
-            self.outbox.report(events)
+            self.reports.tell(events)
 
     def _performer(self, said: Said, events: list[Stimulus]) -> int:
         """Return the number under which a process of Celery's is named, and name it when it is new."""
@@ -337,11 +337,11 @@ class CelerySession:
             by_worker.setdefault(item.lane.worker, []).append(item.call.attempt)
         if by_worker:
             now = self.host.now()
-            self.outbox.report([Recalled(worker, attempts, now) for worker, attempts in by_worker.items()])
+            self.reports.tell([Recalled(worker, attempts, now) for worker, attempts in by_worker.items()])
 
     def end(self, item: Item, outcome: Outcome, value: Any = None, text: str = "", retryable: bool = True) -> None:
         """An attempt has ended, otherwise than by a report of its own."""
-        self.outbox.report([self._ending(item, outcome, value, text, retryable)])
+        self.reports.tell([self._ending(item, outcome, value, text, retryable)])
 
     def _ending(self, item: Item, outcome: Outcome, value: Any, text: str, retryable: bool) -> Finished:
         now = self.host.now()
