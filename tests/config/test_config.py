@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dagrid.config import SETTINGS, Config, Setting
-from dagrid.config.table import FLAG, schema
+from dagrid.config.kinds import FLAG
+from dagrid.config.table import schema
 from dagrid.config.times import duration, moment, seconds, zone
 from dagrid.errors import InvalidSettingError
 

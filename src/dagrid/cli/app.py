@@ -10,7 +10,8 @@ import click
 
 from dagrid.cli import options
 from dagrid.config import settings_of
-from dagrid.config.table import FLAG, Setting
+from dagrid.config.kinds import FLAG
+from dagrid.config.table import Setting
 
 # Command -> its room, and what it does; in the order in which people need them. Those that dagrid calls stand in `ROOMS` alone.
 COMMANDS = {

@@ -9,7 +9,8 @@ import click
 
 from dagrid.cli.calls import Call
 from dagrid.config import BY_NAME, Config, settings_of
-from dagrid.config.table import FLAG, Setting
+from dagrid.config.kinds import FLAG
+from dagrid.config.table import Setting
 
 Body = Callable[..., int | None]
 Complete = Callable[[click.Context, click.Parameter, str], list[Any]]

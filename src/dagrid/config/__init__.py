@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dagrid.config.table import BY_KEY, BY_NAME, PORT, PREFIX, SETTINGS, Setting, settings_of
+from dagrid.config.kinds import PORT
+from dagrid.config.table import BY_KEY, BY_NAME, PREFIX, SETTINGS, Setting, settings_of
 from dagrid.errors import InvalidSettingError, hint, nearest
 
 TYPE_CHECKING = False
