@@ -151,6 +151,29 @@ def test_readers_that_fail_or_are_skipped_let_go_as_well(backend: str) -> None:
         result["b"]
 
 
+def test_what_is_made_when_its_readers_have_ended_already_is_not_kept(backend: str) -> None:
+    """A reader that is skipped ends before what it would have taken is there."""
+    nodes = [
+        Node("no", lambda: False),
+        Node("never", lambda no: no, ["no"], when="no"),
+        Node("large", lambda no: [1], ["no"], priority=-1),
+        Node("both", lambda never, large: 1, ["never", "large"]),
+    ]
+    result = DAG(nodes).run(keep="outputs", backend=backend, max_concurrency=1)
+    assert result.node_result("both").status is NodeStatus.SKIPPED
+    assert dropped(result, "large")
+
+
+def test_who_is_no_part_of_a_run_takes_nothing(backend: str) -> None:
+    """So what is asked for is an output, whoever would take it in another run, and wherever its value is from."""
+    graph = chained(4)
+    result = graph.run(keep="outputs", backend=backend, targets=["n2"])
+    assert result["n2"] == [2]
+    assert dropped(result, "n1")
+    again = graph.run(keep="outputs", backend=backend, targets=["n2"], given={"n1": [7], "n2": [8]})
+    assert again["n2"] == [8]
+
+
 def late(source: str, fn: Any) -> Rule:
     """Return a rule that adds two nodes, one that reads the other, and one of them a value from before."""
 

@@ -12,7 +12,7 @@ from dagrid.errors import TaskError
 from dagrid.execution.binding import Bindings
 from dagrid.graph.late import as_unread_list
 from dagrid.machine.events import NODE_MASK, Fact, Kind
-from dagrid.machine.state import State
+from dagrid.machine.state import COMPLETED, State
 from dagrid.ports import Encoded
 
 
@@ -61,6 +61,7 @@ class Keeping:
         self.bindings = bindings
         self._unasked: set[int] = set()  # lists of maps that nobody asks for; they take no values, and hold none up
         self._spared: set[int] = set()
+        self._awaited_by_none: set[int] = set()  # all of their readers have ended before them
         self._substitute = substitute
         self._asked = frozenset(asked).union(kept or ())
         self._readers: list[int] = []
@@ -81,6 +82,8 @@ class Keeping:
             node, kind = entry.node, entry.kind
             if kind in _ENDS:
                 self._ended(node, state, values)
+            elif kind is Kind.OMITTED:
+                self._is_no_reader(node)
             elif kind is Kind.PATCHED and self._kept is None:
                 self._grown_by(entry, state)
             elif kind is Kind.VALUE_LOST:
@@ -168,10 +171,22 @@ class Keeping:
             return
         for source in self._sources(node):
             readers[source] = left = readers[source] - 1
-            if not left:
+            if left:
+                continue
+            if state.status[source] < COMPLETED:
+                self._awaited_by_none.add(source)
+            else:
                 self._drop(source, state, values)
+        if node in self._awaited_by_none:
+            self._awaited_by_none.discard(node)
+            self._drop(node, state, values)
         if self._kept is not None and not readers[node]:
             self._unread.append(node)
+
+    def _is_no_reader(self, node: int) -> None:
+        """A node is not part of this run, so what it would take may be an output."""
+        for source in self._sources(node):
+            self._readers[source] -= 1
 
     def _wanted_again(self, node: int) -> None:
         """A node that had ended runs again, and reads again."""
@@ -199,7 +214,6 @@ _ENDS = frozenset(
         Kind.LOST,
         Kind.SKIPPED,
         Kind.PASSED,
-        Kind.OMITTED,
         Kind.REUSED,
         Kind.SIGNALLED,
     }
