@@ -376,3 +376,36 @@ def test_the_outputs_of_a_described_graph_are_what_it_returns(backend: str) -> N
     assert dropped(result, "number")
     assert dropped(result, "number_2")
     assert result["pair"] == {"left": 1, "right": -1}
+
+
+def test_a_graph_that_was_built_knows_what_its_function_returns(backend: str) -> None:
+    """It is the same graph, whether it is run by the function or by whoever built it; also in part, in parts, and tuned."""
+    from dagrid import PartitionedDAGExecutor, dag, task
+
+    @task
+    def number(value: int) -> int:
+        return value + 1
+
+    @dag
+    def flow() -> Any:
+        first = number(1)
+        number(first)
+        return first, number.with_options(name="last")(number.with_options(name="between")(first))
+
+    graph = flow.build()
+    executor = PartitionedDAGExecutor(graph, k=2, keep="outputs")
+    for result in (flow.run(keep="outputs"), graph.run(keep="outputs", backend=backend), executor.execute()):
+        assert (result["number"], result["last"]) == (2, 4)
+        assert dropped(result, "between")
+        assert dropped(result, "number_2")
+    part = graph.run(keep="outputs", backend=backend, targets=["between"])
+    assert (part["number"], part["between"]) == (2, 3)
+    part = PartitionedDAGExecutor(graph, k=2, keep="outputs", targets=["between"]).execute()
+    assert (part["number"], part["between"]) == (2, 3)
+
+    @dag
+    def nothing() -> None:
+        number.with_options(name="last")(number(1))
+
+    assert nothing.run(keep="outputs")["last"] == 3
+    assert dropped(nothing.build().run(keep="outputs"), "number")

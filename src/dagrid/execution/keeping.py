@@ -55,7 +55,7 @@ class Keeping:
                 others, those that nobody takes wait for as long as the graph may grow.
             bindings: which node takes which values.
             substitute: for a node and its name, what to put in the place of its value, if it can be had from elsewhere.
-            asked: lists of maps that are made although no node asks for them.
+            asked: what is kept besides, where `kept` is None.
         """
         self._kept = kept
         self.bindings = bindings
@@ -63,7 +63,7 @@ class Keeping:
         self._spared: set[int] = set()
         self._awaited_by_none: set[int] = set()  # all of their readers have ended before them
         self._substitute = substitute
-        self._asked = frozenset(asked).union(kept or ())
+        self._asked = frozenset(asked if kept is None else kept)
         self._readers: list[int] = []
         self._seen = 0
         self._unread: list[int] = []  # a graph that may grow may get readers for them
@@ -82,7 +82,7 @@ class Keeping:
             node, kind = entry.node, entry.kind
             if kind in _ENDS:
                 self._ended(node, state, values)
-            elif kind is Kind.OMITTED:
+            elif kind is Kind.OMITTED or kind is Kind.REUSED:
                 self._is_no_reader(node)
             elif kind is Kind.PATCHED and self._kept is None:
                 self._grown_by(entry, state)
@@ -184,9 +184,11 @@ class Keeping:
             self._unread.append(node)
 
     def _is_no_reader(self, node: int) -> None:
-        """A node is not part of this run, so what it would take may be an output."""
+        """A node does not run, so what it would take may be an output."""
         for source in self._sources(node):
             self._readers[source] -= 1
+        if self._kept is not None and not self._readers[node]:
+            self._unread.append(node)
 
     def _wanted_again(self, node: int) -> None:
         """A node that had ended runs again, and reads again."""
@@ -195,7 +197,7 @@ class Keeping:
 
     def _drop(self, node: int, state: State, values: list[Any]) -> None:
         name = state.plan.names[node]
-        if self._kept is not None and name in self._kept:
+        if name in self._asked:
             return
         other = None if self._substitute is None else self._substitute(node, name)
         values[node] = Dropped(name) if other is None else other
@@ -214,7 +216,6 @@ _ENDS = frozenset(
         Kind.LOST,
         Kind.SKIPPED,
         Kind.PASSED,
-        Kind.REUSED,
         Kind.SIGNALLED,
     }
 )
