@@ -144,10 +144,11 @@ class Keeping:
         readers.extend([0] * (nodes - known))
         lists = []
         for node in range(known, nodes):
-            if self.bindings.fns[node] is as_unread_list and names[node] not in self._asked:
+            sources = self._sources(node)
+            if sources and self.bindings.fns[node] is as_unread_list and names[node] not in self._asked:
                 lists.append(node)
                 continue
-            for source in self._sources(node):
+            for source in sources:
                 readers[source] += 1
         for node in lists:
             if not readers[node]:
