@@ -462,6 +462,12 @@ def test_a_setup_can_be_interrupted():
     assert graph.run(backend="thread?max_workers=1")["b"] == 1
 
 
+def test_debug_is_a_flag():
+    """A text such as "no" would have the debug nodes run."""
+    with pytest.raises(InvalidSettingError, match="debug is True or False; not 'no'"):
+        steps().run(debug="no")  # type: ignore[arg-type]
+
+
 def test_setup_and_debug_in_a_flow():
     """Tasks say it; a call sets up its own graph; debug nodes run where a run asks for them."""
     log: list[str] = []
