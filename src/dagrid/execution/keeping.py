@@ -180,7 +180,8 @@ class Keeping:
                 self._drop(source, state, values)
         if node in self._awaited_by_none:
             self._awaited_by_none.discard(node)
-            self._drop(node, state, values)
+            if not readers[node]:  # none has come since, or runs again
+                self._drop(node, state, values)
         if self._kept is not None and not readers[node]:
             self._unread.append(node)
 
