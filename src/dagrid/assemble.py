@@ -161,8 +161,8 @@ def start(
         tracing: whether the result has a trace.
         seed: of the random draws (jitter); None draws differently in each run.
         clock: where time comes from.
-        keep: which values stay until the end: "all", "outputs" (those that no node takes), or the names of nodes; any other is
-            dropped when the last node that takes it has ended.
+        keep: which values stay until the end: "all", "outputs" (what a function of `@dag` returned, else those that no node
+            takes), or the names of nodes; any other is dropped when the last node that takes it has ended.
         checkpoint: a folder in which the journal and the values of the run are kept, so that `resume` can go on after a crash;
             `postgresql://user@host/database`, so that it can do so on another machine; or a `Checkpoint` of other stores.
         run_id: what the run is called there; by default the name of the graph with the time.
@@ -208,15 +208,14 @@ def start(
         )
     else:
         settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug, sparing)
-    part = part_of(
-        dag, Choice(targets, roots, exclude, debug, dag.name), Before(given, from_run, from_file), own_tasks or ()
-    )
+    choice = Choice(targets, roots, exclude, debug, dag.name)
+    part = part_of(dag, choice, Before(given, from_run, from_file), own_tasks or ())
     compiled = compiled_for(part.dag, own_tasks, settings)
     part.check(compiled.bindings)
     if compiled.plan.empty:
         compiled.check_sources(part)
     all_rules = (*part.dag.rules, *own_rules)
-    values = checked_keep(keep, compiled.plan, bool(all_rules), dag.name)
+    values = checked_keep(keep, compiled.plan, bool(all_rules), dag, choice.whole)
     head, nonce = None, ""
     if checkpoint is not None:
         nonce = urandom(8).hex()
@@ -229,7 +228,7 @@ def start(
                 "rules": all_rules,
                 "settings": settings,
                 "keep": values,
-                "lists": part.lists,
+                "outputs": part.outputs,
                 "given": dict(part.given),
                 "omitted": dict(part.omitted),
             }
@@ -251,7 +250,7 @@ def start(
             recorder = _record(kept, run_id, nonce, epoch, dag.name, clock)
             recorder.begin(began := clock.now(), head)
         engine = engine_of(
-            all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder, part.lists)
+            all_rules, part.given, part.omitted, recorder, _keeping(values, compiled, recorder, part.outputs)
         )
         engine.began = began
         engine.start(cancelled)
@@ -304,7 +303,7 @@ def restart(
             given=head["given"] if untold else None,
             omitted=head["omitted"] if untold else None,
             recorder=recorder,
-            keeping=_keeping(head["keep"], compiled, recorder, head.get("lists", ())),
+            keeping=_keeping(head["keep"], compiled, recorder, head.get("outputs", ())),
         )
         engine.restore(recovered)
         if again:
@@ -465,11 +464,11 @@ def _settings(
     )
 
 
-def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None, lists: Collection[str]) -> Keeping | None:
+def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None, asked: Collection[str]) -> Keeping | None:
     if keep == "all":
         return None
     kept = None if keep == "outputs" else frozenset(keep)
-    return Keeping(kept, compiled.bindings, None if recorder is None else recorder.value, lists)
+    return Keeping(kept, compiled.bindings, None if recorder is None else recorder.value, asked)
 
 
 def _text(run_id: object) -> str:

@@ -337,6 +337,16 @@ def test_what_a_graph_grew_by_is_not_taken_over():
     assert sorted(graph.run(backend="inline", rules=rules, from_run=first, roots=["load"])) == sorted(first)
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    """The error names what the user said, and not the file that is written first; and nothing is left of that one."""
+    result = steps().run(backend="inline")
+    for path, kind in ((tmp_path / "none" / "values", FileNotFoundError), (tmp_path, IsADirectoryError)):
+        with pytest.raises(kind) as raised:
+            result.save(path)
+        assert raised.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_chosen_part_is_saved(tmp_path):
     """A value that cannot be kept is named, and nothing is written; `nodes` leaves it out."""
     graph = DAG([Node("lock", threading.Lock), Node("number", lambda: 3)])
@@ -460,6 +470,12 @@ def test_a_setup_can_be_interrupted():
     finally:
         gate.set()
     assert graph.run(backend="thread?max_workers=1")["b"] == 1
+
+
+def test_debug_is_a_flag():
+    """A text such as "no" would have the debug nodes run."""
+    with pytest.raises(InvalidSettingError, match="debug is True or False; not 'no'"):
+        steps().run(debug="no")  # type: ignore[arg-type]
 
 
 def test_setup_and_debug_in_a_flow():

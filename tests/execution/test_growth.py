@@ -256,3 +256,12 @@ def test_a_setup_node_appends_nothing(backend: str) -> None:
     with pytest.raises(InvalidPatchError, match="setup node 's' runs before all runs"):
         dag.run(backend=backend)
     assert "new" in dag.run({"s": lambda: current().grow(Node("new", int))}, backend=backend).raise_for_status()
+
+
+def test_what_a_failed_rule_left_undone_says_why_in_whole_sentences() -> None:
+    """The reason is a sentence of its own, which stands in another one."""
+    twice = Rule(lambda view: True, lambda _: Patch([Node("here", int)]))
+    result = DAG([Node("here", int)]).run(rules=[twice], backend="inline")
+    told = str(result.node_results["here"].error)
+    assert told.endswith("another name.")
+    assert ".." not in told

@@ -146,6 +146,29 @@ def test_readers_that_fail_or_are_skipped_let_go_as_well(backend: str) -> None:
         result["b"]
 
 
+def test_what_is_made_when_its_readers_have_ended_already_is_not_kept(backend: str) -> None:
+    """A reader that is skipped ends before what it would have taken is there."""
+    nodes = [
+        Node("no", lambda: False),
+        Node("never", lambda no: no, ["no"], when="no"),
+        Node("large", lambda no: [1], ["no"], priority=-1),
+        Node("both", lambda never, large: 1, ["never", "large"]),
+    ]
+    result = DAG(nodes).run(keep="outputs", backend=backend, max_concurrency=1)
+    assert result.node_result("both").status is NodeStatus.SKIPPED
+    assert dropped(result, "large")
+
+
+def test_who_is_no_part_of_a_run_takes_nothing(backend: str) -> None:
+    """So what is asked for is an output, whoever would take it in another run, and wherever its value is from."""
+    graph = chained(4)
+    result = graph.run(keep="outputs", backend=backend, targets=["n2"])
+    assert result["n2"] == [2]
+    assert dropped(result, "n1")
+    again = graph.run(keep="outputs", backend=backend, targets=["n2"], given={"n1": [7], "n2": [8]})
+    assert again["n2"] == [8]
+
+
 def late(source: str, fn: Any) -> Rule:
     """Return a rule that adds two nodes, one that reads the other, and one of them a value from before."""
 
@@ -348,3 +371,36 @@ def test_the_outputs_of_a_described_graph_are_what_it_returns(backend: str) -> N
     assert dropped(result, "number")
     assert dropped(result, "number_2")
     assert result["pair"] == {"left": 1, "right": -1}
+
+
+def test_a_graph_that_was_built_knows_what_its_function_returns(backend: str) -> None:
+    """It is the same graph, whether it is run by the function or by whoever built it; also in part, in parts, and tuned."""
+    from dagrid import PartitionedDAGExecutor, dag, task
+
+    @task
+    def number(value: int) -> int:
+        return value + 1
+
+    @dag
+    def flow() -> Any:
+        first = number(1)
+        number(first)
+        return first, number.with_options(name="last")(number.with_options(name="between")(first))
+
+    graph = flow.build()
+    executor = PartitionedDAGExecutor(graph, k=2, keep="outputs")
+    for result in (flow.run(keep="outputs"), graph.run(keep="outputs", backend=backend), executor.execute()):
+        assert (result["number"], result["last"]) == (2, 4)
+        assert dropped(result, "between")
+        assert dropped(result, "number_2")
+    part = graph.run(keep="outputs", backend=backend, targets=["between"])
+    assert (part["number"], part["between"]) == (2, 3)
+    part = PartitionedDAGExecutor(graph, k=2, keep="outputs", targets=["between"]).execute()
+    assert (part["number"], part["between"]) == (2, 3)
+
+    @dag
+    def nothing() -> None:
+        number.with_options(name="last")(number(1))
+
+    assert nothing.run(keep="outputs")["last"] == 3
+    assert dropped(nothing.build().run(keep="outputs"), "number")

@@ -184,6 +184,12 @@ def test_a_list_is_an_output_where_nothing_of_its_items_runs_on(backend: str) ->
     assert len(result["load"]) == 3
 
 
+def test_a_map_over_nothing_goes_on_with_nothing(backend: str) -> None:
+    """An empty list holds nobody's items up, and who maps it on takes it as it is."""
+    for graph in (known_later.build(0), known_before.build(0)):
+        assert graph.run(keep="outputs", backend=backend).raise_for_status()["total"] == 0
+
+
 def test_a_longer_graph_may_ask_for_the_list(backend: str) -> None:
     """Who extends a graph, or cuts a piece out of it, asks anew."""
     more = Node("more", len, inputs={"obj": "load"})

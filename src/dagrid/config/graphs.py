@@ -93,11 +93,14 @@ class _Tuning:
 
     def _made(self, specs: dict[int, Node], most: int | None) -> DAG:
         if self._dag.outline is None:
-            return DAG.of(self._dag.structure, specs, name=self._dag.name, max_concurrency=most, rules=self._dag.rules)
-        from dagrid.graph.late import Outline, split
+            made = DAG.of(self._dag.structure, specs, name=self._dag.name, max_concurrency=most, rules=self._dag.rules)
+        else:
+            from dagrid.graph.late import Outline, split
 
-        outline = Outline(self._dag.outline.structure, specs, self._dag.outline.maps, self._dag.outline.unread)
-        return split(outline, name=self._dag.name, max_concurrency=most)
+            outline = Outline(self._dag.outline.structure, specs, self._dag.outline.maps, self._dag.outline.unread)
+            made = split(outline, name=self._dag.name, max_concurrency=most)
+        made.returned = self._dag.returned
+        return made
 
     def _items(self, said: Any, room: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if said is None:

@@ -72,24 +72,25 @@ def compiled_for(dag: DAG, tasks: Mapping[str, Callable[..., Any]] | None, setti
     return compiled
 
 
-def checked_keep(keep: Keep, plan: Plan, grows: bool, graph: str | None) -> NamedKeep:
+def checked_keep(keep: Keep, plan: Plan, grows: bool, dag: DAG, whole: bool) -> NamedKeep:
     """Return which values of a run are kept: a word, or the names of nodes.
 
     Args:
         keep: what is asked for.
         plan: the graph as it begins.
         grows: whether further nodes may come.
-        graph: what it is called, of which the handles have to be.
+        dag: the graph itself.
+        whole: whether all of it runs, so that what the function of `@dag` returned is all that comes out.
 
     Raises:
         InvalidSettingError, UnknownNodeError, HandleError: it cannot be, or names what is not there.
     """
     if isinstance(keep, str) and keep in ("all", "outputs"):
-        return keep
+        return frozenset(dag.returned) if keep == "outputs" and whole and dag.returned else keep
     if is_one(keep) or not isinstance(keep, Iterable):
         shown = f" such as {{{keep!r}}}" if is_one(keep) else ""
         raise InvalidSettingError(f"keep is 'all', 'outputs' or a set of nodes{shown}; not {keep!r}.")
-    kept = frozenset([node_id(one, graph) for one in keep])
+    kept = frozenset([node_id(one, dag.name) for one in keep])
     if not (grows or plan.adds):  # a node that comes later may have any name
         for name in kept:
             if name not in plan.index:

@@ -159,7 +159,7 @@ class PartitionedDAGExecutor:
         part.check(compiled.bindings)
         if compiled.plan.empty:
             compiled.check_sources(part)
-        keep = checked_keep(said.get("keep", "all"), compiled.plan, False, self.dag.name)
+        keep = checked_keep(said.get("keep", "all"), compiled.plan, False, self.dag, choice.whole)
         if part.setup:
             set_up(part, kept_of(self.dag), _refuse_setup)
         divided = self._divide(compiled, part, keep)
@@ -386,7 +386,9 @@ def _kept(keep: NamedKeep, compiled: Compiled, part: Part) -> Collection[int]:
     running = [node for node in nodes if node not in part.given and node not in part.omitted]
     taken = {source for node in running for source in compiled.bindings.sources(node)}
     fns = compiled.bindings.fns
-    return [node for node in nodes if node not in taken and fns[node] is not as_unread_list]
+    index = compiled.plan.index
+    asked = {index[name] for name in part.outputs if name in index}
+    return [node for node in nodes if node in asked or (node not in taken and fns[node] is not as_unread_list)]
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from dagrid.errors import TaskError
 from dagrid.execution.binding import Bindings
 from dagrid.graph.late import as_unread_list
 from dagrid.machine.events import NODE_MASK, Fact, Kind
-from dagrid.machine.state import State
+from dagrid.machine.state import COMPLETED, State
 from dagrid.ports import Encoded
 
 
@@ -55,14 +55,15 @@ class Keeping:
                 others, those that nobody takes wait for as long as the graph may grow.
             bindings: which node takes which values.
             substitute: for a node and its name, what to put in the place of its value, if it can be had from elsewhere.
-            asked: lists of maps that are made although no node asks for them.
+            asked: what is kept besides, where `kept` is None.
         """
         self._kept = kept
         self.bindings = bindings
         self._unasked: set[int] = set()  # lists of maps that nobody asks for; they take no values, and hold none up
         self._spared: set[int] = set()
+        self._awaited_by_none: set[int] = set()  # all of their readers have ended before them
         self._substitute = substitute
-        self._asked = frozenset(asked).union(kept or ())
+        self._asked = frozenset(asked if kept is None else kept)
         self._readers: list[int] = []
         self._seen = 0
         self._unread: list[int] = []  # a graph that may grow may get readers for them
@@ -81,6 +82,8 @@ class Keeping:
             node, kind = entry.node, entry.kind
             if kind in _ENDS:
                 self._ended(node, state, values)
+            elif kind is Kind.OMITTED or kind is Kind.REUSED:
+                self._is_no_reader(node)
             elif kind is Kind.PATCHED and self._kept is None:
                 self._grown_by(entry, state)
             elif kind is Kind.VALUE_LOST:
@@ -141,10 +144,11 @@ class Keeping:
         readers.extend([0] * (nodes - known))
         lists = []
         for node in range(known, nodes):
-            if self.bindings.fns[node] is as_unread_list and names[node] not in self._asked:
+            sources = self._sources(node)
+            if sources and self.bindings.fns[node] is as_unread_list and names[node] not in self._asked:
                 lists.append(node)
                 continue
-            for source in self._sources(node):
+            for source in sources:
                 readers[source] += 1
         for node in lists:
             if not readers[node]:
@@ -168,9 +172,24 @@ class Keeping:
             return
         for source in self._sources(node):
             readers[source] = left = readers[source] - 1
-            if not left:
+            if left:
+                continue
+            if state.status[source] < COMPLETED:
+                self._awaited_by_none.add(source)
+            else:
                 self._drop(source, state, values)
+        if node in self._awaited_by_none:
+            self._awaited_by_none.discard(node)
+            if not readers[node]:  # none has come since, or runs again
+                self._drop(node, state, values)
         if self._kept is not None and not readers[node]:
+            self._unread.append(node)
+
+    def _is_no_reader(self, node: int) -> None:
+        """A node does not run, so what it would take may be an output."""
+        for source in self._sources(node):
+            self._readers[source] -= 1
+        if self._kept is not None and not self._readers[node]:
             self._unread.append(node)
 
     def _wanted_again(self, node: int) -> None:
@@ -180,7 +199,7 @@ class Keeping:
 
     def _drop(self, node: int, state: State, values: list[Any]) -> None:
         name = state.plan.names[node]
-        if self._kept is not None and name in self._kept:
+        if name in self._asked:
             return
         other = None if self._substitute is None else self._substitute(node, name)
         values[node] = Dropped(name) if other is None else other
@@ -199,8 +218,6 @@ _ENDS = frozenset(
         Kind.LOST,
         Kind.SKIPPED,
         Kind.PASSED,
-        Kind.OMITTED,
-        Kind.REUSED,
         Kind.SIGNALLED,
     }
 )

@@ -44,14 +44,15 @@ class Before(msgspec.Struct, eq=False):
 class Part(msgspec.Struct, eq=False):
     """A graph, and by number what does not run of it: what has a value, and what is omitted. `setup` is to run before it.
 
-    `lists` are the names of maps whose lists are read by nobody only because nothing of what maps them on runs.
+    `outputs` are the names of nodes that are outputs whoever takes their values: where not all is to run, what a function of
+    `@dag` returned; and maps whose lists are read by nobody only because nothing of what maps them on runs.
     """
 
     dag: DAG
     given: dict[int, Given] = {}
     omitted: dict[int, str] = {}
     setup: list[int] = []
-    lists: frozenset[str] = frozenset()
+    outputs: frozenset[str] = frozenset()
 
     def check(self, bindings: Bindings) -> None:
         """Check that all values are there that are taken, and open those.
@@ -104,7 +105,7 @@ def part_of(dag: DAG, choice: Choice, before: Before, overridden: Iterable[str] 
     Raises:
         PlanError, UnknownNodeError, StoreError: what is asked for cannot be.
     """
-    asked = not before.empty or choice.targets is not None or choice.roots is not None or choice.exclude is not None
+    asked = not (before.empty and choice.whole)
     if dag.has_special is None:
         dag.has_special = any(spec.setup or spec.debug for spec in dag.specs.values())
     if not asked and dag.outline is None and not dag.has_special:
@@ -113,7 +114,7 @@ def part_of(dag: DAG, choice: Choice, before: Before, overridden: Iterable[str] 
 
 
 def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: set[str]) -> Part:
-    whole = dag if dag.outline is None else dag.outline
+    whole, returned = dag if dag.outline is None else dag.outline, dag.returned
     structure, specs = whole.structure, whole.specs
     if dag.outline is not None:
         choice = msgspec.structs.replace(choice, maps=dag.outline.maps)
@@ -147,7 +148,9 @@ def _chosen(dag: DAG, choice: Choice, before: Before, asked: bool, overridden: s
             [index[names[at]] for at in setup],
         )
     if omitted:
-        part.lists = _not_followed(whole, omitted)
+        part.outputs = _not_followed(whole, omitted)
+    if not choice.whole:
+        part.outputs = part.outputs.union(returned)
     if any(dag.structure.names[at] in overridden for at in part.setup):
         part.setup = []
     return part

@@ -262,6 +262,7 @@ class ExecutionResult:
             UnknownNodeError: there is no such node.
             InvalidSettingError: `nodes` is one node, and no list.
             StoreError: a value that cannot be pickled, or a node that has none; it is named. Or an empty path.
+            OSError: the file cannot be written.
         """
         from dagrid.execution import saved  # tempfile and what it needs: few runs are saved
 

@@ -61,17 +61,25 @@ def save(path: str | PathLike[str], values: Mapping[str, Any], version: str) -> 
 
     Raises:
         StoreError: a value that cannot be pickled, or an empty path; nothing is written.
+        OSError: the file cannot be written; it names the file.
     """
     if not os.fspath(path):
         raise StoreError("The path of the file to write is empty. Give one, as in result.save('values').")
     blobs = [_pickled(name, opened(value)) for name, value in values.items()]
     sizes = dict(zip(values, map(len, blobs), strict=True))
     header = msgspec.json.encode(Header(FORMAT, version, sizes))
-    target = os.path.abspath(os.path.expanduser(path))
+    try:
+        _write(os.path.abspath(os.path.expanduser(path)), [MAGIC, len(header).to_bytes(SIZE, "big"), header, *blobs])
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _write(target: str, parts: list[bytes]) -> None:
+    """Write a file as a whole, or not at all."""
     handle, temporary = tempfile.mkstemp(prefix=".dagrid-", dir=os.path.dirname(target))
     try:
         with os.fdopen(handle, "wb") as file:
-            file.writelines([MAGIC, len(header).to_bytes(SIZE, "big"), header, *blobs])
+            file.writelines(parts)
         os.replace(temporary, target)
     except BaseException:
         os.unlink(temporary)

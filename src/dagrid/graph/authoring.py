@@ -400,7 +400,7 @@ class Flow(Generic[P, R]):
             finally:
                 current.prefix = outside
         graph, template = self._describe(args, kwargs)
-        result = graph.run(**_kept(self._settings, template))
+        result = graph.run(**self._settings)
         if result.interrupted:
             raise KeyboardInterrupt
         if not result.ok and result.status != "partially_succeeded":
@@ -419,14 +419,12 @@ class Flow(Generic[P, R]):
                 of `@dag`. A name that the function has itself is the function's.
         """
         mine, settings = self._split(kwargs)
-        graph, template = self._describe(args, mine)
-        return graph.run(**_kept(settings, template))
+        return self._describe(args, mine)[0].run(**settings)
 
     def start(self, /, *args: Any, **kwargs: Any) -> Run:
         """Describe a graph, start it and return the handle of the run; takes what `run` takes."""
         mine, settings = self._split(kwargs)
-        graph, template = self._describe(args, mine)
-        return graph.start(**_kept(settings, template))
+        return self._describe(args, mine)[0].start(**settings)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         if not _is_bound(self.fn, instance):
@@ -452,7 +450,9 @@ class Flow(Generic[P, R]):
             finally:
                 made.open = False
                 recording.reset(token)
-            graph = made.graph(self._settings.get("max_concurrency"), template)
+            named = Arguments((template,)).sources or ()
+            graph = made.graph(self._settings.get("max_concurrency"), named)
+        graph.returned = named
         last = self._last
         if last is not None and last[1].compiled is not None and made.repeats(last[0]):
             graph.compiled = last[1].compiled  # what was found out of the same description need not be found out again
@@ -493,13 +493,6 @@ class _Values:
         for key in ref.path:
             value = value[key]
         return value
-
-
-def _kept(settings: RunSettings, template: Any) -> RunSettings:
-    """Return settings in which the outputs of a graph are what its function returned."""
-    if settings.get("keep") != "outputs":
-        return settings
-    return {**settings, "keep": Arguments((template,)).sources or ()}
 
 
 @overload

@@ -59,6 +59,7 @@ class DAG:
         rules: what makes each run of the graph grow, before the rules of the run; `@dag` writes them for maps over values that
             are known at run time only.
         outline: the graph as it was described, if there are such maps.
+        returned: the nodes whose values the function returned that described it with `@dag`; none, if there is no such function.
 
     Raises:
         DuplicateNodeError, UnknownNodeError, CycleError, InvalidNodeError: the nodes are no graph.
@@ -71,6 +72,7 @@ class DAG:
     max_concurrency: int | None
     rules: tuple[Rule, ...] = ()
     outline: Outline | None = None
+    returned: tuple[str, ...] = ()
     compiled: Any = None
     kept: Any = None
     has_special: bool | None = None

@@ -193,7 +193,7 @@ class Node(_Positional, frozen=True, kw_only=True):
         if self.priority != 0 or type(self.priority) is not int:
             _put(self, "priority", _whole(name, self.priority))
         if self.is_sequential is not False:
-            _put(self, "is_sequential", bool(self.is_sequential))
+            _put(self, "is_sequential", _flag(name, "is_sequential", self.is_sequential))
         if self.resources is not NOTHING:
             _put(self, "resources", _amounts(name, self.resources) if self.resources else NOTHING)
         if self.selector is not NOTHING:
@@ -215,9 +215,9 @@ class Node(_Positional, frozen=True, kw_only=True):
         if self.when is not None:
             _put(self, "when", _condition(name, self.when))
         if self.setup is not False:
-            _put(self, "setup", bool(self.setup))
+            _put(self, "setup", _flag(name, "setup", self.setup))
         if self.debug is not False:
-            _put(self, "debug", bool(self.debug))
+            _put(self, "debug", _flag(name, "debug", self.debug))
         if self.cache is not False and (not isinstance(self.cache, (bool, str)) or self.cache == ""):
             _refuse(name, f"cache is True, False or a text that is not empty, not {self.cache!r}")
         if self.place is not None and self.place not in ("caller", "here"):
@@ -413,6 +413,12 @@ def _whole(name: str, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
     raise InvalidNodeError(f"Node {name!r}: priority is a whole number, not {value!r}.")
+
+
+def _flag(name: str, setting: str, value: object) -> bool:
+    if value not in (True, False):
+        raise InvalidNodeError(f"Node {name!r}: {setting} is True or False, not {value!r}.")
+    return bool(value)
 
 
 def _is_number(value: object) -> bool:

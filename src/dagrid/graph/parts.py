@@ -32,6 +32,11 @@ class Choice(msgspec.Struct, eq=False):
     graph: str | None = None
     maps: Collection[int] = ()
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is said of what is to run."""
+        return self.targets is None and self.roots is None and self.exclude is None
+
 
 class Special(NamedTuple):
     """The nodes of a graph that do not run as the others do, by number."""

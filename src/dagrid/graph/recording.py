@@ -158,12 +158,12 @@ class Recording(msgspec.Struct, eq=False):
         """Return a value with references in the places of handles."""
         return self._place(value, {})
 
-    def graph(self, max_concurrency: int | None, template: Any = None) -> DAG:
+    def graph(self, max_concurrency: int | None, returned: tuple[str, ...] = ()) -> DAG:
         """Return what was recorded; this ends it.
 
         Args:
             max_concurrency: of the graph.
-            template: what the function returned, see `template`.
+            returned: the nodes whose values the function returned.
 
         Raises:
             HandleError: the function of a task has a handle beside its arguments.
@@ -172,7 +172,7 @@ class Recording(msgspec.Struct, eq=False):
         if self._written:
             self._check_written()
         structure = Structure.in_order(self._names, self._index, self._predecessors)
-        unread = self._unread(template) if self._lists or self._maps else frozenset()
+        unread = self._unread(returned) if self._lists or self._maps else frozenset()
         if self._maps:
             for spec in self._specs.values():
                 if spec.reads:
@@ -186,14 +186,14 @@ class Recording(msgspec.Struct, eq=False):
             return split(outline, name=self.name, max_concurrency=max_concurrency)
         return DAG.of(structure, self._specs, name=self.name, max_concurrency=max_concurrency)
 
-    def _unread(self, template: Any) -> frozenset[int]:
+    def _unread(self, returned: Iterable[str]) -> frozenset[int]:
         """Return the maps whose lists are mapped item by item, and asked for by nobody; note it with those that are there."""
         from dagrid.graph.late import as_unread_list
 
         parts = {one.__at__: at for at, elements in self._lists.items() for one in elements}
         index, lists, maps = self._index, self._lists, self._maps
         followed: set[int] = set()
-        asked = {index[name] for name in Arguments((template,)).sources or ()}
+        asked = {index[name] for name in returned}
         for at, spec in self._specs.items():
             over = _mapped(spec) if at in maps else None
             for name in (*spec.taken(), *spec.reads):

@@ -74,6 +74,8 @@ class Settings(msgspec.Struct, frozen=True):
             raise InvalidSettingError(f"timeout is a number of seconds above 0, or None; not {self.timeout!r}.")
         if self.on_failure not in ("skip", "continue", "stop"):
             raise InvalidSettingError(f"on_failure is 'skip', 'continue' or 'stop'; not {self.on_failure!r}.")
+        if self.debug not in (True, False):
+            raise InvalidSettingError(f"debug is True or False; not {self.debug!r}.")
         if not isinstance(self.max_nodes, int) or self.max_nodes < 1:
             raise InvalidSettingError(f"max_nodes is a whole number from 1 up; not {self.max_nodes!r}.")
         if not isinstance(self.resources, Mapping):

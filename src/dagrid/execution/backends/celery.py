@@ -6,6 +6,7 @@ carries the calls of one lane, as many as are worth one message by the machine's
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -120,7 +121,8 @@ class CeleryBackend(BackendBase):
     ) -> None:
         super().__init__()
         check_whole(max_workers=max_workers)
-        check_seconds(patience=patience)
+        if patience != math.inf:  # who waits for ever may say so
+            check_seconds(patience=patience)
         self.app = read_app(broker, app)
         self.queue = read_name("queue", queue) or str(self.app.conf.task_default_queue)
         self.queues = read_queues(queues)
