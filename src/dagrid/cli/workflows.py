@@ -45,10 +45,21 @@ def load_workflow(call: Call, target: str) -> File:
     return load(path, types=steps.KINDS, inspect=steps.check)
 
 
-def warn(call: Call, file: File) -> None:
-    """Say what is not wrong with a workflow, but surely not meant."""
+def warn(call: Call, file: File, params: Sequence[str] = ()) -> None:
+    """Say what is not wrong with a workflow and what it is given, but surely not meant.
+
+    Raises:
+        ParameterError: it cannot be given that.
+    """
+    from dagrid.workflow.parameters import apply
+
     for warning in file.warnings:
         call.out.say(f"{warning} (warning)")
+    known = [one.name for one in file.main.params.items if one.name]
+    for one in apply(file.main.params, params):
+        near = nearest(one.name, known) if one.param is None else None
+        if near is not None:
+            call.out.say(f"{file.name} has no parameter {one.name!r}, which is one more now.{hint(near)} (warning)")
 
 
 def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, Any]]:

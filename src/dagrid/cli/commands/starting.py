@@ -45,5 +45,5 @@ def start_command(call: Call, target: str | None, rest: tuple[str, ...]) -> int:
     if is_graph(target):
         return start_graph(call, target, params, run_id=run_id, name=name)
     file = load_workflow(call, target)
-    warn(call, file)
+    warn(call, file, params)
     return start_workflow(call, file, params, run_id=run_id, name=name)
