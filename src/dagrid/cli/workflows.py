@@ -10,7 +10,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagrid.cli.arguments import arguments
 from dagrid.errors import (
     DagridError,
     InvalidSettingError,
@@ -88,6 +87,7 @@ def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, 
     """
     module_name, _, path = target.partition(":")
     found = _attribute(_module(module_name, target), path, target)
+    from dagrid.cli.arguments import arguments
     from dagrid.graph.authoring import Flow
     from dagrid.graph.builder import DAGBuilder
     from dagrid.graph.dag import DAG
