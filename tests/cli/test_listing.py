@@ -331,6 +331,9 @@ def test_into_a_queue_and_out_of_it(dagrid, history, folder):
     urgent = dagrid("enqueue", "nightly", "--priority", "5", "-r", "mine", "-N", "other", "--json").data
     assert urgent == {"run": "mine", "name": "other", "queue": "slow", "status": "queued"}
     assert [info.run for info in history.queued("slow")] == ["mine", run]
+    said = dagrid("retry", "mine")
+    assert (said.code, history.info("mine").status) == (Exit.USAGE, "queued")
+    assert "Run 'mine' waits in a queue. Let it be started, or dequeue it." in said.err
     assert dagrid("dequeue", "slow").out == "mine\n"
     assert dagrid("dequeue", "slow", "-d", "nightly:none").code == Exit.UNKNOWN
     assert dagrid("dequeue", "slow", "-d", f"nightly:{run[:-4]}", "--json").data["run"] == run
