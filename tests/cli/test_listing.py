@@ -334,6 +334,9 @@ def test_into_a_queue_and_out_of_it(dagrid, history, folder):
     said = dagrid("retry", "mine")
     assert (said.code, history.info("mine").status) == (Exit.USAGE, "queued")
     assert "Run 'mine' waits in a queue. Let it be started, or dequeue it." in said.err
+    said = dagrid("start", "nightly", "-r", "mine", "-q")
+    assert (said.code, history.about("mine").priority) == (Exit.USAGE, 5)
+    assert "Run 'mine' waits in the queue 'slow': dagrid start --next slow begins what waits there." in said.err
     assert dagrid("dequeue", "slow").out == "mine\n"
     assert dagrid("dequeue", "slow", "-d", "nightly:none").code == Exit.UNKNOWN
     assert dagrid("dequeue", "slow", "-d", f"nightly:{run[:-4]}", "--json").data["run"] == run
