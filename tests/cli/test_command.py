@@ -133,14 +133,27 @@ def test_debug_shows_all_of_it(dagrid, monkeypatch):
     assert "ZeroDivisionError" in dagrid("version", "--debug").err.partition("Traceback")[2]
 
 
-def test_a_reader_that_goes_away(shell):
-    """`dagrid schema | head -1` is no error."""
-    command = f"unset PYTHONUNBUFFERED; {sys.executable} -m dagrid schema | head -1"
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [("schema", "{"), ("exec -q -- seq 300000", "1"), ("logs count seq", "1"), ("logs -f count seq", "1")],
+)
+def test_a_reader_that_goes_away(dagrid, command, first):
+    """`dagrid schema | head -1` is no error; what a command or a log goes on to write is for nobody."""
+    if command.startswith("logs"):
+        assert dagrid("exec", "-q", "-N", "count", "--", "seq", "300000").code == 0
+    command = f"unset PYTHONUNBUFFERED; {sys.executable} -m dagrid {command} | head -1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "{\n"
+    assert done.stdout == f"{first}\n"
+
+
+def test_a_command_whose_output_cannot_be_shown():
+    """It has run, but who asked for its output does not have it, and is told why; no traceback."""
+    command = f"{sys.executable} -m dagrid exec -q -- seq 10 > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (Exit.USAGE, "dagrid: No space left on device\n")
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

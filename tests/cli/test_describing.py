@@ -55,6 +55,7 @@ def files(folder):
         "class Rooms:\n    inner = graph\n"
         "text = 'no graph'\n"
         "def broken(): raise RuntimeError('broken by its author')\n"
+        "async def late(): return graph\n"
     )
     (folder / "typed.py").write_text(TYPED)
     (folder / "torn.py").write_text("import dagrid\nraise RuntimeError('not today')\n")
@@ -120,6 +121,18 @@ def test_a_part_of_a_schema(dagrid):
     said = dagrid("schema", "dag", "steps.retyPolicy")
     assert said.code == Exit.USAGE
     assert "Did you mean 'retryPolicy'?" in said.err
+
+
+@pytest.mark.parametrize(
+    ("command", "target"),
+    [("validate", "flows.py"), ("validate", "flows:graph"), ("dry", "flows:graph"), ("start", "flows.py")],
+)
+def test_python_is_no_workflow(dagrid, files, command, target):
+    """Who takes the one for the other is told how a graph of Python's is named, and what shows it."""
+    said = dagrid(command, target)
+    assert said.code == Exit.USAGE
+    graph = "flows:NAME" if target == "flows.py" else target
+    assert f"runs with dagrid start {graph}, and dagrid graph {graph} shows it" in said.out + said.err
 
 
 # graph
@@ -224,6 +237,7 @@ def test_values_are_what_the_annotations_say(dagrid, files, param, value):
         ("flws:graph", [], "there is no module 'flws'"),
         ("flows.deep:graph", [], "there is no module 'flows.deep'"),
         ("flows:text", [], "flows:text is no graph but str"),
+        ("flows:late", [], "flows:late is no graph but coroutine"),
         ("flows:graph", ["x"], "takes no parameters, such as 'x'"),
         ("flows:flow", ["n=three"], "n is int, not 'three'"),
         ("flows:flow", ["flag=perhaps"], "flag is bool, not 'perhaps'"),

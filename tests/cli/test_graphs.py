@@ -88,6 +88,20 @@ def test_a_graph_runs_and_is_found_again(dagrid, history):
     ]
 
 
+def test_restart_means_the_same_graph_from_another_folder(dagrid, history, folder, monkeypatch):
+    """Its module is that of the folder where it was started, also where another one of that name lies."""
+    (folder / "moved.py").write_text("from dagrid import DAG, Node\ndag = DAG([Node('a', fn=int)], name='moved')\n")
+    assert dagrid("start", "moved:dag", "-q").code == 0
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "moved.py").write_text("raise RuntimeError('another one')\n")
+    monkeypatch.chdir(folder / "elsewhere")
+    del sys.modules["moved"]
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(folder)])
+    said = dagrid("restart", "moved")
+    assert said.code == 0, said.err
+    assert history.about(history.runs()[0].run).more["folder"] == str(folder)
+
+
 def test_a_graph_that_fails(dagrid, history):
     """What was raised is told with its place; the code says so; nothing is a traceback."""
     said = dagrid("start", "flows:flow", "--", "9")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -221,7 +220,7 @@ def test_logs_that_there_are_not(dagrid, written, history):
     written.folder.rmdir()
     gone = dagrid("logs", "nightly")
     assert gone.code == Exit.UNKNOWN
-    assert f"on {os.uname().nodename}" in gone.err
+    assert f"are not here: {written.folder} is gone." in gone.err
 
 
 def test_a_log_is_followed_until_the_run_has_ended(history, performer):
@@ -332,11 +331,40 @@ def test_into_a_queue_and_out_of_it(dagrid, history, folder):
     urgent = dagrid("enqueue", "nightly", "--priority", "5", "-r", "mine", "-N", "other", "--json").data
     assert urgent == {"run": "mine", "name": "other", "queue": "slow", "status": "queued"}
     assert [info.run for info in history.queued("slow")] == ["mine", run]
+    said = dagrid("retry", "mine")
+    assert (said.code, history.info("mine").status) == (Exit.USAGE, "queued")
+    assert "Run 'mine' waits in a queue. Let it be started, or dequeue it." in said.err
+    said = dagrid("start", "nightly", "-r", "mine", "-q")
+    assert (said.code, history.about("mine").priority) == (Exit.USAGE, 5)
+    assert "Run 'mine' waits in the queue 'slow': dagrid start --next slow begins what waits there." in said.err
     assert dagrid("dequeue", "slow").out == "mine\n"
     assert dagrid("dequeue", "slow", "-d", "nightly:none").code == Exit.UNKNOWN
-    assert dagrid("dequeue", "slow", "-d", f"nightly:{run}", "--json").data["status"] == "aborted"
+    assert dagrid("dequeue", "slow", "-d", f"nightly:{run[:-4]}", "--json").data["run"] == run
     assert dagrid("dequeue", "slow").code == Exit.UNKNOWN
     assert {info.status for info in history.runs()} == {"aborted"}
+
+
+def test_the_beginning_of_an_id_must_be_that_of_one_run(dagrid, history):
+    """Of two that begin alike none is taken, unless one is called just that."""
+    Path("nightly.yaml").write_text("steps: [x]\n")
+    for run in ("run", "run-1", "run-2"):
+        assert dagrid("enqueue", "nightly.yaml", "-r", run, "-q").code == 0
+    said = dagrid("dequeue", "nightly", "-d", "run-")
+    assert said.code == Exit.UNKNOWN
+    assert "2 runs in the queue 'nightly' begin with 'run-'. Give more of the id." in said.err
+    assert dagrid("dequeue", "nightly", "-d", "run").out == "run\n"
+    assert dagrid("dequeue", "nightly", "-d", "run-2").out == "run-2\n"
+
+
+@pytest.mark.parametrize("command", ["start", "dry", "enqueue"])
+def test_a_parameter_that_is_none_but_looks_like_one(dagrid, history, command):
+    """Others may be given, which steps find; one that is written almost as one that there is was hardly meant to be another."""
+    Path("nightly.yaml").write_text("params: {DAY: today}\nsteps: ['true']\n")
+    said = dagrid(command, "nightly.yaml", "--", "DYA=monday", "OTHER=x")
+    assert said.code == 0
+    assert "nightly.yaml has no parameter 'DYA', which is one more now. Did you mean 'DAY'? (warning)" in said.err
+    assert "OTHER" not in said.err
+    assert "(warning)" not in dagrid(command, "nightly.yaml", "-q", "--", "DYA=monday").err
 
 
 def test_what_cannot_run_does_not_wait(dagrid, history):

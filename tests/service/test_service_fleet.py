@@ -163,6 +163,27 @@ def test_logs_are_there_while_a_step_runs(fleet):
     assert fleet.out(run, "a") == "begun\nend\n"
 
 
+def test_a_log_is_bounded_over_all_repetitions(fleet):
+    """As where no worker is: what is repeated a thousand times must not fill the disk, and outputs are whole."""
+    run = fleet.enqueue(
+        """
+        maxOutputSize: 1000
+        steps:
+          - name: a
+            command: for i in 1 2 3 4 5; do printf '%0100d' 0; printf '%0100d' 0 >&2; done; echo end $DAG_RUN_STEP_NAME
+            repeatPolicy: {repeat: true, limit: 20}
+            output: O
+          - {name: b, command: 'echo "${#O} ${O:500}"'}
+        """,
+        "repeated",
+    )
+    assert fleet.ended(run) == "succeeded"
+    assert fleet.out(run, "a").startswith("[cut here: what was written before this try]\n")
+    assert fleet.out(run, "a").endswith("0end a\n")
+    assert len(fleet.out(run, "a")) < 3_000
+    assert fleet.out(run, "b") == "505 end a\n"
+
+
 def test_values_pass_from_worker_to_worker(fleet):
     """Outputs, exit codes and Python values, from one machine to another."""
     (fleet.flows / "mine.py").write_text("def twice(value):\n    return 2 * value\n")

@@ -36,6 +36,19 @@ def test_another_worker_goes_on_behind_the_first(tmp_path):
     assert (tmp_path / "a.out").read_bytes() == b"try 1\ntry 2\nlate\n"
 
 
+def test_a_log_that_is_full_begins_anew_with_the_next_source(tmp_path):
+    """What is tried again and again must not fill the disk; a source that goes on does so behind that, each byte once."""
+    logs = RunLogs(tmp_path, 10)
+    put(logs, ONE, 0, b"0123456789")
+    put(logs, ONE, 10, b"more of it\n")
+    put(logs, OTHER, 0, b"try 2\n")
+    put(logs, ONE, 10, b"more of it\nlate\n")
+    logs.close()
+    put(RunLogs(tmp_path, 10), OTHER, 0, b"try 2\nend\n")
+    said = b"[cut here: what was written before this try]\n"
+    assert (tmp_path / "a.out").read_bytes() == said + b"try 2\nlate\nend\n"
+
+
 def test_a_new_process_knows_what_is_here(tmp_path):
     """It goes on where the old one was killed, also between its note and what it noted."""
     logs = RunLogs(tmp_path)

@@ -328,6 +328,10 @@ def test_columns_of_one_name_are_all_there():
             "{type: duckdb, command: SELECT 1, config: {params: 3}}",
             "'params' is a mapping of names to values, or a list",
         ),
+        (
+            "{type: duckdb, command: SELECT 1, config: {dsn: a.duckdb, path: b.duckdb}}",
+            "'path' means the same as 'dsn', which is said already; keep one",
+        ),
         ("{type: duckdb, config: {import: {fiel: x, table: t}}}", "unknown key 'fiel' in import"),
     ],
 )

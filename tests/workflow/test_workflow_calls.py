@@ -88,3 +88,19 @@ def test_a_person_is_asked_when_a_step_has_been_repeated_as_often_as_it_may(runn
         assert again.run.settle(30) is False
         again.detach()
     assert runner.go_on(run, signals={"a": {}}).out("b") == "2\n4\n"
+
+
+def test_a_list_that_nobody_knows_is_no_list_of_its_name(runner):
+    """A typing error would otherwise run the workflow once, with the name of the variable as its item."""
+    told = runner.run(
+        """
+        steps:
+          - {name: list, command: 'echo "[]"', output: LIST}
+          - {name: each, call: child, parallel: '${LITS}', params: 'ITEM=${ITEM}'}
+        ---
+        name: child
+        steps: [echo]
+        """
+    )
+    assert "The items of step 'each' are '${LITS}', and there is nothing of that name." in str(told.node("each").error)
+    assert runner.history.children(told.id) == []

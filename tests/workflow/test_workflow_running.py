@@ -491,6 +491,10 @@ def test_who_speaks_to_a_step_that_does_not_wait_changes_nothing(runner):
         runner.go_on(run, rejects={"asks": "no"})
     with pytest.raises(InvalidSettingError, match="'ask' asks for WHY"):
         runner.go_on(run, signals={"ask": {"OTHER": "x"}})
+    with pytest.raises(InvalidSettingError, match=r"'ask' does not ask for 'WYH'\. Did you mean 'WHY'"):
+        runner.go_on(run, signals={"ask": {"WHY": "so", "WYH": "too"}})
+    with pytest.raises(InvalidSettingError, match=r"'ask' does not ask for 'PATH'\. It asks for WHY\."):
+        runner.go_on(run, signals={"ask": {"WHY": "so", "PATH": "/tmp"}})
     assert runner.history.info(run).status == "waiting"
     assert runner.go_on(run, signals={"ask": {"WHY": "so"}}).status == "succeeded"
 

@@ -202,6 +202,20 @@ def refuse_backend(call: Call) -> None:
         )
 
 
+def refuse_queued(call: Call, run_id: str) -> None:
+    """Refuse to begin something under the id of a run that waits, which would not be begun any more.
+
+    Raises:
+        DuplicateRunError: such a run waits in a queue.
+    """
+    if any(info.run == run_id for info in call.history.queued()):
+        queue = call.history.about(run_id).queue
+        raise DuplicateRunError(
+            f"Run {run_id!r} waits in the queue {queue!r}: dagrid start --next {queue} begins what waits there. Give this one "
+            f"another id."
+        )
+
+
 def refuse_both(call: Call, *names: str) -> None:
     """Refuse settings that each say what is to be started.
 

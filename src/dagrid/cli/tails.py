@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from dagrid.cli.output import ReaderGoneError
+
 # Seconds between two looks at a file that grows.
 PAUSE = 0.1
 PIECE = 1 << 16
@@ -71,7 +73,11 @@ class Tail:
         self._file: IO[bytes] | None = None
 
     def copy(self) -> bool:
-        """Copy what there is now, and return whether there was anything."""
+        """Copy what there is now, and return whether there was anything.
+
+        Raises:
+            ReaderGoneError: nobody reads it any more.
+        """
         if self._file is None:
             try:
                 self._file = open(self._path, "rb")  # noqa: SIM115  # until `close`
@@ -82,11 +88,14 @@ class Tail:
         if os.fstat(self._file.fileno()).st_size < self._file.tell():
             self._file.seek(0)  # it has begun anew
         found = False
-        while data := self._file.read(PIECE):
-            self._to.write(data)
-            found = True
-        if found:
-            self._to.flush()
+        try:
+            while data := self._file.read(PIECE):
+                self._to.write(data)
+                found = True
+            if found:
+                self._to.flush()
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
         return found
 
     def close(self) -> None:

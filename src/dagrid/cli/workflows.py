@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagrid.cli.arguments import arguments
-from dagrid.errors import DagridError, InvalidSettingError, Problem, WorkflowNotFoundError, hint, nearest
+from dagrid.errors import (
+    DagridError,
+    InvalidSettingError,
+    Problem,
+    WorkflowError,
+    WorkflowNotFoundError,
+    hint,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
@@ -32,11 +39,17 @@ def load_workflow(call: Call, target: str) -> File:
 
     Raises:
         WorkflowNotFoundError: there is none.
-        WorkflowError: all that is wrong with it.
+        WorkflowError: all that is wrong with it, or it is Python.
     """
     from dagrid.workflow import find, load, steps
 
     path = Path(target)
+    if is_graph(target) or (path.suffix == ".py" and path.is_file()):
+        graph = target if is_graph(target) else f"{path.stem}:NAME"
+        message = (
+            f"this is Python and no workflow; a graph runs with dagrid start {graph}, and dagrid graph {graph} shows it"
+        )
+        raise WorkflowError([Problem(target, 0, 0, message)])
     if find(target, ".") is None and not path.exists() and path.name == target:
         known = find(target, call.dags)
         if known is None:
@@ -45,10 +58,21 @@ def load_workflow(call: Call, target: str) -> File:
     return load(path, types=steps.KINDS, inspect=steps.check)
 
 
-def warn(call: Call, file: File) -> None:
-    """Say what is not wrong with a workflow, but surely not meant."""
+def warn(call: Call, file: File, params: Sequence[str] = ()) -> None:
+    """Say what is not wrong with a workflow and what it is given, but surely not meant.
+
+    Raises:
+        ParameterError: it cannot be given that.
+    """
+    from dagrid.workflow.parameters import apply
+
     for warning in file.warnings:
         call.out.say(f"{warning} (warning)")
+    known = [one.name for one in file.main.params.items if one.name]
+    for one in apply(file.main.params, params):
+        near = nearest(one.name, known) if one.param is None else None
+        if near is not None:
+            call.out.say(f"{file.name} has no parameter {one.name!r}, which is one more now.{hint(near)} (warning)")
 
 
 def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, Any]]:
@@ -63,6 +87,7 @@ def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, 
     """
     module_name, _, path = target.partition(":")
     found = _attribute(_module(module_name, target), path, target)
+    from dagrid.cli.arguments import arguments
     from dagrid.graph.authoring import Flow
     from dagrid.graph.builder import DAGBuilder
     from dagrid.graph.dag import DAG
@@ -84,6 +109,8 @@ def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, 
         raise
     except Exception as error:
         raise InvalidSettingError(f"{target} cannot be made: {said(error)}") from error
+    if isinstance(found, Coroutine):
+        found.close()  # else Python says by itself that nobody awaits it
     if not isinstance(found, DAG):
         raise InvalidSettingError(
             f"{target} is no graph but {type(found).__name__}. Name a DAG, a builder, a function of @dag, or a function that "
@@ -95,11 +122,9 @@ def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, 
 
 
 def importable(about: About) -> None:
-    """Let the functions of a graph be found that was started in another folder, or here."""
+    """Let the functions of a graph be found where it was started, also from another folder, or here."""
     if about.kind == "graph":
-        sys.path[:0] = [
-            folder for folder in (os.getcwd(), about.more.get("folder")) if folder and folder not in sys.path
-        ]
+        sys.path[:0] = [folder for folder in (about.more.get("folder"), os.getcwd()) if folder]
 
 
 def given(call: Call, rest: Sequence[str]) -> list[str]:
@@ -136,7 +161,8 @@ def checked_texts(words: Sequence[str]) -> list[str]:
 
 
 def _module(name: str, target: str) -> Any:
-    sys.path[:0] = [os.getcwd()]
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

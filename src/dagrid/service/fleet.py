@@ -111,7 +111,8 @@ class Fleet:
         """Return what performs the steps of a run."""
         kit, parcel = kit_of(context, self._packer, (self._home,))
         root = about.more.get("root_name", about.name)
-        return FleetPlace(self._connect, kit, parcel, about.name, root, RunLogs(kit.kept.folder), self.is_remote)
+        logs = RunLogs(kit.kept.folder, context.workflow.max_output_size)
+        return FleetPlace(self._connect, kit, parcel, about.name, root, logs, self.is_remote)
 
     def began(self, started: Started) -> None:
         """Hear of a run that another one has called: nobody has to know of it here."""

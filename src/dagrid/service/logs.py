@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 from hashlib import blake2b
 from pathlib import Path
 from struct import Struct
+
+from dagrid.workflow.work import CUT
 
 BOOK = "streams"
 _NAME = re.compile(r"[0-9a-f]{16}/[^/\0]{1,250}\.(?:out|err)")
@@ -21,10 +24,16 @@ _SLOT = Struct("<16sQQ")
 
 
 class RunLogs:
-    """The files of steps in the folder of a run; a `dagrid.execution.backends.cluster.logbook.OpenSink`."""
+    """The files of steps in the folder of a run; a `dagrid.execution.backends.cluster.logbook.OpenSink`.
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    Args:
+        folder: of the logs of the run.
+        limit: how long a log may be that goes on with what another source sends; a longer one begins anew with that.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limit: int = sys.maxsize) -> None:
         self._folder = Path(folder)
+        self._limit = limit
         self._guard = threading.Lock()
         self._numbers: dict[bytes, int] = {}
         self._book = -1
@@ -34,15 +43,19 @@ class RunLogs:
         if not _NAME.fullmatch(file):
             return StepLog(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         path = self._folder / file.partition("/")[2]
-        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         key = blake2b(file.encode(), digest_size=16).digest()
         with self._guard:
             book = self._opened()
+            if key not in self._numbers and os.fstat(log).st_size >= self._limit:
+                os.ftruncate(log, 0)
+                os.write(log, CUT)
             number = self._numbers.setdefault(key, len(self._numbers))
             data = os.pread(book, _SLOT.size, number * _SLOT.size)
             _, here, size = _SLOT.unpack(data) if len(data) == _SLOT.size else (key, 0, 0)
-        # The process may have been killed between the two.
-        return StepLog(log, max(here - max(size - os.fstat(log).st_size, 0), 0), key, os.dup(book), number)
+        # The process may have been killed between the two; a log that has begun anew is shorter than it was anyway.
+        missing = 0 if os.pread(log, len(CUT), 0) == CUT else max(size - os.fstat(log).st_size, 0)
+        return StepLog(log, max(here - missing, 0), key, os.dup(book), number)
 
     def close(self) -> None:
         """Open nothing more; may be called twice."""

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from dagrid.errors import InvalidSettingError, RunStateError, UnknownNodeError
+from dagrid.errors import InvalidSettingError, RunStateError, UnknownNodeError, hint, nearest
 from dagrid.execution.run import Run
 from dagrid.workflow.context import Asked, Question, StepEnd
 from dagrid.workflow.lowering import steps_of
-from dagrid.workflow.model import Workflow
+from dagrid.workflow.model import Approval, Workflow
 
 
 def questions(run: Run, run_id: str) -> Iterator[tuple[str, Question]]:
@@ -61,7 +61,7 @@ def check(
     Raises:
         UnknownNodeError: there is no such step.
         RunStateError: it does not wait for a person.
-        InvalidSettingError: it was not told all that it asks for.
+        InvalidSettingError: it was not told all that it asks for, or what it does not ask for.
     """
     known = steps_of(workflow)
     asking = {name: question for name, question in questions(run, run_id) if name in (*signals, *rejects)}
@@ -77,9 +77,14 @@ def check(
             where = f"step {asking[name].step!r} of run {asking[name].run!r}, which it has called"
             raise RunStateError(f"Step {name!r} waits for {where}: answer that.", "waiting")
     for name, inputs in signals.items():
-        approval = known[name].approval
-        missing = [one for one in (approval.required if approval is not None else ()) if not inputs.get(one)]
+        approval = known[name].approval or Approval()
+        missing = [one for one in approval.required if not inputs.get(one)]
         if missing:
             raise InvalidSettingError(
                 f"Step {name!r} asks for {', '.join(missing)}: give it as --input {missing[0]}=..."
             )
+        taken = (*approval.input, *approval.required)
+        for one in inputs:
+            if one not in taken:
+                asks = hint(nearest(one, taken)) or f" It asks for {', '.join(dict.fromkeys(taken)) or 'nothing'}."
+                raise InvalidSettingError(f"Step {name!r} does not ask for {one!r}.{asks}")

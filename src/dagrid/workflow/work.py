@@ -34,6 +34,9 @@ from dagrid.workflow.warm import Returned, call
 
 CAPTURED = 1 << 20
 
+CUT = b"[cut here: what was written before this try]\n"
+"""With what a log begins that earlier tries had filled."""
+
 
 class Work:
     """A step that is being performed.
@@ -87,6 +90,8 @@ class Work:
         self.values = {name: self.ends[name] for name in spec.values if name in self.ends}
         self.stdout, self.stderr = _files(context, context.logs, self.step.name)
         kept = context.kept
+        if kept is not None:
+            self.stdout, self.stderr = _unfilled(self.stdout, self.stderr, context.workflow.max_output_size)
         self.kept = (self.stdout, self.stderr) if kept is None else _files(context, kept, self.step.name)
         is_apart = self.stdout == self.stderr and bool(self.step.output or self.step.outputs)
         self.outs = [self.stdout, *([f"{self.stdout.removesuffix('.out')}.only"] if is_apart else ())]
@@ -285,7 +290,21 @@ def _begin_anew(path: str, limit: int) -> None:
     if _size(path) < limit:
         return
     with suppress(OSError), open(path, "wb") as file:  # who cannot write it is told when the step does
-        file.write(b"[cut here: what was written before this try]\n")
+        file.write(CUT)
+
+
+def _unfilled(out: str, err: str, limit: int) -> tuple[str, str]:
+    """Return the files of a try on a worker: others than those that earlier tries have filled, for what is in these was sent.
+
+    The history takes them for what somebody else writes of the step, and begins its log anew.
+    """
+    while _size(out) >= limit or _size(err) >= limit:
+        folder, name = os.path.split(out)
+        above, said = os.path.split(folder)
+        folder = os.path.join(above, f"{(int(said, 16) + 1) % 2**64:016x}")
+        os.makedirs(folder, exist_ok=True)
+        out, err = os.path.join(folder, name), os.path.join(folder, os.path.basename(err))
+    return out, err
 
 
 def _size(path: str) -> int:

@@ -18,6 +18,7 @@ import click
 from dagrid.cli.calls import Call
 from dagrid.cli.fleets import fleet_of
 from dagrid.cli.options import command
+from dagrid.cli.output import ReaderGoneError
 from dagrid.cli.running import finished, stoppable
 from dagrid.cli.tails import Tail, follow
 from dagrid.cli.workflows import checked_texts
@@ -99,15 +100,25 @@ def _shown(call: Call, place: Place, step: str) -> Iterator[None]:
         return
     files: list[tuple[Path, Any]] = [(place.stdout(step), sys.stdout.buffer), (place.stderr(step), sys.stderr.buffer)]
     over = Event()
-    thread = Thread(
-        target=follow, args=([Tail(path, to, None) for path, to in files], lambda: not over.is_set()), daemon=True
-    )
+    wrong: list[OSError] = []
+
+    def show() -> None:
+        try:
+            follow([Tail(path, to, None) for path, to in files], lambda: not over.is_set())
+        except ReaderGoneError:
+            pass  # the command goes on
+        except OSError as error:
+            wrong.append(error)
+
+    thread = Thread(target=show, daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
+    if wrong:
+        raise wrong[0]
 
 
 def _literal(text: str) -> str:

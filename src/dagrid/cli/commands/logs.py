@@ -15,6 +15,7 @@ from dagrid.cli.runs import check_step, chosen_step, run_argument, step_argument
 from dagrid.cli.tails import Records, Tail, follow
 from dagrid.errors import DagridError, InvalidSettingError, UnknownRunError
 from dagrid.history import file_name
+from dagrid.history.owners import host
 
 STREAMS = ("stdout", "stderr")
 
@@ -34,10 +35,10 @@ def logs_command(call: Call, run: str | None, step: str | None) -> None:
     info, step = chosen_step(call, run, step)
     folder = call.history.folder(info.run)
     if not folder.is_dir():
-        host = call.history.about(info.run).host
-        raise UnknownRunError(
-            f"The logs of run {info.run!r} are not here" + (f", but on {host}." if host else "."), info.run
-        )
+        about = call.history.about(info.run)
+        where = f", but on {about.host}" if about.host not in ("", host()) else ""
+        gone = f": {folder} is gone" if about.host and not where else ""
+        raise UnknownRunError(f"The logs of run {info.run!r} are not here{where or gone}.", info.run)
     streams = _streams(call, info.run, folder, step)
     lines = call.config["logs.lines"]
     followed = call.config["logs.follow"]

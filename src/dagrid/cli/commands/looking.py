@@ -29,8 +29,9 @@ def dry_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
     from dagrid.workflow.running import dry
 
     file = load_workflow(call, target)
-    warn(call, file)
-    context, dag = dry(file, given(call, rest), labels=dict(call.config["worker.labels"]))
+    params = given(call, rest)
+    warn(call, file, params)
+    context, dag = dry(file, params, labels=dict(call.config["worker.labels"]))
     plan = planned(context, dag, call.config["name"] or file.main.name)
     if call.out.as_json:
         call.out.json(plan)

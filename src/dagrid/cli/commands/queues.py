@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
-from dagrid.cli.workflows import given, is_graph, load_graph, load_workflow
+from dagrid.cli.workflows import given, is_graph, load_graph, load_workflow, warn
 from dagrid.errors import UnknownRunError, hint, nearest
 from dagrid.history import About
 
@@ -32,12 +33,11 @@ def enqueue_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
         name, queue = config["name"] or dag.name or target.rpartition(":")[2], ""
         about = About(kind="graph", source=target, more={"folder": os.getcwd()})
     else:
-        from dagrid.workflow.parameters import apply
         from dagrid.workflow.running import check_edits
 
         file = load_workflow(call, target)
         check_edits(file, file.main, params, config["run_id"])
-        apply(file.main.params, params)
+        warn(call, file, params)
         name, queue = config["name"] or file.main.name, file.main.queue
         path = os.path.abspath(file.name)
         spec = Path(path).read_text(encoding="utf-8-sig")
@@ -65,9 +65,7 @@ def dequeue_command(call: Call, queue: str) -> None:
     said = call.config["dag_run"]
     if said:
         run_id = said.rpartition(":")[2]
-        if all(info.run != run_id for info in waiting):
-            near = hint(nearest(run_id, [info.run for info in waiting]))
-            raise UnknownRunError(f"There is no run {run_id!r} in the queue {queue!r}.{near}", run_id)
+        run_id = _meant(run_id, [info.run for info in waiting], queue)
     elif waiting:
         run_id = waiting[0].run
     else:
@@ -83,3 +81,16 @@ def _replaced(about: About, **changes: object) -> About:
     import msgspec
 
     return msgspec.structs.replace(about, **changes)
+
+
+def _meant(said: str, waiting: Sequence[str], queue: str) -> str:
+    """Return the run in a queue that an id means, or the beginning of one."""
+    found = [run for run in waiting if run == said] or [run for run in waiting if said and run.startswith(said)]
+    if len(found) > 1:
+        raise UnknownRunError(
+            f"{len(found)} runs in the queue {queue!r} begin with {said!r}. Give more of the id.", said
+        )
+    if not found:
+        near = hint(nearest(said, waiting))
+        raise UnknownRunError(f"There is no run {said!r} in the queue {queue!r}.{near}", said)
+    return found[0]

@@ -14,7 +14,7 @@ from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
-from dagrid.history import INTERRUPTED, WAITING
+from dagrid.history import INTERRUPTED, QUEUED, WAITING
 from dagrid.history.bells import RETRY
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def retry_command(call: Call, run: str | None) -> int:
     info = chosen(call, run)
     roots = call.config["step"]
     history = call.history
-    if info.status in ("running", "queued"):
+    if info.status in ("running", QUEUED):
         history.reopen(
             info.run, take_over=call.config["take_over"]
-        ).close()  # or it says who performs it, or is going to
+        ).close()  # or it says who performs it, or when it begins
     if info.status == "succeeded" and not roots:
         raise RunStateError(
             f"Run {info.run!r} has succeeded, so there is nothing to go on with. Name a step with --from, or restart it.",

@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from dagrid.cli.calls import Call
-from dagrid.cli.launching import refuse_both, start_graph, start_like, start_next, start_workflow
+from dagrid.cli.launching import (
+    refuse_both,
+    refuse_queued,
+    start_graph,
+    start_like,
+    start_next,
+    start_workflow,
+)
 from dagrid.cli.options import command
 from dagrid.cli.workflows import given, is_graph, load_workflow, warn
 from dagrid.errors import InvalidSettingError
@@ -34,6 +41,8 @@ def start_command(call: Call, target: str | None, rest: tuple[str, ...]) -> int:
         if target is not None or run_id or name:
             raise InvalidSettingError("--next says all of what is to be started: a run that waits.")
         return start_next(call, config["next"])
+    if run_id:
+        refuse_queued(call, run_id)
     params = given(call, rest)
     if config["from_run_id"]:
         about = call.history.about(call.history.find(config["from_run_id"]).run)
@@ -45,5 +54,5 @@ def start_command(call: Call, target: str | None, rest: tuple[str, ...]) -> int:
     if is_graph(target):
         return start_graph(call, target, params, run_id=run_id, name=name)
     file = load_workflow(call, target)
-    warn(call, file)
+    warn(call, file, params)
     return start_workflow(call, file, params, run_id=run_id, name=name)

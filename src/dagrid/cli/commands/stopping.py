@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
 from dagrid.cli.fleets import left_alone
-from dagrid.cli.launching import file_now, left_to_coordinator, queued_anew, start_graph, start_workflow
+from dagrid.cli.launching import file_now, left_to_coordinator, queued_anew, start_like, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.running import attend, stoppable
 from dagrid.cli.runs import chosen, run_argument
@@ -63,7 +63,7 @@ def restart_command(call: Call, run: str | None) -> int:
     if left_alone(call, about) and call.history.is_served:
         return left_to_coordinator(call, call.history.enqueue(info.name, queued_anew(call, info.name, about, file)))
     if file is None:
-        return start_graph(call, about.source, about.given, name=info.name)
+        return start_like(call, about, about.given, name=info.name)
     return start_workflow(call, file, about.given, name=info.name)
 
 

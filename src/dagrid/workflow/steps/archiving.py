@@ -278,7 +278,9 @@ def _entries(source: str, format: str, password: str, *, whole: bool = False) ->
     except OSError as error:
         raise StepError(f"The archive {source!r} cannot be read: {error.strerror or error}.") from None
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise StepError(f"{source!r} is no archive that can be read, or is damaged: {error}.") from None
+        first, *more = str(error).splitlines() or [""]
+        why = f": {first}" if first and not more else ""  # else each format says why it is not that
+        raise StepError(f"{source!r} is no archive that can be read, or is damaged{why}.") from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] in ("zlib", "lzma", "_lzma", "backports", "compression", "_zstd"):
             raise StepError(f"{source!r} is damaged: {error}.") from None

@@ -90,6 +90,13 @@ def _items(work: Work, said: tuple[Any, ...] | str) -> Generator[Launch, Exit, l
     try:
         found = json.loads(text)
     except ValueError:
+        if text.startswith("$") and text == said.strip():
+            raise StepError(
+                f"The items of step {work.step.name!r} are {text[:60]!r}, and there is nothing of that name. Name an output of a "
+                f"step before it, a parameter, or a variable of env.",
+                work.step.name,
+                retryable=False,
+            ) from None
         return text.split()
     if not isinstance(found, list):
         raise StepError(f"The items of step {work.step.name!r} are {text[:60]!r}, which is no list.", work.step.name)

@@ -95,14 +95,16 @@ class Settings:
             required: settings that it cannot do without.
         """
         config = step.executor.config
+        said: dict[str, str] = {}
         for key, value in config.items():
             row = self.spelled.get(key)
             wrong = self._unknown(key) if row is None else row.refused
             if row is not None and not wrong and not is_late(value):
                 wrong = _wrong(row, value)
+            if row is not None and value is not None and said.setdefault(row.name, key) != key:
+                wrong = wrong or f"{key!r} means the same as {said[row.name]!r}, which is said already; keep one"
             if wrong:
                 yield at(step, key), wrong
-        said = {self.spelled[key].name for key, value in config.items() if key in self.spelled and value is not None}
         for name in required:
             if name not in said:
                 yield (
