@@ -317,6 +317,26 @@ def test_a_run_that_could_not_begin_is_tried_again_by_its_coordinator(service, t
     assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
 
 
+def test_a_run_that_is_tried_again_while_its_refusal_is_seen_to_is_begun(service, tmp_path, monkeypatch):
+    """It waited in its queue until another coordinator began."""
+    (tmp_path / "settings.env").mkdir()  # it cannot be read
+    run = service.enqueue(f"dotenv: [{tmp_path}/settings.env]\nsteps: [echo]", queue="slow")
+    again: list[str] = []
+    tell = Coordinator._tell
+
+    def tell_late(self, what):
+        if not again:
+            (tmp_path / "settings.env").rmdir()
+            again.append(service.history.requeue(run, service.history.about(run)))
+            service.until(service.enqueue("steps: [echo]", "other"), "succeeded")  # so that was heard
+        tell(self, what)
+
+    monkeypatch.setattr(Coordinator, "_tell", tell_late)
+    with service.coordinator():
+        service.until(run, "succeeded")
+    assert again == [run]
+
+
 def test_a_stop_that_comes_too_late_stops_nothing_afterwards(service, tmp_path):
     """A run that was called has just ended when it is to be stopped, by who asks twice, say. A retry performed it, and stopped
     it at once for what was asked before.

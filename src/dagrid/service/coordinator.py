@@ -22,7 +22,7 @@ from typing import Protocol
 
 from dagrid.errors import DagridError, DuplicateRunError, RunError, StoreError, UnknownRunError
 from dagrid.execution.results import RunStatus
-from dagrid.history import INTERRUPTED, STOPPED, About, History
+from dagrid.history import INTERRUPTED, QUEUED, STOPPED, About, History
 from dagrid.history.bells import QUEUED as CAME
 from dagrid.history.bells import RESUME, RETRY, STOP
 from dagrid.ports import Backend
@@ -236,11 +236,16 @@ class Coordinator:
             active.then = how
 
     def _came(self, run: str) -> None:
-        """A run waits in a queue."""
-        if run in self._known:
+        """A run waits in a queue, perhaps once more."""
+        active = self._active.get(run)
+        if run in self._known and active is None:
             return
         try:
             about = self._history.about(run)
+            if active is not None:
+                if self._history.info(run).status == QUEUED:  # it has just been refused
+                    active.then = self._take
+                return
         except UnknownRunError:  # it is gone already
             return
         self._known.add(run)
