@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from dagrid.errors import RunHeldError
+from dagrid.errors import RunHeldError, StoreError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.history import About, History
 from dagrid.history.bells import RETRY, STOP
+from dagrid.service import coordinator
 from dagrid.service.coordinator import Coordinator
 from dagrid.workflow.running import answer
 from tests.service.processes import until
@@ -334,6 +335,26 @@ def test_a_second_stop_goes_down_to_the_handlers_of_what_was_called(service, tmp
     assert {info.status for info in service.history.runs(children=True)} == {"aborted"}
 
 
+def test_a_run_that_is_tried_again_while_its_refusal_is_seen_to_is_begun(service, tmp_path, monkeypatch):
+    """It waited in its queue until another coordinator began."""
+    (tmp_path / "settings.env").mkdir()  # it cannot be read
+    run = service.enqueue(f"dotenv: [{tmp_path}/settings.env]\nsteps: [echo]", queue="slow")
+    again: list[str] = []
+    tell = Coordinator._tell
+
+    def tell_late(self, what):
+        if not again:
+            (tmp_path / "settings.env").rmdir()
+            again.append(service.history.requeue(run, service.history.about(run)))
+            service.until(service.enqueue("steps: [echo]", "other"), "succeeded")  # so that was heard
+        tell(self, what)
+
+    monkeypatch.setattr(Coordinator, "_tell", tell_late)
+    with service.coordinator():
+        service.until(run, "succeeded")
+    assert again == [run]
+
+
 def test_a_stop_that_comes_too_late_stops_nothing_afterwards(service, tmp_path):
     """A run that was called has just ended when it is to be stopped, by who asks twice, say. A retry performed it, and stopped
     it at once for what was asked before.
@@ -379,6 +400,30 @@ steps: [{{name: a, command: sleep 60}}]
         service.until(service.enqueue("steps: [echo]", "other"), "succeeded")  # both have been heard
         (tmp_path / "gate").write_text("x\n")
         service.until(stopped, "aborted")
+
+
+@pytest.mark.parametrize("asked", ["about", "runs"])
+def test_a_store_that_does_not_answer_for_a_while_is_asked_again(service, monkeypatch, asked):
+    """A server that is away for longer than it is looked for ended the thread that begins runs: whoever looked saw a coordinator
+    that was well, and nothing was begun any more.
+    """
+    monkeypatch.setattr(coordinator, "AGAIN", 0.01)
+    answer = getattr(History, asked)
+    fails = 1
+
+    def away(history, *args, **how):
+        nonlocal fails
+        if history is service.history or not fails:
+            return answer(history, *args, **how)
+        fails -= 1
+        raise StoreError("The server is away.")
+
+    monkeypatch.setattr(History, asked, away)
+    with service.coordinator():
+        run = service.enqueue("steps: [echo]")
+        service.until(run, "succeeded")
+    assert not fails
+    assert "The server is away." in service.said[0]
 
 
 def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):

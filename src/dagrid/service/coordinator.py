@@ -20,9 +20,9 @@ from itertools import count
 from time import monotonic
 from typing import Protocol
 
-from dagrid.errors import DagridError, DuplicateRunError, RunError, UnknownRunError
+from dagrid.errors import DagridError, DuplicateRunError, RunError, StoreError, UnknownRunError
 from dagrid.execution.results import RunStatus
-from dagrid.history import INTERRUPTED, STOPPED, About, History
+from dagrid.history import INTERRUPTED, QUEUED, STOPPED, About, History
 from dagrid.history.bells import QUEUED as CAME
 from dagrid.history.bells import RESUME, RETRY, STOP
 from dagrid.ports import Backend
@@ -37,6 +37,8 @@ MOST_RUNS = 1_000
 """So many runs are performed at once; the others wait in their queues."""
 TIDYING = 60.0
 """Seconds between two times that old runs of a workflow are forgotten."""
+AGAIN = 5.0
+"""Seconds after which a store is asked again that did not answer."""
 KEPT = 32
 """So many workflows are kept as they were read."""
 
@@ -128,6 +130,7 @@ class Coordinator:
         self._bell = history.serve()
         self._workers = workers
         self._fleet: Fleet = self
+        self._unsure = False  # whether something may wait that is not known here
         self._order = count()
         self._waiting: dict[str, list[Waiting]] = {}
         self._known: set[str] = set()
@@ -181,21 +184,35 @@ class Coordinator:
     # The desk: only its thread runs what follows.
 
     def _serve(self) -> None:
-        self._look_around()
+        self._attempt(self._look_around)
         while not self._closing:
             self._fill()
-            readable, _, _ = select.select([self._bell.fileno(), self._awake], [], [])
+            wait = AGAIN if self._unsure else None
+            readable, _, _ = select.select([self._bell.fileno(), self._awake], [], [], wait)
             if self._awake in readable:
                 with suppress(BlockingIOError):
                     os.read(self._awake, 65_536)
             for verb, run, steps in self._bell.read():
-                self._hear(verb, run, steps)
+                self._attempt(partial(self._hear, verb, run, steps))
             while self._told:
                 self._told.popleft()()
+            if self._unsure and not readable:
+                self._attempt(self._look_around)
+
+    def _attempt(self, what: Callable[[], None]) -> None:
+        """Do something that asks the store; where that does not answer, all is looked at once more when it may do so again."""
+        try:
+            what()
+        except StoreError as error:
+            self._say(f"what is to be performed is looked for again in {AGAIN:g} s: {error}")
+            self._unsure = True
 
     def _look_around(self) -> None:
         """Find what a coordinator before this one had open, and what waits."""
+        self._unsure = False
         for info in self._history.runs(status=(INTERRUPTED,), limit=None):
+            if info.run in self._active:
+                continue
             about = self._history.about(info.run)
             if about.served or (about.queue and not self._history.has_begun(info.run)):
                 self._begin(Active(info.run, about.queue), self._resume)
@@ -219,11 +236,16 @@ class Coordinator:
             active.then = how
 
     def _came(self, run: str) -> None:
-        """A run waits in a queue."""
-        if run in self._known:
+        """A run waits in a queue, perhaps once more."""
+        active = self._active.get(run)
+        if run in self._known and active is None:
             return
         try:
             about = self._history.about(run)
+            if active is not None:
+                if self._history.info(run).status == QUEUED:  # it has just been refused
+                    active.then = self._take
+                return
         except UnknownRunError:  # it is gone already
             return
         self._known.add(run)
