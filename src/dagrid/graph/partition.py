@@ -141,7 +141,7 @@ def partition(dag: DAG, k: int, strategy: str = "balanced", **settings: Unpack[P
     A graph of separate pieces that can be dealt out evenly is not cut at all. The result depends on the arguments alone.
 
     Args:
-        dag: the graph.
+        dag: the graph; of one that grows while it runs, what is there from the start.
         k: how many workers, from 1 up. A smaller graph gets as many parts as it has nodes.
         strategy: one of the three.
         costs: seconds by name; nodes that are not in it count with their own `cost`, and without one as 1.
