@@ -426,6 +426,30 @@ def test_a_store_that_does_not_answer_for_a_while_is_asked_again(service, monkey
     assert "The server is away." in service.said[0]
 
 
+def test_a_retry_is_not_lost_where_the_store_does_not_answer(service, monkeypatch, tmp_path):
+    """Nobody rings a second time: it is done when the store is there again."""
+    monkeypatch.setattr(coordinator, "AGAIN", 0.01)
+    answer, fails = History.about, 0
+
+    def away(history, *args):
+        nonlocal fails
+        if history is service.history or not fails:
+            return answer(history, *args)
+        fails -= 1
+        raise StoreError("The server is away.")
+
+    monkeypatch.setattr(History, "about", away)
+    with service.coordinator():
+        run = service.enqueue(f"steps: ['test -e {tmp_path}/go']")
+        service.until(run, "failed")
+        (tmp_path / "go").touch()
+        fails = 2
+        service.history.tell(RETRY, run)
+        service.until(run, "succeeded")
+    assert not fails
+    assert len([said for said in service.said if "The server is away." in said]) == 2
+
+
 def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):
     """Nothing of it runs any more but its handlers, and whoever asks meanwhile is told what is going to happen."""
     text = (

@@ -130,7 +130,7 @@ class Coordinator:
         self._bell = history.serve()
         self._workers = workers
         self._fleet: Fleet = self
-        self._unsure = False  # whether something may wait that is not known here
+        self._later: list[Callable[[], None]] = []  # what the store did not answer
         self._order = count()
         self._waiting: dict[str, list[Waiting]] = {}
         self._known: set[str] = set()
@@ -187,7 +187,7 @@ class Coordinator:
         self._attempt(self._look_around)
         while not self._closing:
             self._fill()
-            wait = AGAIN if self._unsure else None
+            wait = AGAIN if self._later else None
             readable, _, _ = select.select([self._bell.fileno(), self._awake], [], [], wait)
             if self._awake in readable:
                 with suppress(BlockingIOError):
@@ -196,20 +196,22 @@ class Coordinator:
                 self._attempt(partial(self._hear, verb, run, steps))
             while self._told:
                 self._told.popleft()()
-            if self._unsure and not readable:
-                self._attempt(self._look_around)
+            if not readable:
+                later, self._later = self._later, []
+                for what in later:
+                    self._attempt(what)
 
     def _attempt(self, what: Callable[[], None]) -> None:
-        """Do something that asks the store; where that does not answer, all is looked at once more when it may do so again."""
+        """Do something that asks the store; where that does not answer, it is done when it may do so again."""
         try:
             what()
         except StoreError as error:
-            self._say(f"what is to be performed is looked for again in {AGAIN:g} s: {error}")
-            self._unsure = True
+            if not self._later:
+                self._say(f"the store is asked again in {AGAIN:g} s: {error}")
+            self._later.append(what)
 
     def _look_around(self) -> None:
         """Find what a coordinator before this one had open, and what waits."""
-        self._unsure = False
         for info in self._history.runs(status=(INTERRUPTED,), limit=None):
             if info.run in self._active:
                 continue
@@ -225,15 +227,15 @@ class Coordinator:
         elif verb == STOP:
             self._stop(run)
         elif verb in (RESUME, RETRY):
-            with suppress(DagridError):  # it is gone
-                self._once_more(run, self._resume if verb == RESUME else partial(self._retry, steps))
+            self._once_more(run, self._resume if verb == RESUME else partial(self._retry, steps))
 
     def _once_more(self, run: str, how: How) -> None:
         active = self._active.get(run)
-        if active is None:
-            self._begin(Active(run, self._history.about(run).queue), how)
-        elif self._history.info(run).status != RunStatus.RUNNING:
-            active.then = how
+        with suppress(UnknownRunError):  # it is gone
+            if active is None:
+                self._begin(Active(run, self._history.about(run).queue), how)
+            elif self._history.info(run).status != RunStatus.RUNNING:
+                active.then = how
 
     def _came(self, run: str) -> None:
         """A run waits in a queue, perhaps once more."""
@@ -288,8 +290,7 @@ class Coordinator:
             for run in [run for run in self._to_stop if _calls(active.run, run)]:
                 del self._to_stop[run]
             if active.then is not None:
-                with suppress(DagridError):  # it is gone
-                    self._once_more(active.run, active.then)
+                self._attempt(partial(self._once_more, active.run, active.then))
 
     # The hands: any thread runs what follows.
 
