@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -28,56 +28,21 @@ from dagrid.errors import (
     StaleEpochError,
     StoreError,
     UnknownRunError,
-    hint,
-    nearest,
 )
-from dagrid.execution.recording import Checkpoint
 from dagrid.history import owners
 from dagrid.history.bells import RESUME, STOP, Bell, ring
+from dagrid.history.catalog import ABORTED, FAILED, INTERRUPTED, QUEUED, RUNNING, STATUSES, WAITING, Catalog, RunInfo
 from dagrid.history.places import LOCK, About, Place, checked_id, file_name, new_id, written
-from dagrid.opening import Opened
 
 if TYPE_CHECKING:
     from dagrid.ports import RunRecord
 
-QUEUED = "queued"
-RUNNING = "running"
-WAITING = "waiting"
-INTERRUPTED = "interrupted"
-ABORTED = "aborted"
-FAILED = "failed"
-STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, "succeeded", FAILED, ABORTED, "partially_succeeded")
-# These have not ended, so they are kept.
-_ACTIVE = frozenset({QUEUED, RUNNING, WAITING})
 SERVING = "serving.lock"
 STOPPED = "stopped by dagrid stop"
 _DAY = 86400.0
-_MOST_NAMED = 5
 
 
-class RunInfo(msgspec.Struct, frozen=True):
-    """What is known of a run without reading its journal.
-
-    `status` is one of `STATUSES`; times are seconds since 1970, `ended` is 0 while it goes on. `host` and `pid` say where a run
-    is performed that is running; a `pid` of 0 is not known from here.
-    """
-
-    run: str
-    name: str
-    status: str
-    created: float
-    ended: float = 0.0
-    host: str = ""
-    pid: int = 0
-    parent: str = ""
-
-    @property
-    def active(self) -> bool:
-        """Whether it may still do something by itself, or when a person says so."""
-        return self.status in _ACTIVE
-
-
-class History:
+class History(Catalog):
     """The runs of a home folder. Several processes may have it open.
 
     Args:
@@ -89,25 +54,9 @@ class History:
     """
 
     def __init__(self, home: str | os.PathLike[str], store: str | None = None) -> None:
-        self.home = Path(home).expanduser().absolute()
+        super().__init__(home, store)
         self._bell: Bell | None = None
         self._serving: owners.Lock | None = None
-        self._url = store
-        self._opened = Opened()
-
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        """Where journals and values are; opened when it is asked for."""
-        if self._url is not None:
-            from dagrid.opening import open_checkpoint
-
-            return open_checkpoint(self._opened, self._url)
-        from dagrid.stores import open_artifacts, open_store
-
-        self._make_home()
-        store = open_store(self.home / "runs.db")
-        self._opened.add(store.close)
-        return Checkpoint(store, open_artifacts(self.home / "values"))
 
     def serve(self) -> Bell:
         """Perform runs for others, as the only process of the home: what these want is said by the bell that is returned.
@@ -315,13 +264,6 @@ class History:
         ring(self.home, QUEUED, run_id)
         return run_id
 
-    def queued(self, queue: str | None = None) -> list[RunInfo]:
-        """Return the runs that wait, in the order in which they are to be begun: by priority, then as they came."""
-        records = self.checkpoint.store.runs(status={QUEUED})
-        waiting = [(record, self._about(record.run) or About()) for record in reversed(records)]
-        waiting.sort(key=lambda one: -one[1].priority)
-        return [self._info(record, about=about) for record, about in waiting if queue in (None, about.queue)]
-
     def dequeue(self, run_id: str) -> RunInfo:
         """Take a run out of its queue: it has been aborted, and can be taken up again.
 
@@ -336,98 +278,6 @@ class History:
                 return self._info(self._record(run_id))
         now = self._info(self._record(run_id))
         raise RunStateError(f"Run {run_id!r} waits in no queue: it is {now.status}.", now.status)
-
-    # Finding.
-
-    def runs(
-        self,
-        name: str | None = None,
-        status: str | Collection[str] | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        limit: int | None = 100,
-        children: bool = False,
-    ) -> list[RunInfo]:
-        """Return the runs that there are, the newest first.
-
-        Args:
-            name: only those of this workflow or graph.
-            status: only those with this status, or one of these.
-            since, until: only those that were created in this time, in seconds since 1970.
-            limit: no more than so many; None is all.
-            children: those too that other runs have called.
-        """
-        wanted = None if status is None else {status} if isinstance(status, str) else set(status)
-        # In the store, one that was interrupted is running.
-        kept = None if wanted is None else {RUNNING if one == INTERRUPTED else one for one in wanted}
-        find = partial(self.checkpoint.store.runs, name=name, status=kept, since=since, until=until)
-        return self._found(find, wanted, limit, children)
-
-    def children(self, run_id: str) -> list[RunInfo]:
-        """Return the runs that a run has called, directly or not, in the order of their creation."""
-        records = self.checkpoint.store.runs(f"{run_id}.")
-        known = {run_id, *(record.run for record in records)}
-        return [self._info(record, _parent(record.run, known)) for record in reversed(records)]
-
-    def info(self, run_id: str) -> RunInfo:
-        """Return what is known of a run. Raises UnknownRunError."""
-        return self._info(self._record(run_id))
-
-    def knows(self, run_id: str | None) -> bool:
-        """Return whether there is a run of that id."""
-        return run_id is not None and bool(self.checkpoint.store.runs(ids={run_id}))
-
-    def outermost(self, run_id: str) -> RunInfo:
-        """Return the run that has called this one, directly or not, and has not ended; this one if nobody waits for it.
-
-        Raises:
-            UnknownRunError: there is no such run.
-        """
-        info = self.info(run_id)
-        parent = self.about(run_id).parent
-        above = self.outermost(parent) if parent else info
-        return above if not above.ended else info
-
-    def has_begun(self, run_id: str) -> bool:
-        """Return whether there is a journal to go on with; a run that waited in a queue may have none. Raises UnknownRunError."""
-        return self._record(run_id).facts > 0
-
-    def find(self, text: str) -> RunInfo:
-        """Return the run that a text means: an id, the name of a workflow (its newest run), or the beginning of one id.
-
-        Runs that others have called are meant where no other run has that name.
-
-        Raises:
-            UnknownRunError: it means none, or several.
-        """
-        store = self.checkpoint.store
-        exact = store.runs(ids={text})
-        if exact:
-            return self._info(exact[0], _parent(text, self._parents(exact)))
-        by_name = self.runs(text, limit=1) or self.runs(text, limit=1, children=True)
-        if by_name:
-            return by_name[0]
-        begun = store.runs(text) if text else []
-        known = self._parents(begun)
-        begun = [record for record in begun if "." in text or not _parent(record.run, known)]
-        if len(begun) == 1:
-            return self._info(begun[0], _parent(begun[0].run, known))
-        if begun:
-            listed = ", ".join(record.run for record in begun[:_MOST_NAMED]) + (", ..." if begun[_MOST_NAMED:] else "")
-            raise UnknownRunError(f"{text!r} begins the ids of {len(begun)} runs: {listed}. Write more of it.", text)
-        records = store.runs()
-        suggestion = nearest(text, [*{record.name for record in records}, *(record.run for record in records[:200])])
-        raise UnknownRunError(f"There is no run {text!r}, and no run of that name.{hint(suggestion)}", text, suggestion)
-
-    def about(self, run_id: str) -> About:
-        """Return what a run is of. Raises UnknownRunError."""
-        found = self._about(run_id)
-        return found if found is not None else About(name=self._record(run_id).name, kind="graph")
-
-    def folder(self, run_id: str) -> Path:
-        """Return where the logs of a run are, on the machine that performed it last. Raises UnknownRunError."""
-        record = self._record(run_id)
-        return self._folder_of(record, self._about(run_id))
 
     # Forgetting.
 
@@ -519,79 +369,6 @@ class History:
             about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served, stopping=stopping
         )
 
-    def _about(self, run: str) -> About | None:
-        try:
-            data = self.checkpoint.store.about(run) or self._about_before(run)
-            return msgspec.json.decode(data, type=About) if data else None
-        except (msgspec.DecodeError, UnknownRunError):  # a newer dagrid's; or somebody has just removed it
-            return None
-
-    def _about_before(self, run: str) -> bytes | None:
-        """Return what earlier versions kept among the values."""
-        try:
-            return self.checkpoint.artifacts.get(_about_key(run))
-        except StoreError:  # an id that is no key, of a run that did not come from here
-            return None
-
-    def _record(self, run: str) -> RunRecord:
-        store = self.checkpoint.store
-        for record in store.runs(ids={run}):
-            return record
-        suggestion = nearest(run, [record.run for record in store.runs(limit=200)])
-        raise UnknownRunError(f"There is no run {run!r}.{hint(suggestion)}", run, suggestion)
-
-    def _found(
-        self,
-        find: Callable[..., Sequence[RunRecord]],
-        status: Collection[str] | None = None,
-        limit: int | None = None,
-        children: bool = False,
-    ) -> list[RunInfo]:
-        """Return what is known of the runs that the store finds, as far as they are wanted, the newest first."""
-        found: dict[str, RunInfo | None] = {}
-        most = limit
-        while True:
-            records = find(limit=most)
-            known = self._parents(records)
-            for record in records:
-                if record.run not in found:
-                    parent = _parent(record.run, known)
-                    info = None if parent and not children else self._info(record, parent)
-                    found[record.run] = info if info and (status is None or info.status in status) else None
-            fitting = [info for info in found.values() if info]
-            # What is left out was counted by the store, so it may have to be asked for more.
-            if most is None or len(fitting) >= (limit or 0) or len(records) < most:
-                return fitting[:limit]
-            most *= 4
-
-    def _parents(self, records: Iterable[RunRecord]) -> set[str]:
-        """Return the runs that have called some of these."""
-        said = {record.run.rpartition(".")[0] for record in records} - {""}
-        return {record.run for record in self.checkpoint.store.runs(ids=said)} if said else set()
-
-    def _info(self, record: RunRecord, parent: str = "", about: About | None = None) -> RunInfo:
-        status, host, pid = record.status, "", 0
-        if status == RUNNING:
-            about = about or self._about(record.run)
-            owner = owners.holder(self._folder_of(record, about) / LOCK)
-            if owner is not None:
-                host, pid = owner.host or owners.host(), owner.pid
-            elif about is not None and about.host not in ("", owners.host()):
-                host = about.host
-            else:
-                status = INTERRUPTED
-        return RunInfo(record.run, record.name, status, record.created, record.ended, host, pid, parent)
-
-    def _folder(self, name: str, run: str, logs: Path | None = None) -> Path:
-        return (logs or self.home / "logs") / file_name(name) / file_name(run)
-
-    def _folder_of(self, record: RunRecord, about: About | None) -> Path:
-        """Return where a run's logs are: in this home, which may have been moved, or else where they were written here."""
-        ours = self._folder(record.name, record.run)
-        if about is None or not about.folder or about.host != owners.host() or ours.is_dir():
-            return ours
-        return Path(about.folder)
-
     def _forget(self, record: RunRecord, about: About | None, locked: bool = False) -> None:
         folder = self._folder_of(record, about)
         take = folder.is_dir() and not locked
@@ -614,12 +391,6 @@ class History:
             return False
         return True
 
-    def _make_home(self) -> None:
-        try:
-            self.home.mkdir(parents=True, mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{self.home} cannot be made: {error.strerror}. Choose another home.") from error
-
     def _taken(self, folder: Path, run: str) -> owners.Lock:
         """Make the folder of a run, unless it is there, and take its lock."""
         while True:
@@ -640,14 +411,15 @@ class History:
                 folder.rmdir()
 
 
-def _about_key(run: str) -> str:
-    return f"{run}/about"
-
-
-def _parent(run: str, known: Collection[str]) -> str:
-    """Return the run that has called a run, or nothing."""
-    parent = run.rpartition(".")[0]
-    return parent if parent in known else ""
-
-
-__all__ = ["STATUSES", "About", "History", "Place", "RunInfo", "file_name", "new_id"]
+__all__ = [
+    "INTERRUPTED",
+    "QUEUED",
+    "STATUSES",
+    "WAITING",
+    "About",
+    "History",
+    "Place",
+    "RunInfo",
+    "file_name",
+    "new_id",
+]
