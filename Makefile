@@ -38,11 +38,11 @@ search: $(VENV)/.run ## search the settings of a classifier in two rounds, as th
 warehouse: $(VENV)/.run ## the TPC-H warehouse, a workflow in YAML; the page goes to out/warehouse/report.html
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dagrid start examples/warehouse/warehouse.yaml
 
-# Engines mostly wait, so more goes on at a time than there are cores. The longest comes first.
+# Engines mostly wait, so more goes on at a time than there are cores. The longest come first, the shortest last.
 .PHONY: test
 test: $(VENV)/.dev ## all checks, all tests, the fast tests on each newer Python, the wheel; several at a time
 	@tools/servers
-	@$(BIN)/python tools/side_by_side.py 3 test-rest-1 test-rest-2 test-engines-2 test-engines-1 check $(addprefix test-on-,$(NEWER)) test-wheel
+	@$(BIN)/python tools/side_by_side.py 3 test-rest-2 test-engines-2 test-engines-1 test-rest-1 $(addprefix test-on-,$(NEWER)) check test-wheel
 
 .PHONY: check
 check: $(VENV)/.dev ## formatting, lint, types, the floors between packages

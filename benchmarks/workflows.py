@@ -124,12 +124,12 @@ def long_file(lines: int) -> str:
 
 
 def _measure(figure: Figure, folder: Path, start: Sequence[str], quick: bool) -> None:
-    rounds = 3 if quick else 5
+    rounds = 1 if quick else 5
     nothing = {NOTHING: partial(_process, [sys.executable, "-c", "pass"]), SHELL: partial(timed, _shell, 1, 1)}
     _column(
-        figure, START, 3 if quick else 11, {**_contenders(folder, start, "one", chain(1), 1, chained=True), **nothing}
+        figure, START, 1 if quick else 11, {**_contenders(folder, start, "one", chain(1), 1, chained=True), **nothing}
     )
-    for length in [50] if quick else LENGTHS:
+    for length in [20] if quick else LENGTHS:
         shell = {SHELL: partial(timed, _shell, length, 1)}
         contenders = _contenders(folder, start, f"chain{length}", chain(length), length, chained=True)
         _column(figure, f"chain of {length:,}", rounds, {**contenders, **shell})
@@ -137,7 +137,7 @@ def _measure(figure: Figure, folder: Path, start: Sequence[str], quick: bool) ->
     shell = {SHELL: partial(timed, _shell, count, AT_ONCE)}
     contenders = _contenders(folder, start, "many", at_once(count), count, chained=False)
     _column(figure, MANY if count == 500 else f"{count}, {AT_ONCE} at once", rounds, {**contenders, **shell})
-    length = 50 if quick else 1_000
+    length = 20 if quick else 1_000
     path = _write(folder, "python", python_chain(length))
     _column(figure, f"{length:,} Python steps", rounds, {US: partial(_process, [*start, path])})
 

@@ -54,8 +54,9 @@ def test_a_run_elsewhere_is_welcome_too(key: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("python", ["2.7", ""])
-def test_a_run_whose_functions_nobody_can_perform_waits_and_says_why(python: str, caplog) -> None:
+def test_a_run_whose_functions_nobody_can_perform_waits_and_says_why(python: str, caplog, monkeypatch) -> None:
     """A worker of another Python has joined, and is of no use; or there is none at all."""
+    monkeypatch.setattr(session, "CALM", 0.1)
     mine = ".".join(map(str, sys.version_info[:2]))
     with caplog.at_level(logging.WARNING, "dagrid.fleet"), hub() as coordinator, ExitStack() as there:
         if python:
