@@ -12,7 +12,7 @@ from dagrid.cli.fleets import backend_of, fleet_of
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.workflows import importable, load_graph, load_workflow
 from dagrid.errors import DuplicateRunError, InvalidSettingError, RunHeldError, UnknownRunError
-from dagrid.history import About
+from dagrid.history import QUEUED, About
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
@@ -208,7 +208,7 @@ def refuse_queued(call: Call, run_id: str) -> None:
     Raises:
         DuplicateRunError: such a run waits in a queue.
     """
-    if any(info.run == run_id for info in call.history.queued()):
+    if call.history.knows(run_id) and call.history.info(run_id).status == QUEUED:
         queue = call.history.about(run_id).queue
         raise DuplicateRunError(
             f"Run {run_id!r} waits in the queue {queue!r}: dagrid start --next {queue} begins what waits there. Give this one "

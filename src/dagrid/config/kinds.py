@@ -161,29 +161,18 @@ DURATION = Kind("a time such as 90s, 30m, 12h or 7d", _seconds, {"type": ["strin
 MOMENT = Kind("a day, or a day and a time, such as 2026-01-31T08:00", _moment, {"type": "string"}, "DAY")
 TEXTS = Kind("text", str, {"type": "array", "items": {"type": "string"}}, "TEXT", many=True)
 PATHS = Kind("a path", _some, {"type": "array", "items": {"type": "string"}}, "PATH", many=True)
-AMOUNTS = Kind(
-    "NAME=number",
-    _amount,
-    {"type": ["array", "object"], "items": {"type": "string"}, "additionalProperties": {"type": "number"}},
-    "NAME=NUMBER",
-    many=True,
-    separator=",",
-)
-COUNTS = Kind(
-    "NAME=whole number",
-    _number_of,
-    {"type": ["array", "object"], "items": {}, "additionalProperties": {"type": "integer"}},
-    "NAME=NUMBER",
-    many=True,
-    separator=",",
-)
-LABELS = Kind(
-    "NAME=value in one line with no blank beside the =",
-    _label,
-    {"type": ["array", "object"], "items": {"type": "string"}, "additionalProperties": {"type": "string"}},
-    "NAME=VALUE",
-    many=True,
-    separator=",",
+
+
+def _by_name(wanted: str, read: Callable[[str], Any], metavar: str, items: dict[str, Any], type_: str) -> Kind:
+    """Return the kind of several NAME=value, which a file has as texts or as a mapping to values of a JSON type."""
+    schema = {"type": ["array", "object"], "items": items, "additionalProperties": {"type": type_}}
+    return Kind(wanted, read, schema, metavar, many=True, separator=",")
+
+
+AMOUNTS = _by_name("NAME=number", _amount, "NAME=NUMBER", {"type": "string"}, "number")
+COUNTS = _by_name("NAME=whole number", _number_of, "NAME=NUMBER", {}, "integer")
+LABELS = _by_name(
+    "NAME=value in one line with no blank beside the =", _label, "NAME=VALUE", {"type": "string"}, "string"
 )
 PAIRS = Kind("NAME=value", _pair, {"type": "array", "items": {"type": "string"}}, "NAME=VALUE", many=True)
 
