@@ -18,6 +18,7 @@ from typing import Protocol
 from dagrid.errors import BackendError, BackendUnreachableError, TransferError
 from dagrid.execution.backends._transfer import Pickled, decode_error, stuck_error
 from dagrid.execution.backends._worker import encode, told
+from dagrid.execution.backends.base import PATIENCE
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import Values
 from dagrid.execution.backends.cluster.cargo import Cargo
@@ -46,8 +47,6 @@ _log = logging.getLogger("dagrid.fleet")
 WINDOW = 256
 AHEAD, AHEAD_AT_A_PLACE = 0.005, 0.02
 """Seconds of work that may wait at a worker; of commands, each of which is a process."""
-PATIENCE = 1.0
-"""Seconds that a close waits for a report that is being made."""
 BEFORE = float("-inf")
 """When a process before this one has sent something."""
 CALM = 4.0
