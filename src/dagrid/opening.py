@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache as once
-from functools import partial
+from functools import lru_cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeGuard
@@ -248,18 +248,24 @@ def _made(url: str) -> Backend:
     kind = _loaded(name)
     if not query and not address:
         return kind()
-    settings = _settings(name, kind, address, query)
+    settings = _settings(name, address, query)
     try:
         return kind(**settings)
     except TypeError as error:
         raise InvalidSettingError(f"Backend {name!r} cannot be made with {', '.join(settings)}: {error}.") from error
 
 
-def _settings(name: str, kind: Callable[..., Backend], address: str, query: str) -> dict[str, Any]:
-    """Return what the URL of a backend says, by the name of the parameter. Raises InvalidSettingError: it takes no such one."""
+@lru_cache(32)
+def _settings(name: str, address: str, query: str) -> Mapping[str, Any]:
+    """Return what the URL of a backend says, by the name of the parameter; a program runs many graphs with the same one.
+
+    Raises:
+        InvalidSettingError: it takes no such one.
+    """
     from inspect import Parameter, signature
     from urllib.parse import parse_qsl
 
+    kind = _loaded(name)
     taken = signature(kind).parameters
     named = [each for each, one in taken.items() if one.kind is not Parameter.VAR_KEYWORD]
     texts = _texts(kind) | {"address"}
