@@ -450,6 +450,36 @@ def test_a_retry_is_not_lost_where_the_store_does_not_answer(service, monkeypatc
     assert len([said for said in service.said if "The server is away." in said]) == 2
 
 
+def test_a_store_is_asked_again_although_others_ring_all_the_time(service, monkeypatch):
+    """It was asked when nothing else had come for some seconds, which never is so in a busy place."""
+    monkeypatch.setattr(coordinator, "AGAIN", 0.2)
+    answer, fails = History.about, 1
+
+    def away(history, *args):
+        nonlocal fails
+        if history is service.history or not fails:
+            return answer(history, *args)
+        fails -= 1
+        raise StoreError("The server is away.")
+
+    over = threading.Event()
+
+    def ring():
+        while not over.wait(0.01):
+            service.history.tell(STOP, "nobody")
+
+    monkeypatch.setattr(History, "about", away)
+    ringing = threading.Thread(target=ring)
+    with service.coordinator():
+        ringing.start()
+        try:
+            service.until(service.enqueue("steps: [echo]"), "succeeded")
+        finally:
+            over.set()
+            ringing.join()
+    assert not fails
+
+
 def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):
     """Nothing of it runs any more but its handlers, and whoever asks meanwhile is told what is going to happen."""
     text = (

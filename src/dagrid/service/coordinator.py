@@ -131,6 +131,7 @@ class Coordinator:
         self._workers = workers
         self._fleet: Fleet = self
         self._later: list[Callable[[], None]] = []  # what the store did not answer
+        self._later_at = 0.0  # when it is asked again
         self._order = count()
         self._waiting: dict[str, list[Waiting]] = {}
         self._known: set[str] = set()
@@ -187,7 +188,7 @@ class Coordinator:
         self._attempt(self._look_around)
         while not self._closing:
             self._fill()
-            wait = AGAIN if self._later else None
+            wait = max(0.0, self._later_at - monotonic()) if self._later else None
             readable, _, _ = select.select([self._bell.fileno(), self._awake], [], [], wait)
             if self._awake in readable:
                 with suppress(BlockingIOError):
@@ -196,7 +197,7 @@ class Coordinator:
                 self._attempt(partial(self._hear, verb, run, steps))
             while self._told:
                 self._told.popleft()()
-            if not readable:
+            if self._later and monotonic() >= self._later_at:
                 later, self._later = self._later, []
                 for what in later:
                     self._attempt(what)
@@ -207,6 +208,7 @@ class Coordinator:
             what()
         except StoreError as error:
             if not self._later:
+                self._later_at = monotonic() + AGAIN
                 self._say(f"the store is asked again in {AGAIN:g} s: {error}")
             self._later.append(what)
 
