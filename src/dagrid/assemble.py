@@ -15,9 +15,6 @@ from dagrid.errors import (
     CapabilityError,
     InvalidSettingError,
     UnknownNodeError,
-    UnknownRunError,
-    hint,
-    nearest,
 )
 from dagrid.execution.binding import named_tasks
 from dagrid.execution.calls import needs_of
@@ -41,6 +38,7 @@ from dagrid.opening import (
     CacheLike,
     CheckpointLike,
     Opened,
+    chosen_run,
     find_checkpoint,
     lent_places,
     named,
@@ -48,6 +46,7 @@ from dagrid.opening import (
     open_cache,
     open_checkpoint,
     open_place,
+    run_id_of,
 )
 from dagrid.ports import (
     Artifacts,
@@ -58,7 +57,6 @@ from dagrid.ports import (
     Needs,
     Observer,
     Onlooker,
-    RunRecord,
     Session,
 )
 
@@ -192,6 +190,7 @@ def start(
     own_rules = checked_rules(rules)
     own_tasks = named_tasks(tasks, dag.name)
     readers = checked_observers(observers)
+    _check_switches(progress, tracing, seed, clock)
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     sparing = not (isinstance(keep, str) and keep == "all")
@@ -282,9 +281,10 @@ def restart(
     if roots and not again:
         raise InvalidSettingError("roots says what of a run is to run once more. Say again=True too.")
     readers = checked_observers(observers)
+    _check_switches(progress, tracing, seed, clock)
     with Opened() as opened:
         place_of_record = find_checkpoint(opened, checkpoint)
-        record = _chosen_run(place_of_record, run_id, UNENDED if not again else None, named(checkpoint))
+        record = chosen_run(place_of_record, run_id, UNENDED if not again else None, named(checkpoint))
         head = read_head(place_of_record, record.run)
         settings: Settings = head["settings"]
         compiled = compiled_for(head["dag"], head["tasks"], settings)
@@ -372,7 +372,7 @@ def view(checkpoint: CheckpointLike, run_id: str | None = None, *, clock: Clock 
     """
     with Opened() as opened:
         place_of_record = find_checkpoint(opened, checkpoint)
-        record = _chosen_run(place_of_record, run_id, None, named(checkpoint))
+        record = chosen_run(place_of_record, run_id, None, named(checkpoint))
         head = read_head(place_of_record, record.run)
         compiled = compiled_for(head["dag"], head["tasks"], head["settings"])
         now = clock.now()
@@ -471,14 +471,8 @@ def _keeping(keep: NamedKeep, compiled: Compiled, recorder: Recorder | None, ask
     return Keeping(kept, compiled.bindings, None if recorder is None else recorder.value, asked)
 
 
-def _text(run_id: object) -> str:
-    if not isinstance(run_id, str):
-        raise InvalidSettingError(f"run_id is a text such as 'monday', not {run_id!r}.")
-    return run_id
-
-
 def _checked_run_id(run_id: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", _text(run_id)) or run_id in (".", ".."):
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", run_id_of(run_id)) or run_id in (".", ".."):
         raise InvalidSettingError(f"run_id {run_id!r} cannot be: give letters a to z, digits, '-', '_' and '.'.")
     return run_id
 
@@ -517,26 +511,6 @@ def _numbers(roots: Iterable[NodeRef], plan: Plan, omitted: Mapping[int, str]) -
                 f"that it had. Run the graph again with it: dag.run(from_run=result, targets=[{name!r}])."
             )
     return [plan.index[name] for name in names]
-
-
-def _chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[str] | None, shown: str) -> RunRecord:
-    """Return a run by its name, or the newest that has one of these statuses; None wants any. `shown` begins the messages."""
-    known = checkpoint.store.runs(ids=None if run_id is None else {_text(run_id)})
-    for record in known:
-        # One without facts ended before it had begun.
-        if record.run == run_id or (run_id is None and record.facts and (wanted is None or record.status in wanted)):
-            return record
-    if run_id is not None:
-        suggestion = nearest(run_id, [record.run for record in checkpoint.store.runs()])
-        raise UnknownRunError(f"{shown} has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
-    if wanted is None:
-        raise UnknownRunError(f"{shown} has no run. Start one with checkpoint=...")
-    if not known:
-        raise UnknownRunError(f"{shown} has no run that has not ended.")
-    raise UnknownRunError(
-        f"{shown} has no run that has not ended. The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its "
-        f"result, or say again=True to take it up."
-    )
 
 
 def _engines(
@@ -604,6 +578,19 @@ def _check_needs(plan: Plan, main: Backend, places: Mapping[str, Backend] | None
         check = getattr(place, "check", None)  # a backend that was written against the five methods has none
         if check is not None:
             check(asked)
+
+
+def _check_switches(progress: object, tracing: object, seed: object, clock: object) -> None:
+    if progress not in (None, True, False):
+        raise InvalidSettingError(
+            f"progress is True, False, or None, which shows it where stderr is a terminal; not {progress!r}."
+        )
+    if tracing not in (True, False):
+        raise InvalidSettingError(f"tracing is True or False; not {tracing!r}.")
+    if seed is not None and not isinstance(seed, int):
+        raise InvalidSettingError(f"seed is a whole number, or None for another one in each run; not {seed!r}.")
+    if not (callable(getattr(clock, "now", None)) and callable(getattr(clock, "call_at", None))):
+        raise InvalidSettingError(f"clock is an object with now and call_at, not {clock!r}.")
 
 
 def _progress(wanted: bool | None) -> list[Onlooker]:

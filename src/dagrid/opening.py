@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache as once
 from functools import lru_cache, partial
 from os import PathLike
@@ -27,7 +27,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.binding import COMMAND, HERE, LOOP
 from dagrid.execution.recording import Checkpoint
-from dagrid.ports import Artifacts, Backend, FourMethods
+from dagrid.ports import Artifacts, Backend, FourMethods, RunRecord
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -369,6 +369,37 @@ def named(checkpoint: CheckpointLike) -> str:
     from dagrid.stores import masked
 
     return f"The checkpoint {masked(os.fspath(checkpoint))!r}"
+
+
+def chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[str] | None, shown: str) -> RunRecord:
+    """Return a run by its name, or the newest that has one of these statuses; None wants any. `shown` begins the messages.
+
+    Raises:
+        UnknownRunError: there is none.
+    """
+    known = checkpoint.store.runs(ids=None if run_id is None else {run_id_of(run_id)})
+    for record in known:
+        # One without facts ended before it had begun.
+        if record.run == run_id or (run_id is None and record.facts and (wanted is None or record.status in wanted)):
+            return record
+    if run_id is not None:
+        suggestion = nearest(run_id, [record.run for record in checkpoint.store.runs()])
+        raise UnknownRunError(f"{shown} has no run {run_id!r}.{hint(suggestion)}", run_id, suggestion)
+    if wanted is None:
+        raise UnknownRunError(f"{shown} has no run. Start one with checkpoint=...")
+    if not known:
+        raise UnknownRunError(f"{shown} has no run that has not ended.")
+    raise UnknownRunError(
+        f"{shown} has no run that has not ended. The newest, {known[0].run!r}, is {known[0].status}: give its run_id for its "
+        f"result, or say again=True to take it up."
+    )
+
+
+def run_id_of(run_id: object) -> str:
+    """Return the id of a run as it was given. Raises InvalidSettingError: it is none."""
+    if not isinstance(run_id, str):
+        raise InvalidSettingError(f"run_id is a text such as 'monday', not {run_id!r}.")
+    return run_id
 
 
 def _folder(checkpoint: object) -> Path:
