@@ -6,7 +6,7 @@ import os
 import threading
 from typing import Any
 
-from dagrid import dag, task
+from dagrid import DAG, Node, dag, task
 
 NOT_PICKLABLE = threading.Lock()
 
@@ -118,3 +118,27 @@ def mapped(count: int) -> Any:
         "known": known,
         "both": total([total(known), total(added)]),
     }
+
+
+@task
+def leaf(*values: Any) -> Any:
+    return values
+
+
+def describe(fn: Any, *args: Any) -> DAG:
+    return dag(fn).build(*args)
+
+
+def steps(log: list[str] | None = None, **settings: Any) -> DAG:
+    """a -> b -> c and a -> d, which say when they run; settings by name."""
+
+    def make(name: str) -> Any:
+        def fn(**before: Any) -> str:
+            if log is not None:
+                log.append(name)
+            return f"{name}({','.join(before.values())})"
+
+        return fn
+
+    edges = {"a": [], "b": ["a"], "c": ["b"], "d": ["a"]}
+    return DAG([Node(name, make(name), before, **settings.get(name, {})) for name, before in edges.items()])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.execution.cached_tasks import CALLS
+
 
 @pytest.fixture(params=["thread", "inline"])
 def backend(request: pytest.FixtureRequest) -> str:
@@ -16,3 +18,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 def folder(tmp_path: Path) -> str:
     """A folder for a checkpoint, which is not there yet."""
     return str(tmp_path / "kept")
+
+
+@pytest.fixture(autouse=True)
+def _no_calls_from_before() -> None:
+    CALLS.clear()
