@@ -589,7 +589,7 @@ def _check_switches(progress: object, tracing: object, seed: object, clock: obje
         raise InvalidSettingError(f"tracing is True or False; not {tracing!r}.")
     if seed is not None and not isinstance(seed, int):
         raise InvalidSettingError(f"seed is a whole number, or None for another one in each run; not {seed!r}.")
-    if not (callable(getattr(clock, "now", None)) and callable(getattr(clock, "call_at", None))):
+    if clock is not REAL_CLOCK and not isinstance(clock, Clock):
         raise InvalidSettingError(f"clock is an object with now and call_at, not {clock!r}.")
 
 

@@ -61,11 +61,12 @@ class Opened:
 
     def close(self) -> None:
         """Close all, the last one first, also when one of them raises."""
-        if self._closers:
+        while self._closers:
             try:
                 self._closers.pop()()
-            finally:
+            except BaseException:
                 self.close()
+                raise
 
     def __enter__(self) -> Self:
         return self

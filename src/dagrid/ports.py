@@ -363,6 +363,7 @@ class FourMethods(Protocol):
     def shutdown(self, wait: bool = True) -> None: ...
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Where time comes from, so that tests and the simulator bring their own."""
 

@@ -386,7 +386,7 @@ class ExecutionResult:
         return error.with_traceback(self._tracebacks.setdefault(node, error.__traceback__))
 
     def _number(self, node: NodeRef) -> int:
-        name = node_id(node, self._graph)
+        name = node if type(node) is str else node_id(node, self._graph)
         try:
             return self._state.plan.index[name]
         except KeyError:

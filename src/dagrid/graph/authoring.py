@@ -455,7 +455,8 @@ class Flow(Generic[P, R]):
         graph.returned = named
         last = self._last
         if last is not None and last[1].compiled is not None and made.repeats(last[0]):
-            graph.compiled = last[1].compiled  # what was found out of the same description need not be found out again
+            # What was found out of the same description need not be found out again.
+            graph.compiled, graph.has_special = last[1].compiled, last[1].has_special
         else:
             self._last = (made, graph) if made.memorable else None
         return graph, template

@@ -122,10 +122,11 @@ def checked_rules(given: Iterable[Rule] | None) -> tuple[Rule, ...]:
     Raises:
         InvalidPatchError: something is no rule, or it is no list of them.
     """
-    if given is None:
-        return ()
-    if isinstance(given, Rule) or not isinstance(given, Iterable):
-        raise InvalidPatchError(f"rules is a list of rules, not {given!r}. Write rules=[Rule(predicate, body)].")
+    if not isinstance(given, (list, tuple)):
+        if given is None:
+            return ()
+        if isinstance(given, Rule) or not isinstance(given, Iterable):
+            raise InvalidPatchError(f"rules is a list of rules, not {given!r}. Write rules=[Rule(predicate, body)].")
     rules = tuple(given)
     for rule in rules:
         if not isinstance(rule, Rule):
@@ -340,9 +341,12 @@ def without_debug(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
     Raises:
         InvalidPatchError: another node of the patch depends on one.
     """
-    left_out = {node.id for node in nodes if node.debug}
-    if not left_out:
+    for node in nodes:
+        if node.debug:
+            break
+    else:
         return nodes
+    left_out = {node.id for node in nodes if node.debug}
     for node in nodes:
         if not node.debug and not left_out.isdisjoint(node.required()):
             before = next(one for one in node.required() if one in left_out)
