@@ -194,19 +194,7 @@ def start(
     if max_concurrency is None:
         max_concurrency = dag.max_concurrency
     sparing = not (isinstance(keep, str) and keep == "all")
-    if resources:
-        settings = Settings(
-            max_concurrency,
-            on_failure,
-            dict(resources) if isinstance(resources, Mapping) else resources,
-            node_timeout,
-            max_nodes=max_nodes,
-            timeout=timeout,
-            debug=debug,
-            deepest_first=sparing,
-        )
-    else:
-        settings = _shared_settings(max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug, sparing)
+    settings = _settings(resources, max_concurrency, on_failure, node_timeout, max_nodes, timeout, debug, sparing)
     choice = Choice(targets, roots, exclude, debug, dag.name)
     part = part_of(dag, choice, Before(given, from_run, from_file), own_tasks or ())
     compiled = compiled_for(part.dag, own_tasks, settings)
@@ -434,15 +422,23 @@ def _drawing(seed: int | None) -> Callable[[], float]:
     return draw
 
 
-def _shared_settings(*said: Any) -> Settings:
+def _settings(resources: Mapping[str, float] | None, *said: Any) -> Settings:
+    """Return the settings of a run; most have no resources, and share them."""
+    if resources:
+        return _made_settings(dict(resources) if isinstance(resources, Mapping) else resources, *said)
     try:
-        return _settings(*said)
+        return _shared_settings(*said)
     except TypeError:  # one that cannot be a key of the cache, and no setting either
-        return _settings.__wrapped__(*said)
+        return _made_settings({}, *said)
 
 
 @lru_cache(32, typed=True)
-def _settings(
+def _shared_settings(*said: Any) -> Settings:
+    return _made_settings({}, *said)
+
+
+def _made_settings(
+    resources: dict[str, float],
     max_concurrency: int | None,
     on_failure: OnFailure,
     node_timeout: float | None,
@@ -451,11 +447,10 @@ def _settings(
     debug: bool,
     sparing: bool,
 ) -> Settings:
-    """Return settings without resources, which most runs share."""
     return Settings(
         max_concurrency,
         on_failure,
-        {},
+        resources,
         node_timeout,
         max_nodes=max_nodes,
         timeout=timeout,
