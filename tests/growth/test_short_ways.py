@@ -7,6 +7,7 @@ import weakref
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,6 +94,30 @@ def test_a_rule_that_was_applied_is_let_go_of() -> None:
     assert result["gone"]
     assert result.unapplied_rules == ["never"]
     assert "applied" in result.to_html()
+
+
+@pytest.mark.parametrize("by_task", [True, False])
+def test_what_a_graph_has_grown_by_is_let_go_of(by_task: bool) -> None:
+    """A run that grows for days keeps what it has to know of its nodes, and not all that was said of them."""
+    alive: list[Any] = []
+
+    def second() -> Node:
+        held = Held()
+        alive.append(weakref.ref(held))
+        return Node("second", int, payload=held)
+
+    def first() -> None:
+        if by_task:
+            current().grow(second())
+
+    def look(second: int) -> bool:
+        gc.collect()
+        return alive[0]() is None
+
+    grow = Rule(done("first"), lambda view: Patch([] if by_task else [second()]), "grow")
+    watch = Rule(done("second"), lambda view: Patch([Node("gone", look, ["second"])]), "watch")
+    result = DAG([Node("first", first)]).run(rules=[grow, watch], backend="inline", progress=False)
+    assert result.raise_for_status()["gone"]
 
 
 def test_tasks_that_bring_rules_at_the_same_time_do_not_share_their_numbers() -> None:

@@ -87,21 +87,22 @@ class Bindings(msgspec.Struct, eq=False):
 
     def append(self, binding: Binding) -> None:
         """Add the binding of the next node."""
+        node, args, gather = len(self.fns), binding.args, binding.gather
         if binding.place:
-            self.places[len(self.fns)] = binding.place
+            self.places[node] = binding.place
         if binding.lineage is not None:
-            self.lineages[len(self.fns)] = binding.lineage
+            self.lineages[node] = binding.lineage
         if binding.alone:
-            self.alone.append(len(self.fns))
+            self.alone.append(node)
         if binding.needs is not None:
-            self.needs[len(self.fns)] = binding.needs
+            self.needs[node] = binding.needs
         if binding.outcome:
-            self.outcomes.add(len(self.fns))
+            self.outcomes.add(node)
         self.fns.append(binding.fn)
-        self.args.append(binding.args)
+        self.args.append(args)
         self.kwargs.append(binding.kwargs)
-        self.gather.append(binding.gather or gatherer(binding.args))
-        self.single.append(binding.args[0] if binding.gather is None and len(binding.args) == 1 else -1)
+        self.gather.append(gather or gatherer(args))
+        self.single.append(args[0] if gather is None and len(args) == 1 else -1)
 
     def copy(self) -> Bindings:
         """Return bindings that may grow while others are used."""

@@ -354,7 +354,7 @@ class Engine:
                 reply = None
             else:
                 self.values[attempt] = value
-                reply = self._handed(following, (Asked(worker, ended),), worker)
+                reply = self._handed(following, worker, ended)
         except BaseException as error:  # noqa: BLE001  # it must end the run, not the worker
             self._broken(error)
             reply = None
@@ -425,7 +425,7 @@ class Engine:
         try:
             now = self.now()
             following = IDLE if events or self._inbox or self.recorder is not None else take(self.state, worker, now)
-            reply = self._handed(following, (*events, Asked(worker, now)), worker)
+            reply = self._handed(following, worker, now, events)
         except BaseException as error:  # noqa: BLE001  # it must end the run, not the worker
             self._broken(error)
             reply = None
@@ -495,7 +495,8 @@ class Engine:
                     while self._questions:
                         answer = self.growing.evaluate(self.state, self._questions.popleft(), self.now())
                         last = worker != NOBODY and reply is NOT_ASKED and not self._questions
-                        self.enter()
+                        if not self._lock.acquire(False):
+                            self.enter()
                         try:
                             given = self._answered(answer, worker if last else NOBODY)
                         finally:
@@ -511,28 +512,28 @@ class Engine:
 
     def _answered(self, answer: RuleEvaluated, worker: int) -> Call | None:
         """Under the lock: take the answer of a rule, and give a worker that asks with it its next call."""
-        now = self.now()
-        asked = (Asked(worker, now),) if worker != NOBODY else ()
-        if self._inbox or self.recorder is not None or self._keeping is not None or not can_grow(self.state, answer):
-            return self._step((answer, *asked), worker)
+        state, now, asks = self.state, self.now(), worker != NOBODY
+        if self._inbox or self.recorder is not None or self._keeping is not None or not can_grow(state, answer):
+            return self._step((answer, Asked(worker, now)) if asks else (answer,), worker)
         try:
             bound = self._bound(answer)
             if bound is not answer:
-                return self._step((bound, *asked), worker)
-            grow(self.state, answer)
+                return self._step((bound, Asked(worker, now)) if asks else (bound,), worker)
+            grow(state, answer)
             self._after_growth(answer)
-            following = take(self.state, worker, now) if asked else IDLE
-            if asked or not settled(self.state) or self._watchers or (self.state.idle and self.state.heap):
-                return self._handed(following, asked, worker)
+            if asks:
+                return self._handed(take(state, worker, now), worker, now)
+            if not settled(state) or self._watchers or (state.idle and state.heap):
+                return self._step((), worker)
         except BaseException as error:  # noqa: BLE001  # it must end the run, not the worker
             self._broken(error)
         return None
 
-    def _handed(self, following: int, asked: Sequence[Stimulus], worker: int) -> Call | None:
+    def _handed(self, following: int, worker: int, at: float, events: Sequence[Stimulus] = ()) -> Call | None:
         """Under the lock: return the call of a node that a worker was given on the hot path; decide what is left to decide."""
         state = self.state
         if following < 0:
-            return self._step(asked, worker)
+            return self._step((*events, Asked(worker, at)), worker)
         if self._watchers or (state.idle and state.heap):
             self._step(())
         return self.call_of(following)
@@ -593,13 +594,13 @@ class Engine:
             if type(event) is Finished and event.attempt & NODE_MASK in self.state.remade:
                 event.growth = None
             if isinstance(event, (Finished, RuleEvaluated)) and event.growth is not None:
-                event = self._bound(event)
+                bound = self._bound(event)
                 growing, past = self.growing, self._past
                 lost = past and past.lost(self.state, self.values, growing.bindings.takes, growing.bound)
                 if lost:
                     yield Begun(self.now(), lost=lost)
-                yield event
-                self._after_growth(event)
+                yield bound
+                self._after_growth(bound)
             else:
                 if type(event) is Finished:
                     self.ends.keep(event, self.state)
@@ -607,7 +608,7 @@ class Engine:
                     self.ends.keep_answer(event, self.state)
                 yield event
 
-    def _bound(self, event: Finished | RuleEvaluated) -> Stimulus:
+    def _bound(self, event: Finished | RuleEvaluated) -> Finished | RuleEvaluated:
         """Bind what the graph is to grow by. What does not fit fails the rule, or the attempt that left it."""
         assert event.growth is not None
         growing = self.growing
@@ -639,11 +640,13 @@ class Engine:
         chains = self._backend.capabilities.chains
         self.state.chains = chains and self.recorder is None and not bindings.lineages
 
-    def _after_growth(self, event: Stimulus) -> None:
+    def _after_growth(self, event: Finished | RuleEvaluated) -> None:
         known = len(self.values)
         growing, plan = self.growing, self.state.plan
         if isinstance(event, RuleEvaluated) and event.rule not in self.state.rules:
-            growing.applied(event.rule)
+            growing.rules.pop(event.rule, None)  # it is asked no more
+        if self.recorder is None and event.growth is not None:
+            event.growth.forget()
         if len(plan.names) == known:
             growing.forget(self.state)
             return

@@ -67,7 +67,7 @@ class Growing:
 
     def begin(self) -> Growth:
         """Return the rules that the run begins with."""
-        return NO_GROWTH if not self.rules else Growth(rules=_numbered(0, self.rules.values()))
+        return NO_GROWTH if not self.rules else Growth(rules=tuple(map(_numbered, self.rules, self.rules.values())))
 
     def evaluate(self, state: State, number: int, now: float) -> RuleEvaluated:
         """Ask a rule, and its body if it holds. This calls the user's code; the graph may not grow meanwhile."""
@@ -136,19 +136,20 @@ class Growing:
             check_sealed(nodes, state.sealed | growth.relies)
         check_patch(nodes, plan.index)
         plan.check_growth(nodes)
-        first = len(plan.names)
+        first, binder = len(plan.names), self._binder
         old = plan.index
         names: Sequence[str] = plan.names
-        index: Mapping[str, int] = old
+        own: dict[str, int] = {}
+        number_of = old.__getitem__
         if len(nodes) > 1:
-            index = {node.id: number for number, node in enumerate(nodes, first)}
-            names = _Names(plan.names, [node.id for node in nodes])
-        binder = self._binder
+            own = {node.id: number for number, node in enumerate(nodes, first)}
+            names = _Names(plan.names, [*own])
+            number_of = lambda name: own[name] if name in own else old[name]  # noqa: E731 - the shortest way to say it
         try:
             for number, node in enumerate(nodes, first):
                 fn = binder.task(node.id, node)
-                before = [index[name] if name in index else old[name] for name in node.required()]
-                every = ChainMap(index, old) if node.reads else None  # type: ignore[arg-type]  # nothing is written there
+                before = list(map(number_of, node.required()))
+                every = ChainMap(own, old) if node.reads else None
                 self.bindings.append(binder.bound(node.id, fn, node, before, names, every))
                 if fn is None:
                     plan.empty.add(number)
@@ -167,10 +168,6 @@ class Growing:
     def taken(self, state: State) -> None:
         """The machine has taken what was bound: make room for the values."""
         self._values.extend([None] * (len(state.plan.names) - len(self._values)))
-
-    def applied(self, number: int) -> None:
-        """A rule was applied, and is asked no more: let go of it, and of what it holds."""
-        self.rules.pop(number, None)
 
     def restore(self, state: State, growth: Growth, rules: Sequence[Rule]) -> None:
         """Bind a patch again in a run that is resumed, and put its rules back where they were."""
@@ -209,28 +206,19 @@ class Growing:
                     f"There would be more than {self._most} rules. Look for a rule that adds rules for ever, or allow more "
                     f"with max_nodes."
                 )
-            numbered = _numbered(first, rules)
-            self.names += [rule.name for rule in rules]
-            self.rules.update(enumerate(rules, first))
-        return numbered
+            for number, rule in enumerate(rules, first):
+                self.names.append(rule.name)
+                self.rules[number] = rule
+        return tuple(map(_numbered, range(first, len(self.names)), rules))
 
 
 _NUMBERING = threading.Lock()
 
 
-def _numbered(first: int, rules: Iterable[Rule]) -> tuple[NumberedRule, ...]:
-    """Return what the machine has to know of rules, in tuples alone, which the garbage collector need not look at again."""
-    return tuple(
-        [
-            (
-                number,
-                rule.optional,
-                tuple(sorted(rule.adds)) if rule.adds else None if rule.adds is None else (),
-                rule.waits,
-            )
-            for number, rule in enumerate(rules, first)
-        ]
-    )
+def _numbered(number: int, rule: Rule) -> NumberedRule:
+    """Return what the machine has to know of a rule, in tuples alone, which the garbage collector need not look at again."""
+    adds = rule.adds
+    return number, rule.optional, tuple(sorted(adds)) if adds else None if adds is None else (), rule.waits
 
 
 class _Names(Sequence[str]):

@@ -31,7 +31,7 @@ Predicate = Callable[[View], bool]
 
 def done(*nodes: NodeRef) -> Predicate:
     """Return a predicate: these nodes are there and have completed."""
-    return _Done(tuple([node_id(node) for node in nodes]))
+    return _Done(tuple(map(node_id, nodes)))
 
 
 def at_least(count: int, kind: str) -> Predicate:

@@ -76,8 +76,8 @@ class Rule(msgspec.Struct, frozen=True):
         optional: a run may end without it; otherwise a rule that never became applicable fails the run.
         adds: the kinds of the nodes that it, and the rules that it appends, may add; nodes without a kind are always allowed.
             None says nothing: as long as such a rule is left, no kind is closed for the others.
-        waits: nodes without whose end the predicate cannot hold, so that there is no use in asking it before; by default what
-            the predicate says itself, as `grow.done` does.
+        waits: nodes without whose end the predicate cannot hold, so that there is no use in asking it before; by default the
+            names that the predicate says itself, as `grow.done` does.
     """
 
     predicate: Callable[[View], bool]
@@ -95,9 +95,10 @@ class Rule(msgspec.Struct, frozen=True):
         check_plain(self.body, "The body of a rule")
         if self.adds is not None:
             _put(self, "adds", _kinds(self.adds) if self.adds or isinstance(self.adds, str) else NO_KINDS)
-        waits = self.waits or getattr(self.predicate, "waits", ())
-        if waits:
-            _put(self, "waits", tuple([one if type(one) is str else node_id(one) for one in waits]))
+        if self.waits:
+            _put(self, "waits", tuple(map(node_id, self.waits)))
+        elif said := getattr(self.predicate, "waits", ()):
+            _put(self, "waits", said)
         if not self.name:
             called = getattr(self.body, "__name__", "rule")
             _put(self, "name", "rule" if called == "<lambda>" else called)
@@ -184,7 +185,7 @@ class View(msgspec.Struct, eq=False):
 
     def __contains__(self, name: object) -> bool:
         try:
-            return self._number(name)[1] is not None
+            return self._number(name) is not None
         except GraphError:
             return False
 
@@ -229,17 +230,17 @@ class View(msgspec.Struct, eq=False):
         """Return whether a node is there and has ended, however."""
         return self._end(name) not in _NOT_ENDED
 
-    def _number(self, node: object) -> tuple[str, int | None]:
-        """Return the name and the number of a node; that it is not there yet is noted."""
+    def _number(self, node: object) -> int | None:
+        """Return the number of a node; that it is not there yet is noted."""
         name = node if type(node) is str else node_id(node)
         number = self.snapshot.index.get(name)
         if number is None:
             self.looked["name", name] = 0
-        return name, number
+        return number
 
     def _end(self, node: NodeRef) -> str:
         """Return the state of a node for somebody who does not care what it does before it has ended, or that it is there."""
-        number = self._number(node)[1]
+        number = self._number(node)
         if number is None:
             return "pending"
         word = self.snapshot.status(number)[1]
@@ -283,9 +284,9 @@ class View(msgspec.Struct, eq=False):
         return items
 
     def _look(self, node: NodeRef) -> tuple[int, str]:
-        name, number = self._number(node)
+        number = self._number(node)
         if number is None:
-            raise UnknownNodeError.of(name, self.snapshot.index, "The running graph has no node")
+            raise UnknownNodeError.of(node_id(node), self.snapshot.index, "The running graph has no node")
         code, word = self.snapshot.status(number)
         if word in _NOT_ENDED:
             self.reads[number] = code

@@ -252,21 +252,22 @@ def _patched(state: State, fact: Fact) -> None:
         state.grew.add(fact.node)
     if len(state.ready) < len(plan.requests):
         state.ready.extend([] for _ in range(len(state.ready), len(plan.requests)))
-    count = len(fact.numbers)
-    state.status.extend(bytes(count))
+    added, status = fact.numbers, state.status
+    count = len(added)
+    status.extend(bytes(count))
     state.started.extend([UNSTARTED] * count)
     state.ended.extend([0.0] * count)
     state.where.extend([-1] * count)
     state.remaining += count
     if plan.adds:
-        for node in fact.numbers:
+        for node in added:
             state.may_add(plan.adds.get(node, frozenset()), 1)
     for rule in growth.rules:
         state.add_rule(*rule)
-    for node in fact.numbers:
+    for node in added:
         missing = 0
         for before in plan.predecessors[node]:
-            if state.status[before] != COMPLETED:
+            if status[before] != COMPLETED:
                 missing += not satisfies(state, before, node)
                 if dooms(state, before, node):
                     state.doomed.append((node, before))

@@ -73,6 +73,11 @@ class Growth(msgspec.Struct, frozen=True):
     taken: Sequence[int] = ()
     packed: bytes = b""
 
+    def forget(self) -> None:
+        """Let go of what the graph has grown by, where nobody keeps a record: it would stay in the journal until the end."""
+        msgspec.structs.force_setattr(self, "nodes", ())
+        msgspec.structs.force_setattr(self, "rules", ())
+
 
 class WorkerJoined(msgspec.Struct, frozen=True):
     """A place that can perform attempts announces itself.

@@ -242,7 +242,7 @@ class Plan:
             successors.append(NOBODY)
             self.groups.append(0)
         for number, node in enumerate(nodes, first):
-            before = tuple([index[name] for name in node.required()])
+            before = tuple(map(index.__getitem__, node.required()))
             self.predecessors.append(before)
             for predecessor in before:
                 if successors[predecessor]:
