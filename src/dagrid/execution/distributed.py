@@ -269,14 +269,13 @@ class _Execution:
         return self._whole(result, traced)
 
     def _inputs(self, number: int, values: Sequence[Any]) -> tuple[Any, Inputs]:
-        """Return what a part is called with, of the reports of those that it needs; None is one that gave none."""
+        """Return what a part is called with, of the reports of all parts; None is one that gave none."""
         part = self._divided.slices[number]
         reports, kept = self._reports, self._values
-        fine = not self._part.given
-        for at, value in zip(part.needs, values, strict=True):
-            if at not in reports and value is not None:
-                self._report(at, value)
-            fine = fine and at in self._fine
+        for at in part.needs:
+            if at not in reports and values[at] is not None:
+                self._report(at, values[at])
+        fine = not self._part.given and self._fine.issuperset(part.needs)
         if fine:
             found = [kept[source][place] if place >= 0 else None for source, _, place in part.picks]
             return part.piece, Inputs(number, found, [], self._seed, self._live)

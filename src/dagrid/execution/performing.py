@@ -6,9 +6,7 @@ It knows neither the other parts nor what becomes of the report.
 from __future__ import annotations
 
 import threading
-from array import array
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter
@@ -224,20 +222,22 @@ class Report:
         errors: what nodes raised.
         told: sparse facts of nodes: numbers of tries, failures, losses, causes, details, attempts before the last.
         process: the machine and the process that it comes from, empty where it has not travelled.
+        lacks: whether a value could not leave the worker.
     """
 
     origin: float
     status: bytes
-    started: array[float]
-    ended: array[float]
-    entries: array[int]
+    started: list[float]
+    ended: list[float]
+    entries: list[int]
     facts: list[tuple[int, Fact]]
     workers: list[str]
-    where: array[int] | None
+    where: list[int] | None
     values: list[Any]
     errors: dict[int, Any]
     told: tuple[dict[int, Any], ...]
     process: str = ""
+    lacks: bool = False
     names: Sequence[str] = field(default=(), repr=False)
     _reduced: tuple[Any, ...] | None = field(default=None, repr=False)
 
@@ -253,28 +253,22 @@ class Report:
         return cls(
             origin,
             bytes(state.status[:size]),
-            array("d", state.started[:size]),
-            array("d", state.ended[:size]),
+            state.started[:size],
+            state.ended[:size],
             entries,
             [(place, _numbered(fact, number)) for place, fact in facts],
             [state.workers[one].name for one in used] if draft.slots or len(used) > 1 else [""] * len(used),
-            None if len(used) < 2 else array("i", [number.get(one, -1) for one in state.where[:size]]),
+            None if len(used) < 2 else [number.get(one, -1) for one in state.where[:size]],
             values,
             dict(engine.ends.errors),
             _told(state, size, number),
-            "",
-            draft.names if draft.sent is None else [draft.names[node] for node in draft.sent],
+            names=work.sent,
         )
 
     @property
     def well(self) -> bool:
         """Whether all nodes completed."""
         return self.status.count(COMPLETED) == len(self.status)
-
-    @property
-    def lacks(self) -> bool:
-        """Whether a value could not leave the worker."""
-        return Unsent in map(type, self.values)
 
     def error_of(self, node: int, name: str) -> BaseException:
         """Return what a node raised."""
@@ -288,12 +282,13 @@ class Report:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reduced is None:
-            values = self.values
+            values, lacks = self.values, self.lacks
             if not SIMPLE.issuperset(map(type, values)):
                 values = [
                     value if type(value) in SIMPLE else sendable(value, self.names[at])
                     for at, value in enumerate(values)
                 ]
+                lacks = Unsent in map(type, values)
             if values.count(None) == len(values):
                 values = []
             errors = {node: encode_error(error) for node, error in self.errors.items()}
@@ -301,7 +296,8 @@ class Report:
             from dagrid.execution.backends._remote import worker_name
 
             where = self.process or worker_name()
-            self._reduced = (*times, self.workers, self.where, values or len(self.values), errors, self.told, where)
+            rest = (values or len(self.values), errors, self.told, where, lacks)
+            self._reduced = (*times, self.workers, self.where, *rest)
         return _report, self._reduced
 
 
@@ -312,14 +308,13 @@ def _report(*told: Any) -> Report:
     return Report(*fields)
 
 
-def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]]]:
+def _journal(state: State, size: int) -> tuple[list[int], list[tuple[int, Fact]]]:
     # Mostly nodes only started and completed between the coming of the one worker and the end: then all of it is taken at once.
     inner: list[Any] = state.journal[1:-1]
     ends = (*state.journal[:1], *state.journal[-1:])
-    if all(isinstance(one, Fact) and one.kind in _OWN for one in ends):
-        with suppress(TypeError, OverflowError):  # a fact, or that a node was skipped
-            return array("i", inner), []
-    entries = array("i")
+    if set(map(type, inner)) == {int} and max(inner) < SKIPPED_BIT and not any(map(_is_told, ends)):
+        return inner, []
+    entries: list[int] = []
     facts: list[tuple[int, Fact]] = []
     append = entries.append
     for entry in state.journal:
@@ -332,6 +327,10 @@ def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]
         elif entry & NODE_MASK < size:
             append((entry & NODE_MASK) + size)
     return entries, facts
+
+
+def _is_told(entry: int | Fact) -> bool:
+    return isinstance(entry, int) or entry.kind not in _OWN
 
 
 def _numbered(fact: Fact, number: Mapping[int, int]) -> Fact:

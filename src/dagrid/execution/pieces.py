@@ -183,23 +183,24 @@ class Draft:
         Raises:
             TransferError: a function cannot be rebuilt here.
         """
-        names, size, flat, functions, kwargs, places, said, rest = unpack(data)
-        before, args, which, sent = flat
-        bound, tuned = unpack(said)
-        found = [_rebuilt(one, names[which.index(at)]) for at, one in enumerate(functions)]
-        return cls(
-            names,
-            size,
-            list(map(list, _unflat(before))),
-            [found[number] if number >= 0 else None for number in which],
-            list(map(tuple, _unflat(args))),
-            kwargs,
-            places,
-            bound,
-            tuned,
-            None if sent is None else sent.tolist(),
-            *rest,
-        )
+        with paused_gc():
+            names, size, flat, functions, kwargs, places, said, rest = unpack(data)
+            before, args, which, sent = flat
+            bound, tuned = unpack(said)
+            found = [_rebuilt(one, names[which.index(at)]) for at, one in enumerate(functions)]
+            return cls(
+                names,
+                size,
+                list(map(list, _unflat(before))),
+                [found[number] if number >= 0 else None for number in which],
+                list(map(tuple, _unflat(args))),
+                kwargs,
+                places,
+                bound,
+                tuned,
+                None if sent is None else sent.tolist(),
+                *rest,
+            )
 
 
 def _function(fn: Task, node: str) -> bytes:
@@ -230,9 +231,9 @@ def _unflat(flat: tuple[array[int], array[int]]) -> Iterable[Iterable[int]]:
 
 
 class Work:
-    """A draft compiled: what the engine needs of it, the same for every run."""
+    """A draft compiled: what the engine needs of it, the same for every run, and the names of the values that leave it."""
 
-    __slots__ = ("binder", "bindings", "draft", "plan")
+    __slots__ = ("binder", "bindings", "draft", "plan", "sent")
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
@@ -240,6 +241,7 @@ class Work:
             self.binder = Binder(None, {})
             self.bindings = self._bind()
             size = draft.size
+            self.sent = draft.names[:size] if draft.sent is None else [draft.names[node] for node in draft.sent]
             self.plan = self._plan([[one for one in row if one < size] for row in draft.before], draft.names[:size])
 
     def with_border(self) -> Plan:
