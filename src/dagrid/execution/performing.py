@@ -29,6 +29,7 @@ from dagrid.machine.state import COMPLETED, SKIPPED_BIT, State
 from dagrid.ports import Backend, Call, opened
 
 _BORDER = "it ended in another part"
+_INLINE = InlineBackend()  # it holds nothing: what a run has of it is its session
 _OWN = frozenset({Kind.WORKER_JOINED, Kind.WORKER_GONE, Kind.RUN_ENDED, Kind.STOPPED})  # of the inner run, and no more
 
 
@@ -169,7 +170,7 @@ def _run(engine: Engine) -> None:
 def _inner_backend(draft: Draft, plan: Plan) -> Backend:
     """A node that is late holds the caller's thread, so where there are limits the nodes run in threads that can be left."""
     if not draft.slots and not plan.timeouts:
-        return InlineBackend()
+        return _INLINE
     from dagrid.execution.backends.thread import ThreadBackend
 
     return ThreadBackend(draft.slots or 1)
@@ -289,23 +290,13 @@ class Report:
                     for at, value in enumerate(values)
                 ]
                 lacks = Unsent in map(type, values)
-            if values.count(None) == len(values):
-                values = []
             errors = {node: encode_error(error) for node, error in self.errors.items()}
             times = (self.origin, self.status, self.started, self.ended, self.entries, self.facts)
             from dagrid.execution.backends._remote import worker_name
 
             where = self.process or worker_name()
-            rest = (values or len(self.values), errors, self.told, where, lacks)
-            self._reduced = (*times, self.workers, self.where, *rest)
-        return _report, self._reduced
-
-
-def _report(*told: Any) -> Report:
-    fields = list(told)
-    if type(fields[8]) is int:
-        fields[8] = [None] * fields[8]
-    return Report(*fields)
+            self._reduced = (*times, self.workers, self.where, values, errors, self.told, where, lacks)
+        return Report, self._reduced
 
 
 def _journal(state: State, size: int) -> tuple[list[int], list[tuple[int, Fact]]]:
