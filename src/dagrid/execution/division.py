@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dagrid.execution.binding import COMMAND, HERE, LOOP, Bindings
-from dagrid.execution.pieces import Draft, Piece
+from dagrid.execution.pieces import Draft, Piece, Rows
 from dagrid.graph.node import Node
 from dagrid.graph.structure import paused_gc
 from dagrid.machine.events import Fact
@@ -133,7 +133,7 @@ class Divider:
         plan, part, own = self._plan, self._part, self._own
         size = len(row)
         border: dict[int, int] = {}
-        before: list[list[int]] = []
+        before = Rows.of(())
         for node in row:
             numbers = []
             for one in plan.predecessors[node]:
@@ -155,7 +155,7 @@ class Divider:
         return Slice(nodes, size, order, picks, sent, crossing, needs, Piece(draft))
 
     def _draft(
-        self, row: list[int], nodes: list[int], border: dict[int, int], before: list[list[int]], sent: list[int] | None
+        self, row: list[int], nodes: list[int], border: dict[int, int], before: Rows, sent: list[int] | None
     ) -> Draft:
         plan, bindings, own = self._plan, self._bindings, self._own
         names, settings = plan.names, plan.settings
@@ -164,9 +164,9 @@ class Divider:
             found = border.get(node)
             return own[node] if found is None else found
 
-        fns, args, kwargs = bindings.fns, bindings.args, bindings.kwargs
+        fns, taken, kwargs = bindings.fns, bindings.args, bindings.kwargs
         bound: dict[int, Node] = {}
-        numbers: list[tuple[int, ...]] = []
+        args = Rows.of(())
         named: dict[int, dict[str, int]] = {}
         tuned: dict[tuple[object, ...], list[int]] = {}
         for at, node in enumerate(row):
@@ -177,9 +177,9 @@ class Divider:
                 if (spec.arguments is not None or spec.when is not None or spec.cache) and fns[node] is not None:
                     bound[at] = spec
             if at in bound:
-                numbers.append(())
+                args.append(())
                 continue
-            numbers.append(tuple([here(one) for one in args[node]]))
+            args.append([here(one) for one in taken[node]])
             names_of = kwargs[node]
             if names_of:
                 named[at] = {name: here(one) for name, one in names_of.items()}
@@ -188,7 +188,7 @@ class Divider:
             len(row),
             before,
             [self._specs[node].fn if at in bound else fns[node] for at, node in enumerate(row)],
-            numbers,
+            args,
             named,
             {
                 own[node]: place

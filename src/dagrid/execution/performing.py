@@ -6,6 +6,7 @@ It knows neither the other parts nor what becomes of the report.
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -228,9 +229,9 @@ class Report:
 
     origin: float
     status: bytes
-    started: list[float]
-    ended: list[float]
-    entries: list[int]
+    started: Sequence[float]
+    ended: Sequence[float]
+    entries: Sequence[int]
     facts: list[tuple[int, Fact]]
     workers: list[str]
     where: list[int] | None
@@ -291,12 +292,18 @@ class Report:
                 ]
                 lacks = Unsent in map(type, values)
             errors = {node: encode_error(error) for node, error in self.errors.items()}
-            times = (self.origin, self.status, self.started, self.ended, self.entries, self.facts)
+            times = array("d", [*self.started, *self.ended]).tobytes()
+            journal = (array("i", self.entries).tobytes(), self.facts)
             from dagrid.execution.backends._remote import worker_name
 
-            where = self.process or worker_name()
-            self._reduced = (*times, self.workers, self.where, values, errors, self.told, where, lacks)
-        return Report, self._reduced
+            rest = (self.workers, self.where, values, errors, self.told, self.process or worker_name(), lacks)
+            self._reduced = (self.origin, self.status, times, *journal, *rest)
+        return _report, self._reduced
+
+
+def _report(origin: float, status: bytes, times: bytes, entries: bytes, *rest: Any) -> Report:
+    seconds = array("d", times)
+    return Report(origin, status, seconds[: len(status)], seconds[len(status) :], array("i", entries), *rest)
 
 
 def _journal(state: State, size: int) -> tuple[list[int], list[tuple[int, Fact]]]:
