@@ -251,8 +251,9 @@ class _Execution:
         """Run the parts and return the result of the whole."""
         divided = self._divided
         stops = divided.compiled.settings.on_failure == "stop"
+        inputs = self._inputs
         tasks = {
-            name: Gathered(perform_piece, partial(self._inputs, number))
+            name: Gathered(perform_piece, partial(inputs, number))
             for number, name in enumerate(divided.outer.structure.names)
         }
         try:
@@ -277,12 +278,13 @@ class _Execution:
                 self._report(at, values[at])
         fine = not self._part.given and self._fine.issuperset(part.needs)
         if fine:
-            found = [kept[source][place] if place >= 0 else None for source, _, place in part.picks]
+            taken = zip(part.sources, part.places, strict=True)
+            found = [kept[source][place] if place >= 0 else None for source, place in taken]
             return part.piece, Inputs(number, found, [], self._seed, self._live)
-        found = [self._value(part, at) for at in range(len(part.picks))]
+        found = [self._value(part, at) for at in range(len(part.sources))]
         unwell = [
             at
-            for at, (source, local, _) in enumerate(part.picks)
+            for at, (source, local) in enumerate(zip(part.sources, part.numbers, strict=True))
             if source != GIVEN and source not in self._fine and self._is_unwell(source, local)
         ]
         for at in unwell:
@@ -291,7 +293,7 @@ class _Execution:
 
     def _value(self, part: Slice, at: int) -> Any:
         """Return a value that a part needs, which may come from before the run, or not be there."""
-        source, _, place = part.picks[at]
+        source, place = part.sources[at], part.places[at]
         if place < 0 or (source != GIVEN and source not in self._values):
             return None
         if source != GIVEN:

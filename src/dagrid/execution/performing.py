@@ -232,8 +232,8 @@ class Report:
     started: Sequence[float]
     ended: Sequence[float]
     entries: Sequence[int]
-    facts: list[tuple[int, Fact]]
-    workers: list[str]
+    facts: Sequence[tuple[int, Fact]]
+    workers: Sequence[str]
     where: list[int] | None
     values: list[Any]
     errors: dict[int, Any]
@@ -258,8 +258,8 @@ class Report:
             state.started[:size],
             state.ended[:size],
             entries,
-            [(place, _numbered(fact, number)) for place, fact in facts],
-            [state.workers[one].name for one in used] if draft.slots or len(used) > 1 else [""] * len(used),
+            tuple([(place, _numbered(fact, number)) for place, fact in facts]),
+            tuple([state.workers[one].name if draft.slots or len(used) > 1 else "" for one in used]),
             None if len(used) < 2 else [number.get(one, -1) for one in state.where[:size]],
             values,
             dict(engine.ends.errors),
