@@ -33,6 +33,7 @@ from dagrid.graph.authoring import Task as MarkedTask
 from dagrid.graph.authoring import TaskBody
 from dagrid.graph.node import OUTCOME, Node, node_id
 from dagrid.graph.parameters import NO_PARAMETERS, Parameters, Task, matched, parameters_of, without_first
+from dagrid.graph.structure import paused_gc
 
 if TYPE_CHECKING:
     from dagrid.execution.caching import Lineage
@@ -150,9 +151,10 @@ class Gathered(msgspec.Struct, frozen=True):
 
     Args:
         fn: what is called.
-        gather: makes the arguments of the values of all predecessors, in their order and unopened; None stands for one that did
-            not complete, which makes no difference to whether the task runs where a run goes on after failures. It is called
-            where the run is decided, so it must be quick, and neither block nor run code of the user's.
+        gather: makes the arguments of the values of the run, by node number and unopened; it may look at those of predecessors.
+            None stands for one that did not complete, which makes no difference to whether the task runs where a run goes on
+            after failures. It is called where the run is decided, so it must be quick, and neither block nor run code of the
+            user's.
     """
 
     fn: Task
@@ -287,8 +289,7 @@ class Binder(msgspec.Struct, eq=False):
         if fn is None:
             return Binding(None)
         if type(fn) is Gathered:
-            gather, sources = fn.gather, tuple(before)
-            return Binding(fn.fn, gather=lambda values: gather([values[number] for number in sources]), alone=True)
+            return Binding(fn.fn, gather=fn.gather, alone=True)
         if spec is None:
             binding = Binding(fn, *self.sources_of(name, fn, None, before, names))
         elif spec.arguments is not None:
@@ -445,8 +446,9 @@ def bind(
         UnboundParameterError: a parameter names no predecessor.
     """
     bindings = Bindings()
-    for number, fn in enumerate(fns):
-        bindings.append(binder.bound(names[number], fn, specs.get(number), predecessors[number], names))
+    with paused_gc():
+        for number, fn in enumerate(fns):
+            bindings.append(binder.bound(names[number], fn, specs.get(number), predecessors[number], names))
     return bindings
 
 

@@ -251,8 +251,9 @@ class _Execution:
         """Run the parts and return the result of the whole."""
         divided = self._divided
         stops = divided.compiled.settings.on_failure == "stop"
+        inputs = self._inputs
         tasks = {
-            name: Gathered(perform_piece, partial(self._inputs, number))
+            name: Gathered(perform_piece, partial(inputs, number))
             for number, name in enumerate(divided.outer.structure.names)
         }
         try:
@@ -269,21 +270,21 @@ class _Execution:
         return self._whole(result, traced)
 
     def _inputs(self, number: int, values: Sequence[Any]) -> tuple[Any, Inputs]:
-        """Return what a part is called with, of the reports of those that it needs; None is one that gave none."""
+        """Return what a part is called with, of the reports of all parts; None is one that gave none."""
         part = self._divided.slices[number]
         reports, kept = self._reports, self._values
-        fine = not self._part.given
-        for at, value in zip(part.needs, values, strict=True):
-            if at not in reports and value is not None:
-                self._report(at, value)
-            fine = fine and at in self._fine
+        for at in part.needs:
+            if at not in reports and values[at] is not None:
+                self._report(at, values[at])
+        fine = not self._part.given and self._fine.issuperset(part.needs)
         if fine:
-            found = [kept[source][place] if place >= 0 else None for source, _, place in part.picks]
+            taken = zip(part.sources, part.places, strict=True)
+            found = [kept[source][place] if place >= 0 else None for source, place in taken]
             return part.piece, Inputs(number, found, [], self._seed, self._live)
-        found = [self._value(part, at) for at in range(len(part.picks))]
+        found = [self._value(part, at) for at in range(len(part.sources))]
         unwell = [
             at
-            for at, (source, local, _) in enumerate(part.picks)
+            for at, (source, local) in enumerate(zip(part.sources, part.numbers, strict=True))
             if source != GIVEN and source not in self._fine and self._is_unwell(source, local)
         ]
         for at in unwell:
@@ -292,7 +293,7 @@ class _Execution:
 
     def _value(self, part: Slice, at: int) -> Any:
         """Return a value that a part needs, which may come from before the run, or not be there."""
-        source, _, place = part.picks[at]
+        source, place = part.sources[at], part.places[at]
         if place < 0 or (source != GIVEN and source not in self._values):
             return None
         if source != GIVEN:

@@ -5,12 +5,13 @@ Nodes have two numbers: that of the whole graph, and one of their own part, in t
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dagrid.execution.binding import COMMAND, HERE, LOOP, Bindings
-from dagrid.execution.pieces import Draft, Piece
+from dagrid.execution.pieces import Draft, Piece, Rows
 from dagrid.graph.node import Node
 from dagrid.graph.structure import paused_gc
 from dagrid.machine.events import Fact
@@ -29,8 +30,9 @@ class Slice:
         nodes: their numbers in the whole graph; the nodes of other parts that they need come last.
         size: how many nodes are its own.
         order: its own nodes by their numbers in the whole, in an order in which they can run.
-        picks: for each node of another part: which part (GIVEN: none), its number there, and the place of its value in what that
-            part sends (GIVEN: it is waited for, and its value is not asked for).
+        sources: for each node of another part, which part (GIVEN: none).
+        numbers: and its number there.
+        places: and the place of its value in what that part sends (GIVEN: it is waited for, and its value is not asked for).
         sent: its own numbers of the nodes whose values leave it; None means all.
         crossing: those of them that other parts take.
         needs: the parts that it needs.
@@ -40,7 +42,9 @@ class Slice:
     nodes: list[int]
     size: int
     order: list[int]
-    picks: list[tuple[int, int, int]]
+    sources: array[int]
+    numbers: array[int]
+    places: array[int]
     sent: list[int] | None
     crossing: frozenset[int]
     needs: list[int]
@@ -133,29 +137,33 @@ class Divider:
         plan, part, own = self._plan, self._part, self._own
         size = len(row)
         border: dict[int, int] = {}
-        before: list[list[int]] = []
+        before = Rows.of(())
         for node in row:
-            numbers = []
+            ahead = []
             for one in plan.predecessors[node]:
                 if part[one] == number:
-                    numbers.append(own[one])
+                    ahead.append(own[one])
                 elif one not in self._omitted:
-                    numbers.append(border.setdefault(one, size + len(border)))
-            before.append(numbers)
-        picks = []
-        for one in border:
-            among = places[part[one]] if part[one] != GIVEN else None
-            place = own[one] if among is None else among[own[one]] if one in wanted else GIVEN
-            if part[one] == GIVEN:
-                place = 0
-            picks.append((part[one], own[one], place if one in wanted else GIVEN))
-        needs = sorted({one for one, _, _ in picks if one != GIVEN})
+                    ahead.append(border.setdefault(one, size + len(border)))
+            before.append(ahead)
+        sources = array("i", [part[one] for one in border])
+        taken = array("i")
+        for one, source in zip(border, sources, strict=True):
+            if one not in wanted:
+                taken.append(GIVEN)
+            elif source == GIVEN:
+                taken.append(0)
+            else:
+                among = places[source]
+                taken.append(own[one] if among is None else among[own[one]])
         nodes = [*row, *border]
         draft = self._draft(row, nodes, border, before, sent)
-        return Slice(nodes, size, order, picks, sent, crossing, needs, Piece(draft))
+        needs = sorted({*sources} - {GIVEN})
+        numbers = array("i", [own[one] for one in border])
+        return Slice(nodes, size, order, sources, numbers, taken, sent, crossing, needs, Piece(draft))
 
     def _draft(
-        self, row: list[int], nodes: list[int], border: dict[int, int], before: list[list[int]], sent: list[int] | None
+        self, row: list[int], nodes: list[int], border: dict[int, int], before: Rows, sent: list[int] | None
     ) -> Draft:
         plan, bindings, own = self._plan, self._bindings, self._own
         names, settings = plan.names, plan.settings
@@ -164,9 +172,9 @@ class Divider:
             found = border.get(node)
             return own[node] if found is None else found
 
-        fns, args, kwargs = bindings.fns, bindings.args, bindings.kwargs
+        fns, taken, kwargs = bindings.fns, bindings.args, bindings.kwargs
         bound: dict[int, Node] = {}
-        numbers: list[tuple[int, ...]] = []
+        args = Rows.of(())
         named: dict[int, dict[str, int]] = {}
         tuned: dict[tuple[object, ...], list[int]] = {}
         for at, node in enumerate(row):
@@ -177,9 +185,9 @@ class Divider:
                 if (spec.arguments is not None or spec.when is not None or spec.cache) and fns[node] is not None:
                     bound[at] = spec
             if at in bound:
-                numbers.append(())
+                args.append(())
                 continue
-            numbers.append(tuple([here(one) for one in args[node]]))
+            args.append([here(one) for one in taken[node]])
             names_of = kwargs[node]
             if names_of:
                 named[at] = {name: here(one) for name, one in names_of.items()}
@@ -188,7 +196,7 @@ class Divider:
             len(row),
             before,
             [self._specs[node].fn if at in bound else fns[node] for at, node in enumerate(row)],
-            numbers,
+            args,
             named,
             {
                 own[node]: place

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter
@@ -31,6 +30,7 @@ from dagrid.machine.state import COMPLETED, SKIPPED_BIT, State
 from dagrid.ports import Backend, Call, opened
 
 _BORDER = "it ended in another part"
+_INLINE = InlineBackend()  # it holds nothing: what a run has of it is its session
 _OWN = frozenset({Kind.WORKER_JOINED, Kind.WORKER_GONE, Kind.RUN_ENDED, Kind.STOPPED})  # of the inner run, and no more
 
 
@@ -171,7 +171,7 @@ def _run(engine: Engine) -> None:
 def _inner_backend(draft: Draft, plan: Plan) -> Backend:
     """A node that is late holds the caller's thread, so where there are limits the nodes run in threads that can be left."""
     if not draft.slots and not plan.timeouts:
-        return InlineBackend()
+        return _INLINE
     from dagrid.execution.backends.thread import ThreadBackend
 
     return ThreadBackend(draft.slots or 1)
@@ -224,20 +224,22 @@ class Report:
         errors: what nodes raised.
         told: sparse facts of nodes: numbers of tries, failures, losses, causes, details, attempts before the last.
         process: the machine and the process that it comes from, empty where it has not travelled.
+        lacks: whether a value could not leave the worker.
     """
 
     origin: float
     status: bytes
-    started: array[float]
-    ended: array[float]
-    entries: array[int]
-    facts: list[tuple[int, Fact]]
-    workers: list[str]
-    where: array[int] | None
+    started: Sequence[float]
+    ended: Sequence[float]
+    entries: Sequence[int]
+    facts: Sequence[tuple[int, Fact]]
+    workers: Sequence[str]
+    where: list[int] | None
     values: list[Any]
     errors: dict[int, Any]
     told: tuple[dict[int, Any], ...]
     process: str = ""
+    lacks: bool = False
     names: Sequence[str] = field(default=(), repr=False)
     _reduced: tuple[Any, ...] | None = field(default=None, repr=False)
 
@@ -253,28 +255,22 @@ class Report:
         return cls(
             origin,
             bytes(state.status[:size]),
-            array("d", state.started[:size]),
-            array("d", state.ended[:size]),
+            state.started[:size],
+            state.ended[:size],
             entries,
-            [(place, _numbered(fact, number)) for place, fact in facts],
-            [state.workers[one].name for one in used] if draft.slots or len(used) > 1 else [""] * len(used),
-            None if len(used) < 2 else array("i", [number.get(one, -1) for one in state.where[:size]]),
+            tuple([(place, _numbered(fact, number)) for place, fact in facts]),
+            tuple([state.workers[one].name if draft.slots or len(used) > 1 else "" for one in used]),
+            None if len(used) < 2 else [number.get(one, -1) for one in state.where[:size]],
             values,
             dict(engine.ends.errors),
             _told(state, size, number),
-            "",
-            draft.names if draft.sent is None else [draft.names[node] for node in draft.sent],
+            names=work.sent,
         )
 
     @property
     def well(self) -> bool:
         """Whether all nodes completed."""
         return self.status.count(COMPLETED) == len(self.status)
-
-    @property
-    def lacks(self) -> bool:
-        """Whether a value could not leave the worker."""
-        return Unsent in map(type, self.values)
 
     def error_of(self, node: int, name: str) -> BaseException:
         """Return what a node raised."""
@@ -288,38 +284,35 @@ class Report:
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reduced is None:
-            values = self.values
+            values, lacks = self.values, self.lacks
             if not SIMPLE.issuperset(map(type, values)):
                 values = [
                     value if type(value) in SIMPLE else sendable(value, self.names[at])
                     for at, value in enumerate(values)
                 ]
-            if values.count(None) == len(values):
-                values = []
+                lacks = Unsent in map(type, values)
             errors = {node: encode_error(error) for node, error in self.errors.items()}
-            times = (self.origin, self.status, self.started, self.ended, self.entries, self.facts)
+            times = array("d", [*self.started, *self.ended]).tobytes()
+            journal = (array("i", self.entries).tobytes(), self.facts)
             from dagrid.execution.backends._remote import worker_name
 
-            where = self.process or worker_name()
-            self._reduced = (*times, self.workers, self.where, values or len(self.values), errors, self.told, where)
+            rest = (self.workers, self.where, values, errors, self.told, self.process or worker_name(), lacks)
+            self._reduced = (self.origin, self.status, times, *journal, *rest)
         return _report, self._reduced
 
 
-def _report(*told: Any) -> Report:
-    fields = list(told)
-    if type(fields[8]) is int:
-        fields[8] = [None] * fields[8]
-    return Report(*fields)
+def _report(origin: float, status: bytes, times: bytes, entries: bytes, *rest: Any) -> Report:
+    seconds = array("d", times)
+    return Report(origin, status, seconds[: len(status)], seconds[len(status) :], array("i", entries), *rest)
 
 
-def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]]]:
+def _journal(state: State, size: int) -> tuple[list[int], list[tuple[int, Fact]]]:
     # Mostly nodes only started and completed between the coming of the one worker and the end: then all of it is taken at once.
     inner: list[Any] = state.journal[1:-1]
     ends = (*state.journal[:1], *state.journal[-1:])
-    if all(isinstance(one, Fact) and one.kind in _OWN for one in ends):
-        with suppress(TypeError, OverflowError):  # a fact, or that a node was skipped
-            return array("i", inner), []
-    entries = array("i")
+    if set(map(type, inner)) == {int} and max(inner) < SKIPPED_BIT and not any(map(_is_told, ends)):
+        return inner, []
+    entries: list[int] = []
     facts: list[tuple[int, Fact]] = []
     append = entries.append
     for entry in state.journal:
@@ -332,6 +325,10 @@ def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]
         elif entry & NODE_MASK < size:
             append((entry & NODE_MASK) + size)
     return entries, facts
+
+
+def _is_told(entry: int | Fact) -> bool:
+    return isinstance(entry, int) or entry.kind not in _OWN
 
 
 def _numbered(fact: Fact, number: Mapping[int, int]) -> Fact:

@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain, islice
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from dagrid.errors import TransferError
 from dagrid.execution.backends._transfer import encode_function
@@ -24,7 +24,7 @@ from dagrid.execution.pickling import pack, unpack
 from dagrid.graph.node import Node
 from dagrid.graph.parameters import Task
 from dagrid.graph.structure import Structure, paused_gc
-from dagrid.machine.plan import OnFailure, Plan, Settings
+from dagrid.machine.plan import NOBODY, OnFailure, Plan, Settings
 from dagrid.ports import Call, Encoded, opened
 
 SIMPLE = frozenset({type(None), bool, int, float, str, bytes})  # what is pickled with its neighbours
@@ -116,6 +116,31 @@ class Held(Encoded):
             raise Unsent(self.node, type_name(value), told(error)).error from error
 
 
+class Rows(NamedTuple):
+    """Lists of numbers: how long each of them is, and all that is in them, one after the other."""
+
+    lengths: array[int]
+    numbers: array[int]
+
+    @classmethod
+    def of(cls, lists: Iterable[Sequence[int]]) -> Rows:
+        """Return lists as rows."""
+        rows = cls(array("i"), array("i"))
+        for one in lists:
+            rows.append(one)
+        return rows
+
+    def append(self, numbers: Sequence[int]) -> None:
+        """Add a list."""
+        self.lengths.append(len(numbers))
+        self.numbers.extend(numbers)
+
+    def tuples(self) -> list[tuple[int, ...]]:
+        """Return the lists as tuples."""
+        left = iter(self.numbers.tolist())
+        return [tuple(islice(left, length)) for length in self.lengths]
+
+
 @dataclass(slots=True)
 class Draft:
     """A part of a graph by its own numbers: its nodes from 0 in the order of their urgency, then those of other parts it needs.
@@ -137,9 +162,9 @@ class Draft:
 
     names: list[str]
     size: int
-    before: list[list[int]]
+    before: Rows
     fns: list[Task | None]
-    args: list[tuple[int, ...]]
+    args: Rows
     kwargs: dict[int, dict[str, int]]
     places: dict[int, str]
     bound: dict[int, Node]
@@ -172,7 +197,7 @@ class Draft:
                 f"What was said of {some} or another node of its part cannot travel to a worker process ({told(error)}). "
                 f"Let its arguments be things that can be pickled, or run the parts on threads."
             ) from error
-        flat = (_flat(self.before), _flat(self.args), which, None if self.sent is None else array("i", self.sent))
+        flat = (self.before, self.args, which, None if self.sent is None else array("i", self.sent))
         rest = (self.on_failure, self.node_timeout, self.slots)
         return pack((self.names, self.size, flat, functions, self.kwargs, self.places, said, rest))
 
@@ -183,23 +208,24 @@ class Draft:
         Raises:
             TransferError: a function cannot be rebuilt here.
         """
-        names, size, flat, functions, kwargs, places, said, rest = unpack(data)
-        before, args, which, sent = flat
-        bound, tuned = unpack(said)
-        found = [_rebuilt(one, names[which.index(at)]) for at, one in enumerate(functions)]
-        return cls(
-            names,
-            size,
-            list(map(list, _unflat(before))),
-            [found[number] if number >= 0 else None for number in which],
-            list(map(tuple, _unflat(args))),
-            kwargs,
-            places,
-            bound,
-            tuned,
-            None if sent is None else sent.tolist(),
-            *rest,
-        )
+        with paused_gc():
+            names, size, flat, functions, kwargs, places, said, rest = unpack(data)
+            before, args, which, sent = flat
+            bound, tuned = unpack(said)
+            found = [_rebuilt(one, names[which.index(at)]) for at, one in enumerate(functions)]
+            return cls(
+                names,
+                size,
+                before,
+                [found[number] if number >= 0 else None for number in which],
+                args,
+                kwargs,
+                places,
+                bound,
+                tuned,
+                None if sent is None else sent.tolist(),
+                *rest,
+            )
 
 
 def _function(fn: Task, node: str) -> bytes:
@@ -218,42 +244,33 @@ def _rebuilt(data: bytes, node: str) -> Task:
     return found
 
 
-def _flat(rows: Sequence[Sequence[int]]) -> tuple[array[int], array[int]]:
-    return array("i", map(len, rows)), array("i", chain.from_iterable(rows))
-
-
-def _unflat(flat: tuple[array[int], array[int]]) -> Iterable[Iterable[int]]:
-    lengths, numbers = flat
-    left = iter(numbers.tolist())
-    for length in lengths:
-        yield islice(left, length)
-
-
 class Work:
-    """A draft compiled: what the engine needs of it, the same for every run."""
+    """A draft compiled: what the engine needs of it, the same for every run, and the names of the values that leave it."""
 
-    __slots__ = ("binder", "bindings", "draft", "plan")
+    __slots__ = ("binder", "bindings", "draft", "plan", "sent")
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
         with paused_gc():
-            self.binder = Binder(None, {})
-            self.bindings = self._bind()
             size = draft.size
-            self.plan = self._plan([[one for one in row if one < size] for row in draft.before], draft.names[:size])
+            before = draft.before.tuples()
+            self.binder = Binder(None, {})
+            self.bindings = self._bind(before)
+            self.sent = draft.names[:size] if draft.sent is None else [draft.names[node] for node in draft.sent]
+            self.plan = self._plan([[one for one in row if one < size] or NOBODY for row in before], draft.names[:size])
 
     def with_border(self) -> Plan:
         """Return a plan in which the nodes of other parts have numbers too: for runs in which some of them have no value."""
         names = self.draft.names
-        before = [list(row) for row in self.draft.before]
-        return self._plan(before + [[] for _ in names[self.draft.size :]], names)
+        before = list(map(list, self.draft.before.tuples()))
+        return self._plan(before + [NOBODY] * (len(names) - self.draft.size), names)
 
-    def _bind(self) -> Bindings:
+    def _bind(self, before: list[tuple[int, ...]]) -> Bindings:
         draft = self.draft
-        args = draft.args
+        args = draft.args.tuples()
         bindings = Bindings(
             list(draft.fns),
-            list(args),
+            args,
             [None] * draft.size,
             [gatherer(row) for row in args],
             [row[0] if len(row) == 1 else -1 for row in args],
@@ -262,7 +279,7 @@ class Work:
         for node, named in draft.kwargs.items():
             bindings.kwargs[node] = named
         for node, spec in draft.bound.items():
-            one = self.binder.bound(draft.names[node], draft.fns[node], spec, draft.before[node], draft.names)
+            one = self.binder.bound(draft.names[node], draft.fns[node], spec, before[node], draft.names)
             bindings.fns[node], bindings.args[node], bindings.kwargs[node] = one.fn, one.args, one.kwargs
             bindings.gather[node] = one.gather or gatherer(one.args)
             bindings.single[node] = one.args[0] if one.gather is None and len(one.args) == 1 else -1
@@ -274,9 +291,11 @@ class Work:
 
     def _plan(self, before: list[list[int]], names: list[str]) -> Plan:
         draft = self.draft
-        successors: list[list[int]] = [[] for _ in names]
+        successors = [NOBODY] * len(names)
         for node, row in enumerate(before):
             for one in row:
+                if successors[one] is NOBODY:
+                    successors[one] = []
                 successors[one].append(node)
         specs: dict[int, Node] = {}
         for retries, timeout, on_lost, nodes in draft.tuned:

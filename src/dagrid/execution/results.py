@@ -406,10 +406,10 @@ class ExecutionResult:
     def _error(self, node: int) -> BaseException | None:
         state = self._state
         status = state.status[node]
-        name = state.plan.names[node]
-        reason = self._reason(node).removesuffix(".")  # what we say of it ends with one
         if status == Status.COMPLETED:
             return None
+        name = state.plan.names[node]
+        reason = self._reason(node).removesuffix(".")  # what we say of it ends with one
         if status == Status.FAILED and state.losses.get(node, 0) >= state.plan.settings.max_losses:
             return PoisonousTaskError(f"Node {name!r} was {reason}. It is not tried again.", name)
         if status == Status.FAILED:

@@ -19,7 +19,7 @@ from dagrid.machine.state import QUEUED, READY, State, Worker
 
 def assign_free_slots(state: State, at: float, commands: list[Command]) -> None:
     """Give each free slot of a pushed worker the best node that fits it, one at a time so that the workers share."""
-    if not has_room(state):
+    if not (any(state.ready) and has_room(state)):
         return
     free = [worker for worker in state.present.values() if not worker.pulls and worker.free > 0]
     free.sort(key=lambda worker: len(worker.queue) / worker.slots)

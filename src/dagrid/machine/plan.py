@@ -109,7 +109,9 @@ class Request(msgspec.Struct, frozen=True):
 
 
 PLAIN = Request()
-NOBODY: list[int] = []  # the successors of every added node that has none, never changed
+NOBODY: list[
+    int
+] = []  # the successors of every added node that has none, and the neighbours of one in a piece; never changed
 
 
 class Plan:
