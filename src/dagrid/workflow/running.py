@@ -153,7 +153,7 @@ def start(
     history: History,
     run_id: str | None = None,
     name: str | None = None,
-    workflow: Workflow | None = None,
+    document: str = "",
     labels: Mapping[str, str] | None = None,
     resources: Mapping[str, float] | None = None,
     observers: Readers = (),
@@ -174,7 +174,7 @@ def start(
         history: where it is kept.
         run_id: what it is called; by default a new id. One that waits in a queue is taken out of it.
         name: what the workflow is called in the history; by default its own name.
-        workflow: another document of the file than the first.
+        document: the name of another document of the file than the first.
         labels: those of this machine, which selectors must match.
         resources: the capacity of what steps ask for with `resources`; `cpu` is the number of cores if nothing is said.
         observers: readers of the run.
@@ -190,8 +190,7 @@ def start(
         WorkflowError, ParameterError: the workflow cannot run with these parameters, or here; nothing has run.
         DuplicateRunError: there is a run of that id.
     """
-    chosen = workflow or file.main
-    document = chosen.name if workflow is not None else ""
+    chosen = file.document(document)
     check_edits(file, chosen, params, "" if parent or history.knows(run_id) else run_id)
     if name is not None and name != chosen.name:
         chosen = msgspec.structs.replace(chosen, name=name)
@@ -482,9 +481,7 @@ def _source(file: File) -> str:
 def _file_of(about: About) -> tuple[File, Workflow]:
     """Return the file of a run as it was when it was started, and the document that runs."""
     file = file_of(about, None)
-    document = about.more["document"]
-    workflow = file.locals[document] if document else file.main
-    return file, msgspec.structs.replace(workflow, name=about.name)
+    return file, msgspec.structs.replace(file.document(about.document), name=about.name)
 
 
 def _keep_values(history: History, context: Context) -> None:
@@ -544,13 +541,13 @@ class _Children:
 
     def _new(self, child: Child) -> Started:
         about = self._place.about
-        local = self._file.locals.get(child.call)
+        is_local = child.call in self._file.locals
         return start(
-            self._file if local is not None else self._loaded(child.call),
+            self._file if is_local else self._loaded(child.call),
             child.params,
             history=self._history,
             run_id=child.run_id,
-            workflow=local,
+            document=child.call if is_local else "",
             labels=about.more["labels"],
             trigger="call",
             parent=self._place.run_id,
