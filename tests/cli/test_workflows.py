@@ -98,6 +98,9 @@ def test_a_workflow_that_fails(dagrid, history):
     steps = {step["name"]: step for step in record.data["steps"]}
     assert (steps["load"]["status"], steps["report"]["status"]) == ("failed", "skipped")
     assert "no ok file" in steps["load"]["error"]
+    # A program asks with which code it failed and where its words are, now and later.
+    for load in (steps["load"], dagrid("status", "nightly", "--json").data["steps"][1]):
+        assert (load["code"], "no ok file" in Path(load["stderr"]).read_text()) == (3, True)
 
 
 def test_a_precondition_is_asked_again_by_who_tries_again(dagrid, files):

@@ -64,8 +64,8 @@ def dequeue_command(call: Call, queue: str) -> None:
     waiting = call.history.queued(queue)
     said = call.config["dag_run"]
     if said:
-        run_id = said.rpartition(":")[2]
-        run_id = _meant(run_id, [info.run for info in waiting], queue)
+        name, _, run_id = said.rpartition(":")
+        run_id = _meant(run_id, [info.run for info in waiting if name in ("", info.name)], queue, name)
     elif waiting:
         run_id = waiting[0].run
     else:
@@ -83,8 +83,8 @@ def _replaced(about: About, **changes: object) -> About:
     return msgspec.structs.replace(about, **changes)
 
 
-def _meant(said: str, waiting: Sequence[str], queue: str) -> str:
-    """Return the run in a queue that an id means, or the beginning of one."""
+def _meant(said: str, waiting: Sequence[str], queue: str, name: str) -> str:
+    """Return the run in a queue that an id means, or the beginning of one; of a workflow, if one is named."""
     found = [run for run in waiting if run == said] or [run for run in waiting if said and run.startswith(said)]
     if len(found) > 1:
         raise UnknownRunError(
@@ -92,5 +92,6 @@ def _meant(said: str, waiting: Sequence[str], queue: str) -> str:
         )
     if not found:
         near = hint(nearest(said, waiting))
-        raise UnknownRunError(f"There is no run {said!r} in the queue {queue!r}.{near}", said)
+        of = f" of {name!r}" if name else ""
+        raise UnknownRunError(f"There is no run {said!r}{of} in the queue {queue!r}.{near}", said)
     return found[0]
