@@ -94,6 +94,8 @@ def test_runs_as_asked(dagrid, history, monkeypatch):
     assert listed("--last", "1h") == ["run-2", "run-1", "run-0"]
     assert listed("--from", "today", "--to", "yesterday") == []
     assert listed("--to", "2020-01-01") == []
+    assert listed("--to", "now", "--tz", "Asia/Tokyo") == ["run-2", "run-1", "run-0"]
+    assert dagrid("history", "--from", "0001-01-01").code == Exit.USAGE
     assert listed("--run-id", "run-1") == ["run-1"]
     monkeypatch.setenv("DAGRID_HISTORY_LIMIT", "1")
     assert listed() == ["run-2"]

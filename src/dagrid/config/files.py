@@ -104,6 +104,8 @@ def _yaml(path: Path, text: str, texts: bool, places: dict[Way, tuple[int, int]]
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         raise InvalidSettingError(f"{path}{where}: {error.problem or 'this is no YAML'}.") from error
+    except InvalidSettingError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidSettingError(f"{path}: this is no YAML: {error}.") from error
     finally:
@@ -124,7 +126,8 @@ def _value(
             name = str(key.value)
             below = (*at, name)
             if name in found:
-                raise InvalidSettingError(f"{path}:{key.start_mark.line + 1}: there are two values of {name!r}.")
+                place = f"{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+                raise InvalidSettingError(f"{path}:{place}: there are two values of {name!r}. Keep one.")
             found[name] = _value(value, below, places, path, plain, depth + 1)
             places[below] = (key.start_mark.line + 1, key.start_mark.column + 1)
         return found

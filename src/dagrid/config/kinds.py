@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from typing import Any, NamedTuple
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _LONGEST = 500
@@ -81,10 +78,11 @@ def _seconds(text: str) -> float:
     return duration(text)
 
 
-def _moment(text: str) -> datetime:
+def _moment(text: str) -> str:
     from dagrid.config.times import moment
 
-    return moment(text)
+    moment(text)
+    return text
 
 
 def _pair(text: str) -> tuple[str, str]:
