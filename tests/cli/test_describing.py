@@ -315,6 +315,17 @@ def test_a_password_is_not_shown(dagrid, monkeypatch):
         assert said.code == 0
         assert "open-sesame" not in said.out + said.err
         assert "postgresql://me:***@db/runs" in said.out
+    monkeypatch.setenv("DAGRID_STORE", "postgre://me:open-sesame@db/runs")
+    said = dagrid("history")
+    assert (said.code, "open-sesame" in said.err) == (Exit.USAGE, False)
+
+
+def test_a_store_that_is_no_database(dagrid, folder):
+    """A slip made a folder of that name, and the runs of a team were on one machine."""
+    for said in (dagrid("--store", "mysql://db/runs", "history"), dagrid("--store", "runs", "status")):
+        assert said.code == Exit.USAGE
+        assert "--store is a PostgreSQL database, as postgresql://user@host/database" in said.err
+    assert list(folder.iterdir()) == []
 
 
 def test_a_variable_that_nobody_reads_is_pointed_out(dagrid, monkeypatch):

@@ -585,7 +585,6 @@ def test_a_run_survives_kill_9_and_goes_on_with_what_had_not_finished(runner):
         ("params: [{name: N, type: integer, required: true}]\nsteps: [x]", "'N' is missing"),
         ("secrets: [{name: S, provider: env, key: NOT_THERE}]\nsteps: [x]", "which is not set"),
         ("secrets: [{name: S, provider: file, key: not_there}]\nsteps: [x]", "cannot be read"),
-        ("secrets: [{name: S, provider: vault, key: k}]\nsteps: [x]", "no provider of secrets 'vault'"),
         ("env: {A: '`exit 3`'}\nsteps: [x]", "exited with code 3"),
         ("steps: [{command: x, retryPolicy: {limit: $NO, intervalSec: 1}}]", "a number from 0 up is wanted"),
         ("steps: [{command: x, retryPolicy: {limit: '`exit 3`', intervalSec: 1}}]", "exited with code 3"),

@@ -177,7 +177,8 @@ def _read(setting: Setting, said: str | Iterable[str], source: str) -> Any:
     except (ValueError, OverflowError):
         wrong = next((text for text in texts if not _fits(setting, text)), "")
         near = hint(nearest(wrong, kind.choices))
-        raise InvalidSettingError(f"{source} is {kind.wanted}, not {wrong!r}.{near}") from None
+        found = "" if setting.secret else f", not {wrong!r}"
+        raise InvalidSettingError(f"{source} is {kind.wanted}{found}.{near}") from None
     if kind.separator and isinstance(next(iter(values), None), tuple):
         said_of: dict[str, Any] = {}
         for name, value in values:

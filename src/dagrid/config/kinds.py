@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_DATABASE = re.compile(r"postgres(?:ql)?://.+")
 _LONGEST = 500
 
 
@@ -125,6 +126,12 @@ def _some(text: str) -> str:
     return text
 
 
+def _database(text: str) -> str:
+    if not _DATABASE.fullmatch(text):
+        raise ValueError
+    return text
+
+
 def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise ValueError
@@ -137,6 +144,12 @@ NAME = Kind(
     _name,
     {"type": "string", "pattern": f"^{_NAME.pattern}$"},
     "NAME",
+)
+DATABASE = Kind(
+    "a PostgreSQL database, as postgresql://user@host/database (where runs are kept in a folder, that is the home)",
+    _database,
+    {"type": "string", "pattern": f"^{_DATABASE.pattern}$"},
+    "URL",
 )
 PATH = Kind("a path", _some, {"type": "string"}, "PATH")
 HOST = Kind(
