@@ -309,7 +309,7 @@ def go_on(
             cancelled=cancelled,
             **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
         )
-        tell(run, signals or {}, rejects or {})
+        tell(run, signals or {}, rejects or {}, context.secrets)
         return Started(run, history, place, context, closing.pop_all())
 
 
