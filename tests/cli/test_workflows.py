@@ -532,6 +532,14 @@ def test_what_is_told_of_runs(dagrid, history, files):
     assert [one["status"] for one in dagrid("status", "--json").data] == ["queued"]
     assert "start --next" in dagrid("status", "nightly").out
     assert "queue" in dagrid("explain", "nightly").out
+    run = dagrid("status", "--json").data[0]["run"]
+    for arguments, said in ((["graph", run], "is queued and has not begun"), (["approve", run], "it is queued")):
+        refused = dagrid(*arguments)
+        assert (refused.code, said in refused.err) == (Exit.USAGE, True), refused.err
+    assert dagrid("stop", run).code == 0
+    assert dagrid("explain", run).out == (
+        "The run is aborted. It ended before any step had begun: dagrid retry begins it.\n"
+    )
 
 
 def test_a_run_drawn_with_its_states(dagrid):

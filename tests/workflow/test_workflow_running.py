@@ -237,6 +237,33 @@ def test_python_steps_pass_values_as_they_are(runner):
     assert told.out("show") == "list is [0, 1, 2, 3] 6\n"
 
 
+def test_a_part_of_a_value_is_not_the_value(runner):
+    """An output that is chosen of it, or what a person has entered, is what it says, in a Python step as in a shell."""
+    (runner.folder / "tasks.py").write_text(
+        "def make():\n    return {'a': 5, 'b': [1]}\ndef took(**values):\n    return values\n"
+    )
+    started = runner.start(
+        """
+        steps:
+          - name: make
+            python: 'tasks:make'
+            outputs: {A: {decode: json, select: a}, C: {value: const}, D: {}}
+            approval: {prompt: well?, input: [T]}
+          - {name: took, python: 'tasks:took', args: {a: '${A}', c: $C, d: '${D}', t: '${T}'}, output: R}
+        """
+    )
+    assert not started.run.settle()
+    started.detach()
+    told = runner.go_on(started.place.run_id, signals={"make": {"T": "OPS-7"}})
+    assert told.status == "succeeded"
+    assert json.loads(told.node("took").value.outputs["R"]) == {
+        "a": "5",
+        "c": "const",
+        "d": {"a": 5, "b": [1]},
+        "t": "OPS-7",
+    }
+
+
 def test_a_python_step_that_raises_fails_with_its_message_and_its_traceback(runner):
     """The message is in the history, the traceback of the user's own lines in the log."""
     (runner.folder / "tasks.py").write_text("def broken():\n    raise KeyError('nothing')\n")

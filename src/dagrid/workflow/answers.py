@@ -48,7 +48,9 @@ def tell(
         elif name in signals:
             end = held if isinstance(held, StepEnd) else StepEnd()
             inputs = {key: masked(value, secrets) for key, value in signals[name].items()}
-            run.signal(name, msgspec.structs.replace(end, outputs={**end.outputs, **inputs}))
+            run.signal(
+                name, msgspec.structs.replace(end, outputs={**end.outputs, **inputs}, apart=(*end.apart, *inputs))
+            )
         elif name in rejects:
             run.reject(name, masked(rejects[name], secrets))
 

@@ -117,6 +117,8 @@ def _sentence(call: Call, info: RunInfo) -> str:
             else f"dagrid start --next {quote(about.queue)} begins it"
         )
         return f"It waits in the queue {about.queue!r}: {begins}."
+    if info.ended and not call.history.has_begun(info.run):
+        return "It ended before any step had begun: dagrid retry begins it."
     return SENTENCES.get(info.status, "")
 
 
