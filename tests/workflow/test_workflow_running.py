@@ -710,6 +710,18 @@ def test_old_runs_are_forgotten_as_the_workflow_says(runner):
     assert len(runner.history.runs(name="child", children=True)) == 2
 
 
+def test_old_runs_that_cannot_be_forgotten_are_no_fault_of_the_new_one(runner):
+    """A folder of another user's, or a store that is busy, made an error of a run that had succeeded."""
+    text = "histRetentionRuns: 1\nsteps: [{name: a, command: echo a}]"
+    old = runner.run(text)
+    (old.place.folder / "owner.lock").unlink()
+    (old.place.folder / "owner.lock").mkdir()
+    told = runner.run(text)
+    assert told.status == "succeeded"
+    assert "old runs are still there: " in told.log
+    assert len(runner.history.runs()) == 2
+
+
 def test_many_large_outputs_keep_no_step_from_starting(runner):
     """What a step names it has; of the others those are left out for which there is no room."""
     steps = "\n".join(f"- {{name: s{n}, command: 'printf %090000d {n}', output: OUT{n}}}" for n in range(25))

@@ -16,7 +16,7 @@ import msgspec
 
 from dagrid.assemble import restart, view
 from dagrid.assemble import start as start_graph
-from dagrid.errors import UnknownRunError, WorkflowError, WorkflowNotFoundError
+from dagrid.errors import DagridError, UnknownRunError, WorkflowError, WorkflowNotFoundError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
@@ -35,7 +35,7 @@ from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
 from dagrid.workflow.loading import File, find, load, loads
 from dagrid.workflow.lowering import lower
-from dagrid.workflow.mailing import send_mails, send_waiting_mail
+from dagrid.workflow.mailing import note, send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
 from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
@@ -98,7 +98,10 @@ class Started(msgspec.Struct):
                 self._ended = True
                 send_mails(self.context, result)
                 if tidy:
-                    self.tidy()
+                    try:
+                        self.tidy()
+                    except (DagridError, OSError) as error:  # the run has ended as it has
+                        note(self.context, f"old runs are still there: {error}")
                 self._remove_container()
             return result
         finally:
@@ -116,7 +119,6 @@ class Started(msgspec.Struct):
 
     def _remove_container(self) -> None:
         if self.context.workflow.container is not None:
-            from dagrid.workflow.mailing import note
             from dagrid.workflow.steps.docker import remove  # few workflows have a container
 
             wrong = remove(self.context)
