@@ -18,7 +18,7 @@ import pytest
 from dagrid import DAG, Node
 from dagrid.assemble import start
 from dagrid.cli.exits import Exit
-from dagrid.history import About
+from dagrid.history import About, History
 from tests.cli.conftest import PATIENCE
 from tests.cli.test_describing import completed
 
@@ -398,6 +398,16 @@ def test_into_a_queue_and_out_of_it(dagrid, history, folder):
     assert dagrid("dequeue", "slow", "-d", f"nightly:{run[:-4]}", "--json").data["run"] == run
     assert dagrid("dequeue", "slow").code == Exit.UNKNOWN
     assert {info.status for info in history.runs()} == {"aborted"}
+
+
+def test_the_next_of_a_queue_is_one_that_waits(dagrid, history, monkeypatch):
+    """Who starts runs takes some meanwhile: those behind them are still there, and one of them was asked for."""
+    for run in ("run-1", "run-2"):
+        history.enqueue("nightly", About(queue="slow"), run)
+    seen = [history.queued("slow")]
+    history.dequeue("run-1")
+    monkeypatch.setattr(History, "queued", lambda *_: seen.pop() if seen else [history.info("run-2")])
+    assert dagrid("dequeue", "slow").out == "run-2\n"
 
 
 def test_the_beginning_of_an_id_must_be_that_of_one_run(dagrid, history):
