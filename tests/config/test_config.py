@@ -121,6 +121,7 @@ def config(tmp_path: Path, text: str, name: str = "config.yaml") -> Config:
         ("history:\n  limit: [1]", r":2:3: history.limit is a whole number"),
         ("history: {status: [faild]}", r"one of queued, .*, not 'faild'. Did you mean 'failed'\?"),
         ("quiet: true\nquiet: false", r"^[^ ]+:2:1: there are two values of 'quiet'. Keep one.$"),
+        ("paths: {dagsDir: a, dags_dir: b}", r":1:21: dags_dir is dagsDir in another spelling. Keep one"),
         ("- quiet", "settings are a mapping of names, not list"),
         ("a: [", r":2:1: "),
         ("tz: \x00", "this is no YAML"),
@@ -154,6 +155,8 @@ def test_keys_in_snake_case_toml_and_json(tmp_path):
     assert config(tmp_path, '{"cleanup": {"retentionDays": 5}}', "c.json")["cleanup.retention_days"] == 5
     assert config(tmp_path, "", "empty.yaml")["cleanup.retention_days"] == 0
     assert config(tmp_path, "{}", "empty.json")["quiet"] is False
+    with pytest.raises(InvalidSettingError, match=r"there are two values of 'limit'. Keep one"):
+        config(tmp_path, '{"history": {"limit": 5, "limit": 6}}', "twice.json")["history.limit"]
     for name in ("bad.toml", "bad.json"):
         with pytest.raises(InvalidSettingError, match=f"{name}.*this is no"):
             config(tmp_path, "{,", name).all()
