@@ -157,6 +157,26 @@ def test_a_person_is_asked_in_what_was_called_with_a_secret(dagrid, history, fol
     assert {info.status for info in history.runs(children=True)} == {"succeeded"}
 
 
+def test_what_a_person_says_is_kept_without_secrets(dagrid, history, folder, monkeypatch):
+    """An answer is in the history as what steps print is, and a secret stands there never."""
+    monkeypatch.setenv("HIDDEN", "s3cr3t-t0ken")
+    (folder / "say.yaml").write_text(
+        "secrets: [{name: KEY, provider: env, key: HIDDEN}]\n"
+        "steps: [{name: a, approval: {prompt: one, input: [WHY]}}, {name: b, approval: two}]\n"
+    )
+    assert dagrid("start", "say.yaml", "-q").code == Exit.WAITING
+    said = [
+        dagrid("approve", "say", "--input", "WHY=for s3cr3t-t0ken"),
+        dagrid("reject", "say", "--reason", "no s3cr3t-t0ken"),
+    ]
+    assert [one.code for one in said] == [Exit.WAITING, Exit.FAILED]
+    said += [dagrid("status", "say"), dagrid("status", "say", "--json"), dagrid("explain", "say")]
+    assert "for *******" in said[3].out
+    assert "no *******" in said[3].out
+    assert not [one for one in said if "s3cr3t" in one.out + one.err]
+    assert not [file for file in history.home.rglob("*") if file.is_file() and b"s3cr3t" in file.read_bytes()]
+
+
 def test_what_waits_behind_a_step_that_runs_anew_is_asked_anew(dagrid, history, folder):
     """It went on at once, or could be answered, while what comes before it was still at work, or had failed."""
     (folder / "behind.yaml").write_text(BEHIND)

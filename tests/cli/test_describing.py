@@ -296,6 +296,17 @@ def test_one_setting(dagrid):
     assert dagrid("config", "history.limit", "--json").data["value"] == 100
 
 
+def test_settings_that_are_several(dagrid, monkeypatch):
+    """Numbers by name are shown as they are written, in the table too, which broke on them."""
+    monkeypatch.setenv("DAGRID_QUEUES_CONFIG", "slow=2,fast=8")
+    monkeypatch.setenv("DAGRID_RESOURCES", "gpu=0.5")
+    monkeypatch.setenv("DAGRID_WORKER_LABELS", "zone=a")
+    assert dagrid("config", "queues.config").out == "slow=2 fast=8\n"
+    table = dagrid("config").out
+    for shown in ("slow=2 fast=8", "gpu=0.5", "zone=a"):
+        assert f"  {shown}  " in table
+
+
 def test_a_password_is_not_shown(dagrid, monkeypatch):
     """Neither in words nor for programs."""
     monkeypatch.setenv("DAGRID_STORE", "postgresql://me:open-sesame@db/runs")
@@ -304,6 +315,17 @@ def test_a_password_is_not_shown(dagrid, monkeypatch):
         assert said.code == 0
         assert "open-sesame" not in said.out + said.err
         assert "postgresql://me:***@db/runs" in said.out
+    monkeypatch.setenv("DAGRID_STORE", "postgre://me:open-sesame@db/runs")
+    said = dagrid("history")
+    assert (said.code, "open-sesame" in said.err) == (Exit.USAGE, False)
+
+
+def test_a_store_that_is_no_database(dagrid, folder):
+    """A slip made a folder of that name, and the runs of a team were on one machine."""
+    for said in (dagrid("--store", "mysql://db/runs", "history"), dagrid("--store", "runs", "status")):
+        assert said.code == Exit.USAGE
+        assert "--store is a PostgreSQL database, as postgresql://user@host/database" in said.err
+    assert list(folder.iterdir()) == []
 
 
 def test_a_variable_that_nobody_reads_is_pointed_out(dagrid, monkeypatch):

@@ -18,7 +18,7 @@ import pytest
 from dagrid import DAG, Node
 from dagrid.assemble import start
 from dagrid.cli.exits import Exit
-from dagrid.history import About
+from dagrid.history import About, History
 from tests.cli.conftest import PATIENCE
 from tests.cli.test_describing import completed
 
@@ -94,6 +94,8 @@ def test_runs_as_asked(dagrid, history, monkeypatch):
     assert listed("--last", "1h") == ["run-2", "run-1", "run-0"]
     assert listed("--from", "today", "--to", "yesterday") == []
     assert listed("--to", "2020-01-01") == []
+    assert listed("--to", "now", "--tz", "Asia/Tokyo") == ["run-2", "run-1", "run-0"]
+    assert dagrid("history", "--from", "0001-01-01").code == Exit.USAGE
     assert listed("--run-id", "run-1") == ["run-1"]
     monkeypatch.setenv("DAGRID_HISTORY_LIMIT", "1")
     assert listed() == ["run-2"]
@@ -252,6 +254,57 @@ def test_a_log_is_followed_until_the_run_has_ended(history, performer):
         reader.communicate()
 
 
+def test_the_last_lines_of_a_log_are_followed_too(history, performer):
+    """The store hears of the end first: that it has ended, or that a mail about it was not sent, is written after that."""
+    (info,) = history.runs()
+    log = history.folder(info.run) / "run.log"
+    log.write_text("first\n")
+    store = history.checkpoint.store
+    (record,) = store.runs(ids={info.run})
+    store.append(info.run, record.epoch, 0, [], status="failed", at=time.time())
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "dagrid", "logs", "-f", info.run], stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout is not None
+    try:
+        assert reader.stdout.readline() == "first\n"
+        with log.open("a") as file:
+            file.write("the run has ended\n")
+        assert reader.stdout.readline() == "the run has ended\n"
+        performer.kill()
+        assert reader.communicate(timeout=PATIENCE)[0] == ""
+    finally:
+        reader.kill()
+        reader.communicate()
+
+
+def test_the_log_of_a_run_in_a_queue_is_followed_from_its_beginning(dagrid, history, folder):
+    """Whoever has put it there need not know when its turn comes, nor type again when it has waited for a person."""
+    (folder / "later.yaml").write_text(
+        "logDir: elsewhere\nsteps: [{name: a, command: echo told, approval: {prompt: well?}}]\n"
+    )
+    run = dagrid("enqueue", "later.yaml").out.strip()
+    said = dagrid("logs", run)
+    assert (said.code, said.err) == (Exit.UNKNOWN, f"dagrid: Run '{run}' is queued and has written nothing.\n")
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "dagrid", "logs", "-f", run],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert reader.stdout is not None
+    try:
+        assert dagrid("start", "--next", "later").code == Exit.WAITING
+        while "waits for a person" not in (line := reader.stdout.readline()):
+            assert line, reader.communicate()
+        assert dagrid("approve", run).code == 0
+        out, err = reader.communicate(timeout=PATIENCE)
+        assert (out.endswith("the run has ended\n"), err, reader.returncode) == (True, "", 0)
+    finally:
+        reader.kill()
+        reader.communicate()
+
+
 def test_following_can_be_broken_off(history, performer):
     """Ctrl-C ends the reading, and not the run."""
     (info,) = history.runs()
@@ -339,9 +392,22 @@ def test_into_a_queue_and_out_of_it(dagrid, history, folder):
     assert "Run 'mine' waits in the queue 'slow': dagrid start --next slow begins what waits there." in said.err
     assert dagrid("dequeue", "slow").out == "mine\n"
     assert dagrid("dequeue", "slow", "-d", "nightly:none").code == Exit.UNKNOWN
+    said = dagrid("dequeue", "slow", "-d", f"other:{run}")  # it is none of that workflow
+    assert (said.code, f"no run '{run}' of 'other' in the queue" in said.err) == (Exit.UNKNOWN, True)
+    assert "queue 'slow': dagrid start --next slow begins it." in dagrid("status", run).out
     assert dagrid("dequeue", "slow", "-d", f"nightly:{run[:-4]}", "--json").data["run"] == run
     assert dagrid("dequeue", "slow").code == Exit.UNKNOWN
     assert {info.status for info in history.runs()} == {"aborted"}
+
+
+def test_the_next_of_a_queue_is_one_that_waits(dagrid, history, monkeypatch):
+    """Who starts runs takes some meanwhile: those behind them are still there, and one of them was asked for."""
+    for run in ("run-1", "run-2"):
+        history.enqueue("nightly", About(queue="slow"), run)
+    seen = [history.queued("slow")]
+    history.dequeue("run-1")
+    monkeypatch.setattr(History, "queued", lambda *_: seen.pop() if seen else [history.info("run-2")])
+    assert dagrid("dequeue", "slow").out == "run-2\n"
 
 
 def test_the_beginning_of_an_id_must_be_that_of_one_run(dagrid, history):

@@ -111,6 +111,24 @@ def test_what_a_run_has_called_is_stopped_as_any_step(dagrid, history, folder):
     assert {info.status for info in history.runs(children=True)} == {"aborted"}
 
 
+def test_what_a_run_has_called_is_not_stopped_with_its_caller_unasked(dagrid, history, folder):
+    """Who wants one of them gone loses neither the others nor what called them, and is told how to end all of it."""
+    (folder / "outer.yaml").write_text(
+        "steps: [{name: kids, call: inner, parallel: [1, 2]}]\n---\nname: inner\n"
+        "steps: ['touch there.$1; until test -e go; do sleep 0.05; done']\n"
+    )
+    with process("start", "outer.yaml", "-r", "outer") as running:
+        for number in (1, 2):
+            appeared(folder / f"there.{number}")
+        child = history.children("outer")[0].run
+        for command in ("stop", "restart"):
+            said = dagrid(command, child)
+            assert (said.code, "dagrid stop outer" in said.err) == (Exit.USAGE, True), said.err
+        (folder / "go").touch()
+        assert running.wait(PATIENCE) == 0
+    assert {info.status for info in history.runs(children=True)} == {"succeeded"}
+
+
 def test_a_step_between_two_tries_says_what_it_waits_for(dagrid, folder):
     """It does not run, and has no time; when it will is said in place of that."""
     (folder / "long.yaml").write_text(

@@ -98,6 +98,9 @@ def test_a_workflow_that_fails(dagrid, history):
     steps = {step["name"]: step for step in record.data["steps"]}
     assert (steps["load"]["status"], steps["report"]["status"]) == ("failed", "skipped")
     assert "no ok file" in steps["load"]["error"]
+    # A program asks with which code it failed and where its words are, now and later.
+    for load in (steps["load"], dagrid("status", "nightly", "--json").data["steps"][1]):
+        assert (load["code"], "no ok file" in Path(load["stderr"]).read_text()) == (3, True)
 
 
 def test_a_precondition_is_asked_again_by_who_tries_again(dagrid, files):
@@ -381,6 +384,37 @@ def test_restart_means_the_same_file_from_another_folder(dagrid, history, files,
     assert dagrid("logs", run, "cmd_1").out == "changed\n"
 
 
+def test_what_was_called_is_started_anew_by_itself(dagrid, history, files):
+    """It is one document of a file of several: all of that file ran once more, under the name of what was called."""
+    (files / "two.yaml").write_text(
+        "steps:\n  - {name: only, call: inner, params: X=then}\n  - touch outer\n"
+        "---\nname: inner\nparams: X=never\nsteps: ['echo $X >> ran']\n"
+    )
+    assert dagrid("start", "two.yaml").code == 0
+    (files / "outer").unlink()
+    assert dagrid("restart", "inner").code == 0
+    assert dagrid("retry", "inner", "--from", "cmd_1").code == 0
+    assert dagrid("start", "--from-run-id", "inner").code == 0
+    assert (files / "ran").read_text().split() == ["then"] * 4
+    assert [info.name for info in history.runs()] == ["inner", "inner", "two"]
+    assert not (files / "outer").exists()
+    # Where the file has it no more, there is nothing to be started.
+    (files / "two.yaml").write_text("steps: [touch outer]\n---\nname: iner\nsteps: ['true']\n")
+    said = dagrid("restart", "inner")
+    assert (said.code, "Did you mean 'iner'?" in said.err) == (Exit.UNKNOWN, True)
+
+
+def test_restart_stops_what_waits(dagrid, history, files):
+    """A person was still asked, and a queue still had the run, beside the one that was to take its place."""
+    (files / "ask.yaml").write_text("steps: [{name: a, command: 'true', approval: {prompt: well?}}]\n")
+    assert dagrid("start", "ask.yaml").code == Exit.WAITING
+    assert dagrid("restart", "ask").code == Exit.WAITING
+    assert dagrid("enqueue", "nightly.yaml").code == 0
+    assert dagrid("restart", "nightly").code == Exit.FAILED
+    stands = [(info.name, info.status) for info in history.runs()]
+    assert stands == [("nightly", "failed"), ("nightly", "aborted"), ("ask", "waiting"), ("ask", "aborted")]
+
+
 def test_restart_stops_what_goes_on(dagrid, history, files):
     """The old run is over before the new one begins."""
     (files / "long.yaml").write_text(
@@ -498,6 +532,14 @@ def test_what_is_told_of_runs(dagrid, history, files):
     assert [one["status"] for one in dagrid("status", "--json").data] == ["queued"]
     assert "start --next" in dagrid("status", "nightly").out
     assert "queue" in dagrid("explain", "nightly").out
+    run = dagrid("status", "--json").data[0]["run"]
+    for arguments, said in ((["graph", run], "is queued and has not begun"), (["approve", run], "it is queued")):
+        refused = dagrid(*arguments)
+        assert (refused.code, said in refused.err) == (Exit.USAGE, True), refused.err
+    assert dagrid("stop", run).code == 0
+    assert dagrid("explain", run).out == (
+        "The run is aborted. It ended before any step had begun: dagrid retry begins it.\n"
+    )
 
 
 def test_a_run_drawn_with_its_states(dagrid):

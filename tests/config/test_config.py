@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from dagrid.config import SETTINGS, Config, Setting
 from dagrid.config.kinds import FLAG
 from dagrid.config.table import schema
-from dagrid.config.times import duration, moment, seconds, zone
+from dagrid.config.times import duration, moment, zone
 from dagrid.errors import InvalidSettingError
 
 
@@ -119,7 +120,8 @@ def config(tmp_path: Path, text: str, name: str = "config.yaml") -> Config:
         ("history: 3", r":1:1: history holds settings by name, such as history.from"),
         ("history:\n  limit: [1]", r":2:3: history.limit is a whole number"),
         ("history: {status: [faild]}", r"one of queued, .*, not 'faild'. Did you mean 'failed'\?"),
-        ("quiet: true\nquiet: false", r":2: there are two values of 'quiet'"),
+        ("quiet: true\nquiet: false", r"^[^ ]+:2:1: there are two values of 'quiet'. Keep one.$"),
+        ("paths: {dagsDir: a, dags_dir: b}", r":1:21: dags_dir is dagsDir in another spelling. Keep one"),
         ("- quiet", "settings are a mapping of names, not list"),
         ("a: [", r":2:1: "),
         ("tz: \x00", "this is no YAML"),
@@ -153,6 +155,8 @@ def test_keys_in_snake_case_toml_and_json(tmp_path):
     assert config(tmp_path, '{"cleanup": {"retentionDays": 5}}', "c.json")["cleanup.retention_days"] == 5
     assert config(tmp_path, "", "empty.yaml")["cleanup.retention_days"] == 0
     assert config(tmp_path, "{}", "empty.json")["quiet"] is False
+    with pytest.raises(InvalidSettingError, match=r"there are two values of 'limit'. Keep one"):
+        config(tmp_path, '{"history": {"limit": 5, "limit": 6}}', "twice.json")["history.limit"]
     for name in ("bad.toml", "bad.json"):
         with pytest.raises(InvalidSettingError, match=f"{name}.*this is no"):
             config(tmp_path, "{,", name).all()
@@ -278,20 +282,24 @@ def test_what_is_no_span(text):
 
 def test_moments():
     """Days, times, zones, and the words for the days that are asked for most."""
-    assert moment("2026-01-31") == datetime(2026, 1, 31)
-    assert moment("2026-01-31T08:00+02:00").utcoffset() is not None
-    assert (moment("today") - moment("yesterday")).total_seconds() == 86400
-    assert moment("now") >= moment("today")
     utc, berlin = zone("UTC"), zone("Europe/Berlin")
-    assert seconds(moment("2026-01-31"), utc) - seconds(moment("2026-01-31"), berlin) == 3600
-    aware = datetime(2026, 1, 31, tzinfo=UTC)
-    assert seconds(aware, berlin) == aware.timestamp()
+    assert moment("2026-01-31") == datetime(2026, 1, 31).timestamp()
+    assert moment("2026-01-31", utc) - moment("2026-01-31", berlin) == 3600
+    assert moment("2026-01-31T02:00+02:00", berlin) == datetime(2026, 1, 31, tzinfo=UTC).timestamp()
+    assert moment("today", utc) - moment("yesterday", utc) == 86400
+    # Now is now everywhere, and a day is that of the zone, whichever this machine is in.
+    for name in ("Pacific/Kiritimati", "Pacific/Pago_Pago", "UTC"):
+        there = zone(name)
+        assert abs(moment("now", there) - time.time()) < 60
+        midnight = datetime.fromtimestamp(moment("today", there), there)
+        assert (midnight.hour, midnight.minute, midnight.date()) == (0, 0, datetime.now(there).date())
     assert zone(None) is None
     for wrong in ("Nowhere/Land", "../etc/passwd", "a\x00"):
         with pytest.raises(ValueError):
             zone(wrong)
-    with pytest.raises(ValueError):
-        moment("31.1.2026")
+    for wrong in ("31.1.2026", "0001-01-01"):
+        with pytest.raises(ValueError):
+            moment(wrong)
 
 
 def test_toml_reads_as_yaml_does(tmp_path):

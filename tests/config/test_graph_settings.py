@@ -126,6 +126,10 @@ def test_nodes_that_a_run_makes(tmp_path):
         ("tags: {oi: {priority: 1}}", r"the graph has no tag 'oi'"),
         ("nodes: {fetch: {prioriti: 1}}", r":1:17: a node has no setting 'prioriti'. Did you mean 'priority'\?"),
         ("nodes: {fetch: {fn: os.system}}", "a node has no setting 'fn'"),
+        (
+            "maxConcurrency: 1\nmax_concurrency: 2",
+            r":2:1: max_concurrency stands there in another spelling too. Keep one",
+        ),
         ("nodes: {fetch: {priority: high}}", r":1:9: Node 'fetch': priority is a whole number, not 'high'"),
         ("nodes: {fetch: {retries: {tries: 1}}}", "retries has no setting 'tries'"),
         ("nodes: {fetch: {retries: {backoff: 0}}}", "backoff is a factor from 1 up"),

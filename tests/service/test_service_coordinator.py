@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -303,6 +304,17 @@ def test_what_runs_once_more_is_the_coordinators(service, tmp_path, settings):
         about = service.history.about(one)
         assert (about.pid, about.queue, about.served) == (os.getpid(), "slow", True)
     assert service.history.about(anew).trigger == "by hand"
+
+
+def test_what_was_called_runs_once_more_by_itself(service, tmp_path):
+    """A queue keeps which document of its file it is; the whole file ran under its name. Programs are told which run it is."""
+    run = service.enqueue(f"steps: [{{call: inner}}]\n---\nname: inner\nsteps: [echo inner >> {tmp_path}/ran]\n")
+    with service.coordinator():
+        service.until(run, "succeeded")
+        anew = json.loads(told(service, "restart", "inner", "--json"))["run"]
+        service.until(anew, "succeeded")
+    assert (tmp_path / "ran").read_text() == "inner\ninner\n"
+    assert not service.history.children(anew)
 
 
 def test_a_run_that_could_not_begin_is_tried_again_by_its_coordinator(service, tmp_path):

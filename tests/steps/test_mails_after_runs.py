@@ -96,6 +96,31 @@ def test_a_step_may_ask_for_a_mail_of_its_own(perform, sink):
     assert [one["Subject"] for one in sink.messages][1:] == ["[down] nightly: failed"]
 
 
+def test_a_handler_is_told_of_by_the_name_that_it_has_in_the_run(perform, sink):
+    """In the history it is onExit, whatever its step is called, so its failure was told to nobody, or that of a step twice."""
+    text = FLOW.replace("%s\nsteps", "handlerOn: {exit: {name: bad, command: 'false', mailOnError: true}}\nsteps") % ""
+    nodes = [Node("good", lambda: None), Node("bad", lambda: None), Node("onExit", lambda: 1 / 0, handler="exit")]
+    with mail_server(sink) as port:
+        context = perform.context(text, [f"PORT={port}"])
+        context.logs.stderr("onExit").write_text("why\n")
+        send_mails(context, DAG(nodes).run(progress=False))
+    (message,) = sink.messages
+    assert message["Subject"] == "[down] nightly: step onExit failed"
+    assert "onExit: failed" in message.get_body().get_content()
+    assert [one.get_filename() for one in message.iter_attachments()] == ["onExit.err"]
+
+
+def test_what_need_not_run_is_no_failure(perform, sink):
+    """Who lets a workflow run on working days only got a mail about a failure each Sunday."""
+    with mail_server(sink) as port:
+        context = perform.context(FLOW % ("mailOn: {failure: true}", ""), [f"PORT={port}"])
+        run = DAG([Node(name, lambda: None) for name in ("good", "bad")]).start(
+            progress=False, cancelled="it is Sunday"
+        )
+        send_mails(context, run.wait())
+    assert sink.messages == []
+
+
 def test_when_a_person_is_waited_for(perform, sink):
     with mail_server(sink) as port:
         context = perform.context(FLOW % ("mailOn: {wait: true}", ""), [f"PORT={port}"])

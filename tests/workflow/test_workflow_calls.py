@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
+import pytest
+
 from dagrid.workflow import running
 
 
@@ -22,6 +26,42 @@ def test_a_call_that_is_repeated_runs_its_workflow_each_time(runner):
     assert told.status == "succeeded"
     assert (runner.folder / "runs.txt").read_text() == "x\n" * 3
     assert [child.status for child in runner.history.children(told.id)] == ["succeeded"] * 3
+
+
+@pytest.mark.parametrize(
+    ("printed", "items"),
+    [
+        ("a b", ["a", "b"]),
+        ("101 102", ["101", "102"]),
+        ("a", ["a"]),
+        ("101", ["101"]),
+        ("1.50", ["1.50"]),
+        ("true", ["true"]),
+        (r"\"a b\"", ["a b"]),
+        ("[1, null]", ["1", "null"]),
+        ("", []),
+        ("{}", None),
+        ("null", None),
+    ],
+)
+def test_what_a_step_prints_is_a_list_of_words(runner, printed, items):
+    """Also where there happens to be one, and that a number: a run that met two tickets went well, and one with one failed."""
+    told = runner.run(
+        f"""
+        steps:
+          - {{name: list, command: "echo '{printed}'", output: L}}
+          - {{name: each, call: child, parallel: '${{L}}', params: 'X=${{ITEM}}', output: R}}
+        ---
+        name: child
+        params: X
+        steps: [{{name: one, command: 'echo "$X"', output: O}}]
+        """
+    )
+    if items is None:
+        assert "which is no list" in str(told.node("each").error)
+    else:
+        found = json.loads(told.node("each").value.outputs["R"])["outputs"]
+        assert [one["O"] for one in found] == items
 
 
 def test_a_call_that_runs_anew_runs_its_workflow_anew(runner):

@@ -145,6 +145,7 @@ def without_nothing(value):
         "stepz: [x]",
         "steps: [{comand: x}]",
         "type: tree",
+        "secrets: [{name: S, provider: vault, key: k}]",
         "steps: [{command: x, retryPolicy: {limit: many}}]",
         "steps: [{command: x, timeoutSec: -1}]",
         "steps: [{command: x, repeatPolicy: {repeat: often}}]",

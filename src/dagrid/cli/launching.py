@@ -25,11 +25,19 @@ def start_workflow(
     file: File,
     params: Sequence[str],
     *,
+    document: str = "",
     run_id: str | None = None,
     name: str | None = None,
     again: bool = False,
 ) -> int:
-    """Run a workflow, wait for its end, and return the exit code; `again` is that of `History.begin`.
+    """Run a workflow, wait for its end, and return the exit code.
+
+    Args:
+        call: the command.
+        file, params: the workflow, and what it is given.
+        document: the name of another document of the file than the first.
+        run_id, name: of the run.
+        again: take up a run that ended before it began, see `History.begin`.
 
     Raises:
         InvalidSettingError: a backend is named, which is for graphs of Python's.
@@ -37,7 +45,8 @@ def start_workflow(
     refuse_backend(call)
     from dagrid.workflow.running import start
 
-    watched = Watched(call, name or file.main.name, len(file.main.steps))
+    workflow = file.document(document)
+    watched = Watched(call, name or workflow.name, len(workflow.steps))
     with stoppable() as held:
         started = start(
             file,
@@ -45,6 +54,7 @@ def start_workflow(
             history=call.history,
             run_id=run_id,
             name=name,
+            document=document,
             again=again,
             labels=dict(call.config["worker.labels"]),
             resources=dict(call.config["resources"]),
@@ -126,7 +136,7 @@ def start_like(call: Call, about: About, params: Sequence[str], **settings: Any)
         return start_graph(call, about.source, params, folder=about.more.get("folder", ""), **settings)
     from dagrid.workflow.running import file_of
 
-    return start_workflow(call, file_of(about), params, **settings)
+    return start_workflow(call, file_of(about), params, document=about.document, **settings)
 
 
 def start_next(call: Call, queue: str) -> int:
@@ -150,6 +160,10 @@ def start_next(call: Call, queue: str) -> int:
 
 def left_to_coordinator(call: Call, run_id: str) -> int:
     """Say that a run is performed by the coordinator of the home, and return the exit code."""
+    if call.out.as_json:
+        call.out.json(
+            {"run": run_id, "name": call.history.info(run_id).name}
+        )  # how it stands is another thing in a moment
     call.out.say(f"The coordinator of {call.config.home} performs it: run {run_id}")
     return Exit.SUCCESS
 
@@ -164,8 +178,8 @@ def queued_anew(call: Call, name: str, about: About, file: File | None = None) -
         trigger=call.config["trigger_type"],
         queue=about.queue or name,
         priority=about.priority,
-        at_once=about.at_once if file is None else max(file.main.max_active_runs, 0),
-        more={"folder": about.more.get("folder", "") if file is None else file.folder},
+        at_once=about.at_once if file is None else max(file.document(about.document).max_active_runs, 0),
+        more={"folder": about.more.get("folder", "") if file is None else file.folder, "document": about.document},
     )
 
 

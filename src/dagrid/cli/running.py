@@ -201,7 +201,7 @@ def run_record(run_id: str, name: str, result: ExecutionResult) -> dict[str, Any
 
 def step_record(result: NodeResult, seconds: float | None) -> dict[str, Any]:
     """Return what programs are told of a step, and of how long it took, or has been going on, if anybody knows."""
-    end = result.value
+    end: Any = result.value if result.error is None else getattr(result.error, "left", None)
     is_step = type(end).__name__ == "StepEnd"
     return plain(
         {

@@ -177,7 +177,8 @@ def _read(setting: Setting, said: str | Iterable[str], source: str) -> Any:
     except (ValueError, OverflowError):
         wrong = next((text for text in texts if not _fits(setting, text)), "")
         near = hint(nearest(wrong, kind.choices))
-        raise InvalidSettingError(f"{source} is {kind.wanted}, not {wrong!r}.{near}") from None
+        found = "" if setting.secret else f", not {wrong!r}"
+        raise InvalidSettingError(f"{source} is {kind.wanted}{found}.{near}") from None
     if kind.separator and isinstance(next(iter(values), None), tuple):
         said_of: dict[str, Any] = {}
         for name, value in values:
@@ -222,8 +223,12 @@ def _check_keys(source: Source, data: Mapping[str, Any], way: tuple[str, ...]) -
     """Refuse keys that no setting has, with the nearest that there is."""
     parts = [key.split(".") for key in BY_KEY]
     rooms = {".".join(names[:depth]) for names in parts for depth in range(1, len(names))}
+    spelled: dict[str, str] = {}
     for name, value in data.items():
         below = (*way, name)
+        other = spelled.setdefault(_camel(name), name)
+        if other != name:
+            raise source.refuse(f"{name} is {other} in another spelling. Keep one.", *below)
         key = ".".join(map(_camel, below))
         if "." in name and (key in BY_KEY or key in rooms):
             room, _, rest = name.partition(".")

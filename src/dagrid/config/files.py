@@ -84,9 +84,19 @@ def _json(path: Path, text: str, texts: bool) -> Any:
 
     try:
         numbers: dict[str, Any] = {"parse_float": str, "parse_int": str} if texts else {}
-        return json.loads(text, **numbers) if text.strip() else None
+        return json.loads(text, object_pairs_hook=partial(_once, path), **numbers) if text.strip() else None
     except json.JSONDecodeError as error:
         raise InvalidSettingError(f"{path}:{error.lineno}:{error.colno}: this is no JSON: {error.msg}.") from error
+
+
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping of JSON, in which no name stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidSettingError(f"{path}: there are two values of {twice!r}. Keep one.")
+    return found
 
 
 def _yaml(path: Path, text: str, texts: bool, places: dict[Way, tuple[int, int]]) -> Any:
@@ -104,6 +114,8 @@ def _yaml(path: Path, text: str, texts: bool, places: dict[Way, tuple[int, int]]
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
         raise InvalidSettingError(f"{path}{where}: {error.problem or 'this is no YAML'}.") from error
+    except InvalidSettingError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidSettingError(f"{path}: this is no YAML: {error}.") from error
     finally:
@@ -124,7 +136,8 @@ def _value(
             name = str(key.value)
             below = (*at, name)
             if name in found:
-                raise InvalidSettingError(f"{path}:{key.start_mark.line + 1}: there are two values of {name!r}.")
+                place = f"{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+                raise InvalidSettingError(f"{path}:{place}: there are two values of {name!r}. Keep one.")
             found[name] = _value(value, below, places, path, plain, depth + 1)
             places[below] = (key.start_mark.line + 1, key.start_mark.column + 1)
         return found

@@ -162,6 +162,8 @@ class _Tuning:
             name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in key)
             if name not in known:
                 raise self._source.refuse(f"{what} has no setting {key!r}.{hint(nearest(name, known))}", *where, key)
+            if name in found:
+                raise self._source.refuse(f"{key} stands there in another spelling too. Keep one.", *where, key)
             found[name] = value
         return found
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from typing import Any, NamedTuple
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_DATABASE = re.compile(r"postgres(?:ql)?://.+")
 _LONGEST = 500
 
 
@@ -81,10 +79,11 @@ def _seconds(text: str) -> float:
     return duration(text)
 
 
-def _moment(text: str) -> datetime:
+def _moment(text: str) -> str:
     from dagrid.config.times import moment
 
-    return moment(text)
+    moment(text)
+    return text
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -127,6 +126,12 @@ def _some(text: str) -> str:
     return text
 
 
+def _database(text: str) -> str:
+    if not _DATABASE.fullmatch(text):
+        raise ValueError
+    return text
+
+
 def _name(text: str) -> str:
     if not _NAME.fullmatch(text):
         raise ValueError
@@ -139,6 +144,12 @@ NAME = Kind(
     _name,
     {"type": "string", "pattern": f"^{_NAME.pattern}$"},
     "NAME",
+)
+DATABASE = Kind(
+    "a PostgreSQL database, as postgresql://user@host/database (where runs are kept in a folder, that is the home)",
+    _database,
+    {"type": "string", "pattern": f"^{_DATABASE.pattern}$"},
+    "URL",
 )
 PATH = Kind("a path", _some, {"type": "string"}, "PATH")
 HOST = Kind(

@@ -12,6 +12,7 @@ from dagrid.config.kinds import (
     AMOUNTS,
     COUNT,
     COUNTS,
+    DATABASE,
     DURATION,
     FLAG,
     HOST,
@@ -86,7 +87,7 @@ SETTINGS = (
     Setting("config", PATH, "The file of settings.", None, ("--config", "-c"), (), "config.yaml in the home"),
     Setting(
         "store",
-        TEXT,
+        DATABASE,
         "A PostgreSQL database, as postgresql://user@host/database, that keeps runs and values in place of the home.",
         None,
         ("--store",),

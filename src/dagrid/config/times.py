@@ -24,16 +24,25 @@ def duration(text: str) -> float:
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
-def moment(text: str) -> datetime:
-    """Return the time that a text means: `now`, `today`, `yesterday`, or as ISO 8601 has it; without a zone where it has none.
+def moment(text: str, where: tzinfo | None = None) -> float:
+    """Return the time that a text means, in seconds since 1970: `now`, `today`, `yesterday`, or as ISO 8601 has it.
+
+    Args:
+        text: the time.
+        where: the zone of days, and of times that say none; None is that of this machine.
 
     Raises:
         ValueError: it is none.
     """
     said = text.strip()
-    today = datetime.now().replace(hour=0, minute=0, second=0, microsecond=0)
-    words = {"now": datetime.now(), "today": today, "yesterday": today - timedelta(days=1)}
-    return words.get(said.lower()) or datetime.fromisoformat(said)
+    now = datetime.now(where)
+    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    words = {"now": now, "today": today, "yesterday": today - timedelta(days=1)}
+    at = words.get(said.lower()) or datetime.fromisoformat(said)
+    try:
+        return (at if at.tzinfo is not None else at.replace(tzinfo=where)).timestamp()
+    except OverflowError as error:
+        raise ValueError(text) from error
 
 
 def zone(name: str | None) -> tzinfo | None:
@@ -50,8 +59,3 @@ def zone(name: str | None) -> tzinfo | None:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ValueError(name) from error
-
-
-def seconds(at: datetime, where: tzinfo | None) -> float:
-    """Return a time as seconds since 1970; one that says no zone is in this one, None for this machine's."""
-    return (at if at.tzinfo is not None or where is None else at.replace(tzinfo=where)).timestamp()

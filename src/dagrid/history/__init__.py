@@ -189,7 +189,8 @@ class History(Catalog):
         Raises:
             UnknownRunError: there is no such run.
             RunStateError: nobody performs it.
-            RunHeldError: it is performed on another machine.
+            RunHeldError: it is performed on another machine, or by the process of the run that has called it, which would be
+                stopped with it.
         """
         record = self._record(run_id)
         about = self._about(run_id)
@@ -197,6 +198,7 @@ class History(Catalog):
         if info.status == RUNNING and info.host != owners.host():
             raise RunHeldError(f"Run {run_id!r} is performed on {info.host}. Stop it there.", 0, info.host)
         if info.status == RUNNING:
+            self._refuse_within(info, about)
             owner = owners.stop(self._folder_of(record, about) / LOCK)
             if owner is not None and (not owner.answers or ring(self.home, STOP, run_id)):
                 return info
@@ -205,6 +207,18 @@ class History(Catalog):
             raise RunStateError(f"Run {run_id!r} is not running: it is {info.status}.", info.status)
         self._stop_later(record, about)
         return info
+
+    def _refuse_within(self, info: RunInfo, about: About | None) -> None:
+        """Refuse to stop a run whose process performs the one that has called it, and does not hear of each by itself."""
+        if about is None or about.served or not about.parent or not self.knows(about.parent):
+            return
+        if self.info(about.parent).pid == info.pid:
+            raise RunHeldError(
+                f"Run {info.run!r} goes on in the process of {about.parent!r}, which has called it, and both would be stopped. "
+                f"If that is meant: dagrid stop {about.parent}",
+                info.pid,
+                info.host,
+            )
 
     def _stop_later(self, record: RunRecord, about: About) -> None:
         lock = self._taken(self._folder_of(record, about), record.run)

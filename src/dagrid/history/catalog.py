@@ -178,6 +178,14 @@ class Catalog:
         found = self._about(run_id)
         return found if found is not None else About(name=self._record(run_id).name, kind="graph")
 
+    def is_held(self, run_id: str) -> bool:
+        """Return whether a process of this machine has a run, also one that has ended and of which there is more to be told.
+
+        Raises:
+            UnknownRunError: there is no such run.
+        """
+        return owners.holder(self.folder(run_id) / LOCK) is not None
+
     def folder(self, run_id: str) -> Path:
         """Return where the logs of a run are, on the machine that performed it last. Raises UnknownRunError."""
         record = self._record(run_id)

@@ -67,6 +67,11 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     more: dict[str, Any] = {}
 
     @property
+    def document(self) -> str:
+        """Which document of its file a workflow is; empty for the first."""
+        return str(self.more.get("document", ""))
+
+    @property
     def given(self) -> tuple[str, ...]:
         """The parameters, for whoever goes on with the run or begins it anew.
 

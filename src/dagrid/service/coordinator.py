@@ -340,6 +340,7 @@ class Coordinator:
                 history=self._history,
                 run_id=active.run,
                 name=about.name,
+                document=about.document,
                 trigger=about.trigger,
                 fleet=self._fleet,
             )

@@ -6,12 +6,13 @@ performed again when its run goes on: then it goes on with what it had called. I
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from dagrid.errors import InvalidSettingError, RunStateError, UnknownNodeError, hint, nearest
 from dagrid.execution.run import Run
+from dagrid.masking import masked
 from dagrid.workflow.context import Asked, Question, StepEnd
 from dagrid.workflow.lowering import steps_of
 from dagrid.workflow.model import Approval, Workflow
@@ -30,17 +31,28 @@ def questions(run: Run, run_id: str) -> Iterator[tuple[str, Question]]:
             yield name, question
 
 
-def tell(run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[str, str]) -> None:
-    """Tell steps that wait for a person what the person said, and have those performed again that wait for what they called."""
+def tell(
+    run: Run, signals: Mapping[str, Mapping[str, str]], rejects: Mapping[str, str], secrets: Sequence[str] = ()
+) -> None:
+    """Tell steps that wait for a person what the person said, and have those performed again that wait for what they called.
+
+    Args:
+        run: the handle.
+        signals, rejects: see `dagrid.workflow.running.go_on`.
+        secrets: masked in what was said, for it is kept.
+    """
     for name in run.waiting:
         _, held = run.held(name)
         if isinstance(held, Asked):
             run.again(name)
         elif name in signals:
             end = held if isinstance(held, StepEnd) else StepEnd()
-            run.signal(name, msgspec.structs.replace(end, outputs={**end.outputs, **signals[name]}))
+            inputs = {key: masked(value, secrets) for key, value in signals[name].items()}
+            run.signal(
+                name, msgspec.structs.replace(end, outputs={**end.outputs, **inputs}, apart=(*end.apart, *inputs))
+            )
         elif name in rejects:
-            run.reject(name, rejects[name])
+            run.reject(name, masked(rejects[name], secrets))
 
 
 def check(

@@ -24,6 +24,7 @@ class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
         code: its exit code.
         outputs: its output variables.
         hidden: the names of those that are not among the outputs of the run.
+        apart: the names of those that say something else than `value`: a part of it, or what a person has entered.
         stdout: the file that has its standard output.
         stderr: the file that has its standard error.
         value: what a Python function returned, pickled; None if the step has no such value.
@@ -33,6 +34,7 @@ class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
     code: int = 0
     outputs: dict[str, str] = {}
     hidden: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     stdout: str = ""
     stderr: str = ""
     value: bytes | None = None

@@ -43,6 +43,17 @@ class File(msgspec.Struct, kw_only=True):
         """Return a problem at a place of this file, for an error that is found later."""
         return Problem(self.name, where.line, where.column, message)
 
+    def document(self, name: str) -> Workflow:
+        """Return the document of a name; the first one for an empty name.
+
+        Raises:
+            WorkflowNotFoundError: there is none behind the first.
+        """
+        if name and name not in self.locals:
+            message = f"there is no workflow {name!r} in this file any more.{hint(nearest(name, self.locals))}"
+            raise WorkflowNotFoundError([Problem(self.name, 0, 0, message)])
+        return self.locals[name] if name else self.main
+
 
 def load(
     path: str | os.PathLike[str],

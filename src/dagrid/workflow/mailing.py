@@ -12,10 +12,10 @@ from dagrid.errors import StepError
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
 from dagrid.masking import masked
 from dagrid.observe.log import NOTE
-from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context
 from dagrid.workflow.expressions import evaluate, parse
-from dagrid.workflow.model import Mail, Step
+from dagrid.workflow.lowering import steps_of
+from dagrid.workflow.model import Mail
 from dagrid.workflow.variables import Names
 
 if TYPE_CHECKING:
@@ -37,17 +37,17 @@ def send_mails(context: Context, result: ExecutionResult) -> None:
     workflow = context.workflow
     nodes = result.node_results
     status = result.status
-    failed = [step for step in _steps(context) if step.name in result and nodes[step.name].status in FAILED]
+    failed = {name: step for name, step in steps_of(workflow).items() if nodes[name].status in FAILED}
     told = False
-    if workflow.mail_on.failure and status not in (RunStatus.SUCCEEDED, RunStatus.RUNNING):
+    if workflow.mail_on.failure and status in (RunStatus.FAILED, RunStatus.PARTIALLY_SUCCEEDED):
         told = True
         _send(context, workflow.error_mail, status.value, list(_lines(context, nodes)))
     if workflow.mail_on.success and status is RunStatus.SUCCEEDED:
         _send(context, workflow.info_mail, status.value, list(_lines(context, nodes)))
     if not told:
-        for step in failed:
+        for name, step in failed.items():
             if step.mail_on_error:
-                _send(context, workflow.error_mail, f"step {step.name} failed", [_line(nodes[step.name])], [step.name])
+                _send(context, workflow.error_mail, f"step {name} failed", [_line(nodes[name])], [name])
 
 
 def send_waiting_mail(context: Context, prompts: Mapping[str, str]) -> None:
@@ -114,16 +114,9 @@ def _value(text: str, names: Names) -> str:
     return evaluate(parse(text, backticks=False), names)
 
 
-def _steps(context: Context) -> Iterator[Step]:
-    yield from context.workflow.steps
-    for _, step in handlers(context.workflow):
-        yield step
-
-
 def _lines(context: Context, nodes: Mapping[str, NodeResult]) -> Iterator[str]:
-    for step in _steps(context):
-        if step.name in nodes:
-            yield _line(nodes[step.name])
+    for name in steps_of(context.workflow):
+        yield _line(nodes[name])
 
 
 def _line(node: NodeResult) -> str:
@@ -137,10 +130,8 @@ def _logs(context: Context, chosen: Sequence[str] | None) -> dict[str, str]:
     """Return the logs of steps by the names of their files, the ends of long ones."""
     found: dict[str, str] = {}
     left = MOST_OF_ALL_LOGS
-    for step in _steps(context):
-        if chosen is not None and step.name not in chosen:
-            continue
-        for path in dict.fromkeys([Path(context.logs.stdout(step.name)), Path(context.logs.stderr(step.name))]):
+    for name in steps_of(context.workflow) if chosen is None else chosen:
+        for path in dict.fromkeys([Path(context.logs.stdout(name)), Path(context.logs.stderr(name))]):
             text = _end(path, min(left, MOST_OF_A_LOG))
             if text:
                 found[path.name] = masked(text, context.secrets)

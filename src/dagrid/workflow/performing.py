@@ -136,12 +136,25 @@ def _ended(work: Work, failure: StepError | None, returned: Returned | None) -> 
     if value is not None and any(secret.encode("utf-8", "surrogatepass") in value for secret in work.context.secrets):
         value = None  # it would stand in the history; its text is masked there
     hidden = tuple(one.name for one in (*step.output, *step.outputs) if one.omit)
+    apart = tuple(one.name for one in (*step.output, *step.outputs) if value is not None and not _is_whole(one))
     code = failure.code if failure is not None else 0
     stdout, stderr = work.kept
     written = {stream: work.written(stream).encode() for stream in work.spec.shown}
     return StepEnd(
-        code=code, outputs=outputs, hidden=hidden, stdout=stdout, stderr=stderr, value=value, written=written
+        code=code,
+        outputs=outputs,
+        hidden=hidden,
+        apart=apart,
+        stdout=stdout,
+        stderr=stderr,
+        value=value,
+        written=written,
     )
+
+
+def _is_whole(output: Output) -> bool:
+    """Return whether an output is what a Python function returned, and no part of it, and nothing else."""
+    return output.value is None and output.source == "stdout" and not output.select
 
 
 def _output(work: Work, output: Output, returned: Returned | None) -> Generator[Any, Any, str]:

@@ -16,7 +16,7 @@ import msgspec
 
 from dagrid.assemble import restart, view
 from dagrid.assemble import start as start_graph
-from dagrid.errors import UnknownRunError, WorkflowError, WorkflowNotFoundError
+from dagrid.errors import DagridError, UnknownRunError, WorkflowError, WorkflowNotFoundError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
@@ -35,7 +35,7 @@ from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
 from dagrid.workflow.loading import File, find, load, loads
 from dagrid.workflow.lowering import lower
-from dagrid.workflow.mailing import send_mails, send_waiting_mail
+from dagrid.workflow.mailing import note, send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
 from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
@@ -98,7 +98,10 @@ class Started(msgspec.Struct):
                 self._ended = True
                 send_mails(self.context, result)
                 if tidy:
-                    self.tidy()
+                    try:
+                        self.tidy()
+                    except (DagridError, OSError) as error:  # the run has ended as it has
+                        note(self.context, f"old runs are still there: {error}")
                 self._remove_container()
             return result
         finally:
@@ -116,7 +119,6 @@ class Started(msgspec.Struct):
 
     def _remove_container(self) -> None:
         if self.context.workflow.container is not None:
-            from dagrid.workflow.mailing import note
             from dagrid.workflow.steps.docker import remove  # few workflows have a container
 
             wrong = remove(self.context)
@@ -153,7 +155,7 @@ def start(
     history: History,
     run_id: str | None = None,
     name: str | None = None,
-    workflow: Workflow | None = None,
+    document: str = "",
     labels: Mapping[str, str] | None = None,
     resources: Mapping[str, float] | None = None,
     observers: Readers = (),
@@ -174,7 +176,7 @@ def start(
         history: where it is kept.
         run_id: what it is called; by default a new id. One that waits in a queue is taken out of it.
         name: what the workflow is called in the history; by default its own name.
-        workflow: another document of the file than the first.
+        document: the name of another document of the file than the first.
         labels: those of this machine, which selectors must match.
         resources: the capacity of what steps ask for with `resources`; `cpu` is the number of cores if nothing is said.
         observers: readers of the run.
@@ -190,8 +192,7 @@ def start(
         WorkflowError, ParameterError: the workflow cannot run with these parameters, or here; nothing has run.
         DuplicateRunError: there is a run of that id.
     """
-    chosen = workflow or file.main
-    document = chosen.name if workflow is not None else ""
+    chosen = file.document(document)
     check_edits(file, chosen, params, "" if parent or history.knows(run_id) else run_id)
     if name is not None and name != chosen.name:
         chosen = msgspec.structs.replace(chosen, name=name)
@@ -310,7 +311,7 @@ def go_on(
             cancelled=cancelled,
             **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
         )
-        tell(run, signals or {}, rejects or {})
+        tell(run, signals or {}, rejects or {}, context.secrets)
         return Started(run, history, place, context, closing.pop_all())
 
 
@@ -482,9 +483,7 @@ def _source(file: File) -> str:
 def _file_of(about: About) -> tuple[File, Workflow]:
     """Return the file of a run as it was when it was started, and the document that runs."""
     file = file_of(about, None)
-    document = about.more["document"]
-    workflow = file.locals[document] if document else file.main
-    return file, msgspec.structs.replace(workflow, name=about.name)
+    return file, msgspec.structs.replace(file.document(about.document), name=about.name)
 
 
 def _keep_values(history: History, context: Context) -> None:
@@ -544,13 +543,13 @@ class _Children:
 
     def _new(self, child: Child) -> Started:
         about = self._place.about
-        local = self._file.locals.get(child.call)
+        is_local = child.call in self._file.locals
         return start(
-            self._file if local is not None else self._loaded(child.call),
+            self._file if is_local else self._loaded(child.call),
             child.params,
             history=self._history,
             run_id=child.run_id,
-            workflow=local,
+            document=child.call if is_local else "",
             labels=about.more["labels"],
             trigger="call",
             parent=self._place.run_id,

@@ -271,7 +271,7 @@ SECRET = RecordOf(
     "secret",
     [
         Field("name", Text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable"), "The variable that gets the value."),
-        Field("provider", TEXT, "Where it comes from: env, file, ..."),
+        Field("provider", Choice(("env", "file")), "Where it comes from: a variable, or a file."),
         Field("key", TEXT, "Its name there."),
         Field("options", CONFIG, "Settings of the provider."),
     ],

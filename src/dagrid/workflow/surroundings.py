@@ -294,18 +294,12 @@ class _Maker:
                     f"the secret {secret.name!r} is to come from the variable {secret.key}, which is not set; set it",
                 )
             return found
-        if secret.provider == "file":
-            path = Path(self.base, os.path.expanduser(secret.key))
-            try:
-                return path.read_text("utf-8").rstrip("\n")
-            except (OSError, ValueError) as error:
-                why = getattr(error, "strerror", None) or str(error)
-                raise self.refuse(
-                    where, f"the secret {secret.name!r} cannot be read from {str(path)!r}: {why}"
-                ) from None
-        raise self.refuse(
-            place(secret, "provider"), f"there is no provider of secrets {secret.provider!r}; there are: env, file"
-        )
+        path = Path(self.base, os.path.expanduser(secret.key))
+        try:
+            return path.read_text("utf-8").rstrip("\n")
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise self.refuse(where, f"the secret {secret.name!r} cannot be read from {str(path)!r}: {why}") from None
 
     def dotenv(self, layers: list[Mapping[str, str]]) -> dict[str, str]:
         """Return what the dotenv files say, a later one over an earlier one; a file that is not there says nothing."""

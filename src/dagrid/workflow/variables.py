@@ -27,9 +27,9 @@ Expanding = Generator[Launch, Exit, str]
 Asking = Callable[[str, Mapping[str, str]], Launch]
 """Makes a process of a text for a shell, with variables beside those that all processes get."""
 HELD = "DAGRID_VALUE_"
+"""The names under which a shell gets what it cannot expand begin so."""
 _MOST_NAMED = 60
 _NO_NAME = re.compile(r"\W", re.ASCII)
-"""The names under which a shell gets what it cannot expand begin so."""
 MOST_EXPORTED = 100_000
 """How many bytes the value of a variable may have, to be in the environment of processes; Linux allows 131,072 with its name."""
 ALWAYS_FITS = 200_000

@@ -13,7 +13,7 @@ from dagrid.cli.options import command
 from dagrid.cli.output import tame
 from dagrid.cli.workflows import given, importable, is_graph, load_graph, load_workflow
 from dagrid.config import DEFAULT
-from dagrid.errors import InvalidSettingError, UnknownRunError, WorkflowNotFoundError
+from dagrid.errors import InvalidSettingError, RunStateError, UnknownRunError, WorkflowNotFoundError
 
 if TYPE_CHECKING:
     from dagrid.execution.results import NodeResult
@@ -96,6 +96,8 @@ def _run(call: Call, target: str) -> tuple[DAG, dict[str, NodeResult]] | None:
         info = call.history.find(target)
     except UnknownRunError:
         return None
+    if not call.history.has_begun(info.run):
+        raise RunStateError(f"Run {info.run!r} is {info.status} and has not begun: draw its file.", info.status)
     importable(call.history.about(info.run))
     dag: DAG = read_head(call.history.checkpoint, info.run)["dag"]
     seen = view(call.history.checkpoint, info.run)

@@ -127,9 +127,9 @@ def _time(call: Call, name: str) -> float | None:
     said = call.config[name]
     if said is None:
         return None
-    from dagrid.config.times import seconds
+    from dagrid.config.times import moment
 
-    return seconds(said, call.zone)
+    return moment(said, call.zone)
 
 
 def _cell(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,9 +13,9 @@ from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.output import Output
 from dagrid.cli.runs import check_step, chosen_step, run_argument, step_argument, steps_of
-from dagrid.cli.tails import Records, Tail, follow
+from dagrid.cli.tails import PAUSE, Records, Tail, follow
 from dagrid.errors import DagridError, InvalidSettingError, UnknownRunError
-from dagrid.history import file_name
+from dagrid.history import QUEUED, file_name
 from dagrid.history.owners import host
 
 STREAMS = ("stdout", "stderr")
@@ -33,22 +34,28 @@ def logs_command(call: Call, run: str | None, step: str | None) -> None:
     with their streams; with --follow each is a line of JSON.
     """
     info, step = chosen_step(call, run, step)
+    followed = call.config["logs.follow"]
+    while followed and call.history.info(info.run).status == QUEUED:  # where its files will be is not known yet
+        time.sleep(PAUSE)
     folder = call.history.folder(info.run)
     if not folder.is_dir():
+        if not call.history.has_begun(info.run):
+            raise UnknownRunError(
+                f"Run {info.run!r} is {call.history.info(info.run).status} and has written nothing.", info.run
+            )
         about = call.history.about(info.run)
         where = f", but on {about.host}" if about.host not in ("", host()) else ""
         gone = f": {folder} is gone" if about.host and not where else ""
         raise UnknownRunError(f"The logs of run {info.run!r} are not here{where or gone}.", info.run)
     streams = _streams(call, info.run, folder, step)
     lines = call.config["logs.lines"]
-    followed = call.config["logs.follow"]
     alone = len(streams) == 1
     if not followed and step is not None and not any(path.exists() for path, _ in streams):
         call.out.say(f"The step {step!r} of run {info.run} has written nothing.")
     with _told(call.out, followed) as tell:
         readers = [Records(name, tell) if call.out.as_json else _raw(name, alone) for _, name in streams]
         tails = [Tail(path, reader, lines) for (path, _), reader in zip(streams, readers, strict=True)]
-        follow(tails, lambda: followed and call.history.info(info.run).status == "running")
+        follow(tails, lambda: followed and (call.history.info(info.run).active or call.history.is_held(info.run)))
         for reader in readers:
             if isinstance(reader, Records):
                 reader.close()

@@ -11,8 +11,8 @@ import click
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.workflows import given, is_graph, load_graph, load_workflow, warn
-from dagrid.errors import UnknownRunError, hint, nearest
-from dagrid.history import About
+from dagrid.errors import RunStateError, UnknownRunError, hint, nearest
+from dagrid.history import About, RunInfo
 
 
 @command(
@@ -61,20 +61,30 @@ def enqueue_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
 )
 def dequeue_command(call: Call, queue: str) -> None:
     """Take a run out of a queue, by default the one that is the next; it has been aborted then. Prints its id."""
-    waiting = call.history.queued(queue)
     said = call.config["dag_run"]
     if said:
-        run_id = said.rpartition(":")[2]
-        run_id = _meant(run_id, [info.run for info in waiting], queue)
-    elif waiting:
-        run_id = waiting[0].run
+        name, _, run_id = said.rpartition(":")
+        waiting = [info.run for info in call.history.queued(queue) if name in ("", info.name)]
+        info = call.history.dequeue(_meant(run_id, waiting, queue, name))
     else:
-        raise UnknownRunError(f"No run waits in a queue {queue!r}.", queue)
-    info = call.history.dequeue(run_id)
+        info = _next(call, queue)
     if call.out.as_json:
         call.out.json({"run": info.run, "name": info.name, "queue": queue, "status": info.status})
     else:
         call.out.line(info.run)
+
+
+def _next(call: Call, queue: str) -> RunInfo:
+    """Take the next run out of a queue that nobody else takes meanwhile, and return it."""
+    lost: set[str] = set()
+    while True:
+        waiting = [info.run for info in call.history.queued(queue) if info.run not in lost]
+        if not waiting:
+            raise UnknownRunError(f"No run waits in a queue {queue!r}.", queue)
+        try:
+            return call.history.dequeue(waiting[0])
+        except (RunStateError, UnknownRunError):  # somebody was faster
+            lost.add(waiting[0])
 
 
 def _replaced(about: About, **changes: object) -> About:
@@ -83,8 +93,8 @@ def _replaced(about: About, **changes: object) -> About:
     return msgspec.structs.replace(about, **changes)
 
 
-def _meant(said: str, waiting: Sequence[str], queue: str) -> str:
-    """Return the run in a queue that an id means, or the beginning of one."""
+def _meant(said: str, waiting: Sequence[str], queue: str, name: str) -> str:
+    """Return the run in a queue that an id means, or the beginning of one; of a workflow, if one is named."""
     found = [run for run in waiting if run == said] or [run for run in waiting if said and run.startswith(said)]
     if len(found) > 1:
         raise UnknownRunError(
@@ -92,5 +102,6 @@ def _meant(said: str, waiting: Sequence[str], queue: str) -> str:
         )
     if not found:
         near = hint(nearest(said, waiting))
-        raise UnknownRunError(f"There is no run {said!r} in the queue {queue!r}.{near}", said)
+        of = f" of {name!r}" if name else ""
+        raise UnknownRunError(f"There is no run {said!r}{of} in the queue {queue!r}.{near}", said)
     return found[0]

@@ -206,6 +206,8 @@ def _asked(call: Call, info: RunInfo, step: str | None) -> Question:
     from dagrid.assemble import view
     from dagrid.workflow.answers import questions
 
+    if not call.history.has_begun(info.run):
+        raise RunStateError(f"Run {info.run!r} waits for no person: it is {info.status}.", info.status)
     importable(call.history.about(info.run))
     try:
         asked = list(questions(view(call.history.checkpoint, info.run), info.run))

@@ -75,7 +75,7 @@ def _shown(value: Value) -> str:
     if isinstance(said, bool):
         return str(said).lower()
     if isinstance(said, tuple):
-        return " ".join("=".join(one) if isinstance(one, tuple) else str(one) for one in said)
+        return " ".join("=".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in said)
     return str(said)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from dagrid.cli.running import BAD, error_of, has_times, step_record
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument
 from dagrid.cli.workflows import importable
 from dagrid.errors import TransferError
-from dagrid.history import INTERRUPTED
+from dagrid.history import INTERRUPTED, QUEUED
 
 if TYPE_CHECKING:
     from dagrid.execution.results import NodeResult
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 GOES_ON = ("queued", "running", "waiting", "interrupted")
 SENTENCES = {
-    "queued": "It waits in a queue, and nobody has begun it: dagrid start --next QUEUE does.",
     "waiting": "It waits for a person: dagrid approve, or dagrid reject.",
     INTERRUPTED: "Its process is gone: dagrid retry goes on with it.",
 }
@@ -110,6 +110,15 @@ def _sentence(call: Call, info: RunInfo) -> str:
     if info.status == INTERRUPTED and about.served and not call.history.is_served:
         follows = "stops it" if about.stopping else "goes on with it"
         return f"Its coordinator is gone, and workers go on with what they have of it: the next coordinator {follows}."
+    if info.status == QUEUED:
+        begins = (
+            "its coordinator begins it"
+            if call.history.is_served
+            else f"dagrid start --next {quote(about.queue)} begins it"
+        )
+        return f"It waits in the queue {about.queue!r}: {begins}."
+    if info.ended and not call.history.has_begun(info.run):
+        return "It ended before any step had begun: dagrid retry begins it."
     return SENTENCES.get(info.status, "")
 
 

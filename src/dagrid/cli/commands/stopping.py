@@ -29,13 +29,7 @@ def stop_command(call: Call, run: str | None) -> int:
     One that waits, for a person or in a queue, is stopped as well, and one whose coordinator is gone as soon as the next one has
     it. RUN is an id, the beginning of one, or a name for its newest run.
     """
-    info = chosen(call, run)
-    if info.status == "queued":
-        now = call.history.dequeue(info.run)
-    elif info.status == "waiting":
-        now = _given_up(call, info)
-    else:
-        now = _stopped(call, info)
+    now = _stopped(call, chosen(call, run))
     if call.out.as_json:
         call.out.json({"run": now.run, "name": now.name, "status": now.status})
     elif now.status in STOPPED:
@@ -48,7 +42,7 @@ def stop_command(call: Call, run: str | None) -> int:
 
 @command("restart", run_argument(required=False), examples=("dagrid restart nightly", "dagrid restart -r 0190b6c8"))
 def restart_command(call: Call, run: str | None) -> int:
-    """Stop a run if it goes on, and start what it is of anew, with the same parameters, as a new run.
+    """Stop a run if it goes on or waits, and start what it is of anew, with the same parameters, as a new run.
 
     A workflow is read from its file again. What a coordinator of the home has performed is put into its queue. RUN is an id, the
     beginning of one, or a name for its newest run.
@@ -56,15 +50,16 @@ def restart_command(call: Call, run: str | None) -> int:
     info = chosen(call, run)
     about = call.history.about(info.run)
     file = None if about.kind == "graph" else file_now(call, about)
-    if info.status == "running":
+    workflow = None if file is None else file.document(about.document)
+    if info.active:
         _stopped(call, info)
-    if file is not None:
-        time.sleep(file.main.restart_wait_sec)
+    if workflow is not None:
+        time.sleep(workflow.restart_wait_sec)
     if left_alone(call, about) and call.history.is_served:
         return left_to_coordinator(call, call.history.enqueue(info.name, queued_anew(call, info.name, about, file)))
     if file is None:
         return start_like(call, about, about.given, name=info.name)
-    return start_workflow(call, file, about.given, name=info.name)
+    return start_workflow(call, file, about.given, name=info.name, document=about.document)
 
 
 def _given_up(call: Call, info: RunInfo) -> RunInfo:
@@ -95,7 +90,11 @@ def _given_up(call: Call, info: RunInfo) -> RunInfo:
 
 
 def _stopped(call: Call, info: RunInfo) -> RunInfo:
-    """Stop a run, and return how it stands when it has ended."""
+    """Stop a run, whatever it waits for, and return how it stands when it has ended."""
+    if info.status == "queued":
+        return call.history.dequeue(info.run)
+    if info.status == "waiting":
+        return _given_up(call, info)
     info = call.history.stop(info.run)
     if info.status == "interrupted":
         call.out.say(f"Who serves {call.config.home} next stops it, and what workers have of it: run {info.run}")

@@ -98,8 +98,10 @@ def _items(work: Work, said: tuple[Any, ...] | str) -> Generator[Launch, Exit, l
                 retryable=False,
             ) from None
         return text.split()
-    if not isinstance(found, list):
+    if isinstance(found, dict) or found is None:
         raise StepError(f"The items of step {work.step.name!r} are {text[:60]!r}, which is no list.", work.step.name)
+    if not isinstance(found, list):  # one word that happens to be JSON
+        return [found if isinstance(found, str) else text]
     return [json_text(item) for item in found]
 
 

@@ -69,5 +69,5 @@ def _value(work: Work, name: str, field: str) -> Held | None:
             return None
     for end in reversed(work.ends.values()):
         if name in end.outputs:
-            return Held(end.value) if end.value is not None else None
+            return Held(end.value) if end.value is not None and name not in end.apart else None
     return None
