@@ -37,7 +37,6 @@ def send_mails(context: Context, result: ExecutionResult) -> None:
     workflow = context.workflow
     nodes = result.node_results
     status = result.status
-    failed = [step for step in _steps(context) if step.name in result and nodes[step.name].status in FAILED]
     told = False
     if workflow.mail_on.failure and status not in (RunStatus.SUCCEEDED, RunStatus.RUNNING):
         told = True
