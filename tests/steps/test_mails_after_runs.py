@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -56,8 +57,9 @@ def after(perform, sink, top, fails=True, step="", **server):
 
 
 def test_after_a_failure(perform, sink):
-    perform.logs.stdout("bad").write_text("x" * (MOST_OF_A_LOG + 5) + "\nlast words\n")
-    perform.logs.stderr("bad").write_text("why\n")
+    out, err = map(Path, perform.logs.files("bad"))
+    out.write_text("x" * (MOST_OF_A_LOG + 5) + "\nlast words\n")
+    err.write_text("why\n")
     log = after(perform, sink, "mailOn: {failure: true, success: true}")
     (message,) = sink.messages
     assert sink.envelopes[0].rcpt_tos == ["ops@x.org", "a@x.org", "b@x.org"]

@@ -836,3 +836,36 @@ def test_only_the_log_is_merged(runner):
     assert (told.status, told.out("show")) == ("succeeded", "out out succeeded\n")
     assert (runner.folder / "file.txt").read_text() == "out\n"
     assert [set(told.out(step).split()) for step in "abc"] == [{"out", "err"}] * 3
+
+
+def test_a_python_step_that_writes_nothing_has_its_files_when_somebody_asks_for_them(runner):
+    """Two files for each of a thousand silent steps cost more than the steps; what is read of one must be there all the same."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, id: silent, python: 'operator:index', args: [1]}
+          - {name: b, command: 'test -e "${silent.stdout}" && wc -c < "${silent.stdout}"'}
+          - {name: c, python: 'builtins:print', args: [hello]}
+        """
+    )
+    assert (told.status, told.out("b").strip(), told.out("c")) == ("succeeded", "0", "hello\n")
+    files = {name for name in ("a.out", "a.err", "b.out", "b.err", "c.out", "c.err") if (told.folder / name).exists()}
+    assert files == {"a.out", "b.out", "b.err", "c.out"}
+
+
+def test_a_python_step_whose_output_cannot_be_written_fails_with_the_reason(runner):
+    """Who writes more than a pipe holds would hang for ever; what cannot be opened is found out before the function runs."""
+    (runner.folder / "talks.py").write_text("def f():\n    print('x' * 1_000_000)\n")
+    told = runner.run(
+        """
+        type: graph
+        steps:
+          - {name: a, python: talks:f, stdout: /dev/full, timeoutSec: 20}
+          - {name: b, python: talks:f, stderr: /dev/null/no}
+        """
+    )
+    assert str(told.node("a").error) == (
+        "The output of talks:f is not complete: '/dev/full' cannot be written: No space left on device"
+    )
+    assert "'/dev/null/no' cannot be written: Not a directory" in str(told.node("b").error)
+    assert told.out("b") == ""

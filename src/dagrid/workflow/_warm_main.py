@@ -36,14 +36,27 @@ def loaded(name: str) -> Any:
 
 
 class Log:
-    """Files that get a stream, with secrets masked, up to a limit."""
+    """Files that get a stream, with secrets masked, up to a limit.
 
-    def __init__(self, paths: list[str], mask: list[str], limit: int) -> None:
-        self.files = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666) for path in paths]
+    Args:
+        logs: the paths of files that are made with the first byte, for most functions write none.
+        files: those of files that are there in any case.
+        mask, limit: of the stream.
+
+    Attributes:
+        cut: more than the limit came.
+        trouble: which file could not be written, and why; it gets no more.
+    """
+
+    def __init__(self, logs: list[str], files: list[str], mask: list[str], limit: int) -> None:
+        self.logs = logs
+        self.files: dict[int, str] = {}
         self.masker = loaded("masking").Masker(mask) if mask else None
         self.limit = limit
         self.left = limit
         self.cut = False
+        self.trouble = ""
+        self._open(files)
 
     def take(self, data: bytes) -> None:
         self._write(self.masker.feed(data) if self.masker is not None else data)
@@ -55,16 +68,34 @@ class Log:
             os.close(file)
 
     def _write(self, data: bytes) -> None:
-        if self.cut:
+        if self.cut or not data:
             return
+        if self.logs:
+            logs, self.logs = self.logs, []
+            self._open(logs)
         if len(data) > self.left:
             data = data[: self.left] + f"\n[cut after {self.limit} bytes]\n".encode()
             self.cut = True
         self.left -= len(data)
-        for file in self.files:
+        for file, path in list(self.files.items()):
             view = memoryview(data)
-            while view:
-                view = view[os.write(file, view) :]
+            try:
+                while view:
+                    view = view[os.write(file, view) :]
+            except OSError as error:
+                del self.files[file]
+                os.close(file)
+                self._cannot(path, error)
+
+    def _open(self, paths: list[str]) -> None:
+        for path in paths:
+            try:
+                self.files[os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)] = path
+            except (OSError, ValueError) as error:
+                self._cannot(path, error)
+
+    def _cannot(self, path: str, error: Exception) -> None:
+        self.trouble = self.trouble or f"{path!r} cannot be written: {getattr(error, 'strerror', '') or error}"
 
 
 class Streams:
@@ -176,16 +207,21 @@ class Performer:
     def handle(self, data: bytes) -> bytes:
         """Call the function of a request, and return what came of it."""
         asked = pickle.loads(data)
-        out = Log(asked["stdout"], asked["mask"], asked["limit"])
-        err = Log(asked["stderr"], asked["mask"], asked["limit"])
-        self.streams.begin(out, err)
-        try:
-            answer = self._answer(asked)
-        finally:
-            self.streams.end()
-            out.end()
-            err.end()
-        if asked["strict"] and (out.cut or err.cut) and answer[0] == "value":
+        out, err = (
+            Log(logs, files, asked["mask"], asked["limit"]) for logs, files in (asked["stdout"], asked["stderr"])
+        )
+        answer: tuple[Any, ...] = "value", None, None
+        if not (out.trouble or err.trouble):
+            self.streams.begin(out, err)
+            try:
+                answer = self._answer(asked)
+            finally:
+                self.streams.end()
+        out.end()
+        err.end()
+        if answer[0] == "value" and (out.trouble or err.trouble):
+            answer = "error", f"The output of {asked['fn']} is not complete: {out.trouble or err.trouble}", 1, True
+        elif answer[0] == "value" and asked["strict"] and (out.cut or err.cut):
             limit = asked["limit"]
             answer = "error", f"It wrote more than {limit} bytes. Let it write less, or raise maxOutputSize.", 1, True
         return pickle.dumps(answer, PROTOCOL)

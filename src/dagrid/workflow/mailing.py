@@ -44,8 +44,8 @@ def send_mails(context: Context, result: ExecutionResult) -> None:
     if workflow.mail_on.success and status is RunStatus.SUCCEEDED:
         _send(context, workflow.info_mail, status.value, list(_lines(context, nodes)))
     if not told:
-        for step in failed:
-            if step.mail_on_error:
+        for step in _steps(context):
+            if step.mail_on_error and step.name in result and nodes[step.name].status in FAILED:
                 _send(context, workflow.error_mail, f"step {step.name} failed", [_line(nodes[step.name])], [step.name])
 
 
@@ -139,7 +139,7 @@ def _logs(context: Context, chosen: Sequence[str] | None) -> dict[str, str]:
     for step in _steps(context):
         if chosen is not None and step.name not in chosen:
             continue
-        for path in dict.fromkeys([Path(context.logs.stdout(step.name)), Path(context.logs.stderr(step.name))]):
+        for path in map(Path, dict.fromkeys(context.logs.files(step.name))):
             text = _end(path, min(left, MOST_OF_A_LOG))
             if text:
                 found[path.name] = masked(text, context.secrets)
