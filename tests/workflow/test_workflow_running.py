@@ -869,3 +869,36 @@ def test_a_python_step_whose_output_cannot_be_written_fails_with_the_reason(runn
     )
     assert "'/dev/null/no' cannot be written: Not a directory" in str(told.node("b").error)
     assert told.out("b") == ""
+
+
+def test_each_python_step_has_its_own_environment_and_folder_whatever_the_one_before_did(runner):
+    """They share a process: who went elsewhere, or changed a variable, must not take the next one along, nor its own next try."""
+    (runner.folder / "moves.py").write_text(
+        "import os\n\n\ndef away():\n    seen = os.getcwd(), os.environ.get('ODD')\n"
+        "    os.chdir('/')\n    os.environ['ODD'] = 'x'\n"
+        "    raise RuntimeError(seen)\n\n\ndef here():\n    return [os.getcwd(), os.environ.get('ODD')]\n"
+    )
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'moves:away', retryPolicy: {limit: 1, intervalSec: 0}, continueOn: {failure: true}}
+          - {name: b, python: 'moves:here', output: B}
+          - {name: c, command: 'echo "$B"'}
+        """
+    )
+    assert told.node("a").attempts == 2
+    assert told.err("a").count(f"RuntimeError: ('{runner.folder}', None)") == 2
+    assert json.loads(told.out("c")) == [str(runner.folder), None]
+
+
+def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):
+    """A type written in C may not say what it takes, and is called all the same behind a step that returned something."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'operator:index', args: [1]}
+          - {name: b, python: 'builtins:dict', args: {x: 1}, output: B}
+          - {name: c, command: 'echo "$B"'}
+        """
+    )
+    assert told.out("c") == '{"x": 1}\n'

@@ -7,8 +7,6 @@ is written to standard output and standard error while a function runs, by Pytho
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import inspect
 import io
 import json
 import os
@@ -16,22 +14,22 @@ import pickle
 import select
 import sys
 import threading
-import traceback
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from importlib.machinery import SourceFileLoader
+from types import CoroutineType, ModuleType
 
-FILES = Path(__file__).parents[1]
+TYPE_CHECKING = False  # what loads as quickly as this does without `typing`
+if TYPE_CHECKING:
+    from typing import Any
+
+FILES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROTOCOL = 5
 
 
 def loaded(name: str) -> Any:
     """Return a module of dagrid that needs no other one, without importing the package around it."""
-    spec = importlib.util.spec_from_file_location(f"dagrid_warm_{name}", FILES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = ModuleType(f"dagrid_warm_{name}")
+    SourceFileLoader(module.__name__, os.path.join(FILES, f"{name}.py")).exec_module(module)
     return module
 
 
@@ -165,10 +163,12 @@ def found(name: str) -> Any:
 
 
 @lru_cache(256)
-def parameters(name: str) -> frozenset[str]:
-    """Return the names of the parameters of a function that can be passed by name."""
+def parameters(name: str, given: int) -> frozenset[str]:
+    """Return the names of the parameters of a function that can be passed by name, where so many are given by place."""
+    import inspect  # it takes longer to load than the rest, and is of use where there are values to pass
+
     try:
-        known = inspect.signature(found(name)).parameters.values()
+        known = list(inspect.signature(found(name)).parameters.values())[given:]
     except (ValueError, TypeError):
         return frozenset()
     return frozenset(
@@ -196,13 +196,20 @@ def packed(value: Any) -> bytes:
         return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
 
 
+def told(error: BaseException, frames: slice) -> str:
+    """Return an exception as Python tells it, with these frames of it."""
+    import traceback  # nobody needs it as long as all goes well
+
+    shown = traceback.TracebackException.from_exception(error)
+    shown.stack[:] = shown.stack[frames]
+    return "".join(shown.format())
+
+
 class Performer:
-    """Answers requests: what it was asked last about the environment stays until it is asked otherwise."""
+    """Answers requests, each in the environment and the folder that it asks for, wherever the one before has gone."""
 
     def __init__(self) -> None:
         self.streams = Streams()
-        self.env: dict[str, str] = {}
-        self.folder = ""
 
     def handle(self, data: bytes) -> bytes:
         """Call the function of a request, and return what came of it."""
@@ -232,16 +239,15 @@ class Performer:
             self._move(asked)
             function = found(name)
         except Exception as error:  # noqa: BLE001  # whatever the user's module raises when it is imported
-            traceback.print_exc(limit=-1)
+            sys.stderr.write(told(error, slice(-1, None)))
             return "error", f"{name} cannot be called: {type(error).__name__}: {error}", 1, False
         try:
             args, kwargs = Unpickler(io.BytesIO(asked["arguments"])).load()
             if asked["values"]:
-                free = parameters(name) - kwargs.keys()
-                free -= set(list(inspect.signature(function).parameters)[: len(args)])
+                free = parameters(name, len(args)) - kwargs.keys()
                 kwargs |= {one: pickle.loads(value) for one, value in asked["values"].items() if one in free}
             value = function(*args, **kwargs)
-            if inspect.iscoroutine(value):
+            if isinstance(value, CoroutineType):
                 import asyncio  # few functions are async
 
                 value = asyncio.run(value)
@@ -255,22 +261,19 @@ class Performer:
             step_error = getattr(sys.modules.get("dagrid.errors"), "StepError", None)
             if step_error is not None and isinstance(error, step_error):
                 return "error", error.message, error.code, error.retryable
-            shown = traceback.TracebackException.from_exception(error)
-            del shown.stack[0]
-            sys.stderr.write("".join(shown.format()))
+            sys.stderr.write(told(error, slice(1, None)))
             return "error", f"{name} raised {type(error).__name__}: {error}", 1, True
 
     def _move(self, asked: dict[str, Any]) -> None:
         """Go to the folder and the environment of a step."""
-        if asked["env"] != self.env:
-            self.env = asked["env"]
-            now = dict(os.environ)  # steps differ in few variables, and each that is set is a call of the system's
-            for name in now.keys() - self.env.keys():
-                del os.environ[name]
-            os.environ.update({name: value for name, value in self.env.items() if now.get(name) != value})
-        if asked["folder"] != self.folder:
-            os.chdir(asked["folder"])
-            self.folder = asked["folder"]
+        env, now = asked["env"], dict(os.environ)
+        for name in (
+            now.keys() - env.keys()
+        ):  # steps differ in few variables, and each that is set is a call of the system's
+            del os.environ[name]
+        for name, value in env.items() - now.items():
+            os.environ[name] = value
+        os.chdir(asked["folder"])
         for path in reversed(asked["path"]):
             if path not in sys.path:
                 sys.path.insert(0, path)
