@@ -145,13 +145,6 @@ class Streams:
         return bool(data)
 
 
-class Unpickler(pickle.Unpickler):
-    """Opens arguments, in which the values of other steps stand as they were pickled."""
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pickle.loads(pid)
-
-
 @lru_cache(256)
 def found(name: str) -> Any:
     """Return the function that `package.module:function` means."""
@@ -242,7 +235,7 @@ class Performer:
             sys.stderr.write(told(error, slice(-1, None)))
             return "error", f"{name} cannot be called: {type(error).__name__}: {error}", 1, False
         try:
-            args, kwargs = Unpickler(io.BytesIO(asked["arguments"])).load()
+            args, kwargs = pickle.loads(asked["arguments"])
             if asked["values"]:
                 free = parameters(name, len(args)) - kwargs.keys()
                 kwargs |= {one: pickle.loads(value) for one, value in asked["values"].items() if one in free}
