@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dagrid.errors import (
@@ -902,3 +904,23 @@ def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):
         """
     )
     assert told.out("c") == '{"x": 1}\n'
+
+
+def test_a_step_is_kept_with_what_it_says_and_no_more():
+    """A step has some fifty fields, and is in the record of its run and in each call that goes to a worker."""
+    steps = loads(
+        """
+        steps:
+          - {name: a, command: echo a}
+          - name: b
+            python: m:f
+            args: {x: [1, 0, false, ~]}
+            env: [A: '1']
+            retryPolicy: {limit: 0, intervalSec: 1}
+            continueOn: {exitCode: [3]}
+            depends: []
+            timeoutSec: 0.5
+        """
+    ).main.steps
+    assert [pickle.loads(pickle.dumps(step)) for step in steps] == list(steps)
+    assert len(pickle.dumps(msgspec.structs.replace(steps[0], places={}))) < 200
