@@ -64,6 +64,8 @@ class Masker:
 
 def masked(text: str, secrets: Iterable[str | bytes]) -> str:
     """Return a text with every secret replaced by `*******`, and by `?` what stands for no character, such as half of a pair."""
+    if not secrets and text.isascii():
+        return text
     masker = Masker(secrets)
     try:
         data = text.encode("utf-8", "surrogateescape")

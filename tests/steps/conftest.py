@@ -28,11 +28,8 @@ class Logs:
     def log(self):
         return self.folder / "run.log"
 
-    def stdout(self, step):
-        return self.folder / f"{step}.out"
-
-    def stderr(self, step):
-        return self.folder / f"{step}.err"
+    def files(self, step):
+        return str(self.folder / f"{step}.out"), str(self.folder / f"{step}.err")
 
 
 @dataclass
@@ -80,15 +77,14 @@ class Performer:
 
     def __call__(self, text, params=(), number=0):
         dag, name = self.dag(text, params, number)
-        for path in (self.logs.stdout(name), self.logs.stderr(name)):
+        logs = [Path(path) for path in self.logs.files(name)]
+        for path in logs:
             path.unlink(missing_ok=True)
         result = dag.run(backend="inline", places={"command": CommandBackend(4)}, progress=False, cache=False)
         error = result.node_results[name].error
         if error is not None and not isinstance(error, TaskError):
             raise error
-        out, err = (
-            path.read_text() if path.exists() else "" for path in (self.logs.stdout(name), self.logs.stderr(name))
-        )
+        out, err = (path.read_text() if path.exists() else "" for path in logs)
         return Ended(out, err, "" if error is None else str(error), getattr(error, "retryable", True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -56,8 +57,9 @@ def after(perform, sink, top, fails=True, step="", **server):
 
 
 def test_after_a_failure(perform, sink):
-    perform.logs.stdout("bad").write_text("x" * (MOST_OF_A_LOG + 5) + "\nlast words\n")
-    perform.logs.stderr("bad").write_text("why\n")
+    out, err = map(Path, perform.logs.files("bad"))
+    out.write_text("x" * (MOST_OF_A_LOG + 5) + "\nlast words\n")
+    err.write_text("why\n")
     log = after(perform, sink, "mailOn: {failure: true, success: true}")
     (message,) = sink.messages
     assert sink.envelopes[0].rcpt_tos == ["ops@x.org", "a@x.org", "b@x.org"]
@@ -102,7 +104,7 @@ def test_a_handler_is_told_of_by_the_name_that_it_has_in_the_run(perform, sink):
     nodes = [Node("good", lambda: None), Node("bad", lambda: None), Node("onExit", lambda: 1 / 0, handler="exit")]
     with mail_server(sink) as port:
         context = perform.context(text, [f"PORT={port}"])
-        context.logs.stderr("onExit").write_text("why\n")
+        Path(context.logs.files("onExit")[1]).write_text("why\n")
         send_mails(context, DAG(nodes).run(progress=False))
     (message,) = sink.messages
     assert message["Subject"] == "[down] nightly: step onExit failed"

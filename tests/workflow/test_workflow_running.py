@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dagrid.errors import (
@@ -874,3 +876,89 @@ def test_only_the_log_is_merged(runner):
     assert (told.status, told.out("show")) == ("succeeded", "out out succeeded\n")
     assert (runner.folder / "file.txt").read_text() == "out\n"
     assert [set(told.out(step).split()) for step in "abc"] == [{"out", "err"}] * 3
+
+
+def test_a_python_step_that_writes_nothing_has_its_files_when_somebody_asks_for_them(runner):
+    """Two files for each of a thousand silent steps cost more than the steps; what is read of one must be there all the same."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, id: silent, python: 'operator:index', args: [1]}
+          - {name: b, command: 'test -e "${silent.stdout}" && wc -c < "${silent.stdout}"'}
+          - {name: c, python: 'builtins:print', args: [hello]}
+        """
+    )
+    assert (told.status, told.out("b").strip(), told.out("c")) == ("succeeded", "0", "hello\n")
+    files = {name for name in ("a.out", "a.err", "b.out", "b.err", "c.out", "c.err") if (told.folder / name).exists()}
+    assert files == {"a.out", "b.out", "b.err", "c.out"}
+
+
+def test_a_python_step_whose_output_cannot_be_written_fails_with_the_reason(runner):
+    """Who writes more than a pipe holds would hang for ever; what cannot be opened is found out before the function runs."""
+    (runner.folder / "talks.py").write_text("def f():\n    print('x' * 1_000_000)\n")
+    told = runner.run(
+        """
+        type: graph
+        steps:
+          - {name: a, python: talks:f, stdout: /dev/full, timeoutSec: 20}
+          - {name: b, python: talks:f, stderr: /dev/null/no}
+        """
+    )
+    assert str(told.node("a").error) == (
+        "The output of talks:f is not complete: '/dev/full' cannot be written: No space left on device"
+    )
+    assert "'/dev/null/no' cannot be written: Not a directory" in str(told.node("b").error)
+    assert told.out("b") == ""
+
+
+def test_each_python_step_has_its_own_environment_and_folder_whatever_the_one_before_did(runner):
+    """They share a process: who went elsewhere, or changed a variable, must not take the next one along, nor its own next try."""
+    (runner.folder / "moves.py").write_text(
+        "import os\n\n\ndef away():\n    seen = os.getcwd(), os.environ.get('ODD')\n"
+        "    os.chdir('/')\n    os.environ['ODD'] = 'x'\n"
+        "    raise RuntimeError(seen)\n\n\ndef here():\n    return [os.getcwd(), os.environ.get('ODD')]\n"
+    )
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'moves:away', retryPolicy: {limit: 1, intervalSec: 0}, continueOn: {failure: true}}
+          - {name: b, python: 'moves:here', output: B}
+          - {name: c, command: 'echo "$B"'}
+        """
+    )
+    assert told.node("a").attempts == 2
+    assert told.err("a").count(f"RuntimeError: ('{runner.folder}', None)") == 2
+    assert json.loads(told.out("c")) == [str(runner.folder), None]
+
+
+def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):
+    """A type written in C may not say what it takes, and is called all the same behind a step that returned something."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'operator:index', args: [1]}
+          - {name: b, python: 'builtins:dict', args: {x: 1}, output: B}
+          - {name: c, command: 'echo "$B"'}
+        """
+    )
+    assert told.out("c") == '{"x": 1}\n'
+
+
+def test_a_step_is_kept_with_what_it_says_and_no_more():
+    """A step has some fifty fields, and is in the record of its run and in each call that goes to a worker."""
+    steps = loads(
+        """
+        steps:
+          - {name: a, command: echo a}
+          - name: b
+            python: m:f
+            args: {x: [1, 0, false, ~]}
+            env: [A: '1']
+            retryPolicy: {limit: 0, intervalSec: 1}
+            continueOn: {exitCode: [3]}
+            depends: []
+            timeoutSec: 0.5
+        """
+    ).main.steps
+    assert [pickle.loads(pickle.dumps(step)) for step in steps] == list(steps)
+    assert len(pickle.dumps(msgspec.structs.replace(steps[0], places={}))) < 200

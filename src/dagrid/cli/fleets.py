@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,17 +16,6 @@ if TYPE_CHECKING:
     from dagrid.history import About
     from dagrid.ports import Backend
     from dagrid.workflow.running import Fleet
-
-
-GARBAGE = 20_000
-"""So many new objects are searched for garbage at once: runs that go on are many, and none of them is."""
-
-
-def collect_garbage() -> None:
-    """Have a process that lasts search for garbage again (see `dagrid.cli.script`), but not among what is loaded."""
-    gc.freeze()
-    gc.set_threshold(GARBAGE, 20, 20)
-    gc.enable()
 
 
 def signing_key(call: Call) -> bytes | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 import threading
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagrid.cli import collect_garbage
 from dagrid.cli.exits import exit_of_status
 from dagrid.cli.output import plain, took
 from dagrid.cli.workflows import said
@@ -113,7 +113,7 @@ def attend(run: Run, held: HeldInterrupts, wait: Callable[[], object]) -> bool:
     Raises:
         KeyboardInterrupt: the third one.
     """
-    gc.enable()  # see `dagrid.cli.script`
+    collect_garbage()
     stops = 0
     while True:
         try:
@@ -136,8 +136,7 @@ def finished(call: Call, started: Started, held: HeldInterrupts) -> int:
         if not run.done:
             return _waits(call, started)
         result = started.finish()
-    record = run_record(place.run_id, name, result)
-    return told_end(call, record, result, stopped)
+    return told_end(call, place.run_id, name, result, stopped)
 
 
 def finished_graph(call: Call, run: Run, run_id: str, name: str, held: HeldInterrupts) -> int:
@@ -150,7 +149,7 @@ def finished_graph(call: Call, run: Run, run_id: str, name: str, held: HeldInter
         run.detach()
         return told_waiting(call, run_id, name, asked)
     result = run.wait()
-    return told_end(call, run_record(run_id, name, result), result, stopped)
+    return told_end(call, run_id, name, result, stopped)
 
 
 def _waits(call: Call, started: Started) -> int:
@@ -176,15 +175,15 @@ def told_waiting(call: Call, run_id: str, name: str, asked: Sequence[Question]) 
     return exit_of_status("waiting")
 
 
-def told_end(call: Call, record: dict[str, Any], result: ExecutionResult, stopped: bool) -> int:
+def told_end(call: Call, run_id: str, name: str, result: ExecutionResult, stopped: bool) -> int:
     """Say how a run has ended, and return the exit code."""
-    status = record["status"]
+    status = result.status.value
     if call.out.as_json:
-        call.out.json(record)
+        call.out.json(run_record(run_id, name, result))
     else:
         for line in failures(result):
             call.out.complain(line)
-    call.out.say(f"{record['name']} {status.replace('_', ' ')} after {took(record['seconds'])}: run {record['run']}")
+    call.out.say(f"{name} {status.replace('_', ' ')} after {took(result.total_duration_seconds)}: run {run_id}")
     return exit_of_status(status, stopped)
 
 

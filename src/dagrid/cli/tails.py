@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from dagrid.cli import collect_garbage
 from dagrid.cli.output import ReaderGoneError
 
 # Seconds between two looks at a file that grows.
@@ -106,7 +106,7 @@ class Tail:
 
 def follow(tails: Sequence[Tail], more: Callable[[], bool]) -> None:
     """Copy files until there is nothing more to come, and nothing that has not been copied."""
-    gc.enable()  # see `dagrid.cli.script`
+    collect_garbage()
     try:
         while True:
             expected = more()

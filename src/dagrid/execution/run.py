@@ -18,6 +18,7 @@ from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus
 from dagrid.execution.signalling import Signals
 from dagrid.graph.node import NodeRef, node_id
 from dagrid.interrupts import INTERRUPTED, HeldInterrupts
+from dagrid.machine.events import Kind
 from dagrid.machine.explain import explain
 from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
@@ -26,6 +27,7 @@ INTERRUPT_GRACE = 0.5
 GATHERED = 0.02
 """For so many seconds events are gathered for an observer, whose thread would else be woken for each of them."""
 _UNENDED = frozenset(NodeStatus(status.name.lower()) for status in Status if not status.terminal)
+_WORDS = {kind: kind.name.lower() for kind in Kind}
 _CLOSING = threading.Lock()
 
 
@@ -451,7 +453,7 @@ class Run:
         return RunEvent(
             sequence,
             max(fact.at - self._engine.began, 0.0),
-            fact.kind.name.lower(),
+            _WORDS[fact.kind],
             state.plan.names[fact.node] if fact.node >= 0 else "",
             fact.number + 1 if fact.node >= 0 else 0,
             worker.name if worker is not None else "",

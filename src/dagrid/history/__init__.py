@@ -32,7 +32,7 @@ from dagrid.errors import (
 from dagrid.history import owners
 from dagrid.history.bells import RESUME, STOP, Bell, ring
 from dagrid.history.catalog import ABORTED, FAILED, INTERRUPTED, QUEUED, RUNNING, STATUSES, WAITING, Catalog, RunInfo
-from dagrid.history.places import LOCK, About, Place, checked_id, file_name, new_id, written
+from dagrid.history.places import LOCK, About, Place, checked_id, file_name, new_id, step_files, written
 
 if TYPE_CHECKING:
     from dagrid.ports import RunRecord
@@ -436,4 +436,5 @@ __all__ = [
     "RunInfo",
     "file_name",
     "new_id",
+    "step_files",
 ]

@@ -100,6 +100,7 @@ class Place:
         self.run_id = run_id
         self.about = about
         self.folder = folder
+        self._folder = os.fspath(folder)
         self.epoch = epoch
         self._lock = lock
 
@@ -108,13 +109,17 @@ class Place:
         """The file that tells what happened in the run."""
         return self.folder / LOG
 
+    def files(self, step: str) -> tuple[str, str]:
+        """Return the files of what a step writes to its standard output and to its standard error."""
+        return step_files(self._folder, step)
+
     def stdout(self, step: str) -> Path:
-        """Return the file of what a step writes to its standard output. No two steps have the same one."""
-        return self.folder / f"{file_name(step)}.out"
+        """Return the file of what a step writes to its standard output."""
+        return Path(self.files(step)[0])
 
     def stderr(self, step: str) -> Path:
         """Return the file of what a step writes to its standard error."""
-        return self.folder / f"{file_name(step)}.err"
+        return Path(self.files(step)[1])
 
     def close(self) -> None:
         """Let go of the run; may be called twice."""
@@ -155,6 +160,12 @@ def file_name(name: str) -> str:
 
     left = re.sub(r"[^A-Za-z0-9_-]+", "_", name)[:60].strip("_")
     return f"{left}~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:20]}"
+
+
+def step_files(folder: str, step: str) -> tuple[str, str]:
+    """Return the files of what a step writes to its standard output and to its standard error; no two steps share one."""
+    path = os.path.join(folder, file_name(step))
+    return f"{path}.out", f"{path}.err"
 
 
 def new_id() -> str:

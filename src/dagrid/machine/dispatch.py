@@ -24,7 +24,7 @@ def assign_free_slots(state: State, at: float, commands: list[Command]) -> None:
     free = [worker for worker in state.present.values() if not worker.pulls and worker.free > 0]
     free.sort(key=lambda worker: len(worker.queue) / worker.slots)
     given: dict[int, list[int]] = {}
-    while free:
+    while free and any(state.ready):
         still_free = []
         for worker in free:
             node = pick(state, worker)
@@ -132,14 +132,14 @@ def take_back(state: State, at: float, commands: list[Command]) -> None:
         return
     earliest = 0.0
     for worker in plain:
-        if worker.recalling or worker.place not in with_room:
+        if worker.recalling or worker.place not in with_room or len(worker.queue) <= worker.slots:
             continue
         held = [
             attempt
             for attempt in worker.queue
             if state.accepts(attempt) and state.status[attempt & NODE_MASK] == QUEUED
         ]
-        if not held or len(worker.queue) <= worker.slots:
+        if not held:
             continue
         due = worker.heard + state.plan.settings.hold
         if at >= due:

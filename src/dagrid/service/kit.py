@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from dagrid.errors import InvalidSettingError, TransferError, WorkflowError
-from dagrid.history import file_name
+from dagrid.history import step_files
 from dagrid.service.parcels import Packer, Parcel, unpack
 from dagrid.workflow import File
 from dagrid.workflow.context import CURRENT, Context, Spec, StepEnd, Traceparents
@@ -48,11 +48,8 @@ class LogFolder:
     folder: str
     log: Path
 
-    def stdout(self, step: str) -> Path:
-        return Path(self.folder, f"{file_name(step)}.out")
-
-    def stderr(self, step: str) -> Path:
-        return Path(self.folder, f"{file_name(step)}.err")
+    def files(self, step: str) -> tuple[str, str]:
+        return step_files(self.folder, step)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -263,13 +263,13 @@ class SQLiteStore:
 
 
 class _Write:
-    """Something that a thread wants to be written, and waits for."""
+    """Something that a thread wants to be written, and waits for; where others write, until its `turn`."""
 
     __slots__ = ("answer", "error", "given_up", "over", "turn", "what")
 
     def __init__(self, what: Callable[[sqlite3.Connection], Any]) -> None:
         self.what = what
-        self.turn = threading.Event()
+        self.turn: threading.Event | None = None
         self.over = self.given_up = False
         self.answer: Any = None
         self.error: BaseException | None = None
@@ -314,18 +314,19 @@ class _Connection:
             except sqlite3.Error as error:
                 raise _explained(self._path, error) from error
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transact(self, what: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        """Do something in a transaction, and return what it returns when that is on the disk."""
         with self.use() as connection:
             # An interrupt may come after any of these: then nothing may stay begun.
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                yield connection
+                answer = what(connection)
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            return answer
 
     def write(self, what: Callable[[sqlite3.Connection], Answer]) -> Answer:
         """Do something in a transaction, and return what it returns when that is on the disk.
@@ -338,9 +339,10 @@ class _Connection:
         mine = _Write(what)
         with self._guard:
             self._writes.append(mine)
-            first, self._writing = not self._writing, True
-        if not first:
-            self._await_turn(mine)
+            turn = mine.turn = threading.Event() if self._writing else None
+            self._writing = True
+        if turn is not None:
+            self._await_turn(mine, turn)
         if not mine.over:
             with self._guard:
                 writes, self._writes = self._writes, []
@@ -352,26 +354,28 @@ class _Connection:
             raise mine.error
         return mine.answer  # type: ignore[no-any-return]
 
-    def _await_turn(self, mine: _Write) -> None:
+    def _await_turn(self, mine: _Write, turn: threading.Event) -> None:
         """Wait until a write is over, or its thread shall write; an interrupt gives it up, if nobody has begun it."""
         try:
-            mine.turn.wait()
+            turn.wait()
         except BaseException:
             with self._guard:
                 mine.given_up = True
                 if mine in self._writes:
                     self._writes.remove(mine)
-                leads = mine.turn.is_set() and not mine.over
+                leads = turn.is_set() and not mine.over
             if leads:
                 self._pass_on([])
             raise
 
     def _write_together(self, writes: list[_Write], mine: _Write) -> None:
+        def attempt_all(connection: sqlite3.Connection) -> None:
+            for one in writes:
+                one.attempt(connection)
+
         if len(writes) > 1:
             try:
-                with self.transaction() as connection:
-                    for one in writes:
-                        one.attempt(connection)
+                self.transact(attempt_all)
                 for one in writes:
                     one.over = True
             except StoreError:  # of one of them, or of the commit: each may try alone
@@ -382,8 +386,7 @@ class _Connection:
         told = False
         while True:
             try:
-                with self.transaction() as connection:
-                    mine.answer = mine.what(connection)
+                mine.answer = self.transact(mine.what)
                 break
             except StoreError as error:
                 if not (self.waits_for_room and _is_full(error)):
@@ -401,9 +404,9 @@ class _Connection:
             following = self._writes[0] if self._writes else None
             self._writing = following is not None
         for one in others:
-            if one.over:
+            if one.over and one.turn is not None:
                 one.turn.set()
-        if following is not None:
+        if following is not None and following.turn is not None:
             following.turn.set()
 
     def prepare(self, timeout: float) -> None:
@@ -414,17 +417,20 @@ class _Connection:
             _log_ahead(connection, timeout)
         if version == newest:
             return
-        with self.transaction() as connection:
-            for migration in _migrations()[_version(connection, self._path) :]:
-                for statement in migration.statements:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {migration.version}")
+        self.transact(partial(_migrate, self._path))
 
     def close(self) -> None:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
             self._connection = None
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+    for migration in _migrations()[_version(connection, path) :]:
+        for statement in migration.statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {migration.version}")
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

@@ -7,8 +7,6 @@ is written to standard output and standard error while a function runs, by Pytho
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import inspect
 import io
 import json
 import os
@@ -16,34 +14,47 @@ import pickle
 import select
 import sys
 import threading
-import traceback
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from importlib.machinery import SourceFileLoader
+from types import CoroutineType, ModuleType
 
-FILES = Path(__file__).parents[1]
+TYPE_CHECKING = False  # what loads as quickly as this does without `typing`
+if TYPE_CHECKING:
+    from typing import Any
+
+FILES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROTOCOL = 5
 
 
 def loaded(name: str) -> Any:
     """Return a module of dagrid that needs no other one, without importing the package around it."""
-    spec = importlib.util.spec_from_file_location(f"dagrid_warm_{name}", FILES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = ModuleType(f"dagrid_warm_{name}")
+    SourceFileLoader(module.__name__, os.path.join(FILES, f"{name}.py")).exec_module(module)
     return module
 
 
 class Log:
-    """Files that get a stream, with secrets masked, up to a limit."""
+    """Files that get a stream, with secrets masked, up to a limit.
 
-    def __init__(self, paths: list[str], mask: list[str], limit: int) -> None:
-        self.files = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666) for path in paths]
+    Args:
+        logs: the paths of files that are made with the first byte, for most functions write none.
+        files: those of files that are there in any case.
+        mask, limit: of the stream.
+
+    Attributes:
+        cut: more than the limit came.
+        trouble: which file could not be written, and why; it gets no more.
+    """
+
+    def __init__(self, logs: list[str], files: list[str], mask: list[str], limit: int) -> None:
+        self.logs = logs
+        self.files: dict[int, str] = {}
         self.masker = loaded("masking").Masker(mask) if mask else None
         self.limit = limit
         self.left = limit
         self.cut = False
+        self.trouble = ""
+        self._open(files)
 
     def take(self, data: bytes) -> None:
         self._write(self.masker.feed(data) if self.masker is not None else data)
@@ -55,16 +66,34 @@ class Log:
             os.close(file)
 
     def _write(self, data: bytes) -> None:
-        if self.cut:
+        if self.cut or not data:
             return
+        if self.logs:
+            logs, self.logs = self.logs, []
+            self._open(logs)
         if len(data) > self.left:
             data = data[: self.left] + f"\n[cut after {self.limit} bytes]\n".encode()
             self.cut = True
         self.left -= len(data)
-        for file in self.files:
+        for file, path in list(self.files.items()):
             view = memoryview(data)
-            while view:
-                view = view[os.write(file, view) :]
+            try:
+                while view:
+                    view = view[os.write(file, view) :]
+            except OSError as error:
+                del self.files[file]
+                os.close(file)
+                self._cannot(path, error)
+
+    def _open(self, paths: list[str]) -> None:
+        for path in paths:
+            try:
+                self.files[os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)] = path
+            except (OSError, ValueError) as error:
+                self._cannot(path, error)
+
+    def _cannot(self, path: str, error: Exception) -> None:
+        self.trouble = self.trouble or f"{path!r} cannot be written: {getattr(error, 'strerror', '') or error}"
 
 
 class Streams:
@@ -116,13 +145,6 @@ class Streams:
         return bool(data)
 
 
-class Unpickler(pickle.Unpickler):
-    """Opens arguments, in which the values of other steps stand as they were pickled."""
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pickle.loads(pid)
-
-
 @lru_cache(256)
 def found(name: str) -> Any:
     """Return the function that `package.module:function` means."""
@@ -134,10 +156,12 @@ def found(name: str) -> Any:
 
 
 @lru_cache(256)
-def parameters(name: str) -> frozenset[str]:
-    """Return the names of the parameters of a function that can be passed by name."""
+def parameters(name: str, given: int) -> frozenset[str]:
+    """Return the names of the parameters of a function that can be passed by name, where so many are given by place."""
+    import inspect  # it takes longer to load than the rest, and is of use where there are values to pass
+
     try:
-        known = inspect.signature(found(name)).parameters.values()
+        known = list(inspect.signature(found(name)).parameters.values())[given:]
     except (ValueError, TypeError):
         return frozenset()
     return frozenset(
@@ -165,27 +189,39 @@ def packed(value: Any) -> bytes:
         return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
 
 
+def told(error: BaseException, frames: slice) -> str:
+    """Return an exception as Python tells it, with these frames of it."""
+    import traceback  # nobody needs it as long as all goes well
+
+    shown = traceback.TracebackException.from_exception(error)
+    shown.stack[:] = shown.stack[frames]
+    return "".join(shown.format())
+
+
 class Performer:
-    """Answers requests: what it was asked last about the environment stays until it is asked otherwise."""
+    """Answers requests, each in the environment and the folder that it asks for, wherever the one before has gone."""
 
     def __init__(self) -> None:
         self.streams = Streams()
-        self.env: dict[str, str] = {}
-        self.folder = ""
 
     def handle(self, data: bytes) -> bytes:
         """Call the function of a request, and return what came of it."""
         asked = pickle.loads(data)
-        out = Log(asked["stdout"], asked["mask"], asked["limit"])
-        err = Log(asked["stderr"], asked["mask"], asked["limit"])
-        self.streams.begin(out, err)
-        try:
-            answer = self._answer(asked)
-        finally:
-            self.streams.end()
-            out.end()
-            err.end()
-        if asked["strict"] and (out.cut or err.cut) and answer[0] == "value":
+        out, err = (
+            Log(logs, files, asked["mask"], asked["limit"]) for logs, files in (asked["stdout"], asked["stderr"])
+        )
+        answer: tuple[Any, ...] = "value", None, None
+        if not (out.trouble or err.trouble):
+            self.streams.begin(out, err)
+            try:
+                answer = self._answer(asked)
+            finally:
+                self.streams.end()
+        out.end()
+        err.end()
+        if answer[0] == "value" and (out.trouble or err.trouble):
+            answer = "error", f"The output of {asked['fn']} is not complete: {out.trouble or err.trouble}", 1, True
+        elif answer[0] == "value" and asked["strict"] and (out.cut or err.cut):
             limit = asked["limit"]
             answer = "error", f"It wrote more than {limit} bytes. Let it write less, or raise maxOutputSize.", 1, True
         return pickle.dumps(answer, PROTOCOL)
@@ -196,16 +232,15 @@ class Performer:
             self._move(asked)
             function = found(name)
         except Exception as error:  # noqa: BLE001  # whatever the user's module raises when it is imported
-            traceback.print_exc(limit=-1)
+            sys.stderr.write(told(error, slice(-1, None)))
             return "error", f"{name} cannot be called: {type(error).__name__}: {error}", 1, False
         try:
-            args, kwargs = Unpickler(io.BytesIO(asked["arguments"])).load()
+            args, kwargs = pickle.loads(asked["arguments"])
             if asked["values"]:
-                free = parameters(name) - kwargs.keys()
-                free -= set(list(inspect.signature(function).parameters)[: len(args)])
+                free = parameters(name, len(args)) - kwargs.keys()
                 kwargs |= {one: pickle.loads(value) for one, value in asked["values"].items() if one in free}
             value = function(*args, **kwargs)
-            if inspect.iscoroutine(value):
+            if isinstance(value, CoroutineType):
                 import asyncio  # few functions are async
 
                 value = asyncio.run(value)
@@ -219,22 +254,19 @@ class Performer:
             step_error = getattr(sys.modules.get("dagrid.errors"), "StepError", None)
             if step_error is not None and isinstance(error, step_error):
                 return "error", error.message, error.code, error.retryable
-            shown = traceback.TracebackException.from_exception(error)
-            del shown.stack[0]
-            sys.stderr.write("".join(shown.format()))
+            sys.stderr.write(told(error, slice(1, None)))
             return "error", f"{name} raised {type(error).__name__}: {error}", 1, True
 
     def _move(self, asked: dict[str, Any]) -> None:
         """Go to the folder and the environment of a step."""
-        if asked["env"] != self.env:
-            self.env = asked["env"]
-            now = dict(os.environ)  # steps differ in few variables, and each that is set is a call of the system's
-            for name in now.keys() - self.env.keys():
-                del os.environ[name]
-            os.environ.update({name: value for name, value in self.env.items() if now.get(name) != value})
-        if asked["folder"] != self.folder:
-            os.chdir(asked["folder"])
-            self.folder = asked["folder"]
+        env, now = asked["env"], dict(os.environ)
+        for name in (
+            now.keys() - env.keys()
+        ):  # steps differ in few variables, and each that is set is a call of the system's
+            del os.environ[name]
+        for name, value in env.items() - now.items():
+            os.environ[name] = value
+        os.chdir(asked["folder"])
         for path in reversed(asked["path"]):
             if path not in sys.path:
                 sys.path.insert(0, path)

@@ -127,7 +127,7 @@ class _Lowering:
         values = tuple(one for one in waits if one in self.taken) if step.kind == "python" else ()
         reads = tuple(dict.fromkeys((*readable, *(one for one in named if one != step.name), *values)))
         retry, made = self._retry(step.retry_policy)
-        step = msgspec.structs.replace(step, name=name, retry_policy=made)
+        step = msgspec.structs.replace(step, name=name, retry_policy=made, places={})  # which nobody asks for any more
         spec = Spec(
             step=step,
             reads=reads,

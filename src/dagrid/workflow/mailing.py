@@ -37,7 +37,6 @@ def send_mails(context: Context, result: ExecutionResult) -> None:
     workflow = context.workflow
     nodes = result.node_results
     status = result.status
-    failed = {name: step for name, step in steps_of(workflow).items() if nodes[name].status in FAILED}
     told = False
     if workflow.mail_on.failure and status in (RunStatus.FAILED, RunStatus.PARTIALLY_SUCCEEDED):
         told = True
@@ -45,8 +44,8 @@ def send_mails(context: Context, result: ExecutionResult) -> None:
     if workflow.mail_on.success and status is RunStatus.SUCCEEDED:
         _send(context, workflow.info_mail, status.value, list(_lines(context, nodes)))
     if not told:
-        for name, step in failed.items():
-            if step.mail_on_error:
+        for name, step in steps_of(workflow).items():
+            if step.mail_on_error and nodes[name].status in FAILED:
                 _send(context, workflow.error_mail, f"step {name} failed", [_line(nodes[name])], [name])
 
 
@@ -131,7 +130,7 @@ def _logs(context: Context, chosen: Sequence[str] | None) -> dict[str, str]:
     found: dict[str, str] = {}
     left = MOST_OF_ALL_LOGS
     for name in steps_of(context.workflow) if chosen is None else chosen:
-        for path in dict.fromkeys([Path(context.logs.stdout(name)), Path(context.logs.stderr(name))]):
+        for path in map(Path, dict.fromkeys(context.logs.files(name))):
             text = _end(path, min(left, MOST_OF_A_LOG))
             if text:
                 found[path.name] = masked(text, context.secrets)

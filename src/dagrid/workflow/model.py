@@ -7,6 +7,7 @@ as `!key`.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -356,6 +357,16 @@ class Step(msgspec.Struct, kw_only=True):
     resources: dict[str, float] = {}
     group: int = -1
     places: Places = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be kept, and travel, with what is not as the format has it by default: of most steps that is little."""
+        return Step, (), (None, {name: value for name, by in _defaults() if (value := getattr(self, name)) != by})
+
+
+@cache
+def _defaults() -> tuple[tuple[str, Any], ...]:
+    step = Step()
+    return tuple((name, getattr(step, name)) for name in step.__struct_fields__)
 
 
 class Handlers(msgspec.Struct, kw_only=True):

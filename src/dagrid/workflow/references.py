@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -103,11 +103,12 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
     elif isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
-            if field not in _NOT_EXPANDED:
-                yield from _strings(getattr(value, field))
-    elif isinstance(value, Mapping):
+            one = getattr(value, field)
+            if one and field not in _NOT_EXPANDED:
+                yield from _strings(one)
+    elif isinstance(value, dict):
         for one in value.values():
             yield from _strings(one)
-    elif isinstance(value, Sequence):
+    elif isinstance(value, (tuple, list)):
         for one in value:
             yield from _strings(one)

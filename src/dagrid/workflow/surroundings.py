@@ -257,10 +257,8 @@ class _Nowhere:
     run_id = "dry"
     log = Path(os.devnull)
 
-    def stdout(self, step: str) -> Path:  # noqa: ARG002
-        return self.log
-
-    stderr = stdout
+    def files(self, step: str) -> tuple[str, str]:  # noqa: ARG002
+        return os.devnull, os.devnull
 
 
 NOWHERE = _Nowhere()

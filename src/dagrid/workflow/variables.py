@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -61,7 +62,7 @@ class Names:
         return None
 
     def step(self, id: str, field: str) -> str | None:
-        """Return a field of the step with an id; see `dagrid.workflow.expressions.Scope`."""
+        """Return a field of the step with an id; see `dagrid.workflow.expressions.Scope`. A file of its output is there then."""
         end = self.steps.get(id)
         if end is None:
             return None
@@ -69,7 +70,12 @@ class Names:
             return str(end.code)
         if field == "output":
             return next(iter(end.outputs.values()), "")
-        return end.stdout if field == "stdout" else end.stderr
+        path = end.stdout if field == "stdout" else end.stderr
+        with suppress(
+            OSError
+        ):  # it has no file yet if it wrote nothing; who opens it is told what is wrong with its folder
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        return path
 
     def run(self, command: str) -> str:
         """Return what a command in backticks printed, which ran before."""

@@ -5,7 +5,6 @@ The program of such a process is `_warm_main`, which runs by itself; this room k
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import sys
@@ -32,6 +31,9 @@ class Held(msgspec.Struct, frozen=True):
 
     data: bytes
 
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return pickle.loads, (self.data,)
+
 
 class Returned(msgspec.Struct, frozen=True):
     """What a function returned: pickled, None if it returned that, and as the text of a variable."""
@@ -43,11 +45,6 @@ class Returned(msgspec.Struct, frozen=True):
     def value(self) -> Any:
         """The value itself."""
         return None if self.data is None else pickle.loads(self.data)  # our own process made it
-
-
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, one: Any) -> bytes | None:
-        return one.data if isinstance(one, Held) else None
 
 
 def call(
@@ -70,17 +67,15 @@ def call(
     """
     context = work.context
     folders = (work.folder, context.file.folder) if isinstance(fn, str) else ()  # a type of steps finds its own modules
-    arguments = io.BytesIO()
-    _Pickler(arguments, 5).dump((list(args), dict(kwargs or {})))
     asked = {
         "fn": fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}",
-        "arguments": arguments.getvalue(),
+        "arguments": pickle.dumps((list(args), dict(kwargs or {})), 5),
         "values": dict(values or {}),
         "env": {**work.env, **key_variables()},
         "folder": work.folder,
         "path": list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
-        "stdout": [*work.outs, *(yield from work.beside(work.step.stdout))],
-        "stderr": [work.stderr, *(yield from work.beside(work.step.stderr))],
+        "stdout": (work.outs, (yield from work.beside(work.step.stdout))),
+        "stderr": ([work.stderr], (yield from work.beside(work.step.stderr))),
         "mask": list(context.secrets),
         "limit": context.workflow.max_output_size,
         "strict": work.is_strict,

@@ -95,10 +95,9 @@ class Work:
         self.kept = (self.stdout, self.stderr) if kept is None else _files(context, kept, self.step.name)
         is_apart = self.stdout == self.stderr and bool(self.step.output or self.step.outputs)
         self.outs = [self.stdout, *([f"{self.stdout.removesuffix('.out')}.only"] if is_apart else ())]
-        if kept is None:
-            for path in {*self.outs, self.stderr}:
-                _begin_anew(path, context.workflow.max_output_size)
-        self._begun = _size(self.outs[-1]), _size(self.stderr)
+        limit = context.workflow.max_output_size
+        begun = {path: _begun(path, limit) for path in {*self.outs, self.stderr}}
+        self._begun = begun[self.outs[-1]], begun[self.stderr]
         self.outputs: dict[str, str] = {}
         for end in self.ends.values():
             self.outputs.update(end.outputs)
@@ -281,16 +280,18 @@ class Work:
 
 def _files(context: Context, logs: Logs, step: str) -> tuple[str, str]:
     """Return the files of what a step writes."""
-    out = os.fspath(logs.stdout(step))
-    return out, out if context.workflow.log_output == "merged" else os.fspath(logs.stderr(step))
+    out, err = logs.files(step)
+    return out, out if context.workflow.log_output == "merged" else err
 
 
-def _begin_anew(path: str, limit: int) -> None:
-    """Empty a log that earlier tries have filled: what is tried again and again would fill the disk."""
-    if _size(path) < limit:
-        return
+def _begun(path: str, limit: int) -> int:
+    """Return how much is in a log; one that earlier tries have filled is emptied, for tries without end would fill the disk."""
+    size = _size(path)
+    if size < limit:
+        return size
     with suppress(OSError), open(path, "wb") as file:  # who cannot write it is told when the step does
-        file.write(CUT)
+        return file.write(CUT)
+    return size
 
 
 def _unfilled(out: str, err: str, limit: int) -> tuple[str, str]:

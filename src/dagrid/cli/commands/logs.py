@@ -15,7 +15,7 @@ from dagrid.cli.output import Output
 from dagrid.cli.runs import check_step, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.tails import PAUSE, Records, Tail, follow
 from dagrid.errors import DagridError, InvalidSettingError, UnknownRunError
-from dagrid.history import QUEUED, file_name
+from dagrid.history import QUEUED, step_files
 from dagrid.history.owners import host
 
 STREAMS = ("stdout", "stderr")
@@ -78,7 +78,7 @@ def _streams(call: Call, run_id: str, folder: Path, step: str | None) -> list[tu
         raise InvalidSettingError("--stdout and --stderr each mean that only. Leave both out for both.")
     if step is None:
         return [(folder / "run.log", "log")]
-    files = [folder / f"{file_name(step)}{suffix}" for suffix in (".out", ".err")]
+    files = [Path(file) for file in step_files(str(folder), step)]
     if not any(file.exists() for file in files):
         try:
             known = steps_of(call, run_id)

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from dagrid.cli import collect_garbage
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
 from dagrid.cli.fleets import (
-    collect_garbage,
     graph_variables,
     listener_claims,
     listener_tls,
