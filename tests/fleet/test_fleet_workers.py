@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from errno import EACCES
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -25,7 +26,7 @@ from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSetting
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
-from dagrid.execution.backends.cluster.project import packed
+from dagrid.execution.backends.cluster.project import packed, unpack
 from dagrid.execution.folders import OwnFolder
 from dagrid.execution.gathering import Folder
 from dagrid.testing import Gate
@@ -277,6 +278,34 @@ def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) 
         ended.set()
         thread.join()
     assert None not in found
+
+
+def test_a_project_with_names_that_are_no_text_travels(tmp_path: Path) -> None:
+    """Files from older machines have such names; one of them, wherever it lay, and no run began."""
+    names = {os.fsdecode(b"caf\xe9.py"), "naïve.py", os.fsdecode(b"d\xe9/data")}
+    for name in names:
+        (tmp_path / "here" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "here" / name).write_text(ascii(name))
+    project = packed([os.fsdecode(b"d\xe9")], tmp_path / "here")
+    assert project is not None
+    (tmp_path / "archive").write_bytes(project.data)
+    unpack(tmp_path / "archive", tmp_path / "there")
+    files = [path for path in (tmp_path / "there").rglob("*") if path.is_file()]
+    assert {str(path.relative_to(tmp_path / "there")): path.read_text() for path in files} == {
+        name: ascii(name) for name in names
+    }
+
+
+def test_a_module_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose it is may be somebody else's; who starts a run is told which, and that it is not dagrid's fault."""
+    (tmp_path / "others.py").touch()
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(TransferError, match=r"others\.py cannot be read \(Permission denied\)"):
+        packed(None, tmp_path)
 
 
 def test_a_signing_key_that_is_no_text_is_refused() -> None:
