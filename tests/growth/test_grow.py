@@ -341,15 +341,22 @@ class Overheard(MultiprocessingBackend):
         self.calls = []
 
     def open(self, host):
-        session = super().open(host)
-        perform = session.perform
+        return Overhearing(super().open(host), self.calls)
 
-        def overheard(bundle):
-            self.calls += bundle.calls
-            perform(bundle)
 
-        session.perform = overheard
-        return session
+class Overhearing:
+    """A session whose calls are kept."""
+
+    def __init__(self, session, calls):
+        self._session = session
+        self._calls = calls
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def perform(self, bundle):
+        self._calls += bundle.calls
+        self._session.perform(bundle)
 
 
 @pytest.mark.parametrize("recorded", [False, True])
