@@ -19,10 +19,17 @@ from time import monotonic
 import cloudpickle
 import pytest
 
-from dagrid import DAG, Node, Retry, command
+from dagrid import DAG, Node, Retry, WaitForSignal, command
 from dagrid.assemble import restart
 from dagrid.commands import Command, Launch
-from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError, TransferError
+from dagrid.errors import (
+    BackendClosedError,
+    BackendUnreachableError,
+    FleetKeyError,
+    InvalidSettingError,
+    PoisonousTaskError,
+    TransferError,
+)
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
@@ -162,6 +169,33 @@ def test_large_values_go_through_artifacts(fleet: ClusterBackend, tmp_path: Path
     assert result.raise_for_status()["size"] == len(result["made"]) == 1 << 20
     assert sum(result["kept"]) == 1
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
+
+
+def test_a_run_whose_backend_is_closed_fails(fleet: ClusterBackend, gate: Gate) -> None:
+    """It waited for ever, and nobody was told: who closes a backend at the end of `with` easily waits for the run behind that."""
+
+    def ask() -> None:
+        raise WaitForSignal("well?")
+
+    nodes = [
+        Node("made", lambda: bytes(1 << 20)),
+        Node("first", partial(stand, gate.address, "first"), ["made"]),
+        Node("behind", os.getpid, ["first"]),
+        Node("asks", ask, ["made"]),
+        Node("answered", lambda asks: asks, ["asks"]),
+    ]
+    with ClusterBackend(f"127.0.0.1:{fleet.port}", files=[]) as far:
+        run = DAG(nodes).start(backend=far)
+        gate.meet()
+        until = monotonic() + PATIENCE
+        while not run.waiting:
+            assert monotonic() < until
+    run.signal("asks", "yes")
+    result = run.wait(PATIENCE)
+    assert (result.status, len(result["made"])) == ("failed", 1 << 20)
+    for name in ("first", "answered"):
+        with pytest.raises(BackendClosedError, match="was closed while a run went on"):
+            result[name]
 
 
 def test_a_path_is_a_place_for_large_values(fleet: ClusterBackend, tmp_path: Path) -> None:
