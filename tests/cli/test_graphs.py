@@ -112,6 +112,21 @@ def test_a_graph_that_fails(dagrid, history):
     assert history.runs()[0].status == "failed"
 
 
+def test_a_run_that_a_fault_of_ours_has_ended(dagrid, folder, monkeypatch):
+    """Who is to report it has a report, and a program that started it sees that it was no failure of a step."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr("dagrid.execution.calls.Calls._telling", broken)
+    said = dagrid("start", "flows:flow", "--json")
+    assert said.code == Exit.FAULT
+    assert "ZeroDivisionError: on purpose" in said.data["error"]
+    assert "has a fault" in said.err
+    (report,) = (folder.parent / "home" / "faults").iterdir()
+    assert "in broken" in report.read_text()
+
+
 def test_for_programs(dagrid):
     """The whole result as JSON on standard output, and nothing else anywhere but the last word."""
     said = dagrid("start", "flows:flow", "--json", "-q", "--name", "mine", "--run-id", "run-1", "--", "9")

@@ -538,8 +538,25 @@ def test_what_is_told_of_runs(dagrid, history, files):
         assert (refused.code, said in refused.err) == (Exit.USAGE, True), refused.err
     assert dagrid("stop", run).code == 0
     assert dagrid("explain", run).out == (
-        "The run is aborted. It ended before any step had begun: dagrid retry begins it.\n"
+        "The run is aborted. It was taken out of its queue before it began: dagrid retry begins it.\n"
     )
+
+
+def test_what_is_told_of_runs_that_never_began(dagrid, history, files):
+    """No step of theirs has completed: who asks why is told what became of them, and where it says more."""
+    text = "dotenv: [settings.env]\nsteps: ['true']\n"
+    refused = history.enqueue("reads", About(queue="q", source="reads.yaml", spec=text, more={"folder": str(files)}))
+    taken = history.enqueue("taken", About(queue="r", spec="steps: ['true']\n"))
+    (files / "settings.env").mkdir()  # it cannot be read
+    for run in (refused, taken):
+        history.dequeue(run)
+    assert dagrid("retry", refused).code == Exit.USAGE
+    assert "dagrid logs" in dagrid("explain", refused).out
+    assert "settings.env" in dagrid("logs", refused).out
+    assert "dagrid logs" in dagrid("explain", refused, "--json").data["because"]
+    for command in ("explain", "status"):
+        assert "dagrid retry" in dagrid(command, taken).out
+        assert "completed" not in dagrid(command, refused).out + dagrid(command, taken).out
 
 
 def test_a_run_drawn_with_its_states(dagrid):

@@ -13,7 +13,7 @@ import pytest
 
 from dagrid.errors import BackendError, TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.contents import SMALL, Contents, parts
+from dagrid.execution.backends.cluster.contents import SMALL, UNPACKED, Contents, parts
 from dagrid.execution.backends.cluster.outbox import PIECE
 
 LARGE = bytes(range(256)) * (3 * PIECE // 256) + b"end"
@@ -114,6 +114,17 @@ def test_a_small_one_goes_with_the_file_that_was_made_of_it(contents: Contents) 
     assert contents.path(digest).read_bytes() == b"small"
     contents.release("a")
     assert digest not in contents
+    assert not list(contents.folder.iterdir())
+
+
+def test_what_is_unpacked_of_something_goes_with_it(contents: Contents) -> None:
+    """Each state of a project that a worker was ever sent stayed on its disk as long as the worker."""
+    digest = contents.put(LARGE)
+    contents.hold("a", digest)
+    path = contents.path(digest)
+    (path.parent / f"{path.name}{UNPACKED}").mkdir()
+    (path.parent / f"{path.name}{UNPACKED}" / "module.py").touch()
+    contents.release("a")
     assert not list(contents.folder.iterdir())
 
 

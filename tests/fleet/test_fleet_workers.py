@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from errno import EACCES
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -18,14 +19,21 @@ from time import monotonic
 import cloudpickle
 import pytest
 
-from dagrid import DAG, Node, Retry, command
+from dagrid import DAG, Node, Retry, WaitForSignal, command
 from dagrid.assemble import restart
 from dagrid.commands import Command, Launch
-from dagrid.errors import BackendUnreachableError, FleetKeyError, InvalidSettingError, PoisonousTaskError, TransferError
+from dagrid.errors import (
+    BackendClosedError,
+    BackendUnreachableError,
+    FleetKeyError,
+    InvalidSettingError,
+    PoisonousTaskError,
+    TransferError,
+)
 from dagrid.execution.backends.cluster import backend
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.execution.backends.cluster.hub import Hub
-from dagrid.execution.backends.cluster.project import packed
+from dagrid.execution.backends.cluster.project import packed, unpack
 from dagrid.execution.folders import OwnFolder
 from dagrid.execution.gathering import Folder
 from dagrid.testing import Gate
@@ -163,6 +171,33 @@ def test_large_values_go_through_artifacts(fleet: ClusterBackend, tmp_path: Path
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
 
 
+def test_a_run_whose_backend_is_closed_fails(fleet: ClusterBackend, gate: Gate) -> None:
+    """It waited for ever, and nobody was told: who closes a backend at the end of `with` easily waits for the run behind that."""
+
+    def ask() -> None:
+        raise WaitForSignal("well?")
+
+    nodes = [
+        Node("made", lambda: bytes(1 << 20)),
+        Node("first", partial(stand, gate.address, "first"), ["made"]),
+        Node("behind", os.getpid, ["first"]),
+        Node("asks", ask, ["made"]),
+        Node("answered", lambda asks: asks, ["asks"]),
+    ]
+    with ClusterBackend(f"127.0.0.1:{fleet.port}", files=[]) as far:
+        run = DAG(nodes).start(backend=far)
+        gate.meet()
+        until = monotonic() + PATIENCE
+        while not run.waiting:
+            assert monotonic() < until
+    run.signal("asks", "yes")
+    result = run.wait(PATIENCE)
+    assert (result.status, len(result["made"])) == ("failed", 1 << 20)
+    for name in ("first", "answered"):
+        with pytest.raises(BackendClosedError, match="was closed while a run went on"):
+            result[name]
+
+
 def test_a_path_is_a_place_for_large_values(fleet: ClusterBackend, tmp_path: Path) -> None:
     """As it is for checkpoints and caches; what is none is refused before anything runs."""
     nodes = [Node("made", lambda: bytes(1 << 20)), Node("size", len, inputs={"obj": "made"})]
@@ -277,6 +312,34 @@ def test_a_module_that_goes_while_it_is_looked_at_is_not_packed(tmp_path: Path) 
         ended.set()
         thread.join()
     assert None not in found
+
+
+def test_a_project_with_names_that_are_no_text_travels(tmp_path: Path) -> None:
+    """Files from older machines have such names; one of them, wherever it lay, and no run began."""
+    names = {os.fsdecode(b"caf\xe9.py"), "naïve.py", os.fsdecode(b"d\xe9/data")}
+    for name in names:
+        (tmp_path / "here" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "here" / name).write_text(ascii(name))
+    project = packed([os.fsdecode(b"d\xe9")], tmp_path / "here")
+    assert project is not None
+    (tmp_path / "archive").write_bytes(project.data)
+    unpack(tmp_path / "archive", tmp_path / "there")
+    files = [path for path in (tmp_path / "there").rglob("*") if path.is_file()]
+    assert {str(path.relative_to(tmp_path / "there")): path.read_text() for path in files} == {
+        name: ascii(name) for name in names
+    }
+
+
+def test_a_module_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose it is may be somebody else's; who starts a run is told which, and that it is not dagrid's fault."""
+    (tmp_path / "others.py").touch()
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(TransferError, match=r"others\.py cannot be read \(Permission denied\)"):
+        packed(None, tmp_path)
 
 
 def test_a_signing_key_that_is_no_text_is_refused() -> None:

@@ -333,6 +333,50 @@ async def summed(values, base=0):
     return sum(values) + base
 
 
+class Overheard(MultiprocessingBackend):
+    """Processes; the calls that they are given are kept."""
+
+    def __init__(self):
+        super().__init__(max_workers=2)
+        self.calls = []
+
+    def open(self, host):
+        return Overhearing(super().open(host), self.calls)
+
+
+class Overhearing:
+    """A session whose calls are kept."""
+
+    def __init__(self, session, calls):
+        self._session = session
+        self._calls = calls
+
+    def __getattr__(self, name):
+        return getattr(self._session, name)
+
+    def perform(self, bundle):
+        self._calls += bundle.calls
+        self._session.perform(bundle)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_what_is_appended_may_ask_for_what_nothing_did_before(recorded, tmp_path):
+    """An async step of a map broke the scheduler of a recorded run; of one that was not recorded, no place heard that an appended
+    node must not be performed twice.
+    """
+    checkpoint = {"checkpoint": tmp_path} if recorded else {}
+    steps = [Node("careful", square, on_lost="fail"), Node("free", negate), Node("waits", as_it_is)]
+    backend = Overheard()
+    result = found(3, 4).run(rules=[map_over("find", *steps)], backend=backend, **checkpoint).raise_for_status()
+    backend.close()
+    assert [result[f"waits[{number}]"] for number in range(2)] == [-9, -16]
+    assert {call.node for call in backend.calls if call.once} == {"careful[0]", "careful[1]"}
+
+
+async def as_it_is(value):
+    return value
+
+
 @pytest.mark.parametrize("backend", ["inline", "thread"])
 def test_a_reduction_may_be_async(backend):
     """Its coroutine is awaited, wherever the reduction stands."""

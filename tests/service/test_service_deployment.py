@@ -90,6 +90,7 @@ SERVICE_OF_COMPOSE = closed(
     ports=each({"type": "string", "pattern": r"^\d+:\d+$"}),
     volumes=each({"type": "string", "pattern": r"^[./][^:]*:/[^:]+$"}),
     environment=LABELS,
+    stop_grace_period={"type": "string", "pattern": r"^\d+[ms]$"},
     deploy=closed(
         ["replicas"],
         replicas={"type": "integer", "minimum": 1},
@@ -229,6 +230,14 @@ def test_kubernetes_has_the_form_and_what_was_published():
         "/readyz",
         "/healthz",
     }
+
+
+def test_workers_are_given_time_to_end_what_runs():
+    """Ten seconds of grace, or thirty, and what a worker finishes after its SIGTERM is killed after all."""
+    workers = [one for name, one in COMPOSE["services"].items() if name.startswith("worker")]
+    assert [one["stop_grace_period"] for one in workers] == ["10m", "10m"]
+    pods = [spec["template"]["spec"] for name, spec in named("Deployment").items() if "worker" in name]
+    assert [one["terminationGracePeriodSeconds"] for one in pods] == [600, 600]
 
 
 @pytest.mark.parametrize("words", list(commands()))

@@ -15,6 +15,7 @@ import pytest
 from tests.service.processes import Fleet, Process, free_port, until
 
 TOKEN = "a-token-of-a-test"
+TOKENS = "another-token\nschlüssel-à\n"
 PIPELINE = """
 name: distributed-pipeline
 steps:
@@ -38,7 +39,9 @@ steps:
 def fleet(tmp_path_factory):
     """`start-all` and the three workers of the document."""
     folder = tmp_path_factory.mktemp("fleet")
-    made = Fleet(folder, ("start-all", "--host=127.0.0.1", f"--port={free_port()}"), {"DAGRID_AUTH_TOKEN": TOKEN})
+    (folder / "tokens").write_text(TOKENS, "utf-8")
+    command = ("start-all", "--host=127.0.0.1", f"--port={free_port()}", f"--auth.token-file={folder / 'tokens'}")
+    made = Fleet(folder, command, {"DAGRID_AUTH_TOKEN": TOKEN})
     made.start().told("HTTP is answered")
     made.worker("gpu", "gpu=true", "cuda=11.8", "memory=64G")
     made.worker("cpu", "cpu-arch=amd64", "cpu-cores=32", "region=us-east-1")
@@ -52,7 +55,7 @@ def ask(fleet, path, token=TOKEN):
     (port,) = [word.partition("=")[2] for word in fleet.command if word.startswith("--port=")]
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
     if token:
-        request.add_header("Authorization", f"Bearer {token}")
+        request.add_header("Authorization", f"Bearer {token}".encode().decode("latin-1"))  # the bytes that others send
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.load(answer), answer.status
@@ -261,7 +264,9 @@ def test_the_api_replies_as_the_document_says(fleet):
 
 
 def test_the_api_asks_for_a_token(fleet):
-    """But not of who only looks whether the process lives."""
+    """But not of who only looks whether the process lives. One with an accent was as good as none."""
+    for token in (TOKEN, *TOKENS.split()):
+        assert ask(fleet, "/api/v2/workers", token)[1] == 200, token
     for token in ("", "another", TOKEN[:-1]):
         answer, code = ask(fleet, "/api/v2/workers", token)
         assert (code, answer["code"]) == (401, "unauthorized")

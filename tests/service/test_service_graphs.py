@@ -14,7 +14,7 @@ from tests.service.processes import Fleet, until
 MODULE = """
 import os, time
 from pathlib import Path
-from dagrid import dag, task
+from dagrid import WaitForSignal, dag, task
 
 @task
 def mark(folder, what):
@@ -36,6 +36,18 @@ def tell(folder, found):
 @dag
 def flow(folder: str):
     tell(folder, stand(folder, mark(folder, "begun")))
+
+@task
+def ask(before):
+    raise WaitForSignal("Go on?")
+
+@task(selector={"number": "2"})
+def tell_answer(folder, said):
+    tell.fn(folder, f"{said['who']} on {os.getcwd()}")
+
+@dag
+def asking(folder: str):
+    tell_answer(folder, ask(mark(folder, "begun")))
 """
 
 
@@ -124,6 +136,20 @@ def test_a_graph_is_stopped_and_goes_on(fleet, tmp_path):
     assert "The coordinator of" in dagrid(fleet, "retry", run, "--from", first).stderr
     until((tmp_path / "told").exists, "the end of what runs once more")
     assert marks(tmp_path) == ["begun", "stood", "stood", "begun", "stood"]
+
+
+def test_what_a_person_says_to_a_graph_is_passed_on(fleet, tmp_path):
+    """Its nodes want the workers that they were begun on: whoever answers has none of their labels, and need not wait."""
+    run, refused = (enqueued(fleet, "queued_flows:asking", f"folder={tmp_path}") for _ in range(2))
+    for each in (run, refused):
+        until(lambda each=each: fleet.status(each) == "waiting", "what asks a person")
+    said = dagrid(fleet, "approve", run, "--input", "who=Zoë")
+    assert "The coordinator of" in said.stderr
+    assert fleet.ended(run) == "succeeded"
+    assert (tmp_path / "told").read_text().startswith(f"Zoë on {fleet.folder}/w2")
+    said = dagrid(fleet, "reject", refused, "--reason", "not today")
+    assert fleet.ended(refused) == "failed"
+    assert "not today" in dagrid(fleet, "explain", refused).stdout
 
 
 def test_a_graph_that_cannot_be_made_has_failed(fleet, tmp_path):

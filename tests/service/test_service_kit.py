@@ -350,10 +350,19 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path):
     from dagrid.service.parcels import Entry, _encode
 
     for path in ("../evil", "/tmp/evil", "a/../../evil"):
-        (tmp_path / "list").write_bytes(_encode([Entry(path, 0o600, b"x")]))
+        (tmp_path / "list").write_bytes(_encode([Entry(path.encode(), 0o600, b"x")]))
         with pytest.raises(TransferError, match="written elsewhere"):
             unpack(tmp_path / "there", b"x", lambda _: tmp_path / "list")
     assert not Path("/tmp/evil").exists()
+
+
+def test_a_name_that_is_no_text_travels(tmp_path, tree):
+    """Files from older machines have such names. One of them, wherever it lay, and no run began: it was said to be a fault."""
+    folder, large = os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9.bin")
+    (tree / large).write_bytes(bytes(1 << 17))
+    (tree / folder).mkdir()
+    (tree / folder / "naïve.txt").touch()
+    assert unpacked(tmp_path, tree, [large, folder]) == {large, f"{folder}/naïve.txt"}
 
 
 def test_small_files_travel_with_the_first_step(tmp_path):

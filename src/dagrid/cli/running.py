@@ -14,7 +14,7 @@ from dagrid.cli import collect_garbage
 from dagrid.cli.exits import exit_of_status
 from dagrid.cli.output import plain, took
 from dagrid.cli.workflows import said
-from dagrid.errors import DagridError
+from dagrid.errors import DagridError, InternalError
 from dagrid.interrupts import HeldInterrupts, press
 
 if TYPE_CHECKING:
@@ -176,7 +176,11 @@ def told_waiting(call: Call, run_id: str, name: str, asked: Sequence[Question]) 
 
 
 def told_end(call: Call, run_id: str, name: str, result: ExecutionResult, stopped: bool) -> int:
-    """Say how a run has ended, and return the exit code."""
+    """Say how a run has ended, and return the exit code.
+
+    Raises:
+        InternalError: it has ended by a fault of dagrid's.
+    """
     status = result.status.value
     if call.out.as_json:
         call.out.json(run_record(run_id, name, result))
@@ -184,16 +188,20 @@ def told_end(call: Call, run_id: str, name: str, result: ExecutionResult, stoppe
         for line in failures(result):
             call.out.complain(line)
     call.out.say(f"{name} {status.replace('_', ' ')} after {took(result.total_duration_seconds)}: run {run_id}")
+    if isinstance(result.failure, InternalError):
+        raise result.failure
     return exit_of_status(status, stopped)
 
 
 def run_record(run_id: str, name: str, result: ExecutionResult) -> dict[str, Any]:
     """Return what programs are told of a run and its steps."""
+    failure = {} if result.failure is None else {"error": str(result.failure)}
     return {
         "run": run_id,
         "name": name,
         "status": result.status.value,
         "seconds": result.total_duration_seconds,
+        **failure,
         "steps": [step_record(one, one.duration_seconds) for one in result.node_results.values()],
     }
 
@@ -235,7 +243,7 @@ def error_of(result: NodeResult) -> str:
 
 def failures(result: ExecutionResult) -> Iterator[str]:
     """Yield what went wrong, a line each, with the place in the user's code."""
-    if result.failure is not None:
+    if result.failure is not None and not isinstance(result.failure, InternalError):
         yield f"dagrid: {result.failure}"
     failed = [one for one in result.node_results.values() if one.error is not None and one.status in BAD]
     for one in failed[:MOST_FAILURES]:

@@ -16,7 +16,6 @@ from dagrid.machine.plan import Request
 from dagrid.machine.state import COMPLETED, FAILURES, State
 from dagrid.ports import AWAITED, Artifacts, Call, Needs
 
-NONE: list[Needs | None] = [None]
 OpenCache = Callable[[], Artifacts | None]
 
 
@@ -42,6 +41,7 @@ class Calls:
         "_kwargs",
         "_names",
         "_needs",
+        "_particular",
         "_plan",
         "_recorder",
         "_single",
@@ -60,13 +60,17 @@ class Calls:
     ) -> None:
         """Take the values of the run, where others are kept, and what says of a node that its call gets none."""
         self.keys: dict[int, str] = {}
+        self._needs: list[Needs | None] = []  # by the number of a request in the plan, which may get more of them
+        self._particular = False  # whether any of them is something in particular
         self._recorder = recorder
         self._values = values
         self._cache = cache
         self._spares = spares
 
     def made_of(self, state: State, bindings: Bindings) -> Callable[[int], Call]:
-        """Return what makes calls from now on, as long as this state has the same plan, and these bindings count."""
+        """Return what makes calls from now on, as long as this state has the same plan, which does not grow, and these bindings
+        count.
+        """
         plan = self._plan = state.plan
         self._state = state
         self._bindings = bindings
@@ -75,11 +79,13 @@ class Calls:
         self._single = bindings.single
         self._gather = bindings.gather
         self._kwargs = bindings.kwargs
-        requests = plan.requests
-        self._needs = [needs_of(request) for request in requests] if len(requests) > 1 else NONE
+        if len(self._needs) < len(plan.requests):
+            new = [needs_of(request) for request in plan.requests[len(self._needs) :]]
+            self._needs += new
+            self._particular = self._particular or any(new)
         asked = plan.adds or plan.handlers or plan.fail_when_lost or bindings.lineages or bindings.needs
         telling = self._recorder is not None or asked
-        made = self._telling if telling or any(self._needs) else self._plain
+        made = self._telling if telling or self._particular else self._plain
         return made if self._spares is None else partial(self._sparing, self._spares, made)
 
     def riding(self, made: Callable[[int], Call], attempt: int) -> Call:

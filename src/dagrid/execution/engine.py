@@ -651,10 +651,8 @@ class Engine:
             growing.forget(self.state)
             return
         growing.taken(self.state)
-        bindings = growing.bindings
-        if plan.adds or bindings.lineages or bindings.needs:
-            self._point()
-        places = bindings.places
+        self._point()
+        places = growing.bindings.places
         if places:
             for node in range(known, len(plan)):
                 if node in places:

@@ -129,7 +129,7 @@ class Folder:
         try:
             found = _found(place, os.stat(full))
         except OSError as error:
-            raise _unreadable(full, error) from error
+            raise unreadable(full, error) from error
         if found.is_folder:
             yield from self._walk(place, real)
         elif stat.S_ISREG(found.mode):
@@ -159,7 +159,7 @@ class Folder:
                 except OSError as error:
                     if isinstance(error, FileNotFoundError) or error.errno == ELOOP:
                         continue
-                    raise _unreadable(entry.path, error) from error
+                    raise unreadable(entry.path, error) from error
                 if real == OUTSIDE:
                     if meant:
                         _say_outside(entry.path, self._path)
@@ -197,7 +197,7 @@ class Folder:
         except OSError as error:
             if above and isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 return
-            raise _unreadable(folder, error) from error
+            raise unreadable(folder, error) from error
         for entry in found:
             yield f"{above}/{entry.name}" if above else entry.name, entry
 
@@ -222,7 +222,8 @@ def _below(path: str, folder: str) -> str:
     return path[len(base) :] if path.startswith(base) else OUTSIDE
 
 
-def _unreadable(path: str, error: OSError) -> TransferError:
+def unreadable(path: str, error: OSError) -> TransferError:
+    """Return what is raised for something that is to travel and cannot be read."""
     return TransferError(
         f"{path} cannot be read ({error.strerror}). Name what is needed, with `files`, or leave it out."
     )

@@ -22,7 +22,7 @@ OPEN = ("/healthz", "/readyz", "/api/v2/health")
 """Paths for which no token is asked, for who looks after the process has none."""
 LOCAL_NAMES = ("localhost", "")
 PATIENCE = 5.0
-SCHEME = "bearer "
+SCHEME = b"bearer "
 
 
 class Doing(Protocol):
@@ -107,7 +107,8 @@ def _refused(request: Request, tokens: Sequence[bytes]) -> JSONResponse | None:
     """Return the answer to who may not ask, None to who may."""
     if tokens:
         said = request.headers.get("authorization", "")
-        token = said[len(SCHEME) :].strip().encode() if said.lower().startswith(SCHEME) else b""
+        sent = said.encode("latin-1")  # as it came
+        token = sent[len(SCHEME) :].strip() if sent.lower().startswith(SCHEME) else b""
         if sum([hmac.compare_digest(token, one) for one in tokens]):  # all of them are looked at, in the same time
             return None
         return JSONResponse(

@@ -30,9 +30,11 @@ KEPT = 64
 
 
 class Entry(msgspec.Struct, array_like=True):
-    """A file: its path, its mode, and what is in it or, for a large one, the SHA-256 of that; or an empty folder."""
+    """A file: its path, which need not be text, its mode, and what is in it or, for a large one, the SHA-256 of that; or an empty
+    folder.
+    """
 
-    path: str
+    path: bytes
     mode: int
     data: bytes = b""
     digest: bytes = b""
@@ -135,13 +137,14 @@ def unpack(folder: Path, digest: bytes, content: Callable[[bytes], Path]) -> Non
         return
     made = {""}
     for entry in _decode(content(digest).read_bytes()):
-        above = os.path.dirname(entry.path)
-        if os.path.isabs(entry.path) or ".." in entry.path.split("/"):
-            raise TransferError(f"The file {entry.path!r} would be written elsewhere than into its folder.")
+        name = os.fsdecode(entry.path)
+        above = os.path.dirname(name)
+        if os.path.isabs(name) or ".." in name.split("/"):
+            raise TransferError(f"The file {name!r} would be written elsewhere than into its folder.")
         if above not in made:
             os.makedirs(folder / above, exist_ok=True)
             made.add(above)
-        path = folder / entry.path
+        path = folder / name
         if entry.mode == FOLDER:
             path.mkdir(exist_ok=True)
             continue
@@ -174,8 +177,9 @@ def _parcel(folder: str, found: Sequence[Found]) -> Parcel:
     entries = []
     large: dict[bytes, str] = {}
     for one in found:
+        name = os.fsencode(one.path)
         if one.is_folder:
-            entries.append(Entry(one.path, FOLDER))
+            entries.append(Entry(name, FOLDER))
             continue
         full = os.path.join(folder, one.path)
         try:
@@ -188,11 +192,11 @@ def _parcel(folder: str, found: Sequence[Found]) -> Parcel:
             ) from error
         mode = stat.S_IMODE(one.mode) & 0o777
         if len(data) <= SMALL:
-            entries.append(Entry(one.path, mode, data))
+            entries.append(Entry(name, mode, data))
             continue
         digest = sha256(data).digest()
         large[digest] = full
-        entries.append(Entry(one.path, mode, digest=digest))
+        entries.append(Entry(name, mode, digest=digest))
     if not entries:
         return Parcel()
     data = _encode(entries)

@@ -15,11 +15,12 @@ from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
 from dagrid.history import INTERRUPTED, QUEUED, WAITING
-from dagrid.history.bells import RETRY
+from dagrid.history.bells import RESUME, RETRY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dagrid.execution.run import Run
     from dagrid.history import RunInfo
     from dagrid.workflow.context import Question
 
@@ -131,9 +132,11 @@ def _answer(call: Call, run: str, **said: Any) -> int:
     history, take_over = call.history, call.config["take_over"]
     whole = history.outermost(run)
     try:
-        if history.about(run).kind == "graph":
-            return _go_on_with_graph(call, whole, **said)
         about = history.about(whole.run)
+        if about.kind == "graph" and left_alone(call, about):
+            return _answer_graph(call, whole, **said)
+        if about.kind == "graph":
+            return _go_on_with_graph(call, whole, **said)
         left = left_alone(call, about) or (about.served and whole.run != run)
         if whole.run == run and not left:
             return _go_on(call, whole, **said)
@@ -194,11 +197,47 @@ def _go_on_with_graph(
             progress=False,
             observers=[RunLog(place.log), *watched.observers],
         )
-        for node, value in (signals or {}).items():
-            run.signal(node, dict(value))
-        for node, reason in (rejects or {}).items():
-            run.reject(node, reason)
+        _say(run, signals, rejects)
         return finished_graph(call, run, info.run, info.name, held)
+
+
+def _answer_graph(call: Call, info: RunInfo, **said: Any) -> int:
+    """Say to a graph of Python's what it waits for, leave what follows to the coordinator that performs it, and return the exit
+    code.
+    """
+    from dagrid.assemble import restart
+    from dagrid.observe.log import RunLog
+    from dagrid.workflow.absent import ABSENT
+
+    history = call.history
+    importable(history.about(info.run))
+    with history.reopen(info.run, take_over=call.config["take_over"], served=True) as place:
+        run = restart(
+            history.checkpoint,
+            info.run,
+            backend=ABSENT,
+            cancelled=place.about.stopping,
+            progress=False,
+            observers=[RunLog(place.log)],
+        )
+        _say(run, **said)
+        if run.done:  # nothing followed
+            run.wait()
+        else:
+            run.let_go()
+            run.close()
+    history.tell(RESUME, info.run)
+    return left_to_coordinator(call, info.run)
+
+
+def _say(
+    run: Run, signals: Mapping[str, Mapping[str, str]] | None = None, rejects: Mapping[str, str] | None = None
+) -> None:
+    """Say to nodes what they wait for."""
+    for node, value in (signals or {}).items():
+        run.signal(node, dict(value))
+    for node, reason in (rejects or {}).items():
+        run.reject(node, reason)
 
 
 def _asked(call: Call, info: RunInfo, step: str | None) -> Question:

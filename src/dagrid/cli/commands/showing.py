@@ -25,6 +25,10 @@ SENTENCES = {
     "waiting": "It waits for a person: dagrid approve, or dagrid reject.",
     INTERRUPTED: "Its process is gone: dagrid retry goes on with it.",
 }
+NEVER_BEGAN = {
+    "failed": "It could not be started, and its log says why: dagrid logs.",
+    "aborted": "It was taken out of its queue before it began: dagrid retry begins it.",
+}
 CUT_OFF = "ran when the process of the run ended"
 
 
@@ -100,12 +104,12 @@ def explain_command(call: Call, run: str | None, step: str | None) -> None:
         call.out.line(f"The run is {info.status}. {sentence}")
     for words in told.values():
         call.out.line(words)
-    if not told and not sentence:
+    if not told and not sentence and seen is not None:
         call.out.line("Every step has completed.")
 
 
 def _sentence(call: Call, info: RunInfo) -> str:
-    """Return what a run that does nothing waits for."""
+    """Return what a run that does nothing waits for, or why it never did anything."""
     about = call.history.about(info.run)
     if info.status == INTERRUPTED and about.served and not call.history.is_served:
         follows = "stops it" if about.stopping else "goes on with it"
@@ -118,7 +122,7 @@ def _sentence(call: Call, info: RunInfo) -> str:
         )
         return f"It waits in the queue {about.queue!r}: {begins}."
     if info.ended and not call.history.has_begun(info.run):
-        return "It ended before any step had begun: dagrid retry begins it."
+        return NEVER_BEGAN.get(info.status, "")
     return SENTENCES.get(info.status, "")
 
 

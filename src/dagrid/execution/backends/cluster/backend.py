@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from dagrid.errors import BackendUnreachableError, InvalidSettingError
+from dagrid.errors import BackendClosedError, BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
@@ -265,9 +265,9 @@ class ClusterBackend(BackendBase):
         return borrow(self.address, session.reopen, session.tell, patience=PATIENCE)
 
     def release(self, wait: bool) -> None:
-        """End every session, and the coordinator where it is this one's."""
+        """End every session, whose run fails if it goes on, and the coordinator where it is this one's."""
         for session in self.sessions:
-            session.close()
+            session.give_up(BackendClosedError(f"The backend {self.name!r} was closed while a run went on there."))
         if self._owned and self._hub is not None:
             self._hub.close()
 

@@ -21,6 +21,8 @@ from dagrid.execution.folders import OwnFolder
 
 SMALL = 64 * 2**10
 """Bytes up to which something stays in memory."""
+UNPACKED = ".unpacked"
+"""What stands behind the name of a file in that of the folder beside it with what is unpacked of it, which goes with it."""
 
 
 class _Coming:
@@ -254,7 +256,9 @@ class Contents:
         self._loose -= self._sizes.pop(digest)
         self._in_memory.pop(digest, None)
         self._secret.discard(digest)
-        self._path(digest).unlink(missing_ok=True)
+        path = self._path(digest)
+        path.unlink(missing_ok=True)
+        shutil.rmtree(path.with_name(f"{path.name}{UNPACKED}"), ignore_errors=True)
 
     def _give_up(self, source: Hashable, digest: bytes) -> None:
         path = self._coming.pop((source, digest)).path

@@ -23,7 +23,8 @@ from typing import Any
 import msgspec
 
 from dagrid.commands import Launch
-from dagrid.execution.gathering import Folder, Found
+from dagrid.execution.backends.cluster.contents import UNPACKED
+from dagrid.execution.gathering import Folder, Found, unreadable
 from dagrid.ports import Artifacts
 
 LARGEST = 64 << 20
@@ -131,11 +132,16 @@ def _zipped(folder: Path, found: Sequence[Found]) -> bytes:
     out = BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for one in found:
-            info = zipfile.ZipInfo(f"{one.path}/" if one.is_folder else one.path, _WHEN)
+            name = os.fsencode(one.path).decode("latin-1")  # a name need not be text; in an archive it has to be
+            info = zipfile.ZipInfo(f"{name}/" if one.is_folder else name, _WHEN)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.external_attr = (0o755 if one.is_folder or one.mode & 0o100 else 0o644) << 16
-            with suppress(FileNotFoundError):  # it has gone
+            try:
                 archive.writestr(info, b"" if one.is_folder else (folder / one.path).read_bytes())
+            except FileNotFoundError:
+                continue  # it has gone
+            except OSError as error:
+                raise unreadable(str(folder / one.path), error) from error
     return out.getvalue()
 
 
@@ -147,6 +153,7 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as files:
             for info in files.infolist():
+                info.filename = os.fsdecode(info.filename.encode("latin-1"))
                 path = files.extract(info, made)
                 os.chmod(path, info.external_attr >> 16)
         made.rename(folder)
@@ -182,7 +189,7 @@ class ProjectKit:
             return ProjectSurroundings((), str(work), self.artifacts)
         archive = content(self.digest)
         unpack(archive, work)
-        unpacked = archive.parent / f"{archive.name}.unpacked"
+        unpacked = archive.with_name(f"{archive.name}{UNPACKED}")
         unpack(archive, unpacked)
         path = tuple(str(unpacked / root) if root != "." else str(unpacked) for root in self.roots)
         return ProjectSurroundings(path, str(work), self.artifacts)

@@ -168,6 +168,21 @@ class FleetSession:
         """End the use here, and let what is under way go on: whoever takes the run up finds it again."""
         self._part(None)
 
+    def give_up(self, error: BackendError) -> None:
+        """End the use while its run goes on: all that is under way, and all that is still asked for, fails with this."""
+        if self._closed or threading.current_thread() is self._thread:
+            self.close()
+            return
+        heard = threading.Event()
+        self._do(partial(self._refuse, str(error), error))
+        self._do(lambda: self._inbox.put(heard.set))  # behind what is reported of that
+        heard.wait(PATIENCE)
+        self._values.bring_home()
+        line, self._line = self._line, None
+        if line is not None:
+            line.ask(pb.Ask(close=True))
+            line.close()
+
     def _part(self, last: pb.Ask | None) -> None:
         with self._guard:
             again, self._closed = self._closed, True
