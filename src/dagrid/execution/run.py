@@ -368,19 +368,20 @@ class Run:
         """
         return explain(self._engine.state, self._number(name), self._engine.now())
 
-    def events(self, follow: bool = True) -> Iterator[RunEvent]:
+    def events(self, follow: bool = True, since: int = 0) -> Iterator[RunEvent]:
         """Yield the facts of the run in their order.
 
         Args:
             follow: wait for further ones until the run has ended; otherwise, and in a view, stop at the last one there is. The
                 thread that started the run waits for it then as in `wait`: what needs its thread runs there.
+            since: the number of the first one (`RunEvent.sequence`).
         """
         if threading.get_ident() == self._starter:
             own = _Stirring(self._engine.stir)
-            batches = self._batches(own if follow else None, partial(self._engine.attend, None, own.is_set))
+            batches = self._batches(own if follow else None, partial(self._engine.attend, None, own.is_set), since)
         else:
             changed = threading.Event()
-            batches = self._batches(changed if follow else None, changed.wait)
+            batches = self._batches(changed if follow else None, changed.wait, since)
         for batch in batches:
             yield from batch
 
@@ -417,20 +418,19 @@ class Run:
             raise
         return ended.result()
 
-    def _batches(self, changed: Changed | None, wait: Callable[[], object]) -> Iterator[list[RunEvent]]:
+    def _batches(self, changed: Changed | None, wait: Callable[[], object], since: int = 0) -> Iterator[list[RunEvent]]:
         """Yield what has happened, and what happens: `changed` is set then, and `wait` waits for it; None waits for nothing."""
         if changed is None or self._view:
-            yield from self._read_on(None, wait)
+            yield from self._read_on(None, wait, since)
             return
         self._engine.watch(changed)
         try:
-            yield from self._read_on(changed, wait)
+            yield from self._read_on(changed, wait, since)
         finally:
             self._engine.unwatch(changed)
 
-    def _read_on(self, changed: Changed | None, wait: Callable[[], object]) -> Iterator[list[RunEvent]]:
+    def _read_on(self, changed: Changed | None, wait: Callable[[], object], position: int) -> Iterator[list[RunEvent]]:
         engine = self._engine
-        position = 0
         while True:
             over = engine.done.is_set()
             until = engine.readable

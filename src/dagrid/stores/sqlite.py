@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from dagrid.errors import StoreError, StoreVersionError
+from dagrid.errors import StoreError, StoreVersionError, UnknownRunError
 from dagrid.ports import RunRecord
 from dagrid.stores import refusals
 from dagrid.stores.segments import joined, pack
@@ -201,9 +201,10 @@ class SQLiteStore:
     def about(self, run: str) -> bytes:
         """Return what is kept of a run beside its journal; see `dagrid.ports.Store`."""
         with self._reader.use() as connection:
-            number, _, _ = self._standing(connection, run)
-            row: tuple[bytes] | None = connection.execute(self._sql["about"], {"id": number}).fetchone()
-        return b"" if row is None else row[0]
+            row: tuple[bytes | None] | None = connection.execute(self._sql["about"], {"run": run}).fetchone()
+            if row is None:
+                raise self._unknown(connection, run)
+        return row[0] or b""
 
     def describe(self, run: str, about: bytes) -> None:
         """Keep this of a run beside its journal; see `dagrid.ports.Store`."""
@@ -241,9 +242,12 @@ class SQLiteStore:
         """Return the number of a run in this file, its epoch, and how many facts it has."""
         row: tuple[int, int, int] | None = connection.execute(self._sql["standing"], {"run": run}).fetchone()
         if row is None:
-            known = connection.execute(self._sql["names"], {"limit": refusals.SEARCHED})
-            raise refusals.unknown(run, [name for (name,) in known])
+            raise self._unknown(connection, run)
         return row
+
+    def _unknown(self, connection: sqlite3.Connection, run: str) -> UnknownRunError:
+        known = connection.execute(self._sql["names"], {"limit": refusals.SEARCHED})
+        return refusals.unknown(run, [name for (name,) in known])
 
     def _chunk(self, number: int, since: int, end: int) -> list[tuple[int, bytes]]:
         """Return some segments of a run, the first of which holds the fact `since`; none after the fact `end`."""
