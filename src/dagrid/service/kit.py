@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -88,9 +87,7 @@ class WorkflowKit:
         workflow = _loaded(self.workflow)
         files = folder / FILES
         unpack(files, self.parcel, content)
-        logs = folder / LOGS / token_hex(8)  # what was written elsewhere, or here before, has another one
-        logs.mkdir(parents=True, exist_ok=True)
-        own = LogFolder(self.kept.run_id, os.fspath(logs), folder / "run.log")
+        own = LogFolder(self.kept.run_id, os.fspath(folder / LOGS), folder / "run.log")
         variables = {**self.variables, LOG_FILE: os.fspath(own.log)}
         caller = {TRACEPARENT: self.caller} if self.caller else {}
         base = os.fspath(files)

@@ -6,13 +6,13 @@ A kit is opened beside the loop, for it may unpack a lot; calls of the run wait 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from dagrid.execution.backends._transfer import Packed
@@ -29,6 +29,7 @@ class Run:
 
     Attributes:
         folder: its own here, if it has a kit.
+        source: by which what is written there is told from what is written of the run elsewhere, or was here before.
         surroundings: what its kit has made.
         path: where its modules are found; `place`: where its functions run.
         error: why its kit cannot be opened.
@@ -37,11 +38,24 @@ class Run:
         packed, opened: its functions by digest: as they came, and as they are called here.
     """
 
-    __slots__ = ("error", "folder", "name", "opened", "packed", "path", "place", "ready", "settled", "surroundings")
+    __slots__ = (
+        "error",
+        "folder",
+        "name",
+        "opened",
+        "packed",
+        "path",
+        "place",
+        "ready",
+        "settled",
+        "source",
+        "surroundings",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.folder: Path | None = None
+        self.source = token_hex(8)
         self.surroundings: Surroundings | None = None
         self.path: tuple[str, ...] = ()
         self.place = ""
@@ -95,7 +109,8 @@ class Runs:
             run.settled.set()
             return run
         try:
-            run.folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
+            run.folder = self._folder / f"run-{run.source}"
+            run.folder.mkdir(0o700)
             (run.folder / LOGS).mkdir()
             self._begun(run)
         except OSError as error:

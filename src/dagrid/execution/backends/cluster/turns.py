@@ -115,6 +115,7 @@ class Turns:
         self.admitted = 0
         self.queue: dict[Turn, None] = {}  # that have something ready and are not admitted
         self.order: deque[Turn] = deque()  # that have, and are
+        self.quick: set[Turn] = set()  # of those that are admitted, whose calls may be begun before there is a slot
 
     def ready(self, job: Job) -> None:
         """Something may be begun."""
@@ -135,6 +136,9 @@ class Turns:
                 turn.admitted = turn.listed = True
                 self.admitted += 1
                 self.order.append(turn)
+                self._time(turn)
+        if self.busy >= self.slots and not self.quick:
+            return None
         for _ in range(len(self.order)):
             turn = self.order.popleft()
             job = self._first(turn)
@@ -167,11 +171,11 @@ class Turns:
         job.run.turn.open -= 1
         self._pass_on(job.run.turn)
 
-    @staticmethod
-    def took(job: Job, seconds: float) -> None:
+    def took(self, job: Job, seconds: float) -> None:
         """A call has completed in so many seconds."""
         turn, seconds = job.run.turn, max(seconds, LEAST)
         turn.mean = seconds if turn.mean < 0 else KNOWN * turn.mean + (1 - KNOWN) * seconds
+        self._time(turn)
 
     @staticmethod
     def _first(turn: Turn) -> Job | None:
@@ -182,8 +186,15 @@ class Turns:
             turn.ready.popleft()
         return None
 
+    def _time(self, turn: Turn) -> None:
+        """See whether the calls of a run are short."""
+        if turn.admitted and 0 <= turn.mean < SHORT:
+            self.quick.add(turn)
+        else:
+            self.quick.discard(turn)
+
     def _goes_ahead(self, turn: Turn, job: Job) -> bool:
-        if job.call.place or not 0 <= turn.mean < SHORT:
+        if job.call.place or turn not in self.quick:
             return False
         return turn.begun < self.slots * (1 + AHEAD / turn.mean)
 
@@ -192,3 +203,4 @@ class Turns:
         if turn.admitted and not (turn.open or turn.begun):
             turn.admitted = False
             self.admitted -= 1
+            self.quick.discard(turn)
