@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from time import time
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import msgspec
 
@@ -78,15 +78,24 @@ def checked_observers(given: Iterable[Observer | Onlooker] | None) -> list[Obser
     """
     if not given:
         return []
-    if isinstance(given, Onlooker) or not isinstance(given, Iterable):
+    if _is_onlooker(given) or not isinstance(given, Iterable):
         raise InvalidSettingError(
             f"observers is a list of readers and onlookers of the run; write observers=[{given!r}]."
         )
     found = list(given)
     for one in found:
-        if isinstance(one, type) or not isinstance(one, Onlooker):
+        if isinstance(one, type) or not _is_onlooker(one):
             raise InvalidSettingError(f"observers holds objects with begin(run) and end(), not {one!r}.")
     return found
+
+
+def _is_onlooker(found: object) -> TypeGuard[Onlooker]:
+    """Return what `isinstance` does, which looks through the protocol each time, for every run."""
+    return hasattr(found, "begin") and hasattr(found, "end")
+
+
+def _is_observer(found: Onlooker) -> TypeGuard[Observer]:
+    return hasattr(found, "observe")
 
 
 class Run:
@@ -127,7 +136,7 @@ class Run:
         self._readers: list[threading.Event] = []
         self._onlookers: list[Onlooker] = []
         for observer in observers:
-            if isinstance(observer, Observer):
+            if _is_observer(observer):
                 ended = threading.Event()
                 self._readers.append(ended)
                 carry(partial(self._read, observer, ended), "dagrid-reader")
