@@ -109,8 +109,10 @@ class SQLiteStore:
 
         def acquire(connection: sqlite3.Connection) -> int:
             changed = connection.execute(self._sql["acquire"], row).rowcount
-            _, now, _ = self._standing(connection, run)
-            if not changed and epoch is not None:
+            now = (epoch or 0) + 1
+            if epoch is None or not changed:
+                _, now, _ = self._standing(connection, run)
+            if epoch is not None and not changed:
                 refusals.check_writer(run, epoch, now)
             if about is not None:
                 connection.execute(self._sql["describe"], {"run": run, "about": about})
@@ -269,24 +271,13 @@ class SQLiteStore:
 class _Write:
     """Something that a thread wants to be written, and waits for."""
 
-    __slots__ = ("answer", "error", "given_up", "over", "turn", "what")
+    __slots__ = ("answer", "given_up", "over", "turn", "what")
 
     def __init__(self, what: Callable[[sqlite3.Connection], Any]) -> None:
         self.what = what
         self.turn = threading.Event()
         self.over = self.given_up = False
         self.answer: Any = None
-        self.error: BaseException | None = None
-
-    def attempt(self, connection: sqlite3.Connection) -> None:
-        """Do it in a transaction of several; what is refused leaves no trace there."""
-        connection.execute("SAVEPOINT one")
-        try:
-            self.answer = self.what(connection)
-        except StoreError as error:
-            connection.execute("ROLLBACK TO one")
-            self.error = error
-        connection.execute("RELEASE one")
 
 
 class _Connection:
@@ -352,8 +343,6 @@ class _Connection:
                 self._write_together(writes, mine)
             finally:
                 self._pass_on([one for one in writes if one is not mine])
-        if mine.error is not None:
-            raise mine.error
         return mine.answer  # type: ignore[no-any-return]
 
     def _await_turn(self, mine: _Write) -> None:
@@ -374,14 +363,12 @@ class _Connection:
         if len(writes) > 1:
             try:
                 with self.transaction() as connection:
-                    for one in writes:
-                        one.attempt(connection)
-                for one in writes:
-                    one.over = True
+                    answers = [one.what(connection) for one in writes]
             except StoreError:  # of one of them, or of the commit: each may try alone
-                for one in writes:
-                    one.error = None
+                pass
             else:
+                for one, answer in zip(writes, answers, strict=True):
+                    one.answer, one.over = answer, True
                 return
         told = False
         while True:
