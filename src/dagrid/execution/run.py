@@ -514,10 +514,10 @@ class Run:
         self._engine.close()
         if self._release is not None:
             self._release()
-        for reader in self._readers:
-            reader.wait()
         for onlooker in self._onlookers:
             onlooker.end()
+        for reader in self._readers:
+            reader.wait()
 
     def _number(self, node: NodeRef) -> int:
         index = self._engine.state.plan.index
