@@ -7,6 +7,8 @@ and keeps its place until nothing of it is here; there are as many places as run
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import Key
@@ -17,6 +19,8 @@ AHEAD = 0.005
 """Seconds of such work that may be begun ahead, for each slot."""
 LEAST = 0.00002
 """Seconds that a call is taken to last at least."""
+SOON = 4
+"""So many runs are made ready for what is begun next of them."""
 KNOWN = 0.8
 """How much of an average stays when another duration is known."""
 
@@ -81,13 +85,14 @@ class Job:
 class Run:
     """What the worker knows of a run under one key, until it is told to forget it."""
 
-    __slots__ = ("fence", "key", "later", "leaving", "performing", "turn")
+    __slots__ = ("fence", "key", "later", "leaving", "performing", "prepared", "turn")
 
     def __init__(self, key: str, turn: Turn) -> None:
         self.key = key
         self.turn = turn
         self.fence = 0  # the newest
         self.performing = 0
+        self.prepared = False  # it has its surroundings, or will have
         self.leaving = False  # it is over, and may come again when what is left of it has stopped
         self.later: list[Job] = []
 
@@ -150,6 +155,13 @@ class Turns:
                 turn.ready.popleft()
                 return job
         return None
+
+    def soon(self) -> Iterator[Job]:
+        """Yield what is likely to be begun next, of some runs each."""
+        for turn in islice(self.order, SOON):
+            job = self._first(turn)
+            if job is not None:
+                yield job
 
     def occupy(self, job: Job) -> None:
         """Something takes a slot."""
