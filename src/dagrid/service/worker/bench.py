@@ -81,13 +81,14 @@ class Bench:
         """Do what the book says."""
         calls: list[Task] = []
         commands: list[Task] = []
+        coming: list[Prepare] = []
         for some in self._commands.values():
             some.lengthen(self._duty.killed_at)
         for act in acts:
             if isinstance(act, Perform):
                 self._take(act, calls, commands)
             elif isinstance(act, Prepare):
-                self._run(act.run, act.kit)
+                coming.append(act)
             elif isinstance(act, Stop):
                 self._stop(act.token)
             elif isinstance(act, TakeBack):
@@ -102,6 +103,8 @@ class Bench:
                     )
                 self._leave()
         self._perform(calls, commands)
+        for next_one in coming:
+            self._run(next_one.run, next_one.kit)
 
     def artifacts_of(self, name: str) -> Artifacts | None:
         """Return where a run wants its large values to be kept; None: with the coordinator."""

@@ -74,7 +74,7 @@ class Runs:
         folder: in which they get folders of their own.
         contents: has what kits need.
         labels: of the worker.
-        begun: called with a run that has a folder, before anything is written there.
+        begun: called with a run that has a folder, before anything is performed there.
     """
 
     def __init__(
@@ -108,17 +108,8 @@ class Runs:
             run.ready = True
             run.settled.set()
             return run
-        try:
-            run.folder = self._folder / f"run-{run.source}"
-            run.folder.mkdir(0o700)
-            (run.folder / LOGS).mkdir()
-            self._begun(run)
-        except OSError as error:
-            run.error, run.ready = error, True
-            run.settled.set()
-            return run
         done = self._loop.run_in_executor(self._helpers, self._open, run, kit)
-        done.add_done_callback(lambda _: ready(run))
+        done.add_done_callback(lambda _: self._opened(run, ready))
         return run
 
     def end(self, run: Run) -> None:
@@ -132,16 +123,26 @@ class Runs:
             self.end(run)
         self._helpers.shutdown()
 
+    def _opened(self, run: Run, ready: Callable[[Run], None]) -> None:
+        run.ready = True
+        if self._runs.get(run.name) is not run:  # it is over already, and may have come again
+            return
+        if run.folder is not None:
+            self._begun(run)
+        ready(run)
+
     def _open(self, run: Run, kit: bytes) -> None:
         try:
-            assert run.folder is not None
-            run.surroundings = loads(self._contents.get(kit)).arrive(run.folder, self._contents.path, self._labels)
+            folder = self._folder / f"run-{run.source}"
+            folder.mkdir(0o700)
+            run.folder = folder
+            (folder / LOGS).mkdir()
+            run.surroundings = loads(self._contents.get(kit)).arrive(folder, self._contents.path, self._labels)
             run.path = tuple(getattr(run.surroundings, "path", ()))
             run.place = getattr(run.surroundings, "folder", "")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the run's
             run.error = error
         finally:
-            run.ready = True
             run.settled.set()
 
     @staticmethod
