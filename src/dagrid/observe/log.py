@@ -106,8 +106,9 @@ class RunLog:
     def _lines_before(self) -> int:
         if self._file < 0 or not os.fstat(self._file).st_size:
             return 0
-        with open(self._path, "rb") as file:
+        with suppress(OSError), open(self._path, "rb") as file:
             return sum(1 for line in file if not line.partition(b" ")[2].startswith(_NOTE))
+        return 0
 
     def _take(self, text: str) -> None:
         text = masked(text, self._mask) if self._mask else text
