@@ -342,7 +342,8 @@ class Kit(Protocol):
         """Make the surroundings of a run on a worker.
 
         Args:
-            folder: fresh, and the run's own there. What is written below its `logs` goes to the coordinator while it grows.
+            folder: fresh, and the run's own there. It has a folder `logs`: what is written below that goes to the coordinator
+                while it grows.
             content: returns the file with a content, which is not to be changed.
             labels: of the worker.
         """

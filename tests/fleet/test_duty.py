@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.duty import Forget, Leave, Stop, TakeBack
+from dagrid.execution.backends.cluster.duty import Forget, Leave, Prepare, Stop, TakeBack
 from dagrid.machine.events import Outcome
 from tests.fleet.desks import HEARTBEAT, LEASE, Post, calls, done, some
 
@@ -42,6 +42,31 @@ def test_only_so_many_runs_are_active_and_the_next_begins_when_one_has_nothing_l
     assert not post.performs()
     post.finish(2, run="a")
     assert post.performs() == [("b", 1)]
+
+
+def test_runs_whose_turn_comes_next_are_prepared_once_and_no_others() -> None:
+    """The next step begins at once when a slot is free, and a thousand runs that wait have no folders and files here yet."""
+    post = Post(slots=1)
+    post.note(post.duty.arrived(b"kit"))
+    for run in "abcdefgh":
+        post.assign(*calls(1), run=run, kit=b"kit")
+    assert post.performs() == [("a", 1)]
+    assert prepared(post) == [Prepare(run, b"kit") for run in "bcd"]
+    post.finish(1, run="a")
+    assert post.performs() == [("b", 1)]
+    assert prepared(post) == [Prepare(run, b"kit") for run in "ef"]
+    post.hear(over=["c"])
+    assert Forget("c") in post.acts
+    post.finish(1, run="b")
+    assert post.performs() == [("d", 1)]
+    assert prepared(post) == [Prepare(run, b"kit") for run in "gh"]
+
+
+def prepared(post: Post) -> list[Prepare]:
+    """Return what was to be prepared and was not looked at yet."""
+    found = [act for act in post.acts if isinstance(act, Prepare)]
+    post.acts = [act for act in post.acts if not isinstance(act, Prepare)]
+    return found
 
 
 def test_the_commands_of_a_run_are_no_other_run() -> None:

@@ -59,8 +59,10 @@ class Files:
         self.changed = threading.Condition()
 
     def open(self, run: str, name: str) -> File:
+        source, _, rest = name.partition("/")
+        assert len(source) == 16
         with self.changed:
-            return self.files.setdefault(name, File(self))
+            return self.files.setdefault(rest, File(self))
 
     def wait(self, name: str, words: bytes) -> None:
         with self.changed:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Perform, Stop, TakeBack
+from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Perform, Prepare, Stop, TakeBack
 from dagrid.machine.events import Outcome
 from tests.fleet.desks import Desk, Post, calls, done, hello, some
 from tests.fleet.simulation import left_in_duty
@@ -167,7 +167,7 @@ class WorkersBook(RuleBasedStateMachine):
                     del self.begun[act.token]
                     self.obey(self.duty.gave_back(act.token))
             else:
-                assert isinstance(act, Stop)
+                assert isinstance(act, (Prepare, Stop))
 
 
 TestWorkersBook = WorkersBook.TestCase

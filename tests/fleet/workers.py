@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Leave, Perform, Stop, TakeBack
+from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Leave, Perform, Prepare, Stop, TakeBack
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.machine.events import Outcome
 from tests.fleet.network import End, Process, Time
@@ -89,6 +89,7 @@ class WorkerProcess(Process):
         self.welcomed_at = -1.0
         self.lost_at = self.busy_until = 0.0
         self.tasks: dict[int, Task] = {}
+        self.prepared: set[str] = set()
         self.waiting: list[Task] = []
         self.running: list[Task] = []
         self.ticking = float("inf")
@@ -174,8 +175,12 @@ class WorkerProcess(Process):
                 if act.untold:
                     self.time.seen.add("ends that nobody takes")
                 self.time.after(0.0, self, self._leave)
+            elif isinstance(act, Prepare):
+                assert act.run not in self.prepared, "prepared twice"
+                self.prepared.add(act.run)
             else:
                 assert isinstance(act, Forget)
+                self.prepared.discard(act.run)
                 assert not any(task.perform.run == act.run for task in self.tasks.values()), "forgotten too early"
 
     def _leave(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import resource
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,14 +53,46 @@ def test_what_finds_no_room_is_told_later(tmp_path: Path) -> None:
     run = DAG([Node(one), Node(two, depends_on=[one])]).start()
     run.wait()
     reader = RunLog(log)
-    reader.begin(run)
-    events = list(run.events(follow=False))
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
-        reader.observe(events[:-1])
+        reader.begin(run)
+        reader.write()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert log.stat().st_size == 50
-    reader.observe(events[-1:])
     reader.end()
     assert told(log) == ["one: started", "one: completed", "two: started", "two: completed", "the run has ended"]
+
+
+def test_what_happens_is_told_while_the_run_goes_on(tmp_path: Path) -> None:
+    """Who looks at the log of a long run must see how far it is, and the log of another run that cannot be told is in no way."""
+
+    class Broken:
+        began = 0.0
+
+        def watch(self, call: Callable[[], object]) -> None:
+            """Nothing ever happens."""
+
+    ends = threading.Event()
+    log = tmp_path / "run.log"
+    with pytest.MonkeyPatch.context() as patch:
+        seen: list[object] = []
+        patch.setattr(threading, "excepthook", seen.append)
+        RunLog(tmp_path / "other.log").begin(Broken())
+        run = DAG([Node(one), Node("wait", ends.wait, depends_on=[one])]).start(observers=[RunLog(log)])
+        while not told(log)[1:]:
+            assert not run.done
+        ends.set()
+        run.wait()
+    assert told(log) == ["one: started", "one: completed", "wait: started", "wait: completed", "the run has ended"]
+    assert len(seen) == 1
+
+
+def test_who_reads_on_gets_what_came_since() -> None:
+    """A reader that comes back must not have all of a long run made for it once more."""
+    run = DAG([Node(one), Node(two, depends_on=[one])]).start()
+    run.wait()
+    whole = list(run.events())
+    assert [event.sequence for event in whole] == list(range(len(whole)))
+    assert list(run.events(since=2)) == whole[2:]
+    assert not list(run.events(follow=False, since=len(whole)))

@@ -77,7 +77,7 @@ class Fleet:
             return path
 
         there = self.folder / about.name
-        there.mkdir(parents=True)
+        (there / "logs").mkdir(parents=True)
         return Elsewhere(pickle.loads(data).arrive(there, content, {"gpu": "true"}))
 
     def began(self, started):
@@ -86,8 +86,7 @@ class Fleet:
 
 def out(folder, run, step):
     """Return what a step has written on the worker."""
-    (log,) = (folder / "worker" / run / "logs").glob(f"*/{step}.out")
-    return log.read_text()
+    return (folder / "worker" / run / "logs" / f"{step}.out").read_text()
 
 
 @pytest.fixture

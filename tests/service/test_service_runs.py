@@ -43,3 +43,28 @@ def test_a_run_that_ends_while_its_kit_is_opened_leaves_nothing(tmp_path):
 
     asyncio.run(begin_and_end())
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_run_that_comes_again_waits_for_its_own_kit(tmp_path):
+    """Its calls must not find nothing around them because the kit of its first time here has been opened meanwhile."""
+    contents = Contents(tmp_path / "contents")
+
+    async def begin_again():
+        runs = Runs(asyncio.get_running_loop(), tmp_path / "runs", contents, {}, told.append)
+        kit, there = contents.put(cloudpickle.dumps(SlowKit())), asyncio.Event()
+        MAY.set()
+
+        def ready(run):
+            opened.append(run)
+            there.set()
+
+        first = runs.begin("run", kit, ready)
+        runs.end(first)
+        second = runs.begin("run", kit, ready)
+        assert [first.ready, second.ready] == [False, False]
+        await there.wait()
+        assert opened == told == [second]
+        await asyncio.to_thread(runs.close)
+
+    told, opened = [], []
+    asyncio.run(begin_again())

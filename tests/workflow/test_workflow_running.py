@@ -26,6 +26,19 @@ from dagrid.workflow import loads, running
 SECRET = "s3cret-t0ken"
 
 
+def test_runs_of_a_workflow_share_a_graph_that_says_nothing_of_one_of_them():
+    """A graph that was made for the values or the labels of another run would try a step too often, or run where it must not."""
+    plain = loads("steps: [{name: a, command: 'true'}]")
+    assert running.dry(plain, ["A=1"])[1] is running.dry(plain, ["A=2"])[1]
+    valued = loads("params: {N: 1}\nsteps: [{name: a, command: 'true', retryPolicy: {limit: $N, intervalSec: 1}}]")
+    retries = [running.dry(valued, [f"N={number}"])[1].node("a").retries for number in (2, 3, 2)]
+    assert [each and each.max_retries for each in retries] == [2, 3, 2]
+    picky = loads("workerSelector: {gpu: 'true'}\nsteps: [{name: a, command: 'true'}]")
+    running.dry(picky, labels={"gpu": "true"})
+    with pytest.raises(CapabilityError):
+        running.dry(picky)
+
+
 def test_outputs_reach_all_steps_behind_directly_or_not(runner):
     """A variable is there for every step that comes later, in its text and in the environment of its processes."""
     told = runner.run(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from time import time
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import msgspec
 
@@ -80,15 +80,24 @@ def checked_observers(given: Iterable[Observer | Onlooker] | None) -> list[Obser
     """
     if not given:
         return []
-    if isinstance(given, Onlooker) or not isinstance(given, Iterable):
+    if _is_onlooker(given) or not isinstance(given, Iterable):
         raise InvalidSettingError(
             f"observers is a list of readers and onlookers of the run; write observers=[{given!r}]."
         )
     found = list(given)
     for one in found:
-        if isinstance(one, type) or not isinstance(one, Onlooker):
+        if isinstance(one, type) or not _is_onlooker(one):
             raise InvalidSettingError(f"observers holds objects with begin(run) and end(), not {one!r}.")
     return found
+
+
+def _is_onlooker(found: object) -> TypeGuard[Onlooker]:
+    """Return what `isinstance` does, which looks through the protocol each time, for every run."""
+    return hasattr(found, "begin") and hasattr(found, "end")
+
+
+def _is_observer(found: Onlooker) -> TypeGuard[Observer]:
+    return hasattr(found, "observe")
 
 
 class Run:
@@ -129,7 +138,7 @@ class Run:
         self._readers: list[threading.Event] = []
         self._onlookers: list[Onlooker] = []
         for observer in observers:
-            if isinstance(observer, Observer):
+            if _is_observer(observer):
                 ended = threading.Event()
                 self._readers.append(ended)
                 carry(partial(self._read, observer, ended), "dagrid-reader")
@@ -370,19 +379,20 @@ class Run:
         """
         return explain(self._engine.state, self._number(name), self._engine.now())
 
-    def events(self, follow: bool = True) -> Iterator[RunEvent]:
+    def events(self, follow: bool = True, since: int = 0) -> Iterator[RunEvent]:
         """Yield the facts of the run in their order.
 
         Args:
             follow: wait for further ones until the run has ended; otherwise, and in a view, stop at the last one there is. The
                 thread that started the run waits for it then as in `wait`: what needs its thread runs there.
+            since: the number of the first one (`RunEvent.sequence`).
         """
         if threading.get_ident() == self._starter:
             own = _Stirring(self._engine.stir)
-            batches = self._batches(own if follow else None, partial(self._engine.attend, None, own.is_set))
+            batches = self._batches(own if follow else None, partial(self._engine.attend, None, own.is_set), since)
         else:
             changed = threading.Event()
-            batches = self._batches(changed if follow else None, changed.wait)
+            batches = self._batches(changed if follow else None, changed.wait, since)
         for batch in batches:
             yield from batch
 
@@ -419,20 +429,19 @@ class Run:
             raise
         return ended.result()
 
-    def _batches(self, changed: Changed | None, wait: Callable[[], object]) -> Iterator[list[RunEvent]]:
+    def _batches(self, changed: Changed | None, wait: Callable[[], object], since: int = 0) -> Iterator[list[RunEvent]]:
         """Yield what has happened, and what happens: `changed` is set then, and `wait` waits for it; None waits for nothing."""
         if changed is None or self._view:
-            yield from self._read_on(None, wait)
+            yield from self._read_on(None, wait, since)
             return
         self._engine.watch(changed)
         try:
-            yield from self._read_on(changed, wait)
+            yield from self._read_on(changed, wait, since)
         finally:
             self._engine.unwatch(changed)
 
-    def _read_on(self, changed: Changed | None, wait: Callable[[], object]) -> Iterator[list[RunEvent]]:
+    def _read_on(self, changed: Changed | None, wait: Callable[[], object], position: int) -> Iterator[list[RunEvent]]:
         engine = self._engine
-        position = 0
         while True:
             over = engine.done.is_set()
             until = engine.readable
@@ -507,10 +516,10 @@ class Run:
         self._engine.close()
         if self._release is not None:
             self._release()
-        for reader in self._readers:
-            reader.wait()
         for onlooker in self._onlookers:
             onlooker.end()
+        for reader in self._readers:
+            reader.wait()
 
     def _number(self, node: NodeRef) -> int:
         index = self._engine.state.plan.index

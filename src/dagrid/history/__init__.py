@@ -409,13 +409,22 @@ class History(Catalog):
         """Make the folder of a run, unless it is there, and take its lock."""
         while True:
             try:
-                self._make_home()
-                folder.mkdir(parents=True, exist_ok=True)
+                self._make(folder)
                 return owners.take(folder / LOCK, f"Run {run!r}", answers=self._serving is not None)
             except FileNotFoundError:  # somebody has just removed it
                 continue
             except OSError as error:
                 raise StoreError(f"{folder} cannot be used: {error.strerror}. Choose another home.") from error
+
+    def _make(self, folder: Path) -> None:
+        try:
+            os.mkdir(folder)  # most others are there
+        except FileNotFoundError:
+            self._make_home()
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
 
     def _leave(self, folder: Path) -> None:
         """Remove a folder that holds nothing but its lock, which is held here."""

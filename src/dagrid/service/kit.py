@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -24,6 +22,7 @@ from dagrid.history import step_files
 from dagrid.service.parcels import Packer, Parcel, unpack
 from dagrid.workflow import File
 from dagrid.workflow.context import CURRENT, Context, Spec, StepEnd, Traceparents
+from dagrid.workflow.known import Known
 from dagrid.workflow.model import Handlers, Workflow, place, said
 from dagrid.workflow.surroundings import default_shell, passed
 from dagrid.workflow.variables import environment
@@ -36,8 +35,7 @@ TRACEPARENT = "TRACEPARENT"
 KEPT = 32
 """So many documents are known as bytes, and as they were read."""
 
-_guard = threading.Lock()
-_known: dict[int, tuple[Workflow, bytes]] = {}
+_known: Known[bytes] = Known(KEPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +83,7 @@ class WorkflowKit:
         workflow = _loaded(self.workflow)
         files = folder / FILES
         unpack(files, self.parcel, content)
-        logs = folder / LOGS / token_hex(8)  # what was written elsewhere, or here before, has another one
-        logs.mkdir(parents=True, exist_ok=True)
-        own = LogFolder(self.kept.run_id, os.fspath(logs), folder / "run.log")
+        own = LogFolder(self.kept.run_id, os.fspath(folder / LOGS), folder / "run.log")
         variables = {**self.variables, LOG_FILE: os.fspath(own.log)}
         caller = {TRACEPARENT: self.caller} if self.caller else {}
         base = os.fspath(files)
@@ -178,17 +174,12 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
 
 
 def _dumped(workflow: Workflow) -> bytes:
-    """Return a document without its steps as bytes; those that were asked for last are known by what they are."""
-    with _guard:
-        known = _known.get(id(workflow))
+    """Return a document without its steps as bytes."""
+    known = _known.get(workflow)
     if known is not None:
-        return known[1]
-    data = pickle.dumps(msgspec.structs.replace(workflow, steps=(), handler_on=Handlers()), pickle.HIGHEST_PROTOCOL)
-    with _guard:
-        _known[id(workflow)] = workflow, data  # it is kept, so that its id is its own
-        while len(_known) > KEPT:
-            del _known[next(iter(_known))]
-    return data
+        return known
+    bare = msgspec.structs.replace(workflow, steps=(), handler_on=Handlers())
+    return _known.keep(pickle.dumps(bare, pickle.HIGHEST_PROTOCOL), workflow)
 
 
 @lru_cache(KEPT)

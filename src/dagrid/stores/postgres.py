@@ -159,9 +159,10 @@ class PostgresStore:
 
     def about(self, run: str) -> bytes:
         """Return what is kept of a run beside its journal; see `dagrid.ports.Store`."""
-        number, _, _ = self._standing(self._reader, run)
-        rows = self._reader.ask("about", {"id": number}).rows
-        return bytes(rows[0][0]) if rows else b""
+        rows = self._reader.ask("about", {"run": run}).rows
+        if not rows:
+            raise self._unknown(self._reader, run)
+        return bytes(rows[0][0] or b"")
 
     def describe(self, run: str, about: bytes) -> None:
         """Keep this of a run beside its journal; see `dagrid.ports.Store`."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from dagrid.errors import StoreError, StoreVersionError
+from dagrid.errors import StoreError, StoreVersionError, UnknownRunError
 from dagrid.ports import RunRecord
 from dagrid.stores import refusals
 from dagrid.stores.segments import joined, pack
@@ -109,8 +109,10 @@ class SQLiteStore:
 
         def acquire(connection: sqlite3.Connection) -> int:
             changed = connection.execute(self._sql["acquire"], row).rowcount
-            _, now, _ = self._standing(connection, run)
-            if not changed and epoch is not None:
+            now = (epoch or 0) + 1
+            if epoch is None or not changed:
+                _, now, _ = self._standing(connection, run)
+            if epoch is not None and not changed:
                 refusals.check_writer(run, epoch, now)
             if about is not None:
                 connection.execute(self._sql["describe"], {"run": run, "about": about})
@@ -201,9 +203,10 @@ class SQLiteStore:
     def about(self, run: str) -> bytes:
         """Return what is kept of a run beside its journal; see `dagrid.ports.Store`."""
         with self._reader.use() as connection:
-            number, _, _ = self._standing(connection, run)
-            row: tuple[bytes] | None = connection.execute(self._sql["about"], {"id": number}).fetchone()
-        return b"" if row is None else row[0]
+            row: tuple[bytes | None] | None = connection.execute(self._sql["about"], {"run": run}).fetchone()
+            if row is None:
+                raise self._unknown(connection, run)
+        return row[0] or b""
 
     def describe(self, run: str, about: bytes) -> None:
         """Keep this of a run beside its journal; see `dagrid.ports.Store`."""
@@ -241,9 +244,12 @@ class SQLiteStore:
         """Return the number of a run in this file, its epoch, and how many facts it has."""
         row: tuple[int, int, int] | None = connection.execute(self._sql["standing"], {"run": run}).fetchone()
         if row is None:
-            known = connection.execute(self._sql["names"], {"limit": refusals.SEARCHED})
-            raise refusals.unknown(run, [name for (name,) in known])
+            raise self._unknown(connection, run)
         return row
+
+    def _unknown(self, connection: sqlite3.Connection, run: str) -> UnknownRunError:
+        known = connection.execute(self._sql["names"], {"limit": refusals.SEARCHED})
+        return refusals.unknown(run, [name for (name,) in known])
 
     def _chunk(self, number: int, since: int, end: int) -> list[tuple[int, bytes]]:
         """Return some segments of a run, the first of which holds the fact `since`; none after the fact `end`."""
@@ -265,24 +271,13 @@ class SQLiteStore:
 class _Write:
     """Something that a thread wants to be written, and waits for; where others write, until its `turn`."""
 
-    __slots__ = ("answer", "error", "given_up", "over", "turn", "what")
+    __slots__ = ("answer", "given_up", "over", "turn", "what")
 
     def __init__(self, what: Callable[[sqlite3.Connection], Any]) -> None:
         self.what = what
         self.turn: threading.Event | None = None
         self.over = self.given_up = False
         self.answer: Any = None
-        self.error: BaseException | None = None
-
-    def attempt(self, connection: sqlite3.Connection) -> None:
-        """Do it in a transaction of several; what is refused leaves no trace there."""
-        connection.execute("SAVEPOINT one")
-        try:
-            self.answer = self.what(connection)
-        except StoreError as error:
-            connection.execute("ROLLBACK TO one")
-            self.error = error
-        connection.execute("RELEASE one")
 
 
 class _Connection:
@@ -350,8 +345,6 @@ class _Connection:
                 self._write_together(writes, mine)
             finally:
                 self._pass_on([one for one in writes if one is not mine])
-        if mine.error is not None:
-            raise mine.error
         return mine.answer  # type: ignore[no-any-return]
 
     def _await_turn(self, mine: _Write, turn: threading.Event) -> None:
@@ -369,19 +362,17 @@ class _Connection:
             raise
 
     def _write_together(self, writes: list[_Write], mine: _Write) -> None:
-        def attempt_all(connection: sqlite3.Connection) -> None:
-            for one in writes:
-                one.attempt(connection)
+        def write_all(connection: sqlite3.Connection) -> list[Any]:
+            return [one.what(connection) for one in writes]
 
         if len(writes) > 1:
             try:
-                self.transact(attempt_all)
-                for one in writes:
-                    one.over = True
+                answers = self.transact(write_all)
             except StoreError:  # of one of them, or of the commit: each may try alone
-                for one in writes:
-                    one.error = None
+                pass
             else:
+                for one, answer in zip(writes, answers, strict=True):
+                    one.answer, one.over = answer, True
                 return
         told = False
         while True:

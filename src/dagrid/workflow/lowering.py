@@ -23,6 +23,7 @@ from dagrid.graph.policy import Repeat, Retry
 from dagrid.masking import masked
 from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context, Selector, Spec
+from dagrid.workflow.known import Known
 from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, place
 from dagrid.workflow.order import dependencies, names_of
 from dagrid.workflow.performing import EXCLUSIVE_HANDLER, EXCLUSIVE_STEP, HANDLER, STEP
@@ -40,12 +41,17 @@ HANDLER_NAMES = {
 HANDLER_KIND = "handler"
 """The kind of the nodes that are no steps."""
 LOCAL = "local"
+KEPT = 32
+"""So many graphs are kept for further runs of the same workflows."""
 HERE_KINDS = frozenset({"approval", "dag"})
 """Types of steps that need the process of the run, whatever performs the others."""
 
 
+_known: Known[DAG] = Known(KEPT)
+
+
 def lower(context: Context, spread: bool = False) -> DAG:
-    """Return the graph of a workflow.
+    """Return the graph of a workflow; runs share it, unless it says what only one of them knows.
 
     Args:
         context: of the run, which knows the values that settings such as `retryPolicy.limit` may be made of.
@@ -55,7 +61,14 @@ def lower(context: Context, spread: bool = False) -> DAG:
         WorkflowError: a setting that is no number when its variables are known, or labels that no worker can have.
         CapabilityError: a step asks for labels that this machine does not have.
     """
-    return _Lowering(context, spread).graph()
+    labels = () if spread else tuple(sorted(context.labels.items()))
+    selector = tuple(sorted(context.selector.items())) if isinstance(context.selector, Mapping) else context.selector
+    known = _known.get(context.workflow, spread, selector, labels)
+    if known is not None:
+        return known
+    lowering = _Lowering(context, spread)
+    graph = lowering.graph()
+    return graph if lowering.is_own else _known.keep(graph, context.workflow, spread, selector, labels)
 
 
 class _Lowering:
@@ -70,6 +83,7 @@ class _Lowering:
         self.waits = dependencies(self.workflow)
         self.taken = set(self.waits)
         self.shown = self._shown() if spread else {}
+        self.is_own = False  # whether a setting was made of what this run knows
 
     def graph(self) -> DAG:
         nodes = []
@@ -185,6 +199,7 @@ class _Lowering:
         value = getattr(record, field)
         if not isinstance(value, str):
             return float(value)
+        self.is_own = True
         text = before(self.context, record, field, self.names).strip()
         try:
             number = float(text)

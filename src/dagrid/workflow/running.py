@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -193,7 +193,7 @@ def start(
         DuplicateRunError: there is a run of that id.
     """
     chosen = file.document(document)
-    check_edits(file, chosen, params, "" if parent or history.knows(run_id) else run_id)
+    check_edits(file, chosen, params, "" if parent else run_id, history.knows)
     if name is not None and name != chosen.name:
         chosen = msgspec.structs.replace(chosen, name=name)
     kept = tuple([masked(one, above.secrets) for one in params])
@@ -408,12 +408,29 @@ def _context(
     return context, [children.traces] if children.traces is not None else []
 
 
-def check_edits(file: File, workflow: Workflow, params: Sequence[str], run_id: str | None) -> None:
-    """Refuse what the workflow does not let those change who start it, now or later. Raises WorkflowError."""
+def check_edits(
+    file: File,
+    workflow: Workflow,
+    params: Sequence[str],
+    run_id: str | None,
+    knows: Callable[[str], bool] = lambda _: False,
+) -> None:
+    """Refuse what the workflow does not let those change who start it, now or later.
+
+    Args:
+        file: where the workflow stands.
+        workflow: the document that is to run.
+        params, run_id: as they were given.
+        knows: returns whether there is such a run already, so that nobody chooses its id now.
+
+    Raises:
+        WorkflowError: one of them was given, and may not be.
+    """
     said = workflow.run_config
+    has_chosen = said.disable_run_id_edit and run_id and not knows(run_id)
     for wrong, setting, what in (
         (said.disable_param_edit and params, "disable_param_edit", "its parameters may not be given"),
-        (said.disable_run_id_edit and run_id, "disable_run_id_edit", "the id of a run may not be chosen"),
+        (has_chosen, "disable_run_id_edit", "the id of a run may not be chosen"),
     ):
         if wrong:
             raise WorkflowError(

@@ -369,9 +369,10 @@ class _Maker:
         return os.path.normpath(os.path.join(self.base, os.path.expanduser(said))) if said else self.base
 
     def _value(self, text: str, names: Names, where: Place) -> str:
-        launch = _launcher(
-            environment(*names.layers[:-1], passed(os.environ)), self.base, default_shell(os.environ), self.mask
-        )
+        def launch(command: str, held: Mapping[str, str]) -> Launch:  # few texts have one
+            env = environment(*names.layers[:-1], passed(os.environ))
+            return _launcher(env, self.base, default_shell(os.environ), self.mask)(command, held)
+
         try:
             return driven(expanded(text, names, launch))
         except StepError as error:

@@ -297,14 +297,16 @@ def _begun(path: str, limit: int) -> int:
 def _unfilled(out: str, err: str, limit: int) -> tuple[str, str]:
     """Return the files of a try on a worker: others than those that earlier tries have filled, for what is in these was sent.
 
-    The history takes them for what somebody else writes of the step, and begins its log anew.
+    They stand in folders 1, 2, ... below. The history takes them for what somebody else writes of the step, and begins its log
+    anew.
     """
+    above, name = os.path.split(out)
+    other, number = os.path.basename(err), 0
     while _size(out) >= limit or _size(err) >= limit:
-        folder, name = os.path.split(out)
-        above, said = os.path.split(folder)
-        folder = os.path.join(above, f"{(int(said, 16) + 1) % 2**64:016x}")
+        number += 1
+        folder = os.path.join(above, str(number))
         os.makedirs(folder, exist_ok=True)
-        out, err = os.path.join(folder, name), os.path.join(folder, os.path.basename(err))
+        out, err = os.path.join(folder, name), os.path.join(folder, other)
     return out, err
 
 

@@ -14,7 +14,7 @@ from time import monotonic, perf_counter
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.contents import Contents
-from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Leave, Perform, Stop, TakeBack
+from dagrid.execution.backends.cluster.duty import Act, Duty, Forget, Leave, Perform, Prepare, Stop, TakeBack
 from dagrid.execution.watchdog import Leash
 from dagrid.ports import Artifacts
 from dagrid.service.worker.commands import Commands
@@ -81,11 +81,14 @@ class Bench:
         """Do what the book says."""
         calls: list[Task] = []
         commands: list[Task] = []
+        coming: list[Prepare] = []
         for some in self._commands.values():
             some.lengthen(self._duty.killed_at)
         for act in acts:
             if isinstance(act, Perform):
                 self._take(act, calls, commands)
+            elif isinstance(act, Prepare):
+                coming.append(act)
             elif isinstance(act, Stop):
                 self._stop(act.token)
             elif isinstance(act, TakeBack):
@@ -100,6 +103,8 @@ class Bench:
                     )
                 self._leave()
         self._perform(calls, commands)
+        for next_one in coming:
+            self._run(next_one.run, next_one.kit)
 
     def artifacts_of(self, name: str) -> Artifacts | None:
         """Return where a run wants its large values to be kept; None: with the coordinator."""
@@ -115,12 +120,15 @@ class Bench:
         self._runs.close()
 
     def _take(self, act: Perform, calls: list[Task], commands: list[Task]) -> None:
-        run = self._runs.get(act.run) or self._runs.begin(act.run, act.kit, self._arrived)
+        run = self._run(act.run, act.kit)
         task = self._tasks[act.token] = Task(act.token, run, act.fence, act.call, self._ridden(act, run))
         if not run.ready or act.run in self._arriving:
             self._arriving.setdefault(act.run, []).append(task)
         else:
             (commands if act.call.place == COMMAND else calls).append(task)
+
+    def _run(self, name: str, kit: bytes) -> Run:
+        return self._runs.get(name) or self._runs.begin(name, kit, self._arrived)
 
     def _ridden(self, act: Perform, run: Run) -> Task | None:
         """Return the task that a call rides on; it came just before."""

@@ -46,16 +46,16 @@ class Logs:
         with suppress(OSError, AttributeError):
             self._watch = Watch()
         self._folders: dict[str, str] = {}
-        self._runs: dict[str, str] = {}  # by folder
+        self._runs: dict[str, tuple[str, str]] = {}  # by folder, with the source
         self._files: dict[str, File] = {}
         self._of_run: dict[str, dict[str, File]] = {}
         self._behind: deque[File] = deque()
         self._flying = 0
 
-    def add(self, run: str, folder: str) -> None:
-        """Send what is written below a folder from now on."""
+    def add(self, run: str, folder: str, source: str) -> None:
+        """Send what is written below a folder from now on; the names of its files begin with the source."""
         self._folders[run] = folder
-        self._runs[folder] = run
+        self._runs[folder] = run, source
         self._of_run[run] = {}
         if self._watch is not None:
             self._watch.add(folder)
@@ -171,8 +171,8 @@ class Logs:
             if above == folder:
                 return None
             folder = above
-        run = self._runs[folder]
-        name = path[len(folder) + 1 :]
+        run, source = self._runs[folder]
+        name = f"{source}/{path[len(folder) + 1 :]}"
         file = self._files[path] = self._of_run[run][name] = File(run, name, path)
         return file
 

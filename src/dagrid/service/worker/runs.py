@@ -6,13 +6,13 @@ A kit is opened beside the loop, for it may unpack a lot; calls of the run wait 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from dagrid.execution.backends._transfer import Packed
@@ -29,6 +29,7 @@ class Run:
 
     Attributes:
         folder: its own here, if it has a kit.
+        source: by which what is written there is told from what is written of the run elsewhere, or was here before.
         surroundings: what its kit has made.
         path: where its modules are found; `place`: where its functions run.
         error: why its kit cannot be opened.
@@ -37,11 +38,24 @@ class Run:
         packed, opened: its functions by digest: as they came, and as they are called here.
     """
 
-    __slots__ = ("error", "folder", "name", "opened", "packed", "path", "place", "ready", "settled", "surroundings")
+    __slots__ = (
+        "error",
+        "folder",
+        "name",
+        "opened",
+        "packed",
+        "path",
+        "place",
+        "ready",
+        "settled",
+        "source",
+        "surroundings",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.folder: Path | None = None
+        self.source = token_hex(8)
         self.surroundings: Surroundings | None = None
         self.path: tuple[str, ...] = ()
         self.place = ""
@@ -60,7 +74,7 @@ class Runs:
         folder: in which they get folders of their own.
         contents: has what kits need.
         labels: of the worker.
-        begun: called with a run that has a folder, before anything is written there.
+        begun: called with a run that has a folder, before anything is performed there.
     """
 
     def __init__(
@@ -94,16 +108,8 @@ class Runs:
             run.ready = True
             run.settled.set()
             return run
-        try:
-            run.folder = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
-            (run.folder / LOGS).mkdir()
-            self._begun(run)
-        except OSError as error:
-            run.error, run.ready = error, True
-            run.settled.set()
-            return run
         done = self._loop.run_in_executor(self._helpers, self._open, run, kit)
-        done.add_done_callback(lambda _: ready(run))
+        done.add_done_callback(lambda _: self._opened(run, ready))
         return run
 
     def end(self, run: Run) -> None:
@@ -117,16 +123,26 @@ class Runs:
             self.end(run)
         self._helpers.shutdown()
 
+    def _opened(self, run: Run, ready: Callable[[Run], None]) -> None:
+        run.ready = True
+        if self._runs.get(run.name) is not run:  # it is over already, and may have come again
+            return
+        if run.folder is not None:
+            self._begun(run)
+        ready(run)
+
     def _open(self, run: Run, kit: bytes) -> None:
         try:
-            assert run.folder is not None
-            run.surroundings = loads(self._contents.get(kit)).arrive(run.folder, self._contents.path, self._labels)
+            folder = self._folder / f"run-{run.source}"
+            folder.mkdir(0o700)
+            run.folder = folder
+            (folder / LOGS).mkdir()
+            run.surroundings = loads(self._contents.get(kit)).arrive(folder, self._contents.path, self._labels)
             run.path = tuple(getattr(run.surroundings, "path", ()))
             run.place = getattr(run.surroundings, "folder", "")
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is the run's
             run.error = error
         finally:
-            run.ready = True
             run.settled.set()
 
     @staticmethod

@@ -218,7 +218,7 @@ class Station:
 
     def _begun(self, run: Run) -> None:
         if run.folder is not None:
-            self.logs.add(run.name, str(run.folder / LOGS))
+            self.logs.add(run.name, str(run.folder / LOGS), run.source)
 
     def _ended(self, task: Task) -> None:
         key = (task.run.name, task.fence, task.call.attempt)

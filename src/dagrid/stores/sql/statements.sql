@@ -7,7 +7,7 @@ SELECT id, epoch, facts FROM {schema}.runs WHERE run = :run;
 SELECT facts, data FROM {schema}.snapshots WHERE run = :id;
 
 -- name: about
-SELECT data FROM {schema}.abouts WHERE run = :id;
+SELECT abouts.data FROM {schema}.runs LEFT JOIN {schema}.abouts ON abouts.run = runs.id WHERE runs.run = :run;
 
 -- name: names
 SELECT run FROM {schema}.runs ORDER BY id DESC LIMIT :limit;

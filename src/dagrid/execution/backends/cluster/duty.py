@@ -21,6 +21,13 @@ MARGIN = 0.1
 """The part of a lease before whose end what is exclusive is stopped, for stopping takes time; it has half of it."""
 
 
+class Prepare(msgspec.Struct, frozen=True):
+    """Something of this run is begun soon: make its surroundings, unless they are there."""
+
+    run: str
+    kit: bytes
+
+
 class Perform(msgspec.Struct, frozen=True):
     """Perform a call; say `started` and `finished` with its token. One that rides comes behind the one that it rides on.
 
@@ -59,7 +66,7 @@ class Leave(msgspec.Struct, frozen=True):
     untold: int = 0
 
 
-Act = Perform | Stop | TakeBack | Forget | Leave
+Act = Prepare | Perform | Stop | TakeBack | Forget | Leave
 
 
 class Duty:
@@ -488,12 +495,16 @@ class Duty:
     # --- moves ------------------------------------------------------------------------------------------------------------
 
     def _answer(self, acts: list[Act]) -> list[Act]:
-        """Release what may be, and leave if all is done."""
+        """Release what may be, prepare what comes next, and leave if all is done."""
         while (job := self._turns.next()) is not None:
             if self._exclusive and not self._may_begin(job):
                 self._ready(job)
             else:
                 self._release(job, acts)
+        for job in self._turns.soon():
+            if not job.run.prepared:
+                job.run.prepared = True
+                acts.append(Prepare(job.run.key, job.kit))
         self._knows_time = False
         if self._draining and not (self._left or self._released) and (not self._jobs or self._is_given_up()):
             self._left = self._says_left = True
@@ -516,6 +527,7 @@ class Duty:
             self._turns.ready(job)
 
     def _release(self, job: Job, acts: list[Act]) -> None:
+        job.run.prepared = True
         for each in job.chain():
             self._tokens += 1
             each.token = self._tokens
@@ -600,7 +612,7 @@ class Duty:
         """A run that is over has stopped: it is forgotten, and may come again."""
         if not run.leaving or run.performing:
             return
-        run.leaving = False
+        run.leaving = run.prepared = False
         acts.append(Forget(run.key))
         later, run.later = run.later, []
         if any(job.wanted for job in self._jobs.values() if job.run is run):

@@ -11,7 +11,7 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import id_of
 from dagrid.execution.backends.cluster.sayings import Sayings, in_one_line
 from dagrid.machine.plan import Labels, Lack
-from dagrid.ports import Lacking, PushHost
+from dagrid.ports import PushHost
 
 AGAIN = 3600.0
 """Seconds after which it is said again what run after run lacks."""
@@ -35,12 +35,12 @@ class Lacks:
     """
 
     def __init__(self, host: PushHost) -> None:
-        self._host = host if isinstance(host, Lacking) else None
+        self._lacks: Callable[[], Mapping[Lack, str]] = getattr(host, "lacks", dict)  # `ports.Lacking`
         self._found: Mapping[Lack, str] = {}
 
     def look(self) -> list[str] | None:
         """Look again, and return in words what it did not lack before; None if all is as it was."""
-        before, self._found = self._found, {} if self._host is None else self._host.lacks()
+        before, self._found = self._found, self._lacks()
         if self._found.keys() == before.keys():
             return None
         return [f"step {node!r} waits for {_wanted(want)}" for want, node in self._found.items() if want not in before]

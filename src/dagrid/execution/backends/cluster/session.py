@@ -40,7 +40,7 @@ from dagrid.machine.events import (
     WorkerGone,
     WorkerJoined,
 )
-from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Recording, Use
+from dagrid.ports import Artifacts, Bundle, Call, Host, Kit, Use
 
 _log = logging.getLogger("dagrid.fleet")
 
@@ -98,7 +98,7 @@ class FleetSession:
         logs: OpenSink | None = None,
     ) -> None:
         self.host = host
-        self._recorded = host.recorded if isinstance(host, Recording) else None
+        self._recorded: Callable[[], None] | None = getattr(host, "recorded", None)  # `ports.Recording`
         self._logs = logs
         self._sinks: dict[str, Sink] = {}
         self.run = run

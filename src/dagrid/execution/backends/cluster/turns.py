@@ -7,6 +7,8 @@ and keeps its place until nothing of it is here; there are as many places as run
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.posts import Key
@@ -17,6 +19,8 @@ AHEAD = 0.005
 """Seconds of such work that may be begun ahead, for each slot."""
 LEAST = 0.00002
 """Seconds that a call is taken to last at least."""
+SOON = 4
+"""So many runs are made ready for what is begun next of them."""
 KNOWN = 0.8
 """How much of an average stays when another duration is known."""
 
@@ -81,13 +85,14 @@ class Job:
 class Run:
     """What the worker knows of a run under one key, until it is told to forget it."""
 
-    __slots__ = ("fence", "key", "later", "leaving", "performing", "turn")
+    __slots__ = ("fence", "key", "later", "leaving", "performing", "prepared", "turn")
 
     def __init__(self, key: str, turn: Turn) -> None:
         self.key = key
         self.turn = turn
         self.fence = 0  # the newest
         self.performing = 0
+        self.prepared = False  # it has its surroundings, or will have
         self.leaving = False  # it is over, and may come again when what is left of it has stopped
         self.later: list[Job] = []
 
@@ -115,6 +120,7 @@ class Turns:
         self.admitted = 0
         self.queue: dict[Turn, None] = {}  # that have something ready and are not admitted
         self.order: deque[Turn] = deque()  # that have, and are
+        self.quick: set[Turn] = set()  # of those that are admitted, whose calls may be begun before there is a slot
 
     def ready(self, job: Job) -> None:
         """Something may be begun."""
@@ -135,6 +141,9 @@ class Turns:
                 turn.admitted = turn.listed = True
                 self.admitted += 1
                 self.order.append(turn)
+                self._time(turn)
+        if self.busy >= self.slots and not self.quick:
+            return None
         for _ in range(len(self.order)):
             turn = self.order.popleft()
             job = self._first(turn)
@@ -146,6 +155,13 @@ class Turns:
                 turn.ready.popleft()
                 return job
         return None
+
+    def soon(self) -> Iterator[Job]:
+        """Yield what is likely to be begun next, of some runs each."""
+        for turn in islice(self.order, SOON):
+            job = self._first(turn)
+            if job is not None:
+                yield job
 
     def occupy(self, job: Job) -> None:
         """Something takes a slot."""
@@ -167,11 +183,11 @@ class Turns:
         job.run.turn.open -= 1
         self._pass_on(job.run.turn)
 
-    @staticmethod
-    def took(job: Job, seconds: float) -> None:
+    def took(self, job: Job, seconds: float) -> None:
         """A call has completed in so many seconds."""
         turn, seconds = job.run.turn, max(seconds, LEAST)
         turn.mean = seconds if turn.mean < 0 else KNOWN * turn.mean + (1 - KNOWN) * seconds
+        self._time(turn)
 
     @staticmethod
     def _first(turn: Turn) -> Job | None:
@@ -182,8 +198,15 @@ class Turns:
             turn.ready.popleft()
         return None
 
+    def _time(self, turn: Turn) -> None:
+        """See whether the calls of a run are short."""
+        if turn.admitted and 0 <= turn.mean < SHORT:
+            self.quick.add(turn)
+        else:
+            self.quick.discard(turn)
+
     def _goes_ahead(self, turn: Turn, job: Job) -> bool:
-        if job.call.place or not 0 <= turn.mean < SHORT:
+        if job.call.place or turn not in self.quick:
             return False
         return turn.begun < self.slots * (1 + AHEAD / turn.mean)
 
@@ -192,3 +215,4 @@ class Turns:
         if turn.admitted and not (turn.open or turn.begun):
             turn.admitted = False
             self.admitted -= 1
+            self.quick.discard(turn)
