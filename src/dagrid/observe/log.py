@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from os import PathLike
 from typing import Any, BinaryIO
 
@@ -85,4 +85,4 @@ class RunLog:
                 _log.error("%s cannot be written: %s. It is tried again.", self._path, error)
 
     def _stamp(self, at: float) -> str:
-        return datetime.fromtimestamp(self._offset + at, UTC).astimezone().isoformat(timespec="milliseconds") + " "
+        return datetime.fromtimestamp(self._offset + at).astimezone().isoformat(timespec="milliseconds") + " "
