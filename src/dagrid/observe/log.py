@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from os import PathLike
 from queue import SimpleQueue
 from time import sleep
@@ -136,7 +136,7 @@ class RunLog:
     __del__ = _close
 
     def _stamp(self, at: float) -> str:
-        return datetime.fromtimestamp(self._offset + at, UTC).astimezone().isoformat(timespec="milliseconds") + " "
+        return datetime.fromtimestamp(self._offset + at).astimezone().isoformat(timespec="milliseconds") + " "
 
 
 class _Scribe:
