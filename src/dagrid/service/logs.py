@@ -18,7 +18,8 @@ from struct import Struct
 from dagrid.workflow.work import CUT
 
 BOOK = "streams"
-_NAME = re.compile(r"[0-9a-f]{16}/[^/\0]{1,250}\.(?:out|err)")
+# The source, what it has filled before, and what the file is called here.
+_NAME = re.compile(r"[0-9a-f]{16}/(?:[0-9a-f]{16}/)?[^/\0]{1,250}\.(?:out|err)")
 # Which file of which source; how much of it is here, and how long the log is then: written before it is so.
 _SLOT = Struct("<16sQQ")
 
@@ -42,7 +43,7 @@ class RunLogs:
         """Open a file that a worker sends; one that is no log of a step is taken and thrown away."""
         if not _NAME.fullmatch(file):
             return StepLog(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
-        path = self._folder / file.partition("/")[2]
+        path = self._folder / file.rpartition("/")[2]
         log = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         key = blake2b(file.encode(), digest_size=16).digest()
         with self._guard:

@@ -298,12 +298,12 @@ def _unfilled(out: str, err: str, limit: int) -> tuple[str, str]:
 
     The history takes them for what somebody else writes of the step, and begins its log anew.
     """
+    folder, number = os.path.dirname(out), 0
     while _size(out) >= limit or _size(err) >= limit:
-        folder, name = os.path.split(out)
-        above, said = os.path.split(folder)
-        folder = os.path.join(above, f"{(int(said, 16) + 1) % 2**64:016x}")
-        os.makedirs(folder, exist_ok=True)
-        out, err = os.path.join(folder, name), os.path.join(folder, os.path.basename(err))
+        number += 1
+        below = os.path.join(folder, f"{number:016x}")
+        os.makedirs(below, exist_ok=True)
+        out, err = os.path.join(below, os.path.basename(out)), os.path.join(below, os.path.basename(err))
     return out, err
 
 
