@@ -62,7 +62,9 @@ def test_a_new_process_knows_what_is_here(tmp_path):
     assert (tmp_path / "b.out").read_bytes() == b"others"
 
 
-@pytest.mark.parametrize("name", ["../x.out", f"{ONE}/../../x.out", f"{ONE}/run.log", f"{ONE}/x", f"/{ONE}/x.out", ""])
+@pytest.mark.parametrize(
+    "name", ["../x.out", f"{ONE}/../../x.out", f"{ONE}/run.log", f"{ONE}/deep/x.out", f"{ONE}/x", f"/{ONE}/x.out", ""]
+)
 def test_only_logs_of_steps_are_written(tmp_path, name):
     """A worker says the name, and it may be anybody's."""
     (tmp_path / "run").mkdir()
