@@ -293,18 +293,17 @@ class Report:
                 ]
                 lacks = Unsent in map(type, values)
             errors = {node: encode_error(error) for node, error in self.errors.items()}
-            times = array("d", [*self.started, *self.ended]).tobytes()
-            journal = (self.entries.tobytes(), self.facts)
+            times = array("d", [*self.started, *self.ended])
             from dagrid.execution.backends._remote import worker_name
 
-            rest = (self.workers, self.where, values, errors, self.told, self.process or worker_name(), lacks)
+            journal = (self.entries, self.facts, self.workers, self.where)
+            rest = (values, errors, self.told, self.process or worker_name(), lacks)
             self._reduced = (self.origin, self.status, times, *journal, *rest)
         return _report, self._reduced
 
 
-def _report(origin: float, status: bytes, times: bytes, entries: bytes, *rest: Any) -> Report:
-    seconds = array("d", times)
-    return Report(origin, status, seconds[: len(status)], seconds[len(status) :], array("i", entries), *rest)
+def _report(origin: float, status: bytes, times: array[float], *rest: Any) -> Report:
+    return Report(origin, status, times[: len(status)], times[len(status) :], *rest)
 
 
 def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]]]:
