@@ -16,7 +16,7 @@ def test_another_python_is_told_with_both_versions_and_the_node(monkeypatch: pyt
     here = _remote.PYTHON
     sent = _remote.order(call)
     monkeypatch.setattr(_remote, "PYTHON", (3, 1))  # as on a worker of that version
-    event = _remote.finished(_remote.perform(sent), call, 0, 0.0, 0.0)
+    event = _remote.finished(_remote.read(_remote.perform(sent)), call, 0, 0.0, 0.0)
     assert event.outcome is Outcome.FAILED
     assert isinstance(event.value, TransferError)
     assert not event.retryable

@@ -137,15 +137,15 @@ class Divider:
         plan, part, own = self._plan, self._part, self._own
         size = len(row)
         border: dict[int, int] = {}
-        before = Rows.of(())
+        before: list[list[int]] = []
         for node in row:
-            ahead = []
+            numbers = []
             for one in plan.predecessors[node]:
                 if part[one] == number:
-                    ahead.append(own[one])
+                    numbers.append(own[one])
                 elif one not in self._omitted:
-                    ahead.append(border.setdefault(one, size + len(border)))
-            before.append(ahead)
+                    numbers.append(border.setdefault(one, size + len(border)))
+            before.append(numbers)
         sources = array("i", [part[one] for one in border])
         taken = array("i")
         for one, source in zip(border, sources, strict=True):
@@ -157,24 +157,18 @@ class Divider:
                 among = places[source]
                 taken.append(own[one] if among is None else among[own[one]])
         nodes = [*row, *border]
-        draft = self._draft(row, nodes, border, before, sent)
+        draft = self._draft(row, nodes, Rows.of(before), sent)
         needs = sorted({*sources} - {GIVEN})
-        numbers = array("i", [own[one] for one in border])
-        return Slice(nodes, size, order, sources, numbers, taken, sent, crossing, needs, Piece(draft))
+        theirs = array("i", [own[one] for one in border])
+        return Slice(nodes, size, order, sources, theirs, taken, sent, crossing, needs, Piece(draft))
 
-    def _draft(
-        self, row: list[int], nodes: list[int], border: dict[int, int], before: Rows, sent: list[int] | None
-    ) -> Draft:
+    def _draft(self, row: list[int], nodes: list[int], before: Rows, sent: list[int] | None) -> Draft:
         plan, bindings, own = self._plan, self._bindings, self._own
         names, settings = plan.names, plan.settings
-
-        def here(node: int) -> int:
-            found = border.get(node)
-            return own[node] if found is None else found
-
+        number = {node: at for at, node in enumerate(nodes)}
         fns, taken, kwargs = bindings.fns, bindings.args, bindings.kwargs
         bound: dict[int, Node] = {}
-        args = Rows.of(())
+        args: list[list[int]] = []
         named: dict[int, dict[str, int]] = {}
         tuned: dict[tuple[object, ...], list[int]] = {}
         for at, node in enumerate(row):
@@ -185,18 +179,18 @@ class Divider:
                 if (spec.arguments is not None or spec.when is not None or spec.cache) and fns[node] is not None:
                     bound[at] = spec
             if at in bound:
-                args.append(())
+                args.append([])
                 continue
-            args.append([here(one) for one in taken[node]])
+            args.append([number[one] for one in taken[node]])
             names_of = kwargs[node]
             if names_of:
-                named[at] = {name: here(one) for name, one in names_of.items()}
+                named[at] = {name: number[one] for name, one in names_of.items()}
         return Draft(
             [names[node] for node in nodes],
             len(row),
             before,
             [self._specs[node].fn if at in bound else fns[node] for at, node in enumerate(row)],
-            args,
+            Rows.of(args),
             named,
             {
                 own[node]: place

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
 from time import perf_counter
@@ -231,7 +232,7 @@ class Report:
     status: bytes
     started: Sequence[float]
     ended: Sequence[float]
-    entries: Sequence[int]
+    entries: array[int]
     facts: Sequence[tuple[int, Fact]]
     workers: Sequence[str]
     where: list[int] | None
@@ -292,27 +293,27 @@ class Report:
                 ]
                 lacks = Unsent in map(type, values)
             errors = {node: encode_error(error) for node, error in self.errors.items()}
-            times = array("d", [*self.started, *self.ended]).tobytes()
-            journal = (array("i", self.entries).tobytes(), self.facts)
+            times = array("d", [*self.started, *self.ended])
             from dagrid.execution.backends._remote import worker_name
 
-            rest = (self.workers, self.where, values, errors, self.told, self.process or worker_name(), lacks)
+            journal = (self.entries, self.facts, self.workers, self.where)
+            rest = (values, errors, self.told, self.process or worker_name(), lacks)
             self._reduced = (self.origin, self.status, times, *journal, *rest)
         return _report, self._reduced
 
 
-def _report(origin: float, status: bytes, times: bytes, entries: bytes, *rest: Any) -> Report:
-    seconds = array("d", times)
-    return Report(origin, status, seconds[: len(status)], seconds[len(status) :], array("i", entries), *rest)
+def _report(origin: float, status: bytes, times: array[float], *rest: Any) -> Report:
+    return Report(origin, status, times[: len(status)], times[len(status) :], *rest)
 
 
-def _journal(state: State, size: int) -> tuple[list[int], list[tuple[int, Fact]]]:
+def _journal(state: State, size: int) -> tuple[array[int], list[tuple[int, Fact]]]:
     # Mostly nodes only started and completed between the coming of the one worker and the end: then all of it is taken at once.
     inner: list[Any] = state.journal[1:-1]
     ends = (*state.journal[:1], *state.journal[-1:])
-    if set(map(type, inner)) == {int} and max(inner) < SKIPPED_BIT and not any(map(_is_told, ends)):
-        return inner, []
-    entries: list[int] = []
+    if all(isinstance(one, Fact) and one.kind in _OWN for one in ends):
+        with suppress(TypeError, OverflowError):  # a fact, or that a node was skipped
+            return array("i", inner), []
+    entries = array("i")
     facts: list[tuple[int, Fact]] = []
     append = entries.append
     for entry in state.journal:
@@ -325,10 +326,6 @@ def _journal(state: State, size: int) -> tuple[list[int], list[tuple[int, Fact]]
         elif entry & NODE_MASK < size:
             append((entry & NODE_MASK) + size)
     return entries, facts
-
-
-def _is_told(entry: int | Fact) -> bool:
-    return isinstance(entry, int) or entry.kind not in _OWN
 
 
 def _numbered(fact: Fact, number: Mapping[int, int]) -> Fact:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from dagrid.errors import TransferError
@@ -123,17 +123,9 @@ class Rows(NamedTuple):
     numbers: array[int]
 
     @classmethod
-    def of(cls, lists: Iterable[Sequence[int]]) -> Rows:
+    def of(cls, lists: Sequence[Sequence[int]]) -> Rows:
         """Return lists as rows."""
-        rows = cls(array("i"), array("i"))
-        for one in lists:
-            rows.append(one)
-        return rows
-
-    def append(self, numbers: Sequence[int]) -> None:
-        """Add a list."""
-        self.lengths.append(len(numbers))
-        self.numbers.extend(numbers)
+        return cls(array("i", map(len, lists)), array("i", chain.from_iterable(lists)))
 
     def tuples(self) -> list[tuple[int, ...]]:
         """Return the lists as tuples."""

@@ -495,7 +495,7 @@ class Crew:
         session.suspects.discard(item.call.node)
         node, depot = item.call.node, self.depot
         event = _remote.finished(
-            data,
+            _remote.read(data),
             item.call,
             item.lane.number,
             session.host.draw(),

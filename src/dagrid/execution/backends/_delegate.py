@@ -282,10 +282,11 @@ class Delegation:
         flight.begun_at = self._sensible(flight, at + self._shift)
         self._reports.events.append(Started(self.worker, flight.call.attempt, flight.begun_at))
 
-    def land(self, flight: Flight, report: bytes, kept: Any) -> None:
+    def land(self, flight: Flight, sent_back: bytes, kept: Any) -> None:
         """Report how a task ended, as its own report has it."""
         if self._flights.get(flight.call.attempt) is not flight:
             return
+        report = _remote.read(sent_back)
         del self._flights[flight.call.attempt]
         self._moved = True
         call = flight.call
@@ -299,7 +300,7 @@ class Delegation:
         )
         event.started = flight.begun_at if flight.told else self._sensible(flight, event.started)
         event.ended = min(max(event.started, event.ended), self._host.now())
-        event.by = self._number_of(_remote.where(report))
+        event.by = self._number_of(report.worker)
         self._reports.events.append(event)
 
     def fail(self, flight: Flight, outcome: Outcome, error: BaseException) -> None:

@@ -50,8 +50,8 @@ _herald = Herald()
 _posts: dict[bytes, Any] = {}
 
 
-def perform_task(sent: bytes, *values: bytes) -> tuple[bytes, bytes | None]:
-    """Be a task of Ray: perform a call, and return its report and, apart from it, a large value.
+def perform_task(sent: bytes, *values: bytes) -> tuple[bytes, bytes]:
+    """Be a task of Ray: perform a call, and return its report and, apart from it, a large value; empty if there is none.
 
     Args:
         sent: a `_HEAD`, and the call as bytes. Each argument of a task costs Ray more than its bytes.
@@ -62,7 +62,8 @@ def perform_task(sent: bytes, *values: bytes) -> tuple[bytes, bytes | None]:
     label, post = _HEAD.unpack_from(sent)
     number = _herald.enter(partial(_say, post, label))
     try:
-        return _remote.perform_apart(sent[_HEAD.size :], _functions, (lambda: values) if values else None)
+        report, kept = _remote.perform_apart(sent[_HEAD.size :], _functions, (lambda: values) if values else None)
+        return report, kept or b""  # Ray sends bytes as they are, and pickles None
     finally:
         _herald.leave(number)
 

@@ -30,17 +30,18 @@ class Seat:
         self._performer.take_in_turn(*_opened(letter))
 
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
-    def exchange(self, *letters: Any) -> tuple[bytes, bytes | None]:
+    def exchange(self, *letters: Any) -> tuple[bytes, bytes]:
         """Take letters, and return what has happened since the last time, as soon as there is something; one asks at a time.
 
         Returns:
-            The records pickled, for Ray would pickle them one by one, and a value that is to be kept, the one of the last.
+            The records pickled, for Ray would pickle them one by one, and a value that is to be kept, the one of the last; empty
+            if there is none, for Ray sends bytes as they are.
         """
         for letter in letters:
             self.tell(letter)
         self._performer.await_news(LINGER)
         records, kept = self._performer.gathered_apart()
-        return dumps(records, 5), kept
+        return dumps(records, 5), kept or b""
 
 
 def sealed(letter: Sequence[Any]) -> Any:

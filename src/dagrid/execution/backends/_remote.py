@@ -11,8 +11,8 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from time import time
 from typing import Any
@@ -152,15 +152,6 @@ _travelling = threading.local()
 """While arguments are pickled: the references that were met, `gathered`; while they are opened: what came for them, `arrived`."""
 
 
-@contextmanager
-def _set_aside(name: str, value: object) -> Iterator[None]:
-    setattr(_travelling, name, value)
-    try:
-        yield
-    finally:
-        setattr(_travelling, name, None)
-
-
 def _arrived(place: int) -> Any:
     """Stands in pickled arguments for the value of a reference."""
     return loads(_travelling.arrived[place])
@@ -189,10 +180,11 @@ def order(call: Call, function: bytes | None = None, references: list[Reference]
         TransferError: the function or an argument cannot travel; it names the node.
     """
     function = encode_function(call) if function is None else function
-    if references is None:
+    _travelling.gathered = references
+    try:
         return _encode_order(Order(call.attempt, call.node, function, encode_arguments(call)))
-    with _set_aside("gathered", references):
-        return _encode_order(Order(call.attempt, call.node, function, encode_arguments(call)))
+    finally:
+        _travelling.gathered = None
 
 
 def perform(sent: bytes, functions: dict[bytes, Callable[..., Any]] | None = None) -> bytes:
@@ -253,8 +245,12 @@ def perform_apart(
     return _encode_report(report), kept
 
 
+read = _decode_report
+"""Return the report that `perform` returned as bytes."""
+
+
 def finished(
-    sent_back: bytes,
+    report: Report,
     call: Call,
     worker: int,
     draw: float,
@@ -264,14 +260,13 @@ def finished(
     """Return the terminal event of a call.
 
     Args:
-        sent_back: what `perform` returned.
+        report: of the call.
         call: the call.
         worker: the number of the machine's worker that had it.
         draw: a random number for the jitter of a retry.
         shift: what the run's clock is ahead of the worker's clock of day, in seconds.
         refer: returns the reference to a value that was kept, given the number of its bytes.
     """
-    report = _decode_report(sent_back)
     event = Finished(worker, call.attempt, Outcome.COMPLETED, report.started + shift, report.ended + shift, draw=draw)
     if report.failure is None:
         event.value = None if report.value is None else Pickled(report.value, call.node)
@@ -298,11 +293,6 @@ def value_of(sent_back: bytes) -> Any:
     """Return the value of a call that has completed, on the worker that performed it; a new object each time."""
     value = _decode_report(sent_back).value
     return None if value is None else loads(value)
-
-
-def where(sent_back: bytes) -> str:
-    """Return the name of the worker that performed a call."""
-    return _decode_report(sent_back).worker
 
 
 def worker_name() -> str:
@@ -349,8 +339,11 @@ def _opened(
         values = bring()
     except BaseException as error:
         raise _ClosedError("reference") from error
-    with _set_aside("arrived", values):
+    _travelling.arrived = values
+    try:
         args, kwargs = loads(call.arguments)
+    finally:
+        _travelling.arrived = None
     return fn, args, kwargs or {}
 
 

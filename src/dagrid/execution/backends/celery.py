@@ -310,7 +310,7 @@ class CelerySession:
                 continue
             if not report:
                 continue  # it rode on one that did not complete
-            event = _remote.finished(report, item.call, item.lane.worker, self.host.draw(), self._shift)
+            event = _remote.finished(_remote.read(report), item.call, item.lane.worker, self.host.draw(), self._shift)
             event.started = min(max(event.started, item.submitted), now)
             event.ended = min(max(event.ended, event.started), now)
             event.by = by
