@@ -36,10 +36,13 @@ def loaded(name: str) -> Any:
 
 
 class Log:
-    """Files that get a stream, with secrets masked, up to a limit."""
+    """Files that get a stream, with secrets masked: some up to a limit, the others all of it."""
 
-    def __init__(self, paths: list[str], mask: list[str], limit: int) -> None:
-        self.files = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666) for path in paths]
+    def __init__(self, paths: tuple[list[str], list[str]], mask: list[str], limit: int) -> None:
+        self.bounded, self.whole = [
+            [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666) for path in some]
+            for some in paths
+        ]
         self.masker = loaded("masking").Masker(mask) if mask else None
         self.limit = limit
         self.left = limit
@@ -51,17 +54,21 @@ class Log:
     def end(self) -> None:
         if self.masker is not None:
             self._write(self.masker.end())
-        for file in self.files:
+        for file in (*self.bounded, *self.whole):
             os.close(file)
 
     def _write(self, data: bytes) -> None:
+        self._append(self.whole, data)
         if self.cut:
             return
         if len(data) > self.left:
             data = data[: self.left] + f"\n[cut after {self.limit} bytes]\n".encode()
             self.cut = True
         self.left -= len(data)
-        for file in self.files:
+        self._append(self.bounded, data)
+
+    def _append(self, files: list[int], data: bytes) -> None:
+        for file in files:
             view = memoryview(data)
             while view:
                 view = view[os.write(file, view) :]

@@ -70,6 +70,8 @@ def call(
     """
     context = work.context
     folders = (work.folder, context.file.folder) if isinstance(fn, str) else ()  # a type of steps finds its own modules
+    named_out = yield from work.beside(work.step.stdout)
+    named_err = yield from work.beside(work.step.stderr)
     arguments = io.BytesIO()
     _Pickler(arguments, 5).dump((list(args), dict(kwargs or {})))
     asked = {
@@ -79,8 +81,8 @@ def call(
         "env": {**work.env, **key_variables()},
         "folder": work.folder,
         "path": list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
-        "stdout": [*work.outs, *(yield from work.beside(work.step.stdout))],
-        "stderr": [work.stderr, *(yield from work.beside(work.step.stderr))],
+        "stdout": (work.outs, named_out),
+        "stderr": ([work.stderr], named_err),
         "mask": list(context.secrets),
         "limit": context.workflow.max_output_size,
         "strict": work.is_strict,
