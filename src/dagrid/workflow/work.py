@@ -269,10 +269,18 @@ class Work:
         """Return an environment that a process of the step can have, with all that the step names in it."""
         return fitting(env, argv, lambda: words(self.step) | {name for name in env if name.startswith(HELD)})
 
+    def _file_of(self, stream: str) -> tuple[str, int]:
+        """Return the file of a stream, and where in it this attempt begins."""
+        return (self.outs[-1], self._begun[0]) if stream == "stdout" else (self.stderr, self._begun[1])
+
+    def size(self, stream: str = "stdout") -> int:
+        """Return how many bytes the step has written by now, in this attempt."""
+        path, begun = self._file_of(stream)
+        return _size(path) - begun
+
     def written(self, stream: str = "stdout") -> str:
         """Return what the step has written by now, in this attempt."""
-        is_out = stream == "stdout"
-        path, begun = (self.outs[-1], self._begun[0]) if is_out else (self.stderr, self._begun[1])
+        path, begun = self._file_of(stream)
         try:
             with open(path, "rb") as file:
                 file.seek(begun)
