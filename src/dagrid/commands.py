@@ -98,6 +98,7 @@ class Launch(msgspec.Struct):
         capture: how many bytes of its standard output are kept, from the first one, for `Exit.stdout`.
         errors: how many bytes of its standard error are kept, up to the last one, for `Exit.stderr`.
         max_output: how many bytes go to each file at most; a line then says that it was cut. The process goes on.
+        whole: those of the files that get all of it, whatever `max_output` says.
         strict: who writes more than `max_output` to one of its streams, to a file or not, is stopped with its group, and its
             end is an `OutputLimitError`.
         mask: secrets, replaced by `*******` in all that is written or kept, and in messages.
@@ -118,6 +119,7 @@ class Launch(msgspec.Struct):
     capture: int = 0
     errors: int = ERRORS
     max_output: int | None = None
+    whole: Sequence[PathLike] = ()
     strict: bool = False
     mask: Sequence[str] = ()
     stop_signal: int = SIGTERM

@@ -297,6 +297,18 @@ def test_output_that_is_no_text_stays_as_it_is(tmp_path):
     assert out.read_bytes() == b"a\xff\0b"
 
 
+@pytest.mark.parametrize("mask", [[], ["secret"]])
+def test_a_file_may_get_all_of_it_beside_one_that_is_bounded(tmp_path, mask):
+    """A log is bounded, and a table is not to be cut; secrets are in neither."""
+    log, table = tmp_path / "log", tmp_path / "table"
+    ended = run(
+        sh("printf 12345; sleep 0.1; printf 67secret890", stdout=[log, table], max_output=6, whole=[table], mask=mask)
+    )
+    assert ended.status is NodeStatus.COMPLETED
+    assert log.read_text() == "123456\n[cut here: more than 6 bytes of output]\n"
+    assert table.read_text() == f"1234567{'*' * 7 if mask else 'secret'}890"
+
+
 def test_a_hundred_megabytes_on_one_line_take_no_memory(tmp_path):
     """They are read as they come, and no more than the limit goes to the disk; the process is not disturbed by that."""
     out = tmp_path / "out"

@@ -253,6 +253,18 @@ steps:
     assert names(good) == {"b", "CFG"}
 
 
+def test_what_has_no_effect_is_pointed_out():
+    """Who lets a schema guard the parameters learns that it does not, before a value has come through that it forbids."""
+    text = (
+        "params: {schema: guard.json, values: {A: 1}}\n"
+        "secrets: [{name: S, provider: env, key: K, options: {x: 1}}]\nsteps: [x]\n"
+    )
+    assert [str(one) for one in loads(text, name="f.yaml").warnings] == [
+        "f.yaml:1:18: a schema in a file is not read, and no value is held against it; write it here: schema: {properties: ...}",
+        "f.yaml:2:53: neither env nor file has options; remove them",
+    ]
+
+
 def test_a_step_says_which_names_it_uses():
     """Wherever a text of a step is expanded, what it needs is known before the step is sent somewhere."""
     step = (

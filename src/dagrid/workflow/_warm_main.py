@@ -34,11 +34,11 @@ def loaded(name: str) -> Any:
 
 
 class Log:
-    """Files that get a stream, with secrets masked, up to a limit.
+    """Files that get a stream, with secrets masked.
 
     Args:
-        logs: the paths of files that are made with the first byte, for most functions write none.
-        files: those of files that are there in any case.
+        logs: the paths of files that get it up to the limit, and are made with the first byte, for most functions write none.
+        files: those of files that are there in any case, and get all of it.
         mask, limit: of the stream.
 
     Attributes:
@@ -48,13 +48,13 @@ class Log:
 
     def __init__(self, logs: list[str], files: list[str], mask: list[str], limit: int) -> None:
         self.logs = logs
-        self.files: dict[int, str] = {}
+        self.bounded: dict[int, str] = {}
         self.masker = loaded("masking").Masker(mask) if mask else None
         self.limit = limit
         self.left = limit
         self.cut = False
         self.trouble = ""
-        self._open(files)
+        self.whole = self._opened(files)
 
     def take(self, data: bytes) -> None:
         self._write(self.masker.feed(data) if self.masker is not None else data)
@@ -62,35 +62,43 @@ class Log:
     def end(self) -> None:
         if self.masker is not None:
             self._write(self.masker.end())
-        for file in self.files:
+        for file in (*self.bounded, *self.whole):
             os.close(file)
 
     def _write(self, data: bytes) -> None:
-        if self.cut or not data:
+        if not data:
+            return
+        self._append(self.whole, data)
+        if self.cut:
             return
         if self.logs:
             logs, self.logs = self.logs, []
-            self._open(logs)
+            self.bounded = self._opened(logs)
         if len(data) > self.left:
             data = data[: self.left] + f"\n[cut after {self.limit} bytes]\n".encode()
             self.cut = True
         self.left -= len(data)
-        for file, path in list(self.files.items()):
+        self._append(self.bounded, data)
+
+    def _append(self, files: dict[int, str], data: bytes) -> None:
+        for file, path in list(files.items()):
             view = memoryview(data)
             try:
                 while view:
                     view = view[os.write(file, view) :]
             except OSError as error:
-                del self.files[file]
+                del files[file]
                 os.close(file)
                 self._cannot(path, error)
 
-    def _open(self, paths: list[str]) -> None:
+    def _opened(self, paths: list[str]) -> dict[int, str]:
+        found = {}
         for path in paths:
             try:
-                self.files[os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)] = path
+                found[os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)] = path
             except (OSError, ValueError) as error:
                 self._cannot(path, error)
+        return found
 
     def _cannot(self, path: str, error: Exception) -> None:
         self.trouble = self.trouble or f"{path!r} cannot be written: {getattr(error, 'strerror', '') or error}"

@@ -126,6 +126,14 @@ def check(
             place(workflow.handler_on, "wait"),
             "a `wait` handler is not run; a mail tells a person: mailOn: {wait: true}",
         )
+    if workflow.params.schema:
+        problems.warn(
+            place(workflow.params, "schema"),
+            "a schema in a file is not read, and no value is held against it; write it here: schema: {properties: ...}",
+        )
+    for secret in workflow.secrets:
+        if said(secret, "options"):
+            problems.warn(place(secret, "options"), "neither env nor file has options; remove them")
     _check_names(workflow, problems)
     _check_depends(workflow, problems)
     _check_conditions(workflow.preconditions, problems)

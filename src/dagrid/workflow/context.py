@@ -55,7 +55,8 @@ class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
         values: those among them that it waits for directly, whose Python values it may take by their names.
         selector: the labels that its worker must have, for the steps of a workflow that it calls; "local" is where the run is.
         is_first: whether nothing comes before it.
-        shown: the files of its output that steps on other machines look into.
+        is_read: whether other steps look into the files of its output.
+        shown: those files, where these steps are on other machines.
     """
 
     step: Step
@@ -64,6 +65,7 @@ class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
     values: tuple[str, ...] = ()
     selector: Selector = {}
     is_first: bool = False
+    is_read: bool = False
     shown: tuple[str, ...] = ()
 
 

@@ -82,7 +82,9 @@ class _Lowering:
         self.refs = {name: Ref(name) for name in self.by_id.values()}
         self.waits = dependencies(self.workflow)
         self.taken = set(self.waits)
-        self.shown = self._shown() if spread else {}
+        every = (*self.workflow.steps, *(step for _, step in handlers(self.workflow)))
+        self.asks = {id(step): tuple(asked(step)) for step in every}
+        self.shown = self._shown()
         self.is_own = False  # whether a setting was made of what this run knows
 
     def graph(self) -> DAG:
@@ -107,8 +109,8 @@ class _Lowering:
     def _shown(self) -> dict[str, tuple[str, ...]]:
         """Return by the ids of steps which files of their output others look into."""
         found: dict[str, set[str]] = {}
-        for step in (*self.workflow.steps, *(step for _, step in handlers(self.workflow))):
-            for _, asked_id, what in asked(step):
+        for asks in self.asks.values():
+            for _, asked_id, what in asks:
                 if what in ("stdout", "stderr"):
                     found.setdefault(asked_id, set()).add(what)
         return {one: tuple(sorted(streams)) for one, streams in found.items()}
@@ -137,7 +139,8 @@ class _Lowering:
         self, step: Step, name: str, waits: tuple[str, ...], readable: tuple[str, ...], handler: str | None = None
     ) -> Node:
         wanted = self._wanted(step)
-        named = [self.by_id[one] for _, one, _ in asked(step) if one in self.by_id]
+        named = [self.by_id[one] for _, one, _ in self.asks[id(step)] if one in self.by_id]
+        shown = self.shown.get(step.id, ())
         values = tuple(one for one in waits if one in self.taken) if step.kind == "python" else ()
         reads = tuple(dict.fromkeys((*readable, *(one for one in named if one != step.name), *values)))
         retry, made = self._retry(step.retry_policy)
@@ -149,7 +152,8 @@ class _Lowering:
             values=values,
             selector=wanted if step.kind == "dag" else {},
             is_first=not waits and handler is None,
-            shown=self.shown.get(step.id, ()),
+            is_read=bool(shown),
+            shown=shown if self.spread else (),
         )
         tasks = (EXCLUSIVE_STEP, EXCLUSIVE_HANDLER) if step.exclusive else (STEP, HANDLER)
         task: Command = tasks[handler is not None]

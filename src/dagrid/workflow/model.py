@@ -170,7 +170,7 @@ class Param(msgspec.Struct, kw_only=True):
 
 
 class Params(msgspec.Struct, kw_only=True):
-    """The parameters in their order. `is_closed`: others may not be given. `schema`: the file that says more of them."""
+    """The parameters in order. `is_closed`: others may not be given. `schema`: a file that says more of them, and is not read."""
 
     items: tuple[Param, ...] = ()
     is_closed: bool = False

@@ -198,6 +198,7 @@ def _params_with_schema(made: Params, node: Mapping, label: str, problems: Probl
     if values is not None:
         _params_of_mapping(values, label, problems, items)
     made.schema, made.items = text, tuple(items)
+    made.places["schema"] = at(schema)
     return made
 
 

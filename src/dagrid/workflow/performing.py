@@ -31,6 +31,8 @@ from dagrid.workflow.surroundings import holds, matches
 from dagrid.workflow.warm import Returned
 from dagrid.workflow.work import Work
 
+_WROTE_TOO_MUCH = "It wrote more than {} bytes. Let it write less, or raise maxOutputSize."
+
 Performing = Generator[Launch | Await | Request, Any, Any]
 
 
@@ -77,8 +79,7 @@ def _performed(context: Context, spec: Spec, ends: Sequence[StepEnd | None], ext
     except StepError as error:
         failure = error
     except OutputLimitError as error:
-        message = f"It wrote more than {error.limit} bytes. Let it write less, or raise maxOutputSize."
-        failure = StepError(message, step.name, error.code)
+        failure = StepError(_WROTE_TOO_MUCH.format(error.limit), step.name, error.code)
     except TaskError as error:
         failure = StepError(error.message, step.name, getattr(error, "code", 1))
     except WorkflowError as error:  # of a workflow that it calls
@@ -129,9 +130,15 @@ def _ended(work: Work, failure: StepError | None, returned: Returned | None) -> 
     outputs: dict[str, str] = {}
     step = work.step
     for one in (*step.output, *step.outputs):
-        if failure is None or one.value is None:
+        if failure is not None and one.value is not None:
+            continue
+        try:
             text = yield from _output(work, one, returned)
-            outputs[one.name] = masked(text, work.context.secrets)
+        except StepError:
+            if failure is None:
+                raise
+            continue  # what it has failed with is why
+        outputs[one.name] = masked(text, work.context.secrets)
     value = returned.data if returned is not None else None
     if value is not None and any(secret.encode("utf-8", "surrogatepass") in value for secret in work.context.secrets):
         value = None  # it would stand in the history; its text is masked there
@@ -161,17 +168,26 @@ def _output(work: Work, output: Output, returned: Returned | None) -> Generator[
     """Return the text of an output variable."""
     if output.value is not None:
         return (yield from work.text(output.value))
+    most = work.context.workflow.max_output_size
     if output.source == "file":
         path = work.file((yield from work.text(output.path)))
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                text = file.read(work.context.workflow.max_output_size + 1)
+            with open(path, "rb") as file:
+                data = file.read(most + 1)
         except OSError as error:
             raise StepError(
                 f"The output {output.name!r} cannot be read from {path!r}: {error.strerror}.", work.step.name
             ) from None
+        if len(data) > most:
+            raise StepError(
+                f"The output {output.name!r} has more than {most} bytes in {path!r}. Let it be smaller, or raise maxOutputSize.",
+                work.step.name,
+            )
+        text = data.decode("utf-8", "replace")
     elif output.source == "stdout" and returned is not None and returned.text is not None:
         text = returned.text
+    elif work.size(output.source) > most:  # of a type that writes by itself
+        raise StepError(_WROTE_TOO_MUCH.format(most), work.step.name)
     else:
         text = work.written(output.source)
     text = text.strip()

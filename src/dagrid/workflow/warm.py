@@ -67,6 +67,8 @@ def call(
     """
     context = work.context
     folders = (work.folder, context.file.folder) if isinstance(fn, str) else ()  # a type of steps finds its own modules
+    named_out = yield from work.beside(work.step.stdout)
+    named_err = yield from work.beside(work.step.stderr)
     asked = {
         "fn": fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}",
         "arguments": pickle.dumps((list(args), dict(kwargs or {})), 5),
@@ -74,8 +76,8 @@ def call(
         "env": {**work.env, **key_variables()},
         "folder": work.folder,
         "path": list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
-        "stdout": (work.outs, (yield from work.beside(work.step.stdout))),
-        "stderr": ([work.stderr], (yield from work.beside(work.step.stderr))),
+        "stdout": (work.outs, named_out),
+        "stderr": ([work.stderr], named_err),
         "mask": list(context.secrets),
         "limit": context.workflow.max_output_size,
         "strict": work.is_strict,

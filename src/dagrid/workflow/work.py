@@ -220,8 +220,9 @@ class Work:
             done: makes what is sent in place of the `Exit`.
         """
         step, workflow = self.step, self.context.workflow
-        out = [*self.outs, *(yield from self.beside(step.stdout))]
-        err = [self.stderr, *(yield from self.beside(step.stderr))]
+        named_out = yield from self.beside(step.stdout)
+        named_err = yield from self.beside(step.stderr)
+        out, err = [*self.outs, *named_out], [self.stderr, *named_err]
         return Launch(
             argv,
             env=self._fitting(argv, self.env if env is None else env),
@@ -231,6 +232,7 @@ class Work:
             stderr=err,
             merge=out == err,
             max_output=workflow.max_output_size,
+            whole=[*named_out, *named_err],
             strict=self.is_strict,
             mask=self.context.secrets,
             stop_signal=self.stop_signal,
@@ -260,16 +262,24 @@ class Work:
     def is_strict(self) -> bool:
         """Whether the step fails when it writes more than may be kept, for somebody relies on all of it."""
         reader: Record = self.context.workflow
-        return bool(self.step.output or self.step.outputs) or said(reader, "max_output_size")
+        return bool(self.step.output or self.step.outputs or self.spec.is_read) or said(reader, "max_output_size")
 
     def _fitting(self, argv: Sequence[str], env: Mapping[str, str]) -> Mapping[str, str]:
         """Return an environment that a process of the step can have, with all that the step names in it."""
         return fitting(env, argv, lambda: words(self.step) | {name for name in env if name.startswith(HELD)})
 
+    def _file_of(self, stream: str) -> tuple[str, int]:
+        """Return the file of a stream, and where in it this attempt begins."""
+        return (self.outs[-1], self._begun[0]) if stream == "stdout" else (self.stderr, self._begun[1])
+
+    def size(self, stream: str = "stdout") -> int:
+        """Return how many bytes the step has written by now, in this attempt."""
+        path, begun = self._file_of(stream)
+        return _size(path) - begun
+
     def written(self, stream: str = "stdout") -> str:
         """Return what the step has written by now, in this attempt."""
-        is_out = stream == "stdout"
-        path, begun = (self.outs[-1], self._begun[0]) if is_out else (self.stderr, self._begun[1])
+        path, begun = self._file_of(stream)
         try:
             with open(path, "rb") as file:
                 file.seek(begun)

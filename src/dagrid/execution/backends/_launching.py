@@ -122,7 +122,7 @@ class Process:
             if not (files or keep or tail or (launch.strict and launch.max_output is not None)):
                 return null, sink
             reading, writing = os.pipe()
-            sink = Sink(files, launch.mask, keep, tail, launch.max_output)
+            sink = Sink(files, launch.mask, keep, tail, launch.max_output, {os.fspath(path) for path in launch.whole})
             files = {}
         finally:
             for file in files:

@@ -6,7 +6,7 @@ It knows neither processes nor runs.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dagrid.masking import Masker
 
@@ -20,6 +20,7 @@ class Sink:
         keep: how many bytes are kept, from the first one.
         tail: how many bytes are kept, up to the last one.
         limit: how many bytes go to each file at most; None for no limit.
+        whole: the names of the files for which there is none.
 
     Attributes:
         cut: more than the limit came.
@@ -36,6 +37,7 @@ class Sink:
         "_room",
         "_tail",
         "_tail_size",
+        "_whole",
         "cut",
         "trouble",
         "truncated",
@@ -48,6 +50,7 @@ class Sink:
         keep: int = 0,
         tail: int = 0,
         limit: int | None = None,
+        whole: Collection[str] = (),
     ) -> None:
         self._files = dict(files or {})
         self._masker = Masker(mask) if mask else None
@@ -56,6 +59,7 @@ class Sink:
         self._tail = b""
         self._tail_size = tail
         self._limit = limit
+        self._whole = whole
         self._room = limit if limit is not None else 0
         self.cut = self.truncated = False
         self.trouble = ""
@@ -107,17 +111,21 @@ class Sink:
             self.truncated = self.truncated or len(data) > len(self._kept[-1])
         elif self._kept:
             self.truncated = True
-        if not self.cut and (self._files or self._limit is not None):
-            self._write(data)
+        if (self._whole or not self.cut) and (self._files or self._limit is not None):
+            self._write(data, b"" if self.cut else self._bounded(data))
 
-    def _write(self, data: bytes) -> None:
+    def _bounded(self, data: bytes) -> bytes:
+        """Return what there is room for, and a line that says so if that is not all."""
         if self._limit is not None:
             if len(data) > self._room:
                 self.cut = True
                 data = data[: self._room] + f"\n[cut here: more than {self._limit} bytes of output]\n".encode()
             self._room -= len(data)
-        for file in list(self._files):
-            view = memoryview(data)
+        return data
+
+    def _write(self, data: bytes, bounded: bytes) -> None:
+        for file, name in list(self._files.items()):
+            view = memoryview(data if name in self._whole else bounded)
             try:
                 while view:
                     view = view[os.write(file, view) :]

@@ -35,10 +35,11 @@ class Call:
         """Run the workflow, wait for its end, and write what became of it to the standard output."""
         step = work.step
         name = yield from work.text(step.call)
+        beside = yield from work.beside(step.stdout)
         if step.parallel is None:
             params = yield from _params(work, step.params)
             (end,) = yield from _run(work, [_child(work, name, params, 0)], 1)
-            _write(work.outs, _shown(end))
+            _write([*work.outs, *beside], _shown(end))
             if end.status not in GOOD:
                 failure = StepError(f"The workflow {name!r} has {end.status}{_why(end)} (run {end.run_id}).", step.name)
                 failure.reason = end.reason
@@ -53,7 +54,7 @@ class Call:
         ends = yield from _run(work, children, step.parallel.max_concurrent)
         failed = [end for end in ends if end.status not in GOOD]
         _write(
-            work.outs,
+            [*work.outs, *beside],
             {
                 "summary": {"total": len(ends), "succeeded": len(ends) - len(failed), "failed": len(failed)},
                 "results": [_shown(end) for end in ends],
