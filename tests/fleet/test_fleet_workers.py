@@ -25,6 +25,7 @@ from dagrid.commands import Command, Launch
 from dagrid.errors import (
     BackendClosedError,
     BackendUnreachableError,
+    CapabilityError,
     FleetKeyError,
     InvalidSettingError,
     PoisonousTaskError,
@@ -422,6 +423,20 @@ def test_a_selector_waits_for_its_worker(
 
 
 # --- workers that die, are stopped, or leave ---------------------------------------------------------------------------------
+
+
+async def far_away() -> None:
+    """An async task runs in the event loop of the process that has the run."""
+
+
+@pytest.mark.parametrize(
+    "node",
+    [Node("n", far_away, selector={"steady": "yes"}), Node("n", int, place="caller", selector={"steady": "yes"})],
+)
+def test_what_runs_where_the_run_is_finds_no_worker(fleet: ClusterBackend, node: Node) -> None:
+    """It waited for ever for labels that its place cannot have, also while a worker had them."""
+    with pytest.raises(CapabilityError, match="'n' selects workers by labels, and its place '(loop|caller)'"):
+        DAG([node]).run(backend=fleet, progress=False)
 
 
 def test_an_idle_worker_is_killed(fleet: ClusterBackend, start: Start) -> None:
