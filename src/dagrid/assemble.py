@@ -16,7 +16,7 @@ from dagrid.errors import (
     InvalidSettingError,
     UnknownNodeError,
 )
-from dagrid.execution.binding import LOOP, named_tasks
+from dagrid.execution.binding import named_tasks, without_labels
 from dagrid.execution.calls import needs_of
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
@@ -575,10 +575,7 @@ def _check_needs(plan: Plan, main: Backend, places: Mapping[str, Backend] | None
                 f"Remove its selector, or run where workers have labels."
             )
         if request.selector and place is None:
-            raise CapabilityError(
-                f"Node {name!r} selects workers by labels, and its place {request.place!r}, in the process of the run, has none"
-                f"{': async tasks run there' if request.place == LOOP else ''}. Remove its selector."
-            )
+            raise without_labels(name, request.place)
         assert place is not None
         needs.setdefault(place, {})[name] = found
     for place, asked in needs.items():
