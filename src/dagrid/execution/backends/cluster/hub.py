@@ -33,6 +33,8 @@ _log = logging.getLogger("dagrid.fleet")
 
 SHORTEST_LEASE = 1.0
 """Seconds that a lease has at least: within a fifth of it a worker has to speak, and be heard."""
+AFTER = 1.0
+"""Seconds after which it is seen whether the book has given up a run."""
 MOMENT = 0.005
 """Seconds for which a worker may wait to hear what changes nothing for it, so that it comes with what does."""
 
@@ -116,7 +118,6 @@ class Hub:
         self._timer: asyncio.TimerHandle | None = None
         self._lines: dict[str, LocalLine | RunCaller] = {}
         self._names: dict[str, str] = {}
-        self._forgetting: dict[str, asyncio.TimerHandle] = {}  # runs that have no line
         self._elsewhere: set[str] = set()  # runs of other processes, which go on without this one
         self._lacking = AllLacks(_log.warning)
         self._passing: dict[
@@ -413,7 +414,6 @@ class Hub:
         refusal = self._ledger.open(line, opening, self.now())
         if refusal is None:
             self._lines[opening.run] = line
-            self._forget_not(opening.run)
             self._tell_all()  # the welcome comes first
             self._names[opening.run] = opening.name
             if not isinstance(line, LocalLine):
@@ -457,24 +457,20 @@ class Hub:
         self._ledger.leave(line, self.now())
         if self._lines.get(line.name) is line and self._loop is not None:
             del self._lines[line.name]
-            later = self._loop.call_later(self._ledger.lease + 1.0, self._forget_run, line.name)
-            self._forgetting[line.name] = later
+            self._loop.call_later(self._ledger.lease + AFTER, self._forget_run, line.name)
         self._freight.forget(line)
         self.turn_soon()
 
     def _forget_run(self, run: str) -> None:
-        """A run has had no line for a lease."""
-        if not self._closed:
+        """Forget a run without a line if the book has; that gives it more time where it came again, or nobody listened."""
+        if self._closed or run in self._lines or self._loop is None:
+            return
+        if self._ledger.knows(run):
+            self._loop.call_later(AFTER, self._forget_run, run)
+        else:
             self._end_run(run)
 
-    def _forget_not(self, run: str) -> None:
-        """A run has a line again, or is over."""
-        later = self._forgetting.pop(run, None)
-        if later is not None:
-            later.cancel()
-
     def _end_run(self, run: str) -> None:
-        self._forget_not(run)
         self._lines.pop(run, None)
         self._freight.end(run)
         self._logbook.end(run)
