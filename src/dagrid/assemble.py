@@ -16,7 +16,7 @@ from dagrid.errors import (
     InvalidSettingError,
     UnknownNodeError,
 )
-from dagrid.execution.binding import named_tasks
+from dagrid.execution.binding import named_tasks, without_labels
 from dagrid.execution.calls import needs_of
 from dagrid.execution.clock import REAL_CLOCK
 from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
@@ -46,6 +46,7 @@ from dagrid.opening import (
     open_cache,
     open_checkpoint,
     open_place,
+    performer,
     run_id_of,
 )
 from dagrid.ports import (
@@ -559,15 +560,18 @@ def _check_needs(plan: Plan, main: Backend, places: Mapping[str, Backend] | None
         if found is None:
             continue
         name = plan.names[node]
-        place = places.get(request.place, main) if places else main
-        can = place.capabilities
+        place = performer(request.place, main, places)
+        can = main.capabilities if place is None else place.capabilities
         if request.foreign and (request.place or not can.delegates):
             raise plan.unknown_resource(name, request)
         if request.selector and not (can.matches_selectors or can.delegates):
             raise CapabilityError(
-                f"Node {name!r} selects workers by labels, and the backend {place.name!r} has none. "
+                f"Node {name!r} selects workers by labels, and the backend {(place or main).name!r} has none. "
                 f"Remove its selector, or run where workers have labels."
             )
+        if request.selector and place is None:
+            raise without_labels(name, request.place)
+        assert place is not None
         needs.setdefault(place, {})[name] = found
     for place, asked in needs.items():
         check = getattr(place, "check", None)  # a backend that was written against the five methods has none

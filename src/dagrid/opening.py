@@ -162,6 +162,16 @@ def open_place(name: str, max_concurrency: int | None = None) -> Backend:
     return InlineBackend()
 
 
+def performer(name: str, main: Backend, places: Mapping[str, Backend] | None) -> Backend | None:
+    """Return what performs the nodes of a place, or those without one, as far as that is not made anew for a run: None."""
+    if places and name in places:
+        return places[name]
+    if not name:
+        return main
+    own: Callable[[str], Backend | None] | None = getattr(main, "open_place", None)
+    return None if own is None else own(name)
+
+
 def lent_places(places: Mapping[str, Backend], otherwise: Callable[[str], Backend]) -> Callable[[str], Backend]:
     """Return what opens the places of a run: those that are given, which it does not close, and otherwise its own.
 

@@ -19,12 +19,13 @@ from time import monotonic
 import cloudpickle
 import pytest
 
-from dagrid import DAG, Node, Retry, WaitForSignal, command
+from dagrid import DAG, Node, Patch, Retry, Rule, WaitForSignal, command
 from dagrid.assemble import restart
 from dagrid.commands import Command, Launch
 from dagrid.errors import (
     BackendClosedError,
     BackendUnreachableError,
+    CapabilityError,
     FleetKeyError,
     InvalidSettingError,
     PoisonousTaskError,
@@ -422,6 +423,28 @@ def test_a_selector_waits_for_its_worker(
 
 
 # --- workers that die, are stopped, or leave ---------------------------------------------------------------------------------
+
+
+async def far_away() -> None:
+    """An async task runs in the event loop of the process that has the run."""
+
+
+@pytest.mark.parametrize(
+    "node",
+    [Node("n", far_away, selector={"steady": "yes"}), Node("n", int, place="caller", selector={"steady": "yes"})],
+)
+def test_what_runs_where_the_run_is_finds_no_worker(fleet: ClusterBackend, node: Node) -> None:
+    """It waited for ever for labels that its place cannot have, also while a worker had them."""
+    with pytest.raises(CapabilityError, match=r"'n' selects workers by labels, and its place '(loop|caller)'"):
+        DAG([node]).run(backend=fleet, progress=False)
+
+
+def test_an_async_task_that_is_appended_finds_no_worker_either(fleet: ClusterBackend) -> None:
+    """Then the run fails: it has begun already."""
+    far = Node("far", far_away, selector={"steady": "yes"})
+    rule = Rule(lambda view: view.succeeded("first"), lambda view: Patch([far]))
+    result = DAG([Node("first", os.getpid)]).run(rules=[rule], backend=fleet, progress=False)
+    assert "'far' selects workers by labels, and its place 'loop'" in str(result.failure)
 
 
 def test_an_idle_worker_is_killed(fleet: ClusterBackend, start: Start) -> None:

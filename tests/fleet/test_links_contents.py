@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,43 @@ def test_a_value_stays_when_an_equal_one_is_dropped(tmp_path: Path) -> None:
         assert worker.events.all == ["welcome"]
         drop(3)
         assert not list(folder.iterdir())
+        run.close()
+
+
+def test_a_value_stays_for_a_lease_each_time_that_its_run_has_no_line(monkeypatch) -> None:
+    """A network that comes and goes: a lease after it had gone first, the values of a run went that was away for a moment just
+    then, and what took them failed. So it was where the coordinator had been stopped, which gives everybody a new lease.
+    """
+    value = bytes(MIB)
+    with hub() as coordinator, Worker(to(coordinator)) as worker:
+        loop = coordinator._loop
+        assert loop is not None
+        call_later, timers = loop.call_later, []
+
+        def noted(delay: float, call: Callable[..., object], *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+            timer = call_later(delay, call, *args, **kwargs)
+            if args == ("run",):
+                timers.append(call)
+            return timer
+
+        monkeypatch.setattr(loop, "call_later", noted)
+        run = Run()
+        worker.value_of = lambda call: None
+        run.line = coordinator.borrow(run.opening(), run.tells.add)
+        run.assign(run.joined(), pb.Call(attempt=1))
+        worker.downs.wait(lambda found: [down for down in found if down.assigns])
+        for part in brought(value):
+            worker.say(pb.Up(parts=[part]))
+        end = pb.Finished(attempt=1, apart=digest_of(value), size=len(value))
+        worker.say(pb.Up(reports=[pb.Report(run="run", fence=1, finished=[end])]))
+        run.ends(1)
+        run.uses = [pb.Use(fence=1, worker="w1")]
+        for _ in range(2):
+            run.line.close()
+            coordinator.workers()  # all that was asked before has been done
+            loop.call_soon_threadsafe(timers[0], "run")  # a lease is over since the first time
+            run.line = coordinator.borrow(run.opening(), run.tells.add)
+        assert run.content(digest_of(value)) == value
         run.close()
 
 

@@ -64,6 +64,18 @@ def test_a_stream_that_was_good_is_made_anew_at_once_and_one_that_never_is_not()
     assert waiting.seconds() < 0.5
 
 
+def test_who_may_lose_what_he_has_in_a_short_time_is_back_before() -> None:
+    """A coordinator with leases of two seconds began anew, and workers and runs that were well came back after three: values that
+    the runs had not fetched yet were gone by then.
+    """
+    waiting = patience()
+    for lease, longest in ((2.0, 0.4), (30.0, PAUSE), (3600.0, PAUSE)):
+        waiting.linked(lease)
+        for _ in range(20):
+            waiting.failed(AWAY)
+        assert waiting.seconds() == longest
+
+
 def test_an_hour_without_a_coordinator_fits_on_a_page(caplog) -> None:
     clock = Clock()
     waiting = patience(lambda: random.Random(int(clock.now)).random(), clock)

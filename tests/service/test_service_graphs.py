@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -118,6 +119,38 @@ def test_a_graph_outlives_its_coordinator(fleet, tmp_path, ended):
     fleet.start()
     assert fleet.ended(run) == "succeeded"
     assert marks(tmp_path) == ["begun", "stood"]
+
+
+def test_a_graph_outlives_its_process(fleet, tmp_path):
+    """Where memory is short the system kills it. Nobody had stopped the run, and yet it went on only when somebody said so, or
+    the coordinator began anew.
+    """
+    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
+    until(lambda: "stood" in marks(tmp_path), "the second node")
+    killed = 0
+    for _ in range(2):
+        until(lambda last=killed: fleet.history.info(run).pid not in (0, last), "a process")
+        killed = fleet.history.info(run).pid
+        os.kill(killed, signal.SIGKILL)
+    fleet.coordinator.told(f"run {run} is taken up again")
+    (tmp_path / "go").touch()
+    assert fleet.ended(run) == "succeeded"
+    assert marks(tmp_path) == ["begun", "stood"]
+
+
+def test_a_graph_that_loses_its_process_again_and_again_is_left_alone(fleet, tmp_path):
+    """What takes its process with it each time would do so for ever."""
+    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
+    until(lambda: "stood" in marks(tmp_path), "the second node")
+    killed = 0
+    for _ in range(3):
+        until(lambda last=killed: fleet.history.info(run).pid not in (0, last), "a process")
+        killed = fleet.history.info(run).pid
+        os.kill(killed, signal.SIGKILL)
+    fleet.coordinator.told(f"run {run} is interrupted")
+    (tmp_path / "go").touch()
+    assert "The coordinator of" in dagrid(fleet, "retry", run).stderr
+    assert fleet.ended(run) == "succeeded"
 
 
 def test_a_graph_is_stopped_and_goes_on(fleet, tmp_path):

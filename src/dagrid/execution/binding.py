@@ -19,6 +19,7 @@ import msgspec
 
 from dagrid.commands import Command
 from dagrid.errors import (
+    CapabilityError,
     InvalidNodeError,
     InvalidSettingError,
     SkipTask,
@@ -46,6 +47,15 @@ COMMAND = "command"
 
 HERE = "here"
 """The place of commands that run where the run is, whatever performs the others."""
+
+
+def without_labels(node: str, place: str) -> CapabilityError:
+    """Return what is raised for a node that selects workers where there are none: its place is in the process of the run."""
+    why = ": async tasks run there" if place == LOOP else ""
+    return CapabilityError(
+        f"Node {node!r} selects workers by labels, and its place {place!r}, in the process of the run, has none{why}. "
+        f"Remove its selector."
+    )
 
 
 class Binding(msgspec.Struct):

@@ -15,7 +15,7 @@ import msgspec
 
 from dagrid.attempt import Extra
 from dagrid.errors import GraphLimitError, RuleError
-from dagrid.execution.binding import Binder, Bindings, check_sources
+from dagrid.execution.binding import LOOP, Binder, Bindings, check_sources, without_labels
 from dagrid.execution.faults import described
 from dagrid.graph.rules import (
     NO_KINDS,
@@ -151,6 +151,8 @@ class Growing:
                 before = list(map(number_of, node.required()))
                 every = ChainMap(own, old) if node.reads else None
                 self.bindings.append(binder.bound(node.id, fn, node, before, names, every))
+                if node.selector and self.bindings.places.get(number) == LOOP:
+                    raise without_labels(node.id, LOOP)
                 if fn is None:
                     plan.empty.add(number)
             if plan.empty:

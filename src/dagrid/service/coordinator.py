@@ -39,6 +39,8 @@ TIDYING = 60.0
 """Seconds between two times that old runs of a workflow are forgotten."""
 AGAIN = 5.0
 """Seconds after which a store is asked again that did not answer."""
+DEATHS = 3
+"""So often the process of a graph may be killed until its run is left alone."""
 KEPT = 32
 """So many workflows are kept as they were read."""
 
@@ -140,6 +142,7 @@ class Coordinator:
         self._busy: Counter[str] = Counter()
         self._files: dict[tuple[str, str, str], File] = {}
         self._tidied: dict[str, float] = {}
+        self._deaths: Counter[str] = Counter()  # by run, how often its process was killed
         self._to_stop: dict[str, Stops] = {}  # of runs that active ones have called, or may be about to call
         self._told: deque[Callable[[], None]] = deque()
         self._awake, self._wake = os.pipe()
@@ -288,6 +291,8 @@ class Coordinator:
     def _over(self, active: Active) -> None:
         if self._active.pop(active.run, None) is not None:
             self._known.discard(active.run)
+            if active.then is None:
+                self._deaths.pop(active.run, None)
             self._busy[active.queue] -= 1
             for run in [run for run in self._to_stop if _calls(active.run, run)]:
                 del self._to_stop[run]
@@ -378,10 +383,19 @@ class Coordinator:
                     self._refuse(active.run, self._history.about(active.run), why)
                     self._say(f"run {active.run} could not be performed: {why}")
                 elif info.status == INTERRUPTED:
-                    self._say(
-                        f"run {active.run} is interrupted, for its process has ended: {said or 'it said nothing'}"
-                    )
+                    again = self._is_lost(active)
+                    becomes = "is taken up again" if again else "is interrupted"
+                    self._say(f"run {active.run} {becomes}, for its process has ended: {said or 'it said nothing'}")
+                    if again and active.then is None:
+                        active.then = self._resume
         self._tell(lambda: self._over(active))
+
+    def _is_lost(self, active: Active) -> bool:
+        """Whether the process of a run was killed, as by a system that is out of memory, and not for the third time."""
+        if active.process is None or not active.process.was_killed:
+            return False
+        self._deaths[active.run] += 1
+        return self._deaths[active.run] < DEATHS
 
     def _resume(self, active: Active) -> Started | GraphProcess:
         if not self._history.has_begun(active.run):

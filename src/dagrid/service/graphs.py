@@ -42,6 +42,7 @@ class GraphProcess:
         self, run: str, folder: str, env: Mapping[str, str], *, again: bool = False, roots: Sequence[str] = ()
     ) -> None:
         self.run = run
+        self._is_to_end = False
         self._said = TemporaryFile()  # noqa: SIM115  # `_wait` closes it
         flags = [*(["--again"] if again else []), *(f"--from={root}" for root in roots)]
         try:
@@ -64,12 +65,19 @@ class GraphProcess:
         """Call a function when it has ended, with what it said last, in a thread."""
         carry(lambda: self._wait(over), "dagrid-graph")
 
+    @property
+    def was_killed(self) -> bool:
+        """Whether it has ended by a signal that nobody sent it here."""
+        return (self._process.poll() or 0) < 0 and not self._is_to_end
+
     def stop(self) -> None:
         """Ask it to stop the run."""
+        self._is_to_end = True
         self._signal(signal.SIGTERM)
 
     def let_go(self) -> None:
         """End it at once, and wait for that; the run is interrupted."""
+        self._is_to_end = True
         self._signal(signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE)

@@ -160,8 +160,9 @@ def _arrived(place: int) -> Any:
 def lost_error(node: str, size: int, error: BaseException) -> TransferError:
     """Return the error for a value that stayed where it was made, and is not there any more."""
     why = " ".join(told(error).split())
+    whose = f"The value of node {node!r}" if node else "The value of a node"
     return TransferError(
-        f"The value of node {node!r} ({size} bytes) stayed where it was made, and cannot be had from there any more ({why}). "
+        f"{whose} ({size} bytes) stayed where it was made, and cannot be had from there any more ({why}). "
         "Run the node again; a run with a checkpoint keeps a copy of every value.",
         node,
     )

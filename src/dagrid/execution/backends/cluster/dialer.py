@@ -23,10 +23,13 @@ from dagrid.execution.backends.cluster.calling import Address, call, converse
 from dagrid.execution.backends.cluster.link import Link
 from dagrid.execution.backends.cluster.listener import PARTING, PATIENCE
 from dagrid.execution.backends.cluster.outbox import Outbox, without_long
+from dagrid.leases import LEASE
 
 PAUSE = 3.0
 """Seconds between two tries, at most."""
 FIRST_PAUSE = 0.1
+TRIES = 5
+"""So often in a lease it is tried again at least: who comes later has lost what he had."""
 OFTEN, SELDOM = 1.0, 60.0
 """Seconds after which something is said again, and the same."""
 STEADY = 5.0
@@ -112,7 +115,7 @@ class WorkerLink:
         packs = (lambda _: False) if self._address.is_local else _is_log
         first = pb.Up(hello=desk.hello())
         async with call(self._address, "Work", first, pb.Down, desk.take, desk.piece, packs) as (link, down):
-            self._patience.linked()
+            self._patience.linked(down.welcome.lease)
             desk.welcomed(down.welcome)
             self._link = link
             try:
@@ -151,10 +154,12 @@ class Patience:
         self._said_at = 0.0
         self._fails = 0
         self._linked_at: float | None = None
+        self._longest = PAUSE
 
-    def linked(self) -> None:
-        """The coordinator has answered."""
+    def linked(self, lease: float = LEASE) -> None:
+        """The coordinator has answered, and said how long its leases are."""
         self._linked_at = self._clock()
+        self._longest = min(PAUSE, (lease or LEASE) / TRIES)
         _log.info("Linked with the coordinator at %s.", self._address)
 
     def failed(self, error: BackendError) -> None:
@@ -167,11 +172,11 @@ class Patience:
         if not self._said or now >= self._said_at + (OFTEN if said != self._said else SELDOM):
             self._said, self._said_at = said, now
             stop = "" if said.endswith((".", "?")) else "."
-            _log.warning("%s%s It is tried again, at least every %d seconds.", said, stop, PAUSE)
+            _log.warning("%s%s It is tried again, at least every %g seconds.", said, stop, self._longest)
 
     def seconds(self) -> float:
         """Return how long to wait for the next try."""
-        longest = min(PAUSE, FIRST_PAUSE * 2.0 ** min(self._fails, 10))
+        longest = min(self._longest, FIRST_PAUSE * 2.0 ** min(self._fails, 10))
         return longest * (0.3 + 0.7 * self._draw())
 
     async def pause(self, leaving: asyncio.Event) -> None:
@@ -337,7 +342,7 @@ class RemoteLine:
         assert self._open is not None
         first = pb.Ask(open=self._open)
         async with call(self._address, "Borrow", first, pb.Tell, self._take, self._piece) as (link, tell):
-            self._patience.linked()
+            self._patience.linked(tell.welcome.lease)
             self._first_by = None
             self._link = link
             try:

@@ -33,6 +33,8 @@ _log = logging.getLogger("dagrid.fleet")
 
 SHORTEST_LEASE = 1.0
 """Seconds that a lease has at least: within a fifth of it a worker has to speak, and be heard."""
+AFTER = 1.0
+"""Seconds after which it is seen whether the book has given up a run."""
 MOMENT = 0.005
 """Seconds for which a worker may wait to hear what changes nothing for it, so that it comes with what does."""
 
@@ -455,13 +457,17 @@ class Hub:
         self._ledger.leave(line, self.now())
         if self._lines.get(line.name) is line and self._loop is not None:
             del self._lines[line.name]
-            self._loop.call_later(self._ledger.lease + 1.0, self._forget_run, line.name)
+            self._loop.call_later(self._ledger.lease + AFTER, self._forget_run, line.name)
         self._freight.forget(line)
         self.turn_soon()
 
     def _forget_run(self, run: str) -> None:
-        """A run has had no line for a lease."""
-        if run not in self._lines and not self._closed:
+        """Forget a run without a line if the book has; that gives it more time where it came again, or nobody listened."""
+        if self._closed or run in self._lines or self._loop is None:
+            return
+        if self._ledger.knows(run):
+            self._loop.call_later(AFTER, self._forget_run, run)
+        else:
             self._end_run(run)
 
     def _end_run(self, run: str) -> None:

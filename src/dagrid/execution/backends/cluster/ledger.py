@@ -226,6 +226,10 @@ class Ledger:
             run.deadline = now + self.lease
             self._alarm(run.deadline, partial(self._check_line, run))
 
+    def knows(self, run: str) -> bool:
+        """Return whether a run uses the workers, or may come back to do so."""
+        return run in self._runs
+
     # --- time and words ---------------------------------------------------------------------------------------------------
 
     @property
