@@ -191,8 +191,10 @@ class Growing:
         if not isinstance(patch, Patch):
             raise TypeError(f"the body of a rule returns a Patch, not {type(patch).__name__}")
         nodes = patch.joined()
-        if not settings.debug:
-            nodes = without_debug(nodes)
+        for node in nodes:
+            if node.debug and not settings.debug:
+                nodes = without_debug(nodes)
+                break
         rules = checked_rules(patch.rules) if patch.rules else ()
         check_declared(adds, nodes, rules, who)
         growth = Growth(nodes, self._numbered(rules) if rules else (), relies, tuple(taken))

@@ -31,7 +31,10 @@ Predicate = Callable[[View], bool]
 
 def done(*nodes: NodeRef) -> Predicate:
     """Return a predicate: these nodes are there and have completed."""
-    return _Done(tuple(map(node_id, nodes)))
+    for one in nodes:
+        if type(one) is not str or not one:
+            return _Done(tuple(map(node_id, nodes)))
+    return _Done(nodes)  # type: ignore[arg-type]  # names, as has been seen
 
 
 def at_least(count: int, kind: str) -> Predicate:

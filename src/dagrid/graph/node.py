@@ -393,7 +393,10 @@ def _refuse(name: str, why: str) -> Any:
 
 def _names(name: str, given: object, setting: str = "depends_on") -> tuple[str, ...]:
     if type(given) is tuple or type(given) is list:
-        return tuple([one if type(one) is str and one else _reference(name, one) for one in given])
+        for one in given:
+            if type(one) is not str or not one:
+                return tuple([_reference(name, one) for one in given])
+        return tuple(given)
     if isinstance(given, str):
         _refuse(name, f"{setting} is a list of names, not one string; write {setting}=[{given!r}]")
     if not isinstance(given, Iterable):

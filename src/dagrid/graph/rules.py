@@ -337,16 +337,11 @@ def check_sealed(nodes: Iterable[Node], sealed: AbstractSet[str]) -> None:
 
 
 def without_debug(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
-    """Return the nodes of a patch but for its debug nodes, where nobody asked for those.
+    """Return the nodes of a patch but for its debug nodes, of which there are some and for which nobody asked.
 
     Raises:
         InvalidPatchError: another node of the patch depends on one.
     """
-    for node in nodes:
-        if node.debug:
-            break
-    else:
-        return nodes
     left_out = {node.id for node in nodes if node.debug}
     for node in nodes:
         if not node.debug and not left_out.isdisjoint(node.required()):

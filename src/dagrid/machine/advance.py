@@ -58,7 +58,7 @@ def can_grow(state: State, answer: RuleEvaluated) -> bool:
     growth = answer.growth
     if growth is None or answer.error or not state.fast or state.topics or state.pushed:
         return False
-    if answer.rule not in state.rules or outdated(state, answer):
+    if answer.rule not in state.rules or ((answer.reads or answer.looked) and outdated(state, answer)):
         return False
     for node in growth.nodes:
         if node.resources:
@@ -79,9 +79,11 @@ def settled(state: State) -> bool:
 
 
 def take(state: State, worker: int, at: float) -> int:
-    """Give a pulling worker that asks its next node, if all is `settled`; IDLE when nothing was done (`Asked`)."""
+    """Give a pulling worker that asks its next node, if nothing else is to be decided; IDLE when nothing was done (`Asked`)."""
     known = state.present.get(worker)
-    if known is None or known.queue or known.place or not (settled(state) and has_room(state)):
+    if known is None or known.queue or known.place or not has_room(state):
+        return IDLE
+    if not state.fast or state.dirty or state.doomed or state.passed:
         return IDLE
     following = _next_node(state, worker, known.queue, at)
     if following >= 0:
