@@ -14,6 +14,7 @@ import pytest
 from dagrid.errors import BackendUnreachableError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import listener
+from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import call
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.dialer import borrow
@@ -262,6 +263,38 @@ def test_a_value_that_comes_before_its_run_is_kept_for_it(tmp_path: Path) -> Non
             settle(coordinator)
         assert run.content(digest_of(value)) == value
         run.close()
+
+
+def test_what_was_left_is_kept_for_a_lease_however_long_it_took_to_look_at_it(tmp_path: Path, monkeypatch) -> None:
+    """Gigabytes take longer to read than a lease: they were let go of before anybody could call. So they were where the
+    coordinator had been stopped for longer than that.
+    """
+    value = bytes(MIB)
+    (tmp_path / digest_of(value).hex()).write_bytes(value)
+    loop = fleet_loop.join()
+    try:
+        made = Hub(port=0, folder=tmp_path)
+        inherit, ahead, time_of_loop = made.contents.inherit, [0.0], loop.time
+
+        def slowly(holder: object) -> None:
+            inherit(holder)
+            ahead[0] = 3600.0
+
+        monkeypatch.setattr(loop, "time", lambda: time_of_loop() + ahead[0])
+        monkeypatch.setattr(made.contents, "inherit", slowly)
+        made.start()
+        for _ in range(2):
+            made.workers()  # what was due has been done
+            ahead[0] += 3600.0  # it was stopped, and nobody could call
+        run = Run()
+        opening = run.opening()
+        opening.kept.add(fence=1, attempts=[1], digests=[digest_of(value)])
+        run.line = made.borrow(opening, run.tells.add)
+        assert run.content(digest_of(value)) == value
+        run.close()
+        made.close()
+    finally:
+        fleet_loop.leave()
 
 
 def test_a_value_that_comes_after_its_run_is_let_go(tmp_path: Path) -> None:

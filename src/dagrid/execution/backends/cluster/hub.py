@@ -149,7 +149,6 @@ class Hub:
             BackendError: somebody else listens there.
         """
         self._loop = fleet_loop.join()
-        self._looks_back_until = self.now() + self._ledger.lease
         self.contents.inherit(self)
         try:
             self._do(self._listen())
@@ -160,15 +159,25 @@ class Hub:
             raise
 
     async def _listen(self) -> None:
+        self._look_back()
         await self._listener.start()
+
+    def _look_back(self) -> None:
+        """Wait a lease for the runs that refer to what was left here, or of which something comes before they do."""
         assert self._loop is not None
+        self._looks_back_until = self.now() + self._ledger.lease
         self._loop.call_at(self._looks_back_until, self._look_back_no_more)
 
     def _look_back_no_more(self) -> None:
-        """Runs that refer to what was left here, or reported before they came, have come back."""
+        """They have come back; where nobody was listening meanwhile, they may still come."""
+        if not self._closed and self.now() - self._looks_back_until > 2 * self._ledger.heartbeat:
+            self._look_back()
+            return
         self.contents.release(self)
         if not self._closed:
             self._freight.expect_only(self._names)
+            for run in self._early:
+                self._in_background(self._take_early(run))
 
     def close(self) -> None:
         """Say what there is to say, and hang up on everybody. Workers go on with what they have; lines are told nothing more."""
@@ -324,7 +333,7 @@ class Hub:
             self._freight.bring(caller, part)
         for log in up.logs:
             if log.run in self._early or (log.run not in self._lines and self.now() < self._looks_back_until):
-                self._put_early(caller, log)
+                self._early.setdefault(log.run, deque()).append((caller, log))
             else:
                 await self._take_log(caller, log)
         for report in up.reports:
@@ -354,12 +363,6 @@ class Hub:
         if ack is not None:
             caller.say(pb.Down(log_acks=[ack]))
 
-    def _put_early(self, caller: WorkerCaller, log: pb.Log) -> None:
-        assert self._loop is not None
-        if not self._early:
-            self._loop.call_later(self._looks_back_until - self.now(), self._take_all_early)
-        self._early.setdefault(log.run, deque()).append((caller, log))
-
     async def _take_early(self, run: str) -> None:
         """Take what came of a run before it was opened: it is one of a coordinator before this one."""
         early = self._early.get(run, deque())
@@ -373,11 +376,6 @@ class Hub:
                     caller.hang_up()
             early.popleft()
         self._early.pop(run, None)
-
-    def _take_all_early(self) -> None:
-        """What has not been opened by now is not going to be."""
-        for run in () if self._closed else self._early:
-            self._in_background(self._take_early(run))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
