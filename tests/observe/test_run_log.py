@@ -62,3 +62,17 @@ def test_what_finds_no_room_is_told_later(tmp_path: Path) -> None:
     reader.observe(events[-1:])
     reader.end()
     assert told(log) == ["one: started", "one: completed", "two: started", "two: completed", "the run has ended"]
+
+
+def test_what_cannot_be_opened_is_opened_later(tmp_path: Path) -> None:
+    """A process that has too many files open showed a traceback, and told nothing of the run when it had room again."""
+    log = tmp_path / "run.log"
+    run = DAG([Node(one)]).start()
+    run.wait()
+    log.mkdir()
+    reader = RunLog(log)
+    reader.begin(run)
+    log.rmdir()
+    reader.observe(list(run.events(follow=False)))
+    reader.end()
+    assert told(log) == ["one: started", "one: completed", "the run has ended"]

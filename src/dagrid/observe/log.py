@@ -46,12 +46,12 @@ class RunLog:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666))
 
     def begin(self, run: Any) -> None:
-        """Open the file."""
-        self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115  # closed in `end`
-        if self._file.tell():
+        """Open the file; where that fails it is tried again when there is something to be written."""
+        self._offset = run.began
+        self._open()
+        if self._file is not None and self._file.tell():
             self._file.seek(0)
             self._known = sum(1 for line in self._file if not line.partition(b" ")[2].startswith(_NOTE))
-        self._offset = run.began
 
     def observe(self, events: Sequence[RunEvent]) -> None:
         """Write what these events tell."""
@@ -67,22 +67,32 @@ class RunLog:
 
     def end(self) -> None:
         """Close the file."""
+        if self._unwritten:
+            self._write("")
         if self._file is not None:
-            if self._unwritten:
-                self._write("")
             self._file.close()
 
+    def _open(self) -> None:
+        try:
+            self._file = open(self._path, "a+b", buffering=0)  # noqa: SIM115  # closed in `end`
+        except OSError as error:
+            self._tell(error)
+
+    def _tell(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            _log.error("%s cannot be written: %s. It is tried again.", self._path, error)
+
     def _write(self, text: str) -> None:
-        assert self._file is not None
+        if self._file is None:
+            self._open()
         text = masked(text, self._mask) if self._mask else text
         self._unwritten += text.encode("utf-8", "backslashreplace")
         try:
-            while self._unwritten:
+            while self._unwritten and self._file is not None:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
         except OSError as error:
-            if not self._failed:
-                self._failed = True
-                _log.error("%s cannot be written: %s. It is tried again.", self._path, error)
+            self._tell(error)
 
     def _stamp(self, at: float) -> str:
         return datetime.fromtimestamp(self._offset + at).astimezone().isoformat(timespec="milliseconds") + " "
