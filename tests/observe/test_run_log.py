@@ -96,3 +96,16 @@ def test_who_reads_on_gets_what_came_since() -> None:
     assert [event.sequence for event in whole] == list(range(len(whole)))
     assert list(run.events(since=2)) == whole[2:]
     assert not list(run.events(follow=False, since=len(whole)))
+
+
+def test_what_cannot_be_opened_is_opened_later(tmp_path: Path) -> None:
+    """A process that has too many files open showed a traceback, and told nothing of the run when it had room again."""
+    log = tmp_path / "run.log"
+    run = DAG([Node(one)]).start()
+    run.wait()
+    log.mkdir()
+    reader = RunLog(log)
+    reader.begin(run)
+    log.rmdir()
+    reader.end()
+    assert told(log) == ["one: started", "one: completed", "the run has ended"]
