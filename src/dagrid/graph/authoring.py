@@ -403,7 +403,7 @@ class Flow(Generic[P, R]):
         result = graph.run(**self._settings)
         if result.interrupted:
             raise KeyboardInterrupt
-        if not result.ok and result.status != "partially_succeeded":
+        if result.status not in ("succeeded", "partially_succeeded"):
             result.raise_for_status()
         return _Values(result).of(template)  # type: ignore[no-any-return]
 
@@ -487,9 +487,12 @@ class _Values:
     def _at(self, ref: Ref) -> Any:
         name, result = ref.node, self._result
         if name not in self._known:
-            if name not in result or result.passed_over(name):
+            try:
+                self._known[name] = result[name]
+            except BaseException:  # the node's own error, of whatever kind
+                if name in result and not result.passed_over(name):
+                    raise
                 return None
-            self._known[name] = result[name]
         value = self._known[name]
         for key in ref.path:
             value = value[key]
