@@ -14,15 +14,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 MISSING = 2
-GARBAGE = 20_000
-"""So many new objects are searched for garbage at once: runs that go on are many, and none of them is."""
 
 
 def script() -> NoReturn:
     """Be the program `dagrid`: run the command, and end the process with its exit code.
 
     What is loaded is neither searched for garbage nor taken apart at the end, which would cost a short command a quarter of its
-    time; a command that lasts turns the collector on again (`collect_garbage`).
+    time; a command that lasts turns the collector on again, see `dagrid.cli.garbage`.
     """
     gc.disable()
     code = main()
@@ -38,15 +36,6 @@ def script() -> NoReturn:
         except (OSError, ValueError):
             code = code or 1
     os._exit(code)
-
-
-def collect_garbage() -> None:
-    """Have a process that lasts search for garbage again, where `script` turned that off, but not among what is loaded."""
-    if gc.isenabled():
-        return
-    gc.freeze()
-    gc.set_threshold(GARBAGE, 20, 20)
-    gc.enable()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

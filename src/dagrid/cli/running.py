@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dagrid.cli import collect_garbage
 from dagrid.cli.exits import exit_of_status
+from dagrid.cli.garbage import collect_garbage
 from dagrid.cli.output import plain, took
 from dagrid.cli.workflows import said
 from dagrid.errors import DagridError, InternalError

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
-from dagrid.cli import collect_garbage
+from dagrid.cli.garbage import collect_garbage
 from dagrid.cli.output import ReaderGoneError
 
 # Seconds between two looks at a file that grows.

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dagrid.cli import collect_garbage
 from dagrid.cli.calls import Call
 from dagrid.cli.exits import Exit
 from dagrid.cli.fleets import (
@@ -20,6 +19,7 @@ from dagrid.cli.fleets import (
     secret_lines,
     signing_key,
 )
+from dagrid.cli.garbage import collect_garbage
 from dagrid.cli.options import command
 
 if TYPE_CHECKING:

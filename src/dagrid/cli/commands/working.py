@@ -6,9 +6,9 @@ import asyncio
 import logging
 import os
 
-from dagrid.cli import collect_garbage
 from dagrid.cli.calls import Call
 from dagrid.cli.fleets import caller_tls, remarks, signing_key
+from dagrid.cli.garbage import collect_garbage
 from dagrid.cli.options import command
 from dagrid.config import BY_NAME
 
