@@ -621,3 +621,43 @@ def test_explain_says_what_a_command_waits_for(gate, monkeypatch):
     assert "a command to end" in started.explain("second")
     gate.release("go\n")
     assert started.wait(PATIENCE).succeeded == 2
+
+
+FULL = """
+import os, resource
+from dagrid import DAG, Node, command
+from dagrid.errors import BackendError
+
+dag = DAG([Node("a", command("true"))])
+assert dag.run().ok
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 9, limits[1]))
+held = []
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+ends = []
+while not ends[-1:] == ["succeeded"]:
+    try:
+        ends.append(dag.run().status.value)
+    except BackendError as error:
+        ends.append(str(error))
+    os.close(held.pop())
+print(*dict.fromkeys(ends), sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="open files are counted in /proc")
+def test_where_there_are_too_many_open_files_a_run_ends_and_says_so(tmp_path):
+    """It hung: the session thought that it had a thread, which had not got what it needs."""
+    program = tmp_path / "full.py"
+    program.write_text(FULL)
+    words = [sys.executable, str(program)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert ended.returncode == 0, ended.stderr
+    first, *_, last = ended.stdout.splitlines()
+    assert "No command can be run: Too many open files. Let less be done at once" in first
+    assert last == "succeeded"

@@ -40,8 +40,8 @@ class Ground:
         self.now = now
         self.later = later
         self.due: set[Running] = set()
-        self.null = os.open(os.devnull, os.O_RDWR)
         self.selector = selectors.DefaultSelector()
+        self.null = os.open(os.devnull, os.O_RDWR)
         self.guard = guard
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -148,12 +149,31 @@ class CommandSession:
                 return
             self._errands.append(errand)
             if not self._begun:
+                try:
+                    self._start_thread()
+                except OSError as error:
+                    raise BackendError(
+                        f"No command can be run: {error.strerror}. Let less be done at once, or allow more files (ulimit -n)."
+                    ) from error
                 self._begun = True
-                self._reading, self._bell = os.pipe()
-                os.set_blocking(self._bell, False)
-                carry(self._serve, "dagrid-commands")
             elif not self._rung and self._ident != threading.get_ident():
                 self._ring()
+
+    def _start_thread(self) -> None:
+        """Get what the thread needs, and start it; where there are too many open files, whoever posts something hears it."""
+        with ExitStack() as opened:
+            opened.callback(self._errands.clear)
+            reading, bell = os.pipe()
+            opened.callback(os.close, reading)
+            opened.callback(os.close, bell)
+            os.set_blocking(bell, False)
+            ground = Ground(self._host.now, self._later, self._backend.guard())
+            opened.callback(ground.close)
+            ground.selector.register(reading, selectors.EVENT_READ)
+            self._reading, self._bell, self._ground = reading, bell, ground
+            self._servers = Servers(ground)
+            carry(self._serve, "dagrid-commands")
+            opened.pop_all()
 
     def _ring(self) -> None:
         if self._bell >= 0:
@@ -164,11 +184,7 @@ class CommandSession:
 
     def _serve(self) -> None:
         self._ident = threading.get_ident()
-        ground = None
         try:
-            ground = self._ground = Ground(self._host.now, self._later, self._backend.guard())
-            self._servers = Servers(ground)
-            ground.selector.register(self._reading, selectors.EVENT_READ)
             while not self._closed:
                 self._take_turn()
             self._wind_up()
@@ -179,8 +195,7 @@ class CommandSession:
                 for descriptor in (self._reading, self._bell):
                     os.close(descriptor)
                 self._bell = -1
-            if ground is not None:
-                ground.close()
+            self._ground.close()
             self._over.set()
 
     def _take_turn(self) -> None:
