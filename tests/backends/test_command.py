@@ -631,7 +631,7 @@ from dagrid.errors import BackendError
 dag = DAG([Node("a", command("true"))])
 assert dag.run().ok
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 9, limits[1]))
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 40, limits[1]))
 held = []
 try:
     while True:
