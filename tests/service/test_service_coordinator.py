@@ -414,73 +414,61 @@ steps: [{{name: a, command: sleep 60}}]
         service.until(stopped, "aborted")
 
 
+class Away:
+    """A store that does not answer the coordinator so many times when it is asked for something."""
+
+    def __init__(self, service, monkeypatch, asked, times):
+        self.times = times
+        answer = getattr(History, asked)
+
+        def ask(history, *args, **how):
+            if history is service.history or not self.times:
+                return answer(history, *args, **how)
+            self.times -= 1
+            raise StoreError("The server is away.")
+
+        monkeypatch.setattr(History, asked, ask)
+
+
 @pytest.mark.parametrize("asked", ["about", "runs"])
 def test_a_store_that_does_not_answer_for_a_while_is_asked_again(service, monkeypatch, asked):
     """A server that is away for longer than it is looked for ended the thread that begins runs: whoever looked saw a coordinator
     that was well, and nothing was begun any more.
     """
     monkeypatch.setattr(coordinator, "AGAIN", 0.01)
-    answer = getattr(History, asked)
-    fails = 1
-
-    def away(history, *args, **how):
-        nonlocal fails
-        if history is service.history or not fails:
-            return answer(history, *args, **how)
-        fails -= 1
-        raise StoreError("The server is away.")
-
-    monkeypatch.setattr(History, asked, away)
+    away = Away(service, monkeypatch, asked, 1)
     with service.coordinator():
         run = service.enqueue("steps: [echo]")
         service.until(run, "succeeded")
-    assert not fails
+    assert not away.times
     assert "The server is away." in service.said[0]
 
 
 def test_a_retry_is_not_lost_where_the_store_does_not_answer(service, monkeypatch, tmp_path):
     """Nobody rings a second time: it is done when the store is there again."""
     monkeypatch.setattr(coordinator, "AGAIN", 0.01)
-    answer, fails = History.about, 0
-
-    def away(history, *args):
-        nonlocal fails
-        if history is service.history or not fails:
-            return answer(history, *args)
-        fails -= 1
-        raise StoreError("The server is away.")
-
-    monkeypatch.setattr(History, "about", away)
+    away = Away(service, monkeypatch, "about", 0)
     with service.coordinator():
         run = service.enqueue(f"steps: ['test -e {tmp_path}/go']")
         service.until(run, "failed")
         (tmp_path / "go").touch()
-        fails = 2
+        away.times = 2
         service.history.tell(RETRY, run)
         service.until(run, "succeeded")
-    assert not fails
+    assert not away.times
     assert len([said for said in service.said if "The server is away." in said]) == 2
 
 
 def test_a_store_is_asked_again_although_others_ring_all_the_time(service, monkeypatch):
     """It was asked when nothing else had come for some seconds, which never is so in a busy place."""
     monkeypatch.setattr(coordinator, "AGAIN", 0.2)
-    answer, fails = History.about, 1
-
-    def away(history, *args):
-        nonlocal fails
-        if history is service.history or not fails:
-            return answer(history, *args)
-        fails -= 1
-        raise StoreError("The server is away.")
-
+    away = Away(service, monkeypatch, "about", 1)
     over = threading.Event()
 
     def ring():
         while not over.wait(0.01):
             service.history.tell(STOP, "nobody")
 
-    monkeypatch.setattr(History, "about", away)
     ringing = threading.Thread(target=ring)
     with service.coordinator():
         ringing.start()
@@ -489,7 +477,7 @@ def test_a_store_is_asked_again_although_others_ring_all_the_time(service, monke
         finally:
             over.set()
             ringing.join()
-    assert not fails
+    assert not away.times
 
 
 def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):

@@ -79,11 +79,9 @@ def settled(state: State) -> bool:
 
 
 def take(state: State, worker: int, at: float) -> int:
-    """Give a pulling worker that asks its next node, if nothing else is to be decided; IDLE when nothing was done (`Asked`)."""
+    """Give a pulling worker that asks its next node, if all is `settled`; IDLE when nothing was done (`Asked`)."""
     known = state.present.get(worker)
-    if known is None or known.queue or known.place or not has_room(state):
-        return IDLE
-    if not state.fast or state.dirty or state.doomed or state.passed:
+    if known is None or known.queue or known.place or not (settled(state) and has_room(state)):
         return IDLE
     following = _next_node(state, worker, known.queue, at)
     if following >= 0:
