@@ -121,17 +121,23 @@ def test_a_graph_outlives_its_coordinator(fleet, tmp_path, ended):
     assert marks(tmp_path) == ["begun", "stood"]
 
 
+def killed_at_the_second_node(fleet, tmp_path, times):
+    """Return a run whose process was killed so many times."""
+    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
+    until(lambda: "stood" in marks(tmp_path), "the second node")
+    killed = 0
+    for _ in range(times):
+        until(lambda last=killed: fleet.history.info(run).pid not in (0, last), "a process")
+        killed = fleet.history.info(run).pid
+        os.kill(killed, signal.SIGKILL)
+    return run
+
+
 def test_a_graph_outlives_its_process(fleet, tmp_path):
     """Where memory is short the system kills it. Nobody had stopped the run, and yet it went on only when somebody said so, or
     the coordinator began anew.
     """
-    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
-    until(lambda: "stood" in marks(tmp_path), "the second node")
-    killed = 0
-    for _ in range(2):
-        until(lambda last=killed: fleet.history.info(run).pid not in (0, last), "a process")
-        killed = fleet.history.info(run).pid
-        os.kill(killed, signal.SIGKILL)
+    run = killed_at_the_second_node(fleet, tmp_path, 2)
     fleet.coordinator.told(f"run {run} is taken up again")
     (tmp_path / "go").touch()
     assert fleet.ended(run) == "succeeded"
@@ -140,13 +146,7 @@ def test_a_graph_outlives_its_process(fleet, tmp_path):
 
 def test_a_graph_that_loses_its_process_again_and_again_is_left_alone(fleet, tmp_path):
     """What takes its process with it each time would do so for ever."""
-    run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")
-    until(lambda: "stood" in marks(tmp_path), "the second node")
-    killed = 0
-    for _ in range(3):
-        until(lambda last=killed: fleet.history.info(run).pid not in (0, last), "a process")
-        killed = fleet.history.info(run).pid
-        os.kill(killed, signal.SIGKILL)
+    run = killed_at_the_second_node(fleet, tmp_path, 3)
     fleet.coordinator.told(f"run {run} is interrupted")
     (tmp_path / "go").touch()
     assert "The coordinator of" in dagrid(fleet, "retry", run).stderr
