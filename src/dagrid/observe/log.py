@@ -22,7 +22,7 @@ from dagrid.observe.lines import Lines, told
 from dagrid.ports import RunEvent
 
 NOTE = "*"
-"""What stands before the text of a line that somebody else has written."""
+"""What stands before the text of a line that tells no event."""
 GATHERED = 0.02
 """For so many seconds is gathered what has happened before it is written."""
 
@@ -83,6 +83,16 @@ class RunLog:
             self._lines.observe(self._news(events))
             if self._unwritten:
                 self._append()
+
+    def note(self, text: str) -> None:
+        """Write a line that tells no event, behind those of all that has happened; in any thread, also after the end."""
+        self.write()
+        at = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        with self._writing:
+            self._take(f"{at} {NOTE} {' '.join(text.split())}\n")
+            self._append()
+            if self._run is None:
+                self._close()
 
     def _stirred(self) -> None:
         if not self._due:

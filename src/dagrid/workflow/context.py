@@ -5,6 +5,7 @@ The context of a run is found through a context variable by whatever performs it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -171,6 +172,7 @@ class Context(msgspec.Struct, kw_only=True):
         server: what its warm processes are started with, once one is.
         selector: the labels that whatever called the run wants of the workers of all steps, see `Spec`.
         traceparent: None in a run without traces.
+        note: writes what is no event of the run into its log.
     """
 
     file: File
@@ -187,6 +189,7 @@ class Context(msgspec.Struct, kw_only=True):
     server: Server | None = None
     selector: Selector = {}
     traceparent: Traceparents | None = None
+    note: Callable[[str], object] = logging.getLogger("dagrid").warning
     is_resumed: bool = False
     kept: Logs | None = None
 

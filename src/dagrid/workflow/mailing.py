@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagrid.errors import StepError
 from dagrid.execution.results import ExecutionResult, NodeResult, NodeStatus, RunStatus
 from dagrid.masking import masked
-from dagrid.observe.log import NOTE
 from dagrid.workflow.context import Context
 from dagrid.workflow.expressions import evaluate, parse
 from dagrid.workflow.lowering import steps_of
@@ -68,11 +66,11 @@ def _send(context: Context, mail: Mail, what: str, lines: Sequence[str], logs: S
         letter = _letter(context, mail, what, lines, logs)
         send(_server(context), letter)
     except StepError as error:
-        note(context, f"no mail was sent ({what}): {error.message}")
+        context.note(f"no mail was sent ({what}): {error.message}")
     except Exception as error:  # noqa: BLE001  # the run has ended; whatever a mail comes to is no harm to it
-        note(context, f"no mail was sent ({what}): {type(error).__name__}: {error}")
+        context.note(f"no mail was sent ({what}): {type(error).__name__}: {error}")
     else:
-        note(context, f"a mail was sent to {', '.join(letter.to)} ({what})")
+        context.note(f"a mail was sent to {', '.join(letter.to)} ({what})")
 
 
 def _letter(context: Context, mail: Mail, what: str, lines: Sequence[str], logs: Sequence[str] | None) -> Letter:
@@ -148,14 +146,3 @@ def _end(path: Path, most: int) -> str:
         return ""
     cut = f"[the last {most} of {size} bytes]\n" if size > most else ""
     return cut + data.decode("utf-8", "replace")
-
-
-def note(context: Context, text: str) -> None:
-    """Write a line to the log of a run; its mark says that it tells no event."""
-    at = datetime.now().astimezone().isoformat(timespec="milliseconds")
-    line = " ".join(masked(text, context.secrets).split())
-    try:
-        with open(context.logs.log, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{at} {NOTE} {line}\n")
-    except OSError:
-        pass  # there is no other place to say it

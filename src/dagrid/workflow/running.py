@@ -35,7 +35,7 @@ from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
 from dagrid.workflow.loading import File, find, load, loads
 from dagrid.workflow.lowering import lower
-from dagrid.workflow.mailing import note, send_mails, send_waiting_mail
+from dagrid.workflow.mailing import send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
 from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
@@ -101,7 +101,7 @@ class Started(msgspec.Struct):
                     try:
                         self.tidy()
                     except (DagridError, OSError) as error:  # the run has ended as it has
-                        note(self.context, f"old runs are still there: {error}")
+                        self.context.note(f"old runs are still there: {error}")
                 self._remove_container()
             return result
         finally:
@@ -123,7 +123,7 @@ class Started(msgspec.Struct):
 
             wrong = remove(self.context)
             if wrong:
-                note(self.context, wrong)
+                self.context.note(wrong)
 
     def detach(self) -> None:
         """Let go of a run that waits for a person, who gets a mail if one is asked for; `go_on` takes it up."""
@@ -234,7 +234,7 @@ def start(
                 run_id=place.run_id,
                 epoch=place.epoch,
                 checkpoint=history.checkpoint,
-                **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
+                **_settings([*readers, *observers], _performing(closing, context, place, fleet)),
             )
         except BaseException as error:
             history.discard(place, masked(str(error), above.secrets))  # nothing has run
@@ -309,7 +309,7 @@ def go_on(
             again=again,
             roots=roots,
             cancelled=cancelled,
-            **_settings(context, [*readers, *observers], _performing(closing, context, place, fleet)),
+            **_settings([*readers, *observers], _performing(closing, context, place, fleet)),
         )
         tell(run, signals or {}, rejects or {}, context.secrets)
         return Started(run, history, place, context, closing.pop_all())
@@ -387,7 +387,7 @@ def _context(
     fleet: Fleet | None,
     fixed: Mapping[str, str] | None = None,
     again: bool = False,
-) -> tuple[Context, list[Traces]]:
+) -> tuple[Context, Readers]:
     """Return the context of a run and the readers that it wants."""
     about = place.about
     children = _Children(history, file, place, fleet, again)
@@ -403,9 +403,11 @@ def _context(
         mask=above.secrets,
     )
     children.secrets = context.secrets
+    log = RunLog(context.logs.log, context.secrets)
+    context.note = log.note
     told = {"dagrid.trigger": about.trigger, **({"dagrid.parent": about.parent} if about.parent else {})}
     children.traces = traces_of(context, about.more.get("trace", ""), above, told)
-    return context, [children.traces] if children.traces is not None else []
+    return context, [log] if children.traces is None else [log, children.traces]
 
 
 def check_edits(
@@ -456,13 +458,13 @@ def _performing(closing: ExitStack, context: Context, place: Held, fleet: Fleet 
     return {"command": workers, "here": workers if fleet is ABSENT else here}
 
 
-def _settings(context: Context, observers: Readers, places: Mapping[str, Backend]) -> dict[str, Any]:
+def _settings(observers: Readers, places: Mapping[str, Backend]) -> dict[str, Any]:
     return {
         "backend": InlineBackend(),  # by its name it would be looked for among the entry points of all packages
         "places": places,
         "progress": False,
         "cache": False,
-        "observers": [RunLog(context.logs.log, context.secrets), *observers],
+        "observers": observers,
     }
 
 

@@ -14,7 +14,6 @@ from dagrid.errors import InvalidSettingError, WorkflowError
 from dagrid.masking import masked
 from dagrid.workflow.context import Context
 from dagrid.workflow.expressions import evaluate, parse
-from dagrid.workflow.mailing import note
 from dagrid.workflow.model import Otel, Workflow, place, said
 from dagrid.workflow.variables import Names
 
@@ -89,7 +88,7 @@ def traces_of(context: Context, trace: str, above: Above, about: Mapping[str, st
             parent=trace,
             run_id=context.logs.run_id,
             mask=context.secrets,
-            say=lambda text: note(context, text),
+            say=context.note,
             sending=None if own or above.traces is None else above.traces.sending,
         )
     except InvalidSettingError as error:
