@@ -151,6 +151,7 @@ class Engine:
         self._watchers: list[Settable] = []
         self._workers = count()
 
+    @unrecorded
     def start(self, cancelled: str = "") -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once.
 

@@ -45,6 +45,19 @@ class Growing:
         kept: whether other runs use the values that this one makes, so that nothing may be appended to it.
     """
 
+    __slots__ = (
+        "_binder",
+        "_most",
+        "_packing",
+        "_values",
+        "bindings",
+        "failure",
+        "kept",
+        "names",
+        "rules",
+        "shared",
+    )
+
     def __init__(
         self,
         rules: Sequence[Rule],
