@@ -64,13 +64,13 @@ class Recording(msgspec.Struct, eq=False):
                 f"function: pass them to tasks, or return them and read the values that the call returns."
             )
         taken: dict[int, str] = {}
-        given, named = self._placed(args, kwargs, taken)
+        given, named = self._placed(args, kwargs, taken) if args or kwargs else ((), None)
         return self._record(pattern, given, named, taken, length, name)
 
     def _placed(
         self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, taken: dict[int, str]
     ) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
-        given = tuple([self._place(one, taken) for one in args]) if args else ()
+        given = tuple([self._place(one, taken) for one in args])
         return given, {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
 
     def _record(
@@ -87,7 +87,9 @@ class Recording(msgspec.Struct, eq=False):
         if pattern.when is not None or pattern.depends_on:
             self._wait(pattern, taken)  # before the node has a name, for it cannot wait for itself
         if name is None:
-            name = self._unused(self.prefix + pattern.id)
+            name = self.prefix + pattern.id
+            if name in self._index:
+                name = self._unused(name)
         at = len(self._names)
         self._names.append(name)
         self._index[name] = at
