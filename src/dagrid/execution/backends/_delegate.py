@@ -26,8 +26,9 @@ from dagrid.ports import Session as AnySession
 
 IN_FLIGHT = 64
 """How many tasks may be under way in an engine, at least."""
-MOMENT = 0.005
-"""Seconds between two looks at a crowd of tasks."""
+LEAST, MOST = 0.001, 0.01
+"""Seconds between two looks at a crowd of tasks, of which about a `SHARE` has ended by the next one."""
+SHARE = 0.5
 PAUSE = 0.25
 """After so many seconds an engine in which tasks wait is told so, and again."""
 
@@ -151,6 +152,7 @@ class Delegation:
         self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self._named: dict[str, int] = {}
         self._look_at = 0.0
+        self._moment = MOST
         self._moved = False
         self._shift = host.now() - time()
         self.worker = host.new_worker()
@@ -216,8 +218,10 @@ class Delegation:
         unwatched = [flight for flight in self._flights.values() if not flight.watched]
         if unwatched and self._crowd is not None:
             if len(self._flights) >= self._many:
-                sleep(MOMENT)
+                sleep(self._moment)
                 self._crowd.look(unwatched)
+                ended = max(self._inbox.qsize(), 1)
+                self._moment = min(max(self._moment * SHARE * len(self._flights) / ended, LEAST), MOST)
                 return
             for flight in unwatched:
                 flight.watched = True
