@@ -461,6 +461,21 @@ class BackendConformance:
             probe.backend.close()
             assert not probe.after_close
 
+    def test_closing_under_a_run(self) -> None:
+        """Whose backend is closed by others is not left waiting: what runs ends, and all else fails and says why."""
+        with self.serving() as probe, self.gate() as gate:
+            running = probe.submit(stand, gate.address, "running")
+            visit = gate.meet()
+            waiting = [probe.submit(_echo, number) for number in range(3)]
+            probe.backend.close(wait=False)
+            visit.release()
+            for attempt in (*waiting, probe.submit(_echo, "late")):
+                outcome = probe.outcome(attempt)
+                assert outcome.kind is Outcome.FAILED, outcome
+                assert isinstance(outcome.error, BackendClosedError), outcome
+                assert probe.terminals(attempt) == 1
+            assert probe.outcome(running).kind in (Outcome.COMPLETED, Outcome.FAILED, Outcome.LOST)
+
     def test_a_closed_backend_refuses(self) -> None:
         """An error that says what to do, from both doors."""
         backend = self.make_backend(1)

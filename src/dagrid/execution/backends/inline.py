@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 
 from dagrid.execution.backends._pull import perform
-from dagrid.execution.backends.base import BackendBase
+from dagrid.execution.backends.base import BackendBase, Sessions
 from dagrid.machine.events import WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Capabilities, Host
 
@@ -21,19 +21,29 @@ class InlineBackend(BackendBase):
     name = "inline"
     capabilities = Capabilities(shares_memory=True)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions: Sessions[InlineSession] = Sessions()
+
     def open(self, host: Host) -> InlineSession:
         """Begin to serve a run."""
         self.check_open()
-        return InlineSession(host)
+        session = InlineSession(self, host)
+        self.sessions.add(session)
+        return session
 
     def release(self, wait: bool) -> None:
-        """There is nothing to let go of."""
+        """Perform no more calls."""
+        for session in self.sessions:
+            session.refused.append(self.name)
 
 
 class InlineSession:
-    """One run in the thread of its caller."""
+    """One run in the thread of its caller; `refused` gets the name of the backend when that is closed."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, backend: InlineBackend, host: Host) -> None:
+        self.refused: list[str] = []
+        self._backend = backend
         self._host = host
         self._worker = host.new_worker()
         self._context = contextvars.copy_context()
@@ -59,7 +69,7 @@ class InlineSession:
         while self._wanted and not self._closed and self._busy.acquire(blocking=False):
             try:
                 self._wanted = False
-                self._context.run(perform, self._host, self._worker)
+                self._context.run(perform, self._host, self._worker, None, self.refused)
             except BaseException:
                 self._interrupted()
                 raise
@@ -78,3 +88,4 @@ class InlineSession:
 
     def close(self) -> None:
         self._closed = True
+        self._backend.sessions.discard(self)

@@ -52,9 +52,9 @@ class ThreadBackend(BackendBase):
         return session
 
     def release(self, wait: bool) -> None:
-        """End every session; with `wait`, when the threads have finished what they run."""
+        """Perform no more calls; with `wait`, return when the threads have finished what they run."""
         for session in self.sessions:
-            session.close()
+            session.refused.append(self.name)
             if wait:
                 session.join()
 
@@ -65,9 +65,10 @@ def _default_workers() -> int:
 
 
 class ThreadSession:
-    """One run's threads; each is made when there is work for it."""
+    """One run's threads; each is made when there is work for it. `refused` gets the name of the backend when that is closed."""
 
     def __init__(self, backend: ThreadBackend, host: Host) -> None:
+        self.refused: list[str] = []
         self._backend = backend
         self._host = host
         self._context = contextvars.copy_context()
@@ -89,7 +90,7 @@ class ThreadSession:
         with self._lock:
             thread = self._threads.get(worker, _GONE)
             if thread is None:
-                thread = self._threads[worker] = _Thread(self._host, worker, self._context)
+                thread = self._threads[worker] = _Thread(self._host, worker, self._context, self.refused)
         if isinstance(thread, _Thread):
             thread.wake()
 
@@ -135,10 +136,11 @@ _GONE = object()
 class _Thread:
     """A worker: sleeps until it is woken, then performs calls until its host has none."""
 
-    def __init__(self, host: Host, number: int, context: contextvars.Context) -> None:
+    def __init__(self, host: Host, number: int, context: contextvars.Context, refused: Sequence[str]) -> None:
         self._host = host
         self._number = number
         self._context = context
+        self._refused = refused
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._stopped = False
         self._begun = False
@@ -148,7 +150,6 @@ class _Thread:
     def wake(self) -> None:
         if not self._begun:
             self._begun = True
-            self._serving.acquire()
             carry(self._serve, f"dagrid-thread-{self._number}")
         self._calls.put(None)
 
@@ -167,8 +168,8 @@ class _Thread:
         try:
             self._calls.get()
             while not self._stopped:
-                perform(self._host, self._number, self._context)
+                with self._serving:
+                    perform(self._host, self._number, self._context, self._refused)
                 self._calls.get()
         finally:
             self._ident = None
-            self._serving.release()
