@@ -485,7 +485,10 @@ class Handle(msgspec.Struct, eq=False):
         """Record a call of a task for each item of this value, see `Task.map`; return the handle of the list of their values."""
         mapping = getattr(task, "map", None)
         if mapping is None:
-            raise HandleError(f"map takes a function marked with @task, and not {task!r}.")
+            raise HandleError(
+                f"map takes a function marked with @task, and not {task!r}. A @dag function is called for each item of a list, or "
+                f"appended for each item of a value to come, by the rule `for_each` of dagrid.graph.grow."
+            )
         return mapping(self, *args, **kwargs)  # type: ignore[no-any-return]
 
     def __bool__(self) -> bool:
