@@ -486,8 +486,8 @@ class Handle(msgspec.Struct, eq=False):
         mapping = getattr(task, "map", None)
         if mapping is None:
             raise HandleError(
-                f"map takes a function marked with @task, and not {task!r}. A @dag function is called for each item of a list, or "
-                f"appended for each item of a value to come, by the rule `for_each` of dagrid.graph.grow."
+                f"map takes a function marked with @task, and not {task!r}. Call a @dag function for each item of a list, or let "
+                f"the rule `for_each` of dagrid.graph.grow append it for each item of a value to come."
             )
         return mapping(self, *args, **kwargs)  # type: ignore[no-any-return]
 
