@@ -202,6 +202,7 @@ class TestRight(BackendConformance):
     """The small backend itself, but for what needs the public methods and several uses at once."""
 
     patience = 5.0
+    isolates_contexts = False
     test_the_four_methods = test_a_result_is_waited_for_only_so_long = test_a_closed_backend_refuses = None  # type: ignore[assignment]
     test_two_hosts_at_once = None  # type: ignore[assignment]
     test_surroundings_are_carried = None  # type: ignore[assignment]

@@ -69,7 +69,7 @@ class InlineSession:
         while self._wanted and not self._closed and self._busy.acquire(blocking=False):
             try:
                 self._wanted = False
-                self._context.run(perform, self._host, self._worker, None, self.refused)
+                perform(self._host, self._worker, self._context, self.refused)
             except BaseException:
                 self._interrupted()
                 raise
