@@ -489,7 +489,10 @@ class Handle(msgspec.Struct, eq=False):
         """Record a call of a task for each item of this value, see `Task.map`; return the handle of the list of their values."""
         mapping = getattr(task, "map", None)
         if mapping is None:
-            raise HandleError(f"map takes a function marked with @task, and not {task!r}.")
+            raise HandleError(
+                f"map takes a function marked with @task, and not {task!r}. Call a @dag function for each item of a list, or let "
+                f"the rule `for_each` of dagrid.graph.grow append it for each item of a value to come."
+            )
         return mapping(self, *args, **kwargs)  # type: ignore[no-any-return]
 
     def __bool__(self) -> bool:
