@@ -1030,6 +1030,36 @@ def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):
     assert told.out("c") == '{"x": 1}\n'
 
 
+def test_a_value_is_passed_to_the_parameter_of_its_name_that_is_still_free(runner):
+    """Whatever the function looks like: one that takes any number of values, a decorated one, an object that is called."""
+    (runner.folder / "takes.py").write_text(
+        "import functools\n\n\ndef make():\n    return 5\n\n\n"
+        "def rest(*numbers, make):\n    return [*numbers, make]\n\n\n"
+        "def place(make=0, /, other=1):\n    return [make, other]\n\n\n"
+        "def taken(make, other=1):\n    return [make, other]\n\n\n"
+        "def twice(fn):\n    @functools.wraps(fn)\n    def inner(*args, **kwargs):\n"
+        "        return fn(*args, **kwargs) * 2\n    return inner\n\n\n"
+        "decorated = twice(rest)\n\n\n"
+        "class Called:\n    def __call__(self, first, make):\n        return [first, make]\n\n\ncalled = Called()\n"
+    )
+    functions = {
+        "rest": ([1, 2], [1, 2, 5]),
+        "place": ([], [0, 1]),
+        "taken": ([1, 2], [1, 2]),
+        "decorated": ([1, 2], [1, 2, 5] * 2),
+        "called": ([1], [1, 5]),
+    }
+    told = runner.run(
+        "type: graph\nsteps:\n  - {name: make, python: 'takes:make'}\n"
+        + "".join(
+            f"  - {{name: {name}, python: 'takes:{name}', args: {args}, depends: make, output: X}}\n"
+            for name, (args, _) in functions.items()
+        )
+    )
+    returned = {name: json.loads(told.node(name).value.outputs["X"]) for name in functions}
+    assert returned == {name: expected for name, (_, expected) in functions.items()}
+
+
 def test_a_step_is_kept_with_what_it_says_and_no_more():
     """A step has some fifty fields, and is in the record of its run and in each call that goes to a worker."""
     steps = loads(
