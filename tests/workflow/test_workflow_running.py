@@ -21,7 +21,9 @@ from dagrid.errors import (
     UnknownNodeError,
     WorkflowError,
 )
+from dagrid.execution.watchdog import watchdog
 from dagrid.workflow import loads, running
+from tests.backends.command_tasks import children
 
 SECRET = "s3cret-t0ken"
 
@@ -1015,6 +1017,17 @@ def test_each_python_step_has_its_own_environment_and_folder_whatever_the_one_be
     assert told.node("a").attempts == 2
     assert told.err("a").count(f"RuntimeError: ('{runner.folder}', None)") == 2
     assert json.loads(told.out("c")) == [str(runner.folder), None]
+
+
+def test_a_workflow_that_begins_in_python_ends_its_process_also_where_nothing_runs(runner):
+    """It is started before the graph is made, which may be refused; or everything is skipped."""
+    watchdog()  # it stays
+    before = children()
+    told = runner.run("steps: [{name: a, python: 'os:getpid', preconditions: [{condition: 'no', expected: 'yes'}]}]")
+    assert told.node("a").status == "skipped"
+    with pytest.raises(CapabilityError):
+        runner.start("steps: [{name: a, python: 'os:getpid', workerSelector: {gpu: 'true'}}]")
+    assert children() == before
 
 
 def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):

@@ -50,7 +50,7 @@ class Process:
     )
 
     def __init__(self, launch: Launch, null: int, stdin: int = -1) -> None:
-        """Start it. `null` is an open descriptor of the null device, `stdin` one of its input, if the launch does not say that.
+        """Start it. `null` is a descriptor of the null device or stands for it, `stdin` is its input, if the launch says nothing.
 
         Raises:
             CommandError: it cannot be started.
