@@ -149,7 +149,7 @@ class Process:
             raise _cannot_write(launch, path, error) from None
 
     def read(self, descriptor: int, size: int) -> bool:
-        """Read what a pipe has, and return whether there was something; at its end it is closed."""
+        """Read what a pipe has, and return whether there was something; at its end it is not among the pipes any more."""
         try:
             data = os.read(descriptor, size)
         except BlockingIOError:
@@ -160,7 +160,6 @@ class Process:
             self.pipes[descriptor].take(data)
             return True
         self.pipes.pop(descriptor).close()
-        os.close(descriptor)
         return False
 
     @property

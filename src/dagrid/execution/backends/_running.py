@@ -180,6 +180,7 @@ class Running:
             self.stop(self.launch.stop_signal, self.launch.grace)
         if descriptor not in process.pipes:
             self._ground.selector.unregister(descriptor)
+            os.close(descriptor)
             if self.ended != UNSTARTED and not process.pipes and not self.stopping:
                 self._conclude()
         return more
