@@ -12,18 +12,18 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from dagrid.attempt import KEY
-from dagrid.commands import Await, Launch, Request, Thing, value_of
+from dagrid.commands import Await, Launch, Request, Server, Thing, value_of
 from dagrid.errors import BackendError, CommandError, TaskError
 from dagrid.execution.backends._flight import Flight, Value, Waiting
 from dagrid.execution.backends._running import Ground, Running
-from dagrid.execution.backends._servers import Servers
+from dagrid.execution.backends._servers import Begun, Servers
 from dagrid.execution.backends.base import BackendBase, Sessions, check_whole, closed_under
 from dagrid.execution.carriers import carry
 from dagrid.execution.watchdog import Guard, watchdog
@@ -60,6 +60,33 @@ class CommandBackend(BackendBase):
         self.max_workers = max_workers if max_workers is not None else max(os.cpu_count() or 1, processes or 1)
         self.processes = processes if processes is not None else self.max_workers
         self.sessions: Sessions[CommandSession] = Sessions()
+        self._prepared: list[Begun] = []
+
+    def prepare(self, server: Server, mask: Sequence[str] = ()) -> None:
+        """Start a warm process that will be asked soon, for the next session that starts anything, so that it is ready by then.
+
+        Of one that cannot be started nobody is told before it is asked.
+
+        Args:
+            server: what it is started with.
+            mask: what is secret in its last words.
+
+        Raises:
+            BackendClosedError: the backend is closed.
+        """
+        self.check_open()
+        with suppress(CommandError):
+            self._prepared.append(Begun(server, mask))
+
+    def take_prepared(self) -> list[Begun]:
+        """Return the processes that were prepared, which are the caller's from now on."""
+        taken, self._prepared = self._prepared, []
+        return taken
+
+    def forget_prepared(self) -> None:
+        """End the processes that were prepared for sessions that never came to start anything."""
+        for begun in self.take_prepared():
+            begun.end()
 
     def open(self, host: PushHost) -> CommandSession:
         """Begin to serve a run; the thread starts when there is work for it.
@@ -82,9 +109,10 @@ class CommandBackend(BackendBase):
         return watchdog()
 
     def release(self, wait: bool) -> None:
-        """Stop what runs, which fails, end every thread, and perform no more."""
+        """Stop what runs, which fails, end every thread and what was prepared, and perform no more."""
         for session in self.sessions:
             session.refuse()
+        self.forget_prepared()
 
 
 class CommandSession:
@@ -188,7 +216,7 @@ class CommandSession:
             opened.callback(ground.close)
             ground.selector.register(reading, selectors.EVENT_READ)
             self._reading, self._bell, self._ground = reading, bell, ground
-            self._servers = Servers(ground)
+            self._servers = Servers(ground, self._backend.take_prepared())
             carry(self._serve, "dagrid-commands")
             opened.pop_all()
 
