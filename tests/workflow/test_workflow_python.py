@@ -1,0 +1,159 @@
+"""Python steps: what they get, what they return, how they fail, and what they have around them."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_async_functions_run(runner):
+    """A step has what they return."""
+    (runner.folder / "tasks.py").write_text(
+        "import asyncio\n\nasync def late(x):\n    await asyncio.sleep(0)\n    return x + 1\n"
+    )
+    told = runner.run("steps: [{name: a, python: 'tasks:late', args: [1], output: O}]")
+    assert told.node("a").value.outputs == {"O": "2"}
+
+
+def test_a_python_step_whose_process_dies_names_the_function(runner):
+    """Not the program of ours that called it, which nobody knows."""
+    (runner.folder / "deadly.py").write_text("import os\ndef end(): os.kill(os.getpid(), 9)\n")
+    told = runner.run("steps: [{name: a, python: 'deadly:end'}]")
+    assert str(told.node("a").error) == "The process of deadly:end was killed by SIGKILL before it had answered."
+
+
+def test_a_text_that_is_no_unicode_fails_nothing(runner):
+    """Half of a pair is a value of Python's; as the text of a variable it is a question mark."""
+    (runner.folder / "tasks.py").write_text("def half():\n    return chr(0xD800)\ndef ask(x):\n    return ord(x)\n")
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'tasks:half', output: H}
+          - {name: b, command: 'echo "$H"'}
+          - {name: c, python: 'tasks:ask', args: ['${H}'], output: N}
+        """
+    )
+    assert told.status == "succeeded", told.node("a").error
+    assert (told.out("b"), told.node("c").value.outputs) == ("?\n", {"N": "55296"})
+
+
+def test_python_steps_pass_values_as_they_are(runner):
+    """By name of the step, by output, by id; as text where a shell needs it. What they print is in their logs."""
+    (runner.folder / "tasks.py").write_text(
+        "def make(count):\n    print('making')\n    return list(range(count))\n"
+        "def total(make):\n    return sum(make)\n"
+        "def both(numbers, text, total):\n    return {'type': type(numbers).__name__, 'text': text, 'total': total}\n"
+    )
+    told = runner.run(
+        """
+        steps:
+          - {name: make, python: 'tasks:make', args: {count: 4}, output: LIST}
+          - {name: total, id: sum, python: 'tasks:total'}
+          - {name: both, python: 'tasks:both', args: {numbers: '${LIST}', text: 'is ${LIST}', total: '${sum.value}'}, output: R}
+          - {name: show, command: 'echo "${R.type} ${R.text} ${R.total}"'}
+        """
+    )
+    assert told.status == "succeeded", [node.error for node in told.result.node_results.values()]
+    assert told.out("make") == "making\n"
+    assert told.out("show") == "list is [0, 1, 2, 3] 6\n"
+
+
+def test_a_part_of_a_value_is_not_the_value(runner):
+    """An output that is chosen of it, or what a person has entered, is what it says, in a Python step as in a shell."""
+    (runner.folder / "tasks.py").write_text(
+        "def make():\n    return {'a': 5, 'b': [1]}\ndef took(**values):\n    return values\n"
+    )
+    started = runner.start(
+        """
+        steps:
+          - name: make
+            python: 'tasks:make'
+            outputs: {A: {decode: json, select: a}, C: {value: const}, D: {}}
+            approval: {prompt: well?, input: [T]}
+          - {name: took, python: 'tasks:took', args: {a: '${A}', c: $C, d: '${D}', t: '${T}'}, output: R}
+        """
+    )
+    assert not started.run.settle()
+    started.detach()
+    told = runner.go_on(started.place.run_id, signals={"make": {"T": "OPS-7"}})
+    assert told.status == "succeeded"
+    assert json.loads(told.node("took").value.outputs["R"]) == {
+        "a": "5",
+        "c": "const",
+        "d": {"a": 5, "b": [1]},
+        "t": "OPS-7",
+    }
+
+
+def test_a_python_step_that_raises_fails_with_its_message_and_its_traceback(runner):
+    """The message is in the history, the traceback of the user's own lines in the log."""
+    (runner.folder / "tasks.py").write_text("def broken():\n    raise KeyError('nothing')\n")
+    told = runner.run("steps: [{name: a, python: 'tasks:broken'}]")
+    assert str(told.node("a").error) == "tasks:broken raised KeyError: 'nothing'"
+    assert "tasks.py" in told.err("a")
+    assert "dagrid" not in told.err("a")
+
+
+def test_a_python_step_that_writes_nothing_has_its_files_when_somebody_asks_for_them(runner):
+    """Two files for each of a thousand silent steps cost more than the steps; what is read of one must be there all the same."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, id: silent, python: 'operator:index', args: [1]}
+          - {name: b, command: 'test -e "${silent.stdout}" && wc -c < "${silent.stdout}"'}
+          - {name: c, python: 'builtins:print', args: [hello]}
+        """
+    )
+    assert (told.status, told.out("b").strip(), told.out("c")) == ("succeeded", "0", "hello\n")
+    files = {name for name in ("a.out", "a.err", "b.out", "b.err", "c.out", "c.err") if (told.folder / name).exists()}
+    assert files == {"a.out", "b.out", "b.err", "c.out"}
+
+
+def test_a_python_step_whose_output_cannot_be_written_fails_with_the_reason(runner):
+    """Who writes more than a pipe holds would hang for ever; what cannot be opened is found out before the function runs."""
+    (runner.folder / "talks.py").write_text("def f():\n    print('x' * 1_000_000)\n")
+    told = runner.run(
+        """
+        type: graph
+        steps:
+          - {name: a, python: talks:f, stdout: /dev/full, timeoutSec: 20}
+          - {name: b, python: talks:f, stderr: /dev/null/no}
+        """
+    )
+    assert str(told.node("a").error) == (
+        "The output of talks:f is not complete: '/dev/full' cannot be written: No space left on device"
+    )
+    assert "'/dev/null/no' cannot be written: Not a directory" in str(told.node("b").error)
+    assert told.out("b") == ""
+
+
+def test_each_python_step_has_its_own_environment_and_folder_whatever_the_one_before_did(runner):
+    """They share a process: who went elsewhere, or changed a variable, must not take the next one along, nor its own next try."""
+    (runner.folder / "moves.py").write_text(
+        "import os\n\n\ndef away():\n    seen = os.getcwd(), os.environ.get('ODD')\n"
+        "    os.chdir('/')\n    os.environ['ODD'] = 'x'\n"
+        "    raise RuntimeError(seen)\n\n\ndef here():\n    return [os.getcwd(), os.environ.get('ODD')]\n"
+    )
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'moves:away', retryPolicy: {limit: 1, intervalSec: 0}, continueOn: {failure: true}}
+          - {name: b, python: 'moves:here', output: B}
+          - {name: c, command: 'echo "$B"'}
+        """
+    )
+    assert told.node("a").attempts == 2
+    assert told.err("a").count(f"RuntimeError: ('{runner.folder}', None)") == 2
+    assert json.loads(told.out("c")) == [str(runner.folder), None]
+
+
+def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):
+    """A type written in C may not say what it takes, and is called all the same behind a step that returned something."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'operator:index', args: [1]}
+          - {name: b, python: 'builtins:dict', args: {x: 1}, output: B}
+          - {name: c, command: 'echo "$B"'}
+        """
+    )
+    assert told.out("c") == '{"x": 1}\n'
