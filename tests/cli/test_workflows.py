@@ -372,6 +372,23 @@ def test_two_homes_with_one_database(dagrid, postgres, tmp_path, files, monkeypa
     assert [step["status"] for step in dagrid("status", "nightly", "--json").data["steps"]] == ["completed"] * 3
 
 
+@pytest.mark.engine
+def test_a_step_that_calls_dagrid_has_the_store_and_shows_no_password(
+    shell, dagrid, postgres, tmp_path, files, monkeypatch
+):
+    """The run that it starts is in the same database; its environment is printed with the password masked."""
+    monkeypatch.setenv("DAGRID_STORE", postgres.url(tmp_path))
+    command = f"{sys.executable} -m dagrid exec -N inner -- sh -c env"
+    (files / "outer.yaml").write_text(f"steps: [{{name: a, command: '{command}; env'}}]\n")
+    assert shell("start", "outer.yaml").code == 0
+    assert {one["name"] for one in dagrid("history", "--json").data} == {"outer", "inner"}
+    for run in ("outer", "inner"):
+        (step,) = dagrid("status", run, "--json").data["steps"]
+        said = dagrid("logs", run, step["name"]).out
+        assert "DAGRID_STORE=postgresql://" in said
+        assert "open-sesame" not in said
+
+
 def test_a_workflow_on_a_terminal(files):
     """Each step with its state and the last line that it has written."""
     (files / "slow.yaml").write_text(

@@ -154,3 +154,23 @@ def test_a_file_of_secrets_and_dotenv(runner):
         """
     )
     assert told.out("a") == "3 12 12\n"
+
+
+def test_the_password_of_a_store_is_a_secret_although_processes_have_it(runner, monkeypatch):
+    """What a step starts may need the store; who reads what it printed of its environment does not."""
+    monkeypatch.setenv("DAGRID_STORE", f"postgresql://ann:{SECRET}@host/db")
+    (runner.folder / "tasks.py").write_text("import os\n\ndef tell():\n    return os.environ['DAGRID_STORE']\n")
+    told = runner.run(
+        """
+        steps:
+          - {name: a, command: 'echo "$DAGRID_STORE" | wc -c; env', output: A}
+          - {name: b, python: 'tasks:tell', output: B}
+          - {name: c, command: 'echo "$B"; echo "$DAGRID_STORE" | tr -d "\n" | cut -d: -f3 >&2; exit 1'}
+        """
+    )
+    assert told.out("a").startswith(f"{len(f'postgresql://ann:{SECRET}@host/db') + 1}\n")
+    assert "DAGRID_STORE=postgresql://ann:*******@host/db\n" in told.out("a")
+    assert told.out("c") == "postgresql://ann:*******@host/db\n"
+    assert str(told.node("c").error).endswith("*******@host/db")
+    runner.history.close()
+    assert _places_of(SECRET, runner.folder / "home") == []
