@@ -7,6 +7,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.calls import Call
+from dagrid.cli.fleets import with_workers
 from dagrid.cli.options import command
 from dagrid.cli.output import plain, took
 from dagrid.cli.running import BAD, error_of, has_times, step_record
@@ -132,6 +133,12 @@ def _is_gone(call: Call, info: RunInfo) -> bool:
 
 
 def _explained(run: Run, step: str, gone: bool) -> str:
+    worker = with_workers(run).get(step) if gone else None
+    if worker is not None:
+        return (
+            f"{step!r} was with worker {worker!r} when the process of the run ended, and may go on there; dagrid retry with the "
+            f"--coordinator.host of that worker goes on with it."
+        )
     if gone and run.status(step) == "running":
         return f"{step!r} {CUT_OFF}; dagrid retry runs it again."
     return run.explain(step)
