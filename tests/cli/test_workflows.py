@@ -123,6 +123,51 @@ def test_what_cannot_begin_leaves_nothing(dagrid, history, files, text, argument
     assert history.runs() == []
 
 
+def test_a_script_with_a_secret_in_it_is_left_nowhere(shell, files, tmp_path, monkeypatch):
+    """Its process was killed, and the file stayed in the logs for as long as the run is kept."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("HIDDEN", "s3cret-t0ken")
+    (files / "long.yaml").write_text(
+        "secrets: [{name: KEY, provider: env, key: HIDDEN}]\n"
+        "steps:\n"
+        "  - name: a\n"
+        "    script: |\n"
+        f"      #!{sys.executable}\n"
+        "      key = '${KEY}'\n"
+        "      import os, time\n"
+        "      open('there', 'w').close()\n"
+        "      while not os.path.exists('go'): time.sleep(0.01)\n"
+    )
+    with process("start", "long.yaml") as running:
+        appeared(files / "there")
+        assert [path.stat().st_mode & 0o777 for path in holding("s3cret-t0ken", tmp_path)] == [0o600]
+        running.kill()
+        running.wait(PATIENCE)
+    (files / "go").touch()
+    assert shell("start", "long.yaml").code == 0
+    assert holding("s3cret-t0ken", tmp_path) == []
+    assert list((tmp_path / "tmp").glob("*/*")) == []
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/")])
+def test_a_script_that_can_be_put_nowhere_fails_its_step(shell, dagrid, files, tmp_path, monkeypatch, make):
+    """The reason and the remedy are said."""
+    make(tmp_path / f"dagrid-{os.getuid()}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (files / "flow.yaml").write_text(
+        "steps: [{name: a, script: echo x, continueOn: failure}, {name: b, command: echo b}]\n"
+    )
+    assert shell("start", "flow.yaml").code == Exit.FAILED
+    (failed, _) = dagrid("status", "flow", "--json").data["steps"]
+    assert "TMPDIR" in failed["error"]
+
+
+def holding(words, folder):
+    """Return the files in which something stands."""
+    return [path for path in folder.rglob("*") if path.is_file() and words.encode() in path.read_bytes()]
+
+
 def test_bytes_that_are_no_text(files, history):
     """As a parameter they are refused; in the name of a file they do no harm."""
     (files / "n.yaml").write_text("steps: [{command: 'true'}]\n")
