@@ -33,6 +33,24 @@ def test_a_step_does_not_see_what_does_not_come_before_it(runner):
     assert (told.out("b"), told.out("c")) == ("[]\n", "[one]\n")
 
 
+def test_what_the_first_handler_leaves_is_there_for_all(runner):
+    """`handlerOn.init` comes before every step, and what it had found out was known to none of them."""
+    told = runner.run(
+        """
+        handlerOn:
+          init: {command: 'echo {\\"day\\":1}', output: FOUND}
+          exit: {command: 'echo "exit $FOUND"'}
+        type: graph
+        steps:
+          - {name: a, command: 'echo "$FOUND ${FOUND.day}"', output: A}
+          - {name: b, command: 'echo "$FOUND $A"', depends: a}
+          - {name: c, python: 'builtins:print', args: ['${FOUND.day}']}
+        """
+    )
+    assert (told.out("a"), told.out("b")) == ('{"day":1} 1\n', '{"day":1} {"day":1} 1\n')
+    assert (told.out("c"), told.out("onExit")) == ("1\n", 'exit {"day":1}\n')
+
+
 def test_fields_of_steps_are_files_and_codes(runner):
     """`${id.stdout}` is a file, also of a step that failed and is gone on after."""
     told = runner.run(
