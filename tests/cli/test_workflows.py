@@ -220,6 +220,23 @@ def test_a_secret_is_shown_nowhere(shell, files, monkeypatch):
 # dry
 
 
+def test_a_step_that_calls_dagrid_is_told_nothing_that_was_said_to_the_call_around_it(
+    shell, history, files, monkeypatch
+):
+    """Its run had the id, the name and the parameters of the outer one, when variables had said these, and was refused."""
+    (files / "inner.yaml").write_text("params: DAY=today\nsteps: [{name: a, command: 'echo \"$DAY\"', output: D}]\n")
+    (files / "outer.yaml").write_text(
+        f"steps: [{{name: a, command: '{sys.executable} -m dagrid start inner.yaml; env | grep ^DAGRID_'}}]\n"
+    )
+    for name, value in {"RUN_ID": "mine", "NAME": "outer", "PARAMS": "DAY=other", "QUIET": "true"}.items():
+        monkeypatch.setenv(f"DAGRID_{name}", value)
+    assert shell("start", "outer.yaml").code == 0
+    assert sorted((run.name, run.run == "mine") for run in history.runs()) == [("inner", False), ("outer", True)]
+    seen = set(re.findall("(?m)^DAGRID_[A-Z_]+", (history.folder("mine") / "a.out").read_text()))
+    assert seen >= {"DAGRID_HOME", "DAGRID_QUIET"}
+    assert not seen & {"DAGRID_RUN_ID", "DAGRID_NAME", "DAGRID_PARAMS"}
+
+
 def test_what_would_run(dagrid, history, files):
     """Steps by level with what they do, parameters as they would be, and nothing is done or kept."""
     plan = dagrid("dry", "nightly.yaml", "--json", "--", "DAY=monday").data

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, Exit, Launch
+from dagrid.config.table import VARIABLES_OF_ONE_CALL
 from dagrid.errors import ParameterError, Problem, StepError, WorkflowError
 from dagrid.masking import masked, passwords
 from dagrid.workflow import parameters
@@ -106,7 +107,8 @@ def passed(system: Mapping[str, str]) -> dict[str, str]:
     return {
         name: system[name]
         for name in system
-        if name in PASSED or (name.startswith(PASSED_PREFIXES) and not name.endswith(NOT_PASSED))
+        if name in PASSED
+        or (name.startswith(PASSED_PREFIXES) and not name.endswith(NOT_PASSED) and name not in VARIABLES_OF_ONE_CALL)
     }
 
 
