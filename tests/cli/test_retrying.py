@@ -66,6 +66,22 @@ def test_retry_after_kill_9(dagrid, history, files):
     assert len(history.runs()) == 1
 
 
+def test_what_is_told_of_a_step_whose_next_try_has_nobody_to_begin_it(dagrid, files):
+    """It was said to be tried again in some seconds, by a process that was gone."""
+    (files / "again.yaml").write_text(
+        "steps: [{name: a, command: 'touch there; test -e go', retryPolicy: {limit: 3, intervalSec: 3600}}]\n"
+    )
+    with process("start", "again.yaml") as running:
+        assert running.stderr is not None
+        assert any("a: will be tried again" in line for line in running.stderr)
+        running.kill()
+        running.wait(PATIENCE)
+    said = "waited for its next try when the process of the run ended"
+    assert f"'a' {said}; dagrid retry goes on with it." in dagrid("explain", "again").out
+    assert said in dagrid("status", "again").out
+    assert dagrid("status", "again", "--json").data["steps"][0]["reason"] == said
+
+
 def test_retry_as_often_as_its_process_is_killed(dagrid, history, files):
     """A person asks for it, also for what is called: it is not taken for what kills whoever performs it."""
     (files / "long.yaml").write_text(

@@ -31,6 +31,7 @@ NEVER_BEGAN = {
     "aborted": "It was taken out of its queue before it began: dagrid retry begins it.",
 }
 CUT_OFF = "ran when the process of the run ended"
+PUT_OFF = "waited for its next try when the process of the run ended"
 
 
 @command(
@@ -141,7 +142,13 @@ def _explained(run: Run, step: str, gone: bool) -> str:
         )
     if gone and run.status(step) == "running":
         return f"{step!r} {CUT_OFF}; dagrid retry runs it again."
+    if gone and _waits_for_a_time(run, step):
+        return f"{step!r} {PUT_OFF}; dagrid retry goes on with it."
     return run.explain(step)
+
+
+def _waits_for_a_time(run: Run, step: str) -> bool:
+    return run.status(step) == "waiting" and step not in run.waiting
 
 
 def look(call: Call, info: RunInfo) -> Run | None:
@@ -205,6 +212,8 @@ def _seconds(run: Run, step: NodeResult) -> float:
 def _step_record(run: Run, step: NodeResult, gone: bool) -> dict[str, Any]:
     if gone and step.status == "running":
         return {**step_record(step, None), "status": INTERRUPTED, "reason": CUT_OFF}
+    if gone and _waits_for_a_time(run, step.name):
+        return {**step_record(step, None), "reason": PUT_OFF}
     return step_record(step, _seconds(run, step))
 
 
@@ -213,8 +222,8 @@ def _row(run: Run, step: NodeResult, gone: bool) -> tuple[str, ...]:
         return (step.name, INTERRUPTED, took(step.started), "", "", CUT_OFF)
     began = has_times(step)
     why = error_of(step) if step.status in BAD else step.reason
-    if step.status == "waiting" and step.name not in run.waiting:
-        why = run.explain(step.name).removeprefix(f"{step.name!r} ").removesuffix(".")
+    if _waits_for_a_time(run, step.name):
+        why = PUT_OFF if gone else run.explain(step.name).removeprefix(f"{step.name!r} ").removesuffix(".")
     return (
         step.name,
         step.status.value,
