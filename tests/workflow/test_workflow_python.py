@@ -146,6 +146,36 @@ def test_each_python_step_has_its_own_environment_and_folder_whatever_the_one_be
     assert json.loads(told.out("c")) == [str(runner.folder), None]
 
 
+def test_a_fork_that_goes_on_in_place_of_a_function_answers_nothing(runner):
+    """It gave a second answer, which was taken for that of the next step, and all behind had that of the one before."""
+    (runner.folder / "forks.py").write_text(
+        "import os\n\n\ndef split():\n    return 'parent' if os.fork() else 'child'\n\n\ndef which(n):\n    return n\n"
+    )
+    told = runner.run(
+        """
+        steps:
+          - {name: a, python: 'forks:split', output: A}
+          - {name: b, python: 'forks:which', args: [2], output: B}
+          - {name: c, python: 'forks:which', args: [3], output: C}
+        """
+    )
+    assert {name: value for step in "abc" for name, value in told.node(step).value.outputs.items()} == {
+        "A": "parent",
+        "B": "2",
+        "C": "3",
+    }
+
+
+def test_an_exception_that_says_nothing_is_named_all_the_same(runner):
+    """One whose `str` raises took the process with it, and a sentence that ended with a colon said nothing of the other."""
+    (runner.folder / "odd.py").write_text(
+        "class Odd(Exception):\n    def __str__(self):\n        raise RuntimeError\n\n\n"
+        "def odd():\n    raise Odd\n\n\ndef bare():\n    raise ValueError\n"
+    )
+    told = runner.run("type: graph\nsteps: [{name: a, python: 'odd:odd'}, {name: b, python: 'odd:bare'}]")
+    assert [str(told.node(name).error) for name in "ab"] == ["odd:odd raised Odd", "odd:bare raised ValueError"]
+
+
 def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):
     """A type written in C may not say what it takes, and is called all the same behind a step that returned something."""
     told = runner.run(
