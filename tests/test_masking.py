@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagrid.masking import MASK, Masker, masked
+from dagrid.masking import MASK, Masker, masked, passwords
 
 few = st.sampled_from([b"a", b"b", b"ab", b"\xff", b"\n"])
 pieces = st.lists(few, max_size=12).map(b"".join)
@@ -53,3 +54,21 @@ def test_of_two_secrets_the_longer_one_is_taken():
 def test_texts_are_masked_whatever_letters_they_have():
     """Secrets are compared as UTF-8, and an empty one is none."""
     assert masked("naïve-Schlüssel, ü", ["Schlüssel", ""]) == f"naïve-{MASK}, ü"
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("postgresql://ann:s3sam%40e@host:5432/db", {"s3sam%40e", "s3sam@e"}),
+        ("postgresql:///db?user=ann&password=s3%2Fsame&schema=x", {"s3%2Fsame", "s3/same"}),
+        ("postgresql://ann:one@host/db?options=a@b", {"one", "one@host/db?options=a"}),
+        ("postgresql://dagrid:dagrid@host/db", {":dagrid@"}),
+        ("postgresql:///db?user=ann&password=db", {"password=db"}),
+        ("postgresql://ann@host/db", set()),
+        ("redis://:open@host", {"open"}),
+        ("ann:sesame@host", set()),
+    ],
+)
+def test_what_is_secret_in_a_url(url, found):
+    """A password as it stands there and as it is meant; one that everybody knows is masked where it is one, and nowhere else."""
+    assert passwords(url) == found

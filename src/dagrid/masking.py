@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 MASK = "*******"
 _MASK = MASK.encode()
+_PASSWORD = re.compile(r"(?<=://)([^:/?#@]*):(.*)@", re.DOTALL)
+_SETTING = re.compile(r"(?<=[?&]password=)[^&]*")
 
 
 class Masker:
@@ -72,3 +74,28 @@ def masked(text: str, secrets: Iterable[str | bytes]) -> str:
     except UnicodeEncodeError:
         data = text.encode("utf-8", "replace")
     return (masker.feed(data) + masker.end()).decode("utf-8", "surrogateescape")
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown: with `***` in place of a password."""
+    return _SETTING.sub("***", _PASSWORD.sub(r"\1:***@", url))
+
+
+def passwords(url: str) -> set[str]:
+    """Return what is secret in a URL: its passwords, as they stand there and as they are meant; nothing if there are none.
+
+    A password that is another word of the URL too, such as the name of the user, is no secret by itself, and stands in what a
+    program writes for other reasons: it is returned with what stands around it.
+    """
+    if "://" not in url:
+        return set()
+    from urllib.parse import unquote  # few texts have a URL in them
+
+    words = set(re.split(r"[:/?#@&=,]+", without_password(url)))
+    match = _PASSWORD.search(url)
+    said = {(one, f":{one}@") for one in ((match[2], match[2].partition("@")[0]) if match else ())}
+    said |= {(one, f"password={one}") for one in _SETTING.findall(url)}
+    found: set[str] = set()
+    for one, around in said:
+        found |= {around} if {one, unquote(one)} & words else {one, unquote(one)}
+    return found - {""}

@@ -27,6 +27,7 @@ from dagrid.errors import (
 )
 from dagrid.execution.binding import COMMAND, HERE, LOOP
 from dagrid.execution.recording import Checkpoint
+from dagrid.masking import without_password
 from dagrid.ports import Artifacts, Backend, FourMethods, RunRecord
 
 if TYPE_CHECKING:
@@ -381,9 +382,7 @@ def named(checkpoint: CheckpointLike) -> str:
     """Return what a checkpoint is called in a message, at the beginning of a sentence."""
     if isinstance(checkpoint, Checkpoint):
         return "The checkpoint"
-    from dagrid.stores import masked
-
-    return f"The checkpoint {masked(os.fspath(checkpoint))!r}"
+    return f"The checkpoint {without_password(os.fspath(checkpoint))!r}"
 
 
 def chosen_run(checkpoint: Checkpoint, run_id: str | None, wanted: Collection[str] | None, shown: str) -> RunRecord:
@@ -418,15 +417,13 @@ def run_id_of(run_id: object) -> str:
 
 
 def _folder(checkpoint: object) -> Path:
-    from dagrid.stores import masked
-
     if isinstance(checkpoint, (str, PathLike)):
         text = os.fspath(checkpoint)
         if not text:
             raise InvalidSettingError("A checkpoint is a folder, and its path is empty. Say '.' for the current one.")
         if "://" not in text or not isinstance(checkpoint, str):
             return Path(os.path.expanduser(text))
-        checkpoint = masked(text)
+        checkpoint = without_password(text)
     raise InvalidSettingError(
         f"A checkpoint is a folder, or postgresql://user@host/database; not {checkpoint!r}. Other stores go into a Checkpoint."
     )

@@ -1,46 +1,28 @@
-"""Commands as tasks, on real processes: their values, output, ends, signals, groups, and what is left of them."""
+"""Commands as tasks, on real processes: their values, their ends, many at once, and commands that travel."""
 
 from __future__ import annotations
 
-import errno
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
-import textwrap
-import time
 from itertools import pairwise
 
 import msgspec
 import pytest
 
 from dagrid import DAG, Node, NodeStatus, PartitionedDAGExecutor, Retry, SkipTask, command, current, dag, task
-from dagrid.commands import Command, Exit, Launch, value_of
+from dagrid.commands import Command, Launch, value_of
 from dagrid.errors import (
     BackendClosedError,
     CommandError,
     InvalidNodeError,
     InvalidSettingError,
-    OutputLimitError,
     TaskError,
-    TaskTimeoutError,
 )
 from dagrid.execution.backends.command import CommandBackend
-from tests.backends.command_tasks import (  # noqa: F401  # a fixture
-    PATIENCE,
-    ROOT,
-    error_of,
-    holding,
-    nothing_is_left,
-    run,
-    sh,
-    watched,
-)
-
-SECRET = "s3cret-t0ken"
-
+from tests.backends.command_tasks import PATIENCE, ROOT, error_of, holding, nothing_is_left, run, sh  # noqa: F401  # a fixture
 
 # --- values ------------------------------------------------------------------------------------------------------------------
 
@@ -263,278 +245,6 @@ def test_a_task_that_is_no_command_says_so():
             command(**wrong)
     with pytest.raises(InvalidSettingError):
         CommandBackend(0)
-
-
-# --- output ------------------------------------------------------------------------------------------------------------------
-
-
-def test_files_are_appended_to_and_given_to_the_process_itself(tmp_path):
-    """Where nobody else has to see what is written, it is not copied through this process."""
-    log = tmp_path / "log"
-    log.write_text("before\n")
-    assert (
-        run(sh("readlink /proc/self/fd/1; readlink /proc/self/fd/2 >&2", stdout=log, stderr=log)).status
-        == NodeStatus.COMPLETED
-    )
-    assert log.read_text() == f"before\n{log}\n{log}\n"
-
-
-def test_output_goes_to_a_file_and_is_the_value_too(tmp_path):
-    """A log that can be read, and a value that flows."""
-    out, err = tmp_path / "out", tmp_path / "err"
-    assert run(command("echo value; echo talk >&2", stdout=out, stderr=err)).result == "value"
-    assert (out.read_text(), err.read_text()) == ("value\n", "talk\n")
-    more = tmp_path / "more"
-    assert run(sh("echo twice", stdout=[out, str(more)])).status is NodeStatus.COMPLETED
-    assert (out.read_text(), more.read_text()) == ("value\ntwice\n", "twice\n")
-    assert run(sh("echo a; echo b >&2; echo c", merge=True, capture=100)).result == "a\nb\nc"
-
-
-def test_output_that_is_no_text_stays_as_it_is(tmp_path):
-    """Bytes are bytes in files; as a value they are shown, not refused."""
-    out = tmp_path / "out"
-    assert run(command("printf 'a\\377\\000b'", stdout=out)).result == "a\ufffd\0b"
-    assert out.read_bytes() == b"a\xff\0b"
-
-
-@pytest.mark.parametrize("mask", [[], ["secret"]])
-def test_a_file_may_get_all_of_it_beside_one_that_is_bounded(tmp_path, mask):
-    """A log is bounded, and a table is not to be cut; secrets are in neither."""
-    log, table = tmp_path / "log", tmp_path / "table"
-    ended = run(
-        sh("printf 12345; sleep 0.1; printf 67secret890", stdout=[log, table], max_output=6, whole=[table], mask=mask)
-    )
-    assert ended.status is NodeStatus.COMPLETED
-    assert log.read_text() == "123456\n[cut here: more than 6 bytes of output]\n"
-    assert table.read_text() == f"1234567{'*' * 7 if mask else 'secret'}890"
-
-
-def test_a_file_may_be_made_when_there_is_something_to_write(tmp_path):
-    """A silent process makes none; where one cannot be made, that is known when its output is not complete, and not before."""
-    out, err, both = (tmp_path / name for name in ("out", "err", "both"))
-    files = {"stdout": [out, both], "stderr": err, "late": [out, err], "max_output": 1000}
-    assert run(sh("true", **files)).status is NodeStatus.COMPLETED
-    assert sorted(tmp_path.iterdir()) == [both]
-    assert run(sh("echo it; echo again", **files)).status is NodeStatus.COMPLETED
-    assert (out.read_text(), both.read_text(), err.exists()) == ("it\nagain\n", "it\nagain\n", False)
-    assert run(sh("echo on >&2", stderr=err, late=[err])).status is NodeStatus.COMPLETED
-    assert err.read_text() == "on\n"
-    nowhere = {"stdout": tmp_path / "no" / "out", "late": [tmp_path / "no" / "out"]}
-    assert run(sh("true", **nowhere)).status is NodeStatus.COMPLETED
-    error = error_of(sh("echo it", **nowhere))
-    assert (error.code, "no/out' cannot be written: No such file or directory" in str(error)) == (0, True)
-
-
-def test_a_hundred_megabytes_on_one_line_take_no_memory(tmp_path):
-    """They are read as they come, and no more than the limit goes to the disk; the process is not disturbed by that."""
-    out = tmp_path / "out"
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    ends: list[Exit] = []
-    flood = sh(
-        "head -c 100000000 /dev/zero; echo end >&2",
-        stdout=out,
-        max_output=1000,
-        capture=5,
-        mask=["x" * 50],
-        done=ends.append,
-    )
-    assert run(flood).status is NodeStatus.COMPLETED
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000  # kilobytes
-    assert (ends[0].code, ends[0].cut, ends[0].truncated, ends[0].stdout) == (0, True, True, bytes(5))
-    assert out.read_bytes() == bytes(1000) + b"\n[cut here: more than 1000 bytes of output]\n"
-    assert ends[0].stderr == b"end\n"
-
-
-def test_who_may_not_write_more_is_stopped(gate, tmp_path):
-    """With its group, whether it goes to a file or nowhere; how much it may, and how to raise that, is in the error."""
-    out = tmp_path / "out"
-    flood = sh(f"trap '' TERM; sleep 1000 9>{gate.path}.up & yes", stdout=out, max_output=1000, strict=True, grace=0.1)
-    begun = DAG([Node("node", flood)]).start(progress=False)
-    gate.listen()
-    error = begun.wait(PATIENCE).node_results["node"].error
-    gate.wait_gone()
-    assert isinstance(error, OutputLimitError)
-    assert (error.limit, error.signal, error.node) == (1000, 9, "node")
-    assert "more than the 1000 bytes of output that it may. Raise max_output" in str(error)
-    assert pickle.loads(pickle.dumps(error)).limit == 1000
-    assert out.read_bytes() == b"y\n" * 500 + b"\n[cut here: more than 1000 bytes of output]\n"
-    for settings in ({"errors": 0}, {"merge": True}, {"capture": 10}):
-        assert isinstance(error_of(sh("yes >&2", max_output=1, strict=True, **settings)), OutputLimitError)
-    assert run(sh("printf 123; printf 123 >&2", max_output=3, strict=True)).status is NodeStatus.COMPLETED
-    assert isinstance(error_of(sh("printf 1234", max_output=3, strict=True)), OutputLimitError)
-    assert run(sh("yes | head -100", strict=True)).status is NodeStatus.COMPLETED, "there is no limit"
-
-
-def test_a_value_that_is_too_long_is_an_error():
-    """Half of an answer must not pass for the whole of it."""
-    assert run(command("printf 12345", capture=5)).result == "12345"
-    assert "Raise capture" in str(error_of(command("printf 123456", capture=5)))
-
-
-def test_a_full_disk_is_told(tmp_path):
-    """The command runs to its end, and then its output is known to be incomplete."""
-    out = tmp_path / "out"
-    error = error_of(sh("head -c 1000000 /dev/zero; echo on >&2", stdout=["/dev/full", out], capture=10))
-    assert error.code == 0
-    assert f"'/dev/full' cannot be written: {os.strerror(errno.ENOSPC)}" in str(error)
-    assert out.stat().st_size == 1_000_000
-
-
-def test_secrets_are_in_nothing_that_is_kept(tmp_path):
-    """Neither in files, values and last words, nor in the line of the command or in why it could not be started."""
-    out = tmp_path / "out"
-    half, rest = SECRET[:5], SECRET[5:]
-    split = f"printf '<{half}'; sleep 0.05; printf '{rest}>'"
-    assert run(command(split, stdout=out, mask=[SECRET])).result == "<*******>"
-    assert out.read_text() == "<*******>"
-    loud = command(f"echo {SECRET} >&2; exit 1", mask=[SECRET])
-    assert SECRET not in repr(loud)
-    error = error_of(loud)
-    assert error.stderr == "*******"
-    assert SECRET not in repr(error)
-    for launch in (
-        Launch(["no-such", SECRET]),
-        Launch([f"/{SECRET}"]),
-        Launch(["true"], cwd=f"/{SECRET}"),
-        Launch(["true"], stdout=f"/{SECRET}/x"),
-    ):
-        error = error_of(Command(lambda launch=launch: msgspec.structs.replace(launch, mask=[SECRET])))
-        assert "*******" in str(error)
-        assert SECRET not in repr(error)
-
-
-# --- stopping ----------------------------------------------------------------------------------------------------------------
-
-
-def test_a_script_that_ignores_the_signal_is_killed_with_its_group(gate):
-    """After its time of grace, and before the run gives its slot to another."""
-    stubborn = sh(holding(gate, "trap '' TERM; sleep 1000 & "), grace=0.1)
-    nodes = [Node("node", stubborn, timeout=0.8), Node("after", command("true"), ["node"])]
-    started = DAG(nodes).start()
-    with watched(gate.meet()) as gone:
-        result = started.wait(PATIENCE)
-        assert gone()
-        gate.wait_gone()  # nor has its child
-    assert result.timed_out == 1
-    assert isinstance(result.node_results["node"].error, TaskTimeoutError)
-    assert result.skipped == 1
-
-
-PARTING = """
-import os, signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-reading, writing = os.pipe()
-if os.fork() == 0:
-    os.close(writing)
-    signal.sigwait([signal.SIGUSR1])
-    os.read(reading, 1)  # until the parent has gone
-    os.write(1, b"child\\n")
-    os._exit(0)
-with open(sys.argv[1], "w") as gate:
-    print(os.getpid(), file=gate, flush=True)
-    signal.sigwait([signal.SIGUSR1])
-os.write(1, b"parent\\n")
-os._exit(5)
-"""
-
-
-def test_what_is_cancelled_may_end_in_its_own_way(gate, tmp_path):
-    """It has its time of grace, also the rest of its group when the first process has gone; what it writes then is in the log."""
-    log = tmp_path / "log"
-    argv = [sys.executable, "-S", "-c", PARTING, f"{gate.path}.up"]
-    task = Command(lambda: Launch(argv, stdout=log, mask=["x"], stop_signal=signal.SIGUSR1, grace=PATIENCE))
-    started = DAG([Node("node", task)]).start()
-    gate.meet()
-    began = time.perf_counter()
-    started.cancel()
-    result = started.wait(PATIENCE)
-    assert time.perf_counter() - began < PATIENCE / 2
-    assert result.cancelled == 1
-    assert log.read_text().split() == ["parent", "child"]
-
-
-def test_a_late_command_frees_its_slot_when_it_is_gone(gate):
-    """With one slot the next one begins behind it, and is not held up for the whole time of grace."""
-    nodes = [Node("late", sh(holding(gate), grace=PATIENCE), timeout=0.8), Node("next", command("echo next"))]
-    started = DAG(nodes).start(max_concurrency=1)
-    gate.meet()
-    result = started.wait(PATIENCE / 2)
-    assert (result.timed_out, result["next"]) == (1, "next")
-
-
-def test_the_end_of_a_run_is_the_end_of_its_processes(gate):
-    """Also of those in their time of grace, for whom nobody waits any more."""
-    with CommandBackend(2) as backend:
-        future = backend.submit(sh(holding(gate, "trap '' TERM;"), grace=0.1))
-        pid = gate.meet()
-        with watched(pid) as gone:
-            backend.close(wait=False)
-            assert gone(0)
-    with pytest.raises(BackendClosedError):
-        future.result(0)
-
-
-def test_what_a_step_leaves_in_its_group_ends_with_it(gate):
-    """A forgotten background job does not hold the step, though it holds its output."""
-    child = f"sh -c 'exec 9>{gate.path}.up; echo $$ >&9; sleep 1000' & read x <{gate.path}.down; echo done"
-    started = DAG([Node("node", sh(child, capture=100))]).start()
-    with watched(gate.meet()) as gone:
-        gate.release("go\n")
-        assert started.wait(PATIENCE)["node"] == "done"
-        assert gone()
-
-
-def test_a_daemon_neither_holds_its_step_nor_ends_with_it(gate):
-    """Who has left the group is meant to stay; its output is read for a moment only, also if it writes all the time."""
-    for does in ("sleep 1000", "yes"):
-        daemon = f"setsid sh -c 'echo $$ >{gate.path}.up; exec {does}' & read x <{gate.path}.down; echo done"
-        began = time.perf_counter()
-        started = DAG([Node("node", sh(daemon, capture=5))]).start()
-        pid = gate.meet()
-        gate.close()
-        with watched(pid) as gone:
-            gate.release("go\n")
-            result = started.wait(PATIENCE)
-            assert result.node_results["node"].status in (
-                NodeStatus.COMPLETED,
-                NodeStatus.FAILED,
-            )  # of `yes` too much came
-            assert time.perf_counter() - began < PATIENCE / 2
-            assert gone(0) is False or does == "yes"  # whose pipe broke
-
-
-def test_processes_do_not_outlive_a_program_that_is_killed(gates, tmp_path):
-    """Not by a handler of ours, for kill -9 asks nobody. The second one begins when the first is known to the watchdog."""
-    first, second = gates(), gates()
-    scripts = [holding(first, "sh -c \"trap '' TERM HUP; sleep 1000\" &"), holding(second)]
-    program = tmp_path / "program.py"
-    program.write_text(
-        textwrap.dedent(f"""
-        from dagrid import DAG, Node, command
-        scripts = {scripts!r}
-        DAG([Node(f"n{{at}}", command(scripts[at])) for at in (0, 1)]).run(max_concurrency=2, progress=False)
-        """)
-    )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    with (
-        subprocess.Popen([sys.executable, str(program)], env=environment) as parent,
-        watched(first.meet()) as gone,
-        watched(second.meet()),
-    ):
-        parent.kill()
-        parent.wait()
-        assert gone()
-        first.wait_gone()  # nor has its child
-
-
-def test_a_program_ends_without_a_word_of_what_watches_its_processes(tmp_path):
-    """In Python's development mode too, which tells of each process that its program has left behind."""
-    program = tmp_path / "program.py"
-    program.write_text("from dagrid import DAG, Node, command\nDAG([Node('a', command('true'))]).run(progress=False)\n")
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    words = [sys.executable, "-X", "dev", str(program)]
-    ended = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    assert ended.stderr == ""
 
 
 # --- many --------------------------------------------------------------------------------------------------------------------

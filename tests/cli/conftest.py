@@ -20,6 +20,26 @@ from dagrid.history import History
 
 PATIENCE = 40.0
 
+NIGHTLY = """
+params: DAY=today
+steps:
+  - name: fetch
+    command: echo "fetched $DAY"
+    output: GOT
+  - name: load
+    command: 'test -e ok || { echo "no ok file" >&2; exit 3; }'
+  - name: report
+    command: echo "report of $GOT"
+"""
+GATE = """
+steps:
+  - {name: before, command: echo before}
+  - name: check
+    command: echo figures
+    approval: {prompt: Are the figures right?, input: [TICKET]}
+  - {name: after, command: 'echo "after $TICKET"'}
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Said:
@@ -56,6 +76,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - before:
         if getattr(sys.modules[name], "__file__", "") and str(work) in str(sys.modules[name].__file__):
             del sys.modules[name]
+
+
+@pytest.fixture
+def files(folder: Path) -> Path:
+    """The folder, with a workflow that fails as long as there is no file `ok`, and one that waits for a person."""
+    (folder / "nightly.yaml").write_text(NIGHTLY)
+    (folder / "gate.yaml").write_text(GATE)
+    return folder
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
 from dagrid.cli.exits import Exit
+from tests.cli.conftest import PATIENCE, appeared, process
 
 NESTED = """
 steps:
@@ -82,6 +84,63 @@ def test_a_person_is_asked_in_what_was_called(dagrid, history, nested, which):
     assert dagrid("approve", *where, "--input", "WHY=so").code == 0
     assert [(nested / name).read_text() for name in ("first", "last", "after")] == ["x\n", "so\n", ""]
     assert {info.status for info in history.runs(children=True)} == {"succeeded"}
+
+
+def test_a_run_waits_for_a_person(dagrid, history, files):
+    """It holds no process: who approves it goes on with it, and what he says is there for the steps behind."""
+    said = dagrid("start", "gate.yaml")
+    assert said.code == Exit.WAITING, said.err
+    assert "Are the figures right?" in said.err
+    (info,) = history.runs()
+    assert info.status == "waiting"
+    status = dagrid("status", "gate", "--json").data
+    assert status["waiting"] == [{"step": "check", "prompt": "Are the figures right?"}]
+    assert dagrid("approve", "gate", "before").code == Exit.USAGE
+    done = dagrid("approve", "gate", "check", "--input", "TICKET=OPS-7")
+    assert done.code == 0, done.err
+    assert dagrid("logs", "gate", "after", "--stdout").out == "after OPS-7\n"
+    late = dagrid("approve", "gate")
+    assert late.code == Exit.USAGE
+    assert "No step of run" in late.err
+
+
+def test_a_person_refuses(dagrid, history, files):
+    """The step has failed for that reason, and so has the run."""
+    assert dagrid("start", "gate.yaml", "-q").code == Exit.WAITING
+    said = dagrid("reject", "gate", "--reason", "the figures are wrong")
+    assert said.code == Exit.FAILED
+    assert "the figures are wrong" in said.err
+    assert history.runs()[0].status == "failed"
+
+
+def test_a_run_that_waits_can_be_stopped(dagrid, history, files):
+    """Nobody performs it, and still it ends; so does one that waits in a queue."""
+    assert dagrid("start", "gate.yaml", "-q").code == Exit.WAITING
+    assert dagrid("stop", "gate", "--json").data["status"] == "aborted"
+    run = dagrid("enqueue", "gate.yaml").out.strip()
+    assert dagrid("stop", run, "--json").data["status"] == "aborted"
+    assert history.queued() == []
+
+
+def test_a_run_that_waits_while_other_steps_are_at_work(dagrid, history, files):
+    """It cannot be answered yet, and it is said why; when they have ended it can."""
+    (files / "both.yaml").write_text(
+        "type: graph\nsteps:\n"
+        "  - {name: check, command: touch asked, approval: {prompt: well?}}\n"
+        "  - {name: long, command: 'until test -e go; do sleep 0.02; done'}\n"
+    )
+    with process("start", "both.yaml") as running:
+        appeared(files / "asked")
+        deadline = time.monotonic() + PATIENCE
+        while not dagrid("status", "both", "--json").data["waiting"]:
+            assert time.monotonic() < deadline
+        said = dagrid("approve", "both")
+        assert said.code == Exit.USAGE
+        assert f"process {running.pid}" in said.err
+        assert "still at work" in said.err
+        (files / "go").touch()
+        assert running.wait(PATIENCE) == Exit.WAITING
+    assert dagrid("approve", "both").code == 0
 
 
 def test_a_person_refuses_in_what_was_called(dagrid, history, nested):

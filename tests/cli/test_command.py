@@ -91,6 +91,32 @@ def test_a_mistake_is_told_to_programs(dagrid):
     assert found.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["history", "--limt", "3", "--json"], "No such option '--limt'"),
+        (["--json", "strat"], "There is no command 'strat'. Did you mean 'start'?"),
+        (["validate", "--json=true"], "Missing argument 'FILES...'"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_told_to_programs_too(dagrid, monkeypatch, arguments, said):
+    """They got words and a usage where any other error was a record; asked by a variable they get it as well."""
+    found = dagrid(*arguments)
+    assert (found.code, found.out) == (Exit.USAGE, "")
+    record = json.loads(found.err)
+    assert said in record["error"]
+    assert record["code"] == 2
+    monkeypatch.setenv("DAGRID_JSON", "true")
+    assert dagrid(*[word for word in arguments if "json" not in word]).err == found.err
+    plain = dagrid(*[word for word in arguments if "json" not in word], "--json=false")
+    assert (plain.code, plain.out + plain.err == found.err) == (Exit.USAGE, False)
+
+
+def test_what_stands_behind_the_dashes_asks_for_nothing(dagrid):
+    """It is for the command that is called, which may have a flag of the same name."""
+    assert dagrid("exec", "--nme", "x", "--", "ls", "--json").err.startswith("dagrid: No such option")
+
+
 @pytest.mark.parametrize("error", [KeyError("oh"), InternalError("a move that is not legal")])
 def test_a_fault_is_told_in_one_line(dagrid, monkeypatch, tmp_path, error):
     """And where the full report is, which a user can send: with the traceback, and without what stood behind the command."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -36,6 +37,37 @@ def test_a_signal_stops_a_workflow(dagrid, history, folder, number):
     assert "long aborted after" in err
     assert (folder / "cancelled").exists()
     assert history.runs()[0].status == "aborted"
+
+
+def test_a_terminal_that_is_closed_stops_what_runs_in_it(history, folder):
+    """Whoever closes the window, or loses the connection: the run was cut off, without its handlers or a word to its steps."""
+    (folder / "long.yaml").write_text(
+        "handlerOn:\n  cancel: {command: touch cancelled}\n"
+        "steps:\n  - {name: only, command: 'trap \"touch told; exit\" TERM; touch there; while :; do sleep 0.05; done'}\n"
+    )
+    terminal, side = pty.openpty()
+    command = ["setsid", "--ctty", sys.executable, "-m", "dagrid", "start", "long.yaml"]
+    with subprocess.Popen(command, stdin=side, stdout=side, stderr=side) as running:
+        os.close(side)
+        appeared(folder / "there")
+        os.close(terminal)
+        assert running.wait(PATIENCE) == Exit.INTERRUPTED
+    assert (folder / "told").exists()
+    assert (folder / "cancelled").exists()
+    assert history.runs()[0].status == "aborted"
+
+
+def test_nohup_keeps_a_run_from_the_end_of_its_terminal(folder):
+    """As it does any other command."""
+    (folder / "long.yaml").write_text(
+        "steps: [{name: only, command: 'touch there; until test -e go; do sleep 0.02; done'}]\n"
+    )
+    command = ["nohup", sys.executable, "-m", "dagrid", "start", "long.yaml"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as running:
+        appeared(folder / "there")
+        running.send_signal(signal.SIGHUP)
+        (folder / "go").touch()
+        assert running.wait(PATIENCE) == 0
 
 
 HANDLED = """\

@@ -1,4 +1,4 @@
-"""Workflows through the real command: start, dry, retry, restart, approve, reject, status, explain, exec, queues, signals."""
+"""Workflows through the real command: start, dry, status, explain, graph, exec, queues, what cannot begin, a full disk."""
 
 from __future__ import annotations
 
@@ -9,42 +9,16 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from dagrid.cli.exits import Exit
 from dagrid.history import About
-from tests.cli.conftest import PATIENCE, appeared, process
+from tests.cli.conftest import NIGHTLY, PATIENCE, appeared, process
 from tests.cli.test_graphs import on_a_terminal
 
-NIGHTLY = """
-params: DAY=today
-steps:
-  - name: fetch
-    command: echo "fetched $DAY"
-    output: GOT
-  - name: load
-    command: 'test -e ok || { echo "no ok file" >&2; exit 3; }'
-  - name: report
-    command: echo "report of $GOT"
-"""
-GATE = """
-steps:
-  - {name: before, command: echo before}
-  - name: check
-    command: echo figures
-    approval: {prompt: Are the figures right?, input: [TICKET]}
-  - {name: after, command: 'echo "after $TICKET"'}
-"""
-
-
-@pytest.fixture(autouse=True)
-def files(folder: Path) -> Path:
-    (folder / "nightly.yaml").write_text(NIGHTLY)
-    (folder / "gate.yaml").write_text(GATE)
-    return folder
+pytestmark = pytest.mark.usefixtures("files")
 
 
 # start
@@ -149,6 +123,51 @@ def test_what_cannot_begin_leaves_nothing(dagrid, history, files, text, argument
     assert history.runs() == []
 
 
+def test_a_script_with_a_secret_in_it_is_left_nowhere(shell, files, tmp_path, monkeypatch):
+    """Its process was killed, and the file stayed in the logs for as long as the run is kept."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("HIDDEN", "s3cret-t0ken")
+    (files / "long.yaml").write_text(
+        "secrets: [{name: KEY, provider: env, key: HIDDEN}]\n"
+        "steps:\n"
+        "  - name: a\n"
+        "    script: |\n"
+        f"      #!{sys.executable}\n"
+        "      key = '${KEY}'\n"
+        "      import os, time\n"
+        "      open('there', 'w').close()\n"
+        "      while not os.path.exists('go'): time.sleep(0.01)\n"
+    )
+    with process("start", "long.yaml") as running:
+        appeared(files / "there")
+        assert [path.stat().st_mode & 0o777 for path in holding("s3cret-t0ken", tmp_path)] == [0o600]
+        running.kill()
+        running.wait(PATIENCE)
+    (files / "go").touch()
+    assert shell("start", "long.yaml").code == 0
+    assert holding("s3cret-t0ken", tmp_path) == []
+    assert list((tmp_path / "tmp").glob("*/*")) == []
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("/")])
+def test_a_script_that_can_be_put_nowhere_fails_its_step(shell, dagrid, files, tmp_path, monkeypatch, make):
+    """The reason and the remedy are said."""
+    make(tmp_path / f"dagrid-{os.getuid()}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (files / "flow.yaml").write_text(
+        "steps: [{name: a, script: echo x, continueOn: failure}, {name: b, command: echo b}]\n"
+    )
+    assert shell("start", "flow.yaml").code == Exit.FAILED
+    (failed, _) = dagrid("status", "flow", "--json").data["steps"]
+    assert "TMPDIR" in failed["error"]
+
+
+def holding(words, folder):
+    """Return the files in which something stands."""
+    return [path for path in folder.rglob("*") if path.is_file() and words.encode() in path.read_bytes()]
+
+
 def test_bytes_that_are_no_text(files, history):
     """As a parameter they are refused; in the name of a file they do no harm."""
     (files / "n.yaml").write_text("steps: [{command: 'true'}]\n")
@@ -201,6 +220,23 @@ def test_a_secret_is_shown_nowhere(shell, files, monkeypatch):
 # dry
 
 
+def test_a_step_that_calls_dagrid_is_told_nothing_that_was_said_to_the_call_around_it(
+    shell, history, files, monkeypatch
+):
+    """Its run had the id, the name and the parameters of the outer one, when variables had said these, and was refused."""
+    (files / "inner.yaml").write_text("params: DAY=today\nsteps: [{name: a, command: 'echo \"$DAY\"', output: D}]\n")
+    (files / "outer.yaml").write_text(
+        f"steps: [{{name: a, command: '{sys.executable} -m dagrid start inner.yaml; env | grep ^DAGRID_'}}]\n"
+    )
+    for name, value in {"RUN_ID": "mine", "NAME": "outer", "PARAMS": "DAY=other", "QUIET": "true"}.items():
+        monkeypatch.setenv(f"DAGRID_{name}", value)
+    assert shell("start", "outer.yaml").code == 0
+    assert sorted((run.name, run.run == "mine") for run in history.runs()) == [("inner", False), ("outer", True)]
+    seen = set(re.findall("(?m)^DAGRID_[A-Z_]+", (history.folder("mine") / "a.out").read_text()))
+    assert seen >= {"DAGRID_HOME", "DAGRID_QUIET"}
+    assert not seen & {"DAGRID_RUN_ID", "DAGRID_NAME", "DAGRID_PARAMS"}
+
+
 def test_what_would_run(dagrid, history, files):
     """Steps by level with what they do, parameters as they would be, and nothing is done or kept."""
     plan = dagrid("dry", "nightly.yaml", "--json", "--", "DAY=monday").data
@@ -220,214 +256,6 @@ def test_what_would_run(dagrid, history, files):
     assert dagrid("dry", "closed.yaml").code == Exit.USAGE
 
 
-# retry and restart
-
-
-def test_retry_goes_on_with_what_did_not_complete(dagrid, history, files):
-    """The same run, with what completed before; from a named step all behind it is done anew."""
-    assert dagrid("start", "nightly.yaml", "-q").code == Exit.FAILED
-    (files / "ok").write_text("")
-    said = dagrid("retry", "nightly", "--json")
-    assert said.code == 0, said.err
-    (info,) = history.runs()
-    assert (said.data["run"], info.status) == (info.run, "succeeded")
-    attempts = {step["name"]: step["attempts"] for step in said.data["steps"]}
-    assert attempts == {"fetch": 1, "load": 2, "report": 1}
-    again = dagrid("retry", "nightly")
-    assert again.code == Exit.USAGE
-    assert "has succeeded" in again.err
-    anew = dagrid("retry", "nightly", "--from", "load", "--json")
-    assert anew.code == 0, anew.err
-    assert {step["name"]: step["attempts"] for step in anew.data["steps"]} == {"fetch": 1, "load": 3, "report": 2}
-    wrong = dagrid("retry", "nightly", "--from", "laod")
-    assert wrong.code == Exit.UNKNOWN
-    assert "Did you mean 'load'?" in wrong.err
-
-
-def test_retry_after_kill_9(dagrid, history, files):
-    """A run whose process was killed is interrupted; what had completed stays, what was under way runs again."""
-    (files / "long.yaml").write_text(
-        "steps:\n"
-        "  - {name: first, command: 'echo first >> ran'}\n"
-        "  - {name: second, command: 'echo second >> ran; touch there; test -e go || sleep 600'}\n"
-        "  - {name: third, command: 'echo third >> ran'}\n"
-    )
-    with process("start", "long.yaml") as running:
-        appeared(files / "there")
-        assert running.stderr is not None
-        assert any("second: started" in line for line in running.stderr)
-        running.kill()
-        running.wait(PATIENCE)
-    assert history.runs()[0].status == "interrupted"
-    told = dagrid("status", "long").out
-    assert "dagrid retry" in told
-    assert re.search(r"second +interrupted +\d+ ms +ran when the process of the run ended\n", told), told
-    assert (
-        "'second' ran when the process of the run ended; dagrid retry runs it again." in dagrid("explain", "long").out
-    )
-    (first, second, third) = dagrid("status", "long", "--json").data["steps"]
-    assert [step["status"] for step in (first, second, third)] == ["completed", "interrupted", "pending"]
-    assert "seconds" not in second
-    (files / "go").write_text("")
-    said = dagrid("retry", "long")
-    assert said.code == 0, said.err
-    assert (files / "ran").read_text().split() == ["first", "second", "second", "third"]
-    assert len(history.runs()) == 1
-
-
-def test_retry_as_often_as_its_process_is_killed(dagrid, history, files):
-    """A person asks for it, also for what is called: it is not taken for what kills whoever performs it."""
-    (files / "long.yaml").write_text(
-        "steps: [{name: call, call: child}]\n"
-        "---\n"
-        "name: child\n"
-        "steps: [{name: s, command: 'touch there.$(ls there.* 2> /dev/null | wc -l); test -e go || sleep 600'}]\n"
-    )
-    for number in range(4):
-        with process(*("retry", history.runs()[0].run) if number else ("start", "long.yaml")) as running:
-            appeared(files / f"there.{number}")
-            running.kill()
-            running.wait(PATIENCE)
-    (files / "go").write_text("")
-    said = dagrid("retry", "long")
-    assert said.code == 0, said.err
-
-
-def test_retry_of_a_run_that_never_began(dagrid, history, files):
-    """Its process was killed before anything ran: it begins, under the id that it had."""
-    (files / "ok").write_text("")
-    about = About(source=str(files / "nightly.yaml"), spec=NIGHTLY, params=("DAY=monday",), more={"folder": str(files)})
-    with history.begin("nightly", about) as place:
-        run = place.run_id
-    assert history.info(run).status == "interrupted"
-    said = dagrid("retry", run)
-    assert said.code == 0, said.err
-    assert history.info(run).status == "succeeded"
-    assert dagrid("logs", run, "fetch", "--stdout").out == "fetched monday\n"
-
-
-def test_a_retry_that_is_refused_takes_nothing_away(dagrid, history, files):
-    """A run that never began is all that is left of what somebody wanted: its id, its parameters, its text. A retry that cannot
-    begin it either leaves it, says why, and the next one may find the remedy in place.
-    """
-    text = "dotenv: [settings.env]\nsteps: [{name: only, command: 'echo $ANSWER'}]\n"
-    queued = history.enqueue("reads", About(queue="q", source="reads.yaml", spec=text, more={"folder": str(files)}))
-    graph = history.enqueue(
-        "later", About(kind="graph", queue="q", source="flows_of_later:dag", more={"folder": str(files)})
-    )
-    for run in (queued, graph):
-        history.dequeue(run)
-    (files / "settings.env").mkdir()  # it cannot be read
-    before = history.about(queued)
-    for run in (queued, graph):
-        for _ in range(2):
-            assert dagrid("retry", run).code == Exit.USAGE
-    assert {info.run: info.status for info in history.runs()} == {queued: "failed", graph: "aborted"}
-    assert (history.about(queued).spec, history.about(queued).queue) == (before.spec, "q")
-    assert "could not be started" in (history.folder(queued) / "run.log").read_text()
-    (files / "settings.env").rmdir()
-    (files / "settings.env").write_text("ANSWER=42\n")
-    (files / "flows_of_later.py").write_text("from dagrid import DAG, Node\ndag = DAG([Node('only', fn=int)])\n")
-    for run in (queued, graph):
-        assert dagrid("retry", run).code == 0
-    assert dagrid("logs", queued, "only", "--stdout").out == "42\n"
-    assert {info.status for info in history.runs()} == {"succeeded"}
-
-
-def test_what_may_not_be_chosen_is_refused_before_it_waits(dagrid, history, files):
-    """Whoever enqueues it hears so at once, and not whoever looks for its result."""
-    (files / "fixed.yaml").write_text(
-        "runConfig: {disableParamEdit: true, disableRunIdEdit: true}\nparams: A=1\nsteps: [{name: a, command: echo $A}]"
-    )
-    for chosen, wrong in ((("--run-id", "mine"), "the id of a run"), (("--", "A=2"), "its parameters")):
-        said = dagrid("enqueue", "fixed.yaml", *chosen)
-        assert said.code == Exit.USAGE
-        assert f"{wrong} may not be" in said.err
-    assert history.runs() == []
-    assert dagrid("enqueue", "fixed.yaml").code == 0
-    assert dagrid("start", "--next", "fixed").code == 0
-
-
-def test_a_run_in_a_queue_is_not_retried(dagrid, history, files):
-    """It has not failed, and whoever serves the queue would perform it as well."""
-    run = history.enqueue("nightly", About(queue="q", source="nightly.yaml", spec=NIGHTLY, more={"folder": str(files)}))
-    said = dagrid("retry", run)
-    assert said.code == Exit.USAGE
-    assert "dequeue" in said.err
-    assert history.info(run).status == "queued"
-
-
-def test_restart_is_a_new_run(dagrid, history, files):
-    """Of the file as it is now, with the parameters of then."""
-    assert dagrid("start", "nightly.yaml", "-q", "--", "DAY=monday").code == Exit.FAILED
-    (files / "nightly.yaml").write_text("params: DAY\nsteps: [{name: new, command: 'echo new $DAY'}]\n")
-    assert dagrid("restart", "nightly").code == 0
-    new, old = history.runs()
-    assert (new.status, old.status) == ("succeeded", "failed")
-    assert dagrid("logs", "nightly", "new", "--stdout").out == "new monday\n"
-    # Where the file is gone, what it was is known.
-    (files / "nightly.yaml").unlink()
-    assert dagrid("restart", "nightly").code == 0
-    assert dagrid("start", "--from-run-id", old.run, "-q").code == Exit.FAILED
-
-
-def test_restart_means_the_same_file_from_another_folder(dagrid, history, files, monkeypatch):
-    """There may be another workflow of that name where somebody types the command, and nobody has asked for that."""
-    assert dagrid("start", "nightly.yaml", "-q").code == Exit.FAILED
-    (files / "elsewhere").mkdir()
-    (files / "elsewhere" / "nightly.yaml").write_text("steps: [echo other]\n")
-    (files / "nightly.yaml").write_text("steps: [echo changed]\n")
-    monkeypatch.chdir(files / "elsewhere")
-    assert dagrid("restart", "nightly").code == 0
-    run = history.runs()[0].run
-    assert history.about(run).source == str(files / "nightly.yaml")
-    assert dagrid("logs", run, "cmd_1").out == "changed\n"
-
-
-def test_what_was_called_is_started_anew_by_itself(dagrid, history, files):
-    """It is one document of a file of several: all of that file ran once more, under the name of what was called."""
-    (files / "two.yaml").write_text(
-        "steps:\n  - {name: only, call: inner, params: X=then}\n  - touch outer\n"
-        "---\nname: inner\nparams: X=never\nsteps: ['echo $X >> ran']\n"
-    )
-    assert dagrid("start", "two.yaml").code == 0
-    (files / "outer").unlink()
-    assert dagrid("restart", "inner").code == 0
-    assert dagrid("retry", "inner", "--from", "cmd_1").code == 0
-    assert dagrid("start", "--from-run-id", "inner").code == 0
-    assert (files / "ran").read_text().split() == ["then"] * 4
-    assert [info.name for info in history.runs()] == ["inner", "inner", "two"]
-    assert not (files / "outer").exists()
-    # Where the file has it no more, there is nothing to be started.
-    (files / "two.yaml").write_text("steps: [touch outer]\n---\nname: iner\nsteps: ['true']\n")
-    said = dagrid("restart", "inner")
-    assert (said.code, "Did you mean 'iner'?" in said.err) == (Exit.UNKNOWN, True)
-
-
-def test_restart_stops_what_waits(dagrid, history, files):
-    """A person was still asked, and a queue still had the run, beside the one that was to take its place."""
-    (files / "ask.yaml").write_text("steps: [{name: a, command: 'true', approval: {prompt: well?}}]\n")
-    assert dagrid("start", "ask.yaml").code == Exit.WAITING
-    assert dagrid("restart", "ask").code == Exit.WAITING
-    assert dagrid("enqueue", "nightly.yaml").code == 0
-    assert dagrid("restart", "nightly").code == Exit.FAILED
-    stands = [(info.name, info.status) for info in history.runs()]
-    assert stands == [("nightly", "failed"), ("nightly", "aborted"), ("ask", "waiting"), ("ask", "aborted")]
-
-
-def test_restart_stops_what_goes_on(dagrid, history, files):
-    """The old run is over before the new one begins."""
-    (files / "long.yaml").write_text(
-        "steps:\n  - {name: only, command: 'test -e there || { touch there; sleep 600; }'}\n"
-    )
-    with process("start", "long.yaml") as running:
-        appeared(files / "there")
-        said = dagrid("restart", "long")
-        assert said.code == 0, said.err
-        assert running.wait(PATIENCE) == Exit.INTERRUPTED
-    assert [info.status for info in history.runs()] == ["succeeded", "aborted"]
-
-
 def test_how_long_a_step_has_been_going_on(dagrid, files):
     """Programs are told the same as people: seconds until now, while it has no end."""
     (files / "long.yaml").write_text("steps:\n  - {name: only, command: 'sleep 0.2; touch there; sleep 600'}\n")
@@ -438,78 +266,6 @@ def test_how_long_a_step_has_been_going_on(dagrid, files):
         assert 0.2 <= step["seconds"] < PATIENCE
         running.send_signal(signal.SIGTERM)
         assert running.wait(PATIENCE) == Exit.INTERRUPTED
-
-
-def test_a_run_that_is_performed_is_not_taken_away(dagrid, history, files):
-    """Whoever retries it is told which process has it."""
-    (files / "long.yaml").write_text("steps:\n  - {name: only, command: 'touch there; sleep 600'}\n")
-    with process("start", "long.yaml") as running:
-        appeared(files / "there")
-        said = dagrid("retry", "long")
-        assert said.code == Exit.USAGE
-        assert f"process {running.pid}" in said.err
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(PATIENCE) == Exit.INTERRUPTED
-
-
-# a person
-
-
-def test_a_run_waits_for_a_person(dagrid, history):
-    """It holds no process: who approves it goes on with it, and what he says is there for the steps behind."""
-    said = dagrid("start", "gate.yaml")
-    assert said.code == Exit.WAITING, said.err
-    assert "Are the figures right?" in said.err
-    (info,) = history.runs()
-    assert info.status == "waiting"
-    status = dagrid("status", "gate", "--json").data
-    assert status["waiting"] == [{"step": "check", "prompt": "Are the figures right?"}]
-    assert dagrid("approve", "gate", "before").code == Exit.USAGE
-    done = dagrid("approve", "gate", "check", "--input", "TICKET=OPS-7")
-    assert done.code == 0, done.err
-    assert dagrid("logs", "gate", "after", "--stdout").out == "after OPS-7\n"
-    late = dagrid("approve", "gate")
-    assert late.code == Exit.USAGE
-    assert "No step of run" in late.err
-
-
-def test_a_person_refuses(dagrid, history):
-    """The step has failed for that reason, and so has the run."""
-    assert dagrid("start", "gate.yaml", "-q").code == Exit.WAITING
-    said = dagrid("reject", "gate", "--reason", "the figures are wrong")
-    assert said.code == Exit.FAILED
-    assert "the figures are wrong" in said.err
-    assert history.runs()[0].status == "failed"
-
-
-def test_a_run_that_waits_can_be_stopped(dagrid, history):
-    """Nobody performs it, and still it ends; so does one that waits in a queue."""
-    assert dagrid("start", "gate.yaml", "-q").code == Exit.WAITING
-    assert dagrid("stop", "gate", "--json").data["status"] == "aborted"
-    run = dagrid("enqueue", "gate.yaml").out.strip()
-    assert dagrid("stop", run, "--json").data["status"] == "aborted"
-    assert history.queued() == []
-
-
-def test_a_run_that_waits_while_other_steps_are_at_work(dagrid, history, files):
-    """It cannot be answered yet, and it is said why; when they have ended it can."""
-    (files / "both.yaml").write_text(
-        "type: graph\nsteps:\n"
-        "  - {name: check, command: touch asked, approval: {prompt: well?}}\n"
-        "  - {name: long, command: 'until test -e go; do sleep 0.02; done'}\n"
-    )
-    with process("start", "both.yaml") as running:
-        appeared(files / "asked")
-        deadline = time.monotonic() + PATIENCE
-        while not dagrid("status", "both", "--json").data["waiting"]:
-            assert time.monotonic() < deadline
-        said = dagrid("approve", "both")
-        assert said.code == Exit.USAGE
-        assert f"process {running.pid}" in said.err
-        assert "still at work" in said.err
-        (files / "go").touch()
-        assert running.wait(PATIENCE) == Exit.WAITING
-    assert dagrid("approve", "both").code == 0
 
 
 # status and explain
@@ -676,6 +432,23 @@ def test_two_homes_with_one_database(dagrid, postgres, tmp_path, files, monkeypa
     (files / "ok").write_text("")
     assert dagrid("retry", "nightly").code == 0
     assert [step["status"] for step in dagrid("status", "nightly", "--json").data["steps"]] == ["completed"] * 3
+
+
+@pytest.mark.engine
+def test_a_step_that_calls_dagrid_has_the_store_and_shows_no_password(
+    shell, dagrid, postgres, tmp_path, files, monkeypatch
+):
+    """The run that it starts is in the same database; its environment is printed with the password masked."""
+    monkeypatch.setenv("DAGRID_STORE", postgres.url(tmp_path))
+    command = f"{sys.executable} -m dagrid exec -N inner -- sh -c env"
+    (files / "outer.yaml").write_text(f"steps: [{{name: a, command: '{command}; env'}}]\n")
+    assert shell("start", "outer.yaml").code == 0
+    assert {one["name"] for one in dagrid("history", "--json").data} == {"outer", "inner"}
+    for run in ("outer", "inner"):
+        (step,) = dagrid("status", run, "--json").data["steps"]
+        said = dagrid("logs", run, step["name"]).out
+        assert "DAGRID_STORE=postgresql://" in said
+        assert "open-sesame" not in said
 
 
 def test_a_workflow_on_a_terminal(files):

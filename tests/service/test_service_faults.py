@@ -126,6 +126,33 @@ def test_a_run_is_stopped_while_its_coordinator_is_away(fleet, tmp_path):
     until(lambda: not os.path.exists(f"/proc/{pid}"), "the end of the step")
 
 
+def test_a_run_is_not_performed_beside_workers_that_it_had_borrowed(fleet, tmp_path):
+    """`dagrid start --coordinator.host` is killed: its step ran a second time, here, beside the first, as explain had said."""
+    step = f"echo begun >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done"
+    (tmp_path / "flow.yaml").write_text(
+        f"steps: [{{call: sub}}]\n---\nname: sub\nsteps: [{{name: a, command: '{step}'}}]\n"
+    )
+    home = tmp_path / "home"
+    place = ["--coordinator.host=127.0.0.1", f"--coordinator.port={fleet.port}"]
+
+    def dagrid(*arguments):
+        words = [sys.executable, "-m", "dagrid", *arguments, "--dagrid-home", str(home)]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+    words = ["start", str(tmp_path / "flow.yaml"), "--dagrid-home", str(home), *place]
+    with subprocess.Popen([sys.executable, "-m", "dagrid", *words], stderr=subprocess.DEVNULL) as started:
+        until(lambda: done(tmp_path), "the step")
+        started.kill()
+    told = dagrid("explain", "sub").stdout
+    assert "and may go on there; dagrid retry with the --coordinator.host of that worker goes on with it." in told
+    refused = dagrid("retry", "flow")
+    assert (refused.returncode, done(tmp_path)) == (2, {"begun": 1})
+    assert "Name that coordinator, --coordinator.host, or take the run over: --take-over." in refused.stderr
+    (tmp_path / "go").touch()
+    assert dagrid("retry", "flow", *place).returncode == 0
+    assert done(tmp_path) == {"begun": 1}
+
+
 def test_a_run_is_not_performed_beside_workers_whose_coordinator_is_away(fleet, tmp_path):
     """Somebody sees that it is interrupted, and types `dagrid retry`: the step ran a second time, here, beside the first."""
     step = f"echo begun >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done"

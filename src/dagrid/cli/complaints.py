@@ -8,6 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from time import strftime
 
@@ -16,6 +17,7 @@ import click
 from dagrid.cli.exits import Exit, exit_of_error
 from dagrid.cli.options import last_call
 from dagrid.cli.output import ReaderGoneError
+from dagrid.config import Config
 from dagrid.errors import DagridError, InternalError, WorkflowError
 
 ISSUES = "the maintainers of dagrid"
@@ -24,7 +26,7 @@ ISSUES = "the maintainers of dagrid"
 def told(error: BaseException, arguments: Sequence[str]) -> int:
     """Tell of the error that ends a command, and return the exit code."""
     if isinstance(error, click.ClickException):
-        return _refused(error)
+        return _refused(error, arguments)
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         _complain("interrupted", error, Exit.INTERRUPTED)
         return Exit.INTERRUPTED
@@ -49,9 +51,13 @@ def _words(error: BaseException) -> str:
     return "\n".join([str(error) or type(error).__name__, *notes])
 
 
-def _refused(error: click.ClickException) -> int:
+def _refused(error: click.ClickException, arguments: Sequence[str]) -> int:
+    """Tell what is wrong with a command line. No call has been made of it, so it is asked itself whether JSON is wanted."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         sys.stdout.write(f"{error.format_message()}\n")
+        return Exit.USAGE
+    if _asks_for_json(arguments):
+        _record(error.format_message(), error, Exit.USAGE)
         return Exit.USAGE
     context = error.ctx if isinstance(error, click.UsageError) else None
     sys.stderr.write(f"dagrid: {error.format_message()}\n")
@@ -60,18 +66,32 @@ def _refused(error: click.ClickException) -> int:
     return Exit.USAGE
 
 
+def _asks_for_json(arguments: Sequence[str]) -> bool:
+    said = [word for word in takewhile(lambda word: word != "--", arguments) if word in ("--json", "--no-json")]
+    if said:
+        return said[-1] == "--json"
+    try:
+        return bool(Config()["json"])
+    except DagridError:  # the settings are wrong too
+        return False
+
+
 def _complain(words: str, error: BaseException, code: int) -> None:
     if _said("json"):
-        record = {"error": words, "kind": type(error).__name__, "code": int(code)}
-        if isinstance(error, WorkflowError):
-            record["problems"] = [one._asdict() for one in error.problems]
-        sys.stderr.write(json.dumps(record, ensure_ascii=False) + "\n")
+        _record(words, error, code)
         return
     # The lines of a workflow's problems begin with their places already.
     lead = "" if isinstance(error, WorkflowError) else "dagrid: "
     sys.stderr.write(f"{lead}{words}\n")
     if _said("debug"):
         traceback.print_exception(error)
+
+
+def _record(words: str, error: BaseException, code: int) -> None:
+    record = {"error": words, "kind": type(error).__name__, "code": int(code)}
+    if isinstance(error, WorkflowError):
+        record["problems"] = [one._asdict() for one in error.problems]
+    sys.stderr.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _said(name: str) -> bool:

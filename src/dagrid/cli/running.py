@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -74,9 +75,10 @@ class Watched:
 
 @contextmanager
 def stoppable() -> Iterator[HeldInterrupts]:
-    """Let SIGTERM do what Ctrl-C does, and hold both back: they come through only while `attend` waits.
+    """Let SIGTERM, and the end of the terminal, do what Ctrl-C does, and hold all of them back but while `attend` waits.
 
     A shell that is no terminal starts what it starts in the background deaf to Ctrl-C; such a process hears SIGTERM all the same.
+    One that was started by nohup does not hear that its terminal ends.
     """
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -91,8 +93,19 @@ def stoppable() -> Iterator[HeldInterrupts]:
             now: Any = signal.getsignal(signal.SIGINT)  # who holds Ctrl-C back holds this back too
             now(*late)
 
+        terminals = [number for number in (1, 2) if os.isatty(number)]
+
+        def hung_up(*late: Any) -> None:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it comes from the shell and from the system
+            for number in terminals:
+                if not os.isatty(number):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            as_ctrl_c(*late)
+
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
         before[signal.SIGTERM] = signal.signal(signal.SIGTERM, as_ctrl_c)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hung_up)
     try:
         with HeldInterrupts() as held:
             yield held

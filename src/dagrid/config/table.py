@@ -425,6 +425,14 @@ SETTINGS = (
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 BY_KEY = {setting.key: setting for setting in SETTINGS}
+_OF_ONE_CALL = (
+    *("params", "name", "run_id", "from_run_id", "trigger_type", "next", "queue", "priority", "dag_run", "step"),
+    *("take_over", "input", "reason", "history.", "logs.", "graph.", "exec.", "cleanup."),
+)
+VARIABLES_OF_ONE_CALL = frozenset(
+    one.variable for one in SETTINGS if one.name in _OF_ONE_CALL or f"{one.name.partition('.')[0]}." in _OF_ONE_CALL
+)
+"""Those that say what one call is to do, and nothing of where: a call within a run is told none of them."""
 
 
 def settings_of(command: str) -> list[Setting]:

@@ -73,9 +73,9 @@ _STATUS = {int(code): NodeStatus(code.name.lower()) for code in Status}
 class NodeResult(msgspec.Struct, frozen=True):
     """What became of one node.
 
-    `started` and `ended` are seconds since the run began, of the last attempt and measured where it ran; `reason` says why there
-    is no value, or where a value came from that was not made in this run; `note` how a node that completed got its value, where
-    there is something to say, such as that it was kept.
+    `worker` is the one that has it, or had it last; `started` and `ended` are seconds since the run began, of the last attempt
+    and measured where it ran; `reason` says why there is no value, or where a value came from that was not made in this run;
+    `note` how a node that completed got its value, where there is something to say, such as that it was kept.
     """
 
     name: str
@@ -372,7 +372,7 @@ class ExecutionResult:
             value,
             self._error(node),
             state.number_of(node) + (1 if ran else 0),
-            worker.name if worker is not None and ran else "",
+            worker.name if worker is not None and (ran or status == Status.QUEUED) else "",
             state.started[node] - self._began if ran else 0.0,
             state.ended[node] - self._began if ran and status >= Status.COMPLETED else 0.0,
             self._reason(node),

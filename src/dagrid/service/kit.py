@@ -24,7 +24,7 @@ from dagrid.workflow import File
 from dagrid.workflow.context import CURRENT, Context, Spec, StepEnd, Traceparents
 from dagrid.workflow.known import Known
 from dagrid.workflow.model import Handlers, Workflow, place, said
-from dagrid.workflow.surroundings import default_shell, passed
+from dagrid.workflow.surroundings import default_shell, handed_secrets, passed
 from dagrid.workflow.variables import environment
 
 LOGS = "logs"
@@ -96,7 +96,7 @@ class WorkflowKit:
                 given=self.given,
                 variables=variables,
                 environment=environment(caller, variables, passed(os.environ)),
-                secrets=self.secrets,
+                secrets=(*self.secrets, *handed_secrets(os.environ)),
                 folder=os.path.normpath(os.path.join(base, self.folder)),
                 shell=workflow.shell or default_shell(os.environ),
                 labels=labels,

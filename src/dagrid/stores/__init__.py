@@ -9,8 +9,8 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, TypeGuard
 
 from dagrid.errors import StoreError
+from dagrid.masking import without_password
 from dagrid.ports import Artifacts, Store
-from dagrid.stores.refusals import masked
 
 if TYPE_CHECKING:
     from dagrid.stores.postgres import PostgresArtifacts, PostgresStore
@@ -41,7 +41,7 @@ def open_store(place: str | PathLike[str]) -> Store:
     path = text.removeprefix("sqlite:///")
     if path == text and ("://" in text or not text.endswith(SUFFIXES)):
         raise StoreError(
-            f"{masked(text)!r} is no store. Give a path that ends in {', '.join(SUFFIXES)}, 'sqlite:///' and a path, "
+            f"{without_password(text)!r} is no store. Give a path that ends in {', '.join(SUFFIXES)}, 'sqlite:///' and a path, "
             f"'postgresql://user@host/database', or 'memory://'."
         )
     from dagrid.stores.sqlite import SQLiteStore
@@ -100,9 +100,9 @@ def _kinds(url: str) -> tuple[type[PostgresStore], type[PostgresArtifacts]]:
         from dagrid.stores.postgres import PostgresArtifacts, PostgresStore
     except ImportError as error:
         raise StoreError(
-            f"{masked(url)} needs psycopg, which cannot be imported ({error}): pip install 'dagrid[postgres]'"
+            f"{without_password(url)} needs psycopg, which cannot be imported ({error}): pip install 'dagrid[postgres]'"
         ) from error
     return PostgresStore, PostgresArtifacts
 
 
-__all__ = ["is_postgres", "masked", "open_artifacts", "open_postgres", "open_store"]
+__all__ = ["is_postgres", "open_artifacts", "open_postgres", "open_store"]

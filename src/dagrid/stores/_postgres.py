@@ -22,6 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from dagrid.errors import StoreError, StoreVersionError
 from dagrid.interrupts import pressed_for
+from dagrid.masking import without_password
 from dagrid.stores import refusals
 from dagrid.stores.statements import Migration, migrations, statements
 
@@ -77,7 +78,7 @@ def address_of(url: str) -> Address:
     misread = "@" in f"{parameters.get('host', '')}{parameters.get('dbname', '')}"
     if misread or not all(port.isdigit() or not port for port in ports):
         raise StoreError(
-            f"{refusals.masked(url)} is no PostgreSQL URL. Write postgresql://user@host:port/database, with %40, %2F and so on "
+            f"{without_password(url)} is no PostgreSQL URL. Write postgresql://user@host:port/database, with %40, %2F and so on "
             "for special characters in a password."
         ) from None
     user, host, port, name = (str(parameters.get(key) or "") for key in ("user", "host", "port", "dbname"))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dagrid.errors import StoreError
-from dagrid.stores.refusals import check_key, masked
+from dagrid.masking import without_password
+from dagrid.stores.refusals import check_key
 
 # In these places what is written appears when it is whole; in all others it is written beside its place and moved there.
 _WHOLE = frozenset(
@@ -100,15 +101,15 @@ class FsspecArtifacts:
             import fsspec
         except ImportError as error:
             raise StoreError(
-                f"{masked(url)} needs fsspec, which is not installed: pip install 'dagrid[fsspec]'"
+                f"{without_password(url)} needs fsspec, which is not installed: pip install 'dagrid[fsspec]'"
             ) from error
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
-            raise StoreError(f"{masked(url)} needs a package that is not installed: {error}") from error
+            raise StoreError(f"{without_password(url)} needs a package that is not installed: {error}") from error
         except ValueError as error:
             raise StoreError(
-                f"{masked(url)} is no place for artifacts: {error}. Give a folder or another URL."
+                f"{without_password(url)} is no place for artifacts: {error}. Give a folder or another URL."
             ) from error
         kind = self._files.protocol
         self._whole = not _WHOLE.isdisjoint([kind] if isinstance(kind, str) else kind)
@@ -116,7 +117,7 @@ class FsspecArtifacts:
     def put(self, key: str, data: bytes) -> None:
         """Keep data under a key, whole or not at all; see `dagrid.ports.Artifacts`."""
         path = self._path(key)
-        with _told(key, masked(self.url)):
+        with _told(key, without_password(self.url)):
             if self._whole:
                 self._files.pipe_file(path, data)
                 return
@@ -134,7 +135,7 @@ class FsspecArtifacts:
     def get(self, key: str) -> bytes | None:
         """Return what is kept under a key, or None."""
         path = self._path(key)
-        with _told(key, masked(self.url)):
+        with _told(key, without_password(self.url)):
             try:
                 data: Any = self._files.cat_file(path)
             except FileNotFoundError:
@@ -144,7 +145,7 @@ class FsspecArtifacts:
     def delete(self, key: str) -> None:
         """Forget a key, if it is there."""
         path = self._path(key)
-        with _told(key, masked(self.url)):
+        with _told(key, without_password(self.url)):
             try:
                 self._files.rm_file(path)
             except FileNotFoundError:
@@ -153,7 +154,7 @@ class FsspecArtifacts:
     def clear(self, key: str) -> None:
         """Forget every key under `key/`; what others have put there stays."""
         check_key(key)
-        with _told(key, masked(self.url)):
+        with _told(key, without_password(self.url)):
             for path in self._files.find(f"{self._root.rstrip('/')}/{key}"):
                 if path.rpartition("/")[2].startswith(("@", "~")):
                     self._files.rm_file(path)

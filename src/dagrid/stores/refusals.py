@@ -16,8 +16,6 @@ from dagrid.errors import (
 )
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*")
-_PASSWORD = re.compile(r"(?<=://)([^:/?#@]*):.*@", re.DOTALL)
-_SECRET = re.compile(r"(?<=[?&]password=)[^&]*")
 # Among so many of the newest runs a name is looked for that resembles an unknown one.
 SEARCHED = 200
 
@@ -112,8 +110,3 @@ def check_key(key: str) -> None:
             f"{key!r} is no key. A key is made of letters a to z, digits, '-', '_' and '.', in parts with '/' between them; "
             f"no part is empty, '.' or '..'."
         )
-
-
-def masked(url: str) -> str:
-    """Return a URL as it may be shown: with `***` in place of a password."""
-    return _SECRET.sub("***", _PASSWORD.sub(r"\1:***@", url))

@@ -212,6 +212,15 @@ def packed(value: Any) -> bytes:
         return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
 
 
+def named(error: BaseException) -> str:
+    """Return an exception in one sentence: its type, and what it says unless it fails to."""
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001  # whatever the user's type raises
+        said = ""
+    return f"{type(error).__name__}{': ' if said else ''}{said}"
+
+
 def told(error: BaseException, frames: slice) -> str:
     """Return an exception as Python tells it, with these frames of it."""
     import traceback  # nobody needs it as long as all goes well
@@ -258,7 +267,7 @@ class Performer:
             function = found(name)
         except Exception as error:  # noqa: BLE001  # whatever the user's module raises when it is imported
             sys.stderr.write(told(error, slice(-1, None)))
-            return "error", f"{name} cannot be called: {type(error).__name__}: {error}", 1, False
+            return "error", f"{name} cannot be called: {named(error)}", 1, False
         try:
             args, kwargs = pickle.loads(asked["arguments"])
             if asked["values"]:
@@ -280,7 +289,7 @@ class Performer:
             if step_error is not None and isinstance(error, step_error):
                 return "error", error.message, error.code, error.retryable
             sys.stderr.write(told(error, slice(1, None)))
-            return "error", f"{name} raised {type(error).__name__}: {error}", 1, True
+            return "error", f"{name} raised {named(error)}", 1, True
 
     def _move(self, asked: dict[str, Any]) -> None:
         """Go to the folder and the environment of a step."""

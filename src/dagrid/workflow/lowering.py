@@ -90,17 +90,20 @@ class _Lowering:
     def graph(self) -> DAG:
         nodes = []
         before: tuple[str, ...] = ()
+        first: tuple[str, ...] = ()
         roles = dict(handlers(self.workflow))
         init = roles.pop("init", None)
         if init is not None:
             name = _free("init", self.taken)
             nodes.append(self._node(init, name, (), ()))
             before = (name,)
+            first = before if _leaves(init) else ()
+            self.refs[name] = Ref(name)
         readable = self._readable()
         for step in self.workflow.steps:
             waits = self.waits[step.name] or before
-            nodes.append(self._node(step, step.name, waits, readable[step.name]))
-        leaving = tuple(step.name for step in self.workflow.steps if _leaves(step))
+            nodes.append(self._node(step, step.name, waits, (*first, *readable[step.name])))
+        leaving = (*first, *(step.name for step in self.workflow.steps if _leaves(step)))
         for role, step in roles.items():
             if role in HANDLER_NAMES:
                 nodes.append(self._node(step, _free(role, self.taken), (), leaving, role))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, Exit, Launch
+from dagrid.config.table import VARIABLES_OF_ONE_CALL
 from dagrid.errors import ParameterError, Problem, StepError, WorkflowError
-from dagrid.masking import masked
+from dagrid.masking import masked, passwords
 from dagrid.workflow import parameters
 from dagrid.workflow.context import Context, Logs, Selector, StartChild
 from dagrid.workflow.dotenv import read_dotenv
@@ -71,10 +72,10 @@ def surround(
     maker = _Maker(file, workflow)
     special = {"DAG_NAME": workflow.name, "DAG_RUN_ID": logs.run_id, "DAG_RUN_LOG_FILE": os.fspath(logs.log)}
     secrets = dict(maker.secrets())
-    own = {one for value in secrets.values() for one in _parts(value)}
-    hidden = tuple(sorted(own.union(mask), key=len, reverse=True))
-    maker.mask = hidden
     system = os.environ
+    own = {one for value in secrets.values() for one in _parts(value)}
+    hidden = tuple(sorted(own.union(handed_secrets(system), mask), key=len, reverse=True))
+    maker.mask = hidden
     dotenv = maker.dotenv([special, secrets, system])
     arguments = parameters.apply(workflow.params, given)
     literal = {one.name: one.value for one in arguments if one.is_literal}
@@ -106,8 +107,14 @@ def passed(system: Mapping[str, str]) -> dict[str, str]:
     return {
         name: system[name]
         for name in system
-        if name in PASSED or (name.startswith(PASSED_PREFIXES) and not name.endswith(NOT_PASSED))
+        if name in PASSED
+        or (name.startswith(PASSED_PREFIXES) and not name.endswith(NOT_PASSED) and name not in VARIABLES_OF_ONE_CALL)
     }
+
+
+def handed_secrets(system: Mapping[str, str]) -> set[str]:
+    """Return what is secret in an environment although it is passed on: the passwords in URLs, such as that of a store."""
+    return {one for value in passed(system).values() for password in passwords(value) for one in _parts(password)}
 
 
 def default_shell(system: Mapping[str, str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagrid.cli.calls import Call
-from dagrid.cli.fleets import backend_of, fleet_of, left_alone
+from dagrid.cli.fleets import backend_of, coordinator_of, fleet_of, left_alone, with_workers
 from dagrid.cli.launching import left_to_coordinator, queued_anew, refuse_backend, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
@@ -61,6 +61,7 @@ def retry_command(call: Call, run: str | None) -> int:
         if history.tell(RETRY, info.run, roots):
             return left_to_coordinator(call, info.run)
         _refuse_beside_workers(call, info)
+    _refuse_beside_borrowed(call, info)
     if history.about(info.run).kind == "graph":
         return _go_on_with_graph(call, info, again=again, roots=roots)
     return _go_on(call, info, again=again, roots=roots)
@@ -77,6 +78,27 @@ def _refuse_beside_workers(call: Call, info: RunInfo) -> None:
             f"The coordinator of {call.config.home} that performed run {info.run!r} is gone, and its workers may go on with the "
             f"steps. Start a coordinator of that home, which goes on with the run by itself, or take it over: --take-over."
         )
+
+
+def _refuse_beside_borrowed(call: Call, info: RunInfo) -> None:
+    """Refuse to perform here what workers may still perform that the run had borrowed.
+
+    Raises:
+        RunHeldError: a step was with one of them, no coordinator is named, and nobody has said that the run is to be taken over.
+    """
+    if info.status != INTERRUPTED or call.config["take_over"] or coordinator_of(call) is not None:
+        return
+    from dagrid.assemble import view
+
+    history = call.history
+    for one in (info, *history.children(info.run)):
+        if one.status != INTERRUPTED or history.about(one.run).kind != "workflow" or not history.has_begun(one.run):
+            continue
+        for step, worker in with_workers(view(history.checkpoint, one.run)).items():
+            raise RunHeldError(
+                f"Step {step!r} of run {one.run!r} was with worker {worker!r} of a coordinator when the process of the run "
+                f"ended, and may go on there. Name that coordinator, --coordinator.host, or take the run over: --take-over."
+            )
 
 
 @command(

@@ -81,9 +81,8 @@ def _shown(value: Value) -> str:
 
 def _masked(value: Value) -> Any:
     """Return a value that may be secret as it may be shown: a URL without its password, anything else not at all."""
-    from dagrid.masking import MASK
-    from dagrid.stores import masked
+    from dagrid.masking import MASK, without_password
 
     if not value.value:
         return value.value
-    return masked(value.value) if "://" in str(value.value) else MASK
+    return without_password(value.value) if "://" in str(value.value) else MASK

@@ -7,6 +7,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.calls import Call
+from dagrid.cli.fleets import with_workers
 from dagrid.cli.options import command
 from dagrid.cli.output import plain, took
 from dagrid.cli.running import BAD, error_of, has_times, step_record
@@ -30,6 +31,7 @@ NEVER_BEGAN = {
     "aborted": "It was taken out of its queue before it began: dagrid retry begins it.",
 }
 CUT_OFF = "ran when the process of the run ended"
+PUT_OFF = "waited for its next try when the process of the run ended"
 
 
 @command(
@@ -132,9 +134,21 @@ def _is_gone(call: Call, info: RunInfo) -> bool:
 
 
 def _explained(run: Run, step: str, gone: bool) -> str:
+    worker = with_workers(run).get(step) if gone else None
+    if worker is not None:
+        return (
+            f"{step!r} was with worker {worker!r} when the process of the run ended, and may go on there; dagrid retry with the "
+            f"--coordinator.host of that worker goes on with it."
+        )
     if gone and run.status(step) == "running":
         return f"{step!r} {CUT_OFF}; dagrid retry runs it again."
+    if gone and _waits_for_a_time(run, step):
+        return f"{step!r} {PUT_OFF}; dagrid retry goes on with it."
     return run.explain(step)
+
+
+def _waits_for_a_time(run: Run, step: str) -> bool:
+    return run.status(step) == "waiting" and step not in run.waiting
 
 
 def look(call: Call, info: RunInfo) -> Run | None:
@@ -198,6 +212,8 @@ def _seconds(run: Run, step: NodeResult) -> float:
 def _step_record(run: Run, step: NodeResult, gone: bool) -> dict[str, Any]:
     if gone and step.status == "running":
         return {**step_record(step, None), "status": INTERRUPTED, "reason": CUT_OFF}
+    if gone and _waits_for_a_time(run, step.name):
+        return {**step_record(step, None), "reason": PUT_OFF}
     return step_record(step, _seconds(run, step))
 
 
@@ -206,8 +222,8 @@ def _row(run: Run, step: NodeResult, gone: bool) -> tuple[str, ...]:
         return (step.name, INTERRUPTED, took(step.started), "", "", CUT_OFF)
     began = has_times(step)
     why = error_of(step) if step.status in BAD else step.reason
-    if step.status == "waiting" and step.name not in run.waiting:
-        why = run.explain(step.name).removeprefix(f"{step.name!r} ").removesuffix(".")
+    if _waits_for_a_time(run, step.name):
+        why = PUT_OFF if gone else run.explain(step.name).removeprefix(f"{step.name!r} ").removesuffix(".")
     return (
         step.name,
         step.status.value,

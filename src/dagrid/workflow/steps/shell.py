@@ -6,14 +6,22 @@ import os
 import shlex
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from typing import Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 from dagrid.commands import Await, Launch
-from dagrid.errors import CommandError
+from dagrid.errors import CommandError, StepError
 from dagrid.workflow.steps.texts import arguments, split
 from dagrid.workflow.surroundings import SHELLS
 from dagrid.workflow.variables import for_shell
 from dagrid.workflow.work import Work
+
+if TYPE_CHECKING:
+    from dagrid.execution.folders import OwnFolder
+
+_MOST_NAMED = 100
+_folder: OwnFolder | None = None
+_making = Lock()
 
 Performing = Generator[Launch | Await, Any, Any]
 
@@ -72,16 +80,40 @@ def _script(work: Work) -> Performing:
     else:
         text = work.program_text(step.script)
     given = yield from arguments(work)
-    path = f"{work.stdout.removesuffix('.out')}.script"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # what is in it may be secret
+    path = _kept(text, os.path.basename(work.stdout).removesuffix("out"))
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
         launch = yield from work.launch([*words, path, *given], env={**work.env, **held} if held else None)
         (yield launch).check()
     finally:
         with suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def _kept(text: str, name: str) -> str:
+    """Write a script into a file that nobody else may read, for what is in it may be secret, and return its path.
+
+    It is in a folder of this process, so that the next one removes it where this one is killed before it has.
+
+    Raises:
+        StepError: there is no room for it.
+    """
+    from tempfile import mkstemp  # few steps have a script
+
+    from dagrid.execution.folders import OwnFolder
+
+    global _folder
+    try:
+        with _making:
+            if _folder is None or not _folder.path.is_dir():  # those who tidy up temporary files may have been here
+                _folder = OwnFolder.temporary()
+            descriptor, path = mkstemp(".script", name[-_MOST_NAMED:], _folder.path)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise StepError(
+            f"The script cannot be written to a temporary file: {error}. TMPDIR says where these are."
+        ) from None
+    return path
 
 
 def _is_shell(words: Sequence[str]) -> bool:
