@@ -1,7 +1,8 @@
 """The folders of runs on a worker, each emptied and given to the next run under another name.
 
-File systems are slow to make what others have just removed: ext4 looks at each number of a file that was given back in the last
-minutes, and passes over it. So of a run that is over its files go, and the folders stay that nothing runs in.
+To make folders and to remove them is most of what a short run costs on a worker's disk, and some file systems are slow to give
+anew what was just given back: ext4 without a journal passes over each inode that was removed in the last minutes. So the files of
+a run that is over go, and the folders stay that nothing runs in.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 LOGS = "logs"
 """The folder below that of a run whose files go to the coordinator."""
-KEPT = 16
+KEPT = 128
 """So many emptied folders wait for a run."""
 
 
