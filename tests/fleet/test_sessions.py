@@ -15,11 +15,11 @@ import pytest
 from dagrid.errors import TransferError
 from dagrid.execution.backends.cluster import apart
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.apart import INLINE
+from dagrid.execution.backends.cluster.apart import INLINE, Apart
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.session import FleetSession
 from dagrid.machine.events import Finished, Outcome, Recalled, Stimulus
-from dagrid.ports import Bundle, Call, Encoded, Host, Use
+from dagrid.ports import Bundle, Call, Host, Use
 from tests.fleet.wire import PATIENCE, Heard, digest_of
 
 LARGE = b"x" * (2 * INLINE)
@@ -76,8 +76,8 @@ class Played:
         self.session.tell(pb.Tell(joined=joined))
         self.engine.reported.wait(lambda found: len(found) == 2)
 
-    def welcome(self, coordinator: str) -> None:
-        self.session.tell(pb.Tell(welcome=pb.Welcome(coordinator=coordinator)))
+    def welcome(self, coordinator: str, lease: float = 0.0) -> None:
+        self.session.tell(pb.Tell(welcome=pb.Welcome(coordinator=coordinator, lease=lease)))
 
     def perform(self, worker: int, attempt: int) -> None:
         """Have a worker perform a call with a large argument, the same each time."""
@@ -106,13 +106,13 @@ class Played:
         )
         return bytes(parts[-1].data)
 
-    def value(self, data: bytes) -> Encoded:
+    def value(self, data: bytes) -> Apart:
         """Let an attempt end whose value, in these bytes, has stayed with the coordinator, and return what the engine gets."""
         self.perform(0, attempt=1)
         self.assigned(1)
         self.end(0, attempt=1, apart=digest_of(data), size=len(data))
         ended = [event for event in self.engine.reported.all if isinstance(event, Finished)]
-        assert isinstance(ended[-1].value, Encoded)
+        assert isinstance(ended[-1].value, Apart)
         return ended[-1].value
 
     def wanted(self, digest: bytes) -> None:
@@ -221,8 +221,7 @@ def test_what_is_to_end_is_not_waited_for_longer_than_a_lease_while_the_coordina
     for attempt in (1, 2):
         played.perform(0, attempt)
         played.assigned(attempt)
-    lease = pb.Welcome(coordinator="first", lease=0.2)
-    played.session.tell(pb.Tell(welcome=lease))
+    played.welcome("first", lease=0.2)
     played.session.cancel(0, 1)
     played.line.asks.wait(lambda asks: any(ask.cancels for ask in asks))
     assert not [event for event in played.engine.reported.all if isinstance(event, Finished)]
@@ -247,3 +246,62 @@ def test_a_value_that_nobody_has_any_more_is_not_waited_for(monkeypatch: pytest.
         with pytest.raises(TransferError, match=r"'node-1'.*nobody has it any more"):
             read.result(PATIENCE)
     monkeypatch.setattr(apart, "FETCHING", 0.0)  # nobody answers when it is wanted again at the end
+    played.welcome("first", lease=0.1)
+
+
+def test_a_value_is_waited_for_while_the_coordinator_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, played: Played
+) -> None:
+    """So is everything else of its run; where the coordinator took longer than a minute to come back, the value was lost."""
+    monkeypatch.setattr(apart, "FETCHING", 0.05)
+    played.welcome("first", lease=0.05)
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    played.session.reopen(played.line)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.decode)
+        played.wanted(digest_of(data))
+        assert not wait([read], 0.5).done
+        played.session.reopen(played.line)
+        played.welcome("second", lease=30)
+        for part in parts(data, digest_of(data)):
+            played.session.tell(pb.Tell(parts=[part]))
+        assert read.result(PATIENCE) == LARGE
+    said = [record.message for record in caplog.records]
+    assert said == ["Large values are with the coordinator, which is away. They are waited for until it is back."]
+
+
+def test_who_cancels_does_not_wait_for_a_value_of_a_coordinator_that_is_away(played: Played) -> None:
+    """The next call wants the value as an argument, and whoever sends it would fetch it as long as it takes."""
+    value = played.value(pickle.dumps(LARGE))
+    played.perform(0, 2)
+    played.assigned(2)
+    played.welcome("first", lease=0.05)
+    played.session.reopen(played.line)
+    played.session.perform(Bundle(0, [Call(3, "node-3", len, (value,))]))
+    played.wanted(value.digest)
+    played.session.cancel(0, 2)
+    played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)][2:])
+    ended = [event for event in played.engine.reported.all if isinstance(event, Finished)]
+    assert [(event.attempt, event.outcome) for event in ended[1:]] == [(3, Outcome.FAILED), (2, Outcome.CANCELLED)]
+
+
+def test_closing_does_not_wait_for_a_coordinator_that_has_been_away_for_a_lease(played: Played) -> None:
+    """It took a minute to close a run that was cancelled because its coordinator did not come back."""
+    value = played.value(pickle.dumps(LARGE))
+    played.welcome("first", lease=0.05)
+    played.session.reopen(played.line)
+    played.session.close()
+    with pytest.raises(TransferError, match=r"'node-1'.*the run was closed"):
+        value.decode()
+
+
+def test_a_value_is_not_waited_for_where_the_run_is_refused(played: Played) -> None:
+    """A coordinator that refuses it for good is never going to send anything."""
+    value = played.value(pickle.dumps(LARGE))
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.decode)
+        played.wanted(value.digest)
+        played.session.tell(pb.Tell(refusal=pb.Refusal(reason="it is not wanted", final=True)))
+        with pytest.raises(TransferError, match=r"'node-1'.*it is not wanted"):
+            read.result(PATIENCE)

@@ -158,10 +158,13 @@ class FleetSession:
         self._do(partial(self._recall, worker, list(attempts)))
 
     def cancel(self, worker: int, attempt: int) -> None:
+        self._values.hurry()  # the session's own thread may be fetching something
         self._do(partial(self._cancel, worker, attempt))
 
     def close(self) -> None:
-        """End the use: what is under way is stopped. Large values that somebody still has are fetched before."""
+        """End the use: what is under way is stopped. Large values that somebody still has are fetched before, from a coordinator
+        that has not been away for longer than a lease.
+        """
         self._part(pb.Ask(close=True))
 
     def leave(self) -> None:
@@ -193,6 +196,7 @@ class FleetSession:
             self._delivering.release()
         if last is not None and not own:
             self._values.bring_home()
+        self._values.close()
         self._inbox.put(None)
         if self._line is not None:
             if last is not None:
@@ -208,6 +212,7 @@ class FleetSession:
             for lane in self._lanes.values():
                 lane.absent = True
             line.ask(pb.Ask(open=self.opening()))
+        self._values.lose()
 
     def opening(self) -> pb.Open:
         """Return what the use begins with."""
@@ -236,6 +241,10 @@ class FleetSession:
 
     def tell(self, tell: pb.Tell) -> None:
         """Take what the coordinator says; called in order, by whoever has the line."""
+        if tell.HasField("welcome"):
+            self._values.find(tell.welcome.lease or LEASE)
+        if tell.HasField("refusal"):
+            self._values.close(tell.refusal.reason)
         for part in tell.parts:  # the session's thread may be waiting for it
             self._values.take(part)
         for digest in tell.missing:
@@ -416,18 +425,25 @@ class FleetSession:
             self._cancelled(lane, attempt)
         elif attempt in lane.sent:
             self._out.cancels.add(run=self.run, fence=worker + 1, attempts=[attempt])
-            lane.stopping.setdefault(attempt, monotonic())
-            self._stops_by = self._stops_by or monotonic() + self._lease
+            self._values.hurry()
+            since = lane.stopping.setdefault(attempt, monotonic())
+            due = self._stops_waiting(lane, since)
+            self._stops_by = due if self._stops_by is None else min(self._stops_by, due)
+
+    def _stops_waiting(self, lane: Lane, since: float) -> float:
+        """Return until when it is waited for what was to end at a time."""
+        away = self._values.away_since() if lane.absent else None
+        return (since if away is None else min(since, away)) + self._lease
 
     def _give_up_stopping(self) -> None:
-        """What was to end a lease ago is not waited for where the coordinator is away; who comes back with it is to end it."""
+        """What is to end is not waited for where the coordinator is away for a lease; who comes back with it is to end it."""
         now = monotonic()
         dues = []
         for lane in self._lanes.values():
             for attempt, since in list(lane.stopping.items()):
                 if attempt not in lane.stopping:
                     continue  # it rode on one before
-                due = since + self._lease
+                due = self._stops_waiting(lane, since)
                 if due > now or not lane.absent:
                     dues.append(due if due > now else now + self._lease)
                     continue
@@ -604,6 +620,8 @@ class FleetSession:
         with self._guard:
             lane.forget(attempt)
         self._cargo.let_go([sent.apart])
+        if self._values.hurried and not (self._closed or any(each.stopping for each in self._lanes.values())):
+            self._values.calm()
 
     def _drop_riders(self, lane: Lane, fallen: set[int]) -> None:
         """What rides on attempts that have not completed is not performed, and nothing is said of it."""
