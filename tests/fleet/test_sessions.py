@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from dagrid.errors import TransferError
-from dagrid.execution.backends.cluster import apart
+from dagrid.execution.backends.cluster import apart, refusals
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE, Apart
 from dagrid.execution.backends.cluster.contents import parts
@@ -284,6 +284,40 @@ def test_who_cancels_does_not_wait_for_a_value_of_a_coordinator_that_is_away(pla
     played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)][2:])
     ended = [event for event in played.engine.reported.all if isinstance(event, Finished)]
     assert [(event.attempt, event.outcome) for event in ended[1:]] == [(3, Outcome.FAILED), (2, Outcome.CANCELLED)]
+
+
+def refuse(played: Played, digest: bytes) -> None:
+    """Let a coordinator have no room for what is given."""
+    receipt = pb.Receipt(run="run", digest=digest, why="[Errno 28] No space left on device")
+    played.session.tell(pb.Tell(receipts=[receipt]))
+
+
+def test_what_finds_no_room_is_given_again_after_a_pause(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """The coordinator may have room for it by then."""
+    monkeypatch.setattr(refusals, "FIRST_PAUSE", 0.05)
+    played.perform(0, attempt=1)
+    digest = played.assigned(1).apart
+    assert played.given(digest)
+    refuse(played, digest)
+    played.line.asks.wait(lambda asks: [part for ask in asks for part in ask.parts if part.digest == digest][1:], "it")
+
+
+def test_what_needs_what_finds_no_room_for_minutes_has_failed(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """It was given again every few seconds for ever. What waits at a worker is taken back, and all else goes on."""
+    monkeypatch.setattr(refusals, "PATIENCE", 0.0)
+    played.perform(0, attempt=1)
+    digest = played.assigned(1).apart
+    played.session.perform(Bundle(0, [Call(2, "node-2", int)]))
+    played.assigned(2)
+    refuse(played, digest)
+    ended = played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)])
+    assert [(event.attempt, event.outcome, event.retryable) for event in ended] == [(1, Outcome.FAILED, True)]
+    with pytest.raises(
+        TransferError, match=r"finds no room with the coordinator .*No space left.* Make room on its disk"
+    ):
+        raise ended[0].value
+    cancelled = played.line.asks.wait(lambda asks: [each for ask in asks for each in ask.cancels], "a cancel")
+    assert [list(each.attempts) for each in cancelled] == [[1]]
 
 
 def test_closing_does_not_wait_for_a_coordinator_that_has_been_away_for_a_lease(played: Played) -> None:

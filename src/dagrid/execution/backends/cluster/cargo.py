@@ -76,6 +76,11 @@ class Cargo:
                 del self._apart[digest], self._kept[digest]
                 self._given.discard(digest)
 
+    def is_for(self, digest: bytes, call: Call, apart: bytes) -> bool:
+        """Return whether something is the function of a call, or its arguments that go apart."""
+        function = self._functions.get(id(call.fn))
+        return digest == apart or (function is not None and function[0] == digest)
+
     def part(self, digest: bytes) -> pb.Part | None:
         """Return something that is asked for, if it is at hand."""
         data = self._kept.get(digest)

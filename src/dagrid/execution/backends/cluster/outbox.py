@@ -32,6 +32,7 @@ ORDER = (
         "drops",
         "logs",
         "log_acks",
+        "receipts",
         "lacks",
         "over",
     ),

@@ -27,6 +27,7 @@ from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.posts import run_of
+from dagrid.execution.backends.cluster.refusals import Refusals
 from dagrid.execution.carriers import carry
 from dagrid.leases import LEASE
 from dagrid.machine.events import (
@@ -109,8 +110,8 @@ class FleetSession:
         self._needs = [] if kit is None else list(kit.contents)
         self._contents = contents
         self._lacks = Lacks(host)
-        self._look_at: float | None = None
-        self._stops_by: float | None = None
+        self._dues: dict[Callable[[], None], float] = {}  # what is done at a time, if nothing else is to be done before
+        self._refusals = Refusals()
         self._lease = LEASE
         self._on_closed = closed
         self._shift = host.now() - time()
@@ -287,18 +288,16 @@ class FleetSession:
 
     def _next(self) -> Callable[[], None] | None:
         """Return what is to be done next; when something has happened, it is looked a while later what workers lack."""
-        while True:
-            due = min((at for at in (self._look_at, self._stops_by) if at is not None), default=None)
-            try:
-                action = self._inbox.get(timeout=None if due is None else max(due - monotonic(), 0.0))
-            except Empty:
-                if due == self._stops_by:
-                    return self._give_up_stopping
-                self._look_at = None
-                self._look()
-                continue
-            self._look_at = self._look_at or monotonic() + CALM
+        due = min(self._dues.values(), default=None)
+        try:
+            action = self._inbox.get(timeout=None if due is None else max(due - monotonic(), 0.0))
+        except Empty:
+            action = min(self._dues, key=self._dues.__getitem__)
+            del self._dues[action]
             return action
+        if self._look not in self._dues:
+            self._dues[self._look] = monotonic() + CALM
+        return action
 
     def _end(self) -> None:
         self._over = True
@@ -428,7 +427,7 @@ class FleetSession:
             self._values.hurry()
             since = lane.stopping.setdefault(attempt, monotonic())
             due = self._stops_waiting(lane, since)
-            self._stops_by = due if self._stops_by is None else min(self._stops_by, due)
+            self._dues[self._give_up_stopping] = min(self._dues.get(self._give_up_stopping, due), due)
 
     def _stops_waiting(self, lane: Lane, since: float) -> float:
         """Return until when it is waited for what was to end at a time."""
@@ -450,7 +449,8 @@ class FleetSession:
                 self._forget(lane, attempt, lane.sent[attempt])
                 self._drop_riders(lane, {attempt})
                 self._cancelled(lane, attempt)
-        self._stops_by = min(dues, default=None)
+        if dues:
+            self._dues[self._give_up_stopping] = min(dues)
 
     def _cancelled(self, lane: Lane, attempt: int) -> None:
         now = self.host.now()
@@ -480,6 +480,8 @@ class FleetSession:
             self._miss(gone)
         for digest in tell.wants:
             self._take_want(digest)
+        for receipt in tell.receipts:
+            self._put_off(receipt)
 
     def _write(self, log: pb.Log) -> None:
         """Write what an attempt has written; what cannot be written is sent again when the line is made anew."""
@@ -514,7 +516,6 @@ class FleetSession:
         for words in found if self._line.is_remote else ():
             _log.warning("%s", words)
         self._out.lacks.CopyFrom(pb.Lacks(lacks=self._lacks.said()))
-        self._flush()
 
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         """The coordinator will have nothing to do with us, or we cannot keep a promise: what is to be performed fails, here
@@ -676,6 +677,31 @@ class FleetSession:
             self._call_back()
         elif self._line is not None:
             self._line.ask(pb.Ask(parts=[part]))
+
+    def _put_off(self, receipt: pb.Receipt) -> None:
+        """The coordinator has no room for what was given: it is given again for some minutes, then what needs it has failed."""
+        digest = receipt.digest
+        pause = self._refusals.pause(digest, monotonic())
+        if pause is not None:
+            self._dues[partial(self._give_again, digest)] = monotonic() + pause
+            return
+        error = TransferError(
+            f"What is sent finds no room with the coordinator ({receipt.why}). Make room on its disk, or send less: let "
+            "functions fetch what is large from a place that all machines reach."
+        )
+        if digest in (self._cargo.kit, *self._needs):
+            self._refuse(str(error), error)
+        for lane in self._lanes.values():
+            for attempt, sent in list(lane.sent.items()):
+                if attempt in lane.sent and self._cargo.is_for(digest, sent.call, sent.apart):
+                    self._out.cancels.add(run=self.run, fence=lane.number + 1, attempts=[attempt])
+                    self._fail(lane.number, sent.call, error, final=False)
+                    self._forget(lane, attempt, sent)
+                    self._drop_riders(lane, {attempt})
+
+    def _give_again(self, digest: bytes) -> None:
+        if digest in self._needs or self._cargo.part(digest) is not None:  # else nobody needs it any more
+            self._take_want(digest)
 
     def _call_back(self) -> None:
         """What a process before this one has assigned may need what nobody has any more: where it has not started it is assigned
