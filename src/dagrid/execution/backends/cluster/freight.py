@@ -67,11 +67,13 @@ class Freight:
     Args:
         contents: where they are kept.
         lines: the runs that can be asked.
+        names: what runs are called for who looks.
     """
 
-    def __init__(self, contents: Contents, lines: Mapping[str, Line]) -> None:
+    def __init__(self, contents: Contents, lines: Mapping[str, Line], names: Mapping[str, str]) -> None:
         self._contents = contents
         self._lines = lines
+        self._names = names
         self._needs: dict[str, _Needs] = {}
         self._wanted: dict[bytes, set[Party]] = {}
         self._readers: dict[bytes, set[Line]] = {}  # runs that want values back
@@ -224,7 +226,7 @@ class Freight:
         if self._sayings.due((party.name, str(error))):
             _log.warning(
                 "There is no room for what %s sends (%d bytes): %s. It sends that again for some minutes.",
-                party.name,
+                self._names.get(party.name, party.name),
                 part.size,
                 error,
             )

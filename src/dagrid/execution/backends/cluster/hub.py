@@ -129,7 +129,7 @@ class Hub:
         self._looks_back_until = 0.0
         self._tasks: set[asyncio.Future[None]] = set()
         self._workers: dict[WorkerCaller, Mapping[str, str]] = {}  # with their labels
-        self._freight = Freight(self.contents, self._lines)
+        self._freight = Freight(self.contents, self._lines, self._names)
 
     # --- from any thread --------------------------------------------------------------------------------------------------
 

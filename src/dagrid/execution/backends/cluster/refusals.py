@@ -19,7 +19,7 @@ class Refusals:
     def pause(self, what: Hashable, now: float) -> float | None:
         """Note that something found no room; return after how many seconds it is to be sent again, None if it is given up."""
         since, last, pause = self._known.pop(what, (now, now, 0.0))
-        if now - last > PATIENCE:  # it has found room meanwhile
+        if now - last > pause + PATIENCE:  # it has found room meanwhile
             since, pause = now, 0.0
         if now - since >= PATIENCE:
             return None
