@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
 from tests.fleet.link_kit import MIB, brought, text
@@ -124,13 +123,12 @@ def test_a_run_hears_that_there_is_no_room_for_what_it_gives(coordinator: Hub, d
     run = opened(coordinator, elsewhere)
     with Worker(to(coordinator)):
         run.joined()
-        assert run.line is not None
-        run.line.ask(pb.Ask(parts=list(parts(data, digest_of(data)))))
+        run.give(data)
         (receipt,) = run.tells.wait(lambda found: [each for tell in found for each in tell.receipts], "a receipt")
         assert (receipt.run, receipt.digest, receipt.kept) == ("run", digest_of(data), False)
         assert "No space left" in receipt.why
         disk.free = 3 * MIB
-        run.line.ask(pb.Ask(parts=list(parts(data, digest_of(data)))))
+        run.give(data)
         assert run.content(digest_of(data)) == data
         run.close()
     assert not [tell for tell in run.tells.all if tell.HasField("refusal")]

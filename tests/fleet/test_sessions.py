@@ -59,6 +59,9 @@ class Line:
     def ask(self, ask: pb.Ask) -> None:
         self.asks.add(ask)
 
+    def give(self, parts: Iterator[pb.Part]) -> None:
+        self.asks.add(pb.Ask(parts=parts))
+
     def close(self) -> None:
         pass
 
@@ -101,10 +104,10 @@ class Played:
     def given(self, digest: bytes) -> bytes:
         """Want a content as a coordinator does that has not got it, and wait for it."""
         self.session.tell(pb.Tell(wants=[digest]))
-        parts = self.line.asks.wait(
-            lambda asks: [part for ask in asks for part in ask.parts if part.digest == digest], "the content"
+        found = self.line.asks.wait(
+            lambda asks: [ask for ask in asks if any(part.digest == digest for part in ask.parts)], "the content"
         )
-        return bytes(parts[-1].data)
+        return b"".join(part.data for part in found[-1].parts)
 
     def value(self, data: bytes) -> Apart:
         """Let an attempt end whose value, in these bytes, has stayed with the coordinator, and return what the engine gets."""
@@ -299,7 +302,9 @@ def test_what_finds_no_room_is_given_again_after_a_pause(monkeypatch: pytest.Mon
     digest = played.assigned(1).apart
     assert played.given(digest)
     refuse(played, digest)
-    played.line.asks.wait(lambda asks: [part for ask in asks for part in ask.parts if part.digest == digest][1:], "it")
+    played.line.asks.wait(
+        lambda asks: [ask for ask in asks if any(part.digest == digest for part in ask.parts)][1:], "it"
+    )
 
 
 def test_what_needs_what_finds_no_room_for_minutes_has_failed(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
+from io import BytesIO
 from time import monotonic
 from typing import Any
 
@@ -92,7 +93,7 @@ class Fetch:
     """
 
     def __init__(self, size: int, due: Callable[[float], tuple[float | None, str]]) -> None:
-        self._data = bytearray(size)
+        self._data = BytesIO()
         self._left = size
         self._due = due
         self._changed = threading.Condition()
@@ -101,9 +102,9 @@ class Fetch:
     def take(self, part: pb.Part) -> None:
         with self._changed:
             if not part.offset:  # on a new stream all of it comes again
-                self._data, self._left = bytearray(part.size), part.size
-            self._data[part.offset : part.offset + len(part.data)] = part.data
-            self._left -= len(part.data)
+                self._data, self._left = BytesIO(), part.size
+            if part.offset == self._data.tell():
+                self._left -= self._data.write(part.data)
             self._changed.notify_all()
 
     def fail(self, why: str) -> None:
@@ -129,7 +130,7 @@ class Fetch:
                 self._changed.wait(wait)
             if self._failed:
                 raise BackendError(self._failed)
-            return bytes(self._data)
+            return self._data.getvalue()  # of which there is no copy made
 
 
 class Values:

@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import Address, call, converse
 from dagrid.execution.backends.cluster.link import Link
 from dagrid.execution.backends.cluster.listener import PARTING, PATIENCE
-from dagrid.execution.backends.cluster.outbox import Outbox, without_long
+from dagrid.execution.backends.cluster.outbox import Outbox
 from dagrid.leases import LEASE
 
 PAUSE = 3.0
@@ -196,6 +196,8 @@ class Line(Protocol):
 
     def ask(self, ask: pb.Ask) -> None: ...
 
+    def give(self, parts: Iterator[pb.Part]) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -245,7 +247,7 @@ class RemoteLine:
         self._tell = tell
         self._first_by: float | None = monotonic() + patience
         self._patience = Patience(address, draw)
-        self._asked: deque[pb.Ask] = deque()
+        self._asked: deque[pb.Ask | Iterator[pb.Ask]] = deque()
         self._due = False
         self._open: pb.Open | None = None
         self._outbox: Outbox[pb.Ask] = Outbox()
@@ -258,7 +260,14 @@ class RemoteLine:
 
     def ask(self, ask: pb.Ask) -> None:
         """Ask for something; the message is the line's from now on."""
-        self._asked.append(ask)
+        self._put(ask)
+
+    def give(self, parts: Iterator[pb.Part]) -> None:
+        """Give something long, of which each piece is asked for when it can be sent."""
+        self._put(pb.Ask(parts=[part]) for part in parts)
+
+    def _put(self, asked: pb.Ask | Iterator[pb.Ask]) -> None:
+        self._asked.append(asked)
         if not self._due:
             self._due = True
             self._soon(self._gather)
@@ -296,15 +305,15 @@ class RemoteLine:
         self._due = False
         while self._asked:
             ask = self._asked.popleft()
+            if not isinstance(ask, pb.Ask):
+                self._outbox.feed(ask)
+                continue
             if ask.HasField("open"):
                 self._open = ask.open
                 self._supersede()
                 continue
             for digest in ask.wants:
                 self._wanted.setdefault(digest, 0)
-            long = without_long(ask)
-            if long is not None:
-                self._outbox.feed(long)
             self._outbox.put(ask)
         if self._link is not None:
             self._link.wake()

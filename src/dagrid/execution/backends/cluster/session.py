@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic, time
@@ -22,6 +22,7 @@ from dagrid.execution.backends.base import PATIENCE
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import Values
 from dagrid.execution.backends.cluster.cargo import Cargo
+from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.lacking import Lacks
 from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
@@ -61,6 +62,8 @@ class Line(Protocol):
     def is_remote(self) -> bool: ...
 
     def ask(self, ask: pb.Ask) -> None: ...
+
+    def give(self, parts: Iterator[pb.Part]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -665,18 +668,18 @@ class FleetSession:
 
     def _take_want(self, digest: bytes) -> None:
         """The coordinator, or a worker behind it, lacks a content that was named."""
-        part = self._cargo.part(digest)
-        if part is None:
+        pieces = self._cargo.pieces(digest)
+        if pieces is None:
             try:
                 data = self._contents(digest)
             except TransferError as error:
                 self._refuse(str(error), error)
             else:
-                part = None if data is None else self._cargo.as_part(digest, data)
-        if part is None:
+                pieces = None if data is None else parts(data, digest)
+        if pieces is None:
             self._call_back()
         elif self._line is not None:
-            self._line.ask(pb.Ask(parts=[part]))
+            self._line.give(pieces)
 
     def _put_off(self, receipt: pb.Receipt) -> None:
         """The coordinator has no room for what was given: it is given again for some minutes, then what needs it has failed."""
@@ -700,7 +703,7 @@ class FleetSession:
                     self._drop_riders(lane, {attempt})
 
     def _give_again(self, digest: bytes) -> None:
-        if digest in self._needs or self._cargo.part(digest) is not None:  # else nobody needs it any more
+        if digest in self._needs or self._cargo.pieces(digest) is not None:  # else nobody needs it any more
             self._take_want(digest)
 
     def _call_back(self) -> None:
