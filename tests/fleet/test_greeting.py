@@ -194,7 +194,7 @@ def test_nobody_at_the_address_is_said_with_it() -> None:
     run = Run()
     line = borrow(Address("127.0.0.1", 1), run.reopen, run.tells.add, patience=0.0)
     run.tells.wait(lambda found: [tell for tell in found if tell.HasField("refusal")])
-    with pytest.raises(BackendUnreachableError, match=r"grpc://127\.0\.0\.1:1 does not answer: .*Connection refused"):
+    with pytest.raises(BackendUnreachableError, match=r"grpc://127\.0\.0\.1:1 does not answer: Connection refused"):
         raise line.error or AssertionError
     line.close()
 
