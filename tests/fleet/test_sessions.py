@@ -170,7 +170,7 @@ def test_arguments_are_given_to_who_is_asked_when_a_worker_with_equal_ones_is_lo
     played.perform(1, attempt=2)
     apart = played.assigned(2).apart
     played.welcome("second")
-    played.session.tell(pb.Tell(gone=[pb.Gone(worker="one", generation=1, reason="gone")]))
+    played.session.tell(pb.Tell(gone=[pb.Gone(worker="one", generation=1, reason="gone", next=1)]))
     played.engine.reported.wait(lambda found: len(found) == 4)
     assert LARGE in played.given(apart)
 

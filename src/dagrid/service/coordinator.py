@@ -217,7 +217,7 @@ class Coordinator:
 
     def _look_around(self) -> None:
         """Find what a coordinator before this one had open, and what waits."""
-        for info in self._history.runs(status=(INTERRUPTED,), limit=None):
+        for info in reversed(self._history.runs(status=(INTERRUPTED,), limit=None)):  # those that have waited longest
             if info.run in self._active:
                 continue
             about = self._history.about(info.run)

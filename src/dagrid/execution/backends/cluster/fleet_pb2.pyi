@@ -478,16 +478,18 @@ class Joined(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., generation: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., slots: _Optional[int] = ..., fence: _Optional[int] = ..., unfit: _Optional[str] = ...) -> None: ...
 
 class Gone(_message.Message):
-    __slots__ = ("worker", "generation", "fence", "reason")
+    __slots__ = ("worker", "generation", "fence", "reason", "next")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     generation: int
     fence: int
     reason: str
-    def __init__(self, worker: _Optional[str] = ..., generation: _Optional[int] = ..., fence: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    next: int
+    def __init__(self, worker: _Optional[str] = ..., generation: _Optional[int] = ..., fence: _Optional[int] = ..., reason: _Optional[str] = ..., next: _Optional[int] = ...) -> None: ...
 
 class Room(_message.Message):
     __slots__ = ("worker", "generation", "slots")

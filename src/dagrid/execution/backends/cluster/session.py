@@ -550,7 +550,7 @@ class FleetSession:
             return
         number = self._numbers[identity] = self.host.new_worker()
         with self._guard:
-            self._lanes[number] = Lane(number, *identity, joined.slots)
+            self._lanes[number] = Lane(number, *identity)
         self._events.append(
             WorkerJoined(
                 number,
@@ -568,7 +568,7 @@ class FleetSession:
         """A worker goes on with what it had: what was asked of it meanwhile is sent."""
         self._numbers.pop((lane.worker, lane.generation), None)
         self._numbers[lane.worker, joined.generation] = lane.number
-        lane.generation, lane.slots, lane.absent = joined.generation, joined.slots, False
+        lane.generation, lane.absent = joined.generation, False
         self._staged += [(lane, assigned) for assigned in lane.later]
         lane.later = []
 
@@ -576,9 +576,9 @@ class FleetSession:
         number = gone.fence - 1 if gone.fence else self._numbers.get((gone.worker, gone.generation), -1)
         lane = self._lanes.get(number)
         if lane is not None:
-            self._leave(lane, gone.reason)
+            self._leave(lane, gone.reason, gone.next)
 
-    def _leave(self, lane: Lane, reason: str) -> None:
+    def _leave(self, lane: Lane, reason: str, next: int = 0) -> None:
         self._numbers.pop((lane.worker, lane.generation), None)
         with self._guard:
             del self._lanes[lane.number]
@@ -586,7 +586,7 @@ class FleetSession:
         self._cargo.let_go(sent.apart for sent in lane.sent.values())
         for _, later in lane.later:
             self._cargo.let_go(sent.apart for sent in later.values())
-        self._events += [Started(lane.number, attempt, now) for attempt in lane.lost()]
+        self._events += [Started(lane.number, attempt, now) for attempt in lane.lost(next)]
         self._events.append(WorkerGone(lane.number, now, reason or "the worker ended"))
 
     def _take(self, report: pb.Report) -> None:
