@@ -109,9 +109,12 @@ def _handed(state: State, node: int, worker: Worker, at: float) -> list[int]:
 
 def wake_idle(state: State, commands: list[Command]) -> None:
     """Wake as many sleeping workers as there is work for; each asks for its node when it is awake."""
-    waiting = sum(map(len, state.ready))
-    if waiting:
-        waiting -= sum([worker.woken for worker in state.present.values()])
+    ready = state.ready
+    waiting = len(state.heap) if len(ready) == 1 else sum(map(len, ready))
+    if not waiting:
+        return
+    for worker in state.present.values():
+        waiting -= worker.woken
     for number in list(state.idle):
         if waiting <= 0 or not has_room(state):
             return
