@@ -54,18 +54,19 @@ class FreshBackend(BackendBase):
     def open(self, host: Host) -> FreshSession:
         """Begin to serve a run: one worker stands for all processes."""
         self.check_open()
-        session = FreshSession(host)
+        session = FreshSession(self, host)
         session.report(WorkerJoined(session.worker, "fresh", host.now(), self.max_workers, self.max_workers))
         return session
 
     def release(self, wait: bool) -> None:
-        """Sessions end with their runs, and nothing is kept between them."""
+        """Nothing is kept between sessions, and those that are open begin no more."""
 
 
 class FreshSession:
     """One run's use: a thread waits for each process. What is handed out starts at once, so nothing can be given back."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, backend: FreshBackend, host: Host) -> None:
+        self._backend = backend
         self._host = host
         self.worker = host.new_worker()
         self._forks: dict[int, Fork | None] = {}  # None: not begun
@@ -130,6 +131,7 @@ class FreshSession:
         fn = partial(carried, call.fn, call.node, call.attempt) if call.grows else call.fn
         kwargs = {name: opened(value) for name, value in (call.kwargs or {}).items()}
         try:
+            self._backend.check_open()  # it may have been closed under its run
             fork = Fork(fn, [opened(value) for value in call.args], kwargs)
             with self._guard:
                 if self._closed or call.attempt in self._cancelled:

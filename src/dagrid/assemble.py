@@ -29,7 +29,6 @@ from dagrid.execution.run import Run, checked_observers
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import NodeRef, is_one, node_id
 from dagrid.graph.parts import Choice
-from dagrid.graph.recording import unrecorded
 from dagrid.graph.rules import Rule, checked_rules
 from dagrid.interrupts import HeldInterrupts, interruptible
 from dagrid.machine.plan import OnFailure, Plan, Settings
@@ -101,7 +100,6 @@ class RunSettings(TypedDict, total=False):
     from_file: str | PathLike[str] | None
 
 
-@unrecorded
 def start(
     dag: DAG,
     tasks: Mapping[Any, Callable[..., Any]] | None = None,
@@ -246,7 +244,6 @@ def start(
         return Run(engine, traced=tracing, observers=readers, release=opened.close, run_id=run_id or "", name=dag.name)
 
 
-@unrecorded
 def restart(
     checkpoint: CheckpointLike,
     run_id: str | None = None,
@@ -580,7 +577,7 @@ def _check_needs(plan: Plan, main: Backend, places: Mapping[str, Backend] | None
 
 
 def _check_switches(progress: object, tracing: object, seed: object, clock: object) -> None:
-    if progress not in (None, True, False):
+    if progress not in (False, True, None):
         raise InvalidSettingError(
             f"progress is True, False, or None, which shows it where stderr is a terminal; not {progress!r}."
         )

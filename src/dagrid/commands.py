@@ -99,6 +99,7 @@ class Launch(msgspec.Struct):
         errors: how many bytes of its standard error are kept, up to the last one, for `Exit.stderr`.
         max_output: how many bytes go to each file at most; a line then says that it was cut. The process goes on.
         whole: those of the files that get all of it, whatever `max_output` says.
+        late: those of the files that are made when there is something to write, so that a silent process costs none.
         strict: who writes more than `max_output` to one of its streams, to a file or not, is stopped with its group, and its
             end is an `OutputLimitError`.
         mask: secrets, replaced by `*******` in all that is written or kept, and in messages.
@@ -120,6 +121,7 @@ class Launch(msgspec.Struct):
     errors: int = ERRORS
     max_output: int | None = None
     whole: Sequence[PathLike] = ()
+    late: Sequence[PathLike] = ()
     strict: bool = False
     mask: Sequence[str] = ()
     stop_signal: int = SIGTERM

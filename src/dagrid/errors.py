@@ -425,6 +425,8 @@ class BackendUnreachableError(BackendError):
 class BackendClosedError(BackendError):
     """The backend is closed. Make a new one, or submit before you close it."""
 
+    retryable = False
+
 
 class CapabilityError(BackendError):
     """The backend cannot do what was asked of it."""

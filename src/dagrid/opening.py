@@ -251,16 +251,9 @@ def known_backends() -> dict[str, EntryPoint]:
 
 def _made(url: str) -> Backend:
     """Return the backend of a URL: `name`, `name?setting=value&...`, or `name://address`, with settings or without."""
-    place, _, query = url.strip().partition("?")
-    name, _, address = place.partition("://")
-    if name == AUTO:
-        raise InvalidSettingError(
-            f"'auto' takes no settings and no address, as in {url!r}. Name the backend, or say 'auto'."
-        )
-    kind = _loaded(name)
-    if not query and not address:
+    name, kind, settings = _read_url(url)
+    if not settings:
         return kind()
-    settings = _settings(name, address, query)
     try:
         return kind(**settings)
     except TypeError as error:
@@ -268,8 +261,20 @@ def _made(url: str) -> Backend:
 
 
 @lru_cache(32)
-def _settings(name: str, address: str, query: str) -> Mapping[str, Any]:
-    """Return what the URL of a backend says, by the name of the parameter; a program runs many graphs with the same one.
+def _read_url(url: str) -> tuple[str, Callable[..., Backend], Mapping[str, Any]]:
+    """Return what the URL of a backend says: its name, what makes it, its settings. A program runs many graphs with one URL."""
+    place, _, query = url.strip().partition("?")
+    name, _, address = place.partition("://")
+    if name == AUTO:
+        raise InvalidSettingError(
+            f"'auto' takes no settings and no address, as in {url!r}. Name the backend, or say 'auto'."
+        )
+    kind = _loaded(name)
+    return name, kind, _settings(kind, name, address, query) if query or address else {}
+
+
+def _settings(kind: Callable[..., Backend], name: str, address: str, query: str) -> Mapping[str, Any]:
+    """Return the settings in the URL of a backend, by the name of the parameter.
 
     Raises:
         InvalidSettingError: it takes no such one.
@@ -277,7 +282,6 @@ def _settings(name: str, address: str, query: str) -> Mapping[str, Any]:
     from inspect import Parameter, signature
     from urllib.parse import parse_qsl
 
-    kind = _loaded(name)
     taken = signature(kind).parameters
     named = [each for each, one in taken.items() if one.kind is not Parameter.VAR_KEYWORD]
     texts = _texts(kind) | {"address"}

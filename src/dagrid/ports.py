@@ -288,7 +288,11 @@ class Backend(Protocol):
         ...
 
     def close(self, wait: bool = True) -> None:
-        """Release everything. With `wait`, calls under way may end first. May be called twice."""
+        """Release everything. With `wait`, calls under way may end first. May be called twice.
+
+        Runs that go on here end: what is under way does, and what their sessions are still asked for fails with
+        `BackendClosedError`.
+        """
         ...
 
 

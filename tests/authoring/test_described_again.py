@@ -78,6 +78,24 @@ def test_the_way_of_values_and_tasks_are_told_apart() -> None:
     assert flow() == repr(((repr(((), {})), 2), {}))
 
 
+def test_what_is_returned_of_the_same_nodes_is_told_apart() -> None:
+    """Also where only what is returned is kept."""
+    chosen: Any = 0
+
+    @dag(backend="inline", progress=False, keep="outputs")
+    def flow() -> Any:
+        made = two(), three()
+        return made[chosen] if isinstance(chosen, int) else chosen(made)
+
+    assert [flow(), flow()] == [2, 2]
+    chosen = 1
+    assert flow() == 3
+    chosen = list
+    assert flow() == [2, 3]
+    chosen = len
+    assert flow() == 2
+
+
 def test_a_whole_value_and_a_part_of_it_are_told_apart() -> None:
     part = False
 

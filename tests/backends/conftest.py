@@ -33,3 +33,9 @@ def gate(gates: Callable[[], Gate]) -> Gate:
 def one() -> Iterator[MultiprocessingBackend]:
     with MultiprocessingBackend(1) as backend:
         yield backend
+
+
+@pytest.fixture
+def two() -> Iterator[MultiprocessingBackend]:
+    with MultiprocessingBackend(2) as backend:
+        yield backend

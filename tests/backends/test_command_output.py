@@ -59,6 +59,22 @@ def test_a_file_may_get_all_of_it_beside_one_that_is_bounded(tmp_path, mask):
     assert table.read_text() == f"1234567{'*' * 7 if mask else 'secret'}890"
 
 
+def test_a_file_may_be_made_when_there_is_something_to_write(tmp_path):
+    """A silent process makes none; where one cannot be made, that is known when its output is not complete, and not before."""
+    out, err, both = (tmp_path / name for name in ("out", "err", "both"))
+    files = {"stdout": [out, both], "stderr": err, "late": [out, err], "max_output": 1000}
+    assert run(sh("true", **files)).status is NodeStatus.COMPLETED
+    assert sorted(tmp_path.iterdir()) == [both]
+    assert run(sh("echo it; echo again", **files)).status is NodeStatus.COMPLETED
+    assert (out.read_text(), both.read_text(), err.exists()) == ("it\nagain\n", "it\nagain\n", False)
+    assert run(sh("echo on >&2", stderr=err, late=[err])).status is NodeStatus.COMPLETED
+    assert err.read_text() == "on\n"
+    nowhere = {"stdout": tmp_path / "no" / "out", "late": [tmp_path / "no" / "out"]}
+    assert run(sh("true", **nowhere)).status is NodeStatus.COMPLETED
+    error = error_of(sh("echo it", **nowhere))
+    assert (error.code, "no/out' cannot be written: No such file or directory" in str(error)) == (0, True)
+
+
 def test_a_hundred_megabytes_on_one_line_take_no_memory(tmp_path):
     """They are read as they come, and no more than the limit goes to the disk; the process is not disturbed by that."""
     out = tmp_path / "out"

@@ -67,6 +67,36 @@ def test_a_process_stays_for_the_next_request():
     assert result["b"][1] == result["b"][2]
 
 
+def test_a_process_that_was_prepared_answers_the_first_request(tmp_path):
+    """It is started before there is a run, and no other one is for what is asked of it."""
+    started = tmp_path / "started"
+    kind = Server([*PROGRAM, f"open({str(started)!r}, 'a').write('%d ' % os.getpid())"])
+    with CommandBackend() as backend:
+        backend.prepare(kind)
+        result = DAG([Node("a", asking(PID, PID, kind=kind))]).run(places={"command": backend}, progress=False)
+        assert b" ".join(result["a"]).decode().split() == started.read_text().split() * 2
+
+
+def test_a_process_that_was_prepared_in_vain_is_gone_with_its_backend():
+    """Whether there was no run, or one that asked for something else."""
+    with CommandBackend() as backend:
+        backend.prepare(SERVER)
+        assert DAG([Node("a", asking(PID, kind=Server(PROGRAM, cwd="/")))]).run(
+            places={"command": backend}, progress=False
+        )["a"]
+        backend.prepare(SERVER, ["secret"])
+
+
+def test_of_a_process_that_cannot_be_prepared_who_asks_it_is_told():
+    """A run goes its way until then."""
+    with CommandBackend() as backend:
+        backend.prepare(Server(["/nowhere"]))
+        backend.prepare(Server(PROGRAM, {"PATH": "/bin", "PYTHONHOME": "/nowhere"}))
+        task = asking(PID, kind=Server(["/nowhere"]))
+        (error,) = DAG([Node("a", task)]).run(places={"command": backend}, progress=False)["a"]
+        assert "there is no '/nowhere'. Look at its path." in str(error)
+
+
 def test_servers_that_are_equal_are_one_kind():
     """Wherever they were made; with other variables, arguments or folder they are another one."""
     same = pickle.loads(pickle.dumps(Server(PROGRAM, {"A": "1"}, "/")))

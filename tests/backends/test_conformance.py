@@ -83,6 +83,7 @@ class TicketStranger(PoolStranger):
 class TestPoolStranger(BackendConformance):
     transfers = False
     frees_slots = False
+    isolates_contexts = False
 
     def make_backend(self, slots: int) -> Backend:
         return adapt(PoolStranger(slots))
@@ -91,6 +92,7 @@ class TestPoolStranger(BackendConformance):
 class TestTicketStranger(BackendConformance):
     transfers = False
     frees_slots = False
+    isolates_contexts = False
 
     def make_backend(self, slots: int) -> Backend:
         return adapt(TicketStranger(slots))

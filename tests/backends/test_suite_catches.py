@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dagrid.attempt import Extra
-from dagrid.errors import NoCurrentTaskError
+from dagrid.errors import BackendClosedError, NoCurrentTaskError
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host
 from dagrid.testing import BackendConformance, EngineConformance, Probe
@@ -45,6 +45,8 @@ class Worker:
         began = self.host.now()
         value: Any = None
         error: BaseException | None = None
+        if self.session.refuses:
+            return self.host.failed(self.number, call, BackendClosedError(), began, began)
         try:
             value = call.fn(*call.args, **(call.kwargs or {}))
         except self.session.caught as found:
@@ -67,7 +69,7 @@ class Threads:
     name = "threads"
     capabilities = Capabilities(shares_memory=True)
     caught: type[BaseException] = BaseException
-    talkative = False
+    talkative = refuses = False
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -91,9 +93,9 @@ class Threads:
                 worker.bell.release()
 
     def close(self, wait: bool = True) -> None:
-        self.stop()
+        self.refuses = True
         for worker in self.workers.values():
-            if wait:
+            if wait and worker.left:
                 worker.thread.join()
 
     def wake(self, worker: int) -> None:
@@ -141,6 +143,15 @@ class EndsTwice(Threads):
             return completed(worker, call, value, started, ended)
 
         return report
+
+
+class LeavesItsRunsWaiting(Threads):
+    def close(self, wait: bool = True) -> None:
+        self.stop()
+
+
+class GoesOnWithItsRuns(Threads):
+    def close(self, wait: bool = True) -> None: ...
 
 
 class TalksOn(Threads):
@@ -191,6 +202,7 @@ class TestRight(BackendConformance):
     """The small backend itself, but for what needs the public methods and several uses at once."""
 
     patience = 5.0
+    isolates_contexts = False
     test_the_four_methods = test_a_result_is_waited_for_only_so_long = test_a_closed_backend_refuses = None  # type: ignore[assignment]
     test_two_hosts_at_once = None  # type: ignore[assignment]
     test_surroundings_are_carried = None  # type: ignore[assignment]
@@ -211,6 +223,8 @@ class TestRight(BackendConformance):
         (HasOneThreadTooMany, "test_as_many_as_slots_at_once_and_no_more"),
         (GivesBackWhatRuns, "test_recall_gives_back_only_what_has_not_started"),
         (Oversleeps, "test_a_value_returns"),
+        (LeavesItsRunsWaiting, "test_closing_under_a_run"),
+        (GoesOnWithItsRuns, "test_closing_under_a_run"),
         (TriesToOpenValues, "test_values_that_resemble_encoded_ones_are_left_alone"),
         (ClaimsReferences, "test_a_value_goes_on_as_it_was_reported"),
     ],

@@ -19,7 +19,7 @@ import pytest
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster, get_client, get_worker
 
 from dagrid import DAG, Node
-from dagrid.errors import PoisonousTaskError, UnsatisfiableError
+from dagrid.errors import BackendClosedError, PoisonousTaskError, UnsatisfiableError
 from dagrid.execution.backends import _dask
 from dagrid.execution.backends._dask import Cluster
 from dagrid.execution.backends.dask import PATIENT, DaskBackend
@@ -397,3 +397,18 @@ def test_a_scheduler_that_is_gone_ends_the_run(asks: dict[str, Any]) -> None:
         result = run.wait(40)
     assert result.status.value == "failed"
     assert "scheduler" in str(result.node_result("n2").error)
+
+
+def test_a_task_ends_whose_backend_is_closed(client: Client) -> None:
+    """The client is somebody else's and goes on; what the run had there fails, and so does what comes later."""
+    settle(client, 2)
+    with Gate(30.0) as gate:
+        nodes = [Node("held", partial(stand, gate.address), resources={"gpu": 1})]
+        nodes += [Node("after", where, ["held"], resources={"slot": 1})]
+        backend = DaskBackend(client=client, kill=True)
+        run = DAG(nodes).start(backend=backend, on_failure="continue")
+        visit = gate.meet()
+        backend.close()
+        visit.wait_gone()
+        result = run.wait(30.0)
+    assert {type(one.error) for one in result.node_results.values()} == {BackendClosedError}

@@ -17,7 +17,7 @@ import pytest
 import ray
 
 from dagrid import DAG, Node
-from dagrid.errors import DagridError, PoisonousTaskError, TransferError, UnsatisfiableError
+from dagrid.errors import BackendClosedError, DagridError, PoisonousTaskError, TransferError, UnsatisfiableError
 from dagrid.execution.backends.ray import RayBackend
 from dagrid.graph.arguments import Arguments, Group, Ref
 from dagrid.graph.policy import Retry
@@ -286,3 +286,18 @@ def test_an_argument_that_cannot_travel_fails_its_node(backend: RayBackend) -> N
     assert "'bad'" in str(error)
     assert result.succeeded == 1
     assert issubclass(TransferError, DagridError)
+
+
+def test_a_task_ends_whose_backend_is_closed(backend: RayBackend) -> None:
+    """The session is somebody else's and goes on; what the run had there fails, and so does what comes later."""
+    with Gate(PATIENCE) as gate:
+        nodes = [Node("held", partial(stand, gate.address), resources=ONE)]
+        nodes += [Node("after", same, inputs={"value": "held"}, depends_on=["held"], resources=ONE)]
+        closed = RayBackend(num_cpus=1)
+        run = DAG(nodes).start(backend=closed, on_failure="continue")
+        visit = gate.meet()
+        closed.close()
+        visit.wait_gone()
+        result = run.wait(PATIENCE)
+    assert isinstance(result.node_results["held"].error, BackendClosedError)
+    assert result.status == "failed"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import pickle
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -15,22 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagrid import DAG, Node, NodeStatus, Patch, Retry, Rule, RunStatus, TaskError
-from dagrid.errors import (
-    CapabilityError,
-    InvalidSettingError,
-    PlanError,
-    TransferError,
-    UnknownNodeError,
-    UnknownTaskError,
-)
+from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
 from dagrid.execution.distributed import PartitionedDAGExecutor
+from tests.execution.partition_graphs import lanes
 from tests.execution.partition_tasks import (
-    Counted,
     Courier,
-    behind,
-    counted,
     die,
     die_once,
     failing,
@@ -39,7 +27,6 @@ from tests.execution.partition_tasks import (
     number,
     plus_one,
     skipping,
-    unsendable,
     where,
 )
 
@@ -134,21 +121,6 @@ def test_a_chosen_part_of_the_graph_ends_as_it_does_whole(
     compare(whole, parts, dag)
 
 
-def lanes(count: int, length: int, fn: Any = joined) -> DAG:
-    """Return so many chains, which have nothing to do with each other."""
-    nodes = []
-    for lane in range(count):
-        for step in range(length):
-            inputs = {"a": f"{lane}.{step - 1}"} if step else None
-            nodes.append(Node(f"{lane}.{step}", fn, inputs=inputs))
-    return DAG(nodes)
-
-
-def two(first: Any, second: Any, **settings: Any) -> DAG:
-    """Return two nodes, the second of which takes the value of the first; level by level they are two parts."""
-    return DAG([Node("first", first), Node("second", second, inputs={"value": "first"}, **settings)])
-
-
 def test_the_result_is_that_of_an_ordinary_run() -> None:
     """Whoever reads results, traces or pages must not have to know that there were parts."""
     dag = lanes(2, 3)
@@ -218,141 +190,6 @@ def test_a_part_does_not_wait_for_parts_that_it_does_not_need() -> None:
     assert len(executor.partition) == 4
     result = executor.execute()
     assert result["slow"] is True
-
-
-def test_only_values_that_are_needed_travel_to_a_part() -> None:
-    """What a part does not take is not sent to it, and what nobody takes and is not kept does not leave its part."""
-    size = 100_000
-    dag = DAG(
-        [
-            Node("large", lambda: b"x" * size),
-            Node("small", len, inputs={"obj": "large"}),
-            Node("other", len, inputs={"obj": "large"}),
-            Node("last", lambda small: small + 1, inputs={"small": "small"}),
-        ]
-    )
-    for keep, home in (("all", True), ("outputs", False), ({"small"}, False)):
-        courier = Courier()
-        executor = PartitionedDAGExecutor(dag, k=2, costs={"last": 3.0}, backend=courier, keep=keep)
-        assert [sorted(part) for part in executor.partition.parts] == [["large", "other", "small"], ["last"]]
-        result = executor.execute()
-        assert result.ok
-        assert all(len(data) < size for data in courier.sent)
-        assert any(len(data) > size for data in courier.returned) is home
-        kept = {name for name in dag.node_names() if _is_kept(result, name)}
-        assert kept == {"all": set(dag.node_names()), "outputs": {"other", "last"}}.get(str(keep), {"small"})
-
-
-@pytest.mark.parametrize("chosen", [{"targets": ["middle"]}, {"exclude": ["last"]}, {"given": {"last": 0}}])
-def test_what_only_nodes_take_that_do_not_run_is_an_output(chosen: Any) -> None:
-    """As in an ordinary run: who asks for one node of a graph, and no more than is needed, wants that one."""
-    dag = DAG(
-        [
-            Node("first", int),
-            Node("middle", lambda first: first + 1, ("first",)),
-            Node("last", lambda middle: middle + 1, ("middle",)),
-        ]
-    )
-    executor = PartitionedDAGExecutor(dag, k=2, keep="outputs", **chosen)
-    for result in (dag.run(keep="outputs", **chosen), executor.execute()):
-        assert (result["middle"], _is_kept(result, "first")) == (1, False)
-
-
-def _is_kept(result: Any, name: str) -> bool:
-    try:
-        result[name]
-    except TaskError as error:
-        return "dropped" not in str(error)
-    return True
-
-
-def test_a_value_that_travels_is_not_opened_on_its_way() -> None:
-    """The driver may lack the type, and opening costs; it passes bytes on."""
-    Counted.opened = 0
-    result = PartitionedDAGExecutor(two(counted, behind), k=2, backend=Courier()).execute()
-    assert result["second"] == "Counted"
-    assert Counted.opened == 1
-    assert result["first"].number == 3
-    assert Counted.opened == 2
-
-
-def test_nothing_is_pickled_where_memory_is_shared() -> None:
-    """On threads a value is the object itself, whatever it is."""
-    lock = threading.Lock()
-    result = PartitionedDAGExecutor(two(lambda: lock, lambda value: value), k=2).execute()
-    assert result["second"] is lock
-
-
-def test_a_value_that_cannot_travel_fails_its_node_where_another_part_needs_it() -> None:
-    """The message has the node and the remedy; who needs the value is skipped."""
-    dag = DAG(
-        [
-            Node("first", unsendable),
-            Node("apart", number),
-            Node("second", behind, inputs={"value": "first"}, depends_on=["apart"]),
-        ]
-    )
-    result = PartitionedDAGExecutor(dag, k=2, backend=Courier()).execute()
-    assert result.node_results["first"].status is NodeStatus.FAILED
-    assert result.node_results["second"].reason == "'first' failed"
-    assert result["apart"] == 7
-    with pytest.raises(TransferError, match=r"value of node 'first', a .*Unsendable, cannot travel"):
-        result.raise_for_status()
-    assert result.trace is not None
-    spans = sorted((span.node, span.outcome) for span in result.trace)
-    assert spans == [("apart", "completed"), ("first", "failed")]
-    whole = PartitionedDAGExecutor(dag, k=2, on_failure="continue", backend=Courier()).execute()
-    assert whole.node_results["second"].status is NodeStatus.SKIPPED
-
-
-def test_a_value_that_nobody_else_needs_may_stay_where_it_is() -> None:
-    """Within its part it was of use; only reading it here is impossible."""
-    result = PartitionedDAGExecutor(two(unsendable, behind), k=1, backend=Courier()).execute()
-    assert result.ok
-    assert result["second"] == "Unsendable"
-    with pytest.raises(TransferError, match="'first'"):
-        result["first"]
-
-
-def test_a_given_value_that_cannot_travel_is_named() -> None:
-    """The user gave it, so the user can change it."""
-    executor = PartitionedDAGExecutor(two(number, behind), k=2, backend=Courier(), given={"first": threading.Lock()})
-    with pytest.raises(TransferError, match="'first'"):
-        executor.execute().raise_for_status()
-
-
-def test_a_piece_is_opened_once_for_runs_that_are_alike() -> None:
-    """A worker that keeps the compiled form saves the cost of making it in every later run."""
-    from dagrid.execution.pieces import _kept
-
-    executor = PartitionedDAGExecutor(lanes(1, 6), k=2, backend=Courier())
-    before = len(_kept._works)
-    first = executor.execute()
-    assert len(_kept._works) == before + 2
-    assert executor.execute()["0.5"] == first["0.5"]
-    assert len(_kept._works) == before + 2
-
-
-def test_what_a_worker_keeps_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that serves for weeks must not keep every graph that it has seen."""
-    from dagrid.execution import pieces
-
-    kept = pieces._Kept()
-    monkeypatch.setattr(pieces, "_kept", kept)
-    monkeypatch.setattr(pieces, "MOST_KEPT", 10)
-    for length in range(1, 8):
-        PartitionedDAGExecutor(lanes(1, length), k=1, backend=Courier()).execute()
-    assert kept._nodes == 7
-    assert len(kept._works) == 1
-
-
-def test_a_function_travels_once_however_many_nodes_have_it() -> None:
-    """Else a graph of a thousand closures would carry a thousand copies."""
-    ballast = "b" * 10_000
-    courier = Courier()
-    dag = lanes(1, 20, lambda a=None: len(ballast))
-    assert PartitionedDAGExecutor(dag, k=1, backend=courier).execute()["0.19"] == 10_000
-    assert len(courier.sent[0]) < 2 * len(ballast)
 
 
 def test_a_late_node_times_out_by_itself() -> None:
@@ -447,179 +284,6 @@ def test_ctrl_c_in_a_task_ends_the_run_with_a_result() -> None:
     assert result["a"] == 7
     assert result.node_results["c"].status is not NodeStatus.COMPLETED
     assert result.node_results["d"].status is not NodeStatus.COMPLETED
-
-
-def test_kinds_of_tasks_and_arguments_that_only_the_worker_can_bind() -> None:
-    """Conditions, constants, parts of values and async functions come through as they are."""
-    import dagrid
-
-    @dagrid.task
-    def add(a: int, b: int = 0) -> int:
-        return a + b
-
-    @dagrid.task
-    async def later(a: int) -> int:
-        await asyncio.sleep(0)
-        return a * 2
-
-    @dagrid.task
-    def split(a: int) -> dict[str, int]:
-        return {"more": a + 1}
-
-    @dagrid.dag
-    def flow() -> Any:
-        one = add(1, b=2)
-        return later(split(one)["more"])
-
-    dag = flow.build()
-    for k in (1, 2, 3):
-        for backend in ("thread", Courier()):
-            result = PartitionedDAGExecutor(dag, k=k, backend=backend).execute()
-            result.raise_for_status()
-            assert result["later"] == 8
-    conditional = DAG(
-        [Node("zero", lambda: 0), Node("never", number, when="zero"), Node("after", number, depends_on=["never"])]
-    )
-    for k in (1, 2, 3):
-        result = PartitionedDAGExecutor(conditional, k=k, backend=Courier()).execute()
-        assert [one.status.value for one in result.node_results.values()] == ["completed", "skipped", "skipped"]
-        assert result.ok
-
-
-def test_setup_nodes_run_before_or_are_refused() -> None:
-    """They run once for a graph, and parts know nothing of each other; their values from another run are taken."""
-    dag = DAG([Node("model", number, setup=True), Node("use", lambda model: model + 1, depends_on=["model"])])
-    executor = PartitionedDAGExecutor(dag, k=2)
-    with pytest.raises(CapabilityError, match=r"dag\.run\(targets="):
-        executor.execute()
-    dag.run(targets=["model"])
-    assert executor.execute()["use"] == 8
-    assert PartitionedDAGExecutor(dag, k=2, given={"model": 1}).execute()["use"] == 2
-
-
-@pytest.mark.parametrize(
-    ("node", "why"),
-    [
-        (Node("n", number, resources={"gpu": 1}), "asks for resources"),
-        (Node("n", number, selector={"gpu": "yes"}), "selects its worker"),
-        (Node("n", number, is_sequential=True), "has to run alone"),
-        (Node("n", number, place="caller"), "caller's thread"),
-        (Node("n", number, adds={"kind"}), "may append"),
-        (Node("n", number, cache=True), "cache=False"),
-    ],
-)
-def test_nodes_that_no_part_can_serve_are_refused_at_once(node: Node, why: str) -> None:
-    """A setting that is silently ignored is worse than a refusal; the message says what to do."""
-    with pytest.raises(CapabilityError, match=f"Node 'n' .*{why}.*DAG.run"):
-        PartitionedDAGExecutor(DAG([node]), k=1)
-
-
-def test_a_cached_node_runs_where_nothing_is_kept() -> None:
-    """Its function is wrapped where it runs, and works without a cache."""
-    dag = DAG([Node("n", number, cache=True), Node("m", lambda n: n + 1, depends_on=["n"], cache=True)])
-    for backend in ("inline", Courier()):
-        assert PartitionedDAGExecutor(dag, k=2, cache=False, backend=backend).execute()["m"] == 8
-
-
-def test_settings_that_do_not_fit_are_refused_with_the_reason() -> None:
-    """Before anything runs, and a typo with the name that was meant."""
-    dag = lanes(1, 2)
-    for name in ("resources", "checkpoint", "rules", "observers", "clock", "max_concurrency", "run_id", "max_nodes"):
-        with pytest.raises(InvalidSettingError, match=f"{name} cannot be combined with parts: .*DAG.run"):
-            PartitionedDAGExecutor(dag, k=1, **_nothing(name))
-    with pytest.raises(InvalidSettingError, match="Did you mean 'keep'"):
-        PartitionedDAGExecutor(dag, k=1, kep="all")  # type: ignore[call-arg]
-    with pytest.raises(InvalidSettingError, match="cache"):
-        PartitionedDAGExecutor(dag, k=1, cache=True)
-    with pytest.raises(InvalidSettingError, match="max_workers"):
-        PartitionedDAGExecutor(dag, k=1, max_workers=0)
-    with pytest.raises(InvalidSettingError):
-        PartitionedDAGExecutor(dag, k=0)
-    with pytest.raises(InvalidSettingError):
-        PartitionedDAGExecutor(dag, k=1, strategy="nearest")
-    with pytest.raises(UnknownNodeError):
-        PartitionedDAGExecutor(dag, k=1, costs={"9.9": 1.0})
-    with pytest.raises(UnknownTaskError):
-        PartitionedDAGExecutor(dag, k=1).execute({"9.9": number})
-    with pytest.raises(PlanError):
-        PartitionedDAGExecutor(DAG([Node("n", lambda x: x)]), k=1).execute()
-
-
-def _nothing(name: str) -> Any:
-    return {name: None}
-
-
-def test_graphs_that_grow_are_refused() -> None:
-    """What comes later is in no part; a task that tries all the same fails by itself."""
-    import dagrid
-
-    growing = DAG.of(lanes(1, 2).structure, lanes(1, 2).specs, rules=(Rule(lambda view: False, lambda view: Patch()),))
-    with pytest.raises(CapabilityError, match="grows while it runs"):
-        PartitionedDAGExecutor(growing, k=1)
-
-    def grow() -> None:
-        dagrid.current().grow(Node("more", number))
-
-    for backend in ("inline", Courier()):
-        result = PartitionedDAGExecutor(
-            DAG([Node("grow", grow), Node("other", number)]), k=1, backend=backend
-        ).execute()
-        assert result["other"] == 7
-        assert "cannot append to it" in result.node_results["grow"].reason
-        with pytest.raises(CapabilityError, match=r"cannot append to it. Run the graph with DAG\.run"):
-            result.raise_for_status()
-
-
-def test_small_graphs_and_none() -> None:
-    """A graph of nothing, and more workers than nodes."""
-    assert PartitionedDAGExecutor(DAG([]), k=3).execute().ok
-    assert PartitionedDAGExecutor(lanes(1, 2), k=30).execute().succeeded == 2
-    assert PartitionedDAGExecutor(DAG.builder().add_nodes(["a", "b"]).build(), k=2).execute().skipped == 2
-
-
-def test_the_graph_says_how_many_nodes_run_at_once() -> None:
-    """`max_concurrency` of a graph holds over all its parts."""
-    at_once = [0, 0]
-    lock = threading.Lock()
-
-    def count() -> None:
-        with lock:
-            at_once[0] += 1
-            at_once[1] = max(at_once)
-        with lock:
-            at_once[0] -= 1
-
-    dag = DAG([Node(f"n{at}", count) for at in range(60)], max_concurrency=1)
-    assert PartitionedDAGExecutor(dag, k=4, strategy="balanced", max_workers=3).execute().ok
-    assert at_once[1] == 1
-
-
-def test_the_part_with_the_most_urgent_node_goes_first() -> None:
-    """Priorities hold across parts as far as these can be chosen among."""
-    order: list[str] = []
-    dag = DAG([Node(f"n{at}", partial(order.append, f"n{at}"), priority=at) for at in range(4)])
-    assert PartitionedDAGExecutor(dag, k=4, strategy="balanced", backend="inline").execute().ok
-    assert order == ["n3", "n2", "n1", "n0"]
-
-
-def test_tasks_are_given_at_each_run() -> None:
-    """One executor serves runs with different tasks; what was compiled for one is not used for another."""
-    dag = DAG.builder().add_nodes(["a", "b"]).add_edges([("a", "b")]).build()
-    with PartitionedDAGExecutor(dag, k=2, backend=Courier()) as executor:
-        assert executor.execute({"a": number, "b": lambda a: a + 1})["b"] == 8
-        assert executor.execute({"a": number, "b": lambda a: a + 2})["b"] == 9
-
-
-def test_the_draws_of_a_run_with_a_seed_are_the_same_again() -> None:
-    """Jitter must be reproducible where a seed is given."""
-    dag = DAG([Node("n", flaky, retries=Retry(1, delay=0.01, jitter=1.0))])
-
-    def delay() -> float:
-        result = PartitionedDAGExecutor(dag, k=1, backend="inline", seed=5).execute()
-        assert result.ok
-        return next(fact.due - fact.at for fact in result._state.facts() if fact.due)
-
-    assert delay() == pytest.approx(delay(), abs=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -741,21 +405,3 @@ def test_a_part_never_rides_on_the_one_that_it_needs() -> None:
         along(State(compiled_for(dag, {"a": number, "b": fn}, Settings()).plan), 0, 4) for fn in (joined, gathered)
     ]
     assert riders == [[1], []]
-
-
-def test_a_backend_that_loses_reports_is_told_so() -> None:
-    """A stranger that returns nothing must not look like a run of nothing."""
-
-    class Silent(Courier):
-        def result(self, future: Any, timeout: float | None = None) -> Any:
-            return None
-
-    with pytest.raises(TransferError, match="in place of the report of a part"):
-        PartitionedDAGExecutor(lanes(1, 2), k=2, backend=Silent()).execute()
-
-
-def test_reports_are_pickled_by_any_pickler() -> None:
-    """A stranger's backend uses a pickler of its own."""
-    courier = Courier()
-    PartitionedDAGExecutor(lanes(1, 3), k=1, backend=courier).execute()
-    assert pickle.loads(courier.returned[0]).well

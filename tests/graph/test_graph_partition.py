@@ -372,3 +372,16 @@ def test_many_workers_cost_little_more_than_few() -> None:
 
     few, many = min(seconds(8) for _ in range(3)), min(seconds(1_200) for _ in range(3))
     assert many < 5 * few
+
+
+@pytest.mark.slow
+def test_borders_are_looked_for_near_their_shares() -> None:
+    """Where there are many parts, a border that is many parts away from its share is none, and not tried for each of them."""
+    dag = layered(50, 50)
+
+    def seconds(k: int) -> float:
+        began = time.process_time()
+        dag.partition(k, "communication_min")
+        return time.process_time() - began
+
+    assert seconds(500) < 5 * seconds(8)

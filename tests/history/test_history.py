@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
@@ -254,6 +255,80 @@ def test_looking_does_not_disturb(history, perform):
         looker.kill()
         looker.wait(PATIENCE)
         looker.stdout.close()
+
+
+def test_who_serves_holds_all_its_runs_by_one_file(history, perform):
+    """A file for each would have to be made for each, and kept; yet each is let go of by itself."""
+    history.serve()
+    first, second = (history.begin("nightly", About()) for _ in range(2))
+    serving = (history.home / "serving.lock").stat()
+    assert all(serving.st_ino == (place.folder / "owner.lock").stat().st_ino for place in (first, second))
+    for place in (first, second):
+        assert (history.info(place.run_id).status, history.info(place.run_id).pid) == ("running", os.getpid())
+        with pytest.raises(RunHeldError):
+            history.reopen(place.run_id)
+    first.close()
+    first.close()
+    assert history.info(first.run_id).status == "interrupted"
+    assert history.info(second.run_id).status == "running"
+    process = perform("reopen", first.run_id)
+    assert said(process) == (first.run_id, process.pid)
+    assert history.info(first.run_id).pid == process.pid
+    assert history.info(second.run_id).pid == os.getpid()
+    second.close()
+
+
+def test_who_serves_was_killed(history, perform):
+    """All its runs are interrupted, also for who serves then, and each is taken up by itself, whoever else looks at it."""
+    process = perform("serve", "nightly")
+    runs, pid = said(process)
+    assert {(history.info(run).status, history.info(run).pid) for run in runs} == {("running", pid)}
+    process.kill()
+    process.wait(PATIENCE)
+    assert {history.info(run).status for run in runs} == {"interrupted"}
+    history.serve()
+    assert {history.info(run).status for run in runs} == {"interrupted"}
+    for number, run in enumerate(runs):
+        with history.reopen(run):
+            held = {history.info(one).status for one in runs[: number + 1]}
+            assert held == ({"running"} if number == 0 else {"running", "interrupted"})
+            assert {history.info(one).status for one in runs[number + 1 :]} <= {"interrupted"}
+            assert [path.name for path in history.folder(run).iterdir()] == ["owner.lock"]
+
+
+def test_a_run_of_who_was_killed_is_got_once(history, perform):
+    """Two take it up at once, each of which finds that nobody has it any more."""
+    process = perform("serve", "nightly")
+    runs, _ = said(process)
+    process.kill()
+    process.wait(PATIENCE)
+    for run in runs:
+        racers = [perform("reopen", run) for _ in range(2)]
+        got = [line for line in (racer.stdout.readline() for racer in racers) if line]
+        assert len(got) == 1
+        assert history.info(run).pid == json.loads(got[0])[1]
+
+
+def test_a_folder_on_another_file_system(history):
+    """No file has names on two of them."""
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == os.stat(history.home.parent).st_dev:
+        pytest.skip("there is one file system")
+    history.serve()
+    with TemporaryDirectory(dir="/dev/shm") as logs, history.begin("nightly", About(), logs=Path(logs)) as place:
+        assert history.info(place.run_id).pid == os.getpid()
+        with pytest.raises(RunHeldError):
+            history.reopen(place.run_id)
+
+
+def test_a_lock_whose_file_somebody_removed_gets_no_other_names(history, perform):
+    """Another process serves the home then, and its lock is not ours to give away."""
+    history.serve()
+    (history.home / "serving.lock").unlink()
+    process = perform("serve", "nightly")
+    runs, pid = said(process)
+    with history.begin("nightly", About()) as place:
+        assert history.info(place.run_id).pid == os.getpid()
+        assert {history.info(run).pid for run in runs} == {pid}
 
 
 def test_a_run_on_another_machine(history):

@@ -6,8 +6,10 @@ import asyncio
 import threading
 
 import cloudpickle
+import pytest
 
 from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.service.worker.folders import KEPT, Folders
 from dagrid.service.worker.runs import Runs
 
 ARRIVES, MAY = threading.Event(), threading.Event()
@@ -68,3 +70,65 @@ def test_a_run_that_comes_again_waits_for_its_own_kit(tmp_path):
 
     told, opened = [], []
     asyncio.run(begin_again())
+
+
+def fill(folder):
+    (folder / "logs" / "deep").mkdir()
+    (folder / "logs" / "deep" / "step.out").write_text("mine")
+    (folder / "logs" / "step.err").touch()
+    (folder / "files").mkdir()
+    (folder / "files" / "mine").touch()
+
+
+def link_logs_elsewhere(folder):
+    fill(folder)
+    elsewhere = folder.parent.parent / "elsewhere"
+    (folder / "logs").rename(elsewhere)
+    (folder / "logs").symlink_to(elsewhere)
+
+
+def link_elsewhere(folder):
+    """Steps may leave anything."""
+    fill(folder)
+    (folder / "link").symlink_to(folder.parent)
+    (folder / "logs" / "link").symlink_to(folder.parent.parent)
+
+
+def remove_logs(folder):
+    (folder / "logs").rmdir()
+
+
+def remove(folder):
+    (folder / "logs").rmdir()
+    folder.rmdir()
+
+
+@pytest.mark.parametrize("leave", [fill, link_elsewhere, link_logs_elsewhere, remove_logs, remove])
+def test_a_run_finds_nothing_of_the_one_before(tmp_path, leave):
+    """Its folder has another name, so that who still knows the old one finds nothing, and is empty but for the logs."""
+    folders = Folders(tmp_path / "runs")
+    for name in ("first", "second", "third"):
+        folder = folders.give(name)
+        assert folder == tmp_path / "runs" / name
+        assert [(path.name, list(path.iterdir())) for path in folder.iterdir()] == [("logs", [])]
+        other = folders.give("other")
+        leave(folder)
+        folders.take_back(folder)
+        folders.take_back(other)
+        assert list((tmp_path / "runs").iterdir()) == []
+        if leave is link_logs_elsewhere:
+            assert (tmp_path / "elsewhere" / "deep" / "step.out").read_text() == "mine"
+            (tmp_path / "elsewhere").rename(tmp_path / f"elsewhere-{name}")
+    folders.close()
+    assert {path.name for path in tmp_path.iterdir() if "elsewhere" not in path.name} == {"runs"}
+
+
+def test_folders_are_kept_for_the_next_runs_and_no_more(tmp_path):
+    """Of a thousand runs at once, few folders stay."""
+    folders = Folders(tmp_path / "runs")
+    given = [folders.give(f"run-{number}") for number in range(2 * KEPT)]
+    known = {folder.stat().st_ino for folder in given}
+    for folder in given:
+        folders.take_back(folder)
+    assert len(list((tmp_path / "spare").iterdir())) == KEPT
+    assert {folders.give(f"again-{number}").stat().st_ino for number in range(KEPT)} < known

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+
+import pytest
+
+from dagrid.errors import CapabilityError
+from dagrid.execution.watchdog import watchdog
+from tests.backends.command_tasks import children
 
 
 def test_async_functions_run(runner):
@@ -93,7 +100,7 @@ def test_a_python_step_that_raises_fails_with_its_message_and_its_traceback(runn
     assert "dagrid" not in told.err("a")
 
 
-def test_a_python_step_that_writes_nothing_has_its_files_when_somebody_asks_for_them(runner):
+def test_a_step_that_writes_nothing_has_its_files_when_somebody_asks_for_them(runner):
     """Two files for each of a thousand silent steps cost more than the steps; what is read of one must be there all the same."""
     told = runner.run(
         """
@@ -101,11 +108,15 @@ def test_a_python_step_that_writes_nothing_has_its_files_when_somebody_asks_for_
           - {name: a, id: silent, python: 'operator:index', args: [1]}
           - {name: b, command: 'test -e "${silent.stdout}" && wc -c < "${silent.stdout}"'}
           - {name: c, python: 'builtins:print', args: [hello]}
+          - {name: d, id: quiet, command: 'true'}
+          - {name: e, command: 'cat "${quiet.stdout}" "${quiet.stderr}"'}
+          - {name: f, command: 'echo why >&2'}
+          - {name: g, command: 'true'}
         """
     )
-    assert (told.status, told.out("b").strip(), told.out("c")) == ("succeeded", "0", "hello\n")
-    files = {name for name in ("a.out", "a.err", "b.out", "b.err", "c.out", "c.err") if (told.folder / name).exists()}
-    assert files == {"a.out", "b.out", "b.err", "c.out"}
+    assert (told.status, told.out("b").strip(), told.out("c"), told.err("f")) == ("succeeded", "0", "hello\n", "why\n")
+    files = {name for name in os.listdir(told.folder) if name.endswith((".out", ".err"))}
+    assert files == {"a.out", "b.out", "c.out", "d.out", "d.err", "f.err"}
 
 
 def test_a_python_step_whose_output_cannot_be_written_fails_with_the_reason(runner):
@@ -144,6 +155,17 @@ def test_each_python_step_has_its_own_environment_and_folder_whatever_the_one_be
     assert told.node("a").attempts == 2
     assert told.err("a").count(f"RuntimeError: ('{runner.folder}', None)") == 2
     assert json.loads(told.out("c")) == [str(runner.folder), None]
+
+
+def test_a_workflow_that_begins_in_python_ends_its_process_also_where_nothing_runs(runner):
+    """It is started before the graph is made, which may be refused; or everything is skipped."""
+    watchdog()  # it stays
+    before = children()
+    told = runner.run("steps: [{name: a, python: 'os:getpid', preconditions: [{condition: 'no', expected: 'yes'}]}]")
+    assert told.node("a").status == "skipped"
+    with pytest.raises(CapabilityError):
+        runner.start("steps: [{name: a, python: 'os:getpid', workerSelector: {gpu: 'true'}}]")
+    assert children() == before
 
 
 def test_a_fork_that_goes_on_in_place_of_a_function_answers_nothing(runner):
@@ -209,3 +231,33 @@ def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):
         """
     )
     assert told.out("c") == '{"x": 1}\n'
+
+
+def test_a_value_is_passed_to_the_parameter_of_its_name_that_is_still_free(runner):
+    """Whatever the function looks like: one that takes any number of values, a decorated one, an object that is called."""
+    (runner.folder / "takes.py").write_text(
+        "import functools\n\n\ndef make():\n    return 5\n\n\n"
+        "def rest(*numbers, make):\n    return [*numbers, make]\n\n\n"
+        "def place(make=0, /, other=1):\n    return [make, other]\n\n\n"
+        "def taken(make, other=1):\n    return [make, other]\n\n\n"
+        "def twice(fn):\n    @functools.wraps(fn)\n    def inner(*args, **kwargs):\n"
+        "        return fn(*args, **kwargs) * 2\n    return inner\n\n\n"
+        "decorated = twice(rest)\n\n\n"
+        "class Called:\n    def __call__(self, first, make):\n        return [first, make]\n\n\ncalled = Called()\n"
+    )
+    functions = {
+        "rest": ([1, 2], [1, 2, 5]),
+        "place": ([], [0, 1]),
+        "taken": ([1, 2], [1, 2]),
+        "decorated": ([1, 2], [1, 2, 5] * 2),
+        "called": ([1], [1, 5]),
+    }
+    told = runner.run(
+        "type: graph\nsteps:\n  - {name: make, python: 'takes:make'}\n"
+        + "".join(
+            f"  - {{name: {name}, python: 'takes:{name}', args: {args}, depends: make, output: X}}\n"
+            for name, (args, _) in functions.items()
+        )
+    )
+    returned = {name: json.loads(told.node(name).value.outputs["X"]) for name in functions}
+    assert returned == {name: expected for name, (_, expected) in functions.items()}

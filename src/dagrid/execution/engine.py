@@ -151,6 +151,7 @@ class Engine:
         self._watchers: list[Settable] = []
         self._workers = count()
 
+    @unrecorded
     def start(self, cancelled: str = "") -> None:
         """Open the backend and begin, or go on where a run that was restored has stopped; returns at once.
 
@@ -329,7 +330,7 @@ class Engine:
             self._prepare(event)
             return self._exchange(worker, (event,))
         lock = self._lock
-        if not lock.acquire(False):
+        if not lock.acquire(False):  # a call for nothing would be a twentieth of what a node costs
             self.enter()
         try:
             reply: Call | None
@@ -413,11 +414,14 @@ class Engine:
         interpreter; that thread then finds the lock taken and sleeps on it in turn, and so every node costs two hand-overs. So
         this gives the interpreter away instead, and tries again when it is back.
         """
+        acquire = self._lock.acquire
+        if acquire(False):
+            return
         for _ in range(PATIENCE):
-            if self._lock.acquire(False):
-                return
             let_others_run()
-        self._lock.acquire()
+            if acquire(False):
+                return
+        acquire()
 
     def _exchange(self, worker: int, events: Sequence[Stimulus]) -> Call | None:
         reply: Call | None
@@ -495,8 +499,7 @@ class Engine:
                     while self._questions:
                         answer = self.growing.evaluate(self.state, self._questions.popleft(), self.now())
                         last = worker != NOBODY and reply is NOT_ASKED and not self._questions
-                        if not self._lock.acquire(False):
-                            self.enter()
+                        self.enter()
                         try:
                             given = self._answered(answer, worker if last else NOBODY)
                         finally:

@@ -31,7 +31,7 @@ from dagrid.graph.rules import (
 from dagrid.interrupts import is_interrupt
 from dagrid.machine.events import Growth, NumberedRule, RuleEvaluated
 from dagrid.machine.plan import Settings
-from dagrid.machine.state import NO_GROWTH, State, Status
+from dagrid.machine.state import State, Status
 from dagrid.ports import Capabilities, opened
 
 
@@ -44,6 +44,19 @@ class Growing:
         shared: whether other runs of the graph may use the plan and the bindings too, see `fork`.
         kept: whether other runs use the values that this one makes, so that nothing may be appended to it.
     """
+
+    __slots__ = (
+        "_binder",
+        "_most",
+        "_packing",
+        "_values",
+        "bindings",
+        "failure",
+        "kept",
+        "names",
+        "rules",
+        "shared",
+    )
 
     def __init__(
         self,
@@ -67,7 +80,7 @@ class Growing:
 
     def begin(self) -> Growth:
         """Return the rules that the run begins with."""
-        return NO_GROWTH if not self.rules else Growth(rules=tuple(map(_numbered, self.rules, self.rules.values())))
+        return Growth(rules=tuple(map(_numbered, self.rules, self.rules.values())))
 
     def evaluate(self, state: State, number: int, now: float) -> RuleEvaluated:
         """Ask a rule, and its body if it holds. This calls the user's code; the graph may not grow meanwhile."""

@@ -31,7 +31,7 @@ from dagrid.machine.state import COMPLETED, SKIPPED_BIT, State
 from dagrid.ports import Backend, Call, opened
 
 _BORDER = "it ended in another part"
-_INLINE = InlineBackend()  # it holds nothing: what a run has of it is its session
+_INLINE = InlineBackend()  # for all: what a run has of it is its session
 _OWN = frozenset({Kind.WORKER_JOINED, Kind.WORKER_GONE, Kind.RUN_ENDED, Kind.STOPPED})  # of the inner run, and no more
 
 

@@ -7,7 +7,7 @@ nothing is known here of the run but whether it is done.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 
 from dagrid.execution.carriers import carry
 from dagrid.execution.clock import REAL_CLOCK, Flag
@@ -32,7 +32,7 @@ class RunSessions:
         self._open_backend = open_backend
         self._done = done
         self._main: Session | None = None
-        self._context = copy_context()
+        self._context: Context | None = None
         self._places: dict[str, PlaceHost] = {}
         self.place_of: dict[int, PlaceHost] = {}
         self._lent = False
@@ -41,6 +41,7 @@ class RunSessions:
 
     def open(self, backend: Backend, host: Host, uses: list[Use]) -> None:
         """Open the backend of the run, where an earlier process may have left something under way."""
+        self._context = copy_context()
         self._main = session_of(backend, host, uses)
 
     def open_place(self, name: str, host: Host, uses: Callable[[str, Backend], list[Use]]) -> None:
@@ -51,7 +52,7 @@ class RunSessions:
             host: the engine.
             uses: returns what an earlier process left under way there.
         """
-        if name in self._places or self._open_backend is None:
+        if name in self._places or self._open_backend is None or self._context is None:
             return
         backend = self._open_backend(name)
         # Who waits already may be wanted by it, and whoever made the graph grow has another context.

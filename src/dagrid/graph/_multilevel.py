@@ -13,8 +13,9 @@ a graph acyclic).
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from itertools import accumulate, pairwise
 
 from dagrid.graph._refine import Refiner, Weighted, cut_weight, loads
@@ -26,6 +27,8 @@ _LARGE = 4_000
 _FEW_PASSES = 3
 _PLACES = 16
 _FEW_PLACES = 6
+_NEAR = 2
+"""By how many parts a boundary may stand away from its share."""
 _COARSEST = 120
 _SHRINK = 0.93
 _LOOKED_AT = 12
@@ -152,10 +155,12 @@ def chunks(graph: Weighted, order: Sequence[int], caps: Sequence[float], places:
     upto = [0.0, *accumulate(cap * (1 + 1e-9) for cap in caps)]
     layers: list[list[int]] = [[0]]
     for number in range(1, parts):
-        low, high = total - (upto[parts] - upto[number]), upto[number]
-        fitting = [at for at in range(number, count - parts + number + 1) if low <= sums[at] <= high]
-        fitting.sort(key=lambda at: (crossing[at], abs(at - shares[number])))
-        layers.append(sorted({*fitting[:places], shares[number]}))
+        share, near = shares[number], _NEAR * max(caps[number - 1], caps[number])
+        low = max(total - (upto[parts] - upto[number]), sums[share] - near)
+        high = min(upto[number], sums[share] + near)
+        first, last = max(number, bisect_left(sums, low)), min(count - parts + number + 1, bisect_right(sums, high))
+        fitting = nsmallest(places, range(first, last), key=lambda at: (crossing[at], abs(at - share)))
+        layers.append(sorted({*fitting, share}))
     layers.append([count])
     best: dict[int, tuple[float, float, int]] = {0: (0.0, 0.0, -1)}
     chain = [best]

@@ -405,7 +405,7 @@ class Flow(Generic[P, R]):
             raise KeyboardInterrupt
         if result.status not in ("succeeded", "partially_succeeded"):
             result.raise_for_status()
-        return _Values(result).of(template)  # type: ignore[no-any-return]
+        return _filled(template, result, {})  # type: ignore[no-any-return]
 
     def build(self, /, *args: P.args, **kwargs: P.kwargs) -> DAG:
         """Return the graph that the function describes for these arguments, without running anything."""
@@ -450,15 +450,13 @@ class Flow(Generic[P, R]):
             finally:
                 made.open = False
                 recording.reset(token)
-            named = Arguments((template,)).sources or ()
+            named = (template.node,) if type(template) is Ref else Arguments((template,)).sources or ()
+            last = self._last
+            if last is not None and last[1].returned == named and made.repeats(last[0]):
+                return last[1], template  # what was found out of it need not be found out again
             graph = made.graph(self._settings.get("max_concurrency"), named)
         graph.returned = named
-        last = self._last
-        if last is not None and last[1].compiled is not None and made.repeats(last[0]):
-            # What was found out of the same description need not be found out again.
-            graph.compiled, graph.has_special = last[1].compiled, last[1].has_special
-        else:
-            self._last = (made, graph) if made.memorable else None
+        self._last = (made, graph) if made.memorable else None
         return graph, template
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], RunSettings]:
@@ -468,35 +466,29 @@ class Flow(Generic[P, R]):
         return mine, settings
 
 
-class _Values:
-    """The values of a run, each opened once."""
+def _filled(template: Any, result: ExecutionResult, known: dict[str, Any]) -> Any:
+    """Return a template with the values in their places; None stands for what was skipped though nothing failed.
 
-    def __init__(self, result: ExecutionResult) -> None:
-        self._result = result
-        self._known: dict[str, Any] = {}
-
-    def of(self, template: Any) -> Any:
-        """Return a template with the values in their places; None stands for what was skipped though nothing failed."""
-        kind = type(template)
-        if kind is Ref:
-            return self._at(template)
-        if kind is not Group:
-            return template
-        return template.filled([self.of(one) for one in template.items])
-
-    def _at(self, ref: Ref) -> Any:
-        name, result = ref.node, self._result
-        if name not in self._known:
-            try:
-                self._known[name] = result[name]
-            except BaseException:  # the node's own error, of whatever kind
-                if name in result and not result.passed_over(name):
-                    raise
-                return None
-        value = self._known[name]
-        for key in ref.path:
-            value = value[key]
-        return value
+    Args:
+        template: what the function returned.
+        result: of the run.
+        known: gets the values, for each is opened once.
+    """
+    kind = type(template)
+    if kind is not Ref:
+        return template.filled([_filled(one, result, known) for one in template.items]) if kind is Group else template
+    name = template.node
+    if name not in known:
+        try:
+            known[name] = result[name]
+        except BaseException:  # the node's own error, of whatever kind
+            if name in result and not result.passed_over(name):
+                raise
+            return None
+    value = known[name]
+    for key in template.path:
+        value = value[key]
+    return value
 
 
 @overload

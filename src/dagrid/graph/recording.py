@@ -32,6 +32,7 @@ class Recording(msgspec.Struct, eq=False):
     _counts: dict[str, int] = {}
     _predecessors: list[list[int]] = []
     _patterns: list[Node] = []
+    _arguments: list[Arguments] = []
     _specs: dict[int, Node] = {}
     _maps: set[int] = set()
     _lists: dict[int, Sequence[Handle]] = {}
@@ -63,11 +64,11 @@ class Recording(msgspec.Struct, eq=False):
                 f"function: pass them to tasks, or return them and read the values that the call returns."
             )
         taken: dict[int, str] = {}
-        given, named = self._placed(args, kwargs, taken)
+        given, named = self._placed(args, kwargs, taken) if args or kwargs else ((), None)
         return self._record(pattern, given, named, taken, length, name)
 
     def _placed(
-        self, args: Iterable[Any], kwargs: Mapping[str, Any] | None, taken: dict[int, str]
+        self, args: Sequence[Any], kwargs: Mapping[str, Any] | None, taken: dict[int, str]
     ) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
         given = tuple([self._place(one, taken) for one in args])
         return given, {key: self._place(one, taken) for key, one in kwargs.items()} if kwargs else None
@@ -86,12 +87,14 @@ class Recording(msgspec.Struct, eq=False):
         if pattern.when is not None or pattern.depends_on:
             self._wait(pattern, taken)  # before the node has a name, for it cannot wait for itself
         if name is None:
-            name = self._unique(pattern.id)
+            name = self.prefix + pattern.id
+            if name in self._index:
+                name = self._unused(name)
         at = len(self._names)
         self._names.append(name)
         self._index[name] = at
         self._patterns.append(pattern)
-        self._specs[at] = pattern.called(name, called)
+        self._arguments.append(called)
         if pattern.reads:
             needed = {*taken.values()}.difference(pattern.reads).union(pattern.changed(reads=()).required())
             taken = {before: of for before, of in taken.items() if of in needed}
@@ -116,7 +119,7 @@ class Recording(msgspec.Struct, eq=False):
             return handle
         from dagrid.graph.late import gathered
 
-        name = self._unique(pattern.id)
+        name = self._unused(self.prefix + pattern.id)
         shared: dict[int, str] = {}
         more, named = self._placed(args, kwargs, shared)  # once, for they may be large
         elements = []
@@ -172,6 +175,7 @@ class Recording(msgspec.Struct, eq=False):
         if self._written:
             self._check_written()
         structure = Structure.in_order(self._names, self._index, self._predecessors)
+        self._specs = dict(enumerate(map(Node.called, self._patterns, self._names, self._arguments)))
         unread = self._unread(returned) if self._lists or self._maps else frozenset()
         if self._maps:
             for spec in self._specs.values():
@@ -221,7 +225,11 @@ class Recording(msgspec.Struct, eq=False):
     @property
     def memorable(self) -> bool:
         """Whether it may be kept to compare the next one with it: it is small, and holds nothing of the user's but tasks."""
-        return len(self._names) <= MOST_REMEMBERED and not self._maps and all(map(_is_simple, self._specs.values()))
+        return (
+            len(self._names) <= MOST_REMEMBERED
+            and not self._maps
+            and all(map(_is_simple, self._patterns, self._arguments))
+        )
 
     def repeats(self, earlier: Recording) -> bool:
         """Return whether it describes the same as a memorable one: the same tasks, with equal names, edges and arguments."""
@@ -229,7 +237,7 @@ class Recording(msgspec.Struct, eq=False):
             self._names == earlier._names
             and self._predecessors == earlier._predecessors
             and all(map(operator.is_, self._patterns, earlier._patterns))
-            and all(map(_is_called_alike, self._specs.values(), earlier._specs.values()))
+            and all(map(_is_called_alike, self._arguments, earlier._arguments))
         )
 
     def _items(self, items: Any) -> Iterable[Any] | None:
@@ -259,9 +267,6 @@ class Recording(msgspec.Struct, eq=False):
             outer = prefix[:-1].rpartition(".")[0]
             prefix = f"{outer}." if outer else ""
         return prefix + name if prefix or name in self._index else self.prefix + name
-
-    def _unique(self, base: str) -> str:
-        return self._unused(self.prefix + base)
 
     def _unused(self, name: str) -> str:
         if name not in self._index:
@@ -383,16 +388,15 @@ def _values(called: Arguments) -> tuple[Any, ...]:
     return (*called.args, *called.kwargs.values()) if called.kwargs else called.args
 
 
-def _is_simple(node: Node) -> bool:
+def _is_simple(pattern: Node, arguments: Arguments) -> bool:
     """Return whether a node is called with simple constants and whole values, and keeps nothing beyond a run."""
-    for one in _values(node.arguments or NO_ARGUMENTS):
+    for one in _values(arguments):
         if type(one) not in _SIMPLE or (type(one) is Ref and one.path):
             return False
-    return not (node.setup or node.cache)
+    return not (pattern.setup or pattern.cache)
 
 
-def _is_called_alike(one: Node, other: Node) -> bool:
-    mine, theirs = one.arguments or NO_ARGUMENTS, other.arguments or NO_ARGUMENTS
+def _is_called_alike(mine: Arguments, theirs: Arguments) -> bool:
     if mine.kwargs or theirs.kwargs:
         if list(mine.kwargs or ()) != list(theirs.kwargs or ()):
             return False
@@ -485,7 +489,10 @@ class Handle(msgspec.Struct, eq=False):
         """Record a call of a task for each item of this value, see `Task.map`; return the handle of the list of their values."""
         mapping = getattr(task, "map", None)
         if mapping is None:
-            raise HandleError(f"map takes a function marked with @task, and not {task!r}.")
+            raise HandleError(
+                f"map takes a function marked with @task, and not {task!r}. Call a @dag function for each item of a list, or let "
+                f"the rule `for_each` of dagrid.graph.grow append it for each item of a value to come."
+            )
         return mapping(self, *args, **kwargs)  # type: ignore[no-any-return]
 
     def __bool__(self) -> bool:

@@ -5,6 +5,7 @@
                  logs/<name>/<run id>/           run.log, <step>.out, <step>.err, owner.lock
 
 A run is performed by the process that holds its lock. One that the store says is running and that nobody holds was interrupted.
+Who performs runs for others holds all of them by one lock, `serving.lock`, which is in the folder of each under its name there.
 What a run does is not known here, nor what a workflow is.
 """
 
@@ -410,7 +411,7 @@ class History(Catalog):
         while True:
             try:
                 self._make(folder)
-                return owners.take(folder / LOCK, f"Run {run!r}", answers=self._serving is not None)
+                return owners.take(folder / LOCK, f"Run {run!r}", self._serving is not None, self._serving)
             except FileNotFoundError:  # somebody has just removed it
                 continue
             except OSError as error:

@@ -1,6 +1,9 @@
 """Who performs a run: a lock on a file, which the system lets go of when its process ends, however it ends. It knows no store.
 
 Only POSIX systems have such locks. The lock belongs to the process that took it and not to those that are forked off it.
+
+A lock may have several names, as a file has: who performs many runs holds one file, which stands in the folder of each. Another
+process never takes a file that has several names, for it would take all of them: it removes the name, and makes another file.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import os
 import signal
 import time
 import weakref
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -47,15 +51,43 @@ class Lock:
     def release(self) -> None:
         """Let go of it; may be called twice."""
         _HELD.discard(self)
+        self.forked()
+
+    def forked(self) -> None:
+        """In a process that was forked off: the lock stays where it is, and ends with that process."""
         file, self._file = self._file, -1
         if file >= 0:
             os.close(file)
 
+    def named(self, path: Path) -> Lock | None:
+        """Return this lock under another name; None where there is such a file, or it can have no name."""
+        with suppress(OSError):
+            os.link(self.path, path)
+            name = os.stat(path)
+            if os.path.samestat(name, os.fstat(self._file)):
+                return _Name(path, name)
+            os.unlink(path)  # somebody has removed the file of this lock, and made another one
+        return None
+
+
+class _Name(Lock):
+    """A further name of a lock, which is removed to let go of it."""
+
+    __slots__ = ("_stat",)
+
+    def __init__(self, path: Path, stat: os.stat_result) -> None:
+        super().__init__(path, -1)
+        self._stat: os.stat_result | None = stat
+
+    def release(self) -> None:
+        stat = self._stat
+        super().release()
+        with suppress(OSError):  # the folder is gone
+            if stat is not None and os.path.samestat(os.stat(self.path), stat):
+                os.unlink(self.path)
+
     def forked(self) -> None:
-        """In a process that was forked off: the lock stays where it is, and ends with that process."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._stat = None
 
 
 _HELD: weakref.WeakSet[Lock] = weakref.WeakSet()
@@ -74,33 +106,27 @@ def host() -> str:
     return os.uname().nodename
 
 
-def take(path: Path, what: str, answers: bool = False) -> Lock:
+def take(path: Path, what: str, answers: bool = False, own: Lock | None = None) -> Lock:
     """Take the lock of a file, which is made when there is none, and say in it who has it.
 
     Args:
         path: of the file; its folder must be there.
         what: what messages say is held.
         answers: whether this process is asked by its bell.
+        own: a lock of this process, which gets this name too, where the file system allows that; it is held for longer.
 
     Raises:
         RunHeldError: another one holds it.
         FileNotFoundError: the folder is gone.
     """
     for _ in range(TRIES):
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, path):
-                os.ftruncate(file, 0)
-                os.pwrite(file, _mine(os.getpid(), answers), 0)
-                return Lock(path, file)
+            lock = (own.named(path) if own is not None else None) or _take(path, answers)
         except BlockingIOError:
-            pass
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
-        time.sleep(PAUSE)
+            time.sleep(PAUSE)
+            continue
+        if lock is not None:
+            return lock
     found = holder(path) or Owner()
     raise RunHeldError(
         f"{what} is performed by process {found.pid}, which goes on. Wait for it, or stop it.", found.pid, host()
@@ -172,6 +198,52 @@ def _signalled(path: Path, owner: Owner, number: int) -> bool:
 @cache
 def _mine(pid: int, answers: bool) -> bytes:
     return msgspec.json.encode(Owner(pid, started(pid), host(), answers))
+
+
+def _take(path: Path, answers: bool) -> Lock | None:
+    """Take the lock of a file of its own; None if another file is to be there now.
+
+    Raises:
+        BlockingIOError: another one has it.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if os.fstat(file).st_nlink > 1:
+            _remove(path, file)
+            return None
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_at(file, path) or os.fstat(file).st_nlink > 1:
+            return None
+        os.ftruncate(file, 0)
+        os.pwrite(file, _mine(os.getpid(), answers), 0)
+        lock, file = Lock(path, file), -1
+        return lock
+    finally:
+        if file >= 0:
+            os.close(file)
+
+
+def _remove(path: Path, file: int) -> None:
+    """Remove one of the names of a file that nobody holds any more. None of the others is seen to be held meanwhile.
+
+    Of several that would do so one does, or the second would remove what the first has put there.
+
+    Raises:
+        BlockingIOError: somebody holds it, or removes it.
+    """
+    turn = path.with_name(f"{path.name}.turn")
+    mine = os.open(turn, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(mine, turn):
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if _is_at(file, path):
+                    os.unlink(path)
+            finally:
+                os.unlink(turn)
+    finally:
+        os.close(mine)
 
 
 def _is_at(file: int, path: Path) -> bool:

@@ -93,6 +93,7 @@ class Place:
         run_id: what the run is called.
         about: what it is of.
         folder: where its logs are.
+        log: the file that tells what happened in the run.
         epoch: that of a run that has not begun, for `dagrid.assemble.start`; 0 for one that has, which is gone on with.
     """
 
@@ -100,14 +101,10 @@ class Place:
         self.run_id = run_id
         self.about = about
         self.folder = folder
+        self.log = folder / LOG
         self._folder = os.fspath(folder)
         self.epoch = epoch
         self._lock = lock
-
-    @property
-    def log(self) -> Path:
-        """The file that tells what happened in the run."""
-        return self.folder / LOG
 
     def files(self, step: str) -> tuple[str, str]:
         """Return the files of what a step writes to its standard output and to its standard error."""

@@ -43,10 +43,11 @@ class Verdict(IntEnum):
 
 def failed_nodes(state: State) -> list[int]:
     """Return the nodes that failed, but for those whose failure does not count."""
-    if not any(map(state.status.count, FAILURES)):
+    status = state.status
+    if status.count(COMPLETED) == len(status) or not any(map(status.count, FAILURES)):
         return []
     forgiven = {node for node, after in state.plan.goes_on.items() if "success" in after}
-    return [node for node, status in enumerate(state.status) if status in FAILURES and node not in forgiven]
+    return [node for node, code in enumerate(status) if code in FAILURES and node not in forgiven]
 
 
 def verdict(state: State) -> Verdict:

@@ -60,7 +60,7 @@ NumberedRule = tuple[int, bool, Collection[str] | None, tuple[str, ...]]
 there is no use in asking it."""
 
 
-class Growth(msgspec.Struct, frozen=True):
+class Growth(msgspec.Struct):
     """What a patch appends, checked before: nodes, opaque here but for their settings, and rules.
 
     `relies` are the kinds that its rule found closed, `taken` the nodes whose values it was made of, `packed` is all of it as a
@@ -75,8 +75,7 @@ class Growth(msgspec.Struct, frozen=True):
 
     def forget(self) -> None:
         """Let go of what the graph has grown by, where nobody keeps a record: it would stay in the journal until the end."""
-        msgspec.structs.force_setattr(self, "nodes", ())
-        msgspec.structs.force_setattr(self, "rules", ())
+        self.nodes = self.rules = ()
 
 
 class WorkerJoined(msgspec.Struct, frozen=True):

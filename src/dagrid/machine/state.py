@@ -117,7 +117,6 @@ class Ending(msgspec.Struct, frozen=True):
     reason: str
 
 
-NO_GROWTH = Growth()
 NOTHING_READ: Mapping[int, int] = {}
 
 
@@ -129,7 +128,7 @@ class State(msgspec.Struct, eq=False):
     """
 
     plan: Plan
-    first: Growth = NO_GROWTH
+    first: Growth = msgspec.field(default_factory=Growth)
     status: bytearray = bytearray()
     waiting: list[int] = []
     started: list[float] = []

@@ -27,6 +27,7 @@ GATHERED = 0.02
 """For so many seconds is gathered what has happened before it is written."""
 
 _NOTE = f"{NOTE} ".encode()
+_TO_SECOND = len("2026-01-31T12:00:00")
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
 
 _log = logging.getLogger("dagrid.log")
@@ -47,6 +48,8 @@ class RunLog:
         self._mask = mask
         self._run: Any = None
         self._offset = 0.0
+        self._second = ("", "")  # the last one that a line was stamped with: the time before its fraction, and its zone
+        self._since = -1.0
         self._writing = threading.Lock()
         self._due = False
         self._next = 0
@@ -146,7 +149,12 @@ class RunLog:
     __del__ = _close
 
     def _stamp(self, at: float) -> str:
-        return datetime.fromtimestamp(self._offset + at).astimezone().isoformat(timespec="milliseconds") + " "
+        since, fraction = divmod(self._offset + at, 1)
+        if since != self._since:  # most lines are of the same one, and a zone is asked of the system
+            told = datetime.fromtimestamp(since).astimezone().isoformat()
+            self._since, self._second = since, (told[:_TO_SECOND], told[_TO_SECOND:])
+        before, zone = self._second
+        return f"{before}.{int(fraction * 1000):03}{zone} "
 
 
 class _Scribe:

@@ -89,6 +89,11 @@ def _read_context() -> str:
     return _context.get()
 
 
+def _set_context() -> str:
+    _context.set("set by a task")
+    return _context.get()
+
+
 def _stand_timed(address: tuple[str, int], label: str) -> tuple[float, float]:
     entered = time.perf_counter()
     stand(address, label)
@@ -123,6 +128,7 @@ class BackendConformance:
             truthfully.
         transfer_error: what a call fails with whose value or error cannot be pickled.
         frees_slots: the slot of a cancelled attempt is free at once, even where its code cannot be stopped.
+        isolates_contexts: what a task sets in its context variables no other one sees.
         blocks_submit: the public `submit` performs the call before it returns.
         carries_surroundings: tasks see the environment variables and the directory that the caller had when it made
             the backend.
@@ -134,6 +140,7 @@ class BackendConformance:
     transfers: ClassVar[bool | None] = None
     transfer_error: ClassVar[type[BaseException]] = TransferError
     frees_slots: ClassVar[bool] = True
+    isolates_contexts: ClassVar[bool] = True
     blocks_submit: ClassVar[bool] = False
     carries_surroundings: ClassVar[bool] = True
     patience: ClassVar[float] = PATIENCE
@@ -287,6 +294,12 @@ class BackendConformance:
                     assert probe.value(probe.submit(_read_context)) == "carried"
         finally:
             _context.reset(token)
+
+    def test_a_task_keeps_its_context_to_itself(self) -> None:
+        """What a task sets in its context variables no other task sees, wherever they run one after the other."""
+        with self.serving() as probe:
+            assert probe.value(probe.submit(_set_context)) == "set by a task"
+            assert probe.value(probe.submit(_read_context)) == ("unset" if self.isolates_contexts else "set by a task")
 
     # How many at once.
 
@@ -460,6 +473,21 @@ class BackendConformance:
             probe.session.attend()
             probe.backend.close()
             assert not probe.after_close
+
+    def test_closing_under_a_run(self) -> None:
+        """Whose backend is closed by others is not left waiting: what runs ends, and all else fails and says why."""
+        with self.serving() as probe, self.gate() as gate:
+            running = probe.submit(stand, gate.address, "running")
+            visit = gate.meet()
+            waiting = [probe.submit(_echo, number) for number in range(3)]
+            probe.backend.close(wait=False)
+            visit.release()
+            for attempt in (*waiting, probe.submit(_echo, "late")):
+                outcome = probe.outcome(attempt)
+                assert outcome.kind is Outcome.FAILED, outcome
+                assert isinstance(outcome.error, BackendClosedError), outcome
+                assert probe.terminals(attempt) == 1
+            assert probe.outcome(running).kind in (Outcome.COMPLETED, Outcome.FAILED, Outcome.LOST)
 
     def test_a_closed_backend_refuses(self) -> None:
         """An error that says what to do, from both doors."""

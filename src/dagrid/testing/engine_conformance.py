@@ -8,6 +8,7 @@ class TestMineWithTheEngine(EngineConformance):
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 
 from dagrid.attempt import current
 from dagrid.errors import (
+    BackendClosedError,
     NoCurrentTaskError,
     RepeatTask,
     SkipTask,
@@ -309,3 +311,18 @@ class EngineConformance:
             result = run.wait(self.patience)
             assert result.succeeded == 0
             assert result.cancelled >= 1
+
+    def test_a_run_ends_whose_backend_is_closed(self) -> None:
+        """Whoever has the backend may close it too early: what was not done fails, and the run ends and says why."""
+        with self.place() as backend, Gate(self.patience) as gate:
+            address: Address = gate.address
+            nodes = [Node("first", lambda: stand(address)), Node("after", _one, ["first"]), Node("other", _one)]
+            run = DAG(nodes).start(backend=backend, on_failure="continue")
+            with ThreadPoolExecutor(1) as waiting:
+                ended = waiting.submit(run.wait, self.patience)  # some backends run in this thread
+                visit = gate.meet()
+                backend.close(wait=False)
+                visit.release()
+                result = ended.result()
+            assert result.status in ("failed", "partially_succeeded")
+            assert isinstance(result.node_results["after"].error, BackendClosedError)

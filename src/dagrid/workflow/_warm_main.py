@@ -6,6 +6,7 @@ is written to standard output and standard error while a function runs, by Pytho
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import json
@@ -16,7 +17,7 @@ import sys
 import threading
 from functools import lru_cache
 from importlib.machinery import SourceFileLoader
-from types import CoroutineType, ModuleType
+from types import BuiltinFunctionType, CoroutineType, FunctionType, ModuleType
 
 TYPE_CHECKING = False  # what loads as quickly as this does without `typing`
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 FILES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROTOCOL = 5
+
+written = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def loaded(name: str) -> Any:
@@ -111,12 +114,14 @@ class Streams:
         self.logs: dict[int, Log] = {}
         self.guard = threading.Lock()
         self.reading = []
+        self.unread = select.poll()
         for descriptor in (1, 2):
             reading, writing = os.pipe()
             os.set_blocking(reading, False)
             os.dup2(writing, descriptor)
             os.close(writing)
             self.reading.append(reading)
+            self.unread.register(reading, select.POLLIN)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
         threading.Thread(target=self._drain, daemon=True).start()
@@ -130,9 +135,8 @@ class Streams:
         sys.stdout.flush()
         sys.stderr.flush()
         with self.guard:
-            for reading in self.reading:
-                while self._read(reading):
-                    pass
+            while any(self._read(reading) for reading, _ in self.unread.poll(0)):
+                pass
             self.logs = {}
 
     def _drain(self) -> None:
@@ -166,14 +170,25 @@ def found(name: str) -> Any:
 @lru_cache(256)
 def parameters(name: str, given: int) -> frozenset[str]:
     """Return the names of the parameters of a function that can be passed by name, where so many are given by place."""
-    import inspect  # it takes longer to load than the rest, and is of use where there are values to pass
+    function = found(name)
+    if type(function) is FunctionType and not function.__dict__.keys() & {"__wrapped__", "__signature__"}:
+        code = function.__code__
+        last = code.co_argcount
+        by_name = code.co_varnames[max(given, code.co_posonlyargcount) : last]
+        return frozenset(by_name + code.co_varnames[last : last + code.co_kwonlyargcount])
+    if type(function) is BuiltinFunctionType and (getattr(function, "__text_signature__", "") or "/)").endswith("/)"):
+        return frozenset()
+    import inspect  # it takes longer to load than the rest, and most functions say without it what they take
 
     try:
-        known = list(inspect.signature(found(name)).parameters.values())[given:]
+        known = inspect.signature(function).parameters.values()
     except (ValueError, TypeError):
         return frozenset()
+    given_by_place = [one.name for one in known if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)][:given]
     return frozenset(
-        one.name for one in known if one.kind not in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        one.name
+        for one in known
+        if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY) and one.name not in given_by_place
     )
 
 
@@ -182,7 +197,7 @@ def text_of(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return written(value)
     except (TypeError, ValueError):
         return str(value)
 
@@ -220,6 +235,8 @@ class Performer:
 
     def __init__(self) -> None:
         self.streams = Streams()
+        self.env: dict[str, str] = {}
+        self.left: dict[bytes, bytes] = {}
 
     def handle(self, data: bytes) -> bytes:
         """Call the function of a request, and return what came of it."""
@@ -289,13 +306,15 @@ class Performer:
 
     def _move(self, asked: dict[str, Any]) -> None:
         """Go to the folder and the environment of a step."""
-        env, now = asked["env"], dict(os.environ)
-        for name in (
-            now.keys() - env.keys()
-        ):  # steps differ in few variables, and each that is set is a call of the system's
+        env = asked["env"]
+        held: dict[bytes, bytes] = getattr(os.environ, "_data", {})  # as it is kept; each look at the rest decodes it
+        now = self.env if held and held == self.left else dict(os.environ)
+        # Steps differ in few variables, and each that is set is a call of the system's.
+        for name in now.keys() - env.keys():
             del os.environ[name]
         for name, value in env.items() - now.items():
             os.environ[name] = value
+        self.env, self.left = env, dict(held)
         os.chdir(asked["folder"])
         for path in reversed(asked["path"]):
             if path not in sys.path:
@@ -304,4 +323,6 @@ class Performer:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # the folder of this file, whose modules are none of the user's
-    loaded("serving").serve(Performer().handle)
+    serving, performer = loaded("serving"), Performer()
+    gc.freeze()  # all of this is needed to the end, and at the end most of the time would go into looking through it
+    serving.serve(performer.handle)

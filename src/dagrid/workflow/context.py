@@ -173,6 +173,8 @@ class Context(msgspec.Struct, kw_only=True):
         selector: the labels that whatever called the run wants of the workers of all steps, see `Spec`.
         traceparent: None in a run without traces.
         note: writes what is no event of the run into its log.
+        begun: the files of steps, without their endings, that may be there: those that were when the first step began here, and
+            those of all steps that have begun since.
     """
 
     file: File
@@ -192,6 +194,7 @@ class Context(msgspec.Struct, kw_only=True):
     note: Callable[[str], object] = logging.getLogger("dagrid").warning
     is_resumed: bool = False
     kept: Logs | None = None
+    begun: set[str] | None = None
 
     @property
     def name(self) -> str:

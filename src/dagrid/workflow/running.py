@@ -41,6 +41,7 @@ from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
 from dagrid.workflow.surroundings import NOWHERE, logs_folder, surround, unmet
 from dagrid.workflow.tracing import NOBODY, Above, trace_of, traces_of
+from dagrid.workflow.warm import server_of
 
 if TYPE_CHECKING:
     from dagrid.observe.otel import Traces
@@ -223,6 +224,8 @@ def start(
             context, readers = _context(history, place, file, chosen, params, above, fleet)
             _keep_values(history, context)
             cancelled = place.about.stopping or _refused(context)
+            first = chosen.steps[0].kind if chosen.steps and not cancelled else ""
+            places = _performing(closing, context, place, fleet, first)
             dag = lower(context, fleet is not None)
             run = _in(
                 context,
@@ -234,7 +237,7 @@ def start(
                 run_id=place.run_id,
                 epoch=place.epoch,
                 checkpoint=history.checkpoint,
-                **_settings([*readers, *observers], _performing(closing, context, place, fleet)),
+                **_settings([*readers, *observers], places),
             )
         except BaseException as error:
             history.discard(place, masked(str(error), above.secrets))  # nothing has run
@@ -448,10 +451,15 @@ def _in(context: Context, start: Any, *args: Any, **settings: Any) -> Run:
     return run
 
 
-def _performing(closing: ExitStack, context: Context, place: Held, fleet: Fleet | None) -> dict[str, Backend]:
-    """Return what performs the steps."""
+def _performing(
+    closing: ExitStack, context: Context, place: Held, fleet: Fleet | None, first: str = ""
+) -> dict[str, Backend]:
+    """Return what performs the steps. A Python process that one of the type `first` needs starts while the graph is made."""
     here = CommandBackend(MOST_ATTEMPTS, context.workflow.max_active_steps or PROCESSES)
     if fleet is None:
+        if first in steps.WARM:
+            closing.callback(here.forget_prepared)
+            here.prepare(server_of(context), context.secrets)
         return {"command": here}
     workers = fleet.place(context, place.about)
     closing.callback(workers.close, wait=False)

@@ -21,6 +21,7 @@ from dagrid.masking import masked
 from dagrid.workflow.variables import fitting
 
 if TYPE_CHECKING:
+    from dagrid.workflow.context import Context
     from dagrid.workflow.work import Work
 
 PROGRAM = str(Path(__file__).with_name("_warm_main.py"))
@@ -82,17 +83,22 @@ def call(
         "limit": context.workflow.max_output_size,
         "strict": work.is_strict,
     }
-    if context.server is None:
-        argv = (sys.executable, "-E", "-s", PROGRAM)
-        context.server = Server(argv, env=fitting(context.environment, argv), cwd=context.folder)
     grace = context.workflow.max_clean_up_time_sec
     said = f"The process of {asked['fn']}"
-    request = Request(context.server, pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace, said)
+    request = Request(server_of(context), pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace, said)
     answer = pickle.loads((yield request))  # our own process wrote it
     if answer[0] == "value":
         return Returned(answer[1], answer[2])
     _, message, code, retryable = answer
     raise StepError(masked(message, context.secrets), work.step.name, code, retryable=retryable)
+
+
+def server_of(context: Context) -> Server:
+    """Return what the warm processes of a run are started with."""
+    if context.server is None:
+        argv = (sys.executable, "-E", "-s", PROGRAM)
+        context.server = Server(argv, env=fitting(context.environment, argv), cwd=context.folder)
+    return context.server
 
 
 def _python_path() -> list[str]:

@@ -95,9 +95,11 @@ class Work:
         self.kept = (self.stdout, self.stderr) if kept is None else _files(context, kept, self.step.name)
         is_apart = self.stdout == self.stderr and bool(self.step.output or self.step.outputs)
         self.outs = [self.stdout, *([f"{self.stdout.removesuffix('.out')}.only"] if is_apart else ())]
-        limit = context.workflow.max_output_size
-        begun = {path: _begun(path, limit) for path in {*self.outs, self.stderr}}
-        self._begun = begun[self.outs[-1]], begun[self.stderr]
+        self._begun = (0, 0)
+        if kept is not None or _may_be_there(context, self.stdout):
+            limit = context.workflow.max_output_size
+            begun = {path: _begun(path, limit) for path in {*self.outs, self.stderr}}
+            self._begun = begun[self.outs[-1]], begun[self.stderr]
         self.outputs: dict[str, str] = {}
         for end in self.ends.values():
             self.outputs.update(end.outputs)
@@ -233,6 +235,7 @@ class Work:
             merge=out == err,
             max_output=workflow.max_output_size,
             whole=[*named_out, *named_err],
+            late=[*self.outs, self.stderr],
             strict=self.is_strict,
             mask=self.context.secrets,
             stop_signal=self.stop_signal,
@@ -292,6 +295,25 @@ def _files(context: Context, logs: Logs, step: str) -> tuple[str, str]:
     """Return the files of what a step writes."""
     out, err = logs.files(step)
     return out, out if context.workflow.log_output == "merged" else err
+
+
+def _may_be_there(context: Context, out: str) -> bool:
+    """Return whether the files of a step may be there when it begins; nobody has to look for those of most."""
+    folder, _, name = out.rpartition(os.sep)
+    if context.begun is None:
+        context.begun = {file.rpartition(".")[0] for file in _names_in(folder)}
+    file = name.removesuffix(".out")
+    if file in context.begun:
+        return True
+    context.begun.add(file)
+    return False
+
+
+def _names_in(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _begun(path: str, limit: int) -> int:

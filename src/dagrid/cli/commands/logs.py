@@ -83,7 +83,7 @@ def _streams(call: Call, run_id: str, folder: Path, step: str | None) -> list[tu
         try:
             known = steps_of(call, run_id)
         except DagridError:  # its text or its functions are gone; the files tell
-            known = sorted({file.stem for file in folder.glob("*.out")})
+            known = sorted({file.stem for file in folder.iterdir() if file.suffix in (".out", ".err")})
         check_step(known, step, run_id)
     named = list(zip(files, STREAMS, strict=True))
     return named[:1] if out else named[1:] if err else named

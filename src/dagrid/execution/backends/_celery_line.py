@@ -39,6 +39,7 @@ from dagrid.execution.backends._celery import (
 from dagrid.execution.backends._celery_lanes import Item, Lane, Message, heads, riders
 from dagrid.execution.backends._celery_post import CONNECTING, PAUSE, Absence, Post, connect
 from dagrid.execution.backends._celery_watch import GRACE, Watch
+from dagrid.execution.backends.base import closed_under
 from dagrid.machine.events import Outcome
 from dagrid.ports import Call
 
@@ -59,6 +60,7 @@ class Line:
         self.closing = threading.Event()
         self.sessions: set[CelerySession] = set()
         self.results: Any = None
+        self._refusing = False
         self.unkillable: dict[str, str] = {}
         """The workers that cannot stop what they run, with the kinds of their pools."""
         self._key = backend.key
@@ -97,9 +99,13 @@ class Line:
         session = lane.session
         now = session.host.now()
         with self._guard:
-            for call in calls:
+            refusing = self._refusing
+            for call in () if refusing else calls:
                 item = session.items[call.attempt] = Item(lane, call, now)
                 lane.waiting.append(item)
+        if refusing:
+            session.reports.refuse(lane.worker, calls, closed_under("celery"))
+            return
         self._post.put(partial(self._pump, lane))
 
     def recall(self, session: CelerySession, attempts: Sequence[int]) -> list[Item]:
@@ -154,7 +160,6 @@ class Line:
 
     def leave(self, session: CelerySession) -> None:
         """Kill all that a session has under way."""
-        told = threading.Event()
         with self._guard:
             self.sessions.discard(session)
             session.items.clear()
@@ -162,17 +167,15 @@ class Line:
             for message in messages:
                 self._forget(message)
         sent = [message.id for message in messages if message.sent]
-        if not sent or self.closing.is_set():
-            return
-        self.revoke(sent)
-        self._post.put(told.set)
-        if threading.current_thread() not in self._threads:
-            told.wait(GRACE)
+        self._revoke_now(sent)
 
     def close(self) -> None:
-        """End all sessions, then the threads."""
-        for session in list(self.sessions):
-            session.close()
+        """Kill all that is under way, fail that and all that is still asked for, and end the threads."""
+        with self._guard:
+            self._refusing = True
+            sent = [message.id for message in self._messages.values() if message.sent]
+        self.fail_all(closed_under("celery"))
+        self._revoke_now(sent)
         self.closing.set()
         self.watch.count_soon()
         self._post.put(None)
@@ -252,6 +255,16 @@ class Line:
                 lambda: control.revoke(list(ids), terminate=True, signal="SIGKILL", connection=post.connection)
             )
         )
+
+    def _revoke_now(self, ids: Sequence[str]) -> None:
+        """Revoke tasks, and wait for a moment until the workers have been told."""
+        if not ids or self.closing.is_set():
+            return
+        told = threading.Event()
+        self.revoke(ids)
+        self._post.put(told.set)
+        if threading.current_thread() not in self._threads:
+            told.wait(GRACE)
 
     # --- the thread that drains --------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from dagrid.errors import BackendClosedError, BackendUnreachableError
 from dagrid.execution.backends import _performer, _remote
 from dagrid.execution.backends._lanes import PATIENCE, Channel, Item, Lane, Member, Session, Site
 from dagrid.execution.backends._worker import told
-from dagrid.machine.events import UNSTARTED, Outcome, Started, WorkerGone
+from dagrid.execution.backends.base import closed_under
+from dagrid.machine.events import UNSTARTED, Outcome, Started
 from dagrid.ports import Bundle, Host
 
 WINDOW = 256
@@ -68,22 +69,29 @@ class Crew:
         self._wanting: deque[Lane] = deque()
         self._stillborn = 0
         self._broken: Exception | None = None
+        self._ended = False
         self._truce = 0.0
 
     def open(self, host: Host, backend: object) -> Session:
         session = Session(self, host, backend)
         with self._guard:
-            if self._stopping:
-                raise BackendClosedError(f"The backend {self._engine!r} is closed. Make a new one.")
-            if self._thread is None:
+            if not self._stopping and self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name=f"dagrid-{self._engine}", daemon=True)
                 self._thread.start()
-        self.command(self.enrol, session)
+        if self._stopping or not self.command(self.enrol, session):
+            raise BackendClosedError(f"The backend {self._engine!r} is closed. Make a new one.")
         return session
 
-    def command(self, action: Callable[..., None], *args: Any) -> None:
-        """Let the thread do something; may be called from any thread and never blocks."""
-        self._inbox.put(partial(action, *args))
+    def command(self, action: Callable[..., None], *args: Any) -> bool:
+        """Let the thread do something; may be called from any thread and never blocks. False: it has ended."""
+        with self._guard:
+            if not self._ended:
+                self._inbox.put(partial(action, *args))
+            return not self._ended
+
+    def closed(self) -> BackendClosedError:
+        """Return what fails the calls of a run that goes on after the end of the performers."""
+        return closed_under(self._engine)
 
     @property
     def present(self) -> bool:
@@ -123,18 +131,26 @@ class Crew:
                 while not self._inbox.empty():
                     self._inbox.get()()
             self._settle()
-        self._kill_all()
+        with self._guard:
+            self._ended = True
+        while not self._inbox.empty():
+            self._inbox.get()()
+        self._end_all()
         for session in self._sessions:
-            session.reports.events += [
-                WorkerGone(n, session.host.now(), "the backend was closed") for n in session.lanes
-            ]
             session.reports.deliver()
         self._sessions.clear()
 
-    def _kill_all(self) -> None:
+    def _end_all(self) -> None:
+        """End the performers, and fail what they have and what waits for them."""
+        left = [item for session in self._sessions for lane in session.lanes.values() for item in lane.waiting]
         for member in self._members:
+            left += member.under_way.values()
             member.channel.kill()
         self._members.clear()
+        for item in left:
+            session = item.lane.session
+            if not session.reports.closed and (item.rides is None or item.rides.completed):
+                session.end(item, Outcome.FAILED, self.closed())
 
     def _patience(self) -> float | None:
         """Return for how long nothing needs to be looked at."""

@@ -19,15 +19,16 @@ from dagrid.errors import BackendError
 from dagrid.execution.backends import _remote
 from dagrid.execution.backends._transfer import encode_function
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import Reports
+from dagrid.execution.backends.base import PATIENCE, Reports, Sessions, closed_under
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Host, Needs
 from dagrid.ports import Session as AnySession
 
 IN_FLIGHT = 64
 """How many tasks may be under way in an engine, at least."""
-MOMENT = 0.005
-"""Seconds between two looks at a crowd of tasks."""
+LEAST, MOST = 0.001, 0.01
+"""Seconds between two looks at a crowd of tasks, of which about a `SHARE` has ended by the next one."""
+SHARE = 0.5
 PAUSE = 0.25
 """After so many seconds an engine in which tasks wait is told so, and again."""
 
@@ -126,6 +127,7 @@ class Delegation:
         depot: of the engine.
         name: of the worker.
         slots: how many tasks may be under way.
+        among: the others of the backend, which refuses them all when it is closed.
         crowd: looks at the flights that are not `watched`, as long as there are so many that all workers have enough to do.
     """
 
@@ -135,6 +137,7 @@ class Delegation:
         launcher: Launcher,
         depot: _remote.Depot,
         name: str,
+        among: Sessions[Delegation],
         slots: int = IN_FLIGHT,
         crowd: Crowd | None = None,
     ) -> None:
@@ -151,7 +154,10 @@ class Delegation:
         self._functions: dict[int, tuple[bytes, Callable[..., Any]]] = {}
         self._named: dict[str, int] = {}
         self._look_at = 0.0
-        self._moved = False
+        self._moment = MOST
+        self._moved = self._refusing = False
+        self._among = among
+        among.add(self)
         self._shift = host.now() - time()
         self.worker = host.new_worker()
         host.report([WorkerJoined(self.worker, name, host.now(), slots, slots, delegates=True)])
@@ -166,6 +172,9 @@ class Delegation:
         """What the engine has got it keeps: nobody else could take it."""
 
     def perform(self, bundle: Bundle) -> None:
+        if self._refusing:
+            self._reports.refuse(bundle.worker, bundle.calls, closed_under(self._name))
+            return
         if self._thread is None and not self._reports.closed:
             self._thread = threading.Thread(target=self._loop, name=f"dagrid-{self._name}-tasks", daemon=True)
             self._thread.start()
@@ -175,8 +184,17 @@ class Delegation:
     def cancel(self, worker: int, attempt: int) -> None:
         self.do(self._cancel, attempt)
 
+    def refuse(self) -> None:
+        """The backend is closed: stop what is under way. That fails, as does all that is still asked for."""
+        self._refusing = True
+        if self._thread is not None:
+            done = threading.Event()
+            self.do(self._refuse_all, done)
+            done.wait(0 if self._thread is threading.current_thread() else PATIENCE)
+
     def close(self) -> None:
         """Stop what is under way; nothing is reported any more."""
+        self._among.discard(self)
         if not self._reports.shut():
             return
         self.do(lambda: None)
@@ -216,8 +234,10 @@ class Delegation:
         unwatched = [flight for flight in self._flights.values() if not flight.watched]
         if unwatched and self._crowd is not None:
             if len(self._flights) >= self._many:
-                sleep(MOMENT)
+                sleep(self._moment)
                 self._crowd.look(unwatched)
+                ended = max(self._inbox.qsize(), 1)
+                self._moment = min(max(self._moment * SHARE * len(self._flights) / ended, LEAST), MOST)
                 return
             for flight in unwatched:
                 flight.watched = True
@@ -235,9 +255,18 @@ class Delegation:
         self._moved = False
         self._look_at = monotonic() + PAUSE
 
+    def _refuse_all(self, done: threading.Event) -> None:
+        for flight in list(self._flights.values()):
+            self._stop(flight)
+            self.fail(flight, Outcome.FAILED, closed_under(self._name))
+        done.set()
+
     def _launch(self, call: Call) -> None:
         flight = self._flights[call.attempt] = Flight(self, call)
         flight.launched_at = self._host.now()
+        if self._refusing:
+            self._end(flight, Outcome.FAILED, closed_under(self._name))
+            return
         references: list[_remote.Reference] = []
         try:
             flight.sent = _remote.order(call, self._function_of(call), references)

@@ -141,7 +141,8 @@ class Session:
         """The crew has a thread of its own."""
 
     def perform(self, bundle: Bundle) -> None:
-        self.crew.command(self.crew.perform, self, bundle)
+        if not self.crew.command(self.crew.perform, self, bundle):
+            self.reports.refuse(bundle.worker, bundle.calls, self.crew.closed())
 
     def recall(self, worker: int, attempts: Sequence[int]) -> None:
         self.crew.command(self.crew.recall, self, worker, attempts)

@@ -16,12 +16,11 @@ from typing import Any
 
 from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, SIGNALLED, Exit, Launch
 from dagrid.errors import CommandError
-from dagrid.execution.backends._output import Sink
+from dagrid.execution.backends._output import Sink, appended
 from dagrid.masking import masked
 
 UNKNOWN = 255
 KILL = int(signal.SIGKILL)
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Process:
@@ -50,7 +49,7 @@ class Process:
     )
 
     def __init__(self, launch: Launch, null: int, stdin: int = -1) -> None:
-        """Start it. `null` is an open descriptor of the null device, `stdin` one of its input, if the launch does not say that.
+        """Start it. `null` is a descriptor of the null device or stands for it, `stdin` is its input, if the launch says nothing.
 
         Raises:
             CommandError: it cannot be started.
@@ -112,17 +111,20 @@ class Process:
         That is the file itself where nobody else has to see what is written; its end can be read later.
         """
         paths = [] if paths is None else [paths] if isinstance(paths, (str, os.PathLike)) else paths
+        late = [os.fspath(path) for path in paths if path in launch.late]
         files: dict[int, str] = {}
         sink = _NOTHING
         try:
             for path in paths:
-                files[self._opened(launch, path)] = os.fspath(path)
-            if len(files) == 1 and not (keep or launch.mask or launch.max_output is not None):
+                if path not in launch.late:
+                    files[self._opened(launch, path)] = os.fspath(path)
+            if len(files) == 1 and not (late or keep or launch.mask or launch.max_output is not None):
                 return self._given(*files.popitem(), tail), sink
-            if not (files or keep or tail or (launch.strict and launch.max_output is not None)):
+            if not (files or late or keep or tail or (launch.strict and launch.max_output is not None)):
                 return null, sink
             reading, writing = os.pipe()
-            sink = Sink(files, launch.mask, keep, tail, launch.max_output, {os.fspath(path) for path in launch.whole})
+            whole = {os.fspath(path) for path in launch.whole}
+            sink = Sink(files, launch.mask, keep, tail, launch.max_output, whole, late)
             files = {}
         finally:
             for file in files:
@@ -142,14 +144,12 @@ class Process:
 
     def _opened(self, launch: Launch, path: Any) -> int:
         try:
-            file = os.open(path, _APPEND, 0o666)
+            return appended(path)
         except (OSError, ValueError, TypeError) as error:
             raise _cannot_write(launch, path, error) from None
-        os.set_blocking(file, True)  # it was not, so that a pipe without a reader is an error
-        return file
 
     def read(self, descriptor: int, size: int) -> bool:
-        """Read what a pipe has, and return whether there was something; at its end it is closed."""
+        """Read what a pipe has, and return whether there was something; at its end it is not among the pipes any more."""
         try:
             data = os.read(descriptor, size)
         except BlockingIOError:
@@ -160,7 +160,6 @@ class Process:
             self.pipes[descriptor].take(data)
             return True
         self.pipes.pop(descriptor).close()
-        os.close(descriptor)
         return False
 
     @property

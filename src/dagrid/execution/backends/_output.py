@@ -10,6 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 
 from dagrid.masking import Masker
 
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+def appended(path: str | os.PathLike[str]) -> int:
+    """Open a file for what is appended to it, and return its descriptor; a pipe that nobody reads is an error."""
+    file = os.open(path, _APPEND, 0o666)
+    os.set_blocking(file, True)  # it was not, so that one waits for no reader
+    return file
+
 
 class Sink:
     """Where one stream of a process ends.
@@ -21,6 +30,7 @@ class Sink:
         tail: how many bytes are kept, up to the last one.
         limit: how many bytes go to each file at most; None for no limit.
         whole: the names of the files for which there is none.
+        late: the names of files that are opened when there is something to write.
 
     Attributes:
         cut: more than the limit came.
@@ -32,6 +42,7 @@ class Sink:
         "_files",
         "_keep",
         "_kept",
+        "_late",
         "_limit",
         "_masker",
         "_room",
@@ -51,8 +62,10 @@ class Sink:
         tail: int = 0,
         limit: int | None = None,
         whole: Collection[str] = (),
+        late: Collection[str] = (),
     ) -> None:
         self._files = dict(files or {})
+        self._late = late
         self._masker = Masker(mask) if mask else None
         self._keep = keep
         self._kept: list[bytes] = []
@@ -111,6 +124,8 @@ class Sink:
             self.truncated = self.truncated or len(data) > len(self._kept[-1])
         elif self._kept:
             self.truncated = True
+        if self._late:
+            self._open_late()
         if (self._whole or not self.cut) and (self._files or self._limit is not None):
             self._write(data, b"" if self.cut else self._bounded(data))
 
@@ -132,6 +147,14 @@ class Sink:
             except OSError as error:
                 self._leave(file, error)
 
+    def _open_late(self) -> None:
+        late, self._late = self._late, ()
+        for name in late:
+            try:
+                self._files[appended(name)] = name
+            except (OSError, ValueError) as error:
+                self._cannot(name, error)
+
     def _leave(self, file: int, error: OSError | None = None) -> None:
         """Write no more to a file, because it is enough or cannot be."""
         name = self._files.pop(file)
@@ -139,5 +162,8 @@ class Sink:
             os.close(file)
         except OSError as late:
             error = error or late
-        if error is not None and not self.trouble:
-            self.trouble = f"{name!r} cannot be written: {error.strerror or error}"
+        if error is not None:
+            self._cannot(name, error)
+
+    def _cannot(self, name: str, error: OSError | ValueError) -> None:
+        self.trouble = self.trouble or f"{name!r} cannot be written: {getattr(error, 'strerror', None) or error}"

@@ -27,7 +27,7 @@ from dagrid.execution.backends._transfer import (
     encode_function,
     stuck_error,
 )
-from dagrid.execution.backends.base import Reports
+from dagrid.execution.backends.base import Reports, closed_under
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call, PushHost
 
@@ -65,7 +65,8 @@ class PoolSession:
         """Return: the pool has a thread of its own."""
 
     def perform(self, bundle: Bundle) -> None:
-        self.pool.command(self.pool.perform, self, bundle)
+        if not self.pool.command(self.pool.perform, self, bundle) and bundle.worker in self.processes:
+            self.reports.refuse(bundle.worker, bundle.calls, self.pool.closed())
 
     def recall(self, worker: int, attempts: Sequence[int]) -> None:
         self.pool.command(self.pool.recall, self, worker, attempts)
@@ -115,19 +116,20 @@ class Pool:
         self._functions = itertools.count(1)
         self._stillborn = 0
         self._waits_until = 0.0
-        self._broken = ""
+        self._broken: BackendError | None = None
 
     def open(self, host: PushHost, backend: object, packed: bool = False) -> PoolSession:
         session = PoolSession(self, host, backend, packed)
         with self._guard:
-            if self._stopping:
-                raise BackendClosedError(
-                    "The worker processes are gone, or belong to another process. Make a new backend."
-                )
-            if self._thread is None:
+            if not self._stopping and self._thread is None:
                 self._begin()
-        self.command(self.enrol, session)
+        if self._stopping or not self.command(self.enrol, session):
+            raise BackendClosedError("The worker processes are gone, or belong to another process. Make a new backend.")
         return session
+
+    def closed(self) -> BackendClosedError:
+        """Return what fails the calls of a run that goes on after the end of the processes."""
+        return closed_under("multiprocessing")
 
     def _begin(self) -> None:
         self._blueprint = Blueprint.of_this_process(self._initializer)
@@ -141,15 +143,16 @@ class Pool:
         self._thread.start()
         _live.add(self)
 
-    def command(self, action: Callable[..., None], *args: Any) -> None:
-        """Let the pool's thread do something; may be called from any thread and never blocks."""
+    def command(self, action: Callable[..., None], *args: Any) -> bool:
+        """Let the pool's thread do something; may be called from any thread and never blocks. False: it has ended."""
         with self._guard:
             if self._ended:
-                return
+                return False
             self._commands.append((action, args))
             asleep, self._asleep = self._asleep, False
             if asleep:
                 os.write(self._wake_fds[1], b"x")
+        return True
 
     def is_own_thread(self) -> bool:
         return threading.current_thread() is self._thread
@@ -194,6 +197,7 @@ class Pool:
                     if commands:
                         continue
                     if self._stopping and not self._processes:
+                        self._ended = True
                         break
                     self._asleep = True
                 ready = selector.select(self._patience())
@@ -232,10 +236,13 @@ class Pool:
             for session in self._sessions:
                 self._part(session, process, reason)
         self._processes.clear()
-        for session in self._sessions:
-            session.reports.deliver()
         with self._guard:
             self._stopping = self._ended = True
+        self._broken = self._broken or self.closed()
+        for session in self._sessions:
+            self._complete(session)
+            session.reports.deliver()
+        with self._guard:
             for fd in self._wake_fds:
                 os.close(fd)
         selector.close()
@@ -261,7 +268,9 @@ class Pool:
         try:
             process = Process(self._blueprint)
         except OSError as error:
-            self._broken = f"A worker process cannot be started ({error}). Put that right, then make a new backend."
+            self._broken = BackendError(
+                f"A worker process cannot be started ({error}). Put that right, then make a new backend."
+            )
             return None
         self._processes.append(process)
         self._selector.register(process.result.fd, selectors.EVENT_READ, lambda: self._on_result(process))
@@ -289,10 +298,9 @@ class Pool:
             if not process.ready:
                 self._stillborn += 1
                 if process.broken or self._stillborn >= STILLBORN_LIMIT:
-                    self._broken = (
-                        self._broken
-                        or process.broken
-                        or (f"{STILLBORN_LIMIT} worker processes in a row died while they started; the last {reason}.")
+                    self._broken = self._broken or BackendError(
+                        process.broken
+                        or f"{STILLBORN_LIMIT} worker processes in a row died while they started; the last {reason}."
                     )
             self._start()
         for session in self._sessions:
@@ -304,14 +312,14 @@ class Pool:
         number = session.numbers.pop(process, None)
         if number is None:
             return
-        if not self._broken or process.ready:
+        if self._broken is None or process.ready:
             del session.processes[number]
             session.reports.events.append(WorkerGone(number, session.host.now(), reason))
             return
         session.processes[number] = None
         for item in [*process.under_way.values(), *process.unsent]:
             if item.owner is session:
-                self._refuse(session, number, item.call, BackendError(self._broken), False)
+                self._refuse(session, number, item.call, self._broken, False)
 
     def _complete(self, session: PoolSession) -> None:
         """Announce to a session the processes that are new to it; where none can start, one that fails its calls."""
@@ -320,7 +328,7 @@ class Pool:
                 number = session.numbers[process] = session.host.new_worker()
                 session.processes[number] = process
                 session.reports.events.append(self._joined(number, session, f"process {process.popen.pid}"))
-        if self._broken and not session.processes:
+        if self._broken is not None and not session.processes:
             number = session.host.new_worker()
             session.processes[number] = None
             session.reports.events.append(self._joined(number, session, "no process"))
@@ -332,6 +340,9 @@ class Pool:
     def _leave(self, wait: bool) -> None:
         """Let all processes end, by force after a moment."""
         self._waits_until = perf_counter() + (GRACE if wait else 0.0)
+        self._broken = self._broken or self.closed()
+        for session in self._sessions:
+            self._complete(session)
         for process in self._processes:
             self._unwatch_writing(process)
             process.leave()
@@ -353,13 +364,13 @@ class Pool:
         if session.reports.closed:
             return
         process = session.processes.get(bundle.worker)
-        if process is not None:
+        if process is not None and not self._stopping:
             if len(self._sessions) > 1:
                 process = self._spare(session, bundle.worker, process)
             process.unsent += [Item(session, call) for call in bundle.calls]
         elif bundle.worker in session.processes:
             for call in bundle.calls:
-                self._refuse(session, bundle.worker, call, BackendError(self._broken), False)
+                self._refuse(session, bundle.worker, call, self._broken or self.closed(), False)
 
     def _spare(self, session: PoolSession, number: int, process: Process) -> Process:
         """Where a process is busy for other runs only and another one has nothing to do, let them change numbers.

@@ -6,47 +6,34 @@ It knows the port only; whose thread it runs in is for the backends that use it.
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Sequence
 
 from dagrid.attempt import Here, performing
+from dagrid.execution.backends.base import closed_under
 from dagrid.ports import Host
 
 
-def perform(host: Host, worker: int, context: contextvars.Context | None = None) -> None:
+def perform(host: Host, worker: int, context: contextvars.Context, closed: Sequence[str]) -> None:
     """Perform calls in this thread until the host has no more for this worker.
 
     Args:
         host: gives the calls and takes the outcomes.
         worker: its number.
-        context: each call runs in its own copy of this one; None calls plainly, in the context that this thread has.
+        context: each call runs in its own copy of this one.
+        closed: gets the name of the backend when that is closed; what is asked for from then on fails.
     """
     here = Here()
-    if context is None:
-        token = performing.set(here)
-        try:
-            _perform(host, worker, here, None)
-        finally:
-            performing.reset(token)
-    else:
-        context = context.copy()
-        context.run(performing.set, here)
-        _perform(host, worker, here, context)
-
-
-def _perform(host: Host, worker: int, here: Here, context: contextvars.Context | None) -> None:
-    now = host.now
-    completed = host.completed
-    copy = context.copy if context is not None else None
+    context = context.copy()
+    context.run(performing.set, here)
+    copy, now, completed = context.copy, host.now, host.completed
     call = host.next(worker)
-    while call is not None:
+    while call is not None and not closed:
         here.call = call
         kwargs = call.kwargs
-        run = None if copy is None else copy().run
+        run = copy().run
         started = now()
         try:
-            if run is None:
-                value = call.fn(*call.args, **kwargs) if kwargs else call.fn(*call.args)
-            else:
-                value = run(call.fn, *call.args, **kwargs) if kwargs else run(call.fn, *call.args)
+            value = run(call.fn, *call.args, **kwargs) if kwargs else run(call.fn, *call.args)
         except BaseException as error:  # noqa: BLE001  # whatever a task raises is its outcome
             here.extra = None
             call = host.failed(worker, call, error, started, now())
@@ -56,3 +43,5 @@ def _perform(host: Host, worker: int, here: Here, context: contextvars.Context |
             else:
                 call = completed(worker, call, value, started, now(), here.take())
     here.call = None
+    while call is not None:
+        call = host.failed(worker, call, closed_under(closed[0]), now(), now())

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from functools import lru_cache
 from time import time
 from typing import Any
@@ -227,7 +228,7 @@ def perform_apart(
         token = performing.set(here)
         report.started = time()
         try:
-            value = fn(*args, **kwargs)
+            value = copy_context().run(fn, *args, **kwargs)
             report.ended = time()
         except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt fail the task, no more
             report.ended = time()

@@ -100,7 +100,7 @@ class Running:
         launch: what it is started with.
         over: told when it has ended and nothing more is read of it.
         failed: told what went wrong, if we cannot go on with it; it is killed by then.
-        stdin: a descriptor that it gets for its input, in place of what the launch says.
+        process: one that was started so by now.
 
     Raises:
         CommandError: it cannot be started.
@@ -123,7 +123,7 @@ class Running:
         launch: Launch,
         over: Callable[[], None],
         failed: Callable[[BaseException], None],
-        stdin: int = -1,
+        process: Process | None = None,
     ) -> None:
         self.launch = launch
         self._ground = ground
@@ -135,7 +135,7 @@ class Running:
         self.stopping = self.killed = self.left = False
         self.ended = UNSTARTED
         self.started = ground.now()
-        self.process = process = Process(launch, ground.null, stdin)
+        self.process = process = process or Process(launch, ground.null)
         try:
             ground.guard.add(process.pid)
             for descriptor in process.pipes:
@@ -180,6 +180,7 @@ class Running:
             self.stop(self.launch.stop_signal, self.launch.grace)
         if descriptor not in process.pipes:
             self._ground.selector.unregister(descriptor)
+            os.close(descriptor)
             if self.ended != UNSTARTED and not process.pipes and not self.stopping:
                 self._conclude()
         return more

@@ -7,12 +7,13 @@ them; here is only what goes over the line. It knows no attempts: who asks is to
 from __future__ import annotations
 
 import selectors
+import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dagrid.commands import NOT_EXECUTABLE, Exit, Launch, Request, Server, signal_name
 from dagrid.errors import CommandError
-from dagrid.execution.backends._launching import KILL, how_not_to_stop
+from dagrid.execution.backends._launching import KILL, Process, how_not_to_stop
 from dagrid.execution.backends._running import PARTING, READ_SIZE, Ground, Running
 from dagrid.masking import masked
 from dagrid.serving import HEAD, MARK, MOST, framed
@@ -23,6 +24,46 @@ SILENCE = 0.5
 """How many seconds a process that has closed its line has to end, so that its end says more than the line."""
 
 Tell = Callable[[Any, BaseException | None], None]
+
+
+class Begun:
+    """A process that was started to serve, which nobody looks after yet; it ends when its line does.
+
+    Args:
+        kind: what it is started from.
+        mask: what is secret in its last words.
+
+    Raises:
+        CommandError: it cannot be started.
+
+    Attributes:
+        line: this end of its line.
+    """
+
+    __slots__ = ("kind", "launch", "line", "mask", "process")
+
+    def __init__(self, kind: Server, mask: Sequence[str]) -> None:
+        import socket  # only who asks a warm process needs it
+
+        self.kind = kind
+        self.mask = mask
+        self.launch = Launch(kind.argv, kind.env, kind.cwd, mask=mask)
+        self.line, theirs = socket.socketpair()
+        try:
+            self.line.setblocking(False)
+            self.process = Process(self.launch, subprocess.DEVNULL, theirs.fileno())
+        except BaseException:
+            self.line.close()
+            raise
+        finally:
+            theirs.close()
+
+    def end(self) -> None:
+        """End it, for nobody wants it."""
+        self.line.close()
+        self.process.kill(KILL)
+        self.process.wait(PARTING)
+        self.process.close()
 
 
 class Service:
@@ -48,30 +89,24 @@ class Service:
         "running",
     )  # fmt: skip
 
-    def __init__(self, servers: Servers, kind: Server, mask: Sequence[str]) -> None:
-        """Start it. Raises CommandError."""
+    def __init__(self, servers: Servers, begun: Begun) -> None:
+        """Look after a process from now on. Raises CommandError."""
         self._servers = servers
-        self.kind = kind
+        self.kind = begun.kind
         self.request: Request | None = None
         self._tell: Tell | None = None
         self._incoming = bytearray()
         self._outgoing: memoryview | None = None
         self._trouble = ""
-        self._mask = mask
-        self._secrets = {*mask}
-        launch = Launch(kind.argv, kind.env, kind.cwd, mask=mask)
+        self._mask = begun.mask
+        self._secrets = {*begun.mask}
         self._watched = False
-        import socket  # only who asks a warm process needs it
-
-        self._line, theirs = socket.socketpair()
+        self._line = begun.line
         try:
-            self._line.setblocking(False)
-            self.running = Running(servers.ground, launch, self._over, self._failed, theirs.fileno())
+            self.running = Running(servers.ground, begun.launch, self._over, self._failed, begun.process)
         except BaseException:
             self._line.close()
             raise
-        finally:
-            theirs.close()
         self._watch(selectors.EVENT_READ)
 
     def ask(self, request: Request, tell: Tell) -> None:
@@ -226,15 +261,21 @@ class Service:
 class Servers:
     """The warm processes of one session.
 
+    Args:
+        ground: what they share.
+        begun: those that were started before anybody asked.
+
     Attributes:
         alive: those that there are, also those that have been told to go.
     """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, begun: Sequence[Begun] = ()) -> None:
         self.ground = ground
         self.alive: set[Service] = set()
         self._idle: dict[Server, list[Service]] = {}
         self._resting: dict[Service, None] = {}  # the one that has rested longest first
+        for one in begun:
+            self.rest(self._looked_after(one))
 
     def ask(self, request: Request, tell: Tell) -> Service:
         """Send a request to a server of its kind that has nothing to do, or to a new one.
@@ -243,7 +284,9 @@ class Servers:
             CommandError: none can be started, or it is no request.
         """
         _check(request)
-        service = self._rested(request) or self._started(request)
+        service = self._rested(request)
+        if service is None:
+            service = self._looked_after(Begun(request.server, request.mask))
         service.ask(request, tell)
         return service
 
@@ -275,8 +318,8 @@ class Servers:
             self.leave(service)
             service.dismiss()
 
-    def _started(self, request: Request) -> Service:
-        service = Service(self, request.server, request.mask)
+    def _looked_after(self, begun: Begun) -> Service:
+        service = Service(self, begun)
         self.alive.add(service)
         return service
 

@@ -14,6 +14,7 @@ import marshal
 import os
 import select
 import sys
+from _contextvars import copy_context
 from _thread import allocate_lock, start_new_thread
 from collections import deque
 from struct import Struct
@@ -335,7 +336,8 @@ class Worker:
                     continue
             started = clock()
             try:
-                value = fn(*args, **kwargs) if kwargs else fn(*args)
+                run = copy_context().run
+                value = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
             except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt fail the task, no more
                 ended = clock()
                 self.extra = None

@@ -13,13 +13,13 @@ import functools
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any
 
 from dagrid.attempt import Left, carried
 from dagrid.errors import BackendClosedError
-from dagrid.execution.backends.base import Reports
+from dagrid.execution.backends.base import PATIENCE, Reports, closed_under
 from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Backend, Bundle, Call, Capabilities, FourMethods, Host, opened
 
@@ -84,10 +84,11 @@ class StrangerBackend:
                 return
             self._closed = True
             sessions = self._sessions
-        if not wait:
-            _close_all(sessions)
+        for session in sessions:
+            session.refuse()
         self.stranger.shutdown(wait=wait)
-        _close_all(sessions)
+        for session in sessions:
+            session.refuse_rest(PATIENCE if wait else 0.0)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Hand a call to the stranger and return its future."""
@@ -115,11 +116,6 @@ def _slots_of(stranger: FourMethods) -> int:
         if isinstance(found, int) and found > 0:
             return found
     return DEFAULT_SLOTS
-
-
-def _close_all(sessions: Iterable[_Session]) -> None:
-    for session in sessions:
-        session.close()
 
 
 class _Once:
@@ -153,10 +149,11 @@ class _Once:
 class _Flight:
     """A call that the stranger has."""
 
-    __slots__ = ("attempt", "cancelled", "future", "started")
+    __slots__ = ("attempt", "call", "cancelled", "future", "started")
 
-    def __init__(self, attempt: int, started: float) -> None:
-        self.attempt = attempt
+    def __init__(self, call: Call, started: float) -> None:
+        self.attempt = call.attempt
+        self.call = call
         self.started = started
         self.future: Any = None
         self.cancelled = False
@@ -175,12 +172,13 @@ class _Session:
         self._slots = slots
         self._asking = asking
         self._worker = host.new_worker()
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self.reports = Reports(host)
         self._waiting: dict[int, Call] = {}
         self._flights: dict[int, _Flight] = {}
         self._errands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[_Flight | None] = queue.SimpleQueue()
+        self._refusing = False
         self._waiters = 0
         self._idle = 0
         self._context = copy_context()
@@ -198,9 +196,12 @@ class _Session:
 
     def perform(self, bundle: Bundle) -> None:
         with self._lock:
-            if self.reports.closed:
-                return
-            self._waiting.update((call.attempt, call) for call in bundle.calls)
+            refusing = self._refusing
+            if not (refusing or self.reports.closed):
+                self._waiting.update((call.attempt, call) for call in bundle.calls)
+        if refusing:
+            self.reports.refuse(bundle.worker, bundle.calls, closed_under(self._stranger.name))
+            return
         for call in bundle.calls:
             self._errands.put(functools.partial(self._submit, call.attempt))
 
@@ -222,20 +223,42 @@ class _Session:
         elif flight is not None:
             self._errands.put(functools.partial(_cancel, flight))
 
+    def refuse(self) -> None:
+        """The backend is closed: fail what the stranger has not got, and all that is still asked for."""
+        with self._lock:
+            self._refusing = True
+            waiting = list(self._waiting.values())
+            self._waiting.clear()
+        self.reports.refuse(self._worker, waiting, closed_under(self._stranger.name))
+
+    def refuse_rest(self, patience: float) -> None:
+        """Fail what the stranger has not answered within some seconds."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._flights, patience)
+        self._errands.put(self._refuse_flights)  # behind what has been told of them there
+
+    def _refuse_flights(self) -> None:
+        self.reports.refuse(self._worker, self._let_go(), closed_under(self._stranger.name))
+
     def close(self) -> None:
         if not self.reports.shut():
             return
         self.reports.settle()
+        self._let_go()
+
+    def _let_go(self) -> list[Call]:
+        """End the threads and cancel what the stranger has; return the calls of that."""
         with self._lock:
-            self._waiting.clear()
             flights = list(self._flights.values())
+            self._waiting.clear()
             self._flights.clear()
-            waiters = self._waiters
+            waiters, self._waiters = self._waiters, 0
         for flight in flights:
             self._errands.put(functools.partial(_cancel, flight))
         self._errands.put(None)
         for _ in range(waiters):
             self._done.put(None)
+        return [flight.call for flight in flights]
 
     def _start_thread(self, target: Callable[[], None], what: str) -> None:
         name = f"dagrid-{self._stranger.name}-{what}"
@@ -250,7 +273,7 @@ class _Session:
             call = self._waiting.pop(attempt, None)
             if call is None:
                 return
-            flight = self._flights[attempt] = _Flight(attempt, self._host.now())
+            flight = self._flights[attempt] = _Flight(call, self._host.now())
         self.reports.tell([Started(self._worker, attempt, flight.started)])
         try:
             args = [opened(value) for value in call.args]
@@ -271,7 +294,7 @@ class _Session:
     def _collect(self, flight: _Flight) -> None:
         """Let a waiting thread fetch the result: never one of the stranger's, which may be the one that makes it."""
         with self._lock:
-            if self.reports.closed or flight.attempt not in self._flights:
+            if flight.attempt not in self._flights:
                 return
             more = self._waiters < self._slots and self._idle <= self._done.qsize()
             self._waiters += more
@@ -301,6 +324,7 @@ class _Session:
         with self._lock:
             if self._flights.pop(flight.attempt, None) is not flight:
                 return
+            self._lock.notify_all()
         text = f"{type(value).__name__}: {value}" if outcome is Outcome.FAILED else ""
         end = self._host.now()
         draw = self._host.draw() if text else 0.0

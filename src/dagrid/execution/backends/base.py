@@ -10,13 +10,13 @@ import math
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from dagrid.errors import BackendClosedError, InvalidSettingError
-from dagrid.machine.events import Stimulus
-from dagrid.ports import Capabilities, FourMethods, Host, Needs, PushHost, Session
+from dagrid.machine.events import Finished, Outcome, Stimulus
+from dagrid.ports import Call, Capabilities, FourMethods, Host, Needs, PushHost, Session
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -57,6 +57,13 @@ def check_seconds(**settings: object) -> None:
 DistributedBackend = FourMethods
 
 
+def closed_under(name: str) -> BackendClosedError:
+    """Return what fails the calls of a run that goes on when its backend, which has this name, is closed."""
+    return BackendClosedError(
+        f"The backend {name!r} was closed while a run went on there. Wait for the end of the run before you close it."
+    )
+
+
 class BackendBase(ABC):
     """A backend: a place that performs attempts.
 
@@ -91,7 +98,10 @@ class BackendBase(ABC):
 
     @abstractmethod
     def release(self, wait: bool) -> None:
-        """Let go of everything; called once, when the backend is closed. With `wait`, return when it is gone."""
+        """Let go of everything; called once, when the backend is closed. With `wait`, return when it is gone.
+
+        What sessions have under way, and what they are still asked for, fails with `closed_under`.
+        """
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Let a worker call `fn(*args, **kwargs)` and return a `concurrent.futures.Future`.
@@ -127,7 +137,8 @@ class BackendBase(ABC):
     def close(self, wait: bool = True) -> None:
         """Release everything; may be called twice.
 
-        With `wait`, submitted calls end first; without it, those that have not started fail with `BackendClosedError`.
+        With `wait`, submitted calls end first; without it, those that have not started fail with `BackendClosedError`. So does,
+        either way, what is still to be done for runs that go on here.
         """
         with self._guard:
             if self._closed:
@@ -219,6 +230,15 @@ class Reports:
             with self._quiet:
                 self._reporters.remove(me)
                 self._quiet.notify_all()
+
+    def refuse(self, worker: int, calls: Iterable[Call], error: BaseException) -> None:
+        """Report that calls for a worker are not performed; those that ride on others of them fall with these."""
+        now, draw = self._host.now(), self._host.draw
+        text = f"{type(error).__name__}: {error}"
+        heads = [call.attempt for call in calls if call.rides < 0]
+        self.tell(
+            [Finished(worker, attempt, Outcome.FAILED, now, now, error, text, False, draw()) for attempt in heads]
+        )
 
     def shut(self) -> bool:
         """Tell nothing from now on; return whether that is new."""

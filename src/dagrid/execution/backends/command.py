@@ -12,19 +12,19 @@ import selectors
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from dagrid.attempt import KEY
-from dagrid.commands import Await, Launch, Request, Thing, value_of
+from dagrid.commands import Await, Launch, Request, Server, Thing, value_of
 from dagrid.errors import BackendError, CommandError, TaskError
 from dagrid.execution.backends._flight import Flight, Value, Waiting
 from dagrid.execution.backends._running import Ground, Running
-from dagrid.execution.backends._servers import Servers
-from dagrid.execution.backends.base import BackendBase, Sessions, check_whole
+from dagrid.execution.backends._servers import Begun, Servers
+from dagrid.execution.backends.base import BackendBase, Sessions, check_whole, closed_under
 from dagrid.execution.carriers import carry
 from dagrid.execution.watchdog import Guard, watchdog
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
@@ -60,6 +60,33 @@ class CommandBackend(BackendBase):
         self.max_workers = max_workers if max_workers is not None else max(os.cpu_count() or 1, processes or 1)
         self.processes = processes if processes is not None else self.max_workers
         self.sessions: Sessions[CommandSession] = Sessions()
+        self._prepared: list[Begun] = []
+
+    def prepare(self, server: Server, mask: Sequence[str] = ()) -> None:
+        """Start a warm process that will be asked soon, for the next session that starts anything, so that it is ready by then.
+
+        Of one that cannot be started nobody is told before it is asked.
+
+        Args:
+            server: what it is started with.
+            mask: what is secret in its last words.
+
+        Raises:
+            BackendClosedError: the backend is closed.
+        """
+        self.check_open()
+        with suppress(CommandError):
+            self._prepared.append(Begun(server, mask))
+
+    def take_prepared(self) -> list[Begun]:
+        """Return the processes that were prepared, which are the caller's from now on."""
+        taken, self._prepared = self._prepared, []
+        return taken
+
+    def forget_prepared(self) -> None:
+        """End the processes that were prepared for sessions that never came to start anything."""
+        for begun in self.take_prepared():
+            begun.end()
 
     def open(self, host: PushHost) -> CommandSession:
         """Begin to serve a run; the thread starts when there is work for it.
@@ -82,9 +109,10 @@ class CommandBackend(BackendBase):
         return watchdog()
 
     def release(self, wait: bool) -> None:
-        """End every session and what it runs."""
+        """Stop what runs, which fails, end every thread and what was prepared, and perform no more."""
         for session in self.sessions:
-            session.close()
+            session.refuse()
+        self.forget_prepared()
 
 
 class CommandSession:
@@ -107,7 +135,7 @@ class CommandSession:
         self._free = backend.processes
         self._untold: dict[int, Started] = {}
         self._events: list[Started | Finished | Recalled] = []
-        self._closed = self._begun = self._rung = False
+        self._closed = self._refusing = self._begun = self._rung = False
         self._over = threading.Event()
         self._ident = 0
         self._bell = -1
@@ -121,7 +149,8 @@ class CommandSession:
         """Its worker does not pull."""
 
     def perform(self, bundle: Bundle) -> None:
-        self._post(partial(self._begin, bundle.calls))
+        if not self._post(partial(self._begin, bundle.calls)) and not self._closed:
+            self._host.report([self._refusal(call) for call in bundle.calls])
 
     def recall(self, worker: int, attempts: Sequence[int]) -> None:
         self._post(partial(self._give_back, attempts))
@@ -139,14 +168,29 @@ class CommandSession:
             if not again and self._begun:
                 self._ring()
         self._backend.sessions.discard(self)
+        self._await_end()
+
+    def refuse(self) -> None:
+        """The backend is closed: stop what runs as `close` does. That fails, as does all that is still asked for."""
+        with self._guard:
+            self._refusing = True
+            if self._begun and not self._closed:
+                self._ring()
+        self._await_end()
+
+    def _await_end(self) -> None:
         if self._begun and self._ident != threading.get_ident():
             self._over.wait()
 
-    def _post(self, errand: Callable[[], None]) -> None:
-        """Let the session's thread do something, which is started for the first errand."""
+    def _refusal(self, call: Call) -> Finished:
+        now = self._host.now()
+        return Finished(self._worker, call.attempt, Outcome.FAILED, now, now, closed_under(self._backend.name))
+
+    def _post(self, errand: Callable[[], None]) -> bool:
+        """Let the session's thread do something, which is started for the first errand; return whether it will."""
         with self._guard:
-            if self._closed:
-                return
+            if self._closed or self._refusing:
+                return False
             self._errands.append(errand)
             if not self._begun:
                 try:
@@ -158,6 +202,7 @@ class CommandSession:
                 self._begun = True
             elif not self._rung and self._ident != threading.get_ident():
                 self._ring()
+        return True
 
     def _start_thread(self) -> None:
         """Get what the thread needs, and start it; where there are too many open files, whoever posts something hears it."""
@@ -171,7 +216,7 @@ class CommandSession:
             opened.callback(ground.close)
             ground.selector.register(reading, selectors.EVENT_READ)
             self._reading, self._bell, self._ground = reading, bell, ground
-            self._servers = Servers(ground)
+            self._servers = Servers(ground, self._backend.take_prepared())
             carry(self._serve, "dagrid-commands")
             opened.pop_all()
 
@@ -185,12 +230,12 @@ class CommandSession:
     def _serve(self) -> None:
         self._ident = threading.get_ident()
         try:
-            while not self._closed:
+            while not (self._closed or self._refusing):
                 self._take_turn()
             self._wind_up()
         finally:
             with self._guard:
-                self._closed = True
+                self._closed |= not self._refusing
                 self._ident = 0
                 for descriptor in (self._reading, self._bell):
                     os.close(descriptor)
@@ -198,9 +243,13 @@ class CommandSession:
             self._ground.close()
             self._over.set()
 
+    @property
+    def _ends(self) -> bool:
+        return self._closed or self._refusing
+
     def _take_turn(self) -> None:
         """Report what happened, do what was asked for, and sleep until there is more."""
-        while (self._errands or self._events or (self._queue and self._free > 0)) and not self._closed:
+        while (self._errands or self._events or (self._queue and self._free > 0)) and not self._ends:
             while self._errands:
                 self._errands.popleft()()
             self._fill()
@@ -211,7 +260,7 @@ class CommandSession:
 
     def _sleep(self) -> None:
         patience = None
-        if self._closed and not (self._flights or self._servers.alive):
+        if self._ends and not (self._flights or self._servers.alive):
             patience = 0.0
         elif self._untold:
             patience = max(0.0, next(iter(self._untold.values())).at + MOMENT - self._host.now())
@@ -236,7 +285,10 @@ class CommandSession:
             self._ring()
 
     def _begin(self, calls: Sequence[Call]) -> None:
-        for call in () if self._closed else calls:
+        if self._ends:
+            self._events += [self._refusal(call) for call in calls]
+            return
+        for call in calls:
             flight = self._flights[call.attempt] = Flight(call, self._context.copy(), self._host.now())
             self._go_on(flight, flight.begin)
 
@@ -341,7 +393,7 @@ class CommandSession:
         flight.doing = None
         if flight.steps is None:
             flight.ended = running.ended
-        if flight.cancelled or self._closed:
+        if flight.cancelled or self._ends:
             self._abandon(flight)
             return
         try:
@@ -358,7 +410,7 @@ class CommandSession:
         """A warm process has answered, or ended without an answer."""
         self._free += 1
         flight.doing = None
-        if flight.cancelled or self._closed:
+        if flight.cancelled or self._ends:
             self._abandon(flight)
         else:
             self._go_on(flight, flight.go_on, value, error)
@@ -385,7 +437,7 @@ class CommandSession:
         elif isinstance(doing, Waiting):
             flight.cancelled = True
             error = self._call_off(flight, doing)
-            if not doing.parting or self._closed or error is not None:
+            if not doing.parting or self._ends or error is not None:
                 flight.doing = None
                 doing.forget()
                 self._abandon(flight, error)
@@ -412,6 +464,9 @@ class CommandSession:
     def _abandon(self, flight: Flight, error: BaseException | None = None) -> None:
         """Nothing more is done of an attempt."""
         late = flight.close()
+        if self._refusing:
+            self._settle(flight, Outcome.FAILED, closed_under(self._backend.name))
+            return
         cancelled = flight.cancelled or self._closed
         self._settle(flight, Outcome.CANCELLED if cancelled else Outcome.FAILED, error or late)
 
@@ -430,12 +485,14 @@ class CommandSession:
         self._events.append(event)
 
     def _wind_up(self) -> None:
-        """Stop what runs, and wait until it has ended or was killed."""
+        """Stop what runs, wait until it has ended or was killed, and tell that if anybody wants to know."""
         for flight in list(self._flights.values()):
             self._stop(flight)
         self._servers.close()
-        while self._flights or self._servers.alive:
+        while self._errands or self._flights or self._servers.alive:
             while self._errands:
                 self._errands.popleft()()
             self._sleep()
-        self._events.clear()
+        events, self._events = self._events, []
+        if events and not self._closed:
+            self._host.report(events)

@@ -25,7 +25,7 @@ from dagrid.execution.backends._dask_tasks import Tasks, check
 from dagrid.execution.backends._delegate import Delegation, Joined
 from dagrid.execution.backends._remote import Depot
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import BackendBase, check_seconds, check_whole
+from dagrid.execution.backends.base import BackendBase, Sessions, check_seconds, check_whole
 from dagrid.ports import Capabilities, Host, Needs
 
 IN_FLIGHT = 256
@@ -113,6 +113,7 @@ class DaskBackend(BackendBase):
         self._depot = Depot(self._cluster.fetch)
         self._crew = Crew(self.name, self._cluster.seat, self._cluster.sites, WINDOW, KEEP, self._depot)
         self._tasks = Tasks(self._cluster)
+        self._delegations: Sessions[Delegation] = Sessions()
         self._cluster.follow(self._crew)
         # Also for a backend that is dropped without being closed, and at the end of the program.
         self._finalizer = finalize(self, _end, self._crew, self._tasks, self._cluster, self._depot, ours, is_ours)
@@ -125,7 +126,7 @@ class DaskBackend(BackendBase):
     def open(self, host: Host) -> Joined:
         """Begin to serve a run: announce the workers that there are."""
         self.check_open()
-        delegation = Delegation(host, self._tasks, self._depot, self.name, IN_FLIGHT)
+        delegation = Delegation(host, self._tasks, self._depot, self.name, self._delegations, IN_FLIGHT)
         return Joined(self._crew.open(host, self), delegation)
 
     def check(self, needs: Mapping[str, Needs]) -> None:
@@ -135,6 +136,8 @@ class DaskBackend(BackendBase):
 
     def release(self, wait: bool) -> None:
         """End the performers, and what was started or connected here."""
+        for delegation in self._delegations:
+            delegation.refuse()
         self._crew.stop()
         if wait:
             self._cluster.wait()

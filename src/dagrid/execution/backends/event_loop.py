@@ -17,7 +17,7 @@ from typing import Any
 
 from dagrid.attempt import Extra, Here, performing
 from dagrid.errors import TaskError
-from dagrid.execution.backends.base import BackendBase, Sessions, check_whole
+from dagrid.execution.backends.base import BackendBase, Sessions, check_whole, closed_under
 from dagrid.machine.events import UNSTARTED, Finished, Outcome, Recalled, Started, WorkerJoined
 from dagrid.ports import Bundle, Call, Capabilities, Host, opened
 
@@ -59,9 +59,9 @@ class EventLoopBackend(BackendBase):
         return session
 
     def release(self, wait: bool) -> None:
-        """End every session and its loop."""
+        """Cancel what runs, which fails, end every loop, and perform no more."""
         for session in self.sessions:
-            session.close()
+            session.refuse()
 
 
 class _Flight:
@@ -96,7 +96,7 @@ class EventLoopSession:
         self._events: list[Started | Finished | Recalled | None] = []
         self._turn = 0
         self._scheduled = False
-        self._closed = False
+        self._closed = self._refusing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -108,7 +108,8 @@ class EventLoopSession:
         """Its worker does not pull."""
 
     def perform(self, bundle: Bundle) -> None:
-        self._post(partial(self._begin, bundle.calls))
+        if not self._post(partial(self._begin, bundle.calls)) and not self._closed:
+            self._host.report([self._refusal(call, self._host.now()) for call in bundle.calls])
 
     def recall(self, worker: int, attempts: Sequence[int]) -> None:
         self._post(partial(self._give_back, attempts))
@@ -119,29 +120,52 @@ class EventLoopSession:
     def attend(self) -> None:
         """It has a thread."""
 
+    def refuse(self) -> None:
+        """The backend is closed: cancel what runs, end the loop, and fail that and all that is still asked for."""
+        with self._guard:
+            if not self._refusing and self._thread is not None:
+                self._errands.append(self._refuse_all)
+                self._ring()
+            self._refusing = True
+        self._join()
+
     def close(self) -> None:
         """Cancel what runs and wait for the end of the loop, but no longer than a task may be expected to take for that."""
         with self._guard:
             again, self._closed = self._closed, True
             if self._loop is not None and not again:
                 self._loop.call_soon_threadsafe(self._loop.stop)
-            thread = self._thread
         self._backend.sessions.discard(self)
+        self._join()
+
+    def _join(self) -> None:
+        """Wait for the end of the loop."""
+        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(2 * GRACE)
 
-    def _post(self, errand: Callable[[], None]) -> None:
-        """Let the loop's thread do something, which is started for the first errand."""
+    def _post(self, errand: Callable[[], None]) -> bool:
+        """Let the loop's thread do something, which is started for the first errand; return whether it will."""
         with self._guard:
-            if self._closed:
-                return
+            if self._closed or self._refusing:
+                return False
             self._errands.append(errand)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._serve, name="dagrid-event-loop", daemon=True)
                 self._thread.start()
-            elif self._loop is not None and not self._scheduled:
-                self._scheduled = True
-                self._loop.call_soon_threadsafe(self._take_turn, context=self._own_context)
+            else:
+                self._ring()
+        return True
+
+    def _ring(self) -> None:
+        """Under the guard: have the loop look at its errands, if it is there and does not anyway."""
+        if self._loop is not None and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon_threadsafe(self._take_turn, context=self._own_context)
+
+    def _refusal(self, call: Call, started: float) -> Finished:
+        error = closed_under(self._backend.name)
+        return Finished(self._worker, call.attempt, Outcome.FAILED, started, self._host.now(), error)
 
     # --- in the loop's thread ----------------------------------------------------------------------------------------------
 
@@ -150,7 +174,7 @@ class EventLoopSession:
         with self._guard:
             self._loop = loop
         self._soon(loop)
-        while not self._closed:
+        while not (self._closed or (self._refusing and not self._errands)):
             with suppress(SystemExit, KeyboardInterrupt):  # of a task that a task has started; it has the exception too
                 loop.run_forever()
         try:
@@ -205,6 +229,17 @@ class EventLoopSession:
         if flight.began < 0:  # then it never begins, and cannot say so itself
             flight.started = self._host.now()
             self._end(flight, Outcome.CANCELLED)
+
+    def _refuse_all(self) -> None:
+        """The last errand: what runs is cancelled when the loop is wound up."""
+        now = self._host.now()
+        ended = [event for event in self._events if event is not None]
+        flights = self._flights
+        self._events, self._flights = [], {}
+        left = [self._refusal(each.call, now if each.began < 0 else each.started) for each in flights.values()]
+        self._host.report([*ended, *left])
+        assert self._loop is not None
+        self._loop.stop()
 
     async def _perform(self, flight: _Flight) -> None:
         call = flight.call

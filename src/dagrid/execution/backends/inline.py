@@ -16,25 +16,35 @@ from dagrid.ports import Bundle, Capabilities, Host
 
 
 class InlineBackend(BackendBase):
-    """Perform attempts in the thread that waits for the run."""
+    """Perform attempts in the thread that waits for the run.
+
+    Attributes:
+        refused: gets the name when the backend is closed, for its sessions.
+    """
 
     name = "inline"
     capabilities = Capabilities(shares_memory=True)
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[str] = []
+
     def open(self, host: Host) -> InlineSession:
         """Begin to serve a run."""
         self.check_open()
-        return InlineSession(host)
+        return InlineSession(host, self.refused)
 
     def release(self, wait: bool) -> None:
-        """There is nothing to let go of."""
+        """Perform no more calls."""
+        self.refused.append(self.name)
 
 
 class InlineSession:
     """One run in the thread of its caller."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, refused: Sequence[str]) -> None:
         self._host = host
+        self._refused = refused
         self._worker = host.new_worker()
         self._context = contextvars.copy_context()
         self._wanted = False
@@ -59,7 +69,7 @@ class InlineSession:
         while self._wanted and not self._closed and self._busy.acquire(blocking=False):
             try:
                 self._wanted = False
-                self._context.run(perform, self._host, self._worker)
+                perform(self._host, self._worker, self._context, self._refused)
             except BaseException:
                 self._interrupted()
                 raise

@@ -27,7 +27,7 @@ from dagrid.execution.backends._delegate import IN_FLIGHT, PAUSE, Delegation, Jo
 from dagrid.execution.backends._lanes import Site
 from dagrid.execution.backends._remote import Depot
 from dagrid.execution.backends._worker import told
-from dagrid.execution.backends.base import BackendBase, check_whole
+from dagrid.execution.backends.base import BackendBase, Sessions, check_whole
 from dagrid.ports import Capabilities, Host, Needs
 
 CLIENT = "ray://"
@@ -127,6 +127,7 @@ class RayBackend(BackendBase):
         self._crew = Crew("ray", make, [Site("ray", count)], window, keep_workers, self._depot)
         self._tasks = _ray_tasks.Tasks(self._crew, actor_options.get("runtime_env"))
         self._in_flight = max_in_flight or max(IN_FLIGHT, 4 * count)
+        self._delegations: Sessions[Delegation] = Sessions()
         self._watch = _Watch(self._crew, self._tasks)
         # Also for a backend that is dropped without being closed, and at the end of the program.
         self._finalizer = weakref.finalize(self, _end, self._watch, self._crew, self._tasks, self._depot)
@@ -137,7 +138,7 @@ class RayBackend(BackendBase):
         self._watch.begin()
         return Joined(
             self._crew.open(host, self),
-            Delegation(host, self._tasks, self._depot, self.name, self._in_flight, self._tasks),
+            Delegation(host, self._tasks, self._depot, self.name, self._delegations, self._in_flight, self._tasks),
         )
 
     def check(self, needs: Mapping[str, Needs]) -> None:
@@ -148,6 +149,8 @@ class RayBackend(BackendBase):
     def release(self, wait: bool) -> None:
         """End the workers, and the Ray session if it was begun here and nobody else uses it."""
         self._finalizer.detach()
+        for delegation in self._delegations:
+            delegation.refuse()
         _end(self._watch, self._crew, self._tasks, self._depot)
 
     def __repr__(self) -> str:

@@ -30,6 +30,9 @@ class ThreadBackend(BackendBase):
     Args:
         max_workers: how many attempts run at once; by default four more than the machine has cores, at most 32.
 
+    Attributes:
+        refused: gets the name when the backend is closed, for its sessions.
+
     Raises:
         InvalidSettingError: max_workers is less than 1.
     """
@@ -42,6 +45,7 @@ class ThreadBackend(BackendBase):
         check_whole(max_workers=max_workers)
         self.max_workers = max_workers if max_workers is not None else _default_workers()
         self.sessions: Sessions[ThreadSession] = Sessions()
+        self.refused: list[str] = []
 
     def open(self, host: Host) -> ThreadSession:
         """Begin to serve a run; its threads start when there is work for them."""
@@ -52,11 +56,10 @@ class ThreadBackend(BackendBase):
         return session
 
     def release(self, wait: bool) -> None:
-        """End every session; with `wait`, when the threads have finished what they run."""
-        for session in self.sessions:
-            session.close()
-            if wait:
-                session.join()
+        """Perform no more calls; with `wait`, return when the threads have finished what they run."""
+        self.refused.append(self.name)
+        for session in self.sessions if wait else ():
+            session.join()
 
 
 @cache
@@ -89,7 +92,7 @@ class ThreadSession:
         with self._lock:
             thread = self._threads.get(worker, _GONE)
             if thread is None:
-                thread = self._threads[worker] = _Thread(self._host, worker, self._context)
+                thread = self._threads[worker] = _Thread(self._host, worker, self._context, self._backend.refused)
         if isinstance(thread, _Thread):
             thread.wake()
 
@@ -135,10 +138,11 @@ _GONE = object()
 class _Thread:
     """A worker: sleeps until it is woken, then performs calls until its host has none."""
 
-    def __init__(self, host: Host, number: int, context: contextvars.Context) -> None:
+    def __init__(self, host: Host, number: int, context: contextvars.Context, refused: Sequence[str]) -> None:
         self._host = host
         self._number = number
         self._context = context
+        self._refused = refused
         self._calls: SimpleQueue[None] = SimpleQueue()
         self._stopped = False
         self._begun = False
@@ -148,7 +152,6 @@ class _Thread:
     def wake(self) -> None:
         if not self._begun:
             self._begun = True
-            self._serving.acquire()
             carry(self._serve, f"dagrid-thread-{self._number}")
         self._calls.put(None)
 
@@ -167,8 +170,8 @@ class _Thread:
         try:
             self._calls.get()
             while not self._stopped:
-                perform(self._host, self._number, self._context)
+                with self._serving:
+                    perform(self._host, self._number, self._context, self._refused)
                 self._calls.get()
         finally:
             self._ident = None
-            self._serving.release()

@@ -96,6 +96,7 @@ class Commands:
 
     def close(self) -> None:
         """End all that runs."""
+        self._session.close()
         self._backend.close()
         if self._leash is not None:
             self._leash.close()

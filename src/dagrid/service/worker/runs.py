@@ -5,7 +5,6 @@ A kit is opened beside the loop, for it may unpack a lot; calls of the run wait 
 
 from __future__ import annotations
 
-import shutil
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
@@ -19,9 +18,7 @@ from dagrid.execution.backends._transfer import Packed
 from dagrid.execution.backends._worker import loads
 from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.ports import Surroundings
-
-LOGS = "logs"
-"""The folder below that of a run whose files go to the coordinator."""
+from dagrid.service.worker.folders import Folders
 
 
 class Run:
@@ -86,13 +83,12 @@ class Runs:
         begun: Callable[[Run], None],
     ) -> None:
         self._loop = loop
-        self._folder = folder
+        self._folders = Folders(folder)
         self._contents = contents
         self._labels = labels
         self._begun = begun
         self._runs: dict[str, Run] = {}
         self._helpers = ThreadPoolExecutor(2, "dagrid-kits")
-        folder.mkdir(parents=True, exist_ok=True)
 
     def __getitem__(self, name: str) -> Run:
         return self._runs[name]
@@ -113,7 +109,7 @@ class Runs:
         return run
 
     def end(self, run: Run) -> None:
-        """Forget a run of which nothing is here any more, and remove its folder."""
+        """Forget a run of which nothing is here any more, and all that is in its folder."""
         self._runs.pop(run.name, None)
         self._helpers.submit(self._close, run)
 
@@ -122,6 +118,7 @@ class Runs:
         for run in list(self._runs.values()):
             self.end(run)
         self._helpers.shutdown()
+        self._folders.close()
 
     def _opened(self, run: Run, ready: Callable[[Run], None]) -> None:
         run.ready = True
@@ -133,10 +130,7 @@ class Runs:
 
     def _open(self, run: Run, kit: bytes) -> None:
         try:
-            folder = self._folder / f"run-{run.source}"
-            folder.mkdir(0o700)
-            run.folder = folder
-            (folder / LOGS).mkdir()
+            folder = run.folder = self._folders.give(f"run-{run.source}")
             run.surroundings = loads(self._contents.get(kit)).arrive(folder, self._contents.path, self._labels)
             run.path = tuple(getattr(run.surroundings, "path", ()))
             run.place = getattr(run.surroundings, "folder", "")
@@ -145,11 +139,10 @@ class Runs:
         finally:
             run.settled.set()
 
-    @staticmethod
-    def _close(run: Run) -> None:
+    def _close(self, run: Run) -> None:
         run.settled.wait()  # what is begun first is begun here first, so this comes
         if run.surroundings is not None:
             with suppress(Exception):
                 run.surroundings.close()
         if run.folder is not None:
-            shutil.rmtree(run.folder, ignore_errors=True)
+            self._folders.take_back(run.folder)

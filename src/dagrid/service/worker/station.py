@@ -21,9 +21,10 @@ from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.cluster.duty import Duty
 from dagrid.ports import Artifacts
 from dagrid.service.worker.bench import Bench
+from dagrid.service.worker.folders import LOGS
 from dagrid.service.worker.later import Key, Later
 from dagrid.service.worker.logs import Logs
-from dagrid.service.worker.runs import LOGS, Run
+from dagrid.service.worker.runs import Run
 from dagrid.service.worker.tasks import Task, without_room
 
 LOOK = 0.1

@@ -35,6 +35,8 @@ OURS = {
     "ssh": "dagrid.workflow.steps.ssh:Ssh",
 }
 """Where the types are that come with dagrid, by the canonical name of the type; each is loaded when a step has it."""
+WARM = frozenset({"archive", "file", "http", "jq", "mail", "python", "sql"})
+"""Those of them that call functions in warm Python processes."""
 _UNCHECKED = frozenset({"approval", "dag", "python", "shell"})
 """Types of which the format itself says all that can be wrong: they are not loaded to ask."""
 

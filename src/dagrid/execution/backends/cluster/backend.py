@@ -14,8 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from dagrid.errors import BackendClosedError, BackendUnreachableError, InvalidSettingError
-from dagrid.execution.backends.base import BackendBase, Sessions
+from dagrid.errors import BackendUnreachableError, InvalidSettingError
+from dagrid.execution.backends.base import BackendBase, Sessions, closed_under
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
@@ -267,7 +267,7 @@ class ClusterBackend(BackendBase):
     def release(self, wait: bool) -> None:
         """End every session, whose run fails if it goes on, and the coordinator where it is this one's."""
         for session in self.sessions:
-            session.give_up(BackendClosedError(f"The backend {self.name!r} was closed while a run went on there."))
+            session.give_up(closed_under(self.name))
         if self._owned and self._hub is not None:
             self._hub.close()
 

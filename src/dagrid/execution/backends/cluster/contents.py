@@ -72,6 +72,7 @@ class Contents:
         self._spare = spare
         self._guard = threading.RLock()
         self._in_memory: dict[bytes, bytes] = {}
+        self._filed: set[bytes] = set()  # what is in a file, also if it is in memory
         self._secret: set[bytes] = set()
         self._sizes: dict[bytes, int] = {}  # of all, the one used longest ago first
         self._coming: dict[tuple[Hashable, bytes], _Coming] = {}
@@ -89,9 +90,7 @@ class Contents:
         with self._guard:
             if digest not in self._sizes:
                 if len(data) > SMALL:
-                    coming = self._new_path()
-                    write(coming, data)
-                    coming.replace(self._path(digest))
+                    self._file(digest, data)
                 else:
                     self._in_memory[digest] = data
                 self._arrived(digest, len(data))
@@ -129,6 +128,7 @@ class Contents:
                 self._in_memory[part.digest] = bytes(coming.data)
             else:
                 coming.path.replace(self._path(part.digest))
+                self._filed.add(part.digest)
             del self._coming[source, part.digest]
             self._arrived(part.digest, part.size, coming.path is None)
             return True
@@ -158,9 +158,7 @@ class Contents:
             self._sizes[digest] = self._sizes.pop(digest)
             path = self._path(digest)
             if digest in self._in_memory and not path.exists():
-                coming = self._new_path()
-                write(coming, self._in_memory[digest])
-                coming.replace(path)
+                self._file(digest, self._in_memory[digest])
             return path
 
     def small(self, digest: bytes) -> bytes | None:
@@ -221,13 +219,22 @@ class Contents:
                     path.unlink()
                     continue
                 self.hold(holder, digest)
+                self._filed.add(digest)
                 self._arrived(digest, path.stat().st_size)
 
     def close(self, heirs: Collection[Hashable] = ()) -> None:
         """Forget everything, and remove the folder, unless there is something in it that heirs hold, for the next process."""
         with self._guard:
             left = {digest.hex() for heir in heirs for digest in self._held.get(heir, ())}
-            for each in (self._in_memory, self._secret, self._sizes, self._coming, self._holders, self._held):
+            for each in (
+                self._in_memory,
+                self._filed,
+                self._secret,
+                self._sizes,
+                self._coming,
+                self._holders,
+                self._held,
+            ):
                 each.clear()
             if not left:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -256,9 +263,17 @@ class Contents:
         self._loose -= self._sizes.pop(digest)
         self._in_memory.pop(digest, None)
         self._secret.discard(digest)
-        path = self._path(digest)
-        path.unlink(missing_ok=True)
-        shutil.rmtree(path.with_name(f"{path.name}{UNPACKED}"), ignore_errors=True)
+        if digest in self._filed:
+            self._filed.discard(digest)
+            path = self._path(digest)
+            path.unlink(missing_ok=True)
+            shutil.rmtree(path.with_name(f"{path.name}{UNPACKED}"), ignore_errors=True)
+
+    def _file(self, digest: bytes, data: bytes) -> None:
+        coming = self._new_path()
+        write(coming, data)
+        coming.replace(self._path(digest))
+        self._filed.add(digest)
 
     def _give_up(self, source: Hashable, digest: bytes) -> None:
         path = self._coming.pop((source, digest)).path
