@@ -152,3 +152,27 @@ def test_a_run_that_is_stopped_does_not_wait_for_a_value_that_finds_no_room(flee
         assert run.wait().node_results["made"].status == NodeStatus.CANCELLED
         assert DAG([Node("small", int)]).run(backend=backend, progress=False)["small"] == 0
         fleet.close()
+
+
+@pytest.mark.slow
+def test_a_value_that_finds_no_room_is_brought_when_there_is_some(fleet, tmp_path):
+    """It ended the stream of its worker every few seconds, and stood in the way of all others there."""
+    with small_disk(tmp_path / "main" / "home", "40m") as room, ExitStack() as closing:
+        start(fleet, room)
+        fleet.worker("one")
+        fleet.linked()
+        backend = closing.enter_context(ClusterBackend(f"grpc://127.0.0.1:{fleet.port}", files=[]))
+        filling = room.path(tmp_path / "main" / "home") / "filling"
+        filling.write_bytes(bytes(25_000_000))
+        run = DAG([Node("made", lambda: os.urandom(20_000_000))]).start(backend=backend, progress=False)
+        until(lambda: "There is no room for what one sends (20" in fleet.coordinator.text, "a word of it")
+        assert DAG([Node("small", int)]).run(backend=backend, progress=False)["small"] == 0
+        large = os.urandom(18_000_000)
+        sent = DAG([Node("sent", lambda content=large: len(content))]).start(backend=backend, progress=False)
+        until(lambda: "(18" in fleet.coordinator.text, "a word of what is sent")
+        filling.unlink()
+        assert len(run.wait()["made"]) == 20_000_000
+        assert sent.wait()["sent"] == len(large)
+        assert fleet.workers["one"].text.count("Linked") == 1
+        assert fleet.coordinator.text.count("There is no room") == 2
+        fleet.close()

@@ -175,7 +175,13 @@ def test_an_attempt_that_is_cancelled_while_it_brings_its_value_has_none() -> No
         post.note(post.duty.finished(attempt, end))
     post.up()
     key = ("r", 1)
-    assert [post.duty.unwanted(key, attempt) for attempt in (1, 2, 3, 4)] == [True, False, False, False]
+    ends = (pb.Finished(outcome=Outcome.CANCELLED) for _ in range(4))
+    assert [post.duty.unbrought(key, attempt, end) for attempt, end in enumerate(ends, 1)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
     ((end,),) = [report.finished for report in post.up().reports]
     assert (end.attempt, end.outcome, end.apart, end.ended) == (1, Outcome.CANCELLED, b"", 2.0)
 

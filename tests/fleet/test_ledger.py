@@ -96,6 +96,55 @@ def test_a_worker_that_is_silent_for_longer_than_its_lease_is_gone(desk: Desk) -
     assert desk.ledger.hang_ups() == [("w", "worker 'w' was silent for 30 s")]
 
 
+def given(desk: Desk, *runs: str) -> None:
+    """Let runs give a worker an attempt each, and let all this be told."""
+    for run in runs:
+        desk.open(run)
+        desk.assign(*calls(1), run=run)
+    desk.sent()
+
+
+def next_to(desk: Desk, *runs: str) -> list[int]:
+    """Return of how many attempts runs are told that they may have begun without a word."""
+    sent = desk.sent()
+    return [gone.next for run in runs for gone in sent[run].gone]
+
+
+def test_a_worker_that_ends_takes_with_it_as_much_as_it_can_begin(desk: Desk) -> None:
+    """Of a hundred runs that waited there the next one of each had begun, for all that they knew, and three such ends were the
+    end of them all.
+    """
+    runs = ["s", "t", "u", "r"]
+    given(desk, *runs[:3])
+    desk.assign(*calls(1, 2, 3))
+    desk.sent()
+    desk.pass_time(31)
+    assert next_to(desk, *runs) == [1, 1, 0, 0]
+
+
+def test_a_worker_whose_slots_are_taken_may_have_begun_one_more(desk: Desk) -> None:
+    """What has just ended may not be told yet, and the next one have ended the worker."""
+    runs = ["s", "t", "u"]
+    given(desk, *runs)
+    for run in runs[:2]:
+        desk.report(run=run, started=[pb.Started(attempt=1)])
+    desk.sent()
+    desk.pass_time(31)
+    assert next_to(desk, *runs) == [0, 0, 1]
+
+
+def test_no_more_may_have_ended_a_worker_of_another_coordinator() -> None:
+    """Each run was asked for itself what it had given to a worker, and the machine of both was switched off three times."""
+    desk = Desk()
+    runs = ["s", "t", "u", "v"]
+    for run in runs:
+        desk.open(run, [pb.Use(fence=4, worker="w", queued=[1, 2], started=[3] if run == "s" else [])])
+    desk.come()
+    assert next_to(desk, *runs) == [1, 0, 0, 0]
+    told = desk.open("x", [pb.Use(fence=4, worker="w", queued=[1])])
+    assert [gone.next for gone in told.gone] == [0]
+
+
 def test_whatever_a_worker_says_renews_its_lease(desk: Desk) -> None:
     for _ in range(10):
         desk.pass_time(LEASE - 1)

@@ -39,7 +39,7 @@ def test_large_contents_travel_both_ways(elsewhere: bool, key: bytes | None) -> 
             run.line = coordinator.borrow(run.opening(), run.tells.add)
         joined = run.joined()
         worker.value_of = lambda call: None
-        run.line.ask(pb.Ask(parts=[pb.Part(digest=mine, size=len(arguments), data=arguments)]))
+        run.give(arguments)
         run.assign(joined, pb.Call(attempt=1, apart=mine))
         worker.downs.wait(lambda found: [down for down in found if down.assigns])
         worker.say(pb.Up(wants=[mine]))
@@ -123,7 +123,7 @@ def test_a_long_content_of_a_run_here_is_no_delay_for_others(monkeypatch) -> Non
         monkeypatch.setattr(coordinator.contents, "add", counted)
         run = Run()
         run.line = coordinator.borrow(run.opening(), run.tells.add)
-        run.line.ask(pb.Ask(parts=[pb.Part(digest=digest_of(data), size=len(data), data=data)]))
+        run.give(data)
         run.assign(run.joined(), pb.Call(attempt=1))
         assert run.ends(1)
         before = len(takes)
@@ -141,7 +141,7 @@ def test_contents_are_let_go_when_nobody_needs_them(tmp_path: Path) -> None:
         run = Run()
         run.line = coordinator.borrow(run.opening(), run.tells.add)
         for data in (arguments, function):
-            run.line.ask(pb.Ask(parts=list(parts(data, digest_of(data)))))
+            run.give(data)
         worker.outbox.feed(pb.Up(parts=[part]) for part in brought(value))
         worker.wake()
         worker.value_of = lambda call: pb.Finished(attempt=call.attempt, apart=digest_of(value), size=len(value))
@@ -415,7 +415,7 @@ def test_a_worker_that_does_not_read_is_not_sent_what_it_wants_but_as_much_as_fi
         monkeypatch.setattr(coordinator.contents, "pieces", counted)
         run = Run()
         run.line = coordinator.borrow(run.opening(), run.tells.add)
-        run.line.ask(pb.Ask(parts=list(parts(data, digest_of(data)))))
+        run.give(data)
         reluctant.say(pb.Up(hello=pb.Hello(id="reluctant", slots=1, protocol=PROTOCOL)))
         for _ in range(3):
             reluctant.say(pb.Up(wants=[digest_of(data)]))

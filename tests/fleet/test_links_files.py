@@ -15,12 +15,11 @@ import pytest
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import logbook
 from dagrid.execution.backends.cluster.calling import Address
-from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
-from dagrid.execution.backends.cluster.outbox import PIECE, Outbox
-from tests.fleet.link_kit import MIB, brought, text
-from tests.fleet.wire import Run, Stranger, Worker, digest_of, hub, to
+from dagrid.execution.backends.cluster.outbox import PIECE
+from tests.fleet.link_kit import MIB, text
+from tests.fleet.wire import Run, Stranger, Worker, hub, to
 
 
 class Files:
@@ -189,35 +188,6 @@ def test_a_worker_writes_nowhere_but_in_the_folder_of_its_run(tmp_path: Path, fi
         assert "there can be none of that name" in stranger.why()
         run.close()
     assert not list(tmp_path.iterdir())
-
-
-def test_contents_that_cannot_be_kept_end_the_stream_and_are_sent_again(tmp_path: Path, monkeypatch) -> None:
-    """The disk is full for a while."""
-    value = text(MIB)
-    with hub() as coordinator:
-        add, broken = coordinator.contents.add, [True]
-
-        def full(part: pb.Part, source: object) -> bool:
-            if broken:
-                broken.pop()
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return add(part, source)
-
-        monkeypatch.setattr(coordinator.contents, "add", full)
-        run = Run()
-        run.line = coordinator.borrow(run.opening(), run.tells.add)
-        with Worker(to(coordinator)) as worker:
-            worker.outbox.feed(pb.Up(parts=[part]) for part in brought(value))
-            worker.wake()
-            worker.events.wait(lambda found: "lost" in found)
-            worker.outbox = Outbox()
-            worker.outbox.feed(pb.Up(parts=[part]) for part in brought(value))
-            worker.wake()
-            assert run.content(digest_of(value)) == value
-        broken.append(True)
-        run.line.ask(pb.Ask(parts=list(parts(b"of a run", digest_of(b"of a run")))))
-        refused = run.tells.wait(lambda found: [tell.refusal for tell in found if tell.HasField("refusal")])
-        assert "No space left" in refused[0].reason
 
 
 def test_who_is_told_something_may_look_at_the_workers() -> None:

@@ -8,7 +8,7 @@ import random
 
 from dagrid.errors import BackendUnreachableError
 from dagrid.execution.backends.cluster.calling import Address
-from dagrid.execution.backends.cluster.dialer import PAUSE, STEADY, Patience
+from dagrid.execution.backends.cluster.dialer import OFTEN, PAUSE, STEADY, LastWords, Patience
 from dagrid.execution.backends.cluster.sayings import KNOWN, Sayings
 
 AWAY = BackendUnreachableError("nobody is there")
@@ -94,6 +94,20 @@ def test_reasons_that_change_are_said_at_most_once_a_second(caplog) -> None:
             waiting.failed(BackendUnreachableError(f"reason {number}"))
             clock.now += 0.01
     assert len(caplog.records) == 10
+
+
+def test_many_runs_without_a_coordinator_say_so_once(caplog) -> None:
+    """A program with eight runs said it eight times a second, while the coordinator began anew."""
+    clock, words = Clock(), LastWords()
+    lines = [Patience(Address("host"), lambda: 1.0, clock, words) for _ in range(8)]
+    for reason in ("the stream has broken", "nobody is there", "nobody is there"):
+        for line in lines:
+            line.failed(BackendUnreachableError(reason))
+        clock.now += OFTEN
+    assert [record.getMessage().partition(".")[0] for record in caplog.records] == [
+        "the stream has broken",
+        "nobody is there",
+    ]
 
 
 def test_what_went_wrong_is_a_sentence_of_its_own(caplog) -> None:

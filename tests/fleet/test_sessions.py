@@ -13,13 +13,13 @@ from typing import Any, cast
 import pytest
 
 from dagrid.errors import TransferError
-from dagrid.execution.backends.cluster import apart
+from dagrid.execution.backends.cluster import apart, refusals
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.apart import INLINE
+from dagrid.execution.backends.cluster.apart import INLINE, Apart
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.session import FleetSession
 from dagrid.machine.events import Finished, Outcome, Recalled, Stimulus
-from dagrid.ports import Bundle, Call, Encoded, Host, Use
+from dagrid.ports import Bundle, Call, Host, Use
 from tests.fleet.wire import PATIENCE, Heard, digest_of
 
 LARGE = b"x" * (2 * INLINE)
@@ -59,6 +59,9 @@ class Line:
     def ask(self, ask: pb.Ask) -> None:
         self.asks.add(ask)
 
+    def give(self, parts: Iterator[pb.Part]) -> None:
+        self.asks.add(pb.Ask(parts=parts))
+
     def close(self) -> None:
         pass
 
@@ -76,8 +79,8 @@ class Played:
         self.session.tell(pb.Tell(joined=joined))
         self.engine.reported.wait(lambda found: len(found) == 2)
 
-    def welcome(self, coordinator: str) -> None:
-        self.session.tell(pb.Tell(welcome=pb.Welcome(coordinator=coordinator)))
+    def welcome(self, coordinator: str, lease: float = 0.0) -> None:
+        self.session.tell(pb.Tell(welcome=pb.Welcome(coordinator=coordinator, lease=lease)))
 
     def perform(self, worker: int, attempt: int) -> None:
         """Have a worker perform a call with a large argument, the same each time."""
@@ -101,18 +104,18 @@ class Played:
     def given(self, digest: bytes) -> bytes:
         """Want a content as a coordinator does that has not got it, and wait for it."""
         self.session.tell(pb.Tell(wants=[digest]))
-        parts = self.line.asks.wait(
-            lambda asks: [part for ask in asks for part in ask.parts if part.digest == digest], "the content"
+        found = self.line.asks.wait(
+            lambda asks: [ask for ask in asks if any(part.digest == digest for part in ask.parts)], "the content"
         )
-        return bytes(parts[-1].data)
+        return b"".join(part.data for part in found[-1].parts)
 
-    def value(self, data: bytes) -> Encoded:
+    def value(self, data: bytes) -> Apart:
         """Let an attempt end whose value, in these bytes, has stayed with the coordinator, and return what the engine gets."""
         self.perform(0, attempt=1)
         self.assigned(1)
         self.end(0, attempt=1, apart=digest_of(data), size=len(data))
         ended = [event for event in self.engine.reported.all if isinstance(event, Finished)]
-        assert isinstance(ended[-1].value, Encoded)
+        assert isinstance(ended[-1].value, Apart)
         return ended[-1].value
 
     def wanted(self, digest: bytes) -> None:
@@ -167,7 +170,7 @@ def test_arguments_are_given_to_who_is_asked_when_a_worker_with_equal_ones_is_lo
     played.perform(1, attempt=2)
     apart = played.assigned(2).apart
     played.welcome("second")
-    played.session.tell(pb.Tell(gone=[pb.Gone(worker="one", generation=1, reason="gone")]))
+    played.session.tell(pb.Tell(gone=[pb.Gone(worker="one", generation=1, reason="gone", next=1)]))
     played.engine.reported.wait(lambda found: len(found) == 4)
     assert LARGE in played.given(apart)
 
@@ -221,8 +224,7 @@ def test_what_is_to_end_is_not_waited_for_longer_than_a_lease_while_the_coordina
     for attempt in (1, 2):
         played.perform(0, attempt)
         played.assigned(attempt)
-    lease = pb.Welcome(coordinator="first", lease=0.2)
-    played.session.tell(pb.Tell(welcome=lease))
+    played.welcome("first", lease=0.2)
     played.session.cancel(0, 1)
     played.line.asks.wait(lambda asks: any(ask.cancels for ask in asks))
     assert not [event for event in played.engine.reported.all if isinstance(event, Finished)]
@@ -247,3 +249,98 @@ def test_a_value_that_nobody_has_any_more_is_not_waited_for(monkeypatch: pytest.
         with pytest.raises(TransferError, match=r"'node-1'.*nobody has it any more"):
             read.result(PATIENCE)
     monkeypatch.setattr(apart, "FETCHING", 0.0)  # nobody answers when it is wanted again at the end
+    played.welcome("first", lease=0.1)
+
+
+def test_a_value_is_waited_for_while_the_coordinator_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, played: Played
+) -> None:
+    """So is everything else of its run; where the coordinator took longer than a minute to come back, the value was lost."""
+    monkeypatch.setattr(apart, "FETCHING", 0.05)
+    played.welcome("first", lease=0.05)
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    played.session.reopen(played.line)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.decode)
+        played.wanted(digest_of(data))
+        assert not wait([read], 0.5).done
+        played.session.reopen(played.line)
+        played.welcome("second", lease=30)
+        for part in parts(data, digest_of(data)):
+            played.session.tell(pb.Tell(parts=[part]))
+        assert read.result(PATIENCE) == LARGE
+    said = [record.message for record in caplog.records]
+    assert said == ["Large values are with the coordinator, which is away. They are waited for until it is back."]
+
+
+def test_who_cancels_does_not_wait_for_a_value_of_a_coordinator_that_is_away(played: Played) -> None:
+    """The next call wants the value as an argument, and whoever sends it would fetch it as long as it takes."""
+    value = played.value(pickle.dumps(LARGE))
+    played.perform(0, 2)
+    played.assigned(2)
+    played.welcome("first", lease=0.05)
+    played.session.reopen(played.line)
+    played.session.perform(Bundle(0, [Call(3, "node-3", len, (value,))]))
+    played.wanted(value.digest)
+    played.session.cancel(0, 2)
+    played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)][2:])
+    ended = [event for event in played.engine.reported.all if isinstance(event, Finished)]
+    assert [(event.attempt, event.outcome) for event in ended[1:]] == [(3, Outcome.FAILED), (2, Outcome.CANCELLED)]
+
+
+def refuse(played: Played, digest: bytes) -> None:
+    """Let a coordinator have no room for what is given."""
+    receipt = pb.Receipt(run="run", digest=digest, why="[Errno 28] No space left on device")
+    played.session.tell(pb.Tell(receipts=[receipt]))
+
+
+def test_what_finds_no_room_is_given_again_after_a_pause(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """The coordinator may have room for it by then."""
+    monkeypatch.setattr(refusals, "FIRST_PAUSE", 0.05)
+    played.perform(0, attempt=1)
+    digest = played.assigned(1).apart
+    assert played.given(digest)
+    refuse(played, digest)
+    played.line.asks.wait(
+        lambda asks: [ask for ask in asks if any(part.digest == digest for part in ask.parts)][1:], "it"
+    )
+
+
+def test_what_needs_what_finds_no_room_for_minutes_has_failed(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """It was given again every few seconds for ever. What waits at a worker is taken back, and all else goes on."""
+    monkeypatch.setattr(refusals, "PATIENCE", 0.0)
+    played.perform(0, attempt=1)
+    digest = played.assigned(1).apart
+    played.session.perform(Bundle(0, [Call(2, "node-2", int)]))
+    played.assigned(2)
+    refuse(played, digest)
+    ended = played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)])
+    assert [(event.attempt, event.outcome, event.retryable) for event in ended] == [(1, Outcome.FAILED, True)]
+    with pytest.raises(
+        TransferError, match=r"finds no room with the coordinator .*No space left.* Make room on its disk"
+    ):
+        raise ended[0].value
+    cancelled = played.line.asks.wait(lambda asks: [each for ask in asks for each in ask.cancels], "a cancel")
+    assert [list(each.attempts) for each in cancelled] == [[1]]
+
+
+def test_closing_does_not_wait_for_a_coordinator_that_has_been_away_for_a_lease(played: Played) -> None:
+    """It took a minute to close a run that was cancelled because its coordinator did not come back."""
+    value = played.value(pickle.dumps(LARGE))
+    played.welcome("first", lease=0.05)
+    played.session.reopen(played.line)
+    played.session.close()
+    with pytest.raises(TransferError, match=r"'node-1'.*the run was closed"):
+        value.decode()
+
+
+def test_a_value_is_not_waited_for_where_the_run_is_refused(played: Played) -> None:
+    """A coordinator that refuses it for good is never going to send anything."""
+    value = played.value(pickle.dumps(LARGE))
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.decode)
+        played.wanted(value.digest)
+        played.session.tell(pb.Tell(refusal=pb.Refusal(reason="it is not wanted", final=True)))
+        with pytest.raises(TransferError, match=r"'node-1'.*it is not wanted"):
+            read.result(PATIENCE)

@@ -16,7 +16,7 @@ import grpc
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import Address
-from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.execution.backends.cluster.contents import Contents, parts
 from dagrid.execution.backends.cluster.dialer import Line, WorkerLink
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
@@ -200,6 +200,11 @@ class Run:
         assert self.line is not None
         assign = pb.Assign(run=self.name, fence=fence, worker=joined.worker, generation=joined.generation, calls=calls)
         self.line.ask(pb.Ask(assigns=[assign]))
+
+    def give(self, data: bytes) -> None:
+        """Give a content."""
+        assert self.line is not None
+        self.line.give(parts(data, digest_of(data)))
 
     def ends(self, count: int) -> dict[int, pb.Finished]:
         """Return how attempts have ended, when so many have."""

@@ -273,4 +273,4 @@ def test_the_api_asks_for_a_token(fleet):
     for path, said in (("/healthz", "ok"), ("/readyz", "ok"), ("/api/v2/health", "healthy")):
         answer, code = ask(fleet, path, "")
         assert (code, answer["status"]) == (200, said)
-    assert ask(fleet, "/api/v2/nothing")[1] == 404
+    assert ask(fleet, "/api/v2/nothing") == ({"code": "not_found", "message": "Not Found."}, 404)

@@ -153,6 +153,53 @@ def test_a_graph_that_loses_its_process_again_and_again_is_left_alone(fleet, tmp
     assert fleet.ended(run) == "succeeded"
 
 
+SLOW = """
+import os, time
+from pathlib import Path
+from dagrid import dag, task
+
+folder = Path(FOLDER)
+if "DAGRID_COORDINATOR_HOST" in os.environ:
+    (folder / "made").write_text(str(os.getpid()))
+    while not (folder / "go").exists():
+        time.sleep(0.01)
+
+@task
+def done():
+    return "done"
+
+@dag
+def flow():
+    return done()
+"""
+
+
+def killed_while_its_graph_is_made(fleet, folder, times):
+    """Return a run whose process was killed so many times before the run had begun."""
+    (fleet.flows / "slow_flows.py").write_text(SLOW.replace("FOLDER", repr(str(folder))))
+    run = enqueued(fleet, "slow_flows:flow")
+    for _ in range(times):
+        until((folder / "made").exists, "a process")
+        pid = int(until((folder / "made").read_text, "its number"))
+        (folder / "made").unlink()
+        os.kill(pid, signal.SIGKILL)
+    return run
+
+
+def test_a_graph_outlives_its_process_before_it_has_begun(fleet, tmp_path):
+    """It had failed with "Its process ended before the run began", though nobody had stopped it and nothing was wrong with it."""
+    run = killed_while_its_graph_is_made(fleet, tmp_path, 2)
+    (tmp_path / "go").touch()
+    assert fleet.ended(run) == "succeeded"
+
+
+def test_a_graph_that_never_begins_has_failed(fleet, tmp_path):
+    """What takes its process with it while it is made would do so for ever."""
+    run = killed_while_its_graph_is_made(fleet, tmp_path, 3)
+    assert fleet.ended(run) == "failed"
+    fleet.coordinator.told(f"run {run} could not be performed: Its process ended before the run began.")
+
+
 def test_a_graph_is_stopped_and_goes_on(fleet, tmp_path):
     """`dagrid stop` and `dagrid retry` find it wherever it is performed; the retry is the coordinator's."""
     run = enqueued(fleet, "queued_flows:flow", f"folder={tmp_path}")

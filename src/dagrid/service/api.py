@@ -8,12 +8,14 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from time import monotonic
 from typing import Any, Protocol
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 import dagrid
 from dagrid.errors import InvalidSettingError
@@ -78,6 +80,11 @@ def create_app(
     async def authorize(request: Request, following: Callable[[Request], Awaitable[Response]]) -> Response:
         refused = None if request.url.path in OPEN else _refused(request, known)
         return await following(request) if refused is None else refused
+
+    @app.exception_handler(HTTPException)
+    async def fail(_: Request, error: HTTPException) -> JSONResponse:
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        return JSONResponse({"code": code, "message": f"{error.detail}."}, error.status_code, error.headers)
 
     @app.get("/api/v2/workers")
     def list_workers() -> dict[str, Any]:

@@ -217,7 +217,7 @@ class Coordinator:
 
     def _look_around(self) -> None:
         """Find what a coordinator before this one had open, and what waits."""
-        for info in self._history.runs(status=(INTERRUPTED,), limit=None):
+        for info in reversed(self._history.runs(status=(INTERRUPTED,), limit=None)):  # those that have waited longest
             if info.run in self._active:
                 continue
             about = self._history.about(info.run)
@@ -374,21 +374,27 @@ class Coordinator:
             raise
 
     def _graph_ended(self, active: Active, said: str) -> None:
-        """The process of a Python graph has ended; one that never began its run has said why."""
+        """The process of a Python graph has ended; one that was not killed and never began its run has said why."""
         if not self._closing:
             with suppress(DagridError):  # the run is gone
                 info = self._history.info(active.run)
-                if info.active and not self._history.has_begun(active.run):
-                    why = RunError(said or "Its process ended before the run began.")
-                    self._refuse(active.run, self._history.about(active.run), why)
-                    self._say(f"run {active.run} could not be performed: {why}")
-                elif info.status == INTERRUPTED:
-                    again = self._is_lost(active)
-                    becomes = "is taken up again" if again else "is interrupted"
-                    self._say(f"run {active.run} {becomes}, for its process has ended: {said or 'it said nothing'}")
-                    if again and active.then is None:
-                        active.then = self._resume
+                never_begun = info.active and not self._history.has_begun(active.run)
+                if never_begun or info.status == INTERRUPTED:
+                    self._lose(active, never_begun, said)
         self._tell(lambda: self._over(active))
+
+    def _lose(self, active: Active, never_begun: bool, said: str) -> None:
+        """A run has not ended, and its process has: it is taken up again where that was killed."""
+        again = self._is_lost(active)
+        if never_begun and not again:
+            why = RunError(said or "Its process ended before the run began.")
+            self._refuse(active.run, self._history.about(active.run), why)
+            self._say(f"run {active.run} could not be performed: {why}")
+            return
+        becomes = "is taken up again" if again else "is interrupted"
+        self._say(f"run {active.run} {becomes}, for its process has ended: {said or 'it said nothing'}")
+        if again and active.then is None:
+            active.then = self._resume
 
     def _is_lost(self, active: Active) -> bool:
         """Whether the process of a run was killed, as by a system that is out of memory, and not for the third time."""

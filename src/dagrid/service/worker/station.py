@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import logging
 import os
-from asyncio import AbstractEventLoop, Future
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
+from dagrid.errors import TransferError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
-from dagrid.execution.backends.cluster.apart import artifact_key
 from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.cluster.duty import Duty
-from dagrid.ports import Artifacts
+from dagrid.machine.events import Outcome
 from dagrid.service.worker.bench import Bench
+from dagrid.service.worker.bringing import Bringing
 from dagrid.service.worker.folders import LOGS
 from dagrid.service.worker.later import Key, Later
 from dagrid.service.worker.logs import Logs
@@ -64,10 +63,6 @@ class Station:
         self._marks: dict[Key, dict[str, int]] = {}  # how far logs have to arrive before an end is told
         self._later = Later(self._rests)
         self._refused: set[bytes] = set()  # contents for which there was no room, and that go on coming
-        self._given: set[Key] = set()  # whose large values were sent on this stream
-        self._long: dict[Key, Iterator[pb.Part]] = {}
-        self._putting: set[Key] = set()
-        self._loop = loop
         self._turn = False
         self._held: dict[str, set[Key]] = {}
         self.bench = Bench(
@@ -82,6 +77,9 @@ class Station:
             over=self._over,
             changed=wake,
             leave=leave,
+        )
+        self._bringing = Bringing(
+            loop, self.contents, artifacts_of=self.bench.artifacts_of, wake=wake, give_up=self._finds_no_room
         )
 
     # The link.
@@ -100,6 +98,8 @@ class Station:
             self._later.assign(assign)
         for ack in down.log_acks:
             self.logs.acknowledge(ack)
+        for receipt in down.receipts:
+            self._bringing.hear(receipt)
         for some in down.acks:
             for attempt in some.attempts:
                 self._release((some.run, some.fence, attempt))
@@ -140,7 +140,7 @@ class Station:
 
     def piece(self) -> pb.Up | None:
         """Return a piece of a value, or of a log, in turns."""
-        ways = (self._log_piece, self._value_piece) if self._turn else (self._value_piece, self._log_piece)
+        ways = (self._log_piece, self._bringing.piece) if self._turn else (self._bringing.piece, self._log_piece)
         self._turn = not self._turn
         return ways[0]() or ways[1]()
 
@@ -148,25 +148,13 @@ class Station:
         logs = self.logs.take()
         return pb.Up(logs=logs) if logs else None
 
-    def _value_piece(self) -> pb.Up | None:
-        for key, parts in list(self._long.items()):
-            part = next(parts, None)
-            if part is not None:
-                part.run = key[0]
-                return pb.Up(parts=[part])
-            del self._long[key]
-            self._given.add(key)
-            self._wake()
-        return None
-
     def lost(self) -> None:
         self.duty.lose(monotonic())
         self.logs.lose()
         self.contents.give_up("coordinator")
         self._refused.clear()
         self._later.clear()
-        self._given.clear()
-        self._long.clear()
+        self._bringing.lose()
 
     # Time.
 
@@ -240,7 +228,7 @@ class Station:
         """Nobody wants to hear of an attempt any more."""
         self._marks.pop(key, None)
         self._later.forget(key)
-        self._given.discard(key)
+        self._bringing.forget(key)
         held = self._held.get(key[0])
         if held is not None and key in held:
             held.discard(key)
@@ -248,8 +236,20 @@ class Station:
 
     def _bring_no_more(self, key: Key) -> None:
         """Nobody wants the value of an attempt that is cancelled while that is on its way, which may take for ever."""
-        if key not in self._given and self.duty.unwanted(key[:2], key[2]):
-            self._long.pop(key, None)
+        if not self._bringing.is_there(key):
+            self._end_without(key, pb.Finished(outcome=Outcome.CANCELLED))
+
+    def _finds_no_room(self, key: Key, size: int, why: str) -> None:
+        """The coordinator has no room for the value of an attempt, and has had none for minutes."""
+        error = TransferError(
+            f"The value ({size} bytes) finds no room with the coordinator ({why}). Make room on its disk, or keep large values "
+            "elsewhere: ClusterBackend(..., artifacts=...)."
+        )
+        self._end_without(key, without_room(error))
+
+    def _end_without(self, key: Key, end: pb.Finished) -> None:
+        if self.duty.unbrought(key[:2], key[2], end):
+            self._bringing.forget(key)
             self._later.forget(key)
 
     def _over(self, run: Run) -> None:
@@ -258,18 +258,15 @@ class Station:
         self.contents.release(run.name)
         self.logs.remove(run.name)
         self._later.end(run.name)
-        self._given = {key for key in self._given if key[0] != run.name}
-        of_attempts: tuple[dict[Key, Any], ...] = (self._marks, self._long)
-        for kept in of_attempts:
-            for key in [key for key in kept if key[0] == run.name]:
-                del kept[key]
+        self._bringing.end(run.name)
+        for key in [key for key in self._marks if key[0] == run.name]:
+            del self._marks[key]
 
     # What is told later.
 
     def _rests(self, key: Key, end: pb.Finished) -> bool:
         """Return whether something has to be sent, or to arrive, before an end is told."""
-        if end.apart and key not in self._given:
-            self._send(key, end.apart)
+        if end.apart and self._bringing.rests(key, end):
             return True
         marks = self._marks.get(key)
         if marks is None:
@@ -278,34 +275,6 @@ class Station:
             return True
         del self._marks[key]
         return False
-
-    def _send(self, key: Key, digest: bytes) -> None:
-        """Bring a large value to where its run wants it: to the artifacts, or piece by piece to the coordinator."""
-        artifacts = self.bench.artifacts_of(key[0])
-        if artifacts is None:
-            self._long.setdefault(key, self.contents.pieces(digest))
-        elif key not in self._putting:
-            self._putting.add(key)
-            put = self._loop.run_in_executor(None, self._put, artifacts, key[0], digest)
-            put.add_done_callback(partial(self._has_put, key, digest))
-
-    def _put(self, artifacts: Artifacts, run: str, digest: bytes) -> bool:
-        try:
-            artifacts.put(artifact_key(run, digest), self.contents.get(digest))
-        except Exception as error:  # noqa: BLE001 - whatever the place raises
-            _log.error(
-                "A value of run %s cannot be kept with the artifacts, and goes to the coordinator: %s", run, error
-            )
-            return False
-        return True
-
-    def _has_put(self, key: Key, digest: bytes, done: Future[bool]) -> None:
-        self._putting.discard(key)
-        if done.result():
-            self._given.add(key)
-        else:
-            self._long.setdefault(key, self.contents.pieces(digest))
-        self._wake()
 
 
 def _has_large(report: pb.Report) -> bool:

@@ -118,8 +118,8 @@ def failed(error: BaseException) -> pb.Finished:
     return end
 
 
-def without_room(error: OSError) -> pb.Finished:
-    """Return the report of an attempt that needs something which cannot be kept here; elsewhere, or later, it may be."""
+def without_room(error: Exception) -> pb.Finished:
+    """Return the report of an attempt for which there is no room; elsewhere, or later, there may be some."""
     end = failed(error)
     end.final = False
     return end

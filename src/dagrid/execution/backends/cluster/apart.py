@@ -5,25 +5,31 @@ That is with the coordinator, or where artifacts are kept. It knows no calls and
 
 from __future__ import annotations
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
+from io import BytesIO
+from time import monotonic
 from typing import Any
 
-from dagrid.errors import BackendError, DagridError, TransferError
+from dagrid.errors import BackendError, BackendUnreachableError, DagridError, TransferError
 from dagrid.execution.backends._remote import lost_error
 from dagrid.execution.backends._transfer import Pickled, open_kept
 from dagrid.execution.backends._worker import loads
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.leases import LEASE
 from dagrid.ports import Artifacts, Encoded
 
 INLINE = 1 << 18
 """What is pickled in more bytes than this travels apart from the message that refers to it."""
 FETCHING = 60.0
-"""Seconds without a piece after which a value cannot be had."""
+"""Seconds beside a lease without a piece, from a coordinator that is there, after which a value cannot be had."""
+
+_log = logging.getLogger("dagrid.fleet")
 
 
 class Apart(Encoded):
@@ -79,41 +85,59 @@ class Apart(Encoded):
 
 
 class Fetch:
-    """A content that is awaited."""
+    """A content that is awaited.
 
-    def __init__(self, size: int) -> None:
-        self._data = bytearray(size)
+    Args:
+        size: of it.
+        due: returns until when it is awaited that was last heard of at a time (None: for ever), and why no longer.
+    """
+
+    def __init__(self, size: int, due: Callable[[float], tuple[float | None, str]]) -> None:
+        self._data = BytesIO()
         self._left = size
+        self._due = due
         self._changed = threading.Condition()
         self._failed = ""
 
     def take(self, part: pb.Part) -> None:
         with self._changed:
             if not part.offset:  # on a new stream all of it comes again
-                self._data, self._left = bytearray(part.size), part.size
-            self._data[part.offset : part.offset + len(part.data)] = part.data
-            self._left -= len(part.data)
+                self._data, self._left = BytesIO(), part.size
+            if part.offset == self._data.tell():
+                self._left -= self._data.write(part.data)
             self._changed.notify_all()
 
     def fail(self, why: str) -> None:
         with self._changed:
-            self._failed = why
+            self._failed = self._failed or why
+            self._changed.notify_all()
+
+    def stir(self) -> None:
+        """It may be awaited for another time from now on."""
+        with self._changed:
             self._changed.notify_all()
 
     def wait(self) -> bytes:
         with self._changed:
-            left = self._left
+            heard, left = monotonic(), self._left
             while self._left > 0 and not self._failed:
-                if not self._changed.wait(FETCHING) and self._left == left:
-                    self._failed = "the coordinator does not send it"
-                left = self._left
+                if self._left != left:
+                    heard, left = monotonic(), self._left
+                due, why = self._due(heard)
+                wait = None if due is None else due - monotonic()
+                if wait is not None and wait <= 0:
+                    raise BackendUnreachableError(why)
+                self._changed.wait(wait)
             if self._failed:
                 raise BackendError(self._failed)
-            return bytes(self._data)
+            return self._data.getvalue()  # of which there is no copy made
 
 
 class Values:
     """The large values of a run, as long as its session is open.
+
+    What is with a coordinator that is away is waited for as the run waits: until it is back. While something is cancelled, and
+    when the run is closed, it is waited for until the coordinator has been away for a lease.
 
     Args:
         run: whose they are.
@@ -121,6 +145,9 @@ class Values:
         want: asks the coordinator for the content of a SHA-256; returns whether there is one to be asked.
         let_go: called in any thread when nobody refers to one any more, with what is to be called in the session's own.
         drop: tells the coordinator that nobody refers to the value of an attempt any more, by fence and attempt.
+
+    Attributes:
+        hurried: somebody waits for the end of something, see `hurry`.
     """
 
     def __init__(
@@ -140,6 +167,10 @@ class Values:
         self._fetches: dict[bytes, Fetch] = {}
         self._known: weakref.WeakSet[Apart] = weakref.WeakSet()
         self._there: dict[tuple[int, int], bytes] = {}  # what is with the coordinator, by fence and attempt
+        self._lease = LEASE
+        self._state = False, monotonic()  # whether the coordinator is away, and since when; both change at once
+        self._said = self.hurried = False
+        self._ended = ""
 
     def of(self, digest: bytes, size: int, node: str, fence: int, attempt: int) -> Apart:
         """Return the value of a node that stays where it is, made by an attempt."""
@@ -172,8 +203,10 @@ class Values:
             if found is not None:
                 return found
         with self._guard:
+            if self._ended:
+                raise BackendError(self._ended)
             under_way = self._fetches.get(digest)
-            fetch = self._fetches[digest] = under_way or Fetch(size)
+            fetch = self._fetches[digest] = under_way or Fetch(size, self._due)
         if under_way is not None:  # of equal values, one is fetched
             return fetch.wait()
         try:
@@ -198,22 +231,82 @@ class Values:
         if fetch is not None:
             fetch.fail("nobody has it any more")
 
+    def find(self, lease: float) -> None:
+        """The coordinator is there, and says how long its leases are."""
+        self._lease = lease
+        self._turn(False)
+
+    def lose(self) -> None:
+        """The coordinator is away; it is called again as long as that is so."""
+        if not self._state[0]:
+            self._turn(True)
+
+    def _turn(self, away: bool) -> None:
+        self._state, self._said = (away, monotonic()), False
+        self._stir()
+
+    def away_since(self) -> float | None:
+        """Return since when the coordinator is away, by `time.monotonic`, if it is."""
+        away, since = self._state
+        return since if away else None
+
+    def hurry(self) -> None:
+        """Somebody waits for the end of something, until `calm`: that is not to be held up for ever."""
+        self.hurried = True
+        self._stir()
+
+    def calm(self) -> None:
+        """Nobody waits for the end of anything."""
+        self.hurried = False
+
+    def _stir(self) -> None:
+        with self._guard:
+            fetches = list(self._fetches.values())
+        for fetch in fetches:
+            fetch.stir()
+
+    def _due(self, heard: float) -> tuple[float | None, str]:
+        away, since = self._state
+        if not away:
+            return max(heard, since) + self._lease + FETCHING, "the coordinator does not send it"
+        due = since + self._lease if self.hurried else None
+        if not self._said and (due is None or due > monotonic()):
+            self._said = True
+            long = "until it is back" if due is None else f"for {due - monotonic():.0f} s at most"
+            _log.warning("Large values are with the coordinator, which is away. They are waited for %s.", long)
+        return due, "the coordinator that had it is away"
+
     def bring_home(self) -> None:
-        """The run has ended: fetch what somebody still has."""
-        with suppress(TransferError):  # one that is not to be had says so when it is read; so do the others then
-            for value in list(self._known):
-                value.packed()
-                value.forget()
+        """The run has ended: fetch what somebody still has. What is not to be had says so when it is read."""
+        self.hurry()
+        known = list(self._known)
+        try:
+            for value in known:
+                self._bring(value)
+        except BackendUnreachableError:
+            """The others are not to be had either."""
+        for value in known:
+            value.forget()
         if self._artifacts is not None:
             with suppress(DagridError):  # what stays there is of no use, and does no harm
                 self._artifacts.clear(artifact_folder(self._run))
 
-    def close(self) -> None:
+    @staticmethod
+    def _bring(value: Apart) -> None:
+        """Fetch a value. Raises BackendUnreachableError: nothing comes from the coordinator."""
+        try:
+            value.packed()
+        except TransferError as error:
+            if isinstance(error.__cause__, BackendUnreachableError):
+                raise error.__cause__ from error
+
+    def close(self, why: str = "the run was closed") -> None:
         """Nothing comes any more."""
         with self._guard:
+            self._ended = self._ended or why
             fetches, self._fetches = list(self._fetches.values()), {}
         for fetch in fetches:
-            fetch.fail("the run was closed")
+            fetch.fail(why)
 
     def _release(self, fence: int, attempt: int) -> None:
         del self._there[fence, attempt]

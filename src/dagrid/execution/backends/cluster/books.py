@@ -5,8 +5,10 @@ Who may do what with it, and what is said of it to whom, is `ledger`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from enum import Enum
+from heapq import nsmallest
 
 import msgspec
 
@@ -74,12 +76,25 @@ class WorkerView(msgspec.Struct, frozen=True):
 class Job:
     """An attempt with a worker. `call` is None where it was sent in another life of this coordinator."""
 
-    __slots__ = ("absent", "attempt", "call", "cancelled", "end", "recalled", "rides", "since", "started", "use")
+    __slots__ = (
+        "absent",
+        "attempt",
+        "call",
+        "cancelled",
+        "end",
+        "number",
+        "recalled",
+        "rides",
+        "since",
+        "started",
+        "use",
+    )
 
-    def __init__(self, use: Use, attempt: int, call: pb.Call | None = None) -> None:
+    def __init__(self, use: Use, attempt: int, call: pb.Call | None = None, number: int = 0) -> None:
         self.use = use
         self.attempt = attempt
         self.call = call
+        self.number = number  # in the order in which all of them came
         self.rides: Job | None = None  # while that one has not ended
         self.absent = False  # it rides, and its worker does not have it
         self.started = self.recalled = self.cancelled = False
@@ -211,6 +226,19 @@ class Worker:
         if len(self._pushed) > PUSHED:  # what is sent again does no harm
             del self._pushed[next(iter(self._pushed))]
         return True
+
+    def next_to(self) -> Counter[Use]:
+        """Return how many attempts of each use may have begun without a word, if it ends now.
+
+        It is as many as have a slot that nobody is known to have, and at least one: of each run those that came first, and the
+        first of any run before the second of another.
+        """
+        waiting = []
+        for use in self.uses.values():
+            some = (job for job in use.jobs.values() if not (job.started or job.end or job.rides))
+            waiting += [(place, job.number, use) for place, job in enumerate(some)]
+        free = max(self.slots - self.running, 1)
+        return Counter(use for _, _, use in nsmallest(free, waiting, key=lambda one: one[:2]))
 
     def disconnect(self) -> None:
         """It has no stream."""

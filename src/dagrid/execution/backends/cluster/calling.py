@@ -315,5 +315,5 @@ def _translated(error: grpc.aio.AioRpcError, address: Address) -> BackendError:
         )
     if error.code() is grpc.StatusCode.INTERNAL:  # gRPC's word for a stream that ended while something was said
         return BackendUnreachableError(f"The coordinator at {address} has hung up.")
-    reason = said.rpartition("last error: ")[2] or error.code().name
+    reason = said.rpartition("last error: ")[2].rpartition("to remote host: ")[2] or error.code().name
     return BackendUnreachableError(f"The coordinator at {address} does not answer: {reason}.")

@@ -6,13 +6,14 @@ It is known by its digest. It knows neither lanes nor what is under way; who use
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any
 
 from dagrid.execution.backends._transfer import encode_arguments, encode_function
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE
+from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.outbox import PIECE
 from dagrid.ports import Call
 
@@ -76,14 +77,15 @@ class Cargo:
                 del self._apart[digest], self._kept[digest]
                 self._given.discard(digest)
 
-    def part(self, digest: bytes) -> pb.Part | None:
-        """Return something that is asked for, if it is at hand."""
-        data = self._kept.get(digest)
-        return None if data is None else self.as_part(digest, data)
+    def is_for(self, digest: bytes, call: Call, apart: bytes) -> bool:
+        """Return whether something is the function of a call, or its arguments that go apart."""
+        function = self._functions.get(id(call.fn))
+        return digest == apart or (function is not None and function[0] == digest)
 
-    def as_part(self, digest: bytes, data: bytes) -> pb.Part:
-        """Return a content as it is sent; the kit, which may hold secrets, is to be written nowhere."""
-        return pb.Part(digest=digest, size=len(data), data=data, secret=digest == self.kit)
+    def pieces(self, digest: bytes) -> Iterator[pb.Part] | None:
+        """Return something that is asked for, if it is at hand; the kit, which may hold secrets, is to be written nowhere."""
+        data = self._kept.get(digest)
+        return None if data is None else parts(data, digest, secret=digest == self.kit)
 
     def begin_again(self) -> None:
         """A coordinator that has just begun has nothing of what was sent to the one before it."""
@@ -99,7 +101,8 @@ class Cargo:
         data = self._kept[digest]
         if digest not in self._given and len(data) <= PIECE:
             self._given.add(digest)
-            self._send(self.as_part(digest, data))
+            for part in parts(data, digest, secret=digest == self.kit):
+                self._send(part)
 
 
 __all__ = ["Cargo"]

@@ -7,6 +7,7 @@ no run: who holds something is any name.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -101,6 +102,8 @@ class Contents:
 
         Raises:
             TamperedError: it does not fit to the pieces before it from this source, or the whole is not what its digest says.
+            OSError: it cannot be kept, because there is no room for the whole, beside all else that comes; seen with its first
+                piece, so that nothing else there is held up by it.
         """
         with self._guard:
             if part.digest in self._sizes:
@@ -113,6 +116,8 @@ class Contents:
                 return True
             coming = self._coming.get((source, part.digest))
             if coming is None:
+                if not (part.secret or part.offset):
+                    self._check_room(part.size)
                 path = None if part.secret else self._new_path()
                 coming = self._coming[source, part.digest] = _Coming(path, part.size)
             try:
@@ -282,6 +287,12 @@ class Contents:
 
     def _path(self, digest: bytes) -> Path:
         return self.folder / digest.hex()
+
+    def _check_room(self, size: int) -> None:
+        """Raise OSError where the disk has no room for something of this size."""
+        still = sum(coming.size - coming.so_far for coming in self._coming.values() if coming.path is not None)
+        if shutil.disk_usage(self.folder).free < still + size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _new_path(self) -> Path:
         self._names += 1

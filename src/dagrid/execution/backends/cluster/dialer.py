@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import Address, call, converse
 from dagrid.execution.backends.cluster.link import Link
 from dagrid.execution.backends.cluster.listener import PARTING, PATIENCE
-from dagrid.execution.backends.cluster.outbox import Outbox, without_long
+from dagrid.execution.backends.cluster.outbox import Outbox
 from dagrid.leases import LEASE
 
 PAUSE = 3.0
@@ -132,6 +132,23 @@ def _is_log(piece: pb.Up) -> bool:
     return bool(piece.logs)
 
 
+class LastWords:
+    """What was said last of a coordinator, and when; who shares it says nothing that another one has just said."""
+
+    __slots__ = ("at", "text")
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.at = 0.0
+
+    def due(self, text: str, now: float) -> bool:
+        """Return whether something is to be said now: the same once a minute, and nothing more than once a second."""
+        if self.text and now < self.at + (OFTEN if text != self.text else SELDOM):
+            return False
+        self.text, self.at = text, now
+        return True
+
+
 class Patience:
     """How long to wait for the next try, and what is said of those that failed.
 
@@ -139,6 +156,7 @@ class Patience:
         address: of the coordinator.
         draw: returns a number from 0 to 1.
         clock: seconds.
+        words: what others have said of it, by the same clock.
     """
 
     def __init__(
@@ -146,12 +164,12 @@ class Patience:
         address: Address,
         draw: Callable[[], float] = random.random,
         clock: Callable[[], float] = monotonic,
+        words: LastWords | None = None,
     ) -> None:
         self._address = address
         self._draw = draw
         self._clock = clock
-        self._said = ""
-        self._said_at = 0.0
+        self._words = words or LastWords()
         self._fails = 0
         self._linked_at: float | None = None
         self._longest = PAUSE
@@ -163,14 +181,13 @@ class Patience:
         _log.info("Linked with the coordinator at %s.", self._address)
 
     def failed(self, error: BackendError) -> None:
-        """A try has failed, or a stream has broken; the same is said once a minute, and nothing more than once a second."""
+        """A try has failed, or a stream has broken, which is said, see `LastWords`."""
         if self._linked_at is not None and self._linked_at + STEADY <= self._clock():
             self._fails = 0
         self._linked_at = None
         self._fails += 1
-        now, said = self._clock(), str(error)
-        if not self._said or now >= self._said_at + (OFTEN if said != self._said else SELDOM):
-            self._said, self._said_at = said, now
+        said = str(error)
+        if self._words.due(said, self._clock()):
             stop = "" if said.endswith((".", "?")) else "."
             _log.warning("%s%s It is tried again, at least every %g seconds.", said, stop, self._longest)
 
@@ -195,6 +212,8 @@ class Line(Protocol):
     def is_remote(self) -> bool: ...
 
     def ask(self, ask: pb.Ask) -> None: ...
+
+    def give(self, parts: Iterator[pb.Part]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -244,8 +263,8 @@ class RemoteLine:
         self._reopen = reopen
         self._tell = tell
         self._first_by: float | None = monotonic() + patience
-        self._patience = Patience(address, draw)
-        self._asked: deque[pb.Ask] = deque()
+        self._patience = Patience(address, draw, words=_words.setdefault(str(address), LastWords()))
+        self._asked: deque[pb.Ask | Iterator[pb.Ask]] = deque()
         self._due = False
         self._open: pb.Open | None = None
         self._outbox: Outbox[pb.Ask] = Outbox()
@@ -258,7 +277,14 @@ class RemoteLine:
 
     def ask(self, ask: pb.Ask) -> None:
         """Ask for something; the message is the line's from now on."""
-        self._asked.append(ask)
+        self._put(ask)
+
+    def give(self, parts: Iterator[pb.Part]) -> None:
+        """Give something long, of which each piece is asked for when it can be sent."""
+        self._put(pb.Ask(parts=[part]) for part in parts)
+
+    def _put(self, asked: pb.Ask | Iterator[pb.Ask]) -> None:
+        self._asked.append(asked)
         if not self._due:
             self._due = True
             self._soon(self._gather)
@@ -296,15 +322,15 @@ class RemoteLine:
         self._due = False
         while self._asked:
             ask = self._asked.popleft()
+            if not isinstance(ask, pb.Ask):
+                self._outbox.feed(ask)
+                continue
             if ask.HasField("open"):
                 self._open = ask.open
                 self._supersede()
                 continue
             for digest in ask.wants:
                 self._wanted.setdefault(digest, 0)
-            long = without_long(ask)
-            if long is not None:
-                self._outbox.feed(long)
             self._outbox.put(ask)
         if self._link is not None:
             self._link.wake()
@@ -382,6 +408,7 @@ class RemoteLine:
         return True
 
 
+_words: dict[str, LastWords] = {}  # of the lines of this process, by the address of their coordinator
 _parting: set[threading.Event] = set()
 
 

@@ -278,8 +278,9 @@ class Duty:
                 self._ready(job)
         return self._answer([])
 
-    def unwanted(self, key: Key, attempt: int) -> bool:
-        """An attempt has ended, is cancelled, and has not brought its large value: it has none, and counts as cancelled.
+    def unbrought(self, key: Key, attempt: int, end: pb.Finished) -> bool:
+        """An attempt has ended and has not brought its large value, for it is cancelled, or that finds no room: it has none, and
+        has ended in this way.
 
         Returns:
             Whether it is so; an attempt that goes on, or has nothing large to bring, is left as it is.
@@ -287,7 +288,8 @@ class Duty:
         job = self._jobs.get((key, attempt))
         if job is None or job.end is None or not job.end.apart:
             return False
-        job.end = pb.Finished(attempt=attempt, outcome=Outcome.CANCELLED, started=job.end.started, ended=job.end.ended)
+        end.attempt, end.started, end.ended = attempt, job.end.started, job.end.ended
+        job.end = end
         if self._connected:
             self._reports.on(key).finish(job.end)
         return True

@@ -142,7 +142,7 @@ class Heartbeat(_message.Message):
     def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., load: _Optional[float] = ..., echo: _Optional[int] = ...) -> None: ...
 
 class Down(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "parts", "assigns", "recalls", "cancels", "acks", "log_acks", "over", "drain", "echo", "mark", "heartbeat")
+    __slots__ = ("challenge", "welcome", "refusal", "parts", "assigns", "recalls", "cancels", "acks", "log_acks", "over", "drain", "echo", "mark", "heartbeat", "receipts")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +157,7 @@ class Down(_message.Message):
     ECHO_FIELD_NUMBER: _ClassVar[int]
     MARK_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -171,7 +172,20 @@ class Down(_message.Message):
     echo: int
     mark: int
     heartbeat: float
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., over: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., echo: _Optional[int] = ..., mark: _Optional[int] = ..., heartbeat: _Optional[float] = ...) -> None: ...
+    receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., assigns: _Optional[_Iterable[_Union[Assign, _Mapping]]] = ..., recalls: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., acks: _Optional[_Iterable[_Union[Some, _Mapping]]] = ..., log_acks: _Optional[_Iterable[_Union[LogAck, _Mapping]]] = ..., over: _Optional[_Iterable[str]] = ..., drain: _Optional[bool] = ..., echo: _Optional[int] = ..., mark: _Optional[int] = ..., heartbeat: _Optional[float] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("run", "digest", "kept", "why")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    digest: bytes
+    kept: bool
+    why: str
+    def __init__(self, run: _Optional[str] = ..., digest: _Optional[bytes] = ..., kept: _Optional[bool] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Some(_message.Message):
     __slots__ = ("run", "fence", "attempts")
@@ -413,7 +427,7 @@ class Use(_message.Message):
     def __init__(self, fence: _Optional[int] = ..., worker: _Optional[str] = ..., queued: _Optional[_Iterable[int]] = ..., started: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Tell(_message.Message):
-    __slots__ = ("challenge", "welcome", "refusal", "joined", "gone", "rooms", "parts", "reports", "wants", "logs", "missing")
+    __slots__ = ("challenge", "welcome", "refusal", "joined", "gone", "rooms", "parts", "reports", "wants", "logs", "missing", "receipts")
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     REFUSAL_FIELD_NUMBER: _ClassVar[int]
@@ -425,6 +439,7 @@ class Tell(_message.Message):
     WANTS_FIELD_NUMBER: _ClassVar[int]
     LOGS_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
     challenge: Challenge
     welcome: Welcome
     refusal: Refusal
@@ -436,7 +451,8 @@ class Tell(_message.Message):
     wants: _containers.RepeatedScalarFieldContainer[bytes]
     logs: _containers.RepeatedCompositeFieldContainer[Log]
     missing: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., joined: _Optional[_Iterable[_Union[Joined, _Mapping]]] = ..., gone: _Optional[_Iterable[_Union[Gone, _Mapping]]] = ..., rooms: _Optional[_Iterable[_Union[Room, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., missing: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
+    def __init__(self, challenge: _Optional[_Union[Challenge, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ..., joined: _Optional[_Iterable[_Union[Joined, _Mapping]]] = ..., gone: _Optional[_Iterable[_Union[Gone, _Mapping]]] = ..., rooms: _Optional[_Iterable[_Union[Room, _Mapping]]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., reports: _Optional[_Iterable[_Union[Report, _Mapping]]] = ..., wants: _Optional[_Iterable[bytes]] = ..., logs: _Optional[_Iterable[_Union[Log, _Mapping]]] = ..., missing: _Optional[_Iterable[bytes]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ...) -> None: ...
 
 class Joined(_message.Message):
     __slots__ = ("worker", "generation", "labels", "slots", "fence", "unfit")
@@ -462,16 +478,18 @@ class Joined(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., generation: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., slots: _Optional[int] = ..., fence: _Optional[int] = ..., unfit: _Optional[str] = ...) -> None: ...
 
 class Gone(_message.Message):
-    __slots__ = ("worker", "generation", "fence", "reason")
+    __slots__ = ("worker", "generation", "fence", "reason", "next")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
     worker: str
     generation: int
     fence: int
     reason: str
-    def __init__(self, worker: _Optional[str] = ..., generation: _Optional[int] = ..., fence: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    next: int
+    def __init__(self, worker: _Optional[str] = ..., generation: _Optional[int] = ..., fence: _Optional[int] = ..., reason: _Optional[str] = ..., next: _Optional[int] = ...) -> None: ...
 
 class Room(_message.Message):
     __slots__ = ("worker", "generation", "slots")

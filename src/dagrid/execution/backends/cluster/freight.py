@@ -9,16 +9,20 @@ the coordinator before this one; else the run is told that nobody has it. It kno
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection, Container, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.contents import Contents
+from dagrid.execution.backends.cluster.sayings import Sayings
 
 
 class Party(Hashable, Protocol):
     """A worker or a run, as far as it sends contents and wants some."""
+
+    name: str
 
     def carry(self, parts: Iterator[pb.Part]) -> None:
         """Send something long, of which each item is asked for when it can be sent."""
@@ -31,10 +35,18 @@ class Line(Party, Protocol):
     def say(self, message: pb.Tell, /) -> None: ...
 
 
+class Worker(Party, Protocol):
+    """A worker."""
+
+    def say(self, message: pb.Down, /) -> None: ...
+
+
 Value = tuple[str, int, int]
 """The value of an attempt, by run, fence and attempt."""
 Source = tuple[Party, str]
 """A worker that brings values of a run."""
+
+_log = logging.getLogger("dagrid.fleet")
 
 
 class _Needs:
@@ -55,17 +67,24 @@ class Freight:
     Args:
         contents: where they are kept.
         lines: the runs that can be asked.
+        names: what runs are called for who looks.
     """
 
-    def __init__(self, contents: Contents, lines: Mapping[str, Line]) -> None:
+    def __init__(self, contents: Contents, lines: Mapping[str, Line], names: Mapping[str, str]) -> None:
         self._contents = contents
         self._lines = lines
+        self._names = names
         self._needs: dict[str, _Needs] = {}
         self._wanted: dict[bytes, set[Party]] = {}
         self._readers: dict[bytes, set[Line]] = {}  # runs that want values back
         self._looks_back = True
         self._under_way: set[tuple[Party, bytes]] = set()
         self._unreported: dict[Source, Counter[bytes]] = {}  # how many equal values somebody has begun to bring
+        self._unanswered: Counter[tuple[Source, bytes]] = Counter()  # to how many of those nothing was said yet
+        self._refused: set[tuple[Party, bytes]] = (
+            set()
+        )  # there is no room for what somebody sends, and the rest of it comes
+        self._sayings = Sayings()
 
     # Runs.
 
@@ -112,13 +131,19 @@ class Freight:
         return [value for run in runs if run in self._needs for value in self._needs[run].values]
 
     def give(self, run: str, line: Line, part: pb.Part) -> None:
-        """A run gives a piece of something.
+        """A run gives a piece of something; where there is no room for it, it is told so.
 
         Raises:
-            TamperedError, OSError: it is not what it says, or cannot be kept.
+            TamperedError: it is not what it says.
         """
+        if self._is_of_refused(line, part):
+            return
         self._contents.hold(run, part.digest)
-        self._take(line, part)
+        try:
+            self._take(line, part)
+        except OSError as error:
+            self._refuse(line, part, error)
+            line.say(pb.Tell(receipts=[pb.Receipt(run=run, digest=part.digest, why=str(error))]))
 
     def read(self, line: Line, digest: bytes) -> None:
         """Send a value to a run that wants it back, as soon as it is here, or say that nobody has it."""
@@ -152,19 +177,59 @@ class Freight:
 
     # Workers.
 
-    def bring(self, worker: Party, part: pb.Part) -> None:
-        """A worker brings a piece of a value of a run, which it will report; where that run is over, nobody needs it.
+    def bring(self, worker: Worker, part: pb.Part) -> None:
+        """A worker brings a piece of a value of a run, which it will report when it is told that all of it is here.
 
-        Raises as `give` does.
+        Where that run is over, nobody needs it. Where there is no room for it, it is told that. Raises as `give` does.
         """
-        if part.run not in self._needs:
+        if self._is_of_refused(worker, part):
             return
-        source = worker, part.run
+        source, digest = (worker, part.run), part.digest
+        is_last = part.offset + len(part.data) >= part.size
+        if part.run not in self._needs:
+            if is_last:
+                worker.say(pb.Down(receipts=[pb.Receipt(run=part.run, digest=digest, kept=True)]))
+            return
         if not part.offset:
-            self._unreported.setdefault(source, Counter())[part.digest] += 1
-            self._contents.hold(source, part.digest)
-        if part.digest in self._unreported.get(source, ()):  # else it began before the run was here anew
-            self._take(source, part)
+            self._unreported.setdefault(source, Counter())[digest] += 1
+            self._unanswered[source, digest] += 1
+            self._contents.hold(source, digest)
+        if not self._unreported.get(source, Counter())[digest]:  # it began before the run was here anew
+            if is_last:
+                worker.say(pb.Down(receipts=[pb.Receipt(run=part.run, digest=digest)]))
+            return
+        if self._unanswered[source, digest]:  # else this is what is left of one that is here
+            self._take_value(worker, part)
+
+    def _take_value(self, worker: Worker, part: pb.Part) -> None:
+        source, digest = (worker, part.run), part.digest
+        receipt = pb.Receipt(run=part.run, digest=digest)
+        try:
+            receipt.kept = self._take(source, part)
+        except OSError as error:
+            receipt.why = str(error)
+            self._refuse(worker, part, error)
+        if receipt.kept or receipt.why:
+            count = self._unanswered.pop((source, digest))
+            worker.say(pb.Down(receipts=[receipt] * count))
+            for _ in range(0 if receipt.kept else count):
+                self._has_reported(source, digest)
+
+    def _is_of_refused(self, party: Party, part: pb.Part) -> bool:
+        """Return whether a piece is what is left of something that was refused, and not the first one of another try."""
+        if not part.offset:
+            self._refused.discard((party, part.digest))
+        return (party, part.digest) in self._refused
+
+    def _refuse(self, party: Party, part: pb.Part, error: OSError) -> None:
+        self._refused.add((party, part.digest))
+        if self._sayings.due((party.name, str(error))):
+            _log.warning(
+                "There is no room for what %s sends (%d bytes): %s. It sends that again for some minutes.",
+                self._names.get(party.name, party.name),
+                part.size,
+                error,
+            )
 
     def report(self, worker: Party, report: pb.Report) -> None:
         """Keep the values that are reported, and let go of the arguments of what has ended or gone back."""
@@ -206,7 +271,8 @@ class Freight:
     def _leave(self, sources: list[Source]) -> bool:
         """Nothing more comes from workers for runs: let go of what they have not reported; return whether there was any."""
         for source in sources:
-            del self._unreported[source]
+            for digest in self._unreported.pop(source):
+                self._unanswered.pop((source, digest), None)
             self._contents.give_up(source)
             self._contents.release(source)
         return bool(sources)
@@ -229,6 +295,7 @@ class Freight:
         self._contents.give_up(party)
         self._leave([source for source in self._unreported if source[0] is party])
         self._under_way = {each for each in self._under_way if each[0] is not party}
+        self._refused = {each for each in self._refused if each[0] is not party}
         both: tuple[dict[bytes, set[Any]], ...] = (self._wanted, self._readers)
         for waiting in both:
             for digest, parties in list(waiting.items()):
@@ -269,11 +336,14 @@ class Freight:
         if digest in self._wanted and not self._naming(digest):
             del self._wanted[digest]
 
-    def _take(self, source: Hashable, part: pb.Part) -> None:
-        if self._contents.add(part, source):
-            waiting: set[Party] = {*self._wanted.pop(part.digest, ()), *self._readers.pop(part.digest, ())}
-            for party in waiting:
-                self._send(party, part.digest)
+    def _take(self, source: Hashable, part: pb.Part) -> bool:
+        """Take a piece, and return whether the whole is here. Raises TamperedError, OSError: see `Contents.add`."""
+        if not self._contents.add(part, source):
+            return False
+        waiting: set[Party] = {*self._wanted.pop(part.digest, ()), *self._readers.pop(part.digest, ())}
+        for party in waiting:
+            self._send(party, part.digest)
+        return True
 
     def _send(self, party: Party, digest: bytes) -> None:
         if (party, digest) not in self._under_way:

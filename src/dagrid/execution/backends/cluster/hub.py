@@ -25,7 +25,6 @@ from dagrid.execution.backends.cluster.lacking import AllLacks
 from dagrid.execution.backends.cluster.ledger import Ledger
 from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
 from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
-from dagrid.execution.backends.cluster.outbox import without_long
 from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
 from dagrid.leases import LEASE
 
@@ -53,6 +52,10 @@ class Line(Protocol):
 
     def ask(self, ask: pb.Ask) -> None:
         """Ask for something; the message is the line's from now on."""
+        ...
+
+    def give(self, parts: Iterator[pb.Part]) -> None:
+        """Give something long, of which each piece is asked for when it can be sent."""
         ...
 
     def close(self) -> None:
@@ -129,7 +132,7 @@ class Hub:
         self._looks_back_until = 0.0
         self._tasks: set[asyncio.Future[None]] = set()
         self._workers: dict[WorkerCaller, Mapping[str, str]] = {}  # with their labels
-        self._freight = Freight(self.contents, self._lines)
+        self._freight = Freight(self.contents, self._lines, self._names)
 
     # --- from any thread --------------------------------------------------------------------------------------------------
 
@@ -490,10 +493,10 @@ class LocalLine:
         self._left = False
 
     def ask(self, ask: pb.Ask) -> None:
-        long = without_long(ask)
         self._hub.put_before(self, lambda: self._hub.hear_line(self, ask))
-        if long is not None:
-            self._hub.put_before(self, lambda: self._give(long))
+
+    def give(self, parts: Iterator[pb.Part]) -> None:
+        self._hub.put_before(self, lambda: self._give(parts))
 
     def close(self) -> None:
         self._hub.put_before(self, self._leave)
@@ -529,12 +532,12 @@ class LocalLine:
     def hang_up(self) -> None:
         self._leave()
 
-    def _give(self, long: Iterator[pb.Ask]) -> None:
+    def _give(self, parts: Iterator[pb.Part]) -> None:
         """Give something long, and let others have their turn between its pieces."""
-        piece = next(long, None)
-        if piece is not None and not self._left:
-            self.attempt(lambda: self._hub.hear_line(self, piece))
-            asyncio.get_running_loop().call_soon(self._give, long)
+        part = next(parts, None)
+        if part is not None and not self._left:
+            self.attempt(lambda: self._hub.hear_line(self, pb.Ask(parts=[part])))
+            asyncio.get_running_loop().call_soon(self._give, parts)
 
     def _leave(self) -> None:
         if not self._left:

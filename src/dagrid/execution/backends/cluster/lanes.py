@@ -25,19 +25,17 @@ class Lane:
     """One use of a worker: what is under way there.
 
     Attributes:
-        slots: how many the worker performs at once.
         absent: nobody knows whether the worker goes on with it; what is asked of it waits in `later`.
         begun: when those have started that have.
         stopping: those that are to end, and since when.
     """
 
-    __slots__ = ("absent", "begun", "generation", "later", "number", "sent", "slots", "stopping", "worker")
+    __slots__ = ("absent", "begun", "generation", "later", "number", "sent", "stopping", "worker")
 
-    def __init__(self, number: int, worker: str, generation: int, slots: int = 1) -> None:
+    def __init__(self, number: int, worker: str, generation: int) -> None:
         self.number = number
         self.worker = worker
         self.generation = generation
-        self.slots = slots
         self.absent = False
         self.sent: dict[int, Sent] = {}
         self.begun: dict[int, float] = {}
@@ -65,12 +63,12 @@ class Lane:
         self.begun.pop(attempt, None)
         self.stopping.pop(attempt, None)
 
-    def lost(self) -> list[int]:
-        """Return the attempts that count as begun when the worker is lost: as many as it performs at once.
+    def lost(self, next: int) -> list[int]:
+        """Return the attempts that count as begun when the worker is lost: those that have, and so many of the others.
 
         What ends its worker at once is never told to have begun, and is not to do that to all workers.
         """
         lost = [attempt for attempt, sent in self.sent.items() if self.may_have_begun(attempt, sent)]
         known = set(lost)
         waiting = (attempt for attempt, sent in self.sent.items() if sent.call.rides < 0 and attempt not in known)
-        return lost + list(islice(waiting, max(self.slots - len(lost), 0)))
+        return lost + list(islice(waiting, next))

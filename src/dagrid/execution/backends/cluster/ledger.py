@@ -7,6 +7,7 @@ they have under way, and both are brought together again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from heapq import heappop, heappush
@@ -29,7 +30,7 @@ from dagrid.execution.backends.cluster.books import (
 from dagrid.execution.backends.cluster.traffic import Traffic
 from dagrid.leases import LEASE
 
-PROTOCOL = 2
+PROTOCOL = 3
 """The number of this protocol; who speaks another one is refused. Another word, or another meaning of one, is another number."""
 UNKNOWN = -1
 """The room of which a run was told last, perhaps on another line."""
@@ -79,6 +80,7 @@ class Ledger:
         self._turn = 0
         self._workers: dict[str, Worker] = {}
         self._departed: dict[str, Worker] = {}
+        self._guessed: Counter[str] = Counter()  # by worker, how much counts as begun there by a process before it
         self._runs: dict[str, Run] = {}
         self._by_link: dict[Link, Worker] = {}
         self._by_line: dict[Link, Run] = {}
@@ -113,6 +115,7 @@ class Ledger:
             worker = None
         if worker is None:
             self._departed.pop(hello.id, None)
+            self._guessed.pop(hello.id, None)
             worker = self._workers[hello.id] = Worker(hello, next(self._generations), now, self._crowds)
             self._alarm(now + self.lease, partial(self._check_lease, worker))
         strays = set(worker.strays)
@@ -335,6 +338,7 @@ class Ledger:
             del self._by_link[worker.link]
             self._hang_ups.append((worker.link, reason))
             worker.disconnect()
+        next_to = {use.run: some for use, some in worker.next_to().items()}
         for use in list(worker.uses.values()):
             self._forget_use(use)
         for run in self._runs.values():
@@ -342,7 +346,7 @@ class Ledger:
             run.rooms.pop(worker.id, None)
             if run.joined.pop(worker.id, None) is not None or worker in run.unfit:
                 run.unfit.discard(worker)
-                gone = pb.Gone(worker=worker.id, generation=worker.generation, reason=reason)
+                gone = pb.Gone(worker=worker.id, generation=worker.generation, reason=reason, next=next_to.get(run, 0))
                 self._traffic.tell(run).gone.append(gone)
         worker.vacate()
         self._balance.forget(worker)
@@ -403,7 +407,9 @@ class Ledger:
         if use is None or worker.id in run.joined:
             if use is not None:
                 self._traffic.drop(use)
-            self._give_up(Use(key, worker, run), run)  # another process of that id may have it
+            use = Use(key, absent(worker.id), run)  # another process of that id may have it
+            self._traffic.expect(use, listing)
+            self._give_up(use, run)
             return
         self._resume(use, run)
         self._traffic.reconcile(use, listing)
@@ -431,7 +437,18 @@ class Ledger:
         run.awaited.pop(use.fence, None)
         run.uses.pop(use.fence, None)
         reason = f"worker {use.worker.id!r} did not come back with it"
-        self._traffic.tell(run).gone.append(pb.Gone(worker=use.worker.id, fence=use.fence, reason=reason))
+        gone = pb.Gone(worker=use.worker.id, fence=use.fence, reason=reason, next=self._guess(use))
+        self._traffic.tell(run).gone.append(gone)
+
+    def _guess(self, use: Use) -> int:
+        """Return how many attempts of a use from before may have begun without a word: of all uses of that worker, as many as it
+        has slots. What each of them was, this coordinator does not know.
+        """
+        worker = self._workers.get(use.worker.id, use.worker)
+        before = self._guessed[worker.id] + use.running
+        found = min(use.open - use.running, max(worker.slots - before, 0))
+        self._guessed[worker.id] = before + found
+        return found
 
     def _drop_strays(self, run: Run) -> None:
         """What workers still hold of a run, and it does not list, is not wanted."""

@@ -32,6 +32,7 @@ ORDER = (
         "drops",
         "logs",
         "log_acks",
+        "receipts",
         "lacks",
         "over",
     ),
@@ -93,27 +94,6 @@ class Outbox(Generic[AnyMessage]):
                 self._long.append(long)
                 return found
         return None
-
-
-def without_long(ask: pb.Ask) -> Iterator[pb.Ask] | None:
-    """Take the long contents out of what a run asks, and return them in pieces, if there are any."""
-    long = [part for part in ask.parts if part.size > PIECE]
-    if not long:
-        return None
-    small = [part for part in ask.parts if part.size <= PIECE]
-    ask.ClearField("parts")
-    ask.parts.extend(small)
-    return _pieces(long)
-
-
-def _pieces(parts: list[pb.Part]) -> Iterator[pb.Ask]:
-    for part in parts:
-        whole = part.data  # each time that it is asked for, it is copied
-        for start in range(0, len(whole), PIECE):
-            data = whole[start : start + PIECE]
-            offset = part.offset + start
-            piece = pb.Part(digest=part.digest, offset=offset, size=part.size, data=data, secret=part.secret)
-            yield pb.Ask(parts=[piece])
 
 
 def cut(message: AnyMessage) -> Iterable[AnyMessage]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic, time
@@ -22,11 +22,13 @@ from dagrid.execution.backends.base import PATIENCE
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import Values
 from dagrid.execution.backends.cluster.cargo import Cargo
+from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.lacking import Lacks
 from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
 from dagrid.execution.backends.cluster.posts import run_of
+from dagrid.execution.backends.cluster.refusals import Refusals
 from dagrid.execution.carriers import carry
 from dagrid.leases import LEASE
 from dagrid.machine.events import (
@@ -60,6 +62,8 @@ class Line(Protocol):
     def is_remote(self) -> bool: ...
 
     def ask(self, ask: pb.Ask) -> None: ...
+
+    def give(self, parts: Iterator[pb.Part]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -109,8 +113,8 @@ class FleetSession:
         self._needs = [] if kit is None else list(kit.contents)
         self._contents = contents
         self._lacks = Lacks(host)
-        self._look_at: float | None = None
-        self._stops_by: float | None = None
+        self._dues: dict[Callable[[], None], float] = {}  # what is done at a time, if nothing else is to be done before
+        self._refusals = Refusals()
         self._lease = LEASE
         self._on_closed = closed
         self._shift = host.now() - time()
@@ -158,10 +162,13 @@ class FleetSession:
         self._do(partial(self._recall, worker, list(attempts)))
 
     def cancel(self, worker: int, attempt: int) -> None:
+        self._values.hurry()  # the session's own thread may be fetching something
         self._do(partial(self._cancel, worker, attempt))
 
     def close(self) -> None:
-        """End the use: what is under way is stopped. Large values that somebody still has are fetched before."""
+        """End the use: what is under way is stopped. Large values that somebody still has are fetched before, from a coordinator
+        that has not been away for longer than a lease.
+        """
         self._part(pb.Ask(close=True))
 
     def leave(self) -> None:
@@ -193,6 +200,7 @@ class FleetSession:
             self._delivering.release()
         if last is not None and not own:
             self._values.bring_home()
+        self._values.close()
         self._inbox.put(None)
         if self._line is not None:
             if last is not None:
@@ -208,6 +216,7 @@ class FleetSession:
             for lane in self._lanes.values():
                 lane.absent = True
             line.ask(pb.Ask(open=self.opening()))
+        self._values.lose()
 
     def opening(self) -> pb.Open:
         """Return what the use begins with."""
@@ -236,6 +245,10 @@ class FleetSession:
 
     def tell(self, tell: pb.Tell) -> None:
         """Take what the coordinator says; called in order, by whoever has the line."""
+        if tell.HasField("welcome"):
+            self._values.find(tell.welcome.lease or LEASE)
+        if tell.HasField("refusal"):
+            self._values.close(tell.refusal.reason)
         for part in tell.parts:  # the session's thread may be waiting for it
             self._values.take(part)
         for digest in tell.missing:
@@ -278,18 +291,16 @@ class FleetSession:
 
     def _next(self) -> Callable[[], None] | None:
         """Return what is to be done next; when something has happened, it is looked a while later what workers lack."""
-        while True:
-            due = min((at for at in (self._look_at, self._stops_by) if at is not None), default=None)
-            try:
-                action = self._inbox.get(timeout=None if due is None else max(due - monotonic(), 0.0))
-            except Empty:
-                if due == self._stops_by:
-                    return self._give_up_stopping
-                self._look_at = None
-                self._look()
-                continue
-            self._look_at = self._look_at or monotonic() + CALM
+        due = min(self._dues.values(), default=None)
+        try:
+            action = self._inbox.get(timeout=None if due is None else max(due - monotonic(), 0.0))
+        except Empty:
+            action = min(self._dues, key=self._dues.__getitem__)
+            del self._dues[action]
             return action
+        if self._look not in self._dues:
+            self._dues[self._look] = monotonic() + CALM
+        return action
 
     def _end(self) -> None:
         self._over = True
@@ -416,25 +427,33 @@ class FleetSession:
             self._cancelled(lane, attempt)
         elif attempt in lane.sent:
             self._out.cancels.add(run=self.run, fence=worker + 1, attempts=[attempt])
-            lane.stopping.setdefault(attempt, monotonic())
-            self._stops_by = self._stops_by or monotonic() + self._lease
+            self._values.hurry()
+            since = lane.stopping.setdefault(attempt, monotonic())
+            due = self._stops_waiting(lane, since)
+            self._dues[self._give_up_stopping] = min(self._dues.get(self._give_up_stopping, due), due)
+
+    def _stops_waiting(self, lane: Lane, since: float) -> float:
+        """Return until when it is waited for what was to end at a time."""
+        away = self._values.away_since() if lane.absent else None
+        return (since if away is None else min(since, away)) + self._lease
 
     def _give_up_stopping(self) -> None:
-        """What was to end a lease ago is not waited for where the coordinator is away; who comes back with it is to end it."""
+        """What is to end is not waited for where the coordinator is away for a lease; who comes back with it is to end it."""
         now = monotonic()
         dues = []
         for lane in self._lanes.values():
             for attempt, since in list(lane.stopping.items()):
                 if attempt not in lane.stopping:
                     continue  # it rode on one before
-                due = since + self._lease
+                due = self._stops_waiting(lane, since)
                 if due > now or not lane.absent:
                     dues.append(due if due > now else now + self._lease)
                     continue
                 self._forget(lane, attempt, lane.sent[attempt])
                 self._drop_riders(lane, {attempt})
                 self._cancelled(lane, attempt)
-        self._stops_by = min(dues, default=None)
+        if dues:
+            self._dues[self._give_up_stopping] = min(dues)
 
     def _cancelled(self, lane: Lane, attempt: int) -> None:
         now = self.host.now()
@@ -464,6 +483,8 @@ class FleetSession:
             self._miss(gone)
         for digest in tell.wants:
             self._take_want(digest)
+        for receipt in tell.receipts:
+            self._put_off(receipt)
 
     def _write(self, log: pb.Log) -> None:
         """Write what an attempt has written; what cannot be written is sent again when the line is made anew."""
@@ -498,7 +519,6 @@ class FleetSession:
         for words in found if self._line.is_remote else ():
             _log.warning("%s", words)
         self._out.lacks.CopyFrom(pb.Lacks(lacks=self._lacks.said()))
-        self._flush()
 
     def _refuse(self, reason: str, error: Exception | None = None) -> None:
         """The coordinator will have nothing to do with us, or we cannot keep a promise: what is to be performed fails, here
@@ -530,7 +550,7 @@ class FleetSession:
             return
         number = self._numbers[identity] = self.host.new_worker()
         with self._guard:
-            self._lanes[number] = Lane(number, *identity, joined.slots)
+            self._lanes[number] = Lane(number, *identity)
         self._events.append(
             WorkerJoined(
                 number,
@@ -548,7 +568,7 @@ class FleetSession:
         """A worker goes on with what it had: what was asked of it meanwhile is sent."""
         self._numbers.pop((lane.worker, lane.generation), None)
         self._numbers[lane.worker, joined.generation] = lane.number
-        lane.generation, lane.slots, lane.absent = joined.generation, joined.slots, False
+        lane.generation, lane.absent = joined.generation, False
         self._staged += [(lane, assigned) for assigned in lane.later]
         lane.later = []
 
@@ -556,9 +576,9 @@ class FleetSession:
         number = gone.fence - 1 if gone.fence else self._numbers.get((gone.worker, gone.generation), -1)
         lane = self._lanes.get(number)
         if lane is not None:
-            self._leave(lane, gone.reason)
+            self._leave(lane, gone.reason, gone.next)
 
-    def _leave(self, lane: Lane, reason: str) -> None:
+    def _leave(self, lane: Lane, reason: str, next: int = 0) -> None:
         self._numbers.pop((lane.worker, lane.generation), None)
         with self._guard:
             del self._lanes[lane.number]
@@ -566,7 +586,7 @@ class FleetSession:
         self._cargo.let_go(sent.apart for sent in lane.sent.values())
         for _, later in lane.later:
             self._cargo.let_go(sent.apart for sent in later.values())
-        self._events += [Started(lane.number, attempt, now) for attempt in lane.lost()]
+        self._events += [Started(lane.number, attempt, now) for attempt in lane.lost(next)]
         self._events.append(WorkerGone(lane.number, now, reason or "the worker ended"))
 
     def _take(self, report: pb.Report) -> None:
@@ -604,6 +624,8 @@ class FleetSession:
         with self._guard:
             lane.forget(attempt)
         self._cargo.let_go([sent.apart])
+        if self._values.hurried and not (self._closed or any(each.stopping for each in self._lanes.values())):
+            self._values.calm()
 
     def _drop_riders(self, lane: Lane, fallen: set[int]) -> None:
         """What rides on attempts that have not completed is not performed, and nothing is said of it."""
@@ -646,18 +668,43 @@ class FleetSession:
 
     def _take_want(self, digest: bytes) -> None:
         """The coordinator, or a worker behind it, lacks a content that was named."""
-        part = self._cargo.part(digest)
-        if part is None:
+        pieces = self._cargo.pieces(digest)
+        if pieces is None:
             try:
                 data = self._contents(digest)
             except TransferError as error:
                 self._refuse(str(error), error)
             else:
-                part = None if data is None else self._cargo.as_part(digest, data)
-        if part is None:
+                pieces = None if data is None else parts(data, digest)
+        if pieces is None:
             self._call_back()
         elif self._line is not None:
-            self._line.ask(pb.Ask(parts=[part]))
+            self._line.give(pieces)
+
+    def _put_off(self, receipt: pb.Receipt) -> None:
+        """The coordinator has no room for what was given: it is given again for some minutes, then what needs it has failed."""
+        digest = receipt.digest
+        pause = self._refusals.pause(digest, monotonic())
+        if pause is not None:
+            self._dues[partial(self._give_again, digest)] = monotonic() + pause
+            return
+        error = TransferError(
+            f"What is sent finds no room with the coordinator ({receipt.why}). Make room on its disk, or send less: let "
+            "functions fetch what is large from a place that all machines reach."
+        )
+        if digest in (self._cargo.kit, *self._needs):
+            self._refuse(str(error), error)
+        for lane in self._lanes.values():
+            for attempt, sent in list(lane.sent.items()):
+                if attempt in lane.sent and self._cargo.is_for(digest, sent.call, sent.apart):
+                    self._out.cancels.add(run=self.run, fence=lane.number + 1, attempts=[attempt])
+                    self._fail(lane.number, sent.call, error, final=False)
+                    self._forget(lane, attempt, sent)
+                    self._drop_riders(lane, {attempt})
+
+    def _give_again(self, digest: bytes) -> None:
+        if digest in self._needs or self._cargo.pieces(digest) is not None:  # else nobody needs it any more
+            self._take_want(digest)
 
     def _call_back(self) -> None:
         """What a process before this one has assigned may need what nobody has any more: where it has not started it is assigned

@@ -10,6 +10,7 @@ under the same fence again, that waits until the worker has sent back a mark; un
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.books import Job, Link, Run, Use, Worker
@@ -26,6 +27,7 @@ class Traffic:
     def __init__(self, small: Callable[[bytes], bytes | None]) -> None:
         self._small = small
         self._dirty: dict[Worker | Run, None] = {}
+        self._numbers = count(1)
         self.stays: Callable[[Job], None] = _nobody
         """Called with an attempt that was to be given back and has been begun."""
 
@@ -68,7 +70,7 @@ class Traffic:
         for call in assign.calls:
             if call.attempt in use.jobs:
                 continue
-            job = use.jobs[call.attempt] = Job(use, call.attempt, call)
+            job = use.jobs[call.attempt] = Job(use, call.attempt, call, next(self._numbers))
             base = use.jobs.get(call.rides - 1) if call.rides else None
             if base is not None:
                 self._ride(job, base)
