@@ -85,8 +85,9 @@ class Fleet:
 
 
 def out(folder, run, step):
-    """Return what a step has written on the worker."""
-    return (folder / "worker" / run / "logs" / f"{step}.out").read_text()
+    """Return what a step has written on the worker; one that writes nothing has no file."""
+    path = folder / "worker" / run / "logs" / f"{step}.out"
+    return path.read_text() if path.exists() else ""
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from dagrid.errors import TaskError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.graph.dag import DAG
 from dagrid.graph.node import Node
+from dagrid.observe.log import RunLog
 from dagrid.workflow import load, steps
 from dagrid.workflow.context import Spec
 from dagrid.workflow.surroundings import surround
@@ -57,6 +58,7 @@ class Performer:
         file = load(path, types=steps.KINDS, inspect=steps.check)
         context = surround(file, file.main, self.logs, params)
         context.is_resumed = self.resumed
+        context.note = RunLog(context.logs.log, context.secrets).note
         return context
 
     def dag(self, text, params=(), number=0):

@@ -116,6 +116,20 @@ def test_logs_may_stand_where_parameters_and_env_say(runner):
     assert runner.history.folder(told.id) == told.folder
 
 
+def test_the_files_of_a_step_are_there_for_itself_before_it_has_written(runner):
+    """A step that watches what another program of it writes found nothing at `DAG_RUN_STEP_STDOUT_FILE`."""
+    told = runner.run(
+        """
+        steps:
+          - {name: a, command: 'cat "$DAG_RUN_STEP_STDOUT_FILE" "${DAG_RUN_STEP_STDERR_FILE}"'}
+          - {name: b, command: 'test -s "$OWN" || echo first', env: [OWN: $DAG_RUN_STEP_STDOUT_FILE]}
+          - {name: c, command: 'cat $OWN', env: [OWN: $DAG_RUN_STEP_STDOUT_FILE]}
+        """
+    )
+    assert set(told.statuses.values()) == {"completed"}, told.node("a").error or told.node("c").error
+    assert told.out("b") == "first\n"
+
+
 def test_only_the_log_is_merged(runner):
     """The output of a step, and the file that it names, have its standard output alone, whatever its type."""
     (runner.folder / "noisy.py").write_text(

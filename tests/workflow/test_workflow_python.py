@@ -198,6 +198,28 @@ def test_an_exception_that_says_nothing_is_named_all_the_same(runner):
     assert [str(told.node(name).error) for name in "ab"] == ["odd:odd raised Odd", "odd:bare raised ValueError"]
 
 
+def test_a_value_that_cannot_be_kept_is_said_to_be_one(runner):
+    """The function was said to have raised what pickle says of a lock or a socket; to try it again is of no use."""
+    (runner.folder / "opens.py").write_text(
+        "import threading\n\n\ndef lock():\n    return [threading.Lock()]\n\n\n"
+        "class Mute:\n    def __str__(self):\n        raise ValueError('no words')\n    __repr__ = __str__\n\n\n"
+        "def mute():\n    return Mute()\n"
+    )
+    told = runner.run(
+        """
+        type: graph
+        defaults: {retryPolicy: {limit: 2, intervalSec: 0}}
+        steps: [{name: a, python: 'opens:lock'}, {name: b, python: 'opens:mute'}]
+        """
+    )
+    assert str(told.node("a").error) == (
+        "opens:lock returned a list, which cannot be kept for the steps behind (TypeError: cannot pickle '_thread.lock' object). "
+        "Let it return something that can be pickled, or None."
+    )
+    assert "opens:mute returned a Mute, which cannot be kept" in str(told.node("b").error)
+    assert (told.node("a").attempts, told.node("b").attempts) == (1, 1)
+
+
 def test_a_value_is_passed_by_no_name_to_what_tells_no_names(runner):
     """A type written in C may not say what it takes, and is called all the same behind a step that returned something."""
     told = runner.run(

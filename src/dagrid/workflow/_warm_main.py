@@ -278,7 +278,7 @@ class Performer:
                 import asyncio  # few functions are async
 
                 value = asyncio.run(value)
-            return "value", None if value is None else packed(value), text_of(value)
+            return self._kept(name, value)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
             if not code:
@@ -290,6 +290,19 @@ class Performer:
                 return "error", error.message, error.code, error.retryable
             sys.stderr.write(told(error, slice(1, None)))
             return "error", f"{name} raised {named(error)}", 1, True
+
+    def _kept(self, name: str, value: Any) -> tuple[Any, ...]:
+        """Return what the steps behind have of a value."""
+        if value is None:
+            return "value", None, None
+        try:
+            return "value", packed(value), text_of(value)
+        except Exception as error:  # noqa: BLE001  # whatever the user's type raises
+            words = (
+                f"{name} returned a {type(value).__name__}, which cannot be kept for the steps behind ({named(error)}). "
+                f"Let it return something that can be pickled, or None."
+            )
+            return "error", words, 1, False
 
     def _move(self, asked: dict[str, Any]) -> None:
         """Go to the folder and the environment of a step."""

@@ -58,6 +58,7 @@ class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
         is_first: whether nothing comes before it.
         is_read: whether other steps look into the files of its output.
         shown: those files, where these steps are on other machines.
+        is_watched: whether it names them itself, so that they must be there before it has written anything.
     """
 
     step: Step
@@ -68,6 +69,7 @@ class Spec(msgspec.Struct, kw_only=True, omit_defaults=True):
     is_first: bool = False
     is_read: bool = False
     shown: tuple[str, ...] = ()
+    is_watched: bool = False
 
 
 class Logs(Protocol):

@@ -27,7 +27,7 @@ from dagrid.workflow.known import Known
 from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, place
 from dagrid.workflow.order import dependencies, names_of
 from dagrid.workflow.performing import EXCLUSIVE_HANDLER, EXCLUSIVE_STEP, HANDLER, STEP
-from dagrid.workflow.references import asked
+from dagrid.workflow.references import OF_ITS_FILES, asked, texts
 from dagrid.workflow.surroundings import before
 from dagrid.workflow.variables import Names
 
@@ -157,6 +157,7 @@ class _Lowering:
             is_first=not waits and handler is None,
             is_read=bool(shown),
             shown=shown if self.spread else (),
+            is_watched=any(OF_ITS_FILES in text for _, text in texts(step)),
         )
         tasks = (EXCLUSIVE_STEP, EXCLUSIVE_HANDLER) if step.exclusive else (STEP, HANDLER)
         task: Command = tasks[handler is not None]

@@ -35,6 +35,8 @@ EXPANDED = (
 )
 """The fields of a step whose texts are expanded."""
 
+OF_ITS_FILES = "DAG_RUN_STEP_STD"
+"""How the names of the variables begin that say where the files of a step's own output are."""
 _OF_A_STEP = re.compile(r"\$\{[A-Za-z]\w*\.(?:stdout|stderr|exitCode|exit_code|output)\b", re.ASCII)
 _WORD = re.compile(r"\w+")
 _NOT_EXPANDED = frozenset({"places", "name", "type", "source", "decode"})

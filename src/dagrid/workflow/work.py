@@ -235,7 +235,7 @@ class Work:
             merge=out == err,
             max_output=workflow.max_output_size,
             whole=[*named_out, *named_err],
-            late=[*self.outs, self.stderr],
+            late=[] if self.spec.is_watched else [*self.outs, self.stderr],
             strict=self.is_strict,
             mask=self.context.secrets,
             stop_signal=self.stop_signal,
