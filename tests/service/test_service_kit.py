@@ -86,7 +86,8 @@ class Fleet:
 
 def out(folder, run, step):
     """Return what a step has written on the worker."""
-    return (folder / "worker" / run / "logs" / f"{step}.out").read_text()
+    path = folder / "worker" / run / "logs" / f"{step}.out"
+    return path.read_text() if path.exists() else ""
 
 
 @pytest.fixture
