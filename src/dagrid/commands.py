@@ -99,7 +99,6 @@ class Launch(msgspec.Struct):
         errors: how many bytes of its standard error are kept, up to the last one, for `Exit.stderr`.
         max_output: how many bytes go to each file at most; a line then says that it was cut. The process goes on.
         whole: those of the files that get all of it, whatever `max_output` says.
-        late: those of the files that are made when there is something to write, so that a silent process costs none.
         strict: who writes more than `max_output` to one of its streams, to a file or not, is stopped with its group, and its
             end is an `OutputLimitError`.
         mask: secrets, replaced by `*******` in all that is written or kept, and in messages.
@@ -108,6 +107,7 @@ class Launch(msgspec.Struct):
         done: makes the value of the node of the end of the process, or raises; called in the thread that watches all processes
             of the run, so it must be short. By default `value_of`.
         said: the words that messages show, masked, in place of `argv`.
+        late: those of the files that are made when there is something to write, so that a silent process costs none.
     """
 
     argv: Sequence[str | bytes | os.PathLike[str]]
@@ -121,13 +121,13 @@ class Launch(msgspec.Struct):
     errors: int = ERRORS
     max_output: int | None = None
     whole: Sequence[PathLike] = ()
-    late: Sequence[PathLike] = ()
     strict: bool = False
     mask: Sequence[str] = ()
     stop_signal: int = SIGTERM
     grace: float = GRACE
     done: Callable[[Exit], Any] | None = None
     said: Sequence[str] = ()
+    late: Sequence[PathLike] = ()
 
     def __repr__(self) -> str:
         return f"<Launch {self.shown}>"  # nothing of it that may be secret
