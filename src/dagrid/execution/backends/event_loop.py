@@ -23,16 +23,18 @@ from dagrid.ports import Bundle, Call, Capabilities, Host, opened
 
 GRACE = 1.0
 """How many seconds tasks have to end when their session is closed."""
+PATIENCE = 10.0
+"""How many seconds a task has to end when it alone is cancelled."""
 
 
 class EventLoopBackend(BackendBase):
     """Perform attempts as tasks of an asyncio event loop, which runs in a thread of its own.
 
     Good for work that waits. The loop begins with the first call of a run and ends with the run. A task that is cancelled or
-    times out gets a `CancelledError` where it awaits, so its `finally` blocks run. There is one thread: a task that blocks
-    (`time.sleep`, a long computation) holds up all the others, and can be cancelled only when it awaits again; let it await
-    `asyncio.to_thread(...)`, or be a plain function, which runs elsewhere. Each task has its own copy of the context
-    (`contextvars`) of the caller of the run.
+    times out gets a `CancelledError` where it awaits, so its `finally` blocks run; one that has not ended ten seconds later is
+    given up. There is one thread: a task that blocks (`time.sleep`, a long computation) holds up all the others, and can be
+    cancelled only when it awaits again; let it await `asyncio.to_thread(...)`, or be a plain function, which runs elsewhere. Each
+    task has its own copy of the context (`contextvars`) of the caller of the run.
 
     Args:
         max_tasks: how many attempts run at once.
@@ -229,6 +231,8 @@ class EventLoopSession:
         if flight.began < 0:  # then it never begins, and cannot say so itself
             flight.started = self._host.now()
             self._end(flight, Outcome.CANCELLED)
+        elif self._loop is not None:  # it may catch what ends it, and go on
+            self._loop.call_later(PATIENCE, self._end, flight, Outcome.CANCELLED)
 
     def _refuse_all(self) -> None:
         """The last errand: what runs is cancelled when the loop is wound up."""
