@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from dagrid import DAG, Node
 from dagrid.errors import BackendClosedError, InvalidSettingError, TaskError
+from dagrid.execution.backends import event_loop
 from dagrid.execution.backends.event_loop import EventLoopBackend
 from dagrid.machine.events import Outcome
 from dagrid.ports import Backend, Bundle, Call, Host, Session
@@ -290,3 +292,23 @@ def test_settings_and_the_four_methods():
         assert [backend.result(future, 10) for future in futures] == list(range(0, 20, 2))
     with pytest.raises(BackendClosedError):
         backend.submit(double, 1)
+
+
+def test_a_task_that_will_not_be_cancelled_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It catches what ends it, as a bare `except BaseException` does; the run goes on without it."""
+    monkeypatch.setattr(event_loop, "PATIENCE", 0.05)
+    release = threading.Event()
+
+    async def stubborn() -> str:
+        while not release.is_set():
+            try:
+                await asyncio.to_thread(release.wait)
+            except asyncio.CancelledError:
+                continue
+        return "too late"
+
+    dag = DAG([Node("stubborn", stubborn, timeout=0.05), Node("cleans_up", release.set, handler="exit")])
+    run = dag.start(backend="thread")
+    result = run.wait(10.0)
+    assert result.node_results["stubborn"].status == "timed_out"
+    assert result.node_results["cleans_up"].status == "completed"

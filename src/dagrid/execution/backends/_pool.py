@@ -19,81 +19,18 @@ from typing import Any
 
 from dagrid.errors import BackendClosedError, BackendError
 from dagrid.execution.backends import _worker
+from dagrid.execution.backends._pool_session import PoolSession
 from dagrid.execution.backends._process import Blueprint, Item, Process, Record
-from dagrid.execution.backends._transfer import (
-    Pickled,
-    Unopened,
-    decode_error,
-    encode_function,
-    stuck_error,
-)
-from dagrid.execution.backends.base import Reports, closed_under
-from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone, WorkerJoined
-from dagrid.ports import Bundle, Call, PushHost
+from dagrid.execution.backends._transfer import Pickled
+from dagrid.execution.backends.base import closed_under
+from dagrid.machine.events import Finished, Outcome, Recalled, Started, WorkerGone
+from dagrid.ports import Bundle, PushHost
 
-COMPLETED, FAILED, CANCELLED = int(Outcome.COMPLETED), int(Outcome.FAILED), int(Outcome.CANCELLED)
-
-# How many calls may be with a worker, and how many starts in a row may fail before no more are tried.
-WINDOW = 256
+COMPLETED = int(Outcome.COMPLETED)
 STILLBORN_LIMIT = 3
+"""How many starts in a row may fail before no more are tried."""
 GRACE = 1.0
 """Seconds that a worker may take to end by itself."""
-
-
-class PoolSession:
-    """One run's use of the pool. What changes is touched by the pool's thread alone, but for `reports.closed`.
-
-    One that is `packed` is used by somebody who passes on what comes: failures are reported as they came (`Unopened`).
-    """
-
-    def __init__(self, pool: Pool, host: PushHost, backend: object, packed: bool = False) -> None:
-        self.pool = pool
-        self.host = host
-        self.packed = packed
-        self.backend: object | None = backend  # while it is open, the backend is in use
-        self.reports = Reports(host)
-        self.processes: dict[int, Process | None] = {}  # None: no process can be started
-        self.numbers: dict[Process, int] = {}
-        self.functions: dict[int, tuple[int, bytes, Callable[..., Any]]] = {}
-
-    # The port.
-
-    def wake(self, worker: int) -> None:
-        """Do nothing: these workers are pushed."""
-
-    def attend(self) -> None:
-        """Return: the pool has a thread of its own."""
-
-    def perform(self, bundle: Bundle) -> None:
-        if not self.pool.command(self.pool.perform, self, bundle) and bundle.worker in self.processes:
-            self.reports.refuse(bundle.worker, bundle.calls, self.pool.closed())
-
-    def recall(self, worker: int, attempts: Sequence[int]) -> None:
-        self.pool.command(self.pool.recall, self, worker, attempts)
-
-    def cancel(self, worker: int, attempt: int) -> None:
-        self.pool.command(self.pool.cancel, self, worker, attempt)
-
-    def forget(self, functions: Sequence[Callable[..., Any]]) -> None:
-        """Let go of functions that will not be called again; nothing of them is under way."""
-        self.pool.command(self.pool.forget, self, functions)
-
-    def close(self) -> None:
-        if not self.reports.shut():
-            return
-        self.pool.command(self.pool.drop, self)
-        self.reports.settle()
-        self.backend = None
-
-    # For the pool's thread.
-
-    def function(self, call: Call) -> tuple[int, bytes]:
-        """Return the number and the bytes of a call's function, pickled once; it is kept, so that its id is its own."""
-        key = id(call.fn)
-        found = self.functions.get(key)
-        if found is None:
-            found = self.functions[key] = (self.pool.new_function(), encode_function(call), call.fn)
-        return found[0], found[1]
 
 
 class Pool:
@@ -319,23 +256,15 @@ class Pool:
         session.processes[number] = None
         for item in [*process.under_way.values(), *process.unsent]:
             if item.owner is session:
-                self._refuse(session, number, item.call, self._broken, False)
+                session.refuse(number, item.call, self._broken)
 
     def _complete(self, session: PoolSession) -> None:
         """Announce to a session the processes that are new to it; where none can start, one that fails its calls."""
         for process in self._processes:
             if process not in session.numbers and not process.leaving:
-                number = session.numbers[process] = session.host.new_worker()
-                session.processes[number] = process
-                session.reports.events.append(self._joined(number, session, f"process {process.popen.pid}"))
+                session.joined(process, f"process {process.popen.pid}")
         if self._broken is not None and not session.processes:
-            number = session.host.new_worker()
-            session.processes[number] = None
-            session.reports.events.append(self._joined(number, session, "no process"))
-
-    @staticmethod
-    def _joined(number: int, session: PoolSession, name: str) -> WorkerJoined:
-        return WorkerJoined(number, name, session.host.now(), slots=1, window=WINDOW)
+            session.joined(None, "no process")
 
     def _leave(self, wait: bool) -> None:
         """Let all processes end, by force after a moment."""
@@ -370,7 +299,7 @@ class Pool:
             process.unsent += [Item(session, call) for call in bundle.calls]
         elif bundle.worker in session.processes:
             for call in bundle.calls:
-                self._refuse(session, bundle.worker, call, self._broken or self.closed(), False)
+                session.refuse(bundle.worker, call, self._broken or self.closed())
 
     def _spare(self, session: PoolSession, number: int, process: Process) -> Process:
         """Where a process is busy for other runs only and another one has nothing to do, let them change numbers.
@@ -414,7 +343,7 @@ class Pool:
         for item in process.unsent:
             if item.owner is session and item.call.attempt == attempt:
                 process.unsent.remove(item)
-                self._report_cancelled(item, worker)
+                session.cancelled(worker, item.call)
                 return
         for token, item in process.under_way.items():
             if item.owner is session and item.call.attempt == attempt:
@@ -457,7 +386,7 @@ class Pool:
         for item, error in process.feed():
             session = item.owner
             if not session.reports.closed:
-                self._refuse(session, session.numbers[process], item.call, error, False)
+                session.refuse(session.numbers[process], item.call, error)
 
     def _watch_writing(self, process: Process) -> None:
         assert self._selector is not None
@@ -515,7 +444,7 @@ class Pool:
                 if process.extra is not None:
                     event.extra, process.extra = Pickled(process.extra, call.node), None
             else:
-                event = self._failure(session, number, call, kind, payload)
+                event = session.failure(number, call, kind, payload)
                 event.started, event.ended = started + shift, ended + shift
             session.reports.events.append(event)
 
@@ -552,7 +481,7 @@ class Pool:
                 continue
             if token in process.cancelled:
                 process.cancelled.discard(token)
-                self._report_cancelled(item, item.owner.numbers[process])
+                item.owner.cancelled(item.owner.numbers[process], item.call)
             else:
                 recalled.setdefault(item.owner, []).append(item.call.attempt)
         for session, attempts in recalled.items():
@@ -577,35 +506,6 @@ class Pool:
             return
         process.announced = head
         session.reports.events.append(Started(session.numbers[process], call.attempt, session.host.now()))
-
-    # Reports.
-
-    def _failure(
-        self, session: PoolSession, number: int, call: Call, kind: int, payload: bytes | bytearray
-    ) -> Finished:
-        if session.packed:
-            return Finished(number, call.attempt, FAILED, 0.0, 0.0, Unopened(kind == _worker.STUCK, bytes(payload)))
-        retryable = True
-        error: BaseException
-        if kind == _worker.FAILED:
-            error = decode_error(payload, call.node)
-        else:
-            error, retryable = stuck_error(payload, call)
-        return self._failed(session, number, call, error, retryable)
-
-    @staticmethod
-    def _failed(session: PoolSession, number: int, call: Call, error: BaseException, retryable: bool) -> Finished:
-        host = session.host
-        now = host.now()
-        return Finished(number, call.attempt, FAILED, now, now, error, _worker.told(error), retryable, host.draw())
-
-    def _refuse(self, session: PoolSession, number: int, call: Call, error: BaseException, retryable: bool) -> None:
-        session.reports.events.append(self._failed(session, number, call, error, retryable))
-
-    @staticmethod
-    def _report_cancelled(item: Item, number: int) -> None:
-        now = item.owner.host.now()
-        item.owner.reports.events.append(Finished(number, item.call.attempt, CANCELLED, now, now))
 
 
 _live: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -23,16 +23,18 @@ from dagrid.ports import Bundle, Call, Capabilities, Host, opened
 
 GRACE = 1.0
 """How many seconds tasks have to end when their session is closed."""
+PATIENCE = 10.0
+"""How many seconds a task has to end when it alone is cancelled."""
 
 
 class EventLoopBackend(BackendBase):
     """Perform attempts as tasks of an asyncio event loop, which runs in a thread of its own.
 
     Good for work that waits. The loop begins with the first call of a run and ends with the run. A task that is cancelled or
-    times out gets a `CancelledError` where it awaits, so its `finally` blocks run. There is one thread: a task that blocks
-    (`time.sleep`, a long computation) holds up all the others, and can be cancelled only when it awaits again; let it await
-    `asyncio.to_thread(...)`, or be a plain function, which runs elsewhere. Each task has its own copy of the context
-    (`contextvars`) of the caller of the run.
+    times out gets a `CancelledError` where it awaits, so its `finally` blocks run; one that has not ended ten seconds later is
+    given up. There is one thread: a task that blocks (`time.sleep`, a long computation) holds up all the others, and can be
+    cancelled only when it awaits again; let it await `asyncio.to_thread(...)`, or be a plain function, which runs elsewhere. Each
+    task has its own copy of the context (`contextvars`) of the caller of the run.
 
     Args:
         max_tasks: how many attempts run at once.
@@ -93,10 +95,13 @@ class EventLoopSession:
         self._guard = threading.Lock()
         self._errands: deque[Callable[[], None]] = deque()
         self._flights: dict[int, _Flight] = {}
+        self._parting: set[asyncio.Task[None]] = (
+            set()
+        )  # those that end without a flight: a loop alone would let go of them
         self._events: list[Started | Finished | Recalled | None] = []
         self._turn = 0
         self._scheduled = False
-        self._closed = self._refusing = False
+        self._closed = self._refusing = self._refused = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -133,7 +138,7 @@ class EventLoopSession:
         """Cancel what runs and wait for the end of the loop, but no longer than a task may be expected to take for that."""
         with self._guard:
             again, self._closed = self._closed, True
-            if self._loop is not None and not again:
+            if self._loop is not None and not (again or self._refusing):
                 self._loop.call_soon_threadsafe(self._loop.stop)
         self._backend.sessions.discard(self)
         self._join()
@@ -174,7 +179,7 @@ class EventLoopSession:
         with self._guard:
             self._loop = loop
         self._soon(loop)
-        while not (self._closed or (self._refusing and not self._errands)):
+        while not (self._closed or self._refused):
             with suppress(SystemExit, KeyboardInterrupt):  # of a task that a task has started; it has the exception too
                 loop.run_forever()
         try:
@@ -223,21 +228,32 @@ class EventLoopSession:
         flight = self._flights.get(attempt)
         if flight is None:
             return
-        assert flight.task is not None
         flight.cancelled = True
-        flight.task.cancel()
+        self._part(flight)
         if flight.began < 0:  # then it never begins, and cannot say so itself
             flight.started = self._host.now()
             self._end(flight, Outcome.CANCELLED)
+        elif self._loop is not None:  # it may catch what ends it, and go on
+            self._loop.call_later(PATIENCE, self._end, flight, Outcome.CANCELLED)
+
+    def _part(self, flight: _Flight) -> None:
+        assert flight.task is not None
+        if flight.task not in self._parting:
+            self._parting.add(flight.task)
+            flight.task.add_done_callback(self._parting.discard)
+        flight.task.cancel()
 
     def _refuse_all(self) -> None:
-        """The last errand: what runs is cancelled when the loop is wound up."""
+        """The last errand: what runs is cancelled, and has until the loop is wound up."""
         now = self._host.now()
         ended = [event for event in self._events if event is not None]
         flights = self._flights
         self._events, self._flights = [], {}
+        for flight in flights.values():
+            self._part(flight)
         left = [self._refusal(each.call, now if each.began < 0 else each.started) for each in flights.values()]
         self._host.report([*ended, *left])
+        self._refused = True
         assert self._loop is not None
         self._loop.stop()
 

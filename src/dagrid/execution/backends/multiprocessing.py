@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from dagrid.errors import InvalidSettingError
-from dagrid.execution.backends._pool import Pool, PoolSession
+from dagrid.execution.backends._pool import Pool
+from dagrid.execution.backends._pool_session import PoolSession
 from dagrid.execution.backends._transfer import encode_initializer
 from dagrid.execution.backends.base import BackendBase, check_whole
 from dagrid.ports import Capabilities, PushHost
