@@ -8,15 +8,17 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import count
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from dagrid.errors import TransferError
-from dagrid.execution.backends.cluster import apart, refusals
+from dagrid.execution.backends.cluster import apart, refusals, session
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE, Apart
 from dagrid.execution.backends.cluster.contents import parts
+from dagrid.execution.backends.cluster.logbook import OpenSink, Sink
 from dagrid.execution.backends.cluster.session import FleetSession
 from dagrid.machine.events import Finished, Outcome, Recalled, Stimulus
 from dagrid.ports import Bundle, Call, Host, Use
@@ -69,10 +71,10 @@ class Line:
 class Played:
     """A session with two workers."""
 
-    def __init__(self, uses: Sequence[Use] = ()) -> None:
+    def __init__(self, uses: Sequence[Use] = (), logs: OpenSink | None = None) -> None:
         self.engine = Engine()
         self.line = Line()
-        self.session = FleetSession(cast(Host, self.engine), "run", uses=uses)  # it has no workers that pull
+        self.session = FleetSession(cast(Host, self.engine), "run", uses=uses, logs=logs)  # it has no workers that pull
         self.session.begin(lambda _: self.line)
         self.welcome("first")
         joined = [pb.Joined(worker=worker, generation=1, slots=2) for worker in ("one", "two")]
@@ -287,6 +289,30 @@ def test_who_cancels_does_not_wait_for_a_value_of_a_coordinator_that_is_away(pla
     played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)][2:])
     ended = [event for event in played.engine.reported.all if isinstance(event, Finished)]
     assert [(event.attempt, event.outcome) for event in ended[1:]] == [(3, Outcome.FAILED), (2, Outcome.CANCELLED)]
+
+
+def test_what_finds_no_room_where_the_run_is_is_written_when_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody sent it again on a line that was well, and its attempt never ended: `dagrid start` waited for ever once its disk had
+    been full for a moment.
+    """
+    monkeypatch.setattr(session, "PAUSE", 0.02)
+    path, tries = tmp_path / "out", count()
+
+    def opened(run: str, file: str) -> Sink:
+        if next(tries) < 3:
+            raise OSError(28, "No space left on device")
+        return path.open("r+b" if path.exists() else "w+b")
+
+    played = Played(logs=opened)
+    for offset, data in ((0, b"first "), (6, b"second"), (0, b"first ")):  # on another line it comes once more
+        played.session.tell(pb.Tell(logs=[pb.Log(run="run", file="a.out", offset=offset, data=data)]))
+    acks = played.line.asks.wait(lambda asks: [ack for ask in asks for ack in ask.log_acks][1:], "all acknowledgements")
+    assert [ack.offset for ack in acks] == [12]
+    assert path.read_bytes() == b"first second"
+    assert len([record for record in caplog.records if "cannot be written" in record.message]) == 1
+    played.session.close()
 
 
 def refuse(played: Played, digest: bytes) -> None:

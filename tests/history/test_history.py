@@ -104,7 +104,7 @@ def test_a_run_has_a_place_and_is_found_again(history):
         assert (info.run, info.name, info.status, info.parent) == (place.run_id, "nightly", "succeeded", "")
         assert 0 < info.created <= info.ended <= time.time()
         kept = other.about(info.run)
-        assert msgspec.structs.replace(kept, host="", pid=0, folder="", created=0.0, name="") == about
+        assert msgspec.structs.replace(kept, host="", pid=0, folder="", home="", created=0.0, name="") == about
         assert (kept.name, kept.pid, kept.host) == ("nightly", os.getpid(), os.uname().nodename)
         assert kept.folder == str(place.folder)
 
@@ -335,7 +335,7 @@ def test_a_run_on_another_machine(history):
     """From here nobody can see whether it goes on: it is said where, and it can be taken over on purpose."""
     with history.begin("nightly", About()) as place:
         run = place.run_id
-    elsewhere = msgspec.structs.replace(history.about(run), host="far-away", folder="/not/here")
+    elsewhere = msgspec.structs.replace(history.about(run), host="far-away", folder="/not/here", home="another")
     history.checkpoint.store.describe(run, msgspec.json.encode(elsewhere))
     info = history.info(run)
     assert (info.status, info.host, info.pid) == ("running", "far-away", 0)
@@ -346,6 +346,18 @@ def test_a_run_on_another_machine(history):
     with history.reopen(run, take_over=True) as place:
         assert place.folder.is_dir()
         assert history.info(run).host == os.uname().nodename
+
+
+def test_a_home_that_is_on_another_machine_by_now(history):
+    """A container is replaced by one of another name, with the same volume: what ran there was said to run for ever."""
+    with history.begin("nightly", About()) as place:
+        run = place.run_id
+        before = msgspec.structs.replace(history.about(run), host="the-container-before", pid=7)
+        history.checkpoint.store.describe(run, msgspec.json.encode(before))
+        assert history.info(run).status == "running"
+    assert history.info(run).status == "interrupted"
+    with history.reopen(run) as place:
+        assert history.about(run).host == os.uname().nodename
 
 
 # Stopping.

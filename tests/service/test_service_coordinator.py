@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 
 from dagrid.errors import RunHeldError, StoreError
@@ -156,6 +157,21 @@ def test_a_run_that_is_let_go_of_is_taken_up_by_the_next(service, tmp_path):
     with service.coordinator():
         service.until(run, "succeeded")
     assert (tmp_path / "log").read_text().split() == ["once", "begun", "begun"]
+
+
+def test_a_run_of_another_home_is_left_to_that(service):
+    """Several homes of a machine may have one store: the workers of the other coordinator went on with what this one began anew.
+    A container that is replaced by one of another name is not another home.
+    """
+    for run, changed in (("theirs", {"home": "another"}), ("ours", {"host": "the-container-before"})):
+        place = service.history.begin("flow", About(spec="steps: [echo]"), run, served=True)
+        about = msgspec.structs.replace(service.history.about(run), **changed)
+        service.history.checkpoint.store.describe(run, msgspec.json.encode(about))
+        place.close()
+    with service.coordinator():
+        service.until("ours", "failed", "succeeded")
+        service.until(service.enqueue("steps: [echo]"), "succeeded")
+    assert service.history.info("theirs").status == "interrupted"
 
 
 def test_a_run_of_somebody_else_is_left_alone(service):

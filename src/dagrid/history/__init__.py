@@ -1,6 +1,7 @@
 """Where runs are kept and found again: a home folder with a checkpoint (`runs.db`, `values/`) and the logs of each run.
 
     $DAGRID_HOME/runs.db, values/                journals, values, and what each run is of (or all of it in PostgreSQL)
+                 identity                        what tells this home from all others
                  bell                            rung by who wants something of the process that performs runs for others
                  logs/<name>/<run id>/           run.log, <step>.out, <step>.err, owner.lock
 
@@ -15,7 +16,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -32,7 +33,18 @@ from dagrid.errors import (
 )
 from dagrid.history import owners
 from dagrid.history.bells import RESUME, STOP, Bell, ring
-from dagrid.history.catalog import ABORTED, FAILED, INTERRUPTED, QUEUED, RUNNING, STATUSES, WAITING, Catalog, RunInfo
+from dagrid.history.catalog import (
+    ABORTED,
+    FAILED,
+    IDENTITY,
+    INTERRUPTED,
+    QUEUED,
+    RUNNING,
+    STATUSES,
+    WAITING,
+    Catalog,
+    RunInfo,
+)
 from dagrid.history.places import LOCK, About, Place, checked_id, file_name, new_id, step_files, written
 
 if TYPE_CHECKING:
@@ -375,13 +387,34 @@ class History(Catalog):
         if record.status != RUNNING or record.facts:
             return False
         about = self._about(record.run)
-        return about is None or about.host in ("", owners.host())
+        return about is None or self._is_seen(about)
+
+    @cached_property
+    def _own(self) -> str:
+        """The identity of the home, which is made when the first run is performed in it; another process may just do so."""
+        path = self.home / IDENTITY
+        made = path.with_name(f".{IDENTITY}-{new_id()}")
+        try:
+            if not self.identity:
+                made.write_text(os.urandom(8).hex())
+                with suppress(FileExistsError):
+                    os.link(made, path)
+                made.unlink()
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
+        return self.identity
 
     def _performed_here(self, about: About, folder: Path, served: bool | None = None) -> About:
         served = self._serving is not None if served is None else served
         stopping = about.stopping if served else ""  # who takes it up by hand wants it to go on
         return msgspec.structs.replace(
-            about, host=owners.host(), pid=os.getpid(), folder=str(folder), served=served, stopping=stopping
+            about,
+            host=owners.host(),
+            pid=os.getpid(),
+            folder=str(folder),
+            home=self._own,
+            served=served,
+            stopping=stopping,
         )
 
     def _forget(self, record: RunRecord, about: About | None, locked: bool = False) -> None:

@@ -32,6 +32,7 @@ STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, "succeeded", FAILED, ABORTED,
 # These have not ended, so they are kept.
 _ACTIVE = frozenset({QUEUED, RUNNING, WAITING})
 _MOST_NAMED = 5
+IDENTITY = "identity"
 
 
 class RunInfo(msgspec.Struct, frozen=True):
@@ -250,7 +251,7 @@ class Catalog:
             owner = owners.holder(self._folder_of(record, about) / LOCK)
             if owner is not None:
                 host, pid = owner.host or owners.host(), owner.pid
-            elif about is not None and about.host not in ("", owners.host()):
+            elif about is not None and not self._is_seen(about):
                 host = about.host
             else:
                 status = INTERRUPTED
@@ -262,9 +263,27 @@ class Catalog:
     def _folder_of(self, record: RunRecord, about: About | None) -> Path:
         """Return where a run's logs are: in this home, which may have been moved, or else where they were written here."""
         ours = self._folder(record.name, record.run)
-        if about is None or not about.folder or about.host != owners.host() or ours.is_dir():
+        if about is None or not about.folder or not self._is_seen(about) or ours.is_dir():
             return ours
         return Path(about.folder)
+
+    def is_of_home(self, about: About) -> bool:
+        """Whether a run was performed in this home, or it is not known where: several homes may have one store."""
+        return about.home in ("", self.identity)
+
+    def _is_seen(self, about: About) -> bool:
+        """Whether the lock of a run is a file of this machine, or of this home, which may be on another machine by now."""
+        return about.host in ("", owners.host()) or (about.home != "" and about.home == self.identity)
+
+    @property
+    def identity(self) -> str:
+        """What tells this home from all others, on whatever machine it is; empty as long as no run was performed in it."""
+        try:
+            return (self.home / IDENTITY).read_text()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise StoreError(f"{self.home / IDENTITY} cannot be read: {error.strerror}.") from error
 
     def _make_home(self) -> None:
         try:

@@ -36,6 +36,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
         params: as they were given; what is secret in them is masked.
         parent, root: the ids of the run that called it, and of the one that began it all.
         host, pid, folder: where it is performed, by which process, and where its logs are.
+        home: what tells the home in which it is performed from all others.
         created: when it was begun there, in seconds since 1970.
         trigger: what began it, such as "manual" or "schedule".
         queue, priority: where it waited, and before which others.
@@ -56,6 +57,7 @@ class About(msgspec.Struct, kw_only=True, omit_defaults=True, frozen=True):
     host: str = ""
     pid: int = 0
     folder: str = ""
+    home: str = ""
     created: float = 0.0
     trigger: str = ""
     queue: str = ""

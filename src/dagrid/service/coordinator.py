@@ -221,6 +221,8 @@ class Coordinator:
             if info.run in self._active:
                 continue
             about = self._history.about(info.run)
+            if not self._history.is_of_home(about):
+                continue  # its own coordinator finds it, and its workers with what they still do
             if about.served or (about.queue and not self._history.has_begun(info.run)):
                 self._begin(Active(info.run, about.queue), self._resume)
         for info in self._history.queued():

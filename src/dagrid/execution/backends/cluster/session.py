@@ -26,9 +26,10 @@ from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.lacking import Lacks
 from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
-from dagrid.execution.backends.cluster.logbook import OPEN, OpenSink, Sink
+from dagrid.execution.backends.cluster.logbook import PAUSE, OpenSink
 from dagrid.execution.backends.cluster.posts import run_of
 from dagrid.execution.backends.cluster.refusals import Refusals
+from dagrid.execution.backends.cluster.sinks import Sinks
 from dagrid.execution.carriers import carry
 from dagrid.leases import LEASE
 from dagrid.machine.events import (
@@ -103,8 +104,7 @@ class FleetSession:
     ) -> None:
         self.host = host
         self._recorded: Callable[[], None] | None = getattr(host, "recorded", None)  # `ports.Recording`
-        self._logs = logs
-        self._sinks: dict[str, Sink] = {}
+        self._sinks = None if logs is None else Sinks(run, logs)
         self.run = run
         self._key = run_of(run)
         self._name = name
@@ -238,7 +238,7 @@ class FleetSession:
             protocol=PROTOCOL,
             version=sys.modules["dagrid"].__version__,
             python=python,
-            logs=self._logs is not None,
+            logs=self._sinks is not None,
             lacks=self._lacks.said(),
             kept=self._values.kept(),
         )
@@ -306,9 +306,8 @@ class FleetSession:
         self._over = True
         self._cargo.clear()
         self._events.clear()
-        for sink in self._sinks.values():
-            sink.close()
-        self._sinks.clear()
+        if self._sinks is not None:
+            self._sinks.close()
         with self._guard:
             self._lanes.clear()
         self._values.close()
@@ -487,22 +486,21 @@ class FleetSession:
             self._put_off(receipt)
 
     def _write(self, log: pb.Log) -> None:
-        """Write what an attempt has written; what cannot be written is sent again when the line is made anew."""
-        if self._logs is None:
+        """Write what an attempt has written; the end of that is told when it is acknowledged."""
+        if self._sinks is None:
             return
-        try:
-            sink = self._sinks.get(log.file)
-            if sink is None:
-                if len(self._sinks) >= OPEN:
-                    self._sinks.pop(next(iter(self._sinks))).close()
-                sink = self._sinks[log.file] = self._logs(self.run, log.file)
-            sink.seek(log.offset)
-            sink.write(log.data)
-            sink.flush()
-        except (OSError, ValueError) as error:
-            _log.error("%s cannot be written: %s", log.file, error)
-            return
-        self._out.log_acks.add(run=log.run, file=log.file, offset=log.offset + len(log.data))
+        ack = self._sinks.write(log)
+        if ack is not None:
+            self._out.log_acks.append(ack)
+        elif self._write_again not in self._dues:
+            self._dues[self._write_again] = monotonic() + PAUSE
+
+    def _write_again(self) -> None:
+        """There may be room by now."""
+        assert self._sinks is not None
+        self._out.log_acks.extend(self._sinks.again())
+        if self._sinks.is_behind:
+            self._dues[self._write_again] = monotonic() + PAUSE
 
     def _begin_with(self, coordinator: str) -> None:
         """A coordinator that has just begun has nothing of what was sent to the one before it."""
