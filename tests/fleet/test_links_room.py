@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
 from tests.fleet.link_kit import MIB, brought, text
@@ -123,7 +125,8 @@ def test_a_run_hears_that_there_is_no_room_for_what_it_gives(coordinator: Hub, d
     run = opened(coordinator, elsewhere)
     with Worker(to(coordinator)):
         run.joined()
-        run.give(data)
+        assert run.line is not None
+        run.line.give(islice(parts(data, digest_of(data)), 2))
         (receipt,) = run.tells.wait(lambda found: [each for tell in found for each in tell.receipts], "a receipt")
         assert (receipt.run, receipt.digest, receipt.kept) == ("run", digest_of(data), False)
         assert "No space left" in receipt.why

@@ -57,12 +57,16 @@ class Line:
 
     def __init__(self) -> None:
         self.asks: Heard[pb.Ask] = Heard()
+        self.gifts: Heard[Iterator[pb.Part]] | None = None  # else all that is given is taken at once
 
     def ask(self, ask: pb.Ask) -> None:
         self.asks.add(ask)
 
     def give(self, parts: Iterator[pb.Part]) -> None:
-        self.asks.add(pb.Ask(parts=parts))
+        if self.gifts is None:
+            self.asks.add(pb.Ask(parts=parts))
+        else:
+            self.gifts.add(parts)
 
     def close(self) -> None:
         pass
@@ -331,6 +335,22 @@ def test_what_finds_no_room_is_given_again_after_a_pause(monkeypatch: pytest.Mon
     played.line.asks.wait(
         lambda asks: [ask for ask in asks if any(part.digest == digest for part in ask.parts)][1:], "it"
     )
+
+
+def test_nothing_more_is_given_of_what_finds_no_room(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """What was left of it came between the pieces of the next try, and the coordinator hung up."""
+    monkeypatch.setattr(refusals, "FIRST_PAUSE", 0.01)
+    gifts = played.line.gifts = Heard()
+    played.perform(0, attempt=1)
+    digest = played.assigned(1).apart
+    played.session.tell(pb.Tell(wants=[digest]))
+    first = gifts.wait(lambda found: found)[0]
+    assert next(first).offset == 0
+    refuse(played, digest)
+    second = gifts.wait(lambda found: found[1:])[0]
+    assert next(second).offset == 0
+    assert list(first) == []
+    assert sum(len(part.data) for part in second) > INLINE
 
 
 def test_what_needs_what_finds_no_room_for_minutes_has_failed(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:

@@ -115,6 +115,7 @@ class FleetSession:
         self._lacks = Lacks(host)
         self._dues: dict[Callable[[], None], float] = {}  # what is done at a time, if nothing else is to be done before
         self._refusals = Refusals()
+        self._giving: dict[bytes, object] = {}  # what is on its way to the coordinator, and which time
         self._lease = LEASE
         self._on_closed = closed
         self._shift = host.now() - time()
@@ -677,11 +678,25 @@ class FleetSession:
         if pieces is None:
             self._call_back()
         elif self._line is not None:
-            self._line.give(pieces)
+            self._line.give(self._while_wanted(digest, pieces))
+
+    def _while_wanted(self, digest: bytes, pieces: Iterator[pb.Part]) -> Iterator[pb.Part]:
+        """Yield the pieces of something until it is refused, or given anew: those of two tries must not mix."""
+        giving = self._giving[digest] = object()
+        return self._as_given(digest, giving, pieces)
+
+    def _as_given(self, digest: bytes, giving: object, pieces: Iterator[pb.Part]) -> Iterator[pb.Part]:
+        for piece in pieces:  # in the line's thread
+            if self._giving.get(digest) is not giving:
+                return
+            yield piece
+        if self._giving.get(digest) is giving:
+            self._giving.pop(digest, None)
 
     def _put_off(self, receipt: pb.Receipt) -> None:
         """The coordinator has no room for what was given: it is given again for some minutes, then what needs it has failed."""
         digest = receipt.digest
+        self._giving.pop(digest, None)
         pause = self._refusals.pause(digest, monotonic())
         if pause is not None:
             self._dues[partial(self._give_again, digest)] = monotonic() + pause
