@@ -396,10 +396,14 @@ class History(Catalog):
         made = path.with_name(f".{IDENTITY}-{new_id()}")
         try:
             if not self.identity:
+                self._make_home()
                 made.write_text(os.urandom(8).hex())
-                with suppress(FileExistsError):
+                with suppress(OSError):  # another one was quicker, or the file system has no links
                     os.link(made, path)
-                made.unlink()
+                if self.identity:
+                    made.unlink()
+                else:
+                    made.replace(path)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror}.") from error
         return self.identity
