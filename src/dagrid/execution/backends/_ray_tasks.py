@@ -184,9 +184,7 @@ class Tasks:
     def refuse(self, error: BackendError) -> None:
         """The session is over: what is under way will not be answered."""
         for flight in list(self._flights.values()):
-            found = BackendError(f"Ray did not perform node {flight.node!r}: {error}")
-            found.__cause__ = error
-            flight.failed(Outcome.FAILED, found)
+            flight.failed(Outcome.FAILED, _unperformed(flight, error))
         self._flights.clear()
 
     def close(self) -> None:
@@ -267,8 +265,18 @@ class Tasks:
                 self._post = None
 
 
+def _unperformed(flight: Flight, error: BackendError) -> BackendError:
+    found = BackendError(f"Ray did not perform node {flight.node!r}: {error}")
+    found.__cause__ = error
+    return found
+
+
 def _judged(flight: Flight, error: BaseException) -> tuple[Outcome, BaseException]:
     """Return how a task of Ray ended that has no report, and the error to be shown."""
+    try:
+        expect_session()
+    except BackendError as over:  # whatever Ray says of it then
+        return Outcome.FAILED, _unperformed(flight, over)
     if isinstance(error, _LOST):
         return Outcome.LOST, error
     if isinstance(error, exceptions.TaskCancelledError):
