@@ -150,6 +150,7 @@ class Coordinator:
         os.set_blocking(self._wake, False)
         self._hands = ThreadPoolExecutor(HANDS, "dagrid-hand")
         self._closing = False
+        self._parted = threading.Event()  # set when all runs that are known have been let go of
         self._desk = threading.Thread(target=self._serve, name="dagrid-desk", daemon=True)
 
     def start(self) -> None:
@@ -178,6 +179,7 @@ class Coordinator:
         for started in [*callers, *self._children.values()]:
             with suppress(DagridError):
                 started.run.let_go()
+        self._parted.set()
         self._workers.close()
         for started in [*callers, *self._children.values()]:
             with suppress(DagridError):
@@ -469,7 +471,10 @@ class Coordinator:
         """Hear of a run that was called by another one, which waits for it."""
         run = started.place.run_id
         self._children[run] = started
-        if self._closing:  # whoever closes has seen it, or it sees that here
+        if (
+            self._closing
+        ):  # whoever closes has seen it, or it sees that here, and behind its caller, which would hear of it
+            self._parted.wait()
             started.run.let_go()
         elif (stops := self._to_stop.get(run)) is not None:
             stops.pass_on(partial(_cancel, started))
