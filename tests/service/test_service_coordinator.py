@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import msgspec
@@ -516,6 +517,32 @@ def test_what_nobody_performs_is_stopped_by_who_takes_it_up(service, tmp_path):
         service.history.tell(RETRY, run)
         wait_for(tmp_path / "ran", "a\nover\na")
     assert service.history.about(run).stopping == ""
+
+
+def test_runs_that_are_called_while_the_coordinator_ends_are_let_go_behind_their_callers(service, tmp_path):
+    """Which would hear of their ends, and failed: here the coordinator still begins another run when it is asked to end."""
+
+    def held(name):
+        return f"`echo {name} >> {tmp_path}/{name}; until test -e {tmp_path}/go-{name}; do sleep 0.01; done; echo 1`"
+
+    sub = f"---\nname: sub\nparams: 'X={held('called')}'\nsteps: [sleep 60]\n"
+    callers = [service.enqueue(f"steps: [{{name: a, call: sub}}]\n{sub}") for _ in range(10)]
+    with service.coordinator() as coordinator, ThreadPoolExecutor(1) as ending:
+        wait_for(tmp_path / "called", "called\n" * len(callers))
+        service.enqueue(f"params: 'X={held('begun')}'\nsteps: [sleep 60]", "other")
+        wait_for(tmp_path / "begun", "begun")
+        ended = ending.submit(coordinator.close)
+        for thread in threading.enumerate():
+            if thread.name == "dagrid-desk":
+                thread.join(PATIENCE)
+        (tmp_path / "go-called").touch()
+        for caller in callers:
+            until(
+                lambda caller=caller: [one.status for one in service.history.children(caller)] == ["running"], "a call"
+            )
+        (tmp_path / "go-begun").touch()
+        ended.result(PATIENCE)
+    assert [service.history.info(caller).status for caller in callers] == ["interrupted"] * len(callers)
 
 
 def test_a_home_has_one_coordinator(service):
