@@ -99,7 +99,9 @@ def stoppable() -> Iterator[HeldInterrupts]:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it comes from the shell and from the system
             for number in terminals:
                 if not os.isatty(number):
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+                    nowhere = os.open(os.devnull, os.O_WRONLY)
+                    os.dup2(nowhere, number)
+                    os.close(nowhere)
             as_ctrl_c(*late)
 
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)

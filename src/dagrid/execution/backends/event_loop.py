@@ -95,9 +95,8 @@ class EventLoopSession:
         self._guard = threading.Lock()
         self._errands: deque[Callable[[], None]] = deque()
         self._flights: dict[int, _Flight] = {}
-        self._parting: set[asyncio.Task[None]] = (
-            set()
-        )  # those that end without a flight: a loop alone would let go of them
+        # Those that end without a flight: a loop alone would let go of them.
+        self._parting: set[asyncio.Task[None]] = set()
         self._events: list[Started | Finished | Recalled | None] = []
         self._turn = 0
         self._scheduled = False
