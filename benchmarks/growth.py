@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from time import sleep
 
 from benchmarks.measure import Figure, interleaved, per, timed
 from dagrid import DAG, Node, Patch, Rule, View
@@ -37,6 +38,8 @@ def growth(quick: bool) -> Figure:
     for name, limit in LIMITS.items():
         figure.hold(f"{name}, inline", figure.value(name, figure.columns[2]), limit)
     figure.notes.append("of rules, a fifth of the number in the column")
+    figure.notes.append("adage, which polls, asked a rule that waits 304 times in a run of a second")
+    figure.hold("a rule that waits in a run of a second", _asked(0.05 if quick else 1.0), 2.0, "evaluations")
     return figure
 
 
@@ -52,6 +55,23 @@ def _run(rules: list[Rule], backend: str, expected: int) -> None:
     result = DAG([Node("start", _start)]).run(rules=rules, backend=backend, progress=False)
     assert result.raise_for_status()
     assert len(result) == expected
+
+
+def _asked(seconds: float) -> int:
+    """Return how often a rule is asked that waits for the last of a hundred nodes: before the run, and when that has ended."""
+    asked: list[View] = []
+
+    def has_ended(view: View) -> bool:
+        asked.append(view)
+        return view.succeeded("n99")
+
+    def pause() -> None:
+        sleep(seconds / 100)
+
+    nodes = [Node(f"n{at}", pause, [f"n{at - 1}"] if at else []) for at in range(100)]
+    rule = Rule(has_ended, lambda _: Patch([Node("after", _start)]), adds=set())
+    assert DAG(nodes).run(rules=[rule], backend="inline", progress=False).raise_for_status()
+    return len(asked)
 
 
 def _fan_out(count: int) -> Rule:
