@@ -175,9 +175,13 @@ def flow():
 
 
 def killed_while_its_graph_is_made(fleet, folder, times):
-    """Return a run whose process was killed so many times before the run had begun."""
-    (fleet.flows / "slow_flows.py").write_text(SLOW.replace("FOLDER", repr(str(folder))))
-    run = enqueued(fleet, "slow_flows:flow")
+    """Return a run whose process was killed so many times before the run had begun.
+
+    The module is the test's own: of two texts of one size in one second, Python may go on with what it compiled of the first.
+    """
+    module = f"slow_{folder.name}"
+    (fleet.flows / f"{module}.py").write_text(SLOW.replace("FOLDER", repr(str(folder))))
+    run = enqueued(fleet, f"{module}:flow")
     for _ in range(times):
         until((folder / "made").exists, "a process")
         pid = int(until((folder / "made").read_text, "its number"))
