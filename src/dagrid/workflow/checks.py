@@ -414,7 +414,7 @@ def _check_interpreter(step: Step, problems: Problems) -> None:
 
 
 def _check_work(step: Step, problems: Problems) -> None:
-    work = [field for field in _WORK if said(step, field)]
+    work = [field for field in _WORK if field in step.places]
     if (
         not work
         and not any(field.startswith("!") for field in step.places)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -34,6 +35,8 @@ EXPANDED = (
     "signal_on_stop",
 )
 """The fields of a step whose texts are expanded."""
+_expanded = attrgetter(*EXPANDED)
+_UNSAID = _expanded(Step())
 
 OF_ITS_FILES = "DAG_RUN_STEP_STD"
 """How the names of the variables begin that say where the files of a step's own output are."""
@@ -44,9 +47,8 @@ _NOT_EXPANDED = frozenset({"places", "name", "type", "source", "decode"})
 
 def texts(step: Step) -> Iterator[tuple[str, str]]:
     """Yield (field, text) for every text of a step in which there may be `$NAME`s or backticks."""
-    for field in EXPANDED:
-        value = getattr(step, field)
-        if value:
+    for field, value, unsaid in zip(EXPANDED, _expanded(step), _UNSAID, strict=True):
+        if value is not unsaid and value != unsaid:
             for text in _strings(value):
                 if "$" in text or "`" in text:
                     yield field, text
