@@ -310,10 +310,11 @@ class Performer:
         held: dict[bytes, bytes] = getattr(os.environ, "_data", {})  # as it is kept; each look at the rest decodes it
         now = self.env if held and held == self.left else dict(os.environ)
         # Steps differ in few variables, and each that is set is a call of the system's.
-        for name in now.keys() - env.keys():
+        for name in [] if now.keys() <= env.keys() else now.keys() - env.keys():
             del os.environ[name]
-        for name, value in env.items() - now.items():
-            os.environ[name] = value
+        for name, value in env.items():
+            if now.get(name) != value:
+                os.environ[name] = value
         self.env, self.left = env, dict(held)
         os.chdir(asked["folder"])
         for path in reversed(asked["path"]):
