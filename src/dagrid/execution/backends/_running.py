@@ -80,7 +80,6 @@ class Ground:
                 guarded(running, running.look_at, now)
         return rung
 
-
     def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what happens while it would take to fall asleep and be woken, if the last things happened as soon as that."""
         if self._soon:
