@@ -342,3 +342,14 @@ def test_a_program_with_a_cluster_of_its_own_prints_what_it_prints(tmp_path: Any
     program.write_text(text)
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False, timeout=100)
     assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+
+
+def test_a_program_without_the_guard_is_told_of_it(tmp_path: Any) -> None:
+    """Its workers, which load it, do not begin workers of their own."""
+    program = tmp_path / "program.py"
+    program.write_text("import dagrid; dagrid.DAG([dagrid.Node('one', int)]).run(backend='dask?max_workers=1')")
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("dagrid.errors.BackendError: ")]
+    assert len(said) == 2  # of the worker, and here
+    assert all('below `if __name__ == "__main__":`' in line for line in said)

@@ -113,31 +113,53 @@ class Refiner:
 
     def balance(self) -> None:
         """Hand nodes from parts that are too heavy towards the nearest that has room, those that cost least first."""
+        members: list[set[int]] = [set() for _ in range(self.parts)]
+        for node, own in enumerate(self.part):
+            members[own].add(node)
+        heavy = [(-over, at) for at in range(self.parts) if (over := self._over(at)) > 0]
+        heapify(heavy)
         for _ in range(2 * self.parts):
-            over = [load - cap for load, cap in zip(self._load, self.caps, strict=True)]
-            source = max(range(self.parts), key=over.__getitem__)
-            if over[source] <= 0:
+            while heavy and -heavy[0][0] != self._over(heavy[0][1]):
+                heappop(heavy)  # it has changed, and was put there anew if it is too heavy still
+            if not heavy:
                 return
-            room = [at for at, by in enumerate(over) if by < 0]
-            if not room:
+            source = heavy[0][1]
+            room = self._nearest_room(source)
+            if room is None:
                 return
-            target = min(room, key=lambda at: (abs(at - source), over[at]))
-            self._shift(source, source + (1 if target > source else -1))
+            target = source + (1 if room > source else -1)
+            self._shift(members, source, target)
+            for at in (source, target):
+                if (over := self._over(at)) > 0:
+                    heappush(heavy, (-over, at))
 
-    def _shift(self, source: int, target: int) -> None:
+    def _over(self, at: int) -> float:
+        return self._load[at] - self.caps[at]
+
+    def _nearest_room(self, source: int) -> int | None:
+        """Return the nearest part that has room; of two the one with more of it."""
+        for away in range(1, self.parts):
+            near = [at for at in (source - away, source + away) if 0 <= at < self.parts and self._over(at) < 0]
+            if near:
+                return min(near, key=self._over)
+        return None
+
+    def _shift(self, members: list[set[int]], source: int, target: int) -> None:
         """Move nodes from one part to the next until it is not too heavy."""
         part, ahead = self.part, target > source
         inner, outer = (self._down, self._up) if ahead else (self._up, self._down)
         heap = [
             (outer[node].get(source, 0.0) - inner[node].get(target, 0.0), node)
-            for node, own in enumerate(part)
-            if own == source and source not in inner[node]
+            for node in members[source]
+            if source not in inner[node]
         ]
         heapify(heap)
         neighbours = self.graph.before if ahead else self.graph.after
         while heap and self._load[source] > self.caps[source] and self._count[source] > 1:
             _, node = heappop(heap)
             self._move(node, target)
+            members[source].discard(node)
+            members[target].add(node)
             for one in neighbours[node]:
                 if part[one] == source and source not in inner[one]:
                     heappush(heap, (outer[one].get(source, 0.0) - inner[one].get(target, 0.0), one))

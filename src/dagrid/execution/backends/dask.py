@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ import dask
 from distributed import Client, LocalCluster, Security
 from distributed.comm.core import connect
 
-from dagrid.errors import BackendUnreachableError, InvalidSettingError
+from dagrid.errors import BackendError, BackendUnreachableError, InvalidSettingError
 from dagrid.execution.backends._crew import WINDOW, Crew
 from dagrid.execution.backends._dask import Cluster
 from dagrid.execution.backends._dask_tasks import Tasks, check
@@ -34,6 +35,10 @@ KEEP = 30.0
 """Seconds for which performers stay that have nothing to do."""
 PATIENT = {"distributed.deploy.lost-worker-timeout": "1000 days"}
 """With this setting a cluster of Dask's looks after no death whether the worker is there again."""
+GUARD = (
+    'Each loads your script anew, so let the script run its graph below `if __name__ == "__main__":`, or give the address of a '
+    "cluster that runs."
+)
 
 
 class DaskBackend(BackendBase):
@@ -70,6 +75,7 @@ class DaskBackend(BackendBase):
         InvalidSettingError: settings that cannot be, or exclude each other.
         BackendUnreachableError: there is no scheduler at the address.
         CapabilityError: the workers do not have dagrid, or another Python.
+        BackendError: worker processes cannot be started, such as by a script without the guard.
     """
 
     name: ClassVar[str] = "dask"
@@ -193,13 +199,18 @@ def _start_cluster(processes: int, ours: ExitStack) -> Any:
 
     Their nannies replace whoever dies; the cluster would give up those that are just being replaced when it looks.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself looks
+        raise BackendError(f"A worker process of Dask's may not start others while it loads your script. {GUARD}")
     ours.enter_context(dask.config.set(PATIENT))
-    cluster = LocalCluster(
-        n_workers=processes,
-        threads_per_worker=1,
-        processes=True,
-        dashboard_address="127.0.0.1:0",
-        silence_logs=logging.CRITICAL,
-    )
+    try:
+        cluster = LocalCluster(
+            n_workers=processes,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
+        )
+    except RuntimeError as error:
+        raise BackendError(f"Dask could not start worker processes here ({told(error)}). {GUARD}") from error
     ours.callback(_close, cluster)
     return cluster
