@@ -143,9 +143,16 @@ class FleetSession:
                 lane.sent[attempt] = Sent(Call(attempt, "", callable), BEFORE, b"")
             lane.begun = dict.fromkeys(use.started, UNSTARTED)
 
-    def begin(self, borrow: Callable[[FleetSession], Line]) -> None:
-        """Begin to use the fleet on the line that `borrow` returns."""
+    def begin(self, borrow: Callable[[FleetSession], Line], patience: float = 0.0) -> None:
+        """Begin to use the fleet on the line that `borrow` returns.
+
+        Args:
+            borrow: begins the use.
+            patience: for so many seconds it is waited for what the coordinator says first: the workers that are there then are
+                reported when this returns, and what a run begins with is one step of it.
+        """
         self._line = borrow(self)
+        self._hear_first(monotonic() + patience)
         carry(self._serve, "dagrid-fleet")
 
     # The port.
@@ -266,6 +273,22 @@ class FleetSession:
 
     # In the session's thread.
 
+    def _hear_first(self, until: float) -> None:
+        """In the thread that begins: hear what the coordinator says, until it has said that the run is welcome, or is not."""
+        while not self.welcome.is_set():
+            try:
+                action = self._inbox.get(timeout=max(until - monotonic(), 0.0))
+            except Empty:
+                return
+            if action is None:
+                self._inbox.put(None)
+                return
+            action()
+        self._dues[self._look] = monotonic() + CALM
+        if not self._acks:  # else something has ended meanwhile, and that has to be recorded
+            events, self._events = self._events, []
+            self.host.report(events)
+
     def _drop(self, fence: int, attempt: int) -> None:
         self._out.drops.add(run=self.run, fence=fence, attempts=[attempt])
 
@@ -275,6 +298,7 @@ class FleetSession:
 
     def _serve(self) -> None:
         self._thread = threading.current_thread()
+        self._settle()
         while (action := self._next()) is not None:
             action()
             for _ in range(self._inbox.qsize()):
@@ -283,12 +307,16 @@ class FleetSession:
                     self._end()
                     return
                 action()
+            self._settle()
+        self._end()
+
+    def _settle(self) -> None:
+        """Report and ask for what has gathered."""
+        self._deliver()
+        self._flush()
+        while self._events and not self._closed:  # what was asked for in answer could not be sent
             self._deliver()
             self._flush()
-            while self._events and not self._closed:  # what was asked for in answer could not be sent
-                self._deliver()
-                self._flush()
-        self._end()
 
     def _next(self) -> Callable[[], None] | None:
         """Return what is to be done next; when something has happened, it is looked a while later what workers lack."""
