@@ -203,6 +203,37 @@ def test_what_has_ended_before_a_run_goes_on_is_recorded_behind_its_beginning() 
     begun.close()
 
 
+def test_the_end_of_the_last_attempt_is_not_acknowledged_beside_the_end_of_the_run(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After that nobody keeps anything of it."""
+    monkeypatch.setattr(session, "MOMENT", 10 * PATIENCE)
+    played.perform(0, attempt=1)
+    played.assigned(1)
+    played.end(0, attempt=1)
+    played.session.close()
+    played.line.asks.wait(lambda asks: any(ask.close for ask in asks), "that it is closed")
+    assert not [ack for ask in played.line.asks.all for ack in ask.acks]
+
+
+def test_an_end_is_acknowledged_with_the_calls_that_follow_or_in_a_moment(played: Played) -> None:
+    played.perform(0, attempt=1)
+    played.assigned(1)
+    played.end(0, attempt=1)
+    played.perform(0, attempt=2)
+    played.assigned(2)
+    played.end(0, attempt=2)
+    acks = played.line.asks.wait(
+        lambda asks: (
+            (found := [ack for ask in asks for ack in ask.acks])
+            and sum(len(ack.attempts) for ack in found) == 2
+            and found
+        ),
+        "that both are acknowledged",
+    )
+    assert sorted(attempt for ack in acks for attempt in ack.attempts) == [1, 2]
+
+
 def test_arguments_are_given_as_long_as_any_attempt_has_equal_ones(played: Played) -> None:
     """The coordinator lets go of them with the end of the one attempt, of which it heard before the other was asked for. The
     worker of that one waits for them for ever if they are not here any more.

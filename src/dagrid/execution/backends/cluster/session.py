@@ -52,6 +52,9 @@ AHEAD, AHEAD_AT_A_PLACE = 0.005, 0.02
 """Seconds of work that may wait at a worker; of commands, each of which is a process."""
 BEFORE = float("-inf")
 """When a process before this one has sent something."""
+MOMENT = 0.02
+"""Seconds for which an end is not acknowledged by itself, so that this goes with what follows: the next calls, or the end of all,
+after which nothing has to be."""
 CALM = 4.0
 """Seconds after which it is said what workers lack: those of a coordinator that began anew are back by then."""
 
@@ -126,6 +129,7 @@ class FleetSession:
         self._out = pb.Ask()
         self._staged: list[tuple[Lane, Assigned]] = []
         self._acks: dict[int, list[int]] = {}
+        self._taken: dict[int, list[int]] = {}  # what of these the run has in its record
         self._lanes: dict[int, Lane] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         self._cargo = Cargo(None if kit is None else encode(kit), along or {}, self._give)
@@ -357,8 +361,10 @@ class FleetSession:
             except BaseException:  # noqa: BLE001 - a fault of one host must not end its run unseen
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
         for number, attempts in self._acks.items():
-            self._out.acks.add(run=self.run, fence=number + 1, attempts=attempts)
-        self._acks.clear()
+            self._taken.setdefault(number, []).extend(attempts)
+        if self._acks:
+            self._acks.clear()
+            self._dues.setdefault(self._acknowledge, monotonic() + MOMENT)
         for _ in range(self._inbox.qsize()):
             action = self._inbox.get()
             if action is None:
@@ -381,9 +387,19 @@ class FleetSession:
                     lane.sent.update(sent)
                     self._out.assigns.append(assign)
             self._staged.clear()
+            due = self._dues.get(self._acknowledge)
+            if due is not None and (self._out.ByteSize() or due <= monotonic()):
+                self._acknowledge()
             if self._out.ByteSize():
                 out, self._out = self._out, pb.Ask()
                 self._line.ask(out)
+
+    def _acknowledge(self) -> None:
+        """Nobody has to keep any more what the run has in its record."""
+        self._dues.pop(self._acknowledge, None)
+        for number, attempts in self._taken.items():
+            self._out.acks.add(run=self.run, fence=number + 1, attempts=attempts)
+        self._taken.clear()
 
     def _perform(self, bundle: Bundle) -> None:
         lane = self._lanes.get(bundle.worker)
