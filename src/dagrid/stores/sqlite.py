@@ -128,14 +128,13 @@ class SQLiteStore:
         count = len(facts)
         data = pack(facts)
         row = {"run": run, "epoch": epoch, "expected": expected, "count": count, "status": status, "at": at}
+        advance = self._sql["advance" if status is None else "advance_to_status"]
 
         def append(connection: sqlite3.Connection) -> int:
-            if connection.execute(self._sql["advance"], row).rowcount == 0:
+            if connection.execute(advance, row).rowcount == 0:
                 _, now, there = self._standing(connection, run)
                 refusals.check_writer(run, epoch, now)
                 refusals.check_number(run, expected, there)
-            if status is not None:
-                connection.execute(self._sql["mark"], row)
             if count:
                 segment = {"run": run, "first": expected, "count": count, "data": data}
                 connection.execute(self._sql["add_segment"], segment)
