@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import pickle
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,7 +21,7 @@ from dagrid.execution.backends.cluster.apart import INLINE, Apart
 from dagrid.execution.backends.cluster.contents import parts
 from dagrid.execution.backends.cluster.logbook import OpenSink, Sink
 from dagrid.execution.backends.cluster.session import FleetSession
-from dagrid.machine.events import Finished, Outcome, Recalled, Stimulus
+from dagrid.machine.events import Finished, Outcome, Recalled, Stimulus, WorkerJoined
 from dagrid.ports import Bundle, Call, Host, Use
 from tests.fleet.wire import PATIENCE, Heard, digest_of
 
@@ -156,6 +157,81 @@ def test_what_a_process_before_this_one_has_not_sent_is_assigned_anew() -> None:
     (recalled,) = played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Recalled)])
     assert (recalled.worker, list(recalled.attempts)) == (100, [0, 10])
     played.session.close()
+
+
+def test_a_run_begins_with_the_workers_that_are_there() -> None:
+    """They are reported before it is known how it goes on, so that they and what they get are one entry in its record."""
+    engine, line = Engine(), Line()
+    begun = FleetSession(cast(Host, engine), "run")
+
+    def borrow(one: FleetSession) -> Line:
+        joined = [pb.Joined(worker=worker, generation=1, slots=2) for worker in ("one", "two")]
+        one.tell(pb.Tell(welcome=pb.Welcome(coordinator="first"), joined=joined))
+        return line
+
+    begun.begin(borrow, PATIENCE)
+    assert [event.name for event in engine.reported.all if isinstance(event, WorkerJoined)] == ["one", "two"]
+    begun.close()
+
+
+def test_what_has_ended_before_a_run_goes_on_is_recorded_behind_its_beginning() -> None:
+    """Who begins holds the run, and would wait for itself."""
+    recorded: Heard[int] = Heard()
+
+    class Recording(Engine):
+        def recorded(self) -> None:
+            recorded.add(threading.get_ident())
+
+    engine, line = Recording(), Line()
+    begun = FleetSession(cast(Host, engine), "run", uses=[Use(0, "one", started=(1,))])
+
+    def borrow(one: FleetSession) -> Line:
+        ended = pb.Finished(attempt=1, outcome=Outcome.COMPLETED)
+        one.tell(
+            pb.Tell(
+                welcome=pb.Welcome(coordinator="first"),
+                joined=[pb.Joined(worker="one", generation=1, fence=1)],
+                reports=[pb.Report(run="run", fence=1, finished=[ended])],
+            )
+        )
+        return line
+
+    begun.begin(borrow, PATIENCE)
+    line.asks.wait(lambda asks: [ack for ask in asks for ack in ask.acks], "that it is acknowledged")
+    assert threading.get_ident() not in recorded.all
+    assert any(isinstance(event, Finished) for event in engine.reported.all)
+    begun.close()
+
+
+def test_the_end_of_the_last_attempt_is_not_acknowledged_beside_the_end_of_the_run(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After that nobody keeps anything of it."""
+    monkeypatch.setattr(session, "MOMENT", 10 * PATIENCE)
+    played.perform(0, attempt=1)
+    played.assigned(1)
+    played.end(0, attempt=1)
+    played.session.close()
+    played.line.asks.wait(lambda asks: any(ask.close for ask in asks), "that it is closed")
+    assert not [ack for ask in played.line.asks.all for ack in ask.acks]
+
+
+def test_an_end_is_acknowledged_with_the_calls_that_follow_or_in_a_moment(played: Played) -> None:
+    played.perform(0, attempt=1)
+    played.assigned(1)
+    played.end(0, attempt=1)
+    played.perform(0, attempt=2)
+    played.assigned(2)
+    played.end(0, attempt=2)
+    acks = played.line.asks.wait(
+        lambda asks: (
+            (found := [ack for ask in asks for ack in ask.acks])
+            and sum(len(ack.attempts) for ack in found) == 2
+            and found
+        ),
+        "that both are acknowledged",
+    )
+    assert sorted(attempt for ack in acks for attempt in ack.attempts) == [1, 2]
 
 
 def test_arguments_are_given_as_long_as_any_attempt_has_equal_ones(played: Played) -> None:

@@ -113,6 +113,7 @@ class History(Catalog):
         *,
         served: bool | None = None,
         again: bool = False,
+        queued: About | None = None,
     ) -> Place:
         """Make a place for a new run, or for one that waits in a queue, and hold it.
 
@@ -123,6 +124,7 @@ class History(Catalog):
             logs: the folder of all logs, in place of that of the home.
             served: whether this process begins it for who serves the home; by default if it is that process.
             again: take one up too that has ended before it began; where it cannot begin this time either, it is still there.
+            queued: what is kept of one that waits, if the caller has read it.
 
         Raises:
             InvalidSettingError: no run can have that id.
@@ -133,7 +135,7 @@ class History(Catalog):
         lock = self._taken(folder, run)
         try:
             here = self._performed_here(msgspec.structs.replace(about, name=name, created=time.time()), folder, served)
-            epoch, here = self._created(run, here, run_id is not None, again)
+            epoch, here = self._created(run, here, run_id is not None, again, queued)
             return Place(run, here, folder, lock, epoch)
         except BaseException as error:
             if isinstance(error, DuplicateRunError) and self._record(run).name != name:
@@ -356,7 +358,7 @@ class History(Catalog):
 
     # Inside.
 
-    def _created(self, run: str, about: About, chosen: bool, again: bool) -> tuple[int, About]:
+    def _created(self, run: str, about: About, chosen: bool, again: bool, queued: About | None) -> tuple[int, About]:
         """Create a run, take one out of its queue, or take one up that never began: of several processes one succeeds.
 
         Returns:
@@ -368,10 +370,10 @@ class History(Catalog):
                 record.status == QUEUED or (again and not record.facts) or (about.served and self._is_stillborn(record))
             ):
                 break
-            queued = self._about(run) or about
-            stopping = "" if again else queued.stopping  # what was asked of it then is not meant for this time
+            kept = queued or self._about(run) or about
+            stopping = "" if again else kept.stopping  # what was asked of it then is not meant for this time
             about = msgspec.structs.replace(
-                about, queue=queued.queue, priority=queued.priority, at_once=queued.at_once, stopping=stopping
+                about, queue=kept.queue, priority=kept.priority, at_once=kept.at_once, stopping=stopping
             )
             try:
                 return store.acquire(run, record.epoch, status=RUNNING, about=written(about)), about

@@ -145,6 +145,7 @@ class Coordinator:
         self._deaths: Counter[str] = Counter()  # by run, how often its process was killed
         self._to_stop: dict[str, Stops] = {}  # of runs that active ones have called, or may be about to call
         self._told: deque[Callable[[], None]] = deque()
+        self._rung = False  # the desk is about to wake
         self._awake, self._wake = os.pipe()
         os.set_blocking(self._awake, False)
         os.set_blocking(self._wake, False)
@@ -198,6 +199,7 @@ class Coordinator:
             if self._awake in readable:
                 with suppress(BlockingIOError):
                     os.read(self._awake, 65_536)
+                self._rung = False  # before it is looked what is new
             for verb, run, steps in self._bell.read():
                 self._attempt(partial(self._hear, verb, run, steps))
             while self._told:
@@ -310,6 +312,9 @@ class Coordinator:
         self._ring()
 
     def _ring(self) -> None:
+        if self._rung:
+            return
+        self._rung = True
         with suppress(BlockingIOError, OSError):  # full is enough; closed is too late
             os.write(self._wake, b"!")
 
@@ -351,6 +356,7 @@ class Coordinator:
                 name=about.name,
                 document=about.document,
                 trigger=about.trigger,
+                queued=about,
                 fleet=self._fleet,
             )
         except DuplicateRunError:

@@ -79,12 +79,10 @@ class FleetPlace:
             uses=uses,
             logs=self._logs if self._is_remote else None,
         )
-        session.begin(lambda one: self._connect(one, self._logs))
-        if self._is_remote:
-            session.welcome.wait(2 * PATIENCE)
-            if session.refused is not None or not session.welcome.is_set():
-                session.close()
-                raise session.refused or BackendUnreachableError("No coordinator answers. Start one, or name another.")
+        session.begin(lambda one: self._connect(one, self._logs), 2 * PATIENCE)
+        if self._is_remote and (session.refused is not None or not session.welcome.is_set()):
+            session.close()
+            raise session.refused or BackendUnreachableError("No coordinator answers. Start one, or name another.")
         return session
 
     def close(self, wait: bool = True) -> None:  # noqa: ARG002  # there is nothing to wait for

@@ -87,6 +87,7 @@ class WorkflowKit:
         variables = {**self.variables, LOG_FILE: os.fspath(own.log)}
         caller = {TRACEPARENT: self.caller} if self.caller else {}
         base = os.fspath(files)
+        handed = passed(os.environ)
         return Around(
             Context(
                 file=File(name=self.name, folder=base, text="", main=workflow, locals={}),
@@ -95,8 +96,8 @@ class WorkflowKit:
                 kept=self.kept,
                 given=self.given,
                 variables=variables,
-                environment=environment(caller, variables, passed(os.environ)),
-                secrets=(*self.secrets, *handed_secrets(os.environ)),
+                environment=environment(caller, variables, handed),
+                secrets=(*self.secrets, *handed_secrets(handed)),
                 folder=os.path.normpath(os.path.join(base, self.folder)),
                 shell=workflow.shell or default_shell(os.environ),
                 labels=labels,

@@ -162,6 +162,7 @@ def start(
     observers: Readers = (),
     trigger: str = "manual",
     again: bool = False,
+    queued: About | None = None,
     parent: str = "",
     root: str = "",
     root_name: str = "",
@@ -183,6 +184,7 @@ def start(
         observers: readers of the run.
         trigger: what started it, for the history.
         again: take up a run that ended before it began, see `History.begin`.
+        queued: what is kept of a run that waits in a queue, if the caller has read it.
         parent, root: the ids of the runs that called this one, and that began it all.
         root_name: what that one is called.
         selector: the labels that the step which called this run wants of its workers.
@@ -218,7 +220,14 @@ def start(
     )
     with ExitStack() as closing:
         place = closing.enter_context(
-            history.begin(chosen.name, about, run_id, logs_folder(file, chosen, params, above.secrets), again=again)
+            history.begin(
+                chosen.name,
+                about,
+                run_id,
+                logs_folder(file, chosen, params, above.secrets),
+                again=again,
+                queued=queued,
+            )
         )
         try:
             context, readers = _context(history, place, file, chosen, params, above, fleet)

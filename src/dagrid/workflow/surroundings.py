@@ -26,7 +26,7 @@ from dagrid.workflow.parameters import Argument, compiled
 from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.variables import Asking, Names, environment, expanded, fitting, for_shell
 
-PASSED = ("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR", "TRACEPARENT")
+PASSED = frozenset(("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR", "TRACEPARENT"))
 PASSED_PREFIXES = ("DAGRID_", "DAGU_", "DAG_", "LC_")
 """What of the environment of dagrid itself the processes of steps get; all else only by `env`."""
 NOT_PASSED = ("_KEY", "_TOKEN", "_PASSWORD", "_SECRET")
@@ -73,8 +73,9 @@ def surround(
     special = {"DAG_NAME": workflow.name, "DAG_RUN_ID": logs.run_id, "DAG_RUN_LOG_FILE": os.fspath(logs.log)}
     secrets = dict(maker.secrets())
     system = os.environ
+    handed = passed(system)
     own = {one for value in secrets.values() for one in _parts(value)}
-    hidden = tuple(sorted(own.union(handed_secrets(system), mask), key=len, reverse=True))
+    hidden = tuple(sorted(own.union(handed_secrets(handed), mask), key=len, reverse=True))
     maker.mask = hidden
     dotenv = maker.dotenv([special, secrets, system])
     arguments = parameters.apply(workflow.params, given)
@@ -91,7 +92,7 @@ def surround(
         logs=logs,
         given=literal,
         variables={**everything, **special},
-        environment=environment(special, everything, passed(system)),
+        environment=environment(special, everything, handed),
         secrets=hidden,
         folder=folder,
         shell=workflow.shell or default_shell(system),
@@ -112,9 +113,9 @@ def passed(system: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def handed_secrets(system: Mapping[str, str]) -> set[str]:
+def handed_secrets(handed: Mapping[str, str]) -> set[str]:
     """Return what is secret in an environment although it is passed on: the passwords in URLs, such as that of a store."""
-    return {one for value in passed(system).values() for password in passwords(value) for one in _parts(password)}
+    return {one for value in handed.values() for password in passwords(value) for one in _parts(password)}
 
 
 def default_shell(system: Mapping[str, str]) -> tuple[str, ...]:

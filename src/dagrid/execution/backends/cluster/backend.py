@@ -241,12 +241,10 @@ class ClusterBackend(BackendBase):
             closed=self.sessions.discard,
         )
         self.sessions.add(session)
-        session.begin(self._begin)
-        if self._hub is None:
-            session.welcome.wait(2 * PATIENCE)
-            if session.refused is not None or not session.welcome.is_set():
-                session.close()
-                raise session.refused or BackendUnreachableError(f"No coordinator answers at {self.address}.")
+        session.begin(self._begin, 2 * PATIENCE)
+        if self._hub is None and (session.refused is not None or not session.welcome.is_set()):
+            session.close()
+            raise session.refused or BackendUnreachableError(f"No coordinator answers at {self.address}.")
         return session
 
     def _surroundings(self) -> tuple[Kit | None, Mapping[bytes, bytes]]:

@@ -34,7 +34,7 @@ SHORTEST_LEASE = 1.0
 """Seconds that a lease has at least: within a fifth of it a worker has to speak, and be heard."""
 AFTER = 1.0
 """Seconds after which it is seen whether the book has given up a run."""
-MOMENT = 0.005
+MOMENT = 0.02
 """Seconds for which a worker may wait to hear what changes nothing for it, so that it comes with what does."""
 
 Found = TypeVar("Found")

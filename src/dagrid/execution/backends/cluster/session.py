@@ -52,6 +52,9 @@ AHEAD, AHEAD_AT_A_PLACE = 0.005, 0.02
 """Seconds of work that may wait at a worker; of commands, each of which is a process."""
 BEFORE = float("-inf")
 """When a process before this one has sent something."""
+MOMENT = 0.02
+"""Seconds for which an end is not acknowledged by itself, so that this goes with what follows: the next calls, or the end of all,
+after which nothing has to be."""
 CALM = 4.0
 """Seconds after which it is said what workers lack: those of a coordinator that began anew are back by then."""
 
@@ -126,6 +129,7 @@ class FleetSession:
         self._out = pb.Ask()
         self._staged: list[tuple[Lane, Assigned]] = []
         self._acks: dict[int, list[int]] = {}
+        self._taken: dict[int, list[int]] = {}  # what of these the run has in its record
         self._lanes: dict[int, Lane] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         self._cargo = Cargo(None if kit is None else encode(kit), along or {}, self._give)
@@ -143,9 +147,16 @@ class FleetSession:
                 lane.sent[attempt] = Sent(Call(attempt, "", callable), BEFORE, b"")
             lane.begun = dict.fromkeys(use.started, UNSTARTED)
 
-    def begin(self, borrow: Callable[[FleetSession], Line]) -> None:
-        """Begin to use the fleet on the line that `borrow` returns."""
+    def begin(self, borrow: Callable[[FleetSession], Line], patience: float = 0.0) -> None:
+        """Begin to use the fleet on the line that `borrow` returns.
+
+        Args:
+            borrow: begins the use.
+            patience: for so many seconds it is waited for what the coordinator says first: the workers that are there then are
+                reported when this returns, and what a run begins with is one step of it.
+        """
         self._line = borrow(self)
+        self._hear_first(monotonic() + patience)
         carry(self._serve, "dagrid-fleet")
 
     # The port.
@@ -266,6 +277,22 @@ class FleetSession:
 
     # In the session's thread.
 
+    def _hear_first(self, until: float) -> None:
+        """In the thread that begins: hear what the coordinator says, until it has said that the run is welcome, or is not."""
+        while not self.welcome.is_set():
+            try:
+                action = self._inbox.get(timeout=max(until - monotonic(), 0.0))
+            except Empty:
+                return
+            if action is None:
+                self._inbox.put(None)
+                return
+            action()
+        self._dues[self._look] = monotonic() + CALM
+        if not self._acks:  # else something has ended meanwhile, and that has to be recorded
+            events, self._events = self._events, []
+            self.host.report(events)
+
     def _drop(self, fence: int, attempt: int) -> None:
         self._out.drops.add(run=self.run, fence=fence, attempts=[attempt])
 
@@ -275,6 +302,7 @@ class FleetSession:
 
     def _serve(self) -> None:
         self._thread = threading.current_thread()
+        self._settle()
         while (action := self._next()) is not None:
             action()
             for _ in range(self._inbox.qsize()):
@@ -283,12 +311,16 @@ class FleetSession:
                     self._end()
                     return
                 action()
+            self._settle()
+        self._end()
+
+    def _settle(self) -> None:
+        """Report and ask for what has gathered."""
+        self._deliver()
+        self._flush()
+        while self._events and not self._closed:  # what was asked for in answer could not be sent
             self._deliver()
             self._flush()
-            while self._events and not self._closed:  # what was asked for in answer could not be sent
-                self._deliver()
-                self._flush()
-        self._end()
 
     def _next(self) -> Callable[[], None] | None:
         """Return what is to be done next; when something has happened, it is looked a while later what workers lack."""
@@ -329,8 +361,10 @@ class FleetSession:
             except BaseException:  # noqa: BLE001 - a fault of one host must not end its run unseen
                 threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
         for number, attempts in self._acks.items():
-            self._out.acks.add(run=self.run, fence=number + 1, attempts=attempts)
-        self._acks.clear()
+            self._taken.setdefault(number, []).extend(attempts)
+        if self._acks:
+            self._acks.clear()
+            self._dues.setdefault(self._acknowledge, monotonic() + MOMENT)
         for _ in range(self._inbox.qsize()):
             action = self._inbox.get()
             if action is None:
@@ -353,9 +387,19 @@ class FleetSession:
                     lane.sent.update(sent)
                     self._out.assigns.append(assign)
             self._staged.clear()
+            due = self._dues.get(self._acknowledge)
+            if due is not None and (self._out.ByteSize() or due <= monotonic()):
+                self._acknowledge()
             if self._out.ByteSize():
                 out, self._out = self._out, pb.Ask()
                 self._line.ask(out)
+
+    def _acknowledge(self) -> None:
+        """Nobody has to keep any more what the run has in its record."""
+        self._dues.pop(self._acknowledge, None)
+        for number, attempts in self._taken.items():
+            self._out.acks.add(run=self.run, fence=number + 1, attempts=attempts)
+        self._taken.clear()
 
     def _perform(self, bundle: Bundle) -> None:
         lane = self._lanes.get(bundle.worker)

@@ -61,9 +61,10 @@ DELETE FROM {schema}.runs WHERE id = :id;
 -- No row is changed when the epoch or the expected number is wrong, or there is no such run.
 UPDATE {schema}.runs SET facts = facts + :count WHERE run = :run AND epoch = :epoch AND facts = :expected;
 
--- name: mark
+-- name: advance_to_status
 -- Apart from `advance`, for SQLite writes an index anew wherever one of its columns is set, to whatever.
-UPDATE {schema}.runs SET status = :status, ended = :at WHERE run = :run;
+UPDATE {schema}.runs SET facts = facts + :count, status = :status, ended = :at
+WHERE run = :run AND epoch = :epoch AND facts = :expected;
 
 -- name: add_segment
 INSERT INTO {schema}.segments (run, first, count, data)
