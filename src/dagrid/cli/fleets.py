@@ -13,13 +13,9 @@ if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.execution.backends.cluster.calling import Address
     from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS
-    from dagrid.execution.run import Run
     from dagrid.history import About
     from dagrid.ports import Backend
     from dagrid.workflow.running import Fleet
-
-COMMAND = "command"
-"""What the worker of a workflow is called where its steps are processes of this machine."""
 
 
 def signing_key(call: Call) -> bytes | None:
@@ -121,6 +117,12 @@ def fleet_of(call: Call) -> Fleet | None:
     return borrowed(address, call.config.home)
 
 
+def names_workers(call: Call, about: About) -> bool:
+    """Return whether the settings name a coordinator whose workers perform a run, and find again there what they have of it."""
+    backend = str(call.config["backend"] or "") if about.kind == "graph" else ""
+    return backend.startswith("grpc") if backend else coordinator_of(call) is not None
+
+
 def left_alone(call: Call, about: About) -> bool:
     """Return whether a run is for the coordinator that performed it, if one is there: this command line names no other one.
 
@@ -128,15 +130,6 @@ def left_alone(call: Call, about: About) -> bool:
     """
     said = (call.config.value(name) for name in ("coordinator.host", "coordinator.port"))
     return about.served and not any(value.source.startswith("-") for value in said)
-
-
-def with_workers(run: Run) -> dict[str, str]:
-    """Return the steps of a run of a workflow that workers of a coordinator had when its process ended, each with its worker.
-
-    They may go on there, or begin, for a worker does not end with the process that has sent it a step.
-    """
-    sent = [run.node_result(name, value=False) for name in run.names if run.status(name) in ("queued", "running")]
-    return {step.name: step.worker for step in sent if step.worker not in ("", COMMAND)}
 
 
 def graph_variables(call: Call) -> dict[str, str]:
