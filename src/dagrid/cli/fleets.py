@@ -145,9 +145,6 @@ def graph_variables(call: Call) -> dict[str, str]:
     elif call.config["coordinator.signing_key_file"]:
         file = Path(call.config["coordinator.signing_key_file"]).expanduser().absolute()
         found[BY_NAME["coordinator.signing_key_file"].variable] = str(file)
-    file_of_settings = call.config.value("config")
-    if file_of_settings.source != DEFAULT:
-        found[BY_NAME["config"].variable] = str(Path(file_of_settings.value).expanduser().absolute())
     named = call.config.value("worker.coordinator_host")
     if named.source != DEFAULT:
         found[BY_NAME["coordinator.host"].variable] = str(named.value)

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dagrid.config.kinds import PORT
+from dagrid.config.kinds import PATH, PORT
 from dagrid.config.table import BY_KEY, BY_NAME, PREFIX, SETTINGS, Setting, settings_of
 from dagrid.errors import InvalidSettingError, hint, nearest
 
@@ -98,6 +98,21 @@ class Config:
                 "the file in the home cannot say where the home is. Set DAGRID_HOME, or name the file with --config.",
                 "home",
             )
+        return found
+
+    def whereabouts(self) -> dict[str, str]:
+        """Return the variables that let another process, wherever it works, find the same home, file and store.
+
+        What neither a flag nor a variable says it finds by itself.
+        """
+        found = {}
+        for setting in [BY_NAME[name] for name in ("home", "config", "store")]:
+            given = self._given.get(setting.name)
+            said = str(given[1]) if given else self._environ.get(setting.variable, "")
+            if said and setting.kind is PATH:
+                found[setting.variable] = str(Path(said).expanduser().absolute())
+            elif given:
+                found[setting.variable] = said
         return found
 
     def unknown_variables(self) -> list[tuple[str, str | None]]:
