@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dagrid.cli.output import Output
-from dagrid.config import Config
+from dagrid.config import Config, expanded
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ class Call:
     @property
     def dags(self) -> Path:
         """The folder where workflows are looked for by name. Raises InvalidSettingError."""
-        from pathlib import Path
-
         said = self.config["paths.dags_dir"]
-        return Path(said).expanduser() if said else self.config.home / "dags"
+        return expanded(said) if said else self.config.home / "dags"
 
     @contextmanager
     def handed_on(self) -> Iterator[None]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagrid.config import BY_NAME, DEFAULT
+from dagrid.config import BY_NAME, DEFAULT, expanded
 from dagrid.config.files import read
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dagrid.cli.calls import Call
     from dagrid.execution.backends.cluster.calling import Address
     from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS
@@ -45,7 +46,7 @@ def secret_lines(call: Call, name: str) -> list[str]:
     """Return the lines of a file that a setting names, those that are empty left out. Raises InvalidSettingError."""
     said = call.config.value(name)
     try:
-        text = Path(said.value).expanduser().read_text("utf-8")
+        text = expanded(said.value).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InvalidSettingError(f"{said.source}: {said.value} cannot be read: {why}.") from error
@@ -143,7 +144,7 @@ def graph_variables(call: Call) -> dict[str, str]:
     if key:
         found[BY_NAME["coordinator.signing_key"].variable] = str(key)
     elif call.config["coordinator.signing_key_file"]:
-        file = Path(call.config["coordinator.signing_key_file"]).expanduser().absolute()
+        file = expanded(call.config["coordinator.signing_key_file"]).absolute()
         found[BY_NAME["coordinator.signing_key_file"].variable] = str(file)
     named = call.config.value("worker.coordinator_host")
     if named.source != DEFAULT:
@@ -169,4 +170,4 @@ def remarks(call: Call) -> None:
 
 def _file(call: Call, name: str) -> Path | None:
     said = call.config[name]
-    return Path(said).expanduser() if said else None
+    return expanded(said) if said else None
