@@ -104,7 +104,7 @@ def test_where_the_home_is(tmp_path):
 
 
 def test_nobody_knows_where_the_home_is(monkeypatch):
-    """In a container whose user has no name `dagrid` had a fault; where HOME is empty it used a folder in the root of the disk."""
+    """In a container whose user has no name `dagrid` had a fault; where HOME is empty it used a folder of the root."""
     assert Config({}, {"HOME": ""}).home == Path(pwd.getpwuid(os.getuid()).pw_dir, ".local/share/dagrid")
     monkeypatch.setattr(os, "getuid", lambda: 2_000_000_123)
     with pytest.raises(InvalidSettingError, match="Name a folder for runs: --dagrid-home, or DAGRID_HOME"):

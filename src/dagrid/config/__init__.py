@@ -87,7 +87,7 @@ class Config:
             InvalidSettingError: it is named and not there, cannot be read, or has a key that there is not.
         """
         path, named = self._path_of_file()
-        if not named and not path.is_file():
+        if not named and not _is_file(path):
             return None
         from dagrid.config.files import read
 
@@ -188,6 +188,15 @@ def expanded(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise InvalidSettingError(f"{path}: there is no such user, or no home of theirs. Write the path out.") from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise InvalidSettingError(
+            f"{path}: whether there are settings cannot be seen: {error.strerror}. Name another home: --dagrid-home."
+        ) from None
 
 
 def _home_of_user() -> str:
