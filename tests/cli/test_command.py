@@ -69,6 +69,11 @@ def test_the_script_that_is_installed():
         (["validate"], Exit.USAGE, "FILES"),
         (["config", "quit"], Exit.USAGE, "There is no setting 'quit'. Did you mean 'quiet'?"),
         (["--tz", "Nowhere", "config"], Exit.USAGE, "--tz is a time zone such as Europe/Zurich, not 'Nowhere'"),
+        (["--dagrid-home", "~nobody-at-all/runs", "history"], Exit.USAGE, "~nobody-at-all/runs: there is no such user"),
+        (["--config", "~nobody-at-all/c.yaml", "config"], Exit.USAGE, "~nobody-at-all/c.yaml: there is no such user"),
+        (["--dagrid-home", "a" * 300, "history"], Exit.USAGE, "cannot be seen: File name too long. Name another home"),
+        (["start", "--dags", "~nobody-at-all", "x"], Exit.USAGE, "~nobody-at-all: there is no such user"),
+        (["worker", "--worker.tls-ca", "~nobody-at-all/ca"], Exit.USAGE, "~nobody-at-all/ca: there is no such user"),
         (["validate", "none.yaml"], Exit.UNKNOWN, "there is no such workflow"),
     ],
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dagrid.cli.exits import Exit
-from dagrid.history import About
+from dagrid.history import About, History
 from tests.cli.conftest import NIGHTLY, PATIENCE, appeared, process
 from tests.cli.test_graphs import on_a_terminal
 
@@ -449,6 +449,38 @@ def test_a_step_that_calls_dagrid_has_the_store_and_shows_no_password(
         said = dagrid("logs", run, step["name"]).out
         assert "DAGRID_STORE=postgresql://" in said
         assert "open-sesame" not in said
+
+
+def test_a_step_that_calls_dagrid_has_the_home_and_the_settings_of_its_run(shell, folder, tmp_path, monkeypatch):
+    """Flags had said them, or variables by paths from another folder: what a step began was in the user's own home."""
+    for name in ("inner", "elsewhere"):
+        (folder / name).mkdir()
+    (folder / "own.yaml").write_text("history: {limit: 1}\n")
+    command = f"{sys.executable} -m dagrid"
+    (folder / "outer.yaml").write_text(
+        f"steps:\n  - {{command: '{command} exec -qN inner -- true; {command} config history.limit', workingDir: inner}}\n"
+    )
+    assert shell("start", "outer.yaml", "--dagrid-home", "elsewhere", "--config", "own.yaml", "-q").code == 0
+    monkeypatch.setenv("DAGRID_HOME", "elsewhere")
+    monkeypatch.setenv("DAGRID_CONFIG", "own.yaml")
+    assert shell("start", "outer.yaml", "-q").code == 0
+    with History(folder / "elsewhere") as history:
+        assert sorted(one.name for one in history.runs()) == ["inner", "inner", "outer", "outer"]
+    assert shell("logs", "outer", "cmd_1").out == "1\n"
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.engine
+def test_a_step_that_calls_dagrid_has_the_store_that_a_flag_says(shell, dagrid, postgres, tmp_path, files):
+    """The run that it starts is in the same database, of which no password is shown."""
+    store = ["--store", postgres.url(tmp_path)]
+    (files / "outer.yaml").write_text(f"steps: ['{sys.executable} -m dagrid exec -qN inner -- true; env']\n")
+    assert shell("start", "outer.yaml", *store).code == 0
+    assert {one["name"] for one in dagrid("history", "--json", *store).data} == {"outer", "inner"}
+    said = dagrid("logs", "outer", "cmd_1", *store).out
+    assert "DAGRID_STORE=postgresql://" in said
+    assert "open-sesame" not in said
+    assert "DAGRID_STORE" not in os.environ
 
 
 def test_a_workflow_on_a_terminal(files):

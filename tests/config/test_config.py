@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import time
 import tomllib
 from datetime import UTC, datetime
@@ -101,6 +103,15 @@ def test_where_the_home_is(tmp_path):
     assert Config({"home": ("--dagrid-home", "/f")}, {}).value("config").value == "/f/config.yaml"
 
 
+def test_nobody_knows_where_the_home_is(monkeypatch):
+    """In a container whose user has no name `dagrid` had a fault; where HOME is empty it used a folder of the root."""
+    assert Config({}, {"HOME": ""}).home == Path(pwd.getpwuid(os.getuid()).pw_dir, ".local/share/dagrid")
+    monkeypatch.setattr(os, "getuid", lambda: 2_000_000_123)
+    with pytest.raises(InvalidSettingError, match="Name a folder for runs: --dagrid-home, or DAGRID_HOME"):
+        _ = Config({}, {}).home
+    assert Config({}, {"DAGRID_HOME": "/e"}).home == Path("/e")
+
+
 def config(tmp_path: Path, text: str, name: str = "config.yaml") -> Config:
     (tmp_path / name).write_text(text)
     return Config({"config": ("--config", str(tmp_path / name))}, {"HOME": str(tmp_path)})
@@ -114,8 +125,8 @@ def config(tmp_path: Path, text: str, name: str = "config.yaml") -> Config:
             "quiet: true\nhistory: {limti: 3}",
             r":2:11: there is no setting 'history.limti'. Did you mean 'history.limit'\?",
         ),
-        ("quiet: maybe", r":1:1 is true or false, not 'maybe'"),
-        ("history:\n  limit: -1", r":2:3 is a whole number from 0 up, not '-1'"),
+        ("quiet: maybe", r":1:1: quiet is true or false, not 'maybe'"),
+        ("history:\n  limit: -1", r":2:3: history.limit is a whole number from 0 up, not '-1'"),
         ("history.limit: 3", r":1:1: history.limit is written as a mapping in a mapping: history: {limit: ...}"),
         ("history: 3", r":1:1: history holds settings by name, such as history.from"),
         ("history:\n  limit: [1]", r":2:3: history.limit is a whole number"),

@@ -153,6 +153,43 @@ def test_a_run_is_not_performed_beside_workers_that_it_had_borrowed(fleet, tmp_p
     assert done(tmp_path) == {"begun": 1}
 
 
+def test_a_graph_is_not_performed_beside_workers_that_it_had_borrowed(fleet, tmp_path):
+    """A graph of Python's that is killed: `dagrid retry` ran its node a second time, here, beside the first."""
+    home = tmp_path / "home"
+    (tmp_path / "borrowing_flows.py").write_text(
+        f"""
+import time
+from pathlib import Path
+from dagrid import DAG
+here = Path({str(tmp_path)!r})
+def work():
+    with (here / "done").open("a") as file:
+        file.write("begun\\n")
+    while not (here / "go").exists():
+        time.sleep(0.01)
+flow = DAG.builder(name="borrowing").add_node("a", work).build()
+"""
+    )
+    place = ["--coordinator.host=127.0.0.1", f"--coordinator.port={fleet.port}"]
+
+    def dagrid(*arguments):
+        words = [sys.executable, "-m", "dagrid", *arguments, "--dagrid-home", str(home)]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=tmp_path)
+
+    words = ["start", "borrowing_flows:flow", "--dagrid-home", str(home), *place]
+    with subprocess.Popen([sys.executable, "-m", "dagrid", *words], stderr=subprocess.DEVNULL, cwd=tmp_path) as started:
+        until(lambda: done(tmp_path), "the node")
+        started.kill()
+    told = dagrid("explain", "borrowing").stdout
+    assert "and may go on there; dagrid retry with the --coordinator.host of that worker goes on with it." in told
+    refused = dagrid("retry", "borrowing")
+    assert (refused.returncode, done(tmp_path)) == (2, {"begun": 1})
+    assert "Name that coordinator, --coordinator.host, or take the run over: --take-over." in refused.stderr
+    (tmp_path / "go").touch()
+    assert dagrid("retry", "borrowing", f"--backend=grpc://127.0.0.1:{fleet.port}").returncode == 0
+    assert done(tmp_path) == {"begun": 1}
+
+
 def test_a_run_is_not_performed_beside_workers_whose_coordinator_is_away(fleet, tmp_path):
     """Somebody sees that it is interrupted, and types `dagrid retry`: the step ran a second time, here, beside the first."""
     step = f"echo begun >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done"

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from dagrid.history import History
 from tests.service.processes import Fleet, until
 
 MODULE = """
@@ -98,6 +99,26 @@ def test_a_graph_in_a_queue_runs_on_the_workers(fleet, tmp_path):
     assert fleet.ended(run) == "succeeded"
     told = (tmp_path / "told").read_text()
     assert told.startswith(f"begun, stood in {fleet.folder}/w2")
+
+
+@pytest.mark.engine
+def test_the_store_of_a_graph_is_that_of_its_coordinator(postgres, tmp_path):
+    """A flag had said it: the process of the graph looked for the run in the home, and the run had failed."""
+    store = postgres.url(tmp_path)
+    fleet = Fleet(tmp_path, ("coordinator", "--store", store))
+    try:
+        fleet.start()
+        fleet.worker("w", "number=2")
+        (tmp_path / "go").touch()
+        (fleet.flows / "queued_flows.py").write_text(MODULE)
+        flow = ("queued_flows:flow", "--store", store, "--", f"folder={tmp_path}")
+        assert dagrid(fleet, "enqueue", *flow).returncode == 0
+        with History(fleet.home, store) as history:
+            (run,) = history.runs()
+            until(lambda: history.info(run.run).ended, "the end of the run")
+            assert history.info(run.run).status == "succeeded"
+    finally:
+        fleet.close()
 
 
 def killed(coordinator):

@@ -34,6 +34,9 @@ elif words[:2] == ["run", "--detach"]:
     except FileExistsError:
         sys.exit("docker: the container name is already in use")
 elif words[0] in ("run", "exec"):
+    if "no-daemon" in words:
+        print("docker: no daemon there.\\n\\nRun 'docker run --help' for more information", file=sys.stderr)
+        sys.exit(125)
     if "fail" in words:
         print("why", file=sys.stderr)
         sys.exit(3)
@@ -175,6 +178,12 @@ def test_a_container_that_runs_already(perform, client):
     ]
     assert not perform("steps: [{name: a, type: docker, config: {containerName: web}, command: echo hi}]").error
     assert client.lines[-1] == ["exec", *MARKS, "web", "sh", "-c", docker.EXEC_START, file, "echo", "hi"]
+
+
+def test_why_there_is_no_container_is_told(perform, client):
+    """What a client says last is how to get help, and the step had failed with that alone."""
+    ended = perform(flow("alpine", "command: no-daemon"))
+    assert "docker exited with code 125: docker: no daemon there." in ended.error
 
 
 def test_a_failure_says_what_the_container_said(perform, client):

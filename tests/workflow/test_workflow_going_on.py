@@ -33,6 +33,28 @@ def test_an_approval_waits_without_a_process_and_goes_on_elsewhere(runner):
     assert told.out("a") == "a\n"
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        "type: approval",
+        "type: hitl, config: {prompt: 'On with ${A}?', input: WHY}",
+        "executor: {type: approval, config: {prompt: 'On with ${A}?', required: [WHY]}}",
+        "executor: {type: hitl}, with: {prompt: 'On with ${A}?', input: [WHY]}",
+        "executor: approval, approval: {prompt: 'On with ${A}?', input: [WHY]}",
+    ],
+)
+def test_a_step_whose_type_is_to_wait_for_a_person_does(runner, step):
+    """It had succeeded at once and asked nobody, whatever stood in its settings."""
+    started = runner.start(f"params: A=a\nsteps: [{{name: ask, {step}}}, {{name: b, command: 'echo \"$WHY\"'}}]")
+    assert started.run.settle(30) is False
+    assert started.run.waiting == ("ask",)
+    assert started.run.held("ask")[0] == ("On with a?" if "On" in step else "Shall 'ask' go on?")
+    started.detach()
+    told = runner.go_on(started.place.run_id, signals={"ask": {"WHY": "so"} if "On" in step else {}})
+    assert told.status == "succeeded"
+    assert told.out("b") == ("so\n" if "On" in step else "\n")
+
+
 def test_who_speaks_to_a_step_that_does_not_wait_changes_nothing(runner):
     """The step is named, and the run still waits for whoever finds the right one."""
     started = runner.start(

@@ -257,11 +257,14 @@ def test_what_has_no_effect_is_pointed_out():
     """Who lets a schema guard the parameters learns that it does not, before a value has come through that it forbids."""
     text = (
         "params: {schema: guard.json, values: {A: 1}}\n"
-        "secrets: [{name: S, provider: env, key: K, options: {x: 1}}]\nsteps: [x]\n"
+        "secrets: [{name: S, provider: env, key: K, options: {x: 1}}]\n"
+        "steps: [{type: shell, command: x, config: {a: 1}}, {executor: {type: python, config: {a: 1}}, python: m:f}]\n"
     )
     assert [str(one) for one in loads(text, name="f.yaml").warnings] == [
         "f.yaml:1:18: a schema in a file is not read, and no value is held against it; write it here: schema: {properties: ...}",
         "f.yaml:2:53: neither env nor file has options; remove them",
+        "f.yaml:3:43: a step of type shell has no settings; remove them",
+        "f.yaml:3:86: a step of type python has no settings; remove them",
     ]
 
 

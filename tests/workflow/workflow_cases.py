@@ -245,6 +245,17 @@ BAD: dict[str, tuple[str, list[str]]] = {
             )
         ],
     ),
+    "what the settings of an approval may say": (
+        "steps:\n  - {type: approval, config: {promt: Sure?}}\n  - executor: {type: hitl, config: [Sure?]}\n"
+        "  - {type: approval, approval: Sure?, config: {prompt: Sure?}}\nhandlerOn:\n"
+        "  exit: {executor: {type: approval, config: {input: {A: b}}}}\n",
+        [
+            "2:31: unknown key 'promt' in config. Did you mean 'prompt'?",
+            "3:36: executor.config is a mapping, not a list",
+            "4:39: what the person is asked stands in `approval` too; keep one of the two",
+            "6:53: config.input is text, not a mapping",
+        ],
+    ),
     "a type does what it reads": (
         "steps:\n  - {type: shell, python: m:f}\n  - {type: python, command: echo}\n  - {type: approval, command: echo}\n"
         "  - {executor: dag, script: echo}\n  - {type: http, command: GET u, call: b}\n  - type: shell\n"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dagrid.cli.output import Output
-from dagrid.config import Config
+from dagrid.config import Config, expanded
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -60,10 +63,23 @@ class Call:
     @property
     def dags(self) -> Path:
         """The folder where workflows are looked for by name. Raises InvalidSettingError."""
-        from pathlib import Path
-
         said = self.config["paths.dags_dir"]
-        return Path(said).expanduser() if said else self.config.home / "dags"
+        return expanded(said) if said else self.config.home / "dags"
+
+    @contextmanager
+    def handed_on(self) -> Iterator[None]:
+        """Let what is started meanwhile find the same home, settings and store, also where flags have said them."""
+        own = self.config.whereabouts()
+        before = {name: os.environ.get(name) for name in own}
+        os.environ.update(own)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
     def close(self) -> None:
         """Close what was opened."""

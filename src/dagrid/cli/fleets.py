@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dagrid.config import BY_NAME, DEFAULT
+from dagrid.config import BY_NAME, DEFAULT, expanded
 from dagrid.config.files import read
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dagrid.cli.calls import Call
     from dagrid.execution.backends.cluster.calling import Address
     from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS
-    from dagrid.execution.run import Run
     from dagrid.history import About
     from dagrid.ports import Backend
     from dagrid.workflow.running import Fleet
-
-COMMAND = "command"
-"""What the worker of a workflow is called where its steps are processes of this machine."""
 
 
 def signing_key(call: Call) -> bytes | None:
@@ -49,7 +46,7 @@ def secret_lines(call: Call, name: str) -> list[str]:
     """Return the lines of a file that a setting names, those that are empty left out. Raises InvalidSettingError."""
     said = call.config.value(name)
     try:
-        text = Path(said.value).expanduser().read_text("utf-8")
+        text = expanded(said.value).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise InvalidSettingError(f"{said.source}: {said.value} cannot be read: {why}.") from error
@@ -121,6 +118,12 @@ def fleet_of(call: Call) -> Fleet | None:
     return borrowed(address, call.config.home)
 
 
+def names_workers(call: Call, about: About) -> bool:
+    """Return whether the settings name a coordinator whose workers perform a run, and find again there what they have of it."""
+    backend = str(call.config["backend"] or "") if about.kind == "graph" else ""
+    return backend.startswith("grpc") if backend else coordinator_of(call) is not None
+
+
 def left_alone(call: Call, about: About) -> bool:
     """Return whether a run is for the coordinator that performed it, if one is there: this command line names no other one.
 
@@ -128,15 +131,6 @@ def left_alone(call: Call, about: About) -> bool:
     """
     said = (call.config.value(name) for name in ("coordinator.host", "coordinator.port"))
     return about.served and not any(value.source.startswith("-") for value in said)
-
-
-def with_workers(run: Run) -> dict[str, str]:
-    """Return the steps of a run of a workflow that workers of a coordinator had when its process ended, each with its worker.
-
-    They may go on there, or begin, for a worker does not end with the process that has sent it a step.
-    """
-    sent = [run.node_result(name, value=False) for name in run.names if run.status(name) in ("queued", "running")]
-    return {step.name: step.worker for step in sent if step.worker not in ("", COMMAND)}
 
 
 def graph_variables(call: Call) -> dict[str, str]:
@@ -150,11 +144,8 @@ def graph_variables(call: Call) -> dict[str, str]:
     if key:
         found[BY_NAME["coordinator.signing_key"].variable] = str(key)
     elif call.config["coordinator.signing_key_file"]:
-        file = Path(call.config["coordinator.signing_key_file"]).expanduser().absolute()
+        file = expanded(call.config["coordinator.signing_key_file"]).absolute()
         found[BY_NAME["coordinator.signing_key_file"].variable] = str(file)
-    file_of_settings = call.config.value("config")
-    if file_of_settings.source != DEFAULT:
-        found[BY_NAME["config"].variable] = str(Path(file_of_settings.value).expanduser().absolute())
     named = call.config.value("worker.coordinator_host")
     if named.source != DEFAULT:
         found[BY_NAME["coordinator.host"].variable] = str(named.value)
@@ -179,4 +170,4 @@ def remarks(call: Call) -> None:
 
 def _file(call: Call, name: str) -> Path | None:
     said = call.config[name]
-    return Path(said).expanduser() if said else None
+    return expanded(said) if said else None

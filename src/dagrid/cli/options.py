@@ -120,7 +120,8 @@ def _called(body: Body, name: str) -> Callable[..., int]:
         now = Call(Config(given), name)
         _calls.append(now)
         try:
-            return int(body(now, **arguments) or 0)
+            with now.handed_on():
+                return int(body(now, **arguments) or 0)
         finally:
             now.close()
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dagrid.config.kinds import PORT
+from dagrid.config.kinds import PATH, PORT
 from dagrid.config.table import BY_KEY, BY_NAME, PREFIX, SETTINGS, Setting, settings_of
 from dagrid.errors import InvalidSettingError, hint, nearest
 
@@ -77,7 +77,7 @@ class Config:
     @property
     def home(self) -> Path:
         """The home folder. Raises InvalidSettingError."""
-        return Path(self["home"]).expanduser().absolute()
+        return expanded(self["home"]).absolute()
 
     @cached_property
     def file(self) -> Source | None:
@@ -87,7 +87,7 @@ class Config:
             InvalidSettingError: it is named and not there, cannot be read, or has a key that there is not.
         """
         path, named = self._path_of_file()
-        if not named and not path.is_file():
+        if not named and not _is_file(path):
             return None
         from dagrid.config.files import read
 
@@ -98,6 +98,21 @@ class Config:
                 "the file in the home cannot say where the home is. Set DAGRID_HOME, or name the file with --config.",
                 "home",
             )
+        return found
+
+    def whereabouts(self) -> dict[str, str]:
+        """Return the variables that let another process, wherever it works, find the same home, file and store.
+
+        What neither a flag nor a variable says it finds by itself. Raises InvalidSettingError.
+        """
+        found = {}
+        for setting in [BY_NAME[name] for name in ("home", "config", "store")]:
+            given = self._given.get(setting.name)
+            said = str(given[1]) if given else self._environ.get(setting.variable, "")
+            if said and setting.kind is PATH:
+                found[setting.variable] = str(expanded(said).absolute())
+            elif given:
+                found[setting.variable] = said
         return found
 
     def unknown_variables(self) -> list[tuple[str, str | None]]:
@@ -145,9 +160,9 @@ class Config:
         if isinstance(at, (Mapping, list)) and not many:
             raise InvalidSettingError(f"{where}: {setting.key} is {setting.kind.wanted}.")
         said = [_text(_named_count(one)) for one in at] if many else _text(at)
-        value = _read(setting, said, where)
+        value = _read(setting, said, f"{where}: {setting.key}")
         if setting.kind.metavar == "PATH" and isinstance(value, str):
-            value = str(Path(self.file.name).absolute().parent / Path(value).expanduser())
+            value = str(Path(self.file.name).absolute().parent / expanded(value))
         return Value(setting, value, where)
 
     def _path_of_file(self) -> tuple[Path, bool]:
@@ -155,16 +170,44 @@ class Config:
         given = self._given.get("config")
         named = given[1] if given else self._environ.get(BY_NAME["config"].variable)
         if named:
-            return Path(str(named)).expanduser(), True
+            return expanded(str(named)), True
         home = self._given.get("home")
         said = home[1] if home else self._environ.get(BY_NAME["home"].variable)
-        return Path(str(said) if said else self._default_home()).expanduser() / FILE, False
+        return expanded(str(said) if said else self._default_home()) / FILE, False
 
     def _default_home(self) -> str:
         data = self._environ.get("XDG_DATA_HOME", "")
         if os.path.isabs(data):
             return os.path.join(data, "dagrid")
-        return os.path.join(self._environ.get("HOME") or os.path.expanduser("~"), ".local", "share", "dagrid")
+        return os.path.join(self._environ.get("HOME") or _home_of_user(), ".local", "share", "dagrid")
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the home of the user whom a `~` in it means. Raises InvalidSettingError: there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InvalidSettingError(f"{path}: there is no such user, or no home of theirs. Write the path out.") from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise InvalidSettingError(
+            f"{path}: whether there are settings cannot be seen: {error.strerror}. Name another home: --dagrid-home."
+        ) from None
+
+
+def _home_of_user() -> str:
+    import pwd  # mostly the environment has it
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        raise InvalidSettingError(
+            "There is no home: HOME is not set, and this user has none. Name a folder for runs: --dagrid-home, or DAGRID_HOME."
+        ) from None
 
 
 def _read(setting: Setting, said: str | Iterable[str], source: str) -> Any:

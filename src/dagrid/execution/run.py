@@ -371,6 +371,19 @@ class Run:
         told = self._result().node_result(name, value=value)
         return msgspec.structs.replace(told, error=None) if self.status(name) in _UNENDED else told
 
+    def elsewhere(self) -> dict[str, str]:
+        """Return the nodes that are with workers which go on when the process of the run ends, each with its worker."""
+        state = self._engine.state
+        found: dict[str, str] = {}
+        for status in (Status.QUEUED, Status.RUNNING):
+            node = state.status.find(status)
+            while node >= 0:
+                worker = state.workers.get(state.where[node])
+                if worker is not None and worker.survives:
+                    found[state.plan.names[node]] = worker.name
+                node = state.status.find(status, node + 1)
+        return found
+
     def explain(self, name: NodeRef) -> str:
         """Return in words why a node is not running, or how it ended.
 

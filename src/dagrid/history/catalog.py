@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from dagrid.config import expanded
 from dagrid.errors import StoreError, UnknownRunError, hint, nearest
 from dagrid.execution.recording import Checkpoint
 from dagrid.history import owners
@@ -69,7 +70,7 @@ class Catalog:
     """
 
     def __init__(self, home: str | os.PathLike[str], store: str | None = None) -> None:
-        self.home = Path(home).expanduser().absolute()
+        self.home = expanded(home).absolute()
         self._url = store
         self._opened = Opened()
 

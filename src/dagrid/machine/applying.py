@@ -203,7 +203,7 @@ def _due(state: State, fact: Fact) -> None:
 
 
 def _worker_joined(state: State, fact: Fact) -> None:
-    slots, window, pulls, delegates, ahead = fact.numbers
+    slots, window, pulls, delegates, ahead, *survives = fact.numbers
     labels = dict(fact.labels) if fact.labels else {}
     place = labels.pop(PLACE, "") if labels else ""
     unfit = labels.pop(UNFIT, "") if labels else ""
@@ -218,6 +218,7 @@ def _worker_joined(state: State, fact: Fact) -> None:
         delegates == 1,
         ahead / MICRO,
         unfit,
+        bool(survives),
         heard=fact.at,
     )
     state.workers[fact.worker] = state.present[fact.worker] = worker

@@ -120,13 +120,15 @@ def _reopened(state: State, event: Reopened, commands: list[Command]) -> None:
 
 def _joined(state: State, event: WorkerJoined, commands: list[Command]) -> None:
     slots, window = event.slots, event.window
-    shape = (
+    shape: tuple[int, ...] = (
         slots,
         window if window > slots else slots,
         1 if event.pulls else 0,
         1 if event.delegates else 0,
         int(event.ahead * MICRO) if event.ahead else 0,
     )
+    if event.survives:
+        shape += (1,)
     labels = tuple(sorted(event.labels.items())) if event.labels else ()
     if event.place:
         labels = ((PLACE, event.place), *labels)

@@ -86,7 +86,8 @@ class WorkerJoined(msgspec.Struct, frozen=True):
     this place, and no others. One that `delegates` stands for an engine which finds by itself a worker with the labels and the
     resources that a node asks for: it gets the nodes that ask for such, and no others. One without slots is given nothing; it is
     only named, see `Finished.by`, or is `unfit` for what the run sends, which says why. `ahead` is how many seconds of work may
-    wait for it, where a word to it takes long; 0 is what the settings say (`batch`).
+    wait for it, where a word to it takes long; 0 is what the settings say (`batch`). One that `survives` goes on with what it
+    has when the process of the run ends.
     """
 
     worker: int
@@ -100,6 +101,7 @@ class WorkerJoined(msgspec.Struct, frozen=True):
     delegates: bool = False
     ahead: float = 0.0
     unfit: str = ""
+    survives: bool = False
 
 
 class WorkerGone(msgspec.Struct, frozen=True):

@@ -83,6 +83,7 @@ class Worker(msgspec.Struct):
     delegates: bool = False
     ahead: float = 0.0
     unfit: str = ""
+    survives: bool = False
     queue: dict[int, None] = {}
     heard: float = 0.0
     recalling: bool = False

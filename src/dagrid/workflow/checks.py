@@ -463,6 +463,8 @@ def _check_read(step: Step, work: Collection[str], problems: Problems) -> None:
     if kind not in STEP_TYPES or not (step.executor.type or step.container):
         return
     read = _READ.get(step.kind, _READ_BY_OTHERS)
+    if step.executor.config and step.kind in ("shell", "python", "dag"):
+        problems.warn(place(step.executor, "config"), f"a step of type {kind} has no settings; remove them")
     unread = [field for field in work if field not in read]
     if step.container is not None and step.kind != "docker":
         unread.append("container")

@@ -41,6 +41,18 @@ class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
     value: bytes | None = None
     written: dict[str, bytes] = {}
 
+    def __reduce__(self) -> tuple[Callable[[bytes], StepEnd], tuple[bytes]]:
+        """A worker is sent all ends before a step with it, for which this is several times quicker."""
+        return _end_of, (_ENCODER.encode(self),)
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER: msgspec.msgpack.Decoder[StepEnd] = msgspec.msgpack.Decoder(StepEnd)
+
+
+def _end_of(data: bytes) -> StepEnd:
+    return _DECODER.decode(data)
+
 
 Selector = dict[str, str] | str
 """Labels that a worker must have, or "local" for what must run where its run is."""

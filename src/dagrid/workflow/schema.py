@@ -46,7 +46,7 @@ from dagrid.workflow.forms import (
     at,
     items_without_mapping,
 )
-from dagrid.workflow.hints import ROOT_HINTS, STEP_HINTS
+from dagrid.workflow.hints import ROOT_HINTS, STEP_HINTS, STEP_TYPES
 from dagrid.workflow.model import (
     Approval,
     Container,
@@ -71,7 +71,7 @@ from dagrid.workflow.model import (
 )
 from dagrid.workflow.param_forms import PARAMS
 from dagrid.workflow.problems import Place, Problems
-from dagrid.workflow.source import Mapping, Node, Scalar, Sequence
+from dagrid.workflow.source import Entry, Mapping, Node, Scalar, Sequence
 
 TEXT = Text()
 FLAG = Flag()
@@ -333,7 +333,37 @@ DEFAULTS = RecordOf(
     "What steps have if they do not say otherwise.",
 )
 
-STEP = RecordOf(
+
+class _Steps(RecordOf):
+    """Steps. The settings of one whose type is to wait for a person are what `approval` says of others."""
+
+    def values(self, node: Mapping, label: str, problems: Problems) -> tuple[dict[str, Any], dict[str, Place]]:
+        values, places = RecordOf.values(self, node, label, problems)
+        kind = values.get("type") or values.get("executor", Executor()).type
+        if STEP_TYPES.get(kind) != "approval":
+            return values, places
+        settings = _settings(node)
+        asked = values.setdefault("approval", Approval())
+        if settings is not None and "approval" in places:
+            problems.add(settings.key, "what the person is asked stands in `approval` too; keep one of the two")
+        elif settings is not None and type(settings.value) is Mapping:
+            asked = APPROVAL.read(settings.value, settings.key.text, problems)
+        return {**values, "approval": Approval() if asked is WRONG else asked}, places
+
+
+def _settings(node: Mapping) -> Entry | None:
+    """Return what a step says of the settings of its type."""
+    executor = node.entries.get("executor")
+    for around in (node, executor.value if executor is not None else None):
+        entries = around.entries if type(around) is Mapping else {}
+        for key in ("config", "with"):
+            found = entries.get(key)
+            if found is not None and not (type(found.value) is Scalar and found.value.value is None):
+                return found
+    return None
+
+
+STEP = _Steps(
     Step,
     "step",
     [

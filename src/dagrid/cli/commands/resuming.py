@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dagrid.cli.calls import Call
-from dagrid.cli.fleets import backend_of, coordinator_of, fleet_of, left_alone, with_workers
+from dagrid.cli.fleets import backend_of, fleet_of, left_alone, names_workers
 from dagrid.cli.launching import left_to_coordinator, queued_anew, refuse_backend, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
@@ -86,15 +86,17 @@ def _refuse_beside_borrowed(call: Call, info: RunInfo) -> None:
     Raises:
         RunHeldError: a step was with one of them, no coordinator is named, and nobody has said that the run is to be taken over.
     """
-    if info.status != INTERRUPTED or call.config["take_over"] or coordinator_of(call) is not None:
+    history = call.history
+    about = history.about(info.run)
+    if info.status != INTERRUPTED or call.config["take_over"] or names_workers(call, about):
         return
     from dagrid.assemble import view
 
-    history = call.history
+    importable(about)
     for one in (info, *history.children(info.run)):
-        if one.status != INTERRUPTED or history.about(one.run).kind != "workflow" or not history.has_begun(one.run):
+        if one.status != INTERRUPTED or not history.has_begun(one.run):
             continue
-        for step, worker in with_workers(view(history.checkpoint, one.run)).items():
+        for step, worker in view(history.checkpoint, one.run).elsewhere().items():
             raise RunHeldError(
                 f"Step {step!r} of run {one.run!r} was with worker {worker!r} of a coordinator when the process of the run "
                 f"ended, and may go on there. Name that coordinator, --coordinator.host, or take the run over: --take-over."

@@ -7,7 +7,6 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.calls import Call
-from dagrid.cli.fleets import with_workers
 from dagrid.cli.options import command
 from dagrid.cli.output import plain, took
 from dagrid.cli.running import BAD, error_of, has_times, step_record
@@ -17,6 +16,8 @@ from dagrid.errors import TransferError
 from dagrid.history import INTERRUPTED, QUEUED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dagrid.execution.results import NodeResult
     from dagrid.execution.run import Run
     from dagrid.history import RunInfo
@@ -92,10 +93,10 @@ def explain_command(call: Call, run: str | None, step: str | None) -> None:
         told = {}
     elif step is not None:
         check_step(seen.names, step, info.run)
-        told = {step: _explained(seen, step, _is_gone(call, info))}
+        told = _explained(seen, [step], _is_gone(call, info))
     else:
-        gone = _is_gone(call, info)
-        told = {name: _explained(seen, name, gone) for name in seen.names if seen.status(name) != "completed"}
+        rest = [name for name in seen.names if seen.status(name) != "completed"]
+        told = _explained(seen, rest, _is_gone(call, info))
     sentence = _sentence(call, info)
     if call.out.as_json:
         call.out.json(
@@ -133,8 +134,12 @@ def _is_gone(call: Call, info: RunInfo) -> bool:
     return info.status == INTERRUPTED and not call.history.about(info.run).served
 
 
-def _explained(run: Run, step: str, gone: bool) -> str:
-    worker = with_workers(run).get(step) if gone else None
+def _explained(run: Run, steps: Sequence[str], gone: bool) -> dict[str, str]:
+    workers = run.elsewhere() if gone else {}
+    return {step: _explanation(run, step, gone, workers.get(step)) for step in steps}
+
+
+def _explanation(run: Run, step: str, gone: bool, worker: str | None) -> str:
     if worker is not None:
         return (
             f"{step!r} was with worker {worker!r} when the process of the run ended, and may go on there; dagrid retry with the "

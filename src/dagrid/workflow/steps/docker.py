@@ -32,6 +32,8 @@ from dagrid.workflow.work import Work
 
 Performing = Generator[Launch | Await, Any, Any]
 
+_ON_HELP = re.compile(r"(Run|See) 'docker .*--help'")
+
 SETTINGS = Settings(
     "docker",
     [
@@ -344,11 +346,15 @@ def _finished(work: Work, argv: list[str], values: Mapping[str, str], stdin: byt
     ):
         raise StepError(NO_CLIENT, retryable=False)
     if end.code:
-        last = end.last_words
-        raise StepError(
-            f"docker exited with code {end.code}{f': {last[-1]}' if last else '.'}", work.step.name, end.code
-        )
+        said = _reason(end)
+        raise StepError(f"docker exited with code {end.code}{f': {said}' if said else '.'}", work.step.name, end.code)
     end.check()
+
+
+def _reason(end: Exit) -> str:
+    """Return the last line that a client has said; how to get help on it is not why it failed."""
+    lines = [line for line in end.last_words if not _ON_HELP.match(line)]
+    return lines[-1] if lines else ""
 
 
 def _commands(work: Work, box: Box) -> Generator[Any, Any, list[tuple[list[str], dict[str, str], bytes | None]]]:
@@ -499,10 +505,9 @@ def _make(work: Work, container: Container, box: Box) -> Performing:
         client += [box.image, *(box.command if container.startup == "command" else ())]
     passed = {name: value for name, value in box.env.items() if not _is_needed(name)}
     end: Exit = yield _aside(work, client, passed)
-    said = end.last_words
-    if end.code and not any("already in use" in line for line in said):
+    if end.code and not any("already in use" in line for line in end.last_words):
         raise StepError(
-            f"The container of the run cannot be started: {said[-1] if said else f'code {end.code}'}", code=end.code
+            f"The container of the run cannot be started: {_reason(end) or f'code {end.code}'}", code=end.code
         )
 
 

@@ -604,6 +604,7 @@ class FleetSession:
                 labels=dict(joined.labels),
                 unfit=joined.unfit,
                 ahead=AHEAD_AT_A_PLACE if self._place else AHEAD,
+                survives=True,
             )
         )
 
