@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +15,7 @@ from dagrid.attempt import before
 from dagrid.execution.backends._worker import Importing, loads
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.command import CommandBackend
+from dagrid.execution.beside import open_beside
 from dagrid.execution.watchdog import Guard, Leash
 from dagrid.machine.events import Finished, Started, Stimulus
 from dagrid.ports import Bundle, Call
@@ -42,6 +44,7 @@ class Commands:
         loop: of the worker.
         slots: how many processes run at once.
         read: returns a content.
+        file: returns the file with a content that is large.
         keep: takes a large value, and returns its digest; called in any thread.
         reader: is told.
         leash: ends the processes at its time, where they are not to outlive that; it is closed with this.
@@ -52,11 +55,13 @@ class Commands:
         loop: AbstractEventLoop,
         slots: int,
         read: Callable[[bytes], bytes],
+        file: Callable[[bytes], Path],
         keep: Callable[[bytes], bytes],
         reader: Reader,
         leash: Leash | None = None,
     ) -> None:
         self._read = read
+        self._file = file
         self._keep = keep
         self._reader = reader
         self._tasks: dict[int, Task] = {}
@@ -144,7 +149,7 @@ class Commands:
         args, kwargs = (), None
         if sent:
             try:
-                args, kwargs = loads(sent)
+                args, kwargs = open_beside(sent, {digest: self._file(digest) for digest in call.values})
             except BaseException as error:
                 raise StuckError("argument") from error
         return fn(*args, **(kwargs or {}))

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol, cast
 
 from dagrid.execution.backends._transfer import Packed
+from dagrid.execution.backends._worker import encode
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from dagrid.execution.beside import Beside
 from dagrid.machine.events import Finished, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call
 from dagrid.service.worker.tasks import Desk, Task, cancelled, end_of, lost, token_of
@@ -54,6 +57,7 @@ class Processes:
         loop: of the worker.
         slots: how many processes.
         read: returns a content.
+        file: returns the file with a content that is large.
         keep: takes a large value, and returns its digest; called in any thread.
         reader: is told.
     """
@@ -63,11 +67,13 @@ class Processes:
         loop: AbstractEventLoop,
         slots: int,
         read: Callable[[bytes], bytes],
+        file: Callable[[bytes], Path],
         keep: Callable[[bytes], bytes],
         reader: Reader,
     ) -> None:
         self._loop = loop
         self._read = read
+        self._file = file
         self._keep = keep
         self._reader = reader
         self._backend = MultiprocessingBackend(slots)
@@ -139,11 +145,10 @@ class Processes:
         fn = run.packed.get(call.function)
         if fn is None:
             fn = run.packed[call.function] = Packed(self._read(call.function))
-        arguments: Any = ()
-        if call.apart:
-            arguments = Packed(self._read(call.apart))
-        elif call.arguments:
-            arguments = Packed(call.arguments)
+        sent = self._read(call.apart) if call.apart else call.arguments
+        if call.values:
+            sent = encode(Beside(sent, {digest: self._file(digest) for digest in call.values}))
+        arguments: Any = Packed(sent) if sent else ()
         rides = -1 if task.rides is None else task.rides.attempt
         return Call(
             task.attempt,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
@@ -21,6 +21,8 @@ from dagrid.execution.backends._remote import lost_error
 from dagrid.execution.backends._transfer import Pickled, open_kept
 from dagrid.execution.backends._worker import loads
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import parts
+from dagrid.execution.beside import value_beside
 from dagrid.leases import LEASE
 from dagrid.ports import Artifacts, Encoded
 
@@ -30,10 +32,14 @@ FETCHING = 60.0
 """Seconds beside a lease without a piece, from a coordinator that is there, after which a value cannot be had."""
 
 _log = logging.getLogger("dagrid.fleet")
+_travelling = threading.local()
+"""While arguments are pickled: the values that may stand in them by their digests, `staying`, and those that do, `met`."""
 
 
 class Apart(Encoded):
     """A large value that is still with the fleet; it is fetched when somebody reads it, and at the end of its session.
+
+    Calls of its run take it from there, by its digest (`Values.travelling`).
 
     Args:
         digest, size: of the pickled value.
@@ -73,12 +79,22 @@ class Apart(Encoded):
         assert data is not None or self._data is not None
         return data if data is not None else self._data  # type: ignore[return-value]
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it has been fetched."""
+        return self._data is not None
+
     def forget(self) -> None:
         """The session ends: from now on it is here, or nowhere."""
         self._artifacts = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (loads, (self.packed(),)) if self._artifacts is None else (open_kept, self._artifacts)
+        if self._artifacts is not None:
+            return open_kept, self._artifacts
+        if self in getattr(_travelling, "staying", ()):
+            _travelling.met[self.digest] = None
+            return value_beside, (self.digest,)
+        return loads, (self.packed(),)
 
     def __repr__(self) -> str:
         return f"<Apart value of {self.node!r}, {self.size} bytes>"
@@ -182,6 +198,28 @@ class Values:
             self._there[fence, attempt] = digest
             weakref.finalize(made, self._let_go, partial(self._release, fence, attempt)).atexit = False
         return made
+
+    @contextmanager
+    def travelling(self) -> Iterator[Collection[bytes]]:
+        """Let values stand by their digests in what is pickled meanwhile in this thread; which do is in what is yielded."""
+        _travelling.staying, _travelling.met = self._known, {}
+        try:
+            yield _travelling.met
+        finally:
+            _travelling.staying = ()
+
+    def pieces(self, digest: bytes) -> Iterator[pb.Part] | None:
+        """Return a value that somebody refers to and that has been fetched, in pieces."""
+        found = next((value for value in self._of(digest) if value.is_here), None)
+        return None if found is None else parts(found.packed(), digest)
+
+    def lost(self, digest: bytes) -> TransferError | None:
+        """Return the error for a value that somebody refers to and nobody has; None if nobody refers to such a one."""
+        found = next(iter(self._of(digest)), None)
+        return None if found is None else lost_error(found.node, found.size, LookupError("nobody has it any more"))
+
+    def _of(self, digest: bytes) -> list[Apart]:
+        return [value for value in list(self._known) if value.digest == digest]
 
     def kept(self) -> list[pb.Kept]:
         """Return what is referred to and is with the coordinator, for one that begins anew; from any thread."""
