@@ -56,7 +56,7 @@ class Commands:
         slots: int,
         read: Callable[[bytes], bytes],
         file: Callable[[bytes], Path],
-        keep: Callable[[bytes], bytes],
+        keep: Callable[[bytes | bytearray], bytes],
         reader: Reader,
         leash: Leash | None = None,
     ) -> None:

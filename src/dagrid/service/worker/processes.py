@@ -68,7 +68,7 @@ class Processes:
         slots: int,
         read: Callable[[bytes], bytes],
         file: Callable[[bytes], Path],
-        keep: Callable[[bytes], bytes],
+        keep: Callable[[bytes | bytearray], bytes],
         reader: Reader,
     ) -> None:
         self._loop = loop

@@ -85,7 +85,7 @@ class Contents:
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._sizes
 
-    def put(self, data: bytes) -> bytes:
+    def put(self, data: bytes | bytearray) -> bytes:
         """Keep something, and return its digest."""
         digest = hashlib.sha256(data).digest()
         with self._guard:
@@ -93,7 +93,7 @@ class Contents:
                 if len(data) > SMALL:
                     self._file(digest, data)
                 else:
-                    self._in_memory[digest] = data
+                    self._in_memory[digest] = bytes(data)
                 self._arrived(digest, len(data))
         return digest
 
@@ -274,7 +274,7 @@ class Contents:
             path.unlink(missing_ok=True)
             shutil.rmtree(path.with_name(f"{path.name}{UNPACKED}"), ignore_errors=True)
 
-    def _file(self, digest: bytes, data: bytes) -> None:
+    def _file(self, digest: bytes, data: bytes | bytearray) -> None:
         coming = self._new_path()
         write(coming, data)
         coming.replace(self._path(digest))
@@ -299,7 +299,7 @@ class Contents:
         return self.folder / f"coming-{os.getpid()}-{self._names}"
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes | bytearray) -> None:
     """Write a file that only who runs this may read. Raises OSError: there is no room, and then nothing is left of it."""
     try:
         with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
