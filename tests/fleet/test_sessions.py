@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import operator
 import pickle
+import resource
+import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -38,6 +40,7 @@ class Engine:
     def __init__(self) -> None:
         self.reported: Heard[Stimulus] = Heard()
         self.keeps = False  # the values that are reported, as one with a record does
+        self.waits_for: threading.Event | None = None  # when an attempt has ended
         self._workers = count()
 
     def now(self) -> float:
@@ -51,6 +54,8 @@ class Engine:
 
     def report(self, events: Sequence[Stimulus]) -> None:
         for event in events:
+            if self.waits_for is not None and isinstance(event, Finished):
+                self.waits_for.wait(PATIENCE)
             if self.keeps and isinstance(event, Finished) and isinstance(event.value, Apart):
                 with suppress(TransferError):
                     event.value.packed()
@@ -293,6 +298,44 @@ def test_a_value_that_was_read_is_given_where_nobody_else_has_it_any_more(played
         assert read.result(PATIENCE) == LARGE
     assert list(take(played, value).values) == [digest_of(data)]
     assert played.given(digest_of(data)) == data
+
+
+def test_a_value_that_is_kept_elsewhere_too_is_not_held_here(played: Played) -> None:
+    """A run with a checkpoint has it there; it is read there, and brought here once, when the session ends."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.packed)
+        played.wanted(digest_of(data))
+        played.session.tell(pb.Tell(parts=parts(data, digest_of(data))))
+        assert read.result(PATIENCE) == data
+    copies = [data, data]
+    value.also_at(copies.pop)
+    assert value.decode() == LARGE
+    played.session.close()
+    assert value.decode() == value.decode() == LARGE
+    assert not copies
+    assert sum(len(ask.wants) for ask in played.line.asks.all) == 1
+
+
+def test_what_comes_while_the_session_waits_does_not_gather(played: Played) -> None:
+    """Who keeps a record waits there for a large value, all of whose pieces lay in memory a second time until it was whole."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    gate = threading.Event()
+    played.engine.waits_for = gate
+    played.perform(0, 1)
+    played.assigned(1)
+    ended = pb.Finished(attempt=1, outcome=Outcome.COMPLETED)
+    played.session.tell(pb.Tell(reports=[pb.Report(run="run", fence=1, finished=[ended])]))
+    before = resident()
+    for _ in range(256):
+        played.session.tell(pb.Tell(parts=[pb.Part(digest=b"large", size=1 << 26, data=bytes(1 << 18))]))
+    grown = resident() - before
+    gate.set()
+    assert grown < 1 << 24
 
 
 def test_what_is_to_end_is_not_waited_for_longer_than_a_lease_while_the_coordinator_is_away(played: Played) -> None:

@@ -48,7 +48,7 @@ class Apart(Encoded):
         artifacts: where it is kept, under which key, if it is not with the coordinator; what takes it fetches it from there.
     """
 
-    __slots__ = ("__weakref__", "_artifacts", "_data", "_fetch", "digest", "node", "size")
+    __slots__ = ("__weakref__", "_artifacts", "_copy", "_data", "_fetch", "digest", "node", "size")
 
     def __init__(
         self,
@@ -62,31 +62,46 @@ class Apart(Encoded):
         self.size = size
         self.node = node
         self._artifacts = artifacts
-        self._fetch: Callable[[bytes, int], bytes] | None = fetch
+        self._fetch = fetch
         self._data: bytes | None = None
+        self._copy: Callable[[], bytes] | None = None
 
     def decode(self) -> Any:
         return Pickled(self.packed(), self.node).decode()
 
     def packed(self) -> bytes:
-        data, fetch = self._data, self._fetch
-        if data is None and fetch is not None:
-            try:
-                data = self._data = fetch(self.digest, self.size)
-            except Exception as error:
-                raise lost_error(self.node, self.size, error) from error
-            self._fetch = None
-        assert data is not None or self._data is not None
-        return data if data is not None else self._data  # type: ignore[return-value]
+        copy, fetch = self._copy, self._fetch  # before the data, which is there when these are gone
+        data = self._data
+        if data is not None:
+            return data
+        try:
+            if copy is not None:
+                return copy()
+            data = self._data = fetch(self.digest, self.size)
+        except Exception as error:
+            if self._data is not None:  # it was brought home meanwhile
+                return self._data
+            raise lost_error(self.node, self.size, error) from error
+        return data
+
+    def also_at(self, get: Callable[[], bytes]) -> None:
+        self._copy = get
+        self._data = None
+
+    def bring_home(self) -> None:
+        """Have it here from now on."""
+        self._data = self.packed()
 
     @property
     def is_here(self) -> bool:
         """Whether it has been fetched."""
-        return self._data is not None
+        return self._data is not None or self._copy is not None
 
     def forget(self) -> None:
         """The session ends: from now on it is here, or nowhere."""
-        self._artifacts = None
+        self._artifacts = self._copy = None
+        if self._data is not None:
+            self._fetch = _nowhere
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._artifacts is not None:
@@ -98,6 +113,10 @@ class Apart(Encoded):
 
     def __repr__(self) -> str:
         return f"<Apart value of {self.node!r}, {self.size} bytes>"
+
+
+def _nowhere(digest: bytes, size: int) -> bytes:
+    raise LookupError(f"what was {digest.hex()} ({size} bytes) is here alone")
 
 
 class Fetch:
@@ -210,8 +229,11 @@ class Values:
 
     def pieces(self, digest: bytes) -> Iterator[pb.Part] | None:
         """Return a value that somebody refers to and that has been fetched, in pieces."""
-        found = next((value for value in self._of(digest) if value.is_here), None)
-        return None if found is None else parts(found.packed(), digest)
+        for value in self._of(digest):
+            if value.is_here:
+                with suppress(TransferError):  # who takes it hears that it is lost
+                    return parts(value.packed(), digest)
+        return None
 
     def lost(self, digest: bytes) -> TransferError | None:
         """Return the error for a value that somebody refers to and nobody has; None if nobody refers to such a one."""
@@ -333,7 +355,7 @@ class Values:
     def _bring(value: Apart) -> None:
         """Fetch a value. Raises BackendUnreachableError: nothing comes from the coordinator."""
         try:
-            value.packed()
+            value.bring_home()
         except TransferError as error:
             if isinstance(error.__cause__, BackendUnreachableError):
                 raise error.__cause__ from error

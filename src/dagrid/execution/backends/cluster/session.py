@@ -254,7 +254,8 @@ class FleetSession:
             self._values.take(part)
         for digest in tell.missing:
             self._values.miss(digest)
-        if not self._over:
+        tell.ClearField("parts")  # else as much waits here as comes while it waits
+        if tell.ByteSize() and not self._over:
             self._inbox.put(partial(self._hear, tell))
 
     def _want(self, digest: bytes) -> bool:
