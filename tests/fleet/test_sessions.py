@@ -6,12 +6,14 @@ import gc
 import operator
 import pickle
 import resource
+import signal
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -300,8 +302,8 @@ def test_a_value_that_was_read_is_given_where_nobody_else_has_it_any_more(played
     assert played.given(digest_of(data)) == data
 
 
-def test_a_value_that_is_kept_elsewhere_too_is_not_held_here(played: Played) -> None:
-    """A run with a checkpoint has it there; it is read there, and brought here once, when the session ends."""
+def test_a_value_that_is_kept_elsewhere_too_is_not_held_here(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """A run with a checkpoint has it there; it is read there, and brought here once, into a file, when the session ends."""
     data = pickle.dumps(LARGE)
     value = played.value(data)
     with ThreadPoolExecutor(1) as reader:
@@ -312,6 +314,7 @@ def test_a_value_that_is_kept_elsewhere_too_is_not_held_here(played: Played) -> 
     copies = [data, data]
     value.also_at(copies.pop)
     assert value.decode() == LARGE
+    monkeypatch.setattr(apart, "IN_MEMORY", INLINE)
     played.session.close()
     assert value.decode() == value.decode() == LARGE
     assert not copies
@@ -336,6 +339,47 @@ def test_what_comes_while_the_session_waits_does_not_gather(played: Played) -> N
     grown = resident() - before
     gate.set()
     assert grown < 1 << 24
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_very_large_value_is_read_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played, full: bool
+) -> None:
+    """All of those that a run had made lay in memory when it had ended, whether somebody read them or not. Where the disk has no
+    room they still do.
+    """
+    monkeypatch.setattr(apart, "IN_MEMORY", INLINE)
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    with (
+        open(tmp_path / "aside", "w+b", buffering=0) as file,
+        ThreadPoolExecutor(1) as reader,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(apart, "TemporaryFile", lambda buffering: file)
+        read = reader.submit(value.decode)
+        played.wanted(digest_of(data))
+        first, *rest = parts(data, digest_of(data))
+        played.session.tell(pb.Tell(parts=[first]))
+        with unwritable(file) if full else nullcontext():
+            played.session.tell(pb.Tell(parts=rest))
+            assert read.result(PATIENCE) == LARGE
+        assert file.tell() == (len(first.data) if full else len(data))
+    assert value.decode() == LARGE
+    assert value.packed() == data
+
+
+@contextmanager
+def unwritable(file: FileIO) -> Iterator[None]:
+    """Let files of this process become no longer than this one is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.tell(), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, usual)
 
 
 def test_what_is_to_end_is_not_waited_for_longer_than_a_lease_while_the_coordinator_is_away(played: Played) -> None:

@@ -12,13 +12,15 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
-from io import BytesIO
+from io import BytesIO, FileIO
+from mmap import ACCESS_READ, mmap
+from tempfile import TemporaryFile
 from time import monotonic
 from typing import Any
 
 from dagrid.errors import BackendError, BackendUnreachableError, DagridError, TransferError
 from dagrid.execution.backends._remote import lost_error
-from dagrid.execution.backends._transfer import Pickled, open_kept
+from dagrid.execution.backends._transfer import open_kept, rebuilt
 from dagrid.execution.backends._worker import loads
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.contents import parts
@@ -28,8 +30,13 @@ from dagrid.ports import Artifacts, Encoded
 
 INLINE = 1 << 18
 """What is pickled in more bytes than this travels apart from the message that refers to it."""
+IN_MEMORY = 1 << 24
+"""What is pickled in more bytes than this is read from a file, where somebody may want it later."""
 FETCHING = 60.0
 """Seconds beside a lease without a piece, from a coordinator that is there, after which a value cannot be had."""
+
+Whole = bytes | mmap
+"""A pickled value, in memory or in a file."""
 
 _log = logging.getLogger("dagrid.fleet")
 _travelling = threading.local()
@@ -44,7 +51,7 @@ class Apart(Encoded):
     Args:
         digest, size: of the pickled value.
         node: whose it is.
-        fetch: returns the pickled value.
+        fetch: returns the pickled value; the last argument of it says whether that may lie in a file.
         artifacts: where it is kept, under which key, if it is not with the coordinator; what takes it fetches it from there.
     """
 
@@ -55,7 +62,7 @@ class Apart(Encoded):
         digest: bytes,
         size: int,
         node: str,
-        fetch: Callable[[bytes, int], bytes],
+        fetch: Callable[[bytes, int, bool], Whole],
         artifacts: tuple[Artifacts, str] | None = None,
     ) -> None:
         self.digest = digest
@@ -63,13 +70,17 @@ class Apart(Encoded):
         self.node = node
         self._artifacts = artifacts
         self._fetch = fetch
-        self._data: bytes | None = None
+        self._data: Whole | None = None
         self._copy: Callable[[], bytes] | None = None
 
     def decode(self) -> Any:
-        return Pickled(self.packed(), self.node).decode()
+        return rebuilt(self._found(aside=True), self.node)
 
     def packed(self) -> bytes:
+        data = self._found(aside=False)
+        return data if isinstance(data, bytes) else data[:]
+
+    def _found(self, aside: bool) -> Whole:
         copy, fetch = self._copy, self._fetch  # before the data, which is there when these are gone
         data = self._data
         if data is not None:
@@ -77,7 +88,7 @@ class Apart(Encoded):
         try:
             if copy is not None:
                 return copy()
-            data = self._data = fetch(self.digest, self.size)
+            data = self._data = fetch(self.digest, self.size, aside)
         except Exception as error:
             if self._data is not None:  # it was brought home meanwhile
                 return self._data
@@ -90,7 +101,7 @@ class Apart(Encoded):
 
     def bring_home(self) -> None:
         """Have it here from now on."""
-        self._data = self.packed()
+        self._data = _laid_aside(self._found(aside=True))
 
     @property
     def is_here(self) -> bool:
@@ -115,7 +126,20 @@ class Apart(Encoded):
         return f"<Apart value of {self.node!r}, {self.size} bytes>"
 
 
-def _nowhere(digest: bytes, size: int) -> bytes:
+def _laid_aside(data: Whole) -> Whole:
+    """Return a value in a file of no name, if it is so large that memory is too good for it."""
+    if isinstance(data, mmap) or len(data) <= IN_MEMORY:
+        return data
+    try:
+        with TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            return mmap(file.fileno(), 0, access=ACCESS_READ)
+    except OSError:  # there is no room
+        return data
+
+
+def _nowhere(digest: bytes, size: int, _: bool) -> bytes:
     raise LookupError(f"what was {digest.hex()} ({size} bytes) is here alone")
 
 
@@ -125,10 +149,14 @@ class Fetch:
     Args:
         size: of it.
         due: returns until when it is awaited that was last heard of at a time (None: for ever), and why no longer.
+        aside: whether it may lie in a file of no name, if it is so large that memory is too good for it.
     """
 
-    def __init__(self, size: int, due: Callable[[float], tuple[float | None, str]]) -> None:
-        self._data = BytesIO()
+    def __init__(self, size: int, due: Callable[[float], tuple[float | None, str]], aside: bool) -> None:
+        self._data: BytesIO | FileIO = BytesIO()
+        if aside and size > IN_MEMORY:
+            with suppress(OSError):  # there is no room for files
+                self._data = TemporaryFile(buffering=0)  # noqa: SIM115 - it goes with this
         self._left = size
         self._due = due
         self._changed = threading.Condition()
@@ -137,10 +165,24 @@ class Fetch:
     def take(self, part: pb.Part) -> None:
         with self._changed:
             if not part.offset:  # on a new stream all of it comes again
-                self._data, self._left = BytesIO(), part.size
+                self._data.seek(0)
+                self._left = part.size
             if part.offset == self._data.tell():
-                self._left -= self._data.write(part.data)
+                self._write(part.data)
+                self._left -= len(part.data)
             self._changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        before = self._data.tell()
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._data.write(rest) :]
+        except OSError:  # the disk is full
+            self._data.seek(0)
+            self._data = BytesIO(self._data.read()[:before])
+            self._data.seek(before)
+            self._data.write(data)
 
     def fail(self, why: str) -> None:
         with self._changed:
@@ -152,7 +194,7 @@ class Fetch:
         with self._changed:
             self._changed.notify_all()
 
-    def wait(self) -> bytes:
+    def wait(self) -> Whole:
         with self._changed:
             heard, left = monotonic(), self._left
             while self._left > 0 and not self._failed:
@@ -165,7 +207,9 @@ class Fetch:
                 self._changed.wait(wait)
             if self._failed:
                 raise BackendError(self._failed)
-            return self._data.getvalue()  # of which there is no copy made
+            if isinstance(self._data, BytesIO):
+                return self._data.getvalue()  # of which there is no copy made
+            return mmap(self._data.fileno(), 0, access=ACCESS_READ)
 
 
 class Values:
@@ -252,8 +296,8 @@ class Values:
             kept.digests.append(digest)
         return list(found.values())
 
-    def fetch(self, digest: bytes, size: int) -> bytes:
-        """Return a value, waiting for it; from any thread but the session's own.
+    def fetch(self, digest: bytes, size: int, aside: bool) -> Whole:
+        """Return a value, waiting for it; from any thread. Arguments are those of `Fetch`.
 
         Raises:
             BackendError: it is not to be had any more.
@@ -266,7 +310,7 @@ class Values:
             if self._ended:
                 raise BackendError(self._ended)
             under_way = self._fetches.get(digest)
-            fetch = self._fetches[digest] = under_way or Fetch(size, self._due)
+            fetch = self._fetches[digest] = under_way or Fetch(size, self._due, aside)
         if under_way is not None:  # of equal values, one is fetched
             return fetch.wait()
         try:
