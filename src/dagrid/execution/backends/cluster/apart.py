@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
@@ -118,7 +118,7 @@ class Apart(Encoded):
         if self._artifacts is not None:
             return open_kept, self._artifacts
         if self in getattr(_travelling, "staying", ()):
-            _travelling.met[self.digest] = None
+            _travelling.met.add(self.digest)
             return value_beside, (self.digest,)
         return loads, (self.packed(),)
 
@@ -263,11 +263,12 @@ class Values:
         return made
 
     @contextmanager
-    def travelling(self) -> Iterator[Collection[bytes]]:
+    def travelling(self) -> Iterator[set[bytes]]:
         """Let values stand by their digests in what is pickled meanwhile in this thread; which do is in what is yielded."""
-        _travelling.staying, _travelling.met = self._known, {}
+        met: set[bytes] = set()
+        _travelling.staying, _travelling.met = self._known, met
         try:
-            yield _travelling.met
+            yield met
         finally:
             _travelling.staying = ()
 

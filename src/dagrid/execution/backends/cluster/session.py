@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic, time
@@ -373,23 +373,25 @@ class FleetSession:
         now = self.host.now()
         stayed: set[int] = set()
         sent: dict[int, Sent] = {}
-        for call in bundle.calls:
-            if call.rides in stayed:
-                stayed.add(call.attempt)
-                continue
-            try:
-                sent[call.attempt] = self._put(assign, call, now)
-            except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
-                stayed.add(call.attempt)
-                self._fail(lane.number, call, error, final=True)
+        with self._values.travelling() as met:
+            for call in bundle.calls:
+                if call.rides in stayed:
+                    stayed.add(call.attempt)
+                    continue
+                met.clear()
+                try:
+                    sent[call.attempt] = self._put(assign, call, now, met)
+                except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
+                    stayed.add(call.attempt)
+                    self._fail(lane.number, call, error, final=True)
         if assign.calls:
             self._staged.append((lane, (assign, sent)))
 
-    def _put(self, assign: pb.Assign, call: Call, now: float) -> Sent:
-        """Add a call to an assignment."""
+    def _put(self, assign: pb.Assign, call: Call, now: float, met: Collection[bytes]) -> Sent:
+        """Add a call to an assignment; `met` has the values that stay where they are when its arguments are pickled."""
         function = self._cargo.function_of(call)
-        with self._values.travelling() as values:
-            arguments, apart = self._cargo.arguments_of(call)
+        arguments, apart = self._cargo.arguments_of(call)
+        values = tuple(met)
         assign.calls.add(
             attempt=call.attempt,
             node=call.node,
