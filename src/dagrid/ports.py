@@ -109,6 +109,9 @@ class Encoded:
 
         return dumps(self.decode(), 5)
 
+    def also_at(self, get: Callable[[], bytes]) -> None:
+        """It is kept elsewhere too, and need not be held here any more: `get` returns it pickled."""
+
 
 class Awaited(Encoded):
     """The value of an attempt that has not completed, among the arguments of a call that rides on it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import Counter
 from functools import partial
@@ -16,6 +17,7 @@ import dagrid.execution.backends.command
 from dagrid import DAG, Node, NodeStatus, Patch, Rule, RunStatus, View, command, current
 from dagrid.assemble import view
 from dagrid.errors import (
+    BackendUnreachableError,
     DuplicateRunError,
     InvalidSettingError,
     RuleError,
@@ -24,6 +26,7 @@ from dagrid.errors import (
     UnknownRunError,
 )
 from dagrid.execution.recording import Checkpoint
+from dagrid.ports import Encoded
 from dagrid.stores import open_artifacts
 from dagrid.stores.memory import MemoryStore
 from tests.execution.checkpointing import (
@@ -89,6 +92,22 @@ def test_artifacts_that_fail_end_the_run(backend: str) -> None:
     run = DAG([Node("large", lambda: bytes(10_000))]).start(checkpoint=checkpoint, backend=backend)
     with pytest.raises(StoreError, match="no room"):
         run.wait(PATIENCE).raise_for_status()
+
+
+class Away(Encoded):
+    """A value that is still where it was made, and cannot be had from there."""
+
+    def packed(self) -> bytes:
+        raise TransferError("it stayed there") from BackendUnreachableError("the coordinator that had it is away")
+
+
+def test_a_value_that_could_not_be_fetched_is_not_said_to_be_one_that_cannot_be_pickled() -> None:
+    """Who reads the record looks for the fault where it is."""
+    checkpoint = Checkpoint(MemoryStore(), FullArtifacts())
+    DAG([Node("far", Away)]).run(checkpoint=checkpoint, run_id="r", backend="inline")
+    why = "could not be fetched (BackendUnreachableError: the coordinator that had it is away)"
+    with pytest.raises(TransferError, match=re.escape(f"The value of node 'far' was not kept: it {why}. Run the node")):
+        view(checkpoint, "r").result()["far"]
 
 
 WATCHED: dict[str, Any] = {}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from textwrap import dedent
@@ -12,9 +14,11 @@ from textwrap import dedent
 import pytest
 
 from dagrid.errors import BackendError, TamperedError
+from dagrid.execution.backends.cluster import contents as contents_module
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.contents import SMALL, UNPACKED, Contents, parts
 from dagrid.execution.backends.cluster.outbox import PIECE
+from tests.fleet.wire import PATIENCE
 
 LARGE = bytes(range(256)) * (3 * PIECE // 256) + b"end"
 
@@ -145,6 +149,53 @@ def test_a_cache_keeps_what_was_used_last(tmp_path: Path) -> None:
     cache.get(old), cache.get(new), cache.get(used)
     cache.release("run")
     assert [digest in cache for digest in (old, used, new)] == [False, True, True]
+
+
+def test_what_is_put_is_held_from_the_beginning(tmp_path: Path) -> None:
+    """A value that was made here went, where there was much besides, before it was noted who wants it."""
+    cache = Contents(tmp_path / "cache", spare=SMALL)
+    digest = cache.put(LARGE, holder=1)
+    other = cache.put(LARGE + LARGE, holder=2)
+    cache.release(2)
+    assert (digest in cache, other in cache) == (True, False)
+    cache.release(1)
+    assert digest not in cache
+    cache.close()
+
+
+def test_what_takes_long_to_write_holds_up_nobody(contents: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop of a worker waited while a large value was written, and said nothing to its coordinator."""
+    small = contents.put(b"small")
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(path: Path, data: bytes) -> None:
+        begun.set()
+        assert go.wait(PATIENCE)
+        path.write_bytes(data)
+
+    monkeypatch.setattr(contents_module, "write", slow)
+    with ThreadPoolExecutor(1) as writer:
+        writing = writer.submit(contents.put, LARGE)
+        assert begun.wait(PATIENCE)
+        with ThreadPoolExecutor(1) as reader:
+            assert reader.submit(contents.get, small).result(PATIENCE) == b"small"
+        assert digest_of(LARGE) not in contents
+        go.set()
+        assert writing.result(PATIENCE) == digest_of(LARGE)
+    assert contents.get(digest_of(LARGE)) == LARGE
+
+
+def test_what_finds_no_room_is_held_by_nobody(contents: Contents, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(contents_module, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            contents.put(LARGE, holder=1)
+    digest = contents.put(LARGE, holder=2)
+    contents.release(2)
+    assert digest not in contents
 
 
 def test_pieces_that_are_being_sent_outlive_what_they_are_of(contents: Contents) -> None:

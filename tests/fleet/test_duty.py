@@ -166,6 +166,17 @@ def test_what_needs_a_content_for_which_there_is_no_room_has_ended() -> None:
     assert not post.up().wants
 
 
+def test_a_call_waits_for_the_values_that_it_takes() -> None:
+    """As for its arguments; one that was made here is here."""
+    post = Post()
+    post.note(post.duty.arrived(b"mine"))
+    post.assign(*calls(1, values=[b"mine"]), *calls(2, values=[b"mine", b"other"]))
+    assert post.performs() == [("r", 1)]
+    assert list(post.up().wants) == [b"other"]
+    post.note(post.duty.arrived(b"other"))
+    assert post.performs() == [("r", 2)]
+
+
 def test_an_attempt_that_is_cancelled_while_it_brings_its_value_has_none() -> None:
     """It may never find room where it is brought to; one without such a value has ended as it has ended."""
     post = Post()

@@ -75,6 +75,21 @@ def test_large_values_outlive_the_run(fleet: ClusterBackend) -> None:
     assert result["made"] == result["same"]
 
 
+def test_large_values_pass_from_worker_to_worker(fleet: ClusterBackend, start: Start) -> None:
+    """To where they were made and elsewhere, alone, deep in other values, twice, and to who returns what it got."""
+    start(id="second", labels="second=yes")
+    here, there = {"steady": "yes"}, {"second": "yes"}
+    nodes = [
+        Node("made", lambda: os.urandom(1 << 20), selector=here),
+        Node("same", lambda made: made, ["made"], selector=there),
+        Node("both", lambda one, two: [one, two], inputs={"one": "made", "two": "same"}, selector=here),
+        Node("deep", lambda both, made: (both[0] == both[1] == made, len(made)), ["both", "made"], selector=there),
+        Node("here", lambda both, made: (both[0] == both[1] == made, len(made)), ["both", "made"], selector=here),
+    ]
+    result = DAG(nodes).run(backend=fleet, progress=False, keep={"deep", "here"}).raise_for_status()
+    assert result["deep"] == result["here"] == (True, 1 << 20)
+
+
 def test_large_values_go_through_artifacts(fleet: ClusterBackend, tmp_path: Path) -> None:
     """Where there is a place that all reach they are put there, and nothing of them is left when the run has ended."""
     nodes = [

@@ -171,7 +171,7 @@ def test_other_words_are_another_protocol() -> None:
     """
     said = Path(calling.__file__).with_name("fleet.proto").read_text()
     words = " ".join(re.sub(r"//.*", "", said).split())
-    assert (PROTOCOL, sha256(words.encode()).hexdigest()[:12]) == (3, "61d23a2aef40")
+    assert (PROTOCOL, sha256(words.encode()).hexdigest()[:12]) == (4, "4a5881ae5155")
 
 
 def test_a_second_worker_of_the_same_id_waits_until_the_first_one_leaves(caplog) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 import pickle
+import resource
+import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext, suppress
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +41,8 @@ class Engine:
 
     def __init__(self) -> None:
         self.reported: Heard[Stimulus] = Heard()
+        self.keeps = False  # the values that are reported, as one with a record does
+        self.waits_for: threading.Event | None = None  # when an attempt has ended
         self._workers = count()
 
     def now(self) -> float:
@@ -48,6 +56,11 @@ class Engine:
 
     def report(self, events: Sequence[Stimulus]) -> None:
         for event in events:
+            if self.waits_for is not None and isinstance(event, Finished):
+                self.waits_for.wait(PATIENCE)
+            if self.keeps and isinstance(event, Finished) and isinstance(event.value, Apart):
+                with suppress(TransferError):
+                    event.value.packed()
             self.reported.add(event)
 
 
@@ -299,6 +312,151 @@ def test_equal_values_are_fetched_once_by_all_who_read_them_at_once(played: Play
     assert [wanted for ask in played.line.asks.all for wanted in ask.wants] == [digest_of(data)]
 
 
+def take(played: Played, *values: object) -> pb.Call:
+    """Have a worker perform a call that takes values, and return how it was assigned."""
+    played.session.perform(Bundle(1, [Call(7, "taking", operator.length_hint, values)]))
+    return played.assigned(7)
+
+
+def test_a_value_stays_where_it_is_when_a_call_takes_it(played: Played) -> None:
+    """However deep it stands in the arguments: it went to this process and back, and lay there three times meanwhile."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    call = take(played, value, {"deep": [value]}, "small")
+    assert (list(call.values), call.apart) == ([digest_of(data)], b"")
+    assert len(call.arguments) < 1_000
+    assert not [wanted for ask in played.line.asks.all for wanted in ask.wants]
+    played.session.leave()  # and not closed, for then it is fetched
+
+
+def test_a_value_is_held_as_long_as_a_call_that_takes_it_is_under_way(played: Played) -> None:
+    """Also when nobody else refers to it any more."""
+    value = played.value(pickle.dumps(LARGE))
+    take(played, value)
+    gone = weakref.ref(value)
+    del value
+    played.engine.reported.all.clear()
+    gc.collect()
+    assert gone() is not None
+    played.end(1, attempt=7)
+    gc.collect()
+    assert gone() is None
+    (drop,) = played.line.asks.wait(lambda asks: [drop for ask in asks for drop in ask.drops], "that it is dropped")
+    assert (drop.fence, list(drop.attempts)) == (1, [1])
+
+
+def test_a_call_whose_value_nobody_has_any_more_fails(played: Played) -> None:
+    """The coordinator began anew without its folder: the worker waited for the value for ever."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    take(played, value)
+    played.session.tell(pb.Tell(wants=[digest_of(data)]))
+    (failed,) = played.engine.reported.wait(
+        lambda found: [event for event in found if isinstance(event, Finished) and event.attempt == 7], "the failure"
+    )
+    assert failed.outcome == Outcome.FAILED
+    assert not failed.retryable
+    assert isinstance(failed.value, TransferError)
+    assert "'node-1'" in str(failed.value)
+    assert "nobody has it any more" in str(failed.value)
+    (cancel,) = played.line.asks.wait(lambda asks: [cancel for ask in asks for cancel in ask.cancels], "the cancel")
+    assert (cancel.fence, list(cancel.attempts)) == (2, [7])
+    played.session.leave()
+
+
+def test_a_value_that_was_read_is_given_where_nobody_else_has_it_any_more(played: Played) -> None:
+    """It is here too by then."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.decode)
+        played.wanted(digest_of(data))
+        played.session.tell(pb.Tell(parts=parts(data, digest_of(data))))
+        assert read.result(PATIENCE) == LARGE
+    assert list(take(played, value).values) == [digest_of(data)]
+    assert played.given(digest_of(data)) == data
+
+
+def test_a_value_that_is_kept_elsewhere_too_is_not_held_here(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """A run with a checkpoint has it there; it is read there, and brought here once, into a file, when the session ends."""
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(value.packed)
+        played.wanted(digest_of(data))
+        played.session.tell(pb.Tell(parts=parts(data, digest_of(data))))
+        assert read.result(PATIENCE) == data
+    copies = [data, data]
+    value.also_at(copies.pop)
+    assert value.decode() == LARGE
+    monkeypatch.setattr(apart, "IN_MEMORY", INLINE)
+    played.session.close()
+    assert value.decode() == value.decode() == LARGE
+    assert not copies
+    assert sum(len(ask.wants) for ask in played.line.asks.all) == 1
+
+
+def test_what_comes_while_the_session_waits_does_not_gather(played: Played) -> None:
+    """Who keeps a record waits there for a large value, all of whose pieces lay in memory a second time until it was whole."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    gate = threading.Event()
+    played.engine.waits_for = gate
+    played.perform(0, 1)
+    played.assigned(1)
+    ended = pb.Finished(attempt=1, outcome=Outcome.COMPLETED)
+    played.session.tell(pb.Tell(reports=[pb.Report(run="run", fence=1, finished=[ended])]))
+    before = resident()
+    for _ in range(256):
+        played.session.tell(pb.Tell(parts=[pb.Part(digest=b"large", size=1 << 26, data=bytes(1 << 18))]))
+    grown = resident() - before
+    gate.set()
+    assert grown < 1 << 24
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_very_large_value_is_read_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Played, full: bool
+) -> None:
+    """All of those that a run had made lay in memory when it had ended, whether somebody read them or not. Where the disk has no
+    room they still do.
+    """
+    monkeypatch.setattr(apart, "IN_MEMORY", INLINE)
+    data = pickle.dumps(LARGE)
+    value = played.value(data)
+    with (
+        open(tmp_path / "aside", "w+b", buffering=0) as file,
+        ThreadPoolExecutor(1) as reader,
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(apart, "TemporaryFile", lambda buffering: file)
+        read = reader.submit(value.decode)
+        played.wanted(digest_of(data))
+        first, *rest = parts(data, digest_of(data))
+        played.session.tell(pb.Tell(parts=[first]))
+        with unwritable(file) if full else nullcontext():
+            played.session.tell(pb.Tell(parts=rest))
+            assert read.result(PATIENCE) == LARGE
+        assert file.tell() == (len(first.data) if full else len(data))
+    assert value.decode() == LARGE
+    assert value.packed() == data
+
+
+@contextmanager
+def unwritable(file: FileIO) -> Iterator[None]:
+    """Let files of this process become no longer than this one is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.tell(), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, usual)
+
+
 def test_what_is_to_end_is_not_waited_for_longer_than_a_lease_while_the_coordinator_is_away(played: Played) -> None:
     """Nobody is there who could say that it has ended: a run that was cancelled went on until the coordinator was back. Who
     comes back with it hears that it is not wanted. What was not sent any more ends at once.
@@ -357,18 +515,21 @@ def test_a_value_is_waited_for_while_the_coordinator_is_away(
 
 
 def test_who_cancels_does_not_wait_for_a_value_of_a_coordinator_that_is_away(played: Played) -> None:
-    """The next call wants the value as an argument, and whoever sends it would fetch it as long as it takes."""
-    value = played.value(pickle.dumps(LARGE))
+    """Who keeps a record fetches the value to be kept where the end is reported, and would do so as long as it takes."""
+    played.engine.keeps = True
+    played.welcome("first", lease=0.05)
+    played.perform(0, 1)
     played.perform(0, 2)
     played.assigned(2)
-    played.welcome("first", lease=0.05)
+    data = pickle.dumps(LARGE)
+    ended = pb.Finished(attempt=1, outcome=Outcome.COMPLETED, apart=digest_of(data), size=len(data))
+    played.session.tell(pb.Tell(reports=[pb.Report(run="run", fence=1, finished=[ended])]))
+    played.wanted(digest_of(data))
     played.session.reopen(played.line)
-    played.session.perform(Bundle(0, [Call(3, "node-3", len, (value,))]))
-    played.wanted(value.digest)
     played.session.cancel(0, 2)
-    played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)][2:])
-    ended = [event for event in played.engine.reported.all if isinstance(event, Finished)]
-    assert [(event.attempt, event.outcome) for event in ended[1:]] == [(3, Outcome.FAILED), (2, Outcome.CANCELLED)]
+    played.engine.reported.wait(lambda found: [event for event in found if isinstance(event, Finished)][1:])
+    events = [event for event in played.engine.reported.all if isinstance(event, Finished)]
+    assert [(event.attempt, event.outcome) for event in events] == [(1, Outcome.COMPLETED), (2, Outcome.CANCELLED)]
 
 
 def test_what_finds_no_room_where_the_run_is_is_written_when_there_is_some(

@@ -205,6 +205,25 @@ def test_values_pass_from_worker_to_worker(fleet):
     assert fleet.out(run, "three") == "got 44 and 3\n"
 
 
+def test_a_large_output_passes_from_worker_to_worker(fleet):
+    """It stays with the coordinator between steps."""
+    (fleet.flows / "long.py").write_text(
+        "def make():\n    return 'x' * 500_000\n\ndef size(value):\n    return len(value)\n"
+    )
+    run = fleet.enqueue(
+        """
+        steps:
+          - {name: one, python: "long:make", output: A, workerSelector: {gpu: "true"}}
+          - {name: two, python: "long:size", args: ["${A}"], output: B, workerSelector: {region: eu-west-1}}
+          - {name: three, python: "long:size", args: ["${A}"], output: C, workerSelector: {gpu: "true"}}
+          - {name: four, command: 'echo "$B $C"', depends: [two, three]}
+        """,
+        "large",
+    )
+    assert fleet.ended(run) == "succeeded"
+    assert fleet.out(run, "four") == "500000 500000\n"
+
+
 def test_a_step_can_look_into_the_files_of_another(fleet):
     """`${id.stdout}` is a file; it is there on another worker too, and where the run is."""
     run = fleet.enqueue(

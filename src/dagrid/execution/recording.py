@@ -176,6 +176,10 @@ class Recorder:
             return
         try:
             data = value.packed() if isinstance(value, Encoded) else pack(value)
+        except TransferError as error:  # where it is it cannot be had from
+            why = error.__cause__ or error
+            self._kept[attempt] = _ABSENT + f"it could not be fetched ({type(why).__name__}: {why})".encode()
+            return
         except BaseException as error:  # the user's type; the run goes on, and a resumed one makes the value again
             if is_interrupt(error):
                 raise
@@ -186,7 +190,9 @@ class Recorder:
             return
         key = f"{self.run}/{self._epoch}/{attempt}"  # an earlier owner may still perform an attempt of the same number
         self.artifacts.put(key, data)
-        self._kept[attempt] = _ELSEWHERE + key.encode()
+        ref = self._kept[attempt] = _ELSEWHERE + key.encode()
+        if isinstance(value, Encoded):
+            value.also_at(Kept(ref, self.artifacts, "").packed)
 
     def pass_over(self, attempt: int, why: str) -> None:
         """Say for the fact that a value was made that it is not kept; it is made again when somebody needs it."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Callable
+from mmap import mmap
 from typing import Any, NamedTuple
 
 from dagrid.errors import TransferError
 from dagrid.execution.backends._worker import encode, loads, told, type_name
 from dagrid.ports import Artifacts, Call, Encoded
+
+Buffer = bytes | bytearray | mmap
 
 
 class Pickled(Encoded):
@@ -27,14 +30,7 @@ class Pickled(Encoded):
 
     def decode(self) -> Any:
         """Return the value; raise `TransferError` if this process cannot rebuild it."""
-        try:
-            return loads(self.data)
-        except Exception as error:
-            raise TransferError(
-                f"The value of node {self.node!r} came back but cannot be rebuilt here ({told(error)}). "
-                "Let its type be importable in this process too.",
-                self.node,
-            ) from error
+        return rebuilt(self.data, self.node)
 
     def packed(self) -> bytes:
         return bytes(self.data)
@@ -44,6 +40,18 @@ class Pickled(Encoded):
 
     def __repr__(self) -> str:
         return f"<Pickled value of {self.node!r}, {len(self.data)} bytes>"
+
+
+def rebuilt(data: Buffer, node: str) -> Any:
+    """Return the value of a node from the bytes in which it came; raise `TransferError` if this process cannot rebuild it."""
+    try:
+        return loads(data)
+    except Exception as error:
+        raise TransferError(
+            f"The value of node {node!r} came back but cannot be rebuilt here ({told(error)}). "
+            "Let its type be importable in this process too.",
+            node,
+        ) from error
 
 
 class Unopened(NamedTuple):

@@ -154,7 +154,7 @@ class Bench:
                 self.ended(task, failed(task.run.error))
         if calls:
             if self._processes is None:
-                self._processes = Processes(self._loop, self._slots, self._contents.get, self._contents.put, self)
+                self._processes = Processes(self._loop, self._slots, self._contents, self)
             self._processes.perform(calls)
         if commands:
             ending = {task.head for task in commands if task.call.exclusive}
@@ -167,7 +167,7 @@ class Bench:
         found = self._commands.get(leashed)
         if found is None:
             leash = Leash(self._duty.killed_at) if leashed else None
-            found = Commands(self._loop, self._slots, self._contents.get, self._contents.put, self, leash)
+            found = Commands(self._loop, self._slots, self._contents, self, leash)
             self._commands[leashed] = found
         return found
 

@@ -6,14 +6,17 @@ It knows the backend for commands; books and streams it does not know.
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 from dagrid.attempt import before
 from dagrid.execution.backends._worker import Importing, loads
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.command import CommandBackend
+from dagrid.execution.beside import open_beside
 from dagrid.execution.watchdog import Guard, Leash
 from dagrid.machine.events import Finished, Started, Stimulus
 from dagrid.ports import Bundle, Call
@@ -41,8 +44,7 @@ class Commands:
     Args:
         loop: of the worker.
         slots: how many processes run at once.
-        read: returns a content.
-        keep: takes a large value, and returns its digest; called in any thread.
+        contents: has functions and arguments, and gets large values.
         reader: is told.
         leash: ends the processes at its time, where they are not to outlive that; it is closed with this.
     """
@@ -51,13 +53,11 @@ class Commands:
         self,
         loop: AbstractEventLoop,
         slots: int,
-        read: Callable[[bytes], bytes],
-        keep: Callable[[bytes], bytes],
+        contents: Contents,
         reader: Reader,
         leash: Leash | None = None,
     ) -> None:
-        self._read = read
-        self._keep = keep
+        self._contents = contents
         self._reader = reader
         self._tasks: dict[int, Task] = {}
         self._importing = Importing()
@@ -129,7 +129,7 @@ class Commands:
         fn = run.opened.get(call.function)
         if fn is None:
             try:
-                fn = loads(self._read(call.function))
+                fn = loads(self._contents.get(call.function))
             except BaseException as error:
                 raise StuckError("function") from error
             if run.surroundings is not None:
@@ -138,13 +138,13 @@ class Commands:
         if task.rides is not None:
             end = task.rides.end
             assert end is not None
-            data = self._read(end.apart) if end.apart else end.value
+            data = self._contents.get(end.apart) if end.apart else end.value
             before.set(lambda: loads(data) if data else None)
-        sent = self._read(call.apart) if call.apart else call.arguments
+        sent = self._contents.get(call.apart) if call.apart else call.arguments
         args, kwargs = (), None
         if sent:
             try:
-                args, kwargs = loads(sent)
+                args, kwargs = open_beside(sent, {digest: self._contents.path(digest) for digest in call.values})
             except BaseException as error:
                 raise StuckError("argument") from error
         return fn(*args, **(kwargs or {}))
@@ -152,7 +152,7 @@ class Commands:
     def _prepare(self, event: Stimulus) -> Any:
         """In the thread of the commands: make the report of an end."""
         if isinstance(event, Finished):
-            return event.attempt, end_of(event, self._keep)
+            return event.attempt, end_of(event, partial(self._contents.put, holder=event.attempt))
         return event if isinstance(event, Started) else None
 
     def _take(self, events: list[Any]) -> None:
@@ -161,6 +161,8 @@ class Commands:
                 task = self._tasks.get(token_of(event[0]))
                 if task is not None:
                     self._end(task, event[1])
+                if event[1].apart:
+                    self._contents.release(event[0])  # who wants it has it by now
                 continue
             task = self._tasks.get(token_of(event.attempt))
             if task is not None:

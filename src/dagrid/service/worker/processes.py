@@ -7,13 +7,17 @@ what waited in a process that died. It knows the pool of processes; books and st
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol, cast
 
 from dagrid.execution.backends._transfer import Packed
+from dagrid.execution.backends._worker import encode
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.multiprocessing import MultiprocessingBackend
+from dagrid.execution.beside import Beside
 from dagrid.machine.events import Finished, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
 from dagrid.ports import Bundle, Call
 from dagrid.service.worker.tasks import Desk, Task, cancelled, end_of, lost, token_of
@@ -53,8 +57,7 @@ class Processes:
     Args:
         loop: of the worker.
         slots: how many processes.
-        read: returns a content.
-        keep: takes a large value, and returns its digest; called in any thread.
+        contents: has functions and arguments, and gets large values.
         reader: is told.
     """
 
@@ -62,13 +65,11 @@ class Processes:
         self,
         loop: AbstractEventLoop,
         slots: int,
-        read: Callable[[bytes], bytes],
-        keep: Callable[[bytes], bytes],
+        contents: Contents,
         reader: Reader,
     ) -> None:
         self._loop = loop
-        self._read = read
-        self._keep = keep
+        self._contents = contents
         self._reader = reader
         self._backend = MultiprocessingBackend(slots)
         self._session = self._backend.open_packed(Desk(loop, self._prepare, self._take))
@@ -138,12 +139,11 @@ class Processes:
         call, run = task.call, task.run
         fn = run.packed.get(call.function)
         if fn is None:
-            fn = run.packed[call.function] = Packed(self._read(call.function))
-        arguments: Any = ()
-        if call.apart:
-            arguments = Packed(self._read(call.apart))
-        elif call.arguments:
-            arguments = Packed(call.arguments)
+            fn = run.packed[call.function] = Packed(self._contents.get(call.function))
+        sent = self._contents.get(call.apart) if call.apart else call.arguments
+        if call.values:
+            sent = encode(Beside(sent, {digest: self._contents.path(digest) for digest in call.values}))
+        arguments: Any = Packed(sent) if sent else ()
         rides = -1 if task.rides is None else task.rides.attempt
         return Call(
             task.attempt,
@@ -185,13 +185,19 @@ class Processes:
 
     def _prepare(self, event: Stimulus) -> Any:
         """In the pool's thread: make the report of an end."""
-        return (event.attempt, end_of(event, self._keep)) if isinstance(event, Finished) else event
+        return (
+            (event.attempt, end_of(event, partial(self._contents.put, holder=event.attempt)))
+            if isinstance(event, Finished)
+            else event
+        )
 
     def _take(self, events: list[Any]) -> None:
         again: list[Task] = []
         for event in events:
             if isinstance(event, tuple):
                 self._take_end(*event)
+                if event[1].apart:
+                    self._contents.release(event[0])  # who wants it has it by now
             elif isinstance(event, Started):
                 self._take_start(event)
             elif isinstance(event, WorkerJoined):

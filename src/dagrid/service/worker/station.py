@@ -193,9 +193,10 @@ class Station:
             self._need(assign.run, digest)
         for call in assign.calls:
             self._need(assign.run, call.function)
-            if call.apart:
+            if call.apart or call.values:
                 key = (assign.run, assign.fence, call.attempt)
-                self._need(key, call.apart)
+                for digest in (call.apart, *call.values):
+                    self._need(key, digest)
                 self._held.setdefault(assign.run, set()).add(key)
 
     def _need(self, holder: object, digest: bytes) -> None:
@@ -213,11 +214,13 @@ class Station:
         key = (task.run.name, task.fence, task.call.attempt)
         end = task.end
         assert end is not None
-        if task.call.apart:
-            self.contents.release(key)
         if end.apart:
             self.contents.hold(key, end.apart)
             self._held.setdefault(task.run.name, set()).add(key)
+            self.bench.do(self.duty.arrived(end.apart))  # who takes it may be performed here
+        done = {task.call.apart, *task.call.values} - {b"", end.apart}
+        if done:
+            self.contents.release(key, *done)
         if task.run.folder is not None:
             self.logs.look()
             marks = self.logs.marks(task.run.name)

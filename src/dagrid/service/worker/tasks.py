@@ -87,7 +87,7 @@ class StuckError(Exception):
         self.what = what
 
 
-def end_of(event: Finished, keep: Callable[[bytes], bytes]) -> pb.Finished:
+def end_of(event: Finished, keep: Callable[[bytes | bytearray], bytes]) -> pb.Finished:
     """Return the report of an end; `keep` takes a large value, which travels apart, and returns its digest."""
     end = pb.Finished(outcome=event.outcome, started=event.started + SHIFT, ended=event.ended + SHIFT)
     if event.outcome == Outcome.COMPLETED:
@@ -125,14 +125,14 @@ def without_room(error: Exception) -> pb.Finished:
     return end
 
 
-def _put_value(end: pb.Finished, event: Finished, keep: Callable[[bytes], bytes]) -> None:
+def _put_value(end: pb.Finished, event: Finished, keep: Callable[[bytes | bytearray], bytes]) -> None:
     try:
         data = _bytes_of(event.value)
     except BaseException as error:  # noqa: BLE001 - the user's code
         _put_stuck(end, "value", event.value, error)
         return
     try:
-        end.extra = _bytes_of(event.extra)
+        end.extra = bytes(_bytes_of(event.extra))
     except BaseException as error:  # noqa: BLE001 - the user's code
         _put_stuck(end, "extra", event.extra, error)
         return
@@ -141,7 +141,7 @@ def _put_value(end: pb.Finished, event: Finished, keep: Callable[[bytes], bytes]
         end.extra = b""
         return
     if len(data) <= INLINE:
-        end.value = data
+        end.value = bytes(data)
         return
     try:
         end.apart, end.size = keep(data), len(data)
@@ -150,10 +150,10 @@ def _put_value(end: pb.Finished, event: Finished, keep: Callable[[bytes], bytes]
         _put_failure(end, error)
 
 
-def _bytes_of(value: Any) -> bytes:
+def _bytes_of(value: Any) -> bytes | bytearray:
     if value is None:
         return b""
-    return bytes(value.data) if isinstance(value, Pickled) else encode(value)
+    return value.data if isinstance(value, Pickled) else encode(value)
 
 
 def _put_stuck(end: pb.Finished, what: str, value: Any, error: BaseException) -> None:

@@ -8,80 +8,139 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
-from io import BytesIO
+from io import BytesIO, FileIO
+from mmap import ACCESS_READ, mmap
+from tempfile import TemporaryFile
 from time import monotonic
 from typing import Any
 
 from dagrid.errors import BackendError, BackendUnreachableError, DagridError, TransferError
 from dagrid.execution.backends._remote import lost_error
-from dagrid.execution.backends._transfer import Pickled, open_kept
+from dagrid.execution.backends._transfer import open_kept, rebuilt
 from dagrid.execution.backends._worker import loads
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
+from dagrid.execution.backends.cluster.contents import parts
+from dagrid.execution.beside import value_beside
 from dagrid.leases import LEASE
 from dagrid.ports import Artifacts, Encoded
 
 INLINE = 1 << 18
 """What is pickled in more bytes than this travels apart from the message that refers to it."""
+IN_MEMORY = 1 << 24
+"""What is pickled in more bytes than this is read from a file, where somebody may want it later."""
 FETCHING = 60.0
 """Seconds beside a lease without a piece, from a coordinator that is there, after which a value cannot be had."""
 
+Whole = bytes | mmap
+"""A pickled value, in memory or in a file."""
+
 _log = logging.getLogger("dagrid.fleet")
+_travelling = threading.local()
+"""While arguments are pickled: the values that may stand in them by their digests, `staying`, and those that do, `met`."""
 
 
 class Apart(Encoded):
     """A large value that is still with the fleet; it is fetched when somebody reads it, and at the end of its session.
 
+    Calls of its run take it from there, by its digest (`Values.travelling`).
+
     Args:
         digest, size: of the pickled value.
         node: whose it is.
-        fetch: returns the pickled value.
+        fetch: returns the pickled value; the last argument of it says whether that may lie in a file.
         artifacts: where it is kept, under which key, if it is not with the coordinator; what takes it fetches it from there.
     """
 
-    __slots__ = ("__weakref__", "_artifacts", "_data", "_fetch", "digest", "node", "size")
+    __slots__ = ("__weakref__", "_artifacts", "_copy", "_data", "_fetch", "digest", "node", "size")
 
     def __init__(
         self,
         digest: bytes,
         size: int,
         node: str,
-        fetch: Callable[[bytes, int], bytes],
+        fetch: Callable[[bytes, int, bool], Whole],
         artifacts: tuple[Artifacts, str] | None = None,
     ) -> None:
         self.digest = digest
         self.size = size
         self.node = node
         self._artifacts = artifacts
-        self._fetch: Callable[[bytes, int], bytes] | None = fetch
-        self._data: bytes | None = None
+        self._fetch = fetch
+        self._data: Whole | None = None
+        self._copy: Callable[[], bytes] | None = None
 
     def decode(self) -> Any:
-        return Pickled(self.packed(), self.node).decode()
+        return rebuilt(self._found(aside=True), self.node)
 
     def packed(self) -> bytes:
-        data, fetch = self._data, self._fetch
-        if data is None and fetch is not None:
-            try:
-                data = self._data = fetch(self.digest, self.size)
-            except Exception as error:
-                raise lost_error(self.node, self.size, error) from error
-            self._fetch = None
-        assert data is not None or self._data is not None
-        return data if data is not None else self._data  # type: ignore[return-value]
+        data = self._found(aside=False)
+        return data if isinstance(data, bytes) else data[:]
+
+    def _found(self, aside: bool) -> Whole:
+        copy, fetch = self._copy, self._fetch  # before the data, which is there when these are gone
+        data = self._data
+        if data is not None:
+            return data
+        try:
+            if copy is not None:
+                return copy()
+            data = self._data = fetch(self.digest, self.size, aside)
+        except Exception as error:
+            if self._data is not None:  # it was brought home meanwhile
+                return self._data
+            raise lost_error(self.node, self.size, error) from error
+        return data
+
+    def also_at(self, get: Callable[[], bytes]) -> None:
+        self._copy = get
+        self._data = None
+
+    def bring_home(self) -> None:
+        """Have it here from now on."""
+        self._data = _laid_aside(self._found(aside=True))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it has been fetched."""
+        return self._data is not None or self._copy is not None
 
     def forget(self) -> None:
         """The session ends: from now on it is here, or nowhere."""
-        self._artifacts = None
+        self._artifacts = self._copy = None
+        if self._data is not None:
+            self._fetch = _nowhere
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (loads, (self.packed(),)) if self._artifacts is None else (open_kept, self._artifacts)
+        if self._artifacts is not None:
+            return open_kept, self._artifacts
+        if self in getattr(_travelling, "staying", ()):
+            _travelling.met.add(self.digest)
+            return value_beside, (self.digest,)
+        return loads, (self.packed(),)
 
     def __repr__(self) -> str:
         return f"<Apart value of {self.node!r}, {self.size} bytes>"
+
+
+def _laid_aside(data: Whole) -> Whole:
+    """Return a value in a file of no name, if it is so large that memory is too good for it."""
+    if isinstance(data, mmap) or len(data) <= IN_MEMORY:
+        return data
+    try:
+        with TemporaryFile() as file:
+            file.write(data)
+            file.flush()
+            return mmap(file.fileno(), 0, access=ACCESS_READ)
+    except OSError:  # there is no room
+        return data
+
+
+def _nowhere(digest: bytes, size: int, _: bool) -> bytes:
+    raise LookupError(f"what was {digest.hex()} ({size} bytes) is here alone")
 
 
 class Fetch:
@@ -90,10 +149,14 @@ class Fetch:
     Args:
         size: of it.
         due: returns until when it is awaited that was last heard of at a time (None: for ever), and why no longer.
+        aside: whether it may lie in a file of no name, if it is so large that memory is too good for it.
     """
 
-    def __init__(self, size: int, due: Callable[[float], tuple[float | None, str]]) -> None:
-        self._data = BytesIO()
+    def __init__(self, size: int, due: Callable[[float], tuple[float | None, str]], aside: bool) -> None:
+        self._data: BytesIO | FileIO = BytesIO()
+        if aside and size > IN_MEMORY:
+            with suppress(OSError):  # there is no room for files
+                self._data = TemporaryFile(buffering=0)  # noqa: SIM115 - it goes with this
         self._left = size
         self._due = due
         self._changed = threading.Condition()
@@ -102,10 +165,24 @@ class Fetch:
     def take(self, part: pb.Part) -> None:
         with self._changed:
             if not part.offset:  # on a new stream all of it comes again
-                self._data, self._left = BytesIO(), part.size
+                self._data.seek(0)
+                self._left = part.size
             if part.offset == self._data.tell():
-                self._left -= self._data.write(part.data)
+                self._write(part.data)
+                self._left -= len(part.data)
             self._changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        before = self._data.tell()
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._data.write(rest) :]
+        except OSError:  # the disk is full
+            self._data.seek(0)
+            self._data = BytesIO(self._data.read()[:before])
+            self._data.seek(before)
+            self._data.write(data)
 
     def fail(self, why: str) -> None:
         with self._changed:
@@ -117,7 +194,7 @@ class Fetch:
         with self._changed:
             self._changed.notify_all()
 
-    def wait(self) -> bytes:
+    def wait(self) -> Whole:
         with self._changed:
             heard, left = monotonic(), self._left
             while self._left > 0 and not self._failed:
@@ -130,7 +207,9 @@ class Fetch:
                 self._changed.wait(wait)
             if self._failed:
                 raise BackendError(self._failed)
-            return self._data.getvalue()  # of which there is no copy made
+            if isinstance(self._data, BytesIO):
+                return self._data.getvalue()  # of which there is no copy made
+            return mmap(self._data.fileno(), 0, access=ACCESS_READ)
 
 
 class Values:
@@ -183,6 +262,32 @@ class Values:
             weakref.finalize(made, self._let_go, partial(self._release, fence, attempt)).atexit = False
         return made
 
+    @contextmanager
+    def travelling(self) -> Iterator[set[bytes]]:
+        """Let values stand by their digests in what is pickled meanwhile in this thread; which do is in what is yielded."""
+        met: set[bytes] = set()
+        _travelling.staying, _travelling.met = self._known, met
+        try:
+            yield met
+        finally:
+            _travelling.staying = ()
+
+    def pieces(self, digest: bytes) -> Iterator[pb.Part] | None:
+        """Return a value that somebody refers to and that has been fetched, in pieces."""
+        for value in self._of(digest):
+            if value.is_here:
+                with suppress(TransferError):  # who takes it hears that it is lost
+                    return parts(value.packed(), digest)
+        return None
+
+    def lost(self, digest: bytes) -> TransferError | None:
+        """Return the error for a value that somebody refers to and nobody has; None if nobody refers to such a one."""
+        found = next(iter(self._of(digest)), None)
+        return None if found is None else lost_error(found.node, found.size, LookupError("nobody has it any more"))
+
+    def _of(self, digest: bytes) -> list[Apart]:
+        return [value for value in list(self._known) if value.digest == digest]
+
     def kept(self) -> list[pb.Kept]:
         """Return what is referred to and is with the coordinator, for one that begins anew; from any thread."""
         found: dict[int, pb.Kept] = {}
@@ -192,8 +297,8 @@ class Values:
             kept.digests.append(digest)
         return list(found.values())
 
-    def fetch(self, digest: bytes, size: int) -> bytes:
-        """Return a value, waiting for it; from any thread but the session's own.
+    def fetch(self, digest: bytes, size: int, aside: bool) -> Whole:
+        """Return a value, waiting for it; from any thread. Arguments are those of `Fetch`.
 
         Raises:
             BackendError: it is not to be had any more.
@@ -206,7 +311,7 @@ class Values:
             if self._ended:
                 raise BackendError(self._ended)
             under_way = self._fetches.get(digest)
-            fetch = self._fetches[digest] = under_way or Fetch(size, self._due)
+            fetch = self._fetches[digest] = under_way or Fetch(size, self._due, aside)
         if under_way is not None:  # of equal values, one is fetched
             return fetch.wait()
         try:
@@ -295,7 +400,7 @@ class Values:
     def _bring(value: Apart) -> None:
         """Fetch a value. Raises BackendUnreachableError: nothing comes from the coordinator."""
         try:
-            value.packed()
+            value.bring_home()
         except TransferError as error:
             if isinstance(error.__cause__, BackendUnreachableError):
                 raise error.__cause__ from error

@@ -85,15 +85,32 @@ class Contents:
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._sizes
 
-    def put(self, data: bytes) -> bytes:
-        """Keep something, and return its digest."""
+    def put(self, data: bytes | bytearray, holder: Hashable = None) -> bytes:
+        """Keep something, as long as its holder wants it if there is one, and return its digest.
+
+        Raises:
+            OSError: there is no room for it.
+        """
         digest = hashlib.sha256(data).digest()
         with self._guard:
-            if digest not in self._sizes:
-                if len(data) > SMALL:
-                    self._file(digest, data)
-                else:
-                    self._in_memory[digest] = data
+            if holder is not None:
+                self.hold(holder, digest)
+            if digest in self._sizes:
+                return digest
+            if len(data) <= SMALL:
+                self._in_memory[digest] = bytes(data)
+                self._arrived(digest, len(data))
+                return digest
+            coming = self._new_path()
+        try:
+            write(coming, data)  # which takes long, and holds up nobody
+        except OSError:
+            self.release(holder, digest)
+            raise
+        with self._guard:
+            coming.replace(self._path(digest))
+            self._filed.add(digest)
+            if digest not in self._sizes:  # an equal one may have come meanwhile
                 self._arrived(digest, len(data))
         return digest
 
@@ -153,7 +170,11 @@ class Contents:
         with self._guard:
             self._sizes[digest] = self._sizes.pop(digest)
             found = self._in_memory.get(digest)
-            return self._path(digest).read_bytes() if found is None else found
+            if found is not None:
+                return found
+            file = self._path(digest).open("rb")
+        with file:
+            return file.read()
 
     def path(self, digest: bytes) -> Path:
         """Return a file with something, which must not be written to; raise KeyError if it is not here, or secret."""
@@ -299,7 +320,7 @@ class Contents:
         return self.folder / f"coming-{os.getpid()}-{self._names}"
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes | bytearray) -> None:
     """Write a file that only who runs this may read. Raises OSError: there is no room, and then nothing is left of it."""
     try:
         with open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:

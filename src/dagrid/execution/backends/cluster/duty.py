@@ -418,7 +418,7 @@ class Duty:
             if call.exclusive:
                 self._exclusive[job] = None
                 self._beat(self._now)
-            self._look_for(job.head, (*around, call.function, call.apart))
+            self._look_for(job.head, (*around, call.function, call.apart, *call.values))
         for job in heads:
             if self._draining:
                 self._give_back(job)

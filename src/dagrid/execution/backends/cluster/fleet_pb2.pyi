@@ -216,7 +216,7 @@ class Assign(_message.Message):
     def __init__(self, run: _Optional[str] = ..., fence: _Optional[int] = ..., worker: _Optional[str] = ..., generation: _Optional[int] = ..., kit: _Optional[bytes] = ..., calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., needs: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("attempt", "node", "function", "arguments", "apart", "place", "grows", "rides", "exclusive", "key")
+    __slots__ = ("attempt", "node", "function", "arguments", "apart", "place", "grows", "rides", "exclusive", "key", "values")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +227,7 @@ class Call(_message.Message):
     RIDES_FIELD_NUMBER: _ClassVar[int]
     EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
     attempt: int
     node: str
     function: bytes
@@ -237,7 +238,8 @@ class Call(_message.Message):
     rides: int
     exclusive: bool
     key: str
-    def __init__(self, attempt: _Optional[int] = ..., node: _Optional[str] = ..., function: _Optional[bytes] = ..., arguments: _Optional[bytes] = ..., apart: _Optional[bytes] = ..., place: _Optional[str] = ..., grows: _Optional[bool] = ..., rides: _Optional[int] = ..., exclusive: _Optional[bool] = ..., key: _Optional[str] = ...) -> None: ...
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, attempt: _Optional[int] = ..., node: _Optional[str] = ..., function: _Optional[bytes] = ..., arguments: _Optional[bytes] = ..., apart: _Optional[bytes] = ..., place: _Optional[str] = ..., grows: _Optional[bool] = ..., rides: _Optional[int] = ..., exclusive: _Optional[bool] = ..., key: _Optional[str] = ..., values: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Started(_message.Message):
     __slots__ = ("attempt", "at")

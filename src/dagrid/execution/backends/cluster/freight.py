@@ -168,6 +168,7 @@ class Freight:
             needs.named.add(assign.kit)
         for call in assign.calls:
             needs.named.add(call.function)
+            needs.named.update(call.values)  # the run holds them by what it has not dropped
             apart = call.apart
             if apart:
                 needs.named.add(apart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import islice
 from typing import NamedTuple
 
@@ -10,11 +11,12 @@ from dagrid.ports import Call
 
 
 class Sent(NamedTuple):
-    """A call that is with a worker, when it was sent, and what of it was sent apart."""
+    """A call that is with a worker, when it was sent, what of it was sent apart, and which values stay with the coordinator."""
 
     call: Call
     at: float
     apart: bytes
+    values: Collection[bytes] = ()
 
 
 Assigned = tuple[pb.Assign, dict[int, Sent]]

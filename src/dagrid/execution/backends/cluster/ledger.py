@@ -30,7 +30,7 @@ from dagrid.execution.backends.cluster.books import (
 from dagrid.execution.backends.cluster.traffic import Traffic
 from dagrid.leases import LEASE
 
-PROTOCOL = 3
+PROTOCOL = 4
 """The number of this protocol; who speaks another one is refused. Another word, or another meaning of one, is another number."""
 UNKNOWN = -1
 """The room of which a run was told last, perhaps on another line."""

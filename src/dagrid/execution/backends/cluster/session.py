@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic, time
@@ -265,7 +265,8 @@ class FleetSession:
             self._values.take(part)
         for digest in tell.missing:
             self._values.miss(digest)
-        if not self._over:
+        tell.ClearField("parts")  # else as much waits here as comes while it waits
+        if tell.ByteSize() and not self._over:
             self._inbox.put(partial(self._hear, tell))
 
     def _want(self, digest: bytes) -> bool:
@@ -416,24 +417,25 @@ class FleetSession:
         now = self.host.now()
         stayed: set[int] = set()
         sent: dict[int, Sent] = {}
-        for call in bundle.calls:
-            if call.rides in stayed:
-                stayed.add(call.attempt)
-                continue
-            try:
-                apart = self._put(assign, call)
-            except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
-                stayed.add(call.attempt)
-                self._fail(lane.number, call, error, final=True)
-                continue
-            sent[call.attempt] = Sent(call, now, apart)
+        with self._values.travelling() as met:
+            for call in bundle.calls:
+                if call.rides in stayed:
+                    stayed.add(call.attempt)
+                    continue
+                met.clear()
+                try:
+                    sent[call.attempt] = self._put(assign, call, now, met)
+                except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
+                    stayed.add(call.attempt)
+                    self._fail(lane.number, call, error, final=True)
         if assign.calls:
             self._staged.append((lane, (assign, sent)))
 
-    def _put(self, assign: pb.Assign, call: Call) -> bytes:
-        """Add a call to an assignment, and return the digest of arguments that are sent apart, or nothing."""
+    def _put(self, assign: pb.Assign, call: Call, now: float, met: Collection[bytes]) -> Sent:
+        """Add a call to an assignment; `met` has the values that stay where they are when its arguments are pickled."""
         function = self._cargo.function_of(call)
         arguments, apart = self._cargo.arguments_of(call)
+        values = tuple(met)
         assign.calls.add(
             attempt=call.attempt,
             node=call.node,
@@ -445,8 +447,9 @@ class FleetSession:
             rides=call.rides + 1,
             exclusive=bool(getattr(call.fn, "exclusive", False)),
             key=f"{self._key}/{call.node}",
+            values=values,
         )
-        return apart
+        return Sent(call, now, apart, values)
 
     def _give(self, part: pb.Part) -> None:
         self._out.parts.append(part)
@@ -720,7 +723,11 @@ class FleetSession:
                 self._refuse(str(error), error)
             else:
                 pieces = None if data is None else parts(data, digest)
-        if pieces is None:
+        pieces = pieces or self._values.pieces(digest)
+        lost = None if pieces is not None else self._values.lost(digest)
+        if lost is not None:
+            self._fail_those(lambda sent: digest in sent.values, lost, final=True)
+        elif pieces is None:
             self._call_back()
         elif self._line is not None:
             self._line.give(self._while_wanted(digest, pieces))
@@ -752,11 +759,15 @@ class FleetSession:
         )
         if digest in (self._cargo.kit, *self._needs):
             self._refuse(str(error), error)
+        self._fail_those(lambda sent: self._cargo.is_for(digest, sent.call, sent.apart), error, final=False)
+
+    def _fail_those(self, which: Callable[[Sent], bool], error: Exception, final: bool) -> None:
+        """What cannot have what it needs has failed, wherever it is."""
         for lane in self._lanes.values():
             for attempt, sent in list(lane.sent.items()):
-                if attempt in lane.sent and self._cargo.is_for(digest, sent.call, sent.apart):
+                if attempt in lane.sent and which(sent):
                     self._out.cancels.add(run=self.run, fence=lane.number + 1, attempts=[attempt])
-                    self._fail(lane.number, sent.call, error, final=False)
+                    self._fail(lane.number, sent.call, error, final)
                     self._forget(lane, attempt, sent)
                     self._drop_riders(lane, {attempt})
 
