@@ -370,7 +370,8 @@ class History(Catalog):
                 record.status == QUEUED or (again and not record.facts) or (about.served and self._is_stillborn(record))
             ):
                 break
-            kept = queued or self._about(run) or about
+            # One that has been taken once may have been told to stop since the caller has read of it.
+            kept = (queued if record.status == QUEUED else None) or self._about(run) or about
             stopping = "" if again else kept.stopping  # what was asked of it then is not meant for this time
             about = msgspec.structs.replace(
                 about, queue=kept.queue, priority=kept.priority, at_once=kept.at_once, stopping=stopping

@@ -333,9 +333,7 @@ class _Connection:
         mine = _Write(what)
         with self._guard:
             self._writes.append(mine)
-            turn = mine.turn = (
-                threading.Lock() if self._writing else None
-            )  # an event takes ten times as long to be made
+            turn = mine.turn = threading.Lock() if self._writing else None  # an event takes longer to be made
             if turn is not None:
                 turn.acquire()
             self._writing = True
