@@ -113,7 +113,7 @@ bench-workflows: $(VENV)/.dev ## measure workflows in YAML beside doit, make and
 
 .PHONY: bench-fleet
 bench-fleet: $(VENV)/.dev ## measure a coordinator and its workers beside HyperQueue
-	$(BIN)/python -m benchmarks fleet-steps fleet-calls fleet-runs fleet-logs fleet-idle
+	$(BIN)/python -m benchmarks fleet-steps fleet-calls fleet-runs fleet-logs fleet-values fleet-idle
 
 .PHONY: stubs
 stubs: $(VENV)/.dev ## write what protoc makes of the words of the fleet

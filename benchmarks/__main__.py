@@ -61,9 +61,10 @@ FIGURES: dict[str, Callable[[bool], Figure]] = {
     "fleet-calls": fleet.calls,
     "fleet-runs": fleet.runs,
     "fleet-logs": fleet.logs,
+    "fleet-values": fleet.values,
     "fleet-idle": fleet.idle,
 }
-ASKED = {"engines", "fleet-steps", "fleet-calls", "fleet-runs", "fleet-logs", "fleet-idle"}
+ASKED = {"engines", "fleet-steps", "fleet-calls", "fleet-runs", "fleet-logs", "fleet-values", "fleet-idle"}
 """They start servers, and are measured only when they are named."""
 VERDICTS = {True: "met", False: "MISSED", None: "not measured"}
 

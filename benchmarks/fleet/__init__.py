@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from statistics import quantiles
 from tempfile import TemporaryDirectory
 from time import perf_counter, sleep
@@ -134,6 +135,26 @@ def logs(quick: bool) -> Figure:
         figure.put("more memory of the coordinator, MB", f"{size} MB", [most / 2**20])
     figure.hold("50 MB a second", figure.value(US, f"{size} MB"), 20.0)
     figure.hold("memory of the coordinator that comes with it", most / 2**20, 64.0, "MB")
+    return figure
+
+
+def values(quick: bool) -> Figure:
+    """A large value that one other node takes, with the coordinator in this process, which is not to hold it."""
+    size, rounds = (20, 1) if quick else (400, 3)
+    figure = Figure("fleet-values", f"a value of {size} MB is made, and taken by one more node", "ms a MB", US)
+    with at_the_port() as backend:
+        before = getrusage(RUSAGE_SELF).ru_maxrss
+        for where, zone in (("on another worker", "b"), ("where it was made", "a")):
+            nodes = [
+                Node("made", partial(bytes, size * 10**6), selector={"zone": "a"}),
+                Node("size", len, inputs={"obj": "made"}, selector={"zone": zone}),
+            ]
+            taken = partial(DAG(nodes).run, backend=backend, keep={"size"}, progress=False)
+            assert taken()["size"] == size * 10**6
+            figure.put(US, where, [1e3 * timed(taken) / size for _ in range(rounds)])
+        more = (getrusage(RUSAGE_SELF).ru_maxrss - before) / 2**10
+    figure.hold("on another worker", figure.value(US, "on another worker"), 20.0)
+    figure.hold("more memory of this process", more, 64.0, "MB")
     return figure
 
 

@@ -297,6 +297,53 @@ def test_a_run_is_taken_up_again(fleet: ClusterBackend, gate: Gate, tmp_path: Pa
     assert [result.node_results[name].attempts for name in "ab"] == [1, 1]
 
 
+TAKING = """
+import sys
+from functools import partial
+from dagrid import DAG, Node
+from dagrid.testing.gate import stand
+address, backend, folder = ("127.0.0.1", int(sys.argv[1])), sys.argv[2], sys.argv[3]
+nodes = [Node("made", partial(bytes, 1 << 20)), Node("size", len, inputs={"obj": "made"}, priority=-1)]
+nodes += [Node(name, partial(stand, address, name), ["made"]) for name in "ab"]
+DAG(nodes).run(backend=backend, checkpoint=folder, run_id="r", progress=False)
+"""
+
+
+def test_a_run_is_taken_up_again_whose_call_waits_for_a_large_value(
+    fleet: ClusterBackend, gate: Gate, tmp_path: Path
+) -> None:
+    """The script is killed, which had referred to the value; it is still there for who was to take it."""
+    kept, address = str(tmp_path / "kept"), f"grpc://127.0.0.1:{fleet.port}"
+    script = subprocess.Popen([sys.executable, "-c", TAKING, str(gate.address[1]), address, kept], cwd=tmp_path)
+    visits = [gate.meet(), gate.meet()]
+    script.kill()
+    script.wait(PATIENCE)
+    run = restart(kept, "r", backend=address)
+    for visit in visits:
+        visit.release()
+    result = run.wait(PATIENCE).raise_for_status()
+    assert (result["size"], result["made"]) == (1 << 20, bytes(1 << 20))
+    assert [result.node_results[name].attempts for name in ("made", "size", "a", "b")] == [1, 1, 1, 1]
+
+
+def test_a_large_value_outlives_the_worker_that_made_it(fleet: ClusterBackend, start: Start, gate: Gate) -> None:
+    """It is with the coordinator before its node has ended."""
+    victim = start(id="victim", slots="1", labels="kind=victim")
+    steady = {"steady": "yes"}
+    nodes = [
+        Node("made", partial(bytes, 1 << 20), selector={"kind": "victim"}),
+        Node("stands", partial(stand, gate.address), ["made"], selector=steady),
+        Node("size", lambda made: len(made) + 0, ["made", "stands"], selector=steady),
+    ]
+    run = DAG(nodes).start(backend=fleet, keep={"size"})
+    visit = gate.meet()
+    victim.signal(signal.SIGKILL)
+    victim.wait()
+    visit.release()
+    result = run.wait(PATIENCE).raise_for_status()
+    assert (result["size"], result.node_results["made"].attempts) == (1 << 20, 1)
+
+
 def test_two_runs_of_one_id_have_nothing_of_each_other(fleet: ClusterBackend, gate: Gate, tmp_path: Path) -> None:
     """An id is unique in its checkpoint, and a fleet serves runs of many."""
     runs, visits = {}, []

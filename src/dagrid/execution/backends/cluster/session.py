@@ -265,8 +265,11 @@ class FleetSession:
             self._values.take(part)
         for digest in tell.missing:
             self._values.miss(digest)
-        tell.ClearField("parts")  # else as much waits here as comes while it waits
-        if tell.ByteSize() and not self._over:
+        if tell.parts:
+            tell.ClearField("parts")  # else as much waits here as comes while it waits
+            if not tell.ByteSize():
+                return
+        if not self._over:
             self._inbox.put(partial(self._hear, tell))
 
     def _want(self, digest: bytes) -> bool:
@@ -435,8 +438,7 @@ class FleetSession:
         """Add a call to an assignment; `met` has the values that stay where they are when its arguments are pickled."""
         function = self._cargo.function_of(call)
         arguments, apart = self._cargo.arguments_of(call)
-        values = tuple(met)
-        assign.calls.add(
+        sent = assign.calls.add(
             attempt=call.attempt,
             node=call.node,
             function=function,
@@ -447,9 +449,11 @@ class FleetSession:
             rides=call.rides + 1,
             exclusive=bool(getattr(call.fn, "exclusive", False)),
             key=f"{self._key}/{call.node}",
-            values=values,
         )
-        return Sent(call, now, apart, values)
+        if not met:
+            return Sent(call, now, apart)
+        sent.values.extend(met)
+        return Sent(call, now, apart, tuple(met))
 
     def _give(self, part: pb.Part) -> None:
         self._out.parts.append(part)
