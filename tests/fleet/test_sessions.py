@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
-from io import FileIO
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -426,30 +426,24 @@ def test_a_very_large_value_is_read_from_a_file(
     monkeypatch.setattr(apart, "IN_MEMORY", INLINE)
     data = pickle.dumps(LARGE)
     value = played.value(data)
-    with (
-        open(tmp_path / "aside", "w+b", buffering=0) as file,
-        ThreadPoolExecutor(1) as reader,
-        monkeypatch.context() as patch,
-    ):
-        patch.setattr(apart, "TemporaryFile", lambda buffering: file)
+    path = tmp_path / "aside"
+    monkeypatch.setattr(apart, "TemporaryFile", partial(open, path, "w+b"))
+    with full_disk() if full else nullcontext(), ThreadPoolExecutor(1) as reader:
         read = reader.submit(value.decode)
         played.wanted(digest_of(data))
-        first, *rest = parts(data, digest_of(data))
-        played.session.tell(pb.Tell(parts=[first]))
-        with unwritable(file) if full else nullcontext():
-            played.session.tell(pb.Tell(parts=rest))
-            assert read.result(PATIENCE) == LARGE
-        assert file.tell() == (len(first.data) if full else len(data))
+        played.session.tell(pb.Tell(parts=parts(data, digest_of(data))))
+        assert read.result(PATIENCE) == LARGE
+    assert path.read_bytes() == (b"" if full else data)
     assert value.decode() == LARGE
     assert value.packed() == data
 
 
 @contextmanager
-def unwritable(file: FileIO) -> Iterator[None]:
-    """Let files of this process become no longer than this one is."""
+def full_disk() -> Iterator[None]:
+    """Let files of this process grow no more."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file.tell(), before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         yield
     finally:

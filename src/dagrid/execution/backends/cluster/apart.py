@@ -6,14 +6,15 @@ That is with the coordinator, or where artifacts are kept. It knows no calls and
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import sha256
-from io import BytesIO, FileIO
-from mmap import ACCESS_READ, mmap
+from io import BytesIO
+from mmap import mmap
 from tempfile import TemporaryFile
 from time import monotonic
 from typing import Any
@@ -128,15 +129,21 @@ class Apart(Encoded):
 
 def _laid_aside(data: Whole) -> Whole:
     """Return a value in a file of no name, if it is so large that memory is too good for it."""
-    if isinstance(data, mmap) or len(data) <= IN_MEMORY:
+    room = _room(len(data)) if isinstance(data, bytes) and len(data) > IN_MEMORY else None
+    if room is None:
         return data
+    room.write(data)
+    return room
+
+
+def _room(size: int) -> mmap | None:
+    """Return so much of a file of no name as memory, if the disk has room for it; the file goes with that."""
     try:
         with TemporaryFile() as file:
-            file.write(data)
-            file.flush()
-            return mmap(file.fileno(), 0, access=ACCESS_READ)
-    except OSError:  # there is no room
-        return data
+            os.posix_fallocate(file.fileno(), 0, size)
+            return mmap(file.fileno(), size)
+    except (AttributeError, OSError):  # some systems cannot say whether there is room
+        return None
 
 
 def _nowhere(digest: bytes, size: int, _: bool) -> bytes:
@@ -153,10 +160,7 @@ class Fetch:
     """
 
     def __init__(self, size: int, due: Callable[[float], tuple[float | None, str]], aside: bool) -> None:
-        self._data: BytesIO | FileIO = BytesIO()
-        if aside and size > IN_MEMORY:
-            with suppress(OSError):  # there is no room for files
-                self._data = TemporaryFile(buffering=0)  # noqa: SIM115 - it goes with this
+        self._data: BytesIO | mmap = (_room(size) if aside and size > IN_MEMORY else None) or BytesIO()
         self._left = size
         self._due = due
         self._changed = threading.Condition()
@@ -168,21 +172,9 @@ class Fetch:
                 self._data.seek(0)
                 self._left = part.size
             if part.offset == self._data.tell():
-                self._write(part.data)
+                self._data.write(part.data)
                 self._left -= len(part.data)
             self._changed.notify_all()
-
-    def _write(self, data: bytes) -> None:
-        before = self._data.tell()
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[self._data.write(rest) :]
-        except OSError:  # the disk is full
-            self._data.seek(0)
-            self._data = BytesIO(self._data.read()[:before])
-            self._data.seek(before)
-            self._data.write(data)
 
     def fail(self, why: str) -> None:
         with self._changed:
@@ -207,9 +199,9 @@ class Fetch:
                 self._changed.wait(wait)
             if self._failed:
                 raise BackendError(self._failed)
-            if isinstance(self._data, BytesIO):
-                return self._data.getvalue()  # of which there is no copy made
-            return mmap(self._data.fileno(), 0, access=ACCESS_READ)
+            return (
+                self._data if isinstance(self._data, mmap) else self._data.getvalue()
+            )  # of which there is no copy made
 
 
 class Values:
