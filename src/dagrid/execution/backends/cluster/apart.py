@@ -156,7 +156,8 @@ class Fetch:
         self._data: BytesIO | FileIO = BytesIO()
         if aside and size > IN_MEMORY:
             with suppress(OSError):  # there is no room for files
-                self._data = TemporaryFile(buffering=0)  # noqa: SIM115 - it goes with this
+                self._data = TemporaryFile(buffering=0)  # noqa: SIM115 - see `close`
+        self._whole: Whole | None = None
         self._left = size
         self._due = due
         self._changed = threading.Condition()
@@ -179,8 +180,10 @@ class Fetch:
             while rest:
                 rest = rest[self._data.write(rest) :]
         except OSError:  # the disk is full
-            self._data.seek(0)
-            self._data = BytesIO(self._data.read()[:before])
+            file = self._data
+            file.seek(0)
+            self._data = BytesIO(file.read()[:before])
+            file.close()
             self._data.seek(before)
             self._data.write(data)
 
@@ -207,9 +210,17 @@ class Fetch:
                 self._changed.wait(wait)
             if self._failed:
                 raise BackendError(self._failed)
-            if isinstance(self._data, BytesIO):
-                return self._data.getvalue()  # of which there is no copy made
-            return mmap(self._data.fileno(), 0, access=ACCESS_READ)
+            if self._whole is None and isinstance(self._data, BytesIO):
+                self._whole = self._data.getvalue()  # of which there is no copy made
+            elif self._whole is None:
+                self._whole = mmap(self._data.fileno(), 0, access=ACCESS_READ)
+            return self._whole
+
+    def close(self) -> None:
+        """Nothing more comes, and who waits for it has it, or has not."""
+        with self._changed:
+            self._data.close()
+            self._data = BytesIO()
 
 
 class Values:
@@ -321,6 +332,7 @@ class Values:
         finally:
             with self._guard:
                 self._fetches.pop(digest, None)
+            fetch.close()
 
     def take(self, part: pb.Part) -> None:
         """Take a piece of a value, if somebody waits for that."""
