@@ -30,8 +30,8 @@ from dagrid.ports import Artifacts, Encoded
 
 INLINE = 1 << 18
 """What is pickled in more bytes than this travels apart from the message that refers to it."""
-IN_MEMORY = 1 << 24
-"""What is pickled in more bytes than this is read from a file, where somebody may want it later."""
+IN_MEMORY = 1 << 26
+"""What is pickled in more bytes than this is read from a file, where somebody may want it later. Each such file stays open."""
 FETCHING = 60.0
 """Seconds beside a lease without a piece, from a coordinator that is there, after which a value cannot be had."""
 
