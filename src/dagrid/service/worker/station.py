@@ -127,6 +127,9 @@ class Station:
     def take(self) -> pb.Up | None:
         self.logs.look()
         up = self.duty.take()
+        for report in up.reports if up is not None else ():
+            for attempt in report.recalled:
+                self._release((report.run, report.fence, attempt))
         if up is not None and (self._marks or self._later or any(map(_has_large, up.reports))):
             self._later.withhold(up)
         logs = self.logs.take(small=True)

@@ -31,8 +31,8 @@ from dagrid.ports import Artifacts, Encoded
 
 INLINE = 1 << 18
 """What is pickled in more bytes than this travels apart from the message that refers to it."""
-IN_MEMORY = 1 << 24
-"""What is pickled in more bytes than this is read from a file, where somebody may want it later."""
+IN_MEMORY = 1 << 26
+"""What is pickled in more bytes than this is read from a file, where somebody may want it later. Each such file stays open."""
 FETCHING = 60.0
 """Seconds beside a lease without a piece, from a coordinator that is there, after which a value cannot be had."""
 
@@ -199,9 +199,7 @@ class Fetch:
                 self._changed.wait(wait)
             if self._failed:
                 raise BackendError(self._failed)
-            return (
-                self._data if isinstance(self._data, mmap) else self._data.getvalue()
-            )  # of which there is no copy made
+            return self._data if isinstance(self._data, mmap) else self._data.getvalue()  # which makes no copy
 
 
 class Values:
