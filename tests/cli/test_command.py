@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -58,6 +59,16 @@ def test_the_script_that_is_installed():
     assert script is not None
     done = subprocess.run([script, "version"], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == f"dagrid {__version__}\n"
+
+
+def test_the_current_folder_is_gone(dagrid, folder):
+    """Somebody has removed it, and what was said was that there is no such file."""
+    (folder / "gone").mkdir()
+    os.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    said = dagrid("exec", "--", "pwd")
+    assert said.code == Exit.USAGE
+    assert said.err == "dagrid: The current folder is gone. Go to one that is there.\n"
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,32 @@ def flows(folder: Path) -> Path:
     return folder
 
 
+def test_what_users_print_is_no_data(shell, folder):
+    """Modules and functions of users had printed among the data, and no program could read these."""
+    (folder / "loud_flows.py").write_text(
+        "import os, sys\nfrom dagrid import dag, task\nprint('imported')\n"
+        "@task\ndef tell(name):\n    print('called')\n    os.system('echo started')\n    return name\n"
+        "@dag\ndef loud(name: str = 'x'):\n    print('made')\n    return tell(name)\n"
+    )
+    for flags in ([], ["--backend", "multiprocessing"]):
+        said = shell("start", "loud_flows:loud", "--json", *flags)
+        assert said.data["status"] == "succeeded"
+        assert {"imported", "made", "called", "started"} <= set(said.err.split("\n"))
+    for command in ("status", "explain"):
+        assert shell(command, "loud", "--json").data["name"] == "loud"
+    assert shell("graph", "loud_flows:loud", "--format", "dot").out.startswith("digraph")
+    assert len(shell("enqueue", "loud_flows:loud").out.splitlines()) == 1
+    assert shell("start", "loud_flows:loud").out == ""
+
+
+def test_a_module_that_ends_the_process_is_told_of(shell, folder):
+    """A script without a guard, for one: the command had ended with its code, as if it had been interrupted."""
+    (folder / "script_flows.py").write_text("import sys\nsys.exit(3)\n")
+    said = shell("start", "script_flows:flow")
+    assert said.code == Exit.USAGE
+    assert "script_flows:flow cannot be imported: SystemExit: 3" in said.err
+
+
 def test_a_graph_runs_and_is_found_again(dagrid, history):
     """Its end is told, its run is in the history, and its log says what happened."""
     said = dagrid("start", "flows:flow", "--", "n=2")

@@ -30,11 +30,12 @@ class Call:
     def __init__(self, config: Config, command: str) -> None:
         self.config = config
         self.command = command
-        self._opened = False
+        self._opened = self._writes = False
 
     @cached_property
     def out(self) -> Output:
         """Where it writes. Raises InvalidSettingError."""
+        self._writes = True
         return Output(self.config["quiet"], self.config["json"], self.zone)
 
     @cached_property
@@ -85,3 +86,5 @@ class Call:
         """Close what was opened."""
         if self._opened:
             self.history.close()
+        if self._writes:
+            self.out.close()

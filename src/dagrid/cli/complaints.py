@@ -45,10 +45,21 @@ def told(error: BaseException, arguments: Sequence[str]) -> int:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, OSError) and not isinstance(error, DagridError):
+        if isinstance(error, FileNotFoundError) and not error.filename and _is_nowhere():
+            return "The current folder is gone. Go to one that is there."
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
     notes = getattr(error, "__notes__", [])
     return "\n".join([str(error) or type(error).__name__, *notes])
+
+
+def _is_nowhere() -> bool:
+    """Whether the current folder has been removed."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _refused(error: click.ClickException, arguments: Sequence[str]) -> int:

@@ -90,7 +90,7 @@ def start_graph(
     from dagrid.assemble import start
     from dagrid.observe.log import RunLog
 
-    dag, settings = load_graph(target, params)
+    dag, settings = load_graph(call, target, params)
     name = name or dag.name or target.rpartition(":")[2]
     settings = {**settings, **_tuning(call, dag)}
     dag = settings.pop("dag", dag)
@@ -132,7 +132,7 @@ def start_graph(
 def start_like(call: Call, about: About, params: Sequence[str], **settings: Any) -> int:
     """Run what an earlier run was of, as it was written then."""
     if about.kind == "graph":
-        importable(about)
+        importable(call, about)
         return start_graph(call, about.source, params, folder=about.more.get("folder", ""), **settings)
     from dagrid.workflow.running import file_of
 

@@ -7,7 +7,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
 from typing import IO, Any
 
@@ -26,6 +26,7 @@ COLOURS = {
     "waiting": "34",
     "queued": "90",
 }
+_STDOUT, _STDERR = 1, 2
 _ESCAPES = {number: f"\\x{number:02x}" for number in (*range(9), *range(11, 32), *range(127, 160))}
 
 
@@ -42,14 +43,38 @@ class Output:
         self.quiet = quiet
         self.as_json = as_json
         self._zone = zone
+        self._apart: IO[str] | None = None
+
+    @property
+    def data(self) -> IO[str]:
+        """Where data go."""
+        return self._apart or sys.stdout
+
+    def keep_apart(self) -> None:
+        """Leave standard output to data: what modules and functions of users print, or who they start, is talk from here on."""
+        if self._apart is not None or not _is_its_own(sys.stdout):
+            return
+        sys.stdout.flush()
+        kept = os.dup(_STDOUT)
+        os.dup2(_STDERR, _STDOUT)
+        self._apart = open(kept, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)  # noqa: SIM115  # `close` does
+
+    def close(self) -> None:
+        """Have standard output be what it was."""
+        if self._apart is not None:
+            sys.stdout.flush()
+            os.dup2(self._apart.fileno(), _STDOUT)
+            with suppress(BrokenPipeError):  # who wrote for a reader that is gone has been told
+                self._apart.close()
+            self._apart = None
 
     def write(self, text: str) -> None:
         """Write data as they are."""
-        _put(sys.stdout, text)
+        _put(self.data, text)
 
     def line(self, text: str = "") -> None:
         """Write a line of data."""
-        _put(sys.stdout, f"{text}\n")
+        _put(self.data, f"{text}\n")
 
     def json(self, value: Any) -> None:
         """Write data as JSON."""
@@ -85,7 +110,7 @@ class Output:
         """Write rows in columns, with colours where that is a terminal; texts of others cannot steer it."""
         shown = [[tame(cell) for cell in row] for row in rows]
         widths = [max([len(head), *(_width(row[at]) for row in shown)]) for at, head in enumerate(heads)]
-        colour = coloured(sys.stdout)
+        colour = coloured(self.data)
         last = len(heads) - 1
         head = "  ".join(name if at == last else name.ljust(widths[at]) for at, name in enumerate(heads))
         self.line(f"\x1b[1m{head}\x1b[0m" if colour else head)
@@ -129,6 +154,15 @@ def took(seconds: float) -> str:
     parts = ((days, "d"), (hours, "h"), (minutes, "min"), (rest, "s"))
     said = [f"{number} {unit}" for number, unit in parts if number]
     return " ".join(said[:2])
+
+
+def _is_its_own(stream: IO[str]) -> bool:
+    """Whether a stream is standard output as others find it, which is not that of a terminal, and there is standard error."""
+    try:
+        os.fstat(_STDERR)
+        return stream.fileno() == _STDOUT and not stream.isatty()
+    except (OSError, ValueError):
+        return False
 
 
 def coloured(stream: IO[str]) -> bool:

@@ -61,7 +61,7 @@ def steps_of(call: Call, run_id: str) -> list[str]:
     """Return the names of the steps of a run that has begun, with those of its handlers. Raises DagridError: nobody knows."""
     from dagrid.execution.recording import read_head
 
-    importable(call.history.about(run_id))
+    importable(call, call.history.about(run_id))
     return list(read_head(call.history.checkpoint, run_id)["dag"])
 
 

@@ -75,16 +75,18 @@ def warn(call: Call, file: File, params: Sequence[str] = ()) -> None:
             call.out.say(f"{file.name} has no parameter {one.name!r}, which is one more now.{hint(near)} (warning)")
 
 
-def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, Any]]:
-    """Return the graph that `package.module:name` means, and what it says of its runs.
+def load_graph(call: Call, target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, Any]]:
+    """Return the graph that `package.module:name` means, and what it says of its runs. Whatever is printed from here on is talk.
 
     Args:
+        call: the command.
         target: a graph, a builder, a function of `@dag`, or a function that returns one of these.
         params: arguments, as NAME=value or by position, for a function.
 
     Raises:
         InvalidSettingError: there is none, or it cannot be made.
     """
+    call.out.keep_apart()
     module_name, _, path = target.partition(":")
     found = _attribute(_module(module_name, target), path, target)
     from dagrid.cli.arguments import arguments
@@ -107,7 +109,7 @@ def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, 
             found = found.build()
     except DagridError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidSettingError(f"{target} cannot be made: {said(error)}") from error
     if isinstance(found, Coroutine):
         found.close()  # else Python says by itself that nobody awaits it
@@ -121,9 +123,10 @@ def load_graph(target: str, params: Sequence[str] = ()) -> tuple[DAG, dict[str, 
     return found, settings
 
 
-def importable(about: About) -> None:
-    """Let the functions of a graph be found where it was started, also from another folder, or here."""
+def importable(call: Call, about: About) -> None:
+    """Let the functions of a graph be found where it was started, also from another folder, or here; what they print is talk."""
     if about.kind == "graph":
+        call.out.keep_apart()
         sys.path[:0] = [folder for folder in (about.more.get("folder"), os.getcwd()) if folder]
 
 
@@ -171,7 +174,7 @@ def _module(name: str, target: str) -> Any:
                 f"{target}: there is no module {error.name!r}, here or installed. Name it as in an import statement."
             ) from error
         raise InvalidSettingError(f"{target}: {said(error)}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidSettingError(f"{target} cannot be imported: {said(error)}") from error
 
 

@@ -40,7 +40,7 @@ def graph_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
     """Draw a workflow in a file, a graph of Python's as package.module:name, or a run with the status of its steps."""
     nodes = None
     if is_graph(target):
-        dag, _ = load_graph(target, given(call, rest))
+        dag, _ = load_graph(call, target, given(call, rest))
         if call.config["settings"]:
             from dagrid.config.graphs import tuned
 
@@ -98,7 +98,7 @@ def _run(call: Call, target: str) -> tuple[DAG, dict[str, NodeResult]] | None:
         return None
     if not call.history.has_begun(info.run):
         raise RunStateError(f"Run {info.run!r} is {info.status} and has not begun: draw its file.", info.status)
-    importable(call.history.about(info.run))
+    importable(call, call.history.about(info.run))
     dag: DAG = read_head(call.history.checkpoint, info.run)["dag"]
     seen = view(call.history.checkpoint, info.run)
     return dag, {name: seen.node_result(name, value=False) for name in dag}

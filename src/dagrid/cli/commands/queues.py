@@ -29,7 +29,7 @@ def enqueue_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
     config = call.config
     params = given(call, rest)
     if is_graph(target):
-        dag, _ = load_graph(target, params)
+        dag, _ = load_graph(call, target, params)
         name, queue = config["name"] or dag.name or target.rpartition(":")[2], ""
         about = About(kind="graph", source=target, more={"folder": os.getcwd()})
     else:

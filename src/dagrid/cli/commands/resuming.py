@@ -92,7 +92,7 @@ def _refuse_beside_borrowed(call: Call, info: RunInfo) -> None:
         return
     from dagrid.assemble import view
 
-    importable(about)
+    importable(call, about)
     for one in (info, *history.children(info.run)):
         if one.status != INTERRUPTED or not history.has_begun(one.run):
             continue
@@ -206,7 +206,7 @@ def _go_on_with_graph(
     from dagrid.observe.log import RunLog
 
     history = call.history
-    importable(history.about(info.run))
+    importable(call, history.about(info.run))
     watched = Watched(call, info.name)
     take_over = call.config["take_over"]
     with stoppable() as held, history.reopen(info.run, take_over=take_over, served=served) as place:
@@ -234,7 +234,7 @@ def _answer_graph(call: Call, info: RunInfo, **said: Any) -> int:
     from dagrid.workflow.absent import ABSENT
 
     history = call.history
-    importable(history.about(info.run))
+    importable(call, history.about(info.run))
     with history.reopen(info.run, take_over=call.config["take_over"], served=True) as place:
         run = restart(
             history.checkpoint,
@@ -271,7 +271,7 @@ def _asked(call: Call, info: RunInfo, step: str | None) -> Question:
 
     if not call.history.has_begun(info.run):
         raise RunStateError(f"Run {info.run!r} waits for no person: it is {info.status}.", info.status)
-    importable(call.history.about(info.run))
+    importable(call, call.history.about(info.run))
     try:
         asked = list(questions(view(call.history.checkpoint, info.run), info.run))
     except TransferError:

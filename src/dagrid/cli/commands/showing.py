@@ -162,7 +162,7 @@ def look(call: Call, info: RunInfo) -> Run | None:
 
     if not call.history.has_begun(info.run):
         return None
-    importable(call.history.about(info.run))
+    importable(call, call.history.about(info.run))
     try:
         return view(call.history.checkpoint, info.run)
     except TransferError as error:

@@ -75,7 +75,7 @@ def _given_up(call: Call, info: RunInfo) -> RunInfo:
             if history.info(run).status != "waiting":
                 continue
             about = history.about(run)
-            importable(about)
+            importable(call, about)
             if about.kind == "graph":
                 with history.reopen(run) as place:
                     graph = restart(history.checkpoint, run, progress=False, observers=[RunLog(place.log)])
