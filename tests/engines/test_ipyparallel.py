@@ -15,6 +15,7 @@ from typing import Any
 
 import cloudpickle
 import ipyparallel
+import psutil
 import pytest
 
 from dagrid import DAG, Node
@@ -350,3 +351,25 @@ def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     """They are refused before anything is started."""
     with pytest.raises(InvalidSettingError):
         IPyParallelBackend(**wrong)
+
+
+ENGINES_OF_ITS_OWN = """
+import threading
+from dagrid import DAG, Node
+from dagrid.execution.backends.ipyparallel import IPyParallelBackend
+with IPyParallelBackend(max_workers=1) as backend:
+    run = DAG([Node("long", lambda: threading.Event().wait())]).start(backend=backend)
+    print("there", flush=True)
+    run.wait()
+"""
+
+
+def test_engines_end_with_a_program_that_is_killed() -> None:
+    """Also where nobody can tell them: controller, engines and nannies."""
+    with subprocess.Popen([sys.executable, "-c", ENGINES_OF_ITS_OWN], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        begun = psutil.Process(program.pid).children(recursive=True)
+        assert any("ipyparallel.engine" in one.cmdline() for one in begun)
+        program.kill()
+    assert not psutil.wait_procs(begun, timeout=60)[1]

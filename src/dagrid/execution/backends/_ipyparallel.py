@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from dagrid.errors import BackendUnreachableError, CapabilityError
 from dagrid.execution.backends._crew import Crew
+from dagrid.execution.backends._ipyparallel_cluster import OwnCluster
 from dagrid.execution.backends._ipyparallel_worker import FACTS, Letter, Packet, decode_records, encode_packet, exchange
 from dagrid.execution.backends._lanes import Site
 from dagrid.execution.backends._performer import BACK, DROPPED, FINISHED, READY, Record, Sent
@@ -53,17 +54,15 @@ class Fleet:
     Args:
         client: an `ipyparallel.Client`.
         limit: at most how many engines are used; None means all.
-        cluster: an `ipyparallel.Cluster` that was started for this: its engines are killed to end what they run, and those that
-            are gone are replaced.
-        size: how many engines that cluster is to have.
+        cluster: one that was started for this: its engines are killed to end what they run, and those that are gone are
+            replaced.
     """
 
-    def __init__(self, client: Any, limit: int | None, cluster: Any = None, size: int = 0) -> None:
+    def __init__(self, client: Any, limit: int | None, cluster: OwnCluster | None = None) -> None:
         self.client = client
         self.kills = cluster is not None
         self._limit = limit
         self._cluster = cluster
-        self._size = size
         self._guard = threading.Lock()
         self._speaking = threading.Lock()
         self._ended = threading.Event()
@@ -284,11 +283,11 @@ class Fleet:
             return
         now = monotonic()
         self._coming = [at for at in self._coming if at + COMING > now]
-        missing = self._size - len(self.client.ids) - len(self._coming)
+        missing = self._cluster.size - len(self.client.ids) - len(self._coming)
         if missing > 0 and self._tries < TRIES:
             self._tries += 1
             self._coming += [now] * missing
-            self._cluster.start_engines_sync(n=missing)
+            self._cluster.start_engines(missing)
 
     def _listen_for_controller(self) -> None:
         """Take the engines as gone when a controller that owes answers says nothing at all."""

@@ -5,7 +5,6 @@ This is the face of the crew and of the fleet of engines; what a run decides, it
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import ipyparallel
 from dagrid.errors import BackendError, BackendUnreachableError, InvalidSettingError, UnsatisfiableError
 from dagrid.execution.backends._crew import WINDOW, Crew
 from dagrid.execution.backends._ipyparallel import Fleet
+from dagrid.execution.backends._ipyparallel_cluster import OwnCluster
 from dagrid.execution.backends._lanes import Session
 from dagrid.execution.backends._worker import told
 from dagrid.execution.backends.base import BackendBase, check_seconds, check_whole
@@ -34,8 +34,9 @@ class IPyParallelBackend(BackendBase):
 
     A client that is given is used and left open, and its engines are left alone: what runs there cannot be stopped, so a call
     that is cancelled or late is abandoned in its thread, and the engine goes on with the next. Without a client or a file,
-    engines are started on this machine for as long as the backend is open; these are killed to end what they run, and others
-    take their place, which takes some seconds. Engines that come later are used too; what an engine ran that ends is lost.
+    engines are started on this machine, which end with the backend, and with the program, whatever ends that. They are killed to
+    end what they run, and others take their place, which takes some seconds. Engines that come later are used too; what an
+    engine ran that ends is lost.
 
     dagrid must be installed where the engines run, and the Python be of the same minor version. Tasks run in a thread which is
     not the main one, so that an engine answers others meanwhile; small ones travel many at a time.
@@ -75,16 +76,14 @@ class IPyParallelBackend(BackendBase):
         if address is not None and client is not None:
             raise InvalidSettingError("Give the file of a cluster or a client, not both.")
         cluster = owned = None
-        size = 0
         if client is None and address is not None:
             client = owned = _connect(address, timeout)
         elif client is None:
-            size = max_workers or os.cpu_count() or 1
-            cluster, owned = _start(size)
+            cluster, owned = _start(max_workers or os.cpu_count() or 1)
             client = owned
             self.capabilities = Capabilities(kills=True, cancels=True, chains=True, matches_selectors=True)
         self.client = client
-        fleet = Fleet(client, max_workers, cluster, size)
+        fleet = Fleet(client, max_workers, cluster)
         try:
             fleet.join(timeout)
         except BaseException:
@@ -134,10 +133,10 @@ def _connect(address: str, timeout: float) -> Any:
         ) from error
 
 
-def _start(size: int) -> tuple[Any, Any]:
-    cluster = ipyparallel.Cluster(n=size, log_level=logging.CRITICAL)
+def _start(size: int) -> tuple[OwnCluster, Any]:
+    cluster = OwnCluster(size)
     try:
-        return cluster, cluster.start_and_connect_sync()
+        return cluster, cluster.start()
     except Exception as error:
         _part(None, cluster)
         raise BackendError(
@@ -146,20 +145,20 @@ def _start(size: int) -> tuple[Any, Any]:
         ) from error
 
 
-def _end(fleet: Fleet, crew: Crew, client: Any, cluster: Any) -> None:
+def _end(fleet: Fleet, crew: Crew, client: Any, cluster: OwnCluster | None) -> None:
     fleet.retire()
     crew.stop()
     fleet.end()
     _part(client, cluster)
 
 
-def _part(client: Any, cluster: Any) -> None:
+def _part(client: Any, cluster: OwnCluster | None) -> None:
     with suppress(Exception):
         if client is not None:
             client.close()
     with suppress(Exception):
         if cluster is not None:
-            cluster.stop_cluster_sync()
+            cluster.stop()
 
 
 def _listed(labels: Mapping[str, str]) -> str:
