@@ -8,8 +8,9 @@ outline the graph to begin with, and the rules. Nothing is run or decided here.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dagrid.errors import GraphLimitError, InvalidNodeError, SkipTask
 from dagrid.graph.arguments import Arguments, Ref
@@ -19,8 +20,7 @@ from dagrid.graph.rules import Patch, Rule, View
 from dagrid.graph.structure import Structure
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(msgspec.Struct, frozen=True):
     """A graph as it was described. The node of a map has the arguments of its calls; the first one is what is mapped over.
 
     `unread` are the maps whose lists nobody asks for, because they are only mapped item by item.
@@ -216,8 +216,7 @@ def _kinds(nodes: list[Node]) -> frozenset[str]:
     return frozenset(kinds.union(*(node.adds or () for node in nodes)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Append:
+class _Append(msgspec.Struct, frozen=True):
     """Append nodes when all is there that they need."""
 
     nodes: tuple[Node, ...]
@@ -230,8 +229,7 @@ class _Append:
         return Patch(self.nodes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Map:
+class _Map(msgspec.Struct, frozen=True):
     """Append a node for each item of a value, and the one that gathers their values.
 
     Args:
