@@ -353,3 +353,17 @@ def test_a_program_without_the_guard_is_told_of_it(tmp_path: Any) -> None:
     said = [line for line in done.stderr.splitlines() if line.startswith("dagrid.errors.BackendError: ")]
     assert len(said) == 2  # of the worker, and here
     assert all('below `if __name__ == "__main__":`' in line for line in said)
+
+
+def test_an_error_comes_without_its_cause(processes: Client) -> None:
+    """Dask has tracebacks and causes pickled; here they come as a text, so that a cause may be what it likes."""
+
+    def fail() -> None:
+        cause = OSError()
+        cause.args = (threading.Lock(),)
+        raise ValueError("it is") from cause
+
+    result = DAG([Node("fail", fail)]).run(backend=DaskBackend(client=processes))
+    error = result.node_results["fail"].error
+    assert isinstance(error, ValueError)
+    assert "OSError" in str(error.__cause__)

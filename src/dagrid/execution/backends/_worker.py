@@ -99,8 +99,13 @@ def traceback_of(error: BaseException, skip: int = 1) -> str:
 
 
 def encode_error(error: BaseException) -> tuple[int, bytes]:
-    """Return the kind and the payload that report what a call raised: the exception itself if it can travel."""
+    """Return the kind and the payload that report what a call raised: the exception itself if it can travel, without its cause.
+
+    That is in the text. Where tblib is loaded, as by Dask, it would travel too, or keep the exception from it.
+    """
     text = traceback_of(error)
+    for name in ("__cause__", "__context__", "__traceback__"):
+        BaseException.__setattr__(error, name, None)  # a frozen dataclass refuses any assignment
     try:
         data = encode((error, text))
         if type(loads(data)[0]) is type(error):
