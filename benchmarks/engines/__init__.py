@@ -31,7 +31,7 @@ GRACE = 30.0
 def engines(quick: bool, only: Sequence[str] = ()) -> Figure:
     """Every engine in one table, or those that are named."""
     figure = Figure(
-        "engines", "2 workers of each engine, no-op tasks (medians of up to 5, interleaved)", "us a task", HAND
+        "engines", "2 workers of each engine, no-op tasks (medians of up to 11, interleaved)", "us a task", HAND
     )
     figure.notes.append("a task of the engine each: layered 20 x 50, 3 predecessors; small tasks: layered 100 x 100")
     for name in only or NEEDS:

@@ -72,7 +72,7 @@ class Measured:
 def figures(place: Place, quick: bool) -> Measured:
     """Measure all rows on a place."""
     each, small = (layered(5, 20), layered(5, 20)) if quick else (layered(20, 50), layered(100, 100))
-    count, rounds = (2 * CHUNK, 1) if quick else (100 * CHUNK, 5)
+    count, rounds = (2 * CHUNK, 1) if quick else (100 * CHUNK, 11)
     by_hand = {name: Contender(run, each, LITTLE, len(each)) for name, run in place.hand.items()}
     bare = {name: Contender(run, count, 2 * CHUNK, count) for name, run in place.bare.items()}
     ours = Contender(_ours(place, place.needs if place.delegates else {}), each, LITTLE, len(each))
