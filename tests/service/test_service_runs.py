@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 
 import cloudpickle
@@ -121,6 +122,43 @@ def test_a_run_finds_nothing_of_the_one_before(tmp_path, leave):
             (tmp_path / "elsewhere").rename(tmp_path / f"elsewhere-{name}")
     folders.close()
     assert {path.name for path in tmp_path.iterdir() if "elsewhere" not in path.name} == {"runs"}
+
+
+def nothing(files):
+    """Most steps leave nothing where they run."""
+
+
+def write_a_file(files):
+    (files / "made").touch()
+
+
+def forbid_it(files):
+    files.chmod(0o500)
+
+
+def mark_it(files):
+    os.setxattr(files, "user.mark", b"mine")
+
+
+@pytest.mark.parametrize(
+    ("leave", "stays"), [(nothing, True), (write_a_file, False), (forbid_it, False), (mark_it, False)]
+)
+def test_where_steps_run_is_as_if_it_had_just_been_made(tmp_path, leave, stays):
+    """The folder goes on to the next run if the one before has left nothing there, for where many are made that costs most."""
+    folders = Folders(tmp_path / "runs")
+    folder = folders.give("first")
+    files = folder / "files"
+    files.mkdir()
+    before = files.stat()
+    leave(files)
+    folders.take_back(folder)
+    given = folders.give("second")
+    assert sorted(path.name for path in given.iterdir()) == (["files", "logs"] if stays else ["logs"])
+    if stays:
+        found = (given / "files").stat()
+        assert (found.st_mode, found.st_ino) == (before.st_mode, before.st_ino)
+        assert list((given / "files").iterdir()) == []
+    folders.close()
 
 
 def test_folders_are_kept_for_the_next_runs_and_no_more(tmp_path):

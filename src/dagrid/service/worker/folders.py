@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 LOGS = "logs"
 """The folder below that of a run whose files go to the coordinator."""
+FILES = "files"
+"""The one below it that what travels with the run is in, and where its steps run if they do not say otherwise."""
 KEPT = 128
 """So many emptied folders wait for a run."""
 
@@ -34,7 +37,7 @@ class Folders:
         self._spare.mkdir(exist_ok=True)
 
     def give(self, name: str) -> Path:
-        """Return a folder that has this name, and nothing in it but an empty one for logs."""
+        """Return a folder that has this name, and nothing in it but an empty one for logs, and perhaps one for files."""
         folder = self._path / name
         with suppress(IndexError, OSError):
             os.rename(self._emptied.pop(), folder)
@@ -61,26 +64,45 @@ class Folders:
 
 
 def _empty(folder: Path) -> None:
-    """Remove all that is in a folder but an empty one for logs, following no link.
+    """Remove all that is in a folder but an empty one for logs and one for files, following no link.
 
     Raises:
         OSError: something cannot be removed, or there is no folder for logs.
     """
-    above = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    above = _opened(folder)
     try:
-        logs = os.open(LOGS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=above)
+        logs = _opened(LOGS, above)
         try:
-            _remove_all(logs, "")
+            _remove_all(logs, ())
+            kept = (LOGS, FILES) if _is_as_made(above, os.stat(logs)) else (LOGS,)
         finally:
             os.close(logs)
-        _remove_all(above, LOGS)
+        _remove_all(above, kept)
     finally:
         os.close(above)
 
 
-def _remove_all(folder: int, but: str) -> None:
+def _is_as_made(above: int, logs: os.stat_result) -> bool:
+    """Return whether the folder for files is as if it had just been made, beside that for logs: no step has left anything."""
+    try:
+        files = _opened(FILES, above)
+    except OSError:
+        return False
+    try:
+        found = os.stat(files)
+        same = (found.st_mode, found.st_uid, found.st_gid) == (logs.st_mode, logs.st_uid, logs.st_gid)
+        return same and not os.listdir(files) and not (hasattr(os, "listxattr") and os.listxattr(files))
+    finally:
+        os.close(files)
+
+
+def _opened(path: str | Path, above: int | None = None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=above)
+
+
+def _remove_all(folder: int, kept: Collection[str]) -> None:
     with os.scandir(folder) as found:
-        entries = [entry for entry in found if entry.name != but]
+        entries = [entry for entry in found if entry.name not in kept]
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.name, dir_fd=folder)
