@@ -268,3 +268,35 @@ def test_debug_nodes_and_tags_behind_a_map():
 def test_a_plain_graph_has_no_rules():
     """What grows is only what was said to."""
     assert flows.five_nodes.build().rules == DAG().rules == ()
+
+
+@dag(backend="inline")
+def doubled(value, factor=2):
+    return times(plus(value), factor)
+
+
+@task(unpack_to=2)
+def pair(first):
+    return first, first + 1
+
+
+def test_a_flow_is_called_for_each_item_that_is_known():
+    """Its nodes are in the graph for each of them; outside of any other, each is a run of its own."""
+
+    @dag(backend="inline")
+    def outer(start):
+        return doubled.map([1, 2], factor=3), total(pair(start).map(doubled))
+
+    assert outer(5) == ([6, 9], 12 + 14)
+    assert sorted(outer.build(5).node_names()) == [
+        "doubled.plus", "doubled.times", "doubled_2.plus", "doubled_2.times", "doubled_3.plus", "doubled_3.times",
+        "doubled_4.plus", "doubled_4.times", "pair", "total",
+    ]  # fmt: skip
+    assert doubled.map([1, 2]) == [4, 6]
+
+
+@pytest.mark.parametrize("call", [doubled.map, lambda items: items.map(doubled)])
+def test_how_often_a_flow_is_called_is_known(call):
+    """It would have to append graphs while the run goes on, which a rule does; that is said instead of a missing attribute."""
+    with pytest.raises(HandleError, match="for_each"):
+        flows.describe(lambda: call(load(3)))

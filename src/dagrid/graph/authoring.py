@@ -407,6 +407,24 @@ class Flow(Generic[P, R]):
             result.raise_for_status()
         return _filled(template, result, {})  # type: ignore[no-any-return]
 
+    def map(self, items: Iterable[Any], /, *args: Any, **kwargs: Any) -> list[R]:
+        """Call it for each item, and return a list of what each call returns.
+
+        Args:
+            items: known ones, or a handle that says how many there are; each call gets one item as its first argument.
+            args, kwargs: what each call gets besides.
+
+        Raises:
+            HandleError: only the run will know how many items there are.
+        """
+        if isinstance(items, Handle) and items.__length__ is None:
+            raise HandleError(
+                f"How often {self.name!r} is called for {items!r} will be known when that has run. Map a @task over it, or let "
+                f"the rule `for_each` of dagrid.graph.grow append the graph of {self.name!r} for each item."
+            )
+        call: Any = self
+        return [call(item, *args, **kwargs) for item in items]
+
     def build(self, /, *args: P.args, **kwargs: P.kwargs) -> DAG:
         """Return the graph that the function describes for these arguments, without running anything."""
         return self._describe(args, kwargs)[0]

@@ -485,15 +485,12 @@ class Handle(msgspec.Struct, eq=False):
     def __iter__(self) -> Iterator[Handle]:
         return iter([self[place] for place in range(len(self))])
 
-    def map(self, task: Any, /, *args: Any, **kwargs: Any) -> Handle:
-        """Record a call of a task for each item of this value, see `Task.map`; return the handle of the list of their values."""
+    def map(self, task: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Record a call for each item of this value, and return what stands for the list, see `Task.map` and `Flow.map`."""
         mapping = getattr(task, "map", None)
         if mapping is None:
-            raise HandleError(
-                f"map takes a function marked with @task, and not {task!r}. Call a @dag function for each item of a list, or let "
-                f"the rule `for_each` of dagrid.graph.grow append it for each item of a value to come."
-            )
-        return mapping(self, *args, **kwargs)  # type: ignore[no-any-return]
+            raise HandleError(f"map takes a function marked with @task or @dag, and not {task!r}. Mark it with @task.")
+        return mapping(self, *args, **kwargs)
 
     def __bool__(self) -> bool:
         raise HandleError(
