@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import pytest
 
-from dagrid.errors import TransferError
+from dagrid.errors import BackendClosedError, TransferError
 from dagrid.execution.backends.cluster import apart, refusals, session
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import INLINE, Apart
@@ -621,3 +621,30 @@ def test_a_value_is_not_waited_for_where_the_run_is_refused(played: Played) -> N
         played.session.tell(pb.Tell(refusal=pb.Refusal(reason="it is not wanted", final=True)))
         with pytest.raises(TransferError, match=r"'node-1'.*it is not wanted"):
             read.result(PATIENCE)
+
+
+def test_a_run_may_end_while_its_backend_is_closed(monkeypatch: pytest.MonkeyPatch, played: Played) -> None:
+    """Both hang up; the second one found no line, after it had seen that there was one."""
+    arrived, go = threading.Event(), threading.Event()
+    bring_home, ask = apart.Values.bring_home, played.line.ask
+    closing = threading.Thread(target=played.session.give_up, args=(BackendClosedError("closed"),))
+
+    def stand(values: apart.Values) -> None:
+        if threading.current_thread() is closing:
+            arrived.set()
+            go.wait(PATIENCE)
+        bring_home(values)
+
+    def ask_meanwhile(said: pb.Ask) -> None:
+        ask(said)
+        if said.close and threading.current_thread() is not closing:
+            go.set()
+            closing.join(PATIENCE)
+
+    monkeypatch.setattr(apart.Values, "bring_home", stand)
+    monkeypatch.setattr(played.line, "ask", ask_meanwhile)
+    closing.start()
+    assert arrived.wait(PATIENCE)
+    played.session.close()
+    assert not closing.is_alive()
+    assert sum(said.close for said in played.line.asks.all) == 1

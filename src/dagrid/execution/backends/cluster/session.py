@@ -197,10 +197,7 @@ class FleetSession:
         self._do(lambda: self._inbox.put(heard.set))  # behind what is reported of that
         heard.wait(PATIENCE)
         self._values.bring_home()
-        line, self._line = self._line, None
-        if line is not None:
-            line.ask(pb.Ask(close=True))
-            line.close()
+        self._hang_up(pb.Ask(close=True))
 
     def _part(self, last: pb.Ask | None) -> None:
         with self._guard:
@@ -214,11 +211,17 @@ class FleetSession:
             self._values.bring_home()
         self._values.close()
         self._inbox.put(None)
-        if self._line is not None:
-            if last is not None:
-                self._line.ask(last)
-            self._line.close()
+        self._hang_up(last)
         self._on_closed(self)
+
+    def _hang_up(self, last: pb.Ask | None) -> None:
+        """Say what there is to say at last, and ask nothing more; of two who do so at once, one does."""
+        with self._guard:
+            line, self._line = self._line, None
+        if line is not None:
+            if last is not None:
+                line.ask(last)
+            line.close()
 
     # The line.
 
@@ -274,9 +277,10 @@ class FleetSession:
 
     def _want(self, digest: bytes) -> bool:
         """Ask for a content; return whether somebody hears it."""
-        if self._line is None or self._over:
+        line = self._line
+        if line is None or self._over:
             return False
-        self._line.ask(pb.Ask(wants=[digest]))
+        line.ask(pb.Ask(wants=[digest]))
         return True
 
     # In the session's thread.
@@ -378,7 +382,8 @@ class FleetSession:
 
     def _flush(self) -> None:
         """Ask for what has gathered. What is said to be under way on a new stream is exactly what was asked for before."""
-        if self._line is None or self._closed:
+        line = self._line
+        if line is None or self._closed:
             return
         with self._guard:
             for lane, (assign, sent) in self._staged:
@@ -396,7 +401,7 @@ class FleetSession:
                 self._acknowledge()
             if self._out.ByteSize():
                 out, self._out = self._out, pb.Ask()
-                self._line.ask(out)
+                line.ask(out)
 
     def _acknowledge(self) -> None:
         """Nobody has to keep any more what the run has in its record."""
@@ -563,10 +568,10 @@ class FleetSession:
 
     def _look(self) -> None:
         """Say what no worker has: to the coordinator and, where that is elsewhere, here."""
-        found = self._lacks.look()
-        if found is None or self._line is None:
+        found, line = self._lacks.look(), self._line
+        if found is None or line is None:
             return
-        for words in found if self._line.is_remote else ():
+        for words in found if line.is_remote else ():
             _log.warning("%s", words)
         self._out.lacks.CopyFrom(pb.Lacks(lacks=self._lacks.said()))
 
@@ -733,8 +738,8 @@ class FleetSession:
             self._fail_those(lambda sent: digest in sent.values, lost, final=True)
         elif pieces is None:
             self._call_back()
-        elif self._line is not None:
-            self._line.give(self._while_wanted(digest, pieces))
+        elif (line := self._line) is not None:
+            line.give(self._while_wanted(digest, pieces))
 
     def _while_wanted(self, digest: bytes, pieces: Iterator[pb.Part]) -> Iterator[pb.Part]:
         """Yield the pieces of something until it is refused, or given anew: those of two tries must not mix."""
