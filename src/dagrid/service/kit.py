@@ -20,6 +20,7 @@ import msgspec
 from dagrid.errors import InvalidSettingError, TransferError, WorkflowError
 from dagrid.history import step_files
 from dagrid.service.parcels import Packer, Parcel, unpack
+from dagrid.service.worker.folders import FILES, LOGS
 from dagrid.workflow import File
 from dagrid.workflow.context import CURRENT, Context, Spec, StepEnd, Traceparents
 from dagrid.workflow.known import Known
@@ -27,8 +28,6 @@ from dagrid.workflow.model import Handlers, Workflow, place, said
 from dagrid.workflow.surroundings import default_shell, handed_secrets, passed
 from dagrid.workflow.variables import environment
 
-LOGS = "logs"
-FILES = "files"
 SEEN = "seen"
 LOG_FILE = "DAG_RUN_LOG_FILE"
 TRACEPARENT = "TRACEPARENT"
