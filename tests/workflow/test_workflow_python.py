@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 
 import pytest
 
@@ -155,6 +156,22 @@ def test_each_python_step_has_its_own_environment_and_folder_whatever_the_one_be
     assert told.node("a").attempts == 2
     assert told.err("a").count(f"RuntimeError: ('{runner.folder}', None)") == 2
     assert json.loads(told.out("c")) == [str(runner.folder), None]
+
+
+def test_a_variable_that_no_environment_can_hold_hides_the_one_below_it(runner):
+    """A function has none of that name then, and not one of another meaning; where nothing is above it, that one is there."""
+    (runner.folder / "tasks.py").write_text("import os\n\ndef seen():\n    return os.environ.get('V')\n")
+    told = runner.run(
+        """
+        env: [V: small]
+        steps:
+          - {name: before, python: 'tasks:seen'}
+          - {name: large, command: "head -c 200000 /dev/zero | tr '\\\\0' x", output: V}
+          - {name: behind, python: 'tasks:seen'}
+        """
+    )
+    before, behind = (told.node(name).value.value for name in ("before", "behind"))
+    assert (pickle.loads(before), behind) == ("small", None)
 
 
 def test_a_workflow_that_begins_in_python_ends_its_process_also_where_nothing_runs(runner):

@@ -24,7 +24,7 @@ from dagrid.machine.state import Status
 from dagrid.ports import Observer, Onlooker, RunEvent
 
 INTERRUPT_GRACE = 0.5
-GATHERED = 0.02
+GATHERED = 0.05
 """For so many seconds events are gathered for an observer, whose thread would else be woken for each of them."""
 _UNENDED = frozenset(NodeStatus(status.name.lower()) for status in Status if not status.terminal)
 _WORDS = {kind: kind.name.lower() for kind in Kind}
@@ -459,28 +459,24 @@ class Run:
             over = engine.done.is_set()
             until = engine.readable
             if until > position:
-                yield [
-                    self._event(position + offset, fact)
-                    for offset, fact in enumerate(engine.state.facts(position, until))
-                ]
+                yield self._told(position, until)
                 position = until
             if changed is None or over:
                 return
             wait()
             changed.clear()
 
-    def _event(self, sequence: int, fact: Any) -> RunEvent:
-        state = self._engine.state
-        worker = state.workers.get(fact.worker)
-        return RunEvent(
-            sequence,
-            max(fact.at - self._engine.began, 0.0),
-            _WORDS[fact.kind],
-            state.plan.names[fact.node] if fact.node >= 0 else "",
-            fact.number + 1 if fact.node >= 0 else 0,
-            worker.name if worker is not None else "",
-            fact.detail,
-        )
+    def _told(self, since: int, until: int) -> list[RunEvent]:
+        """Return the facts between two positions of the journal as events."""
+        state, began = self._engine.state, self._engine.began
+        names, workers = state.plan.names, state.workers
+        told = []
+        for sequence, fact in enumerate(state.facts(since, until), since):
+            node, worker, at = fact.node, workers.get(fact.worker), fact.at - began
+            about, number = (names[node], fact.number + 1) if node >= 0 else ("", 0)
+            who = worker.name if worker is not None else ""
+            told.append(RunEvent(sequence, at if at > 0.0 else 0.0, _WORDS[fact.kind], about, number, who, fact.detail))
+        return told
 
     def _read(self, observer: Observer, ended: threading.Event) -> None:
         changed = threading.Event()

@@ -163,7 +163,7 @@ def file_name(name: str) -> str:
 
 def step_files(folder: str, step: str) -> tuple[str, str]:
     """Return the files of what a step writes to its standard output and to its standard error; no two steps share one."""
-    path = os.path.join(folder, file_name(step))
+    path = f"{folder}{os.sep}{file_name(step)}"
     return f"{path}.out", f"{path}.err"
 
 

@@ -78,9 +78,11 @@ class Lines:
         if event.kind == "started":
             self._since[event.node] = event.at
         said = told(event)
+        if not said:
+            return ""
         if event.kind in _ENDED and event.node in self._since:
             said += f" after {span(event.at - self._since.pop(event.node))}"
-        if not said or event.at < self._from or event.kind in self._without:
+        if event.at < self._from or event.kind in self._without:
             return ""
         if self._left is not None and event.kind not in BAD:
             self._left -= 1
@@ -110,6 +112,8 @@ def span(seconds: float) -> str:
 
 def one_line(text: str) -> str:
     """Return a text on one line that no terminal obeys, and not too long of it."""
+    if text.isidentifier() and len(text) <= _LONGEST:
+        return text  # as most names are
     said = " ".join(text.split())
     if not said.isprintable():
         said = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in said)

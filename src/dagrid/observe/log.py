@@ -23,7 +23,7 @@ from dagrid.ports import RunEvent
 
 NOTE = "*"
 """What stands before the text of a line that tells no event."""
-GATHERED = 0.02
+GATHERED = 0.05
 """For so many seconds is gathered what has happened before it is written."""
 
 _NOTE = f"{NOTE} ".encode()

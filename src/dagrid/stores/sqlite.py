@@ -301,26 +301,32 @@ class _Connection:
     @contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            if self._connection is None:
-                raise refusals.closed(str(self._path))
             try:
-                yield self._connection
+                yield self._opened()
             except sqlite3.Error as error:
                 raise _explained(self._path, error) from error
 
     def transact(self, what: Callable[[sqlite3.Connection], Answer]) -> Answer:
         """Do something in a transaction, and return what it returns when that is on the disk."""
-        with self.use() as connection:
+        with self._lock:  # as in `use`, which costs each commit its context manager
+            connection = self._opened()
             # An interrupt may come after any of these: then nothing may stay begun.
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 answer = what(connection)
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise _explained(self._path, error) from error
                 raise
             return answer
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise refusals.closed(str(self._path))
+        return self._connection
 
     def write(self, what: Callable[[sqlite3.Connection], Answer]) -> Answer:
         """Do something in a transaction, and return what it returns when that is on the disk.

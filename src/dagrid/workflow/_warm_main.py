@@ -230,6 +230,12 @@ def told(error: BaseException, frames: slice) -> str:
     return "".join(shown.format())
 
 
+@lru_cache(1)
+def opened(data: bytes) -> Any:
+    """Return what the requests of a run have alike: the environment, the secrets, the limit of a log."""
+    return pickle.loads(data)
+
+
 class Performer:
     """Answers requests, each in the environment and the folder that it asks for, wherever the one before has gone."""
 
@@ -240,39 +246,41 @@ class Performer:
 
     def handle(self, data: bytes) -> bytes:
         """Call the function of a request, and return what came of it."""
-        asked = pickle.loads(data)
-        out, err = (
-            Log(logs, files, asked["mask"], asked["limit"]) for logs, files in (asked["stdout"], asked["stderr"])
-        )
+        shared, name, arguments, values, changes, folder, path, stdout, stderr, strict = pickle.loads(data)
+        env, mask, limit = opened(shared)
+        env = {**env, **changes}
+        if None in changes.values():
+            env = {one: value for one, value in env.items() if value is not None}
+        out, err = (Log(logs, files, mask, limit) for logs, files in (stdout, stderr))
         answer: tuple[Any, ...] = "value", None, None
         if not (out.trouble or err.trouble):
             self.streams.begin(out, err)
             try:
-                answer = self._answer(asked)
+                answer = self._answer(name, arguments, values, (env, folder, path))
             finally:
                 self.streams.end()
         out.end()
         err.end()
         if answer[0] == "value" and (out.trouble or err.trouble):
-            answer = "error", f"The output of {asked['fn']} is not complete: {out.trouble or err.trouble}", 1, True
-        elif answer[0] == "value" and asked["strict"] and (out.cut or err.cut):
-            limit = asked["limit"]
+            answer = "error", f"The output of {name} is not complete: {out.trouble or err.trouble}", 1, True
+        elif answer[0] == "value" and strict and (out.cut or err.cut):
             answer = "error", f"It wrote more than {limit} bytes. Let it write less, or raise maxOutputSize.", 1, True
         return pickle.dumps(answer, PROTOCOL)
 
-    def _answer(self, asked: dict[str, Any]) -> tuple[Any, ...]:
-        name = asked["fn"]
+    def _answer(
+        self, name: str, arguments: bytes, values: dict[str, bytes], place: tuple[dict[str, str], str, list[str]]
+    ) -> tuple[Any, ...]:
         try:
-            self._move(asked)
+            self._move(*place)
             function = found(name)
         except Exception as error:  # noqa: BLE001  # whatever the user's module raises when it is imported
             sys.stderr.write(told(error, slice(-1, None)))
             return "error", f"{name} cannot be called: {named(error)}", 1, False
         try:
-            args, kwargs = pickle.loads(asked["arguments"])
-            if asked["values"]:
+            args, kwargs = pickle.loads(arguments)
+            if values:
                 free = parameters(name, len(args)) - kwargs.keys()
-                kwargs |= {one: pickle.loads(value) for one, value in asked["values"].items() if one in free}
+                kwargs |= {one: pickle.loads(value) for one, value in values.items() if one in free}
             value = function(*args, **kwargs)
             if isinstance(value, CoroutineType):
                 import asyncio  # few functions are async
@@ -304,9 +312,8 @@ class Performer:
             )
             return "error", words, 1, False
 
-    def _move(self, asked: dict[str, Any]) -> None:
-        """Go to the folder and the environment of a step."""
-        env = asked["env"]
+    def _move(self, env: dict[str, str], folder: str, path: list[str]) -> None:
+        """Go to the folder and the environment of a step, and let its modules be found."""
         held: dict[bytes, bytes] = getattr(os.environ, "_data", {})  # as it is kept; each look at the rest decodes it
         now = self.env if held and held == self.left else dict(os.environ)
         # Steps differ in few variables, and each that is set is a call of the system's.
@@ -316,10 +323,10 @@ class Performer:
             if now.get(name) != value:
                 os.environ[name] = value
         self.env, self.left = env, dict(held)
-        os.chdir(asked["folder"])
-        for path in reversed(asked["path"]):
-            if path not in sys.path:
-                sys.path.insert(0, path)
+        os.chdir(folder)
+        for one in reversed(path):
+            if one not in sys.path:
+                sys.path.insert(0, one)
 
 
 if __name__ == "__main__":

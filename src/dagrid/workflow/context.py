@@ -184,6 +184,7 @@ class Context(msgspec.Struct, kw_only=True):
         labels: those of this machine.
         start_child: starts a sub-workflow.
         server: what its warm processes are started with, once one is.
+        asked: what all that is asked of these has alike, once one was.
         selector: the labels that whatever called the run wants of the workers of all steps, see `Spec`.
         traceparent: None in a run without traces.
         note: writes what is no event of the run into its log.
@@ -203,6 +204,7 @@ class Context(msgspec.Struct, kw_only=True):
     labels: Mapping[str, str] = {}
     start_child: StartChild | None = None
     server: Server | None = None
+    asked: bytes | None = None
     selector: Selector = {}
     traceparent: Traceparents | None = None
     note: Callable[[str], object] = logging.getLogger("dagrid").warning

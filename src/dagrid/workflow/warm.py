@@ -70,27 +70,35 @@ def call(
     folders = (work.folder, context.file.folder) if isinstance(fn, str) else ()  # a type of steps finds its own modules
     named_out = yield from work.beside(work.step.stdout)
     named_err = yield from work.beside(work.step.stderr)
-    asked = {
-        "fn": fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}",
-        "arguments": pickle.dumps((list(args), dict(kwargs or {})), 5),
-        "values": dict(values or {}),
-        "env": {**work.env, **key_variables()},
-        "folder": work.folder,
-        "path": list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
-        "stdout": (work.outs, named_out),
-        "stderr": ([work.stderr], named_err),
-        "mask": list(context.secrets),
-        "limit": context.workflow.max_output_size,
-        "strict": work.is_strict,
-    }
+    name = fn if isinstance(fn, str) else f"{fn.__module__}:{fn.__qualname__}"
+    asked = (
+        _shared(context),
+        name,
+        pickle.dumps((list(args), dict(kwargs or {})), 5),
+        dict(values or {}),
+        {**work.changes, **key_variables()},
+        work.folder,
+        list(dict.fromkeys(filter(None, (*folders, *_python_path())))),
+        (work.outs, named_out),
+        ([work.stderr], named_err),
+        work.is_strict,
+    )
     grace = context.workflow.max_clean_up_time_sec
-    said = f"The process of {asked['fn']}"
+    said = f"The process of {name}"
     request = Request(server_of(context), pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace, said)
     answer = pickle.loads((yield request))  # our own process wrote it
     if answer[0] == "value":
         return Returned(answer[1], answer[2])
     _, message, code, retryable = answer
     raise StepError(masked(message, context.secrets), work.step.name, code, retryable=retryable)
+
+
+def _shared(context: Context) -> bytes:
+    """Return what all requests of a run have alike, pickled once: the environment, the secrets, the limit of a log."""
+    if context.asked is None:
+        shared = dict(context.environment), list(context.secrets), context.workflow.max_output_size
+        context.asked = pickle.dumps(shared, 5)
+    return context.asked
 
 
 def server_of(context: Context) -> Server:

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -45,7 +46,6 @@ class Work:
         step: as the file has it.
         context: what the steps of the run share.
         names: what names mean to it.
-        env: the environment of its processes.
         folder: where they run.
         stdout: the file that gets its standard output, as `DAG_RUN_STEP_STDOUT_FILE`.
         stderr: the file that gets its standard error; the same one where both are one log.
@@ -57,9 +57,9 @@ class Work:
 
     __slots__ = (
         "_begun",
+        "_env",
         "context",
         "ends",
-        "env",
         "folder",
         "kept",
         "names",
@@ -115,17 +115,35 @@ class Work:
         self.own: dict[str, str] = {}
         steps = {one: self.ends[name] for one, name in spec.ids.items() if name in self.ends}
         self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)
-        self.env: dict[str, str] = environment(special, context.given, self.outputs, context.environment)
+        self._env: dict[str, str] | None = None
         self.shell = self.step.shell or context.shell
         self.folder = context.folder
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of its processes."""
+        if self._env is None:
+            self._env = environment(*self._layers, self.context.environment)
+        return self._env
+
+    @property
+    def changes(self) -> dict[str, str | None]:
+        """What its processes have in their environment in place of what those of all steps have; None, for what they have not."""
+        said: dict[str, str | None] = dict.fromkeys(chain(*self._layers))
+        said.update(environment(*self._layers))
+        return said
+
+    @property
+    def _layers(self) -> Sequence[Mapping[str, str]]:
+        """Its own layers of variables, of which the first that has a name wins; behind them come those of the run."""
+        return self.names.layers[:4]
 
     def prepare(self) -> Generator[Launch, Exit, None]:
         """Find out the variables of the step and its folder."""
         for variable in self.step.env:
             self.own[variable.name] = yield from self.text(variable.value)
         if self.own:
-            special, given, own, outputs, *_ = self.names.layers
-            self.env = environment(special, given, own, outputs, self.context.environment)
+            self._env = None
         if self.step.working_dir:
             said_folder = os.path.expanduser((yield from self.text(self.step.working_dir)))
             self.folder = os.path.normpath(os.path.join(self.context.folder, said_folder))

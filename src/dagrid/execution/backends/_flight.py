@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable, Generator
+from types import GeneratorType
 from typing import Any
 
 from dagrid.attempt import Here, performing
@@ -99,7 +100,7 @@ class Flight:
         found = self.context.run(call.fn, *args, **kwargs)
         if isinstance(found, Launch):
             return found
-        if isinstance(found, Generator):
+        if isinstance(found, (GeneratorType, Generator)):  # to ask for the first is quick, and for the second is not
             self.steps = found
             return self.go_on(None, None)
         raise TaskError(

@@ -303,8 +303,9 @@ class Servers:
         """A server is not to be asked any more."""
         if service in self._resting:
             del self._resting[service]
-            self._idle[service.kind].remove(service)
-            if not self._idle[service.kind]:
+            alike = self._idle[service.kind]
+            alike.remove(service)
+            if not alike:
                 del self._idle[service.kind]
 
     def forget(self, service: Service) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from typing import Any
 
 from dagrid.commands import Exit, Launch, Request
@@ -27,7 +27,7 @@ class Python:
         step = work.step
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
-        if isinstance(step.args, Mapping):
+        if isinstance(step.args, dict):
             for name, one in step.args.items():
                 kwargs[name] = yield from _argument(work, one)
         else:
@@ -46,7 +46,7 @@ def _argument(work: Work, value: Any) -> Generator[Any, Any, Any]:
         whole = _WHOLE.fullmatch(value)
         held = _value(work, whole[1] or whole[3], whole[2] or "") if whole is not None else None
         return held if held is not None else (yield from work.text(value))
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         made = {}
         for name, one in value.items():
             made[name] = yield from _argument(work, one)
