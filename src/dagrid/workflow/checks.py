@@ -26,7 +26,7 @@ from dagrid.workflow.model import (
 )
 from dagrid.workflow.order import cycles, dependencies, names_of
 from dagrid.workflow.problems import Place, Problems
-from dagrid.workflow.references import asked, variables
+from dagrid.workflow.references import asked, texts, variables
 
 Exists = Callable[[str], bool]
 """Whether there is a workflow of that name outside of the file."""
@@ -321,7 +321,7 @@ def _check_references(workflow: Workflow, problems: Problems) -> None:
     waits: dict[str, tuple[str, ...]] | None = None
     given: frozenset[str] = frozenset()
     for step in workflow.steps:
-        for field, name, what in asked(step):
+        for field, name, what in asked(texts(step)):
             if waits is None:
                 waits, given = dependencies(workflow), variables(workflow)
             if name in by_id:

@@ -83,7 +83,8 @@ class _Lowering:
         self.waits = dependencies(self.workflow)
         self.taken = set(self.waits)
         every = (*self.workflow.steps, *(step for _, step in handlers(self.workflow)))
-        self.asks = {id(step): tuple(asked(step)) for step in every}
+        self.texts = {id(step): tuple(texts(step)) for step in every}
+        self.asks = {step: tuple(asked(said)) for step, said in self.texts.items()}
         self.shown = self._shown()
         self.is_own = False  # whether a setting was made of what this run knows
 
@@ -142,6 +143,7 @@ class _Lowering:
         self, step: Step, name: str, waits: tuple[str, ...], readable: tuple[str, ...], handler: str | None = None
     ) -> Node:
         wanted = self._wanted(step)
+        is_watched = any(OF_ITS_FILES in text for _, text in self.texts[id(step)])
         named = [self.by_id[one] for _, one, _ in self.asks[id(step)] if one in self.by_id]
         shown = self.shown.get(step.id, ())
         values = tuple(one for one in waits if one in self.taken) if step.kind == "python" else ()
@@ -157,7 +159,7 @@ class _Lowering:
             is_first=not waits and handler is None,
             is_read=bool(shown),
             shown=shown if self.spread else (),
-            is_watched=any(OF_ITS_FILES in text for _, text in texts(step)),
+            is_watched=is_watched,
         )
         tasks = (EXCLUSIVE_STEP, EXCLUSIVE_HANDLER) if step.exclusive else (STEP, HANDLER)
         task: Command = tasks[handler is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
@@ -75,13 +75,17 @@ def step_references(step: Step, workflow: Workflow) -> tuple[tuple[str, str], ..
     The first two are files, which must be brought to where the step runs.
     """
     by_id = {one.id: one.name for one in workflow.steps if one.id}
-    return tuple((by_id[asked_id], field) for _, asked_id, field in asked(step) if asked_id in by_id) if by_id else ()
+    return (
+        tuple((by_id[asked_id], field) for _, asked_id, field in asked(texts(step)) if asked_id in by_id)
+        if by_id
+        else ()
+    )
 
 
-def asked(step: Step) -> Iterator[tuple[str, str, str]]:
-    """Yield (field of the step, id, what is asked), each once; an id that no step has may be a variable that holds JSON."""
+def asked(said: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
+    """Yield (field, id, what is asked) of the `texts` of a step, each once; an id that no step has may be a variable."""
     seen = set()
-    for field, text in texts(step):
+    for field, text in said:
         if not _OF_A_STEP.search(text):
             continue
         for asked_id, what in sorted(parse(text).step_references()):
