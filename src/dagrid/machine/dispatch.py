@@ -22,7 +22,8 @@ def assign_free_slots(state: State, at: float, commands: list[Command]) -> None:
     if not (any(state.ready) and has_room(state)):
         return
     free = [worker for worker in state.present.values() if not worker.pulls and worker.free > 0]
-    free.sort(key=lambda worker: len(worker.queue) / worker.slots)
+    if len(free) > 1:
+        free.sort(key=lambda worker: len(worker.queue) / worker.slots)
     given: dict[int, list[int]] = {}
     while free and any(state.ready):
         still_free = []
@@ -42,7 +43,7 @@ def send_ahead(state: State, at: float, commands: list[Command]) -> None:
 
     How many follows from the mean duration seen so far: never more than `batch` seconds of work, and none before it is known.
     """
-    if not (state.heap or len(state.ready) > 1) or not _is_short(state):
+    if not (any(state.ready) and _is_short(state)):
         return
     workers = [
         worker
@@ -130,12 +131,13 @@ def wake_idle(state: State, commands: list[Command]) -> None:
 def take_back(state: State, at: float, commands: list[Command]) -> None:
     """When a worker has a free slot and another one of its place sits on attempts that it has not started, ask for them."""
     plain = [worker for worker in state.present.values() if not (worker.pulls or worker.delegates)]
-    with_room = {worker.place for worker in plain if worker.free > 0}
-    if not with_room:
+    full = [worker for worker in plain if len(worker.queue) > worker.slots and not worker.recalling]
+    if not full:
         return
+    with_room = {worker.place for worker in plain if worker.free > 0}
     earliest = 0.0
-    for worker in plain:
-        if worker.recalling or worker.place not in with_room or len(worker.queue) <= worker.slots:
+    for worker in full:
+        if worker.place not in with_room:
             continue
         held = [
             attempt

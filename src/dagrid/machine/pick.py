@@ -67,4 +67,4 @@ def _fits(state: State, worker: Worker, request: Request) -> bool:
     elif request.foreign or (request.selector and not matches(worker.labels, request.selector)):
         return False
     available = state.available
-    return all(available[name] >= amount for name, amount in request.resources)
+    return not request.resources or all(available[name] >= amount for name, amount in request.resources)
