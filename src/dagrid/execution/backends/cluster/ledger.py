@@ -255,6 +255,15 @@ class Ledger:
         """Return what is to be sent: one message for each link that has something."""
         return self._traffic.take()
 
+    def take_pressing(self) -> list[tuple[Link, pb.Down | pb.Tell]]:
+        """Return what is to be sent at once: nothing for workers that have only to hear what they may forget."""
+        return self._traffic.take_pressing()
+
+    @property
+    def has_post(self) -> bool:
+        """Whether there is anything to be sent."""
+        return self._traffic.has_post
+
     def hang_ups(self) -> list[tuple[Link, str]]:
         """Return the streams that are to be closed when what was taken has been sent, and why."""
         found, self._hang_ups = self._hang_ups, []
