@@ -480,6 +480,7 @@ class Ledger:
         for use in list(run.uses.values()):
             self._forget_use(use)
             use.worker.count(use, -use.open, -use.running)
+            use.jobs.clear()  # each refers to its use
         for worker in run.touched:
             self._traffic.down(worker).end(run.key)
         self._balance.close(run)

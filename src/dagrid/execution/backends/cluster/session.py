@@ -368,6 +368,7 @@ class FleetSession:
         self._strand.end()
         self._cargo.clear()
         self._events.clear()
+        self._dues.clear()
         if self._sinks is not None:
             self._sinks.close()
         with self._guard:
