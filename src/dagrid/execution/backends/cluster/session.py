@@ -714,7 +714,9 @@ class FleetSession:
         # The clocks of two machines differ; how long it took, each knows.
         started = begun if begun != UNSTARTED else max(sent.at, ended - max(0.0, end.ended - end.started))
         outcome = Outcome(end.outcome)
-        event = Finished(number, end.attempt, outcome, started, max(started, ended), draw=self.host.draw())
+        event = Finished(number, end.attempt, outcome, started, max(started, ended))
+        if outcome is not Outcome.COMPLETED:
+            event.draw = self.host.draw()
         if end.extra:
             event.extra = Pickled(end.extra, call.node)
         if end.stuck:
