@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from dagrid.workflow.running import Started
 
 COMMAND = "command"
-STRANDS = 2
-"""Threads that serve the uses of all runs of a coordinator: one goes on while a disk keeps the other waiting."""
+STRANDS = 4
+"""Threads that serve the uses of all runs of a coordinator: what they record while a slow disk syncs is written together."""
 Connect = Callable[[FleetSession, RunLogs], Line]
 """Begins the use of the workers by a run, whose logs are written there."""
 
