@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
+import threading
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -61,6 +64,26 @@ def test_a_key_stays_the_same(fleet: ClusterBackend, tmp_path: Path) -> None:
     first, second = Path(mark).read_text().split()
     assert first == second
     assert first.endswith("/a")
+
+
+def test_nothing_of_a_run_that_is_over_waits_for_the_collector(fleet: ClusterBackend, tmp_path: Path) -> None:
+    """A coordinator performs hundreds in a second, and looking for garbage would hold up all that go on."""
+    dag = DAG([Node("word", lambda: "hello"), Node("where", command("pwd"), ["word"])])
+    gone = [threading.Event() for _ in range(3)]
+    gc.collect()
+    gc.disable()
+    try:
+        run = dag.start(backend=fleet, checkpoint=tmp_path, progress=False)
+        sessions = list(fleet.sessions)
+        assert len(sessions) == 2
+        for one, event in zip([run, *sessions], gone, strict=True):
+            weakref.finalize(one, event.set)
+        run.watch(partial(getattr, run, "done"))
+        assert run.wait().ok
+        del run, sessions, one
+        assert all(event.wait(PATIENCE) for event in gone)
+    finally:
+        gc.enable()
 
 
 def test_large_values_outlive_the_run(fleet: ClusterBackend) -> None:

@@ -340,6 +340,26 @@ def test_an_assignment_to_a_generation_that_is_over_goes_nowhere(desk: Desk) -> 
     assert not desk.down().assigns
 
 
+def test_what_a_worker_may_forget_waits_for_what_presses(desk: Desk) -> None:
+    """A message for each end that a run has taken, and for each run that is over, would cost as much as its calls do."""
+    desk.assign(*calls(1))
+    desk.open("brief")
+    desk.assign(*calls(1), run="brief")
+    desk.report(finished=[done(1)])
+    desk.sent()
+    desk.ask(acks=some(1, 1))
+    desk.ask("brief", close=True)
+    assert desk.ledger.take_pressing() == []
+    assert desk.ledger.has_post
+    desk.ask(assigns=[pb.Assign(run="r", fence=1, worker="w", generation=1, calls=calls(2))])
+    ((_, down),) = desk.ledger.take_pressing()
+    assert isinstance(down, pb.Down)
+    assert [call.attempt for call in down.assigns[0].calls] == [2]
+    assert [list(each.attempts) for each in down.acks] == [[1]]
+    assert list(down.over) == ["brief"]
+    assert not desk.ledger.has_post
+
+
 def test_who_rides_is_forgotten_with_an_end_that_carries_nobody(desk: Desk) -> None:
     desk.assign(*calls(1, 2, 3, rides={2: 1, 3: 2}))
     desk.report(finished=[done(1, Outcome.FAILED)])

@@ -48,51 +48,51 @@ class Recorded(Protocol):
 
 
 class Committer:
-    """Writes the facts of a run, and then lets what was decided have its effects."""
+    """Writes the facts of a run, and then lets what was decided have its effects.
 
-    def __init__(self, recorder: Recorder, engine: Recorded) -> None:
+    The engine is named with each call, for two that refer to each other would wait for the collector when the run is over.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._engine = engine
         self._decided: deque[tuple[int, list[Command], int]] = deque()
         self._writing = threading.Lock()
         self._held: dict[int, Call] = {}
         self._asleep: set[int] = set()
         self._left = False
 
-    def hold(self, commands: list[Command], worker: int) -> None:
+    def hold(self, engine: Recorded, commands: list[Command], worker: int) -> None:
         """Under the lock: hold back what was decided, up to this place in the journal, for a worker that asked or for nobody."""
-        self._decided.append((len(self._engine.state.journal), commands, worker))
+        self._decided.append((len(engine.state.journal), commands, worker))
 
-    def commit(self, worker: int = NOBODY) -> None:
+    def commit(self, engine: Recorded, worker: int = NOBODY) -> None:
         """Write what was decided, and let it have its effects; a worker that pulls goes when its own call is there."""
-        engine = self._engine
         while self._decided and not engine.done.is_set():
             if not self._writing.acquire(blocking=False):
                 return
             with HeldInterrupts() as held:  # one between the store's answer and its effects would tear them apart
                 try:
-                    self._commit_once()
+                    self._commit_once(engine)
                 finally:
                     self._writing.release()
             held.deliver()
-            if worker in self._held and self._left_to_another(worker):
+            if worker in self._held and self._left_to_another(engine, worker):
                 return
 
-    def flush(self) -> None:
+    def flush(self, engine: Recorded) -> None:
         """Write what was decided, or wait until whoever does so has done it."""
-        while self._decided and not self._engine.done.is_set():
+        while self._decided and not engine.done.is_set():
             with HeldInterrupts() as held, self._writing:
-                self._commit_once()
+                self._commit_once(engine)
             held.deliver()
         with self._writing:
             """What another one was writing is written."""
 
-    def take(self, worker: int, sleep: bool = False) -> tuple[Call | None, bool]:
+    def take(self, engine: Recorded, worker: int, sleep: bool = False) -> tuple[Call | None, bool]:
         """Return the call that was held for a worker until it was recorded, and whether it has to commit before it asks again.
 
         Without one, `sleep` has the worker woken when there is.
         """
-        engine = self._engine
         engine.enter()
         try:
             self._asleep.discard(worker)
@@ -106,9 +106,9 @@ class Committer:
         finally:
             engine.leave()
 
-    def _left_to_another(self, worker: int) -> bool:
+    def _left_to_another(self, engine: Recorded, worker: int) -> bool:
         """A worker that has its call goes, and leaves what there is to write to one that waits for it."""
-        self._engine.enter()
+        engine.enter()
         try:
             waiting = [other for _, _, other in self._decided if other not in (NOBODY, worker)]
             if not waiting:
@@ -118,13 +118,13 @@ class Committer:
                 self._left = True  # they are on their way to `take`
             else:
                 self._asleep.discard(asleep)
-                self._engine.perform(Wake(asleep))
+                engine.perform(Wake(asleep))
             return True
         finally:
-            self._engine.leave()
+            engine.leave()
 
-    def _commit_once(self) -> None:
-        engine, recorder = self._engine, self._recorder
+    def _commit_once(self, engine: Recorded) -> None:
+        recorder = self._recorder
         picture = None
         engine.enter()
         try:
@@ -150,18 +150,18 @@ class Committer:
                 return
             for _, commands, _ in decided:
                 for command in commands:
-                    self._release(command)
+                    self._release(engine, command)
         finally:
             engine.leave()
         engine.tell()
 
-    def _release(self, command: Command) -> None:
+    def _release(self, engine: Recorded, command: Command) -> None:
         """Perform a command that is recorded; a worker that pulls finds its call when it asks again."""
-        if not (isinstance(command, Perform) and self._engine.state.workers[command.worker].pulls):
-            self._engine.perform(command)
+        if not (isinstance(command, Perform) and engine.state.workers[command.worker].pulls):
+            engine.perform(command)
             return
         worker = command.worker
-        self._held[worker] = self._engine.call_of(command.attempts[0])
+        self._held[worker] = engine.call_of(command.attempts[0])
         if worker in self._asleep:
             self._asleep.discard(worker)
-            self._engine.perform(Wake(worker))
+            engine.perform(Wake(worker))

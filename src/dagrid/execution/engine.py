@@ -134,7 +134,7 @@ class Engine:
         self._past: Past | None = None
         if given or omitted or recorder is not None:
             self._past = Past(given or {}, omitted or {}, recorder)
-        self._committer = None if recorder is None else Committer(recorder, self)
+        self._committer = None if recorder is None else Committer(recorder)
         self._keeping = keeping
         if recorder is not None:
             self.completed = self._completed_thoughtfully  # type: ignore[method-assign]
@@ -258,6 +258,7 @@ class Engine:
     def close(self) -> None:
         """End the use of the backend; called when the run is over."""
         self._sessions.close(self._leaves)
+        self._watchers = []  # they have been told of the end, and may refer to whoever has the run
         if self.recorder is not None or self._keeping is not None:
             self.__dict__.clear()  # `completed` refers to the engine, where there is more to a completion
 
@@ -304,7 +305,7 @@ class Engine:
         with self.holding():
             if self._inbox:
                 self._step(())
-        self._committer.flush()
+        self._committer.flush(self)
 
     def lacks(self, place: str = "") -> Mapping[Lack, str]:
         """Return what nodes of a place wait for that no worker there has, see `dagrid.ports.Lacking`."""
@@ -313,7 +314,7 @@ class Engine:
     def next(self, worker: int) -> Call | None:
         """Give a worker that pulls its next call."""
         if self._committer is not None:
-            held, _ = self._committer.take(worker)
+            held, _ = self._committer.take(self, worker)
             if held is not None:
                 if self._inbox:
                     self._after()
@@ -440,10 +441,10 @@ class Engine:
 
     def _take_held(self, committer: Committer, worker: int) -> Call | None:
         """Return the call that was held for a worker until it was recorded; without one, it is woken when there is."""
-        held, left = committer.take(worker, sleep=True)
+        held, left = committer.take(self, worker, sleep=True)
         while left:
             self._after(committer=worker)
-            held, left = committer.take(worker, sleep=True)
+            held, left = committer.take(self, worker, sleep=True)
         if self._inbox:
             self._after()
         return held
@@ -490,7 +491,7 @@ class Engine:
         try:
             while not self._inbox or self._drain():
                 if self._committer is not None:
-                    self._committer.commit(committer)
+                    self._committer.commit(self, committer)
                 if self._inbox:
                     continue
                 if not self._questions or not self._asking.acquire(blocking=False):
@@ -576,7 +577,7 @@ class Engine:
         plain = not self._inbox and all(type(event) is Asked for event in events)
         commands = self._decide(events if plain else self._taken(events))
         if self._committer is not None:
-            self._committer.hold(commands, worker)
+            self._committer.hold(self, commands, worker)
             return None
         if self._keeping is not None:
             self._keeping.drop(self.state, self.values, len(self.state.journal))

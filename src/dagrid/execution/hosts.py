@@ -100,11 +100,13 @@ class PlaceHost:
         self.completed = opening.completed
         self.failed = opening.failed
         place_of.update((use.worker, self) for use in uses)
-        self.session = session_of(backend, self, uses)
+        self.session: Session | None = session_of(backend, self, uses)
 
     def close(self, leaves: bool) -> None:
         """End the use of the place, see `part`."""
-        part(self.session, leaves)
+        session, self.session = self.session, None  # it refers to its host
+        if session is not None:
+            part(session, leaves)
         self._backend.close(wait=False)
 
     def new_worker(self) -> int:

@@ -63,11 +63,10 @@ class RunSessions:
 
     def of(self, worker: int) -> Session:
         """Return the session of a worker."""
-        assert self._main is not None
-        if not self.place_of:
-            return self._main
-        place = self.place_of.get(worker)
-        return self._main if place is None else place.session
+        place = self.place_of.get(worker) if self.place_of else None
+        session = self._main if place is None else place.session
+        assert session is not None
+        return session
 
     def wake(self, worker: int) -> None:
         """Wake a worker, which may stand in the thread that was lent."""
@@ -115,8 +114,10 @@ class RunSessions:
         """End the use of all; `leaves` says that what is under way goes on without this run, where it can."""
         if self._main is not None:
             part(self._main, leaves)
-            self._main = None  # it refers to the engine, and the two would wait for the collector
-        for place in self._places.values():
+            self._main = None  # it refers to the engine, as those of places do, and they would wait for the collector
+        places, self._places = self._places, {}
+        self.place_of.clear()
+        for place in places.values():
             place.close(leaves)
 
     def _lend_if_followed(self) -> None:
@@ -133,5 +134,6 @@ class RunSessions:
             return False
         wanted = bool(self._main.attend())
         for place in list(self._places.values()) if self._places else ():
-            wanted = bool(place.session.attend()) or wanted
+            session = place.session  # it may just be closed
+            wanted = (session is not None and bool(session.attend())) or wanted
         return wanted

@@ -18,6 +18,7 @@ from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.posts import key_of
 from dagrid.execution.backends.cluster.session import FleetSession, Line
+from dagrid.execution.strands import Strands
 from dagrid.ports import Capabilities, Host, Use
 from dagrid.service.kit import WorkflowKit, kit_of
 from dagrid.service.logs import RunLogs
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from dagrid.workflow.running import Started
 
 COMMAND = "command"
+STRANDS = 2
+"""Threads that serve the uses of all runs of a coordinator: one goes on while a disk keeps the other waiting."""
 Connect = Callable[[FleetSession, RunLogs], Line]
 """Begins the use of the workers by a run, whose logs are written there."""
 
@@ -52,8 +55,10 @@ class FleetPlace:
         root: str,
         logs: RunLogs,
         is_remote: bool,
+        strands: Strands | None,
     ) -> None:
         self._is_remote = is_remote
+        self._strands = strands
         self._connect = connect
         self._kit = kit
         self._parcel = parcel
@@ -78,6 +83,7 @@ class FleetPlace:
             along=self._parcel.letter,
             uses=uses,
             logs=self._logs if self._is_remote else None,
+            strands=self._strands,
         )
         session.begin(lambda one: self._connect(one, self._logs), 2 * PATIENCE)
         if self._is_remote and (session.refused is not None or not session.welcome.is_set()):
@@ -99,6 +105,8 @@ class Fleet:
     """
 
     is_remote = True
+    strands: Strands | None = None
+    """What serves the uses of runs; None: a thread of its own serves each."""
 
     def __init__(self, connect: Connect, home: Path) -> None:
         self._connect = connect
@@ -110,7 +118,7 @@ class Fleet:
         kit, parcel = kit_of(context, self._packer, (self._home,))
         root = about.more.get("root_name", about.name)
         logs = RunLogs(kit.kept.folder, context.workflow.max_output_size)
-        return FleetPlace(self._connect, kit, parcel, about.name, root, logs, self.is_remote)
+        return FleetPlace(self._connect, kit, parcel, about.name, root, logs, self.is_remote, self.strands)
 
     def began(self, started: Started) -> None:
         """Hear of a run that another one has called: nobody has to know of it here."""
@@ -132,6 +140,7 @@ class OwnFleet(Fleet):
     def __init__(self, hub: Hub, home: Path) -> None:
         super().__init__(self._borrow, home)
         self._hub = hub
+        self.strands = Strands("dagrid-fleet", STRANDS)
 
     def _borrow(self, session: FleetSession, logs: RunLogs) -> Line:
         return self._hub.borrow(session.opening(), session.tell, logs=logs)

@@ -225,7 +225,7 @@ class Values:
         artifacts: Artifacts | None,
         want: Callable[[bytes], bool],
         let_go: Callable[[Callable[[], None]], object],
-        drop: Callable[[int, int], None],
+        drop: Callable[[int, int], object],
     ) -> None:
         self._run = run
         self._artifacts = artifacts
@@ -400,12 +400,18 @@ class Values:
         with self._guard:
             self._ended = self._ended or why
             fetches, self._fetches = list(self._fetches.values()), {}
+        self._want = self._let_go = self._drop = _nobody
         for fetch in fetches:
             fetch.fail(why)
 
     def _release(self, fence: int, attempt: int) -> None:
         del self._there[fence, attempt]
         self._drop(fence, attempt)
+
+
+def _nobody(*_: object) -> bool:
+    """Nobody is asked, or told, any more."""
+    return False
 
 
 def artifact_folder(run: str) -> str:

@@ -92,9 +92,10 @@ class Cargo:
         self._given.clear()
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Let go of everything, and of who sends it."""
         self._functions.clear()
         self._kept.clear()
+        self._send = _nobody
 
     def _give(self, digest: bytes) -> None:
         """Send a small content, unless this coordinator has got it; it asks for those that are not small."""
@@ -103,6 +104,10 @@ class Cargo:
             self._given.add(digest)
             for part in parts(data, digest, secret=digest == self.kit):
                 self._send(part)
+
+
+def _nobody(_: pb.Part) -> None:
+    """Nothing is sent any more."""
 
 
 __all__ = ["Cargo"]

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -256,9 +256,15 @@ class Hub:
             self._due = True
             self._loop.call_soon(self._turn)
 
-    def _turn_late(self) -> None:
+    def _tell_later(self) -> None:
+        if not self._later and self._loop is not None:
+            self._later = True
+            self._loop.call_later(MOMENT, self._tell_late)
+
+    def _tell_late(self) -> None:
         self._later = False
-        self.turn_soon()
+        if not self._closed:
+            self._tell(self._ledger.take())
 
     def _turn(self) -> None:
         self._hear_lines()
@@ -274,15 +280,20 @@ class Hub:
             self._set_timer()
             return
         self._presses = False
-        self._tell_all()
+        self._tell_pressing()
         for link, why in self._ledger.hang_ups():
             _log.info("%s", why)
             cast(Any, link).hang_up()
         self._set_timer()
 
-    def _tell_all(self) -> None:
-        for link, message in self._ledger.take():
-            cast(Any, link).say(message)
+    def _tell_pressing(self) -> None:
+        self._tell(self._ledger.take_pressing())
+        if self._ledger.has_post:
+            self._tell_later()
+
+    def _tell(self, post: Iterable[tuple[Any, pb.Down | pb.Tell]]) -> None:
+        for link, message in post:
+            link.say(message)
 
     def _hear_lines(self) -> None:
         while self._asked and not self._closed:
@@ -309,7 +320,7 @@ class Hub:
 
     async def _close(self) -> None:
         self._hear_lines()
-        self._tell_all()
+        self._tell(self._ledger.take())
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -415,7 +426,7 @@ class Hub:
         refusal = self._ledger.open(line, opening, self.now())
         if refusal is None:
             self._lines[opening.run] = line
-            self._tell_all()  # the welcome comes first
+            self._tell_pressing()  # the welcome comes first
             self._names[opening.run] = opening.name
             if not isinstance(line, LocalLine):
                 self._elsewhere.add(opening.run)
@@ -450,9 +461,8 @@ class Hub:
             self._end_run(run)
         if ask.assigns or ask.recalls or ask.cancels or not (ask.acks or ask.close):
             self.turn_soon()
-        elif self._loop is not None and not self._later:
-            self._later = True
-            self._loop.call_later(MOMENT, self._turn_late)
+        else:
+            self._tell_later()
 
     def lose_line(self, line: LocalLine | RunCaller) -> None:
         self._ledger.leave(line, self.now())

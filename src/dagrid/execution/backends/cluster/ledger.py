@@ -255,6 +255,15 @@ class Ledger:
         """Return what is to be sent: one message for each link that has something."""
         return self._traffic.take()
 
+    def take_pressing(self) -> list[tuple[Link, pb.Down | pb.Tell]]:
+        """Return what is to be sent at once: nothing for workers that have only to hear what they may forget."""
+        return self._traffic.take_pressing()
+
+    @property
+    def has_post(self) -> bool:
+        """Whether there is anything to be sent."""
+        return self._traffic.has_post
+
     def hang_ups(self) -> list[tuple[Link, str]]:
         """Return the streams that are to be closed when what was taken has been sent, and why."""
         found, self._hang_ups = self._hang_ups, []
@@ -471,6 +480,7 @@ class Ledger:
         for use in list(run.uses.values()):
             self._forget_use(use)
             use.worker.count(use, -use.open, -use.running)
+            use.jobs.clear()  # each refers to its use
         for worker in run.touched:
             self._traffic.down(worker).end(run.key)
         self._balance.close(run)

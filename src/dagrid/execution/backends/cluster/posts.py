@@ -118,6 +118,7 @@ class ForRun:
     """What a run is to be told."""
 
     __slots__ = ("gone", "joined", "reports", "rooms", "welcome")
+    presses = True
 
     def __init__(self) -> None:
         self.welcome: pb.Welcome | None = None
@@ -162,6 +163,21 @@ class ForWorker:
         self.drain = False
         self.echo = self.mark = 0
         self.heartbeat = 0.0
+
+    @property
+    def presses(self) -> bool:
+        """Whether there is more than what the worker may forget."""
+        return bool(
+            self.assigns
+            or self.parts
+            or self.recalls.of
+            or self.cancels.of
+            or self.welcome
+            or self.echo
+            or self.mark
+            or self.heartbeat
+            or self.drain
+        )
 
     def assign(self, key: Key, about: pb.Assign, call: pb.Call) -> None:
         """Send a call; `about` says whose it is and what it needs around it."""

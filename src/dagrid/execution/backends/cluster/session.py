@@ -1,6 +1,6 @@
 """One run's use of the fleet: the port on one side, what is asked and told on the other.
 
-It pickles and opens in a thread of its own, so that neither the engine nor who has the line waits for that. Whatever gathers
+It pickles and opens in a strand of its own, so that neither the engine nor who has the line waits for that. Whatever gathers
 while it is busy goes in one message. It knows calls and workers; how a message travels, and what a run decides, it does not know.
 """
 
@@ -30,7 +30,7 @@ from dagrid.execution.backends.cluster.logbook import PAUSE, OpenSink
 from dagrid.execution.backends.cluster.posts import run_of
 from dagrid.execution.backends.cluster.refusals import Refusals
 from dagrid.execution.backends.cluster.sinks import Sinks
-from dagrid.execution.carriers import carry
+from dagrid.execution.strands import Strand, Strands
 from dagrid.leases import LEASE
 from dagrid.machine.events import (
     UNSTARTED,
@@ -73,7 +73,7 @@ class Line(Protocol):
 
 
 class FleetSession:
-    """A session on the fleet. What changes is touched by its own thread alone, but for the lanes, which its guard has.
+    """A session on the fleet. What changes is touched in its strand alone, but for the lanes, which its guard has.
 
     Args:
         host: of the run.
@@ -87,6 +87,7 @@ class FleetSession:
         uses: workers that the run has used before, and what is under way there.
         closed: called with the session when it is closed.
         logs: opens the files that its attempts write, where the line brings these; see `logbook.OpenSink`.
+        strands: serve it; by default a thread of its own, for where rules and large values come to it, these take their time.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class FleetSession:
         uses: Sequence[Use] = (),
         closed: Callable[[FleetSession], None] = lambda _: None,
         logs: OpenSink | None = None,
+        strands: Strands | None = None,
     ) -> None:
         self.host = host
         self._recorded: Callable[[], None] | None = getattr(host, "recorded", None)  # `ports.Recording`
@@ -134,11 +136,13 @@ class FleetSession:
         self._numbers: dict[tuple[str, int], int] = {}
         self._cargo = Cargo(None if kit is None else encode(kit), along or {}, self._give)
         self._coordinator = ""
-        self._values = Values(run, artifacts, self._want, self._inbox.put, self._drop)
+        self._values = Values(run, artifacts, self._want, self._post, self._drop)
         self._refused: Exception | None = None
         self._line: Line | None = None
         self._closed = self._over = False
-        self._thread: threading.Thread | None = None
+        self._strands = strands or Strands("dagrid-fleet")
+        self._strand: Strand | None = None
+        self._served_by = 0  # by which thread, at this moment
         self.welcome = threading.Event()
         for use in uses:
             lane = self._lanes[use.worker] = Lane(use.worker, use.name, 0)
@@ -157,7 +161,8 @@ class FleetSession:
         """
         self._line = borrow(self)
         self._hear_first(monotonic() + patience)
-        carry(self._serve, "dagrid-fleet")
+        self._strand = self._strands.begin(self._serve)
+        self._strand.stir()
 
     # The port.
 
@@ -174,7 +179,7 @@ class FleetSession:
         self._do(partial(self._recall, worker, list(attempts)))
 
     def cancel(self, worker: int, attempt: int) -> None:
-        self._values.hurry()  # the session's own thread may be fetching something
+        self._values.hurry()  # its strand may be fetching something
         self._do(partial(self._cancel, worker, attempt))
 
     def close(self) -> None:
@@ -189,12 +194,12 @@ class FleetSession:
 
     def give_up(self, error: BackendError) -> None:
         """End the use while its run goes on: all that is under way, and all that is still asked for, fails with this."""
-        if self._closed or threading.current_thread() is self._thread:
+        if self._closed or self._is_served_here():
             self.close()
             return
         heard = threading.Event()
         self._do(partial(self._refuse, str(error), error))
-        self._do(lambda: self._inbox.put(heard.set))  # behind what is reported of that
+        self._do(lambda: self._post(heard.set))  # behind what is reported of that
         heard.wait(PATIENCE)
         self._values.bring_home()
         self._hang_up(pb.Ask(close=True))
@@ -204,13 +209,13 @@ class FleetSession:
             again, self._closed = self._closed, True
         if again:
             return
-        own = threading.current_thread() is self._thread
+        own = self._is_served_here()
         if not own and self._delivering.acquire(timeout=PATIENCE):
             self._delivering.release()
         if last is not None and not own:
             self._values.bring_home()
         self._values.close()
-        self._inbox.put(None)
+        self._post(None)
         self._hang_up(last)
         self._on_closed(self)
 
@@ -264,7 +269,7 @@ class FleetSession:
             self._values.find(tell.welcome.lease or LEASE)
         if tell.HasField("refusal"):
             self._values.close(tell.refusal.reason)
-        for part in tell.parts:  # the session's thread may be waiting for it
+        for part in tell.parts:  # its strand may be waiting for it
             self._values.take(part)
         for digest in tell.missing:
             self._values.miss(digest)
@@ -273,7 +278,7 @@ class FleetSession:
             if not tell.ByteSize():
                 return
         if not self._over:
-            self._inbox.put(partial(self._hear, tell))
+            self._post(partial(self._hear, tell))
 
     def _want(self, digest: bytes) -> bool:
         """Ask for a content; return whether somebody hears it."""
@@ -283,7 +288,7 @@ class FleetSession:
         line.ask(pb.Ask(wants=[digest]))
         return True
 
-    # In the session's thread.
+    # In the session's strand.
 
     def _hear_first(self, until: float) -> None:
         """In the thread that begins: hear what the coordinator says, until it has said that the run is welcome, or is not."""
@@ -306,21 +311,48 @@ class FleetSession:
 
     def _do(self, action: Callable[[], None]) -> None:
         if not self._closed:
-            self._inbox.put(action)
+            self._post(action)
 
-    def _serve(self) -> None:
-        self._thread = threading.current_thread()
-        self._settle()
-        while (action := self._next()) is not None:
-            action()
-            for _ in range(self._inbox.qsize()):
-                action = self._inbox.get()
-                if action is None:
-                    self._end()
-                    return
-                action()
+    def _post(self, action: Callable[[], None] | None) -> None:
+        """Have something done in the strand, and its end if it is nothing; from any thread, also where an object is dropped."""
+        self._inbox.put(action)
+        strand = self._strand
+        if strand is not None:
+            strand.stir()
+
+    def _is_served_here(self) -> bool:
+        return self._served_by == threading.get_ident()
+
+    def _serve(self) -> float | None:
+        """Do what there is to do; return when there is more at the latest."""
+        self._served_by = threading.get_ident()
+        try:
+            self._do_due()
+            if not self._do_all():
+                self._end()
+                return None
             self._settle()
-        self._end()
+        finally:
+            self._served_by = 0
+        return min(self._dues.values(), default=None)
+
+    def _do_due(self) -> None:
+        now = monotonic()
+        for action in [action for action, due in self._dues.items() if due <= now]:
+            del self._dues[action]  # before it is done, for it may be due again
+            action()
+
+    def _do_all(self) -> bool:
+        """Do what was put before; return whether the session goes on."""
+        number = self._inbox.qsize()
+        for _ in range(number):
+            action = self._inbox.get()
+            if action is None:
+                return False
+            action()
+        if number:
+            self._dues.setdefault(self._look, monotonic() + CALM)
+        return True
 
     def _settle(self) -> None:
         """Report and ask for what has gathered."""
@@ -330,23 +362,13 @@ class FleetSession:
             self._deliver()
             self._flush()
 
-    def _next(self) -> Callable[[], None] | None:
-        """Return what is to be done next; when something has happened, it is looked a while later what workers lack."""
-        due = min(self._dues.values(), default=None)
-        try:
-            action = self._inbox.get(timeout=None if due is None else max(due - monotonic(), 0.0))
-        except Empty:
-            action = min(self._dues, key=self._dues.__getitem__)
-            del self._dues[action]
-            return action
-        if self._look not in self._dues:
-            self._dues[self._look] = monotonic() + CALM
-        return action
-
     def _end(self) -> None:
+        assert self._strand is not None
         self._over = True
+        self._strand.end()
         self._cargo.clear()
         self._events.clear()
+        self._dues.clear()
         if self._sinks is not None:
             self._sinks.close()
         with self._guard:
@@ -373,12 +395,8 @@ class FleetSession:
         if self._acks:
             self._acks.clear()
             self._dues.setdefault(self._acknowledge, monotonic() + MOMENT)
-        for _ in range(self._inbox.qsize()):
-            action = self._inbox.get()
-            if action is None:
-                self._inbox.put(None)
-                return
-            action()
+        if not self._do_all():
+            self._post(None)
 
     def _flush(self) -> None:
         """Ask for what has gathered. What is said to be under way on a new stream is exactly what was asked for before."""
@@ -696,7 +714,9 @@ class FleetSession:
         # The clocks of two machines differ; how long it took, each knows.
         started = begun if begun != UNSTARTED else max(sent.at, ended - max(0.0, end.ended - end.started))
         outcome = Outcome(end.outcome)
-        event = Finished(number, end.attempt, outcome, started, max(started, ended), draw=self.host.draw())
+        event = Finished(number, end.attempt, outcome, started, max(started, ended))
+        if outcome is not Outcome.COMPLETED:
+            event.draw = self.host.draw()
         if end.extra:
             event.extra = Pickled(end.extra, call.node)
         if end.stuck:

@@ -9,7 +9,7 @@ under the same fence again, that waits until the worker has sent back a mark; un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
@@ -43,15 +43,27 @@ class Traffic:
         self._dirty[run] = None
         return run.box
 
+    @property
+    def has_post(self) -> bool:
+        """Whether there is anything to be sent."""
+        return bool(self._dirty)
+
     def take(self) -> list[tuple[Link, pb.Down | pb.Tell]]:
         """Return what is to be sent, and begin anew."""
+        return self._taken(list(self._dirty))
+
+    def take_pressing(self) -> list[tuple[Link, pb.Down | pb.Tell]]:
+        """Return what is to be sent on links with something that somebody waits for; what only may be forgotten can wait."""
+        return self._taken([owner for owner in self._dirty if owner.box.presses])
+
+    def _taken(self, owners: Iterable[Worker | Run]) -> list[tuple[Link, pb.Down | pb.Tell]]:
         found: list[tuple[Link, pb.Down | pb.Tell]] = []
-        for owner in self._dirty:
+        for owner in owners:
             message = owner.box.message() if owner.link is not None else None
             owner.clear()
+            del self._dirty[owner]
             if message is not None and owner.link is not None:
                 found.append((owner.link, message))
-        self._dirty.clear()
         return found
 
     def set_room(self, run: Run, worker: Worker, slots: int) -> None:
