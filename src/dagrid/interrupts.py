@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -82,6 +83,27 @@ def press() -> None:
 def pressed_for() -> float:
     """Return how many seconds ago somebody pressed Ctrl-C, as far as was seen here: who waits for something may give it up."""
     return time.monotonic() - _pressed_at[0]
+
+
+def leaving() -> list[signal.Signals]:
+    """Return the signals that ask a process which serves to leave; the end of its terminal does, unless nohup started it."""
+    hung_up = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+    return [signal.SIGTERM, signal.SIGINT, *hung_up]
+
+
+class Terminals:
+    """Those of standard output and standard error, which may end before their process does."""
+
+    def __init__(self) -> None:
+        self._open = [number for number in (1, 2) if os.isatty(number)]
+
+    def let_go(self) -> None:
+        """Write to nowhere from now on in the place of those that have ended."""
+        for number in self._open:
+            if not os.isatty(number):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, number)
+                os.close(nowhere)
 
 
 _holding: list[HeldInterrupts] = []  # of the main thread, the only one that has signals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -252,15 +253,20 @@ def test_a_step_whose_worker_dies_runs_elsewhere(fleet, tmp_path):
     assert {key.partition("~")[0]: times for key, times in done(tmp_path).items()} == {again: 2, once: 1}
 
 
-def test_a_worker_that_is_asked_to_end_finishes_first(fleet, tmp_path):
-    """SIGTERM: no step is lost, what was not begun goes elsewhere, and nothing is left of it."""
+@pytest.mark.parametrize("asked", [[signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP]])
+def test_a_worker_that_is_asked_to_end_finishes_first(fleet, tmp_path, asked):
+    """SIGTERM, or the end of its terminal, of which shell and system tell: no step is lost, what had not begun goes elsewhere.
+
+    Nothing is left of it.
+    """
     worker = fleet.worker("five", "leaving=yes")
     worker.told("Linked")
     step = f"echo x >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done; echo end"
     run = fleet.enqueue(f"steps: [{{name: a, command: '{step}', workerSelector: {{leaving: 'yes'}}}}]")
     until(lambda: done(tmp_path), "the step")
-    worker.process.terminate()
-    worker.told("Leaving")
+    for number in asked:
+        worker.process.send_signal(number)
+        worker.told("Leaving")
     (tmp_path / "go").touch()
     assert fleet.ended(run) == "succeeded"
     assert fleet.out(run, "a") == "end\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -16,7 +15,7 @@ from dagrid.cli.garbage import collect_garbage
 from dagrid.cli.output import plain, took
 from dagrid.cli.workflows import said
 from dagrid.errors import DagridError, InternalError
-from dagrid.interrupts import HeldInterrupts, press
+from dagrid.interrupts import HeldInterrupts, Terminals, press
 
 if TYPE_CHECKING:
     from dagrid.cli.calls import Call
@@ -93,15 +92,11 @@ def stoppable() -> Iterator[HeldInterrupts]:
             now: Any = signal.getsignal(signal.SIGINT)  # who holds Ctrl-C back holds this back too
             now(*late)
 
-        terminals = [number for number in (1, 2) if os.isatty(number)]
+        terminals = Terminals()
 
         def hung_up(*late: Any) -> None:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it comes from the shell and from the system
-            for number in terminals:
-                if not os.isatty(number):
-                    nowhere = os.open(os.devnull, os.O_WRONLY)
-                    os.dup2(nowhere, number)
-                    os.close(nowhere)
+            terminals.let_go()
             as_ctrl_c(*late)
 
         before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
@@ -260,6 +255,8 @@ def failures(result: ExecutionResult) -> Iterator[str]:
     """Yield what went wrong, a line each, with the place in the user's code."""
     if result.failure is not None and not isinstance(result.failure, InternalError):
         yield f"dagrid: {result.failure}"
+    if not any(map(result.counts().get, BAD)):
+        return  # to tell of thousands of steps that nothing is wrong with them takes a while
     failed = [one for one in result.node_results.values() if one.error is not None and one.status in BAD]
     for one in failed[:MOST_FAILURES]:
         words = said(one.error) if one.error is not None else ""

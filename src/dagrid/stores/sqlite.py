@@ -268,13 +268,14 @@ class SQLiteStore:
 
 
 class _Write:
-    """Something that a thread wants to be written, and waits for; where others write, until its `turn`."""
+    """Something that a thread wants to be written while another one writes, and waits for until its `turn`."""
 
     __slots__ = ("answer", "given_up", "leads", "over", "turn", "what")
 
     def __init__(self, what: Callable[[sqlite3.Connection], Any]) -> None:
         self.what = what
-        self.turn: threading.Lock | None = None  # held until then
+        self.turn = threading.Lock()  # held until then; an event takes longer to be made
+        self.turn.acquire()
         self.over = self.given_up = self.leads = False
         self.answer: Any = None
 
@@ -336,15 +337,18 @@ class _Connection:
         Args:
             what: may be called again if the transaction fails.
         """
-        mine = _Write(what)
+        mine = None
         with self._guard:
-            self._writes.append(mine)
-            turn = mine.turn = threading.Lock() if self._writing else None  # an event takes longer to be made
-            if turn is not None:
-                turn.acquire()
+            if self._writing:
+                mine = _Write(what)
+                self._writes.append(mine)
             self._writing = True
-        if turn is not None:
-            self._await_turn(mine, turn)
+        if mine is None:
+            try:
+                return self._write_alone(what)
+            finally:
+                self._pass_on([])
+        self._await_turn(mine)
         if not mine.over:
             with self._guard:
                 writes, self._writes = self._writes, []
@@ -354,10 +358,10 @@ class _Connection:
                 self._pass_on([one for one in writes if one is not mine])
         return mine.answer  # type: ignore[no-any-return]
 
-    def _await_turn(self, mine: _Write, turn: threading.Lock) -> None:
+    def _await_turn(self, mine: _Write) -> None:
         """Wait until a write is over, or its thread shall write; an interrupt gives it up, if nobody has begun it."""
         try:
-            turn.acquire()
+            mine.turn.acquire()
         except BaseException:
             with self._guard:
                 mine.given_up = True
@@ -381,11 +385,14 @@ class _Connection:
                 for one, answer in zip(writes, answers, strict=True):
                     one.answer, one.over = answer, True
                 return
+        mine.answer = self._write_alone(mine.what)
+        mine.over = True
+
+    def _write_alone(self, what: Callable[[sqlite3.Connection], Answer]) -> Answer:
         told = False
         while True:
             try:
-                mine.answer = self.transact(mine.what)
-                break
+                return self.transact(what)
             except StoreError as error:
                 if not (self.waits_for_room and _is_full(error)):
                     raise
@@ -393,7 +400,6 @@ class _Connection:
                     told = True
                     _log.error("%s Nothing is recorded until then, and all that is to be waits.", error)
             time.sleep(NO_ROOM)
-        mine.over = True
 
     def _pass_on(self, others: list[_Write]) -> None:
         """Let those go whose write is over, and the first of the others write next."""
@@ -404,9 +410,9 @@ class _Connection:
             if following is not None:
                 following.leads = True
         for one in others:
-            if one.over and one.turn is not None:
+            if one.over:
                 one.turn.release()
-        if following is not None and following.turn is not None:
+        if following is not None:
             following.turn.release()
 
     def prepare(self, timeout: float) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 from dagrid.graph.structure import find_cycle
 from dagrid.workflow.expressions import SPECIAL_VARIABLES
@@ -15,6 +15,7 @@ from dagrid.workflow.forms import is_regex
 from dagrid.workflow.hints import STEP_TYPES, converted_command
 from dagrid.workflow.model import (
     ContinueOn,
+    Defaults,
     Executor,
     Precondition,
     RepeatPolicy,
@@ -57,6 +58,7 @@ SIGNALS = frozenset(
         *("TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ"),
     )
 )
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _WORKFLOW_NAME = re.compile(r"[^\s|&;<>(){}'\"]+")
 _NOT_DONE = {
     "retry_policy": "a whole run is not tried again; give `retryPolicy` to steps, or under `defaults`",
@@ -81,14 +83,15 @@ _DEFAULTED = (
 def complete(workflow: Workflow, problems: Problems) -> None:
     """Fill in what follows from other fields: the step of a root command, names, types, defaults, what is repeated."""
     _root_command(workflow, problems)
+    defaulted = [field for field in _DEFAULTED if said(workflow.defaults, field)]
     taken = {step.name for step in workflow.steps}
     for number, step in enumerate(workflow.steps, 1):
-        _complete_step(step, workflow, problems)
+        _complete_step(step, workflow.defaults, defaulted, problems)
         if not step.name:
             step.name = _free_name(step, number, taken)
             taken.add(step.name)
     for role, step in handlers(workflow):
-        _complete_step(step, workflow, problems)
+        _complete_step(step, workflow.defaults, defaulted, problems)
         step.name = step.name or f"on{role.capitalize()}"
 
 
@@ -195,10 +198,9 @@ def _root_command(workflow: Workflow, problems: Problems) -> None:
     workflow.places["steps"] = place(workflow, "command")
 
 
-def _complete_step(step: Step, workflow: Workflow, problems: Problems) -> None:
-    defaults = workflow.defaults
-    for field in _DEFAULTED:
-        if said(defaults, field) and not said(step, field):
+def _complete_step(step: Step, defaults: Defaults, defaulted: Sequence[str], problems: Problems) -> None:
+    for field in defaulted:
+        if not said(step, field):
             setattr(step, field, getattr(defaults, field))
     step.env = defaults.env + step.env
     step.preconditions = defaults.preconditions + step.preconditions
@@ -380,7 +382,7 @@ def _check_step(
         _check_interpreter(step, problems)
     if step.call:
         _check_call(step, local, exists, problems)
-    if step.python and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", step.python):
+    if step.python and not _FUNCTION.fullmatch(step.python):
         problems.add(
             place(step, "python"), f"python names a function as package.module:function, not {_short(step.python)}"
         )

@@ -163,12 +163,6 @@ class _Lowering:
         )
         tasks = (EXCLUSIVE_STEP, EXCLUSIVE_HANDLER) if step.exclusive else (STEP, HANDLER)
         task: Command = tasks[handler is not None]
-        on = step.continue_on
-        words: dict[ContinueOn, bool] = {
-            "failure": on.failure,
-            "skipped": on.skipped,
-            "success": on.failure and on.mark_success,
-        }
         settings: dict[str, Any] = {"handler": handler} if handler is not None else {}
         if not self.spread:
             self._check_here(step, wanted)
@@ -188,7 +182,7 @@ class _Lowering:
             kind=HANDLER_KIND if step.name not in self.waits else None,
             reads=tuple(one for one in reads if one not in waits),
             on_lost=step.on_worker_lost,
-            continue_on=[word for word, is_meant in words.items() if is_meant],
+            continue_on=_goes_on(step),
             arguments=Arguments((spec, *[self.refs[one] for one in reads]), sources=reads),
             **settings,
         )
@@ -224,7 +218,7 @@ class _Lowering:
     def _wanted(self, step: Step) -> Selector:
         """Return the labels that the worker of a step must have: those of all that say some."""
         wanted: dict[str, str] = {}
-        for said in (self.context.selector, self.workflow.worker_selector, step.worker_selector):
+        for said in filter(None, (self.context.selector, self.workflow.worker_selector, step.worker_selector)):
             if not isinstance(said, Mapping):
                 return LOCAL
             for label, value in said.items():
@@ -236,9 +230,10 @@ class _Lowering:
         return wanted
 
     def _check_here(self, step: Step, wanted: Selector) -> None:
+        if not isinstance(wanted, dict) or not wanted:
+            return
         labels = self.context.labels
-        asked = wanted.items() if isinstance(wanted, Mapping) else ()
-        missing = [f"{label}={value}" for label, value in asked if labels.get(label) != value]
+        missing = [f"{label}={value}" for label, value in wanted.items() if labels.get(label) != value]
         if missing:
             raise CapabilityError(
                 f"Step {step.name!r} wants a worker with {', '.join(missing)}, and this machine has no such label. "
@@ -263,6 +258,19 @@ def _free(role: str, taken: Collection[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def _goes_on(step: Step) -> tuple[ContinueOn, ...]:
+    """Return after which of its ends what comes behind a step goes on."""
+    on = step.continue_on
+    if not (on.failure or on.skipped):
+        return ()
+    words: dict[ContinueOn, bool] = {
+        "failure": on.failure,
+        "skipped": on.skipped,
+        "success": on.failure and on.mark_success,
+    }
+    return tuple(word for word, is_meant in words.items() if is_meant)
 
 
 def _repeat(policy: RepeatPolicy | None) -> Repeat | None:

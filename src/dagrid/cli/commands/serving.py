@@ -21,6 +21,7 @@ from dagrid.cli.fleets import (
 )
 from dagrid.cli.garbage import collect_garbage
 from dagrid.cli.options import command
+from dagrid.interrupts import Terminals, leaving
 
 if TYPE_CHECKING:
     from dagrid.service.serving import ApiSettings
@@ -104,9 +105,15 @@ def _until_signal() -> Callable[[], object]:
     ours.setblocking(True)
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    terminals = Terminals()
+    for number in leaving():
         signal.signal(number, lambda *_: theirs)  # it holds the socket
-    return lambda: ours.recv(1)
+
+    def wait() -> None:
+        ours.recv(1)
+        terminals.let_go()
+
+    return wait
 
 
 def _shown(host: str) -> str:

@@ -23,6 +23,7 @@ from dagrid.execution.backends.cluster.dialer import WorkerLink
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.tls import caller_credentials
 from dagrid.execution.folders import OwnFolder
+from dagrid.interrupts import Terminals, leaving
 from dagrid.service.worker.station import Station
 
 _log = logging.getLogger("dagrid.worker")
@@ -50,7 +51,7 @@ class WorkerSettings:
 
 
 async def serve(settings: WorkerSettings) -> int:
-    """Serve a coordinator until SIGTERM or SIGINT says to leave, and return the exit code of the process.
+    """Serve a coordinator until SIGTERM, Ctrl-C or the end of the terminal says to leave, and return the exit code.
 
     The first signal lets what runs end, and what it has to report arrive, unless no coordinator comes in a lease to take it; the
     second one stops what runs, which has its time of grace.
@@ -78,7 +79,12 @@ async def serve(settings: WorkerSettings) -> int:
     ticking = loop.create_task(_tick(station))
     stopped = asyncio.Event()
 
-    def on_signal() -> None:
+    terminals = Terminals()
+
+    def on_signal(number: int) -> None:
+        terminals.let_go()
+        if stopped.is_set() and number == signal.SIGHUP:
+            return  # it comes from the shell and from the system
         if stopped.is_set():
             _log.warning("Stopping what runs here.")
             linked.cancel()
@@ -87,8 +93,8 @@ async def serve(settings: WorkerSettings) -> int:
         _log.info("Leaving when all is done that runs here. A second signal stops what runs.")
         station.drain()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    for number in leaving():
+        loop.add_signal_handler(number, on_signal, number)
     _log.info("Worker %s with %d slots%s.", hello.id, hello.slots, _shown(settings.labels))
     try:
         await linked
