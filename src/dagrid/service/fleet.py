@@ -12,7 +12,6 @@ from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from dagrid.errors import BackendUnreachableError
 from dagrid.execution.backends.cluster.books import WorkerView
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.listener import PATIENCE
@@ -86,9 +85,6 @@ class FleetPlace:
             strands=self._strands,
         )
         session.begin(lambda one: self._connect(one, self._logs), 2 * PATIENCE)
-        if self._is_remote and (session.refused is not None or not session.welcome.is_set()):
-            session.close()
-            raise session.refused or BackendUnreachableError("No coordinator answers. Start one, or name another.")
         return session
 
     def close(self, wait: bool = True) -> None:  # noqa: ARG002  # there is nothing to wait for

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from dagrid.errors import BackendUnreachableError, InvalidSettingError
+from dagrid.errors import InvalidSettingError
 from dagrid.execution.backends.base import BackendBase, Sessions, closed_under
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
@@ -242,9 +242,6 @@ class ClusterBackend(BackendBase):
         )
         self.sessions.add(session)
         session.begin(self._begin, 2 * PATIENCE)
-        if self._hub is None and (session.refused is not None or not session.welcome.is_set()):
-            session.close()
-            raise session.refused or BackendUnreachableError(f"No coordinator answers at {self.address}.")
         return session
 
     def _surroundings(self) -> tuple[Kit | None, Mapping[bytes, bytes]]:

@@ -12,23 +12,22 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
-from time import monotonic, time
+from time import monotonic
 from typing import Protocol
 
-from dagrid.errors import BackendError, BackendUnreachableError, TransferError
-from dagrid.execution.backends._transfer import Pickled, decode_error, stuck_error
-from dagrid.execution.backends._worker import encode, told
+from dagrid.errors import BackendError, BackendUnreachableError
+from dagrid.execution.backends._worker import encode
 from dagrid.execution.backends.base import PATIENCE
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster.apart import Values
 from dagrid.execution.backends.cluster.cargo import Cargo
-from dagrid.execution.backends.cluster.contents import parts
+from dagrid.execution.backends.cluster.giving import Giving
 from dagrid.execution.backends.cluster.lacking import Lacks
 from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
 from dagrid.execution.backends.cluster.logbook import PAUSE, OpenSink
 from dagrid.execution.backends.cluster.posts import run_of
-from dagrid.execution.backends.cluster.refusals import Refusals
+from dagrid.execution.backends.cluster.reading import Reading
 from dagrid.execution.backends.cluster.sinks import Sinks
 from dagrid.execution.strands import Strand, Strands
 from dagrid.leases import LEASE
@@ -116,14 +115,10 @@ class FleetSession:
         self._root = root
         self._place = place
         self._needs = [] if kit is None else list(kit.contents)
-        self._contents = contents
         self._lacks = Lacks(host)
         self._dues: dict[Callable[[], None], float] = {}  # what is done at a time, if nothing else is to be done before
-        self._refusals = Refusals()
-        self._giving: dict[bytes, object] = {}  # what is on its way to the coordinator, and which time
         self._lease = LEASE
         self._on_closed = closed
-        self._shift = host.now() - time()
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._guard = threading.Lock()
         self._delivering = threading.Lock()
@@ -134,9 +129,11 @@ class FleetSession:
         self._taken: dict[int, list[int]] = {}  # what of these the run has in its record
         self._lanes: dict[int, Lane] = {}
         self._numbers: dict[tuple[str, int], int] = {}
-        self._cargo = Cargo(None if kit is None else encode(kit), along or {}, self._give)
+        self._cargo = Cargo(None if kit is None else encode(kit), along or {}, self._send)
         self._coordinator = ""
         self._values = Values(run, artifacts, self._want, self._post, self._drop)
+        self._giving = Giving(self._cargo, self._values, self._needs, contents)
+        self._reading = Reading(host, self._values)
         self._refused: Exception | None = None
         self._line: Line | None = None
         self._closed = self._over = False
@@ -158,11 +155,17 @@ class FleetSession:
             borrow: begins the use.
             patience: for so many seconds it is waited for what the coordinator says first: the workers that are there then are
                 reported when this returns, and what a run begins with is one step of it.
+
+        Raises:
+            BackendError: a coordinator elsewhere refuses the run, or does not answer.
         """
         self._line = borrow(self)
         self._hear_first(monotonic() + patience)
         self._strand = self._strands.begin(self._serve)
         self._strand.stir()
+        if self._line.is_remote and (self._refused is not None or not self.welcome.is_set()):
+            self.close()
+            raise self._refused or BackendUnreachableError("No coordinator answers. Start one, or name another.")
 
     # The port.
 
@@ -198,7 +201,7 @@ class FleetSession:
             self.close()
             return
         heard = threading.Event()
-        self._do(partial(self._refuse, str(error), error))
+        self._do(partial(self.refuse, error))
         self._do(lambda: self._post(heard.set))  # behind what is reported of that
         heard.wait(PATIENCE)
         self._values.bring_home()
@@ -434,7 +437,7 @@ class FleetSession:
             return  # it was said to be gone
         if self._refused is not None:
             for call in bundle.calls:
-                self._fail(lane.number, call, self._refused, final=True)
+                self._events.append(self._reading.failed(lane.number, call, self._refused, final=True))
             return
         assign = pb.Assign(
             run=self.run, fence=lane.number + 1, worker=lane.worker, kit=self._cargo.kit, needs=self._needs
@@ -453,7 +456,7 @@ class FleetSession:
                     sent[call.attempt] = self._put(assign, call, now, met)
                 except Exception as error:  # noqa: BLE001 - what is the user's cannot be pickled
                     stayed.add(call.attempt)
-                    self._fail(lane.number, call, error, final=True)
+                    self._events.append(self._reading.failed(lane.number, call, error, final=True))
         if assign.calls:
             self._staged.append((lane, (assign, sent)))
 
@@ -478,7 +481,7 @@ class FleetSession:
         sent.values.extend(met)
         return Sent(call, now, apart, tuple(met))
 
-    def _give(self, part: pb.Part) -> None:
+    def _send(self, part: pb.Part) -> None:
         self._out.parts.append(part)
 
     def _recall(self, worker: int, attempts: Sequence[int]) -> None:
@@ -542,7 +545,8 @@ class FleetSession:
             self._lease = tell.welcome.lease or self._lease
             self._begin_with(tell.welcome.coordinator)
         if tell.HasField("refusal"):
-            self._refuse(tell.refusal.reason)
+            words = f"The coordinator refuses this run: {tell.refusal.reason}"
+            self.refuse(getattr(self._line, "error", None) or BackendUnreachableError(words))
         for joined in tell.joined:
             self._join(joined)
         for room in tell.rooms:
@@ -556,9 +560,9 @@ class FleetSession:
         for gone in tell.gone:
             self._miss(gone)
         for digest in tell.wants:
-            self._take_want(digest)
+            self._giving.give(self, digest)
         for receipt in tell.receipts:
-            self._put_off(receipt)
+            self._giving.put_off(self, receipt)
 
     def _write(self, log: pb.Log) -> None:
         """Write what an attempt has written; the end of that is told when it is acknowledged."""
@@ -593,24 +597,18 @@ class FleetSession:
             _log.warning("%s", words)
         self._out.lacks.CopyFrom(pb.Lacks(lacks=self._lacks.said()))
 
-    def _refuse(self, reason: str, error: Exception | None = None) -> None:
+    def refuse(self, error: Exception) -> None:
         """The coordinator will have nothing to do with us, or we cannot keep a promise: what is to be performed fails, here
         at a worker that is none.
         """
-        found = error or getattr(self._line, "error", None)
-        self._refused = found or BackendUnreachableError(f"The coordinator refuses this run: {reason}")
+        self._refused = error
         self.welcome.set()
         for lane in list(self._lanes.values()):
-            self._leave(lane, reason)
+            self._leave(lane, str(error))
         number = self.host.new_worker()
         with self._guard:
             self._lanes[number] = Lane(number, "nobody", 0)
         self._events.append(WorkerJoined(number, "nobody", self.host.now(), WINDOW, WINDOW))
-
-    @property
-    def refused(self) -> Exception | None:
-        """Why the coordinator will have nothing to do with us, if that is so."""
-        return self._refused
 
     def _join(self, joined: pb.Joined) -> None:
         identity = joined.worker, joined.generation
@@ -673,7 +671,7 @@ class FleetSession:
             sent = lane.sent.get(end.attempt) if lane is not None else None
             if lane is None or sent is None:
                 continue
-            event = self._ended(number, end, sent, lane.begun.get(end.attempt, UNSTARTED), now)
+            event = self._reading.ended(number, end, sent, lane.begun.get(end.attempt, UNSTARTED), now)
             self._forget(lane, end.attempt, sent)
             if event.outcome is not Outcome.COMPLETED:
                 self._drop_riders(lane, {end.attempt})
@@ -682,7 +680,7 @@ class FleetSession:
             sent = lane.sent.get(started.attempt) if lane is not None else None
             if lane is None or sent is None:
                 continue
-            at = min(max(sent.at, started.at + self._shift), now)
+            at = self._reading.started(started.at, sent, now)
             with self._guard:
                 lane.begun[started.attempt] = at
             self._events.append(Started(number, started.attempt, at))
@@ -708,106 +706,30 @@ class FleetSession:
                 fallen.add(attempt)
                 self._forget(lane, attempt, sent)
 
-    def _ended(self, number: int, end: pb.Finished, sent: Sent, begun: float, now: float) -> Finished:
-        call = sent.call
-        ended = min(max(sent.at, end.ended + self._shift), now) if end.ended else now  # lost, and nobody knows when
-        # The clocks of two machines differ; how long it took, each knows.
-        started = begun if begun != UNSTARTED else max(sent.at, ended - max(0.0, end.ended - end.started))
-        outcome = Outcome(end.outcome)
-        event = Finished(number, end.attempt, outcome, started, max(started, ended))
-        if outcome is not Outcome.COMPLETED:
-            event.draw = self.host.draw()
-        if end.extra:
-            event.extra = Pickled(end.extra, call.node)
-        if end.stuck:
-            event.value, event.retryable = stuck_error(end.stuck, call)
-        elif end.failure:
-            event.value = decode_error(end.failure, call.node)
-        elif end.apart:
-            event.value = self._values.of(end.apart, end.size, call.node, number + 1, end.attempt)
-        elif end.value:
-            event.value = Pickled(end.value, call.node)
-        if isinstance(event.value, BaseException):
-            event.error = told(event.value)
-        elif outcome is Outcome.FAILED:
-            event.value, event.error = BackendError(end.error), end.error
-        else:
-            event.error = end.error
-        event.retryable = event.retryable and not end.final
-        return event
+    # What is given: `giving.Asked`.
 
-    def _fail(self, number: int, call: Call, error: Exception, final: bool) -> None:
-        now = self.host.now()
-        self._events.append(
-            Finished(number, call.attempt, Outcome.FAILED, now, now, error, told(error), not final, self.host.draw())
-        )
+    def give(self, pieces: Iterator[pb.Part]) -> None:
+        """Send something in pieces, if anybody hears it."""
+        line = self._line
+        if line is not None:
+            line.give(pieces)
 
-    def _take_want(self, digest: bytes) -> None:
-        """The coordinator, or a worker behind it, lacks a content that was named."""
-        pieces = self._cargo.pieces(digest)
-        if pieces is None:
-            try:
-                data = self._contents(digest)
-            except TransferError as error:
-                self._refuse(str(error), error)
-            else:
-                pieces = None if data is None else parts(data, digest)
-        pieces = pieces or self._values.pieces(digest)
-        lost = None if pieces is not None else self._values.lost(digest)
-        if lost is not None:
-            self._fail_those(lambda sent: digest in sent.values, lost, final=True)
-        elif pieces is None:
-            self._call_back()
-        elif (line := self._line) is not None:
-            line.give(self._while_wanted(digest, pieces))
+    def remind(self, action: Callable[[], None], after: float) -> None:
+        """Do something after so many seconds."""
+        self._dues[action] = monotonic() + after
 
-    def _while_wanted(self, digest: bytes, pieces: Iterator[pb.Part]) -> Iterator[pb.Part]:
-        """Yield the pieces of something until it is refused, or given anew: those of two tries must not mix."""
-        giving = self._giving[digest] = object()
-        return self._as_given(digest, giving, pieces)
-
-    def _as_given(self, digest: bytes, giving: object, pieces: Iterator[pb.Part]) -> Iterator[pb.Part]:
-        for piece in pieces:  # in the line's thread
-            if self._giving.get(digest) is not giving:
-                return
-            yield piece
-        if self._giving.get(digest) is giving:
-            self._giving.pop(digest, None)
-
-    def _put_off(self, receipt: pb.Receipt) -> None:
-        """The coordinator has no room for what was given: it is given again for some minutes, then what needs it has failed."""
-        digest = receipt.digest
-        self._giving.pop(digest, None)
-        pause = self._refusals.pause(digest, monotonic())
-        if pause is not None:
-            self._dues[partial(self._give_again, digest)] = monotonic() + pause
-            return
-        error = TransferError(
-            f"What is sent finds no room with the coordinator ({receipt.why}). Make room on its disk, or send less: let "
-            "functions fetch what is large from a place that all machines reach."
-        )
-        if digest in (self._cargo.kit, *self._needs):
-            self._refuse(str(error), error)
-        self._fail_those(lambda sent: self._cargo.is_for(digest, sent.call, sent.apart), error, final=False)
-
-    def _fail_those(self, which: Callable[[Sent], bool], error: Exception, final: bool) -> None:
+    def fail_those(self, which: Callable[[Sent], bool], error: Exception, final: bool) -> None:
         """What cannot have what it needs has failed, wherever it is."""
         for lane in self._lanes.values():
             for attempt, sent in list(lane.sent.items()):
                 if attempt in lane.sent and which(sent):
                     self._out.cancels.add(run=self.run, fence=lane.number + 1, attempts=[attempt])
-                    self._fail(lane.number, sent.call, error, final)
+                    self._events.append(self._reading.failed(lane.number, sent.call, error, final))
                     self._forget(lane, attempt, sent)
                     self._drop_riders(lane, {attempt})
 
-    def _give_again(self, digest: bytes) -> None:
-        if digest in self._needs or self._cargo.pieces(digest) is not None:  # else nobody needs it any more
-            self._take_want(digest)
-
-    def _call_back(self) -> None:
-        """What a process before this one has assigned may need what nobody has any more: where it has not started it is assigned
-        anew.
-        """
+    def call_back(self) -> None:
+        """What a process before this one has assigned, and has not started, is assigned anew: it may need what nobody has."""
         for lane in self._lanes.values():
             sent = [] if lane.absent else lane.sent.items()
             waiting = [attempt for attempt, one in sent if one.at == BEFORE and attempt not in lane.begun]
