@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+from dagrid import interrupts
 
 if TYPE_CHECKING:
     from tests.stores.postgres_place import Server
@@ -22,6 +25,12 @@ settings.load_profile("dagrid")
 # A shell starts what it starts in the background deaf to Ctrl-C, which the tests press.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nobody_has_pressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for something gives it up when somebody has pressed Ctrl-C of late, and the test before may have done so."""
+    monkeypatch.setattr(interrupts, "_pressed_at", [-math.inf])
 
 
 @pytest.fixture(scope="session")
