@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dagrid.history
 from dagrid import DAG, Node
 from dagrid.assemble import start
 from dagrid.errors import (
@@ -373,14 +374,15 @@ def test_stop_reaches_the_process(history, perform):
     assert caught.value.status == "interrupted"
 
 
-def test_stop_never_meets_another_process(history):
+def test_stop_never_meets_another_process(history, monkeypatch):
     """A number that was given anew, or a lock of a process that does not say when it began, is left alone."""
+    monkeypatch.setattr(dagrid.history, "PATIENCE", 0.01)
     run = ended(history, status="running")
     lock = history.folder(run) / "owner.lock"
     with history.reopen(run):
         # What stands in the file speaks of a process that has this number and began at another time.
         lock.write_text(json.dumps({"pid": os.getpid(), "started": 1, "host": os.uname().nodename}))
-        with pytest.raises(RunStateError):
+        with pytest.raises(RunHeldError, match="does not answer"):
             history.stop(run)
 
 
@@ -404,13 +406,14 @@ def test_stop_asks_who_performs_many_runs_and_never_signals(history, signals, mo
     assert (bell.read(), signals) == ([("stop", run, [])], [])
 
 
-def test_stop_leaves_alone_who_is_ending(history, signals):
-    """It performs many runs, and hears nothing any more."""
+def test_stop_leaves_alone_who_is_ending(history, signals, monkeypatch):
+    """It performs many runs, and hears nothing any more: it is waited for until it lets go, for a while."""
+    monkeypatch.setattr(dagrid.history, "PATIENCE", 0.01)
     run = ended(history, status="running")
     bell = history.serve()
     with history.reopen(run):
         bell.close()
-        with pytest.raises(RunStateError):
+        with pytest.raises(RunHeldError, match=f"process {os.getpid()}, which does not answer"):
             history.stop(run)
     assert not signals
 

@@ -17,6 +17,7 @@ import pytest
 
 from dagrid import DAG, Node
 from dagrid.execution.backends.cluster import ClusterBackend
+from dagrid.history import owners
 from tests.service.processes import PATIENCE, Fleet, until
 
 
@@ -112,6 +113,25 @@ def test_a_large_value_outlives_the_coordinator_that_has_it(fleet, tmp_path, die
         (tmp_path / "go").touch()
         assert run.wait()["size"] == (1 << 20, True)
     until(lambda: not list((fleet.home / "coordinator").glob("*/contents/*")), "the end of all contents")
+
+
+def test_a_run_is_stopped_while_a_coordinator_takes_it_up(fleet, tmp_path, monkeypatch):
+    """Who asks finds it interrupted, and held when that is to be noted for later: then who holds it is asked."""
+    step = f"echo x >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done"
+    run = fleet.enqueue(f"steps: [{{name: a, command: '{step}'}}]")
+    until(lambda: done(tmp_path), "the step")
+    fleet.coordinator.kill()
+    take = owners.take
+
+    def taken_before(*arguments):
+        monkeypatch.setattr(owners, "take", take)
+        fleet.start()
+        until(lambda: fleet.status(run) == "running", "the run")
+        return take(*arguments)
+
+    monkeypatch.setattr(owners, "take", taken_before)
+    assert fleet.history.stop(run).run == run
+    assert fleet.ended(run) == "aborted"
 
 
 def test_a_run_is_stopped_while_its_coordinator_is_away(fleet, tmp_path):

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 SERVING = "serving.lock"
 STOPPED = "stopped by dagrid stop"
+PATIENCE = 5.0
+"""For so many seconds a process is waited for that has just taken a run up, and cannot be asked yet to stop it."""
 _DAY = 86400.0
 
 
@@ -205,8 +207,19 @@ class History(Catalog):
             UnknownRunError: there is no such run.
             RunStateError: nobody performs it.
             RunHeldError: it is performed on another machine, or by the process of the run that has called it, which would be
-                stopped with it.
+                stopped with it; or by one that does not answer.
         """
+        until = time.monotonic() + PATIENCE
+        while (info := self._asked_to_stop(run_id)) is None:
+            if time.monotonic() > until:
+                pid = self.info(run_id).pid
+                words = f"Run {run_id!r} is performed by process {pid}, which does not answer. Try again, or stop that process."
+                raise RunHeldError(words, pid or 0, owners.host())
+            time.sleep(owners.PAUSE)
+        return info
+
+    def _asked_to_stop(self, run_id: str) -> RunInfo | None:
+        """Return what a run was that is going to stop, None where somebody is just taking it up who cannot be asked yet."""
         record = self._record(run_id)
         about = self._about(run_id)
         info = self._info(record, about=about)
@@ -218,9 +231,14 @@ class History(Catalog):
             if owner is not None and (not owner.answers or ring(self.home, STOP, run_id)):
                 return info
             info = self._info(self._record(run_id))
+            if info.status == RUNNING:
+                return None
         if info.status != INTERRUPTED or about is None or not about.served:
             raise RunStateError(f"Run {run_id!r} is not running: it is {info.status}.", info.status)
-        self._stop_later(record, about)
+        try:
+            self._stop_later(record, about)
+        except RunHeldError:
+            return None
         return info
 
     def _refuse_within(self, info: RunInfo, about: About | None) -> None:
