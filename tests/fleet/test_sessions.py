@@ -67,7 +67,7 @@ class Engine:
 class Line:
     """The way to a coordinator: it hears what is asked."""
 
-    is_remote = False
+    elsewhere = ""
 
     def __init__(self) -> None:
         self.asks: Heard[pb.Ask] = Heard()

@@ -209,7 +209,7 @@ class Line(Protocol):
     """One run's way to the coordinator. All of it may be called from any thread, and never blocks."""
 
     @property
-    def is_remote(self) -> bool: ...
+    def elsewhere(self) -> str: ...
 
     def ask(self, ask: pb.Ask) -> None: ...
 
@@ -245,10 +245,9 @@ class RemoteLine:
     """The line of a run to a coordinator elsewhere, see `borrow`.
 
     Attributes:
+        elsewhere: the address of the coordinator.
         error: why the line has ended, if it has.
     """
-
-    is_remote = True
 
     def __init__(
         self,
@@ -259,6 +258,7 @@ class RemoteLine:
         draw: Callable[[], float],
     ) -> None:
         self.error: BackendError | None = None
+        self.elsewhere = str(address)
         self._address = address
         self._reopen = reopen
         self._tell = tell

@@ -46,8 +46,8 @@ class Line(Protocol):
     """One run's way to the hub. All of it may be called from any thread, and never blocks."""
 
     @property
-    def is_remote(self) -> bool:
-        """Whether the hub is in another process."""
+    def elsewhere(self) -> str:
+        """The address of the hub, if it is in another process."""
         ...
 
     def ask(self, ask: pb.Ask) -> None:
@@ -494,7 +494,7 @@ class Hub:
 class LocalLine:
     """The line of a run of this process."""
 
-    is_remote = False
+    elsewhere = ""
 
     def __init__(self, hub: Hub, name: str, tell: Callable[[pb.Tell], None]) -> None:
         self.name = name

@@ -62,7 +62,7 @@ class Line(Protocol):
     """One run's way to the coordinator. All of it may be called from any thread, and never blocks."""
 
     @property
-    def is_remote(self) -> bool: ...
+    def elsewhere(self) -> str: ...
 
     def ask(self, ask: pb.Ask) -> None: ...
 
@@ -159,13 +159,15 @@ class FleetSession:
         Raises:
             BackendError: a coordinator elsewhere refuses the run, or does not answer.
         """
-        self._line = borrow(self)
+        line = self._line = borrow(self)
         self._hear_first(monotonic() + patience)
         self._strand = self._strands.begin(self._serve)
         self._strand.stir()
-        if self._line.is_remote and (self._refused is not None or not self.welcome.is_set()):
+        if line.elsewhere and (self._refused is not None or not self.welcome.is_set()):
             self.close()
-            raise self._refused or BackendUnreachableError("No coordinator answers. Start one, or name another.")
+            raise self._refused or BackendUnreachableError(
+                f"No coordinator answers at {line.elsewhere}. Start one, or name another."
+            )
 
     # The port.
 
@@ -593,7 +595,7 @@ class FleetSession:
         found, line = self._lacks.look(), self._line
         if found is None or line is None:
             return
-        for words in found if line.is_remote else ():
+        for words in found if line.elsewhere else ():
             _log.warning("%s", words)
         self._out.lacks.CopyFrom(pb.Lacks(lacks=self._lacks.said()))
 
