@@ -30,8 +30,8 @@ class Reading:
         self._values = values
         self._shift = host.now() - time()
 
-    def started(self, at: float, sent: Sent, now: float) -> float:
-        """Return when an attempt has started that its worker says has started at a time of its own."""
+    def own_time(self, at: float, sent: Sent, now: float) -> float:
+        """Return a time of an attempt, told by its worker's clock, by that of the run: not before it was sent, nor after now."""
         return min(max(sent.at, at + self._shift), now)
 
     def ended(self, number: int, end: pb.Finished, sent: Sent, begun: float, now: float) -> Finished:
@@ -45,7 +45,7 @@ class Reading:
             now: the time of the run.
         """
         call = sent.call
-        ended = self.started(end.ended, sent, now) if end.ended else now  # lost, and nobody knows when
+        ended = self.own_time(end.ended, sent, now) if end.ended else now  # lost, and nobody knows when
         # The clocks of two machines differ; how long it took, each knows.
         started = begun if begun != UNSTARTED else max(sent.at, ended - max(0.0, end.ended - end.started))
         outcome = Outcome(end.outcome)

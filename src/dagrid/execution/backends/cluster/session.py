@@ -682,7 +682,7 @@ class FleetSession:
             sent = lane.sent.get(started.attempt) if lane is not None else None
             if lane is None or sent is None:
                 continue
-            at = self._reading.started(started.at, sent, now)
+            at = self._reading.own_time(started.at, sent, now)
             with self._guard:
                 lane.begun[started.attempt] = at
             self._events.append(Started(number, started.attempt, at))
