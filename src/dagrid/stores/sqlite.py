@@ -311,17 +311,18 @@ class _Connection:
         """Do something in a transaction, and return what it returns when that is on the disk."""
         with self._lock:  # as in `use`, which costs each commit its context manager
             connection = self._opened()
-            # An interrupt may come after any of these: then nothing may stay begun.
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                answer = what(connection)
-                connection.execute("COMMIT")
-            except BaseException as error:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                if isinstance(error, sqlite3.Error):
-                    raise _explained(self._path, error) from error
-                raise
+                # An interrupt may come after any of these: then nothing may stay begun.
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    answer = what(connection)
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise _explained(self._path, error) from error
             return answer
 
     def _opened(self) -> sqlite3.Connection:
