@@ -41,7 +41,7 @@ def load_workflow(call: Call, target: str) -> File:
         WorkflowNotFoundError: there is none.
         WorkflowError: all that is wrong with it, or it is Python.
     """
-    from dagrid.workflow import find, load, steps
+    from dagrid.workflow import compiled, find
 
     path = Path(target)
     if is_graph(target) or (path.suffix == ".py" and path.is_file()):
@@ -55,7 +55,7 @@ def load_workflow(call: Call, target: str) -> File:
         if known is None:
             raise _not_found(target, call.dags)
         path = known
-    return load(path, types=steps.KINDS, inspect=steps.check)
+    return compiled.load(path, call.config.home)
 
 
 def warn(call: Call, file: File, params: Sequence[str] = ()) -> None:

@@ -8,8 +8,31 @@ loading       files -> all of it, all errors at once  dotenv               .env 
 
 from __future__ import annotations
 
-from dagrid.workflow.loading import File, find, load, loads
-from dagrid.workflow.order import dependencies
-from dagrid.workflow.schema import json_schema
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dagrid.workflow.files import File, find
+    from dagrid.workflow.loading import load, loads
+    from dagrid.workflow.order import dependencies
+    from dagrid.workflow.schema import json_schema
 
 __all__ = ["File", "dependencies", "find", "json_schema", "load", "loads"]
+
+# Where each of these is. It is loaded when it is asked for: a workflow that is known already is not read again.
+_HOME = {
+    "File": "files",
+    "dependencies": "order",
+    "find": "files",
+    "json_schema": "schema",
+    "load": "loading",
+    "loads": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"dagrid.workflow.{_HOME[name]}"), name)
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from dagrid.graph.structure import find_cycle
 from dagrid.workflow.expressions import SPECIAL_VARIABLES
@@ -22,6 +22,7 @@ from dagrid.workflow.model import (
     RetryPolicy,
     Step,
     Workflow,
+    handlers,
     place,
     said,
 )
@@ -173,14 +174,6 @@ def check_calls(workflows: Mapping[str, Workflow], problems: Problems) -> None:
         problems.add(
             place(step, "call"), f"the workflows call each other without end: {shown}; give one of them preconditions"
         )
-
-
-def handlers(workflow: Workflow) -> Iterator[tuple[str, Step]]:
-    """Yield the handlers that there are, with what they are for."""
-    for role in ("init", "success", "failure", "cancel", "exit", "wait"):
-        step = getattr(workflow.handler_on, role)
-        if step is not None:
-            yield role, step
 
 
 # Filling in -----------------------------------------------------------------------------------------------------------

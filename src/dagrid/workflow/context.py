@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from dagrid.commands import Server
-from dagrid.workflow.loading import File
+from dagrid.workflow.files import File
 from dagrid.workflow.model import Step, Workflow
 
 

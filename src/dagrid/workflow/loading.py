@@ -7,52 +7,14 @@ import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-import msgspec
-
-from dagrid.errors import Problem, WorkflowError, WorkflowNotFoundError, hint, nearest
+from dagrid.errors import Problem, WorkflowNotFoundError, hint, nearest
 from dagrid.workflow import checks
 from dagrid.workflow.fields import WRONG
+from dagrid.workflow.files import SUFFIXES, File, find, meant
 from dagrid.workflow.model import Workflow, place, said
 from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.schema import WORKFLOW
 from dagrid.workflow.source import Mapping, Node, Scalar, read, shown
-
-SUFFIXES = (".yaml", ".yml")
-
-
-class File(msgspec.Struct, kw_only=True):
-    """What a file holds.
-
-    Args:
-        name: the file as it is called in messages.
-        folder: where it lies; empty for a text.
-        text: what stands in it.
-        main: the first document.
-        locals: the other documents by their names; `main` calls them before it looks for files.
-        warnings: what is not wrong, but surely not meant.
-    """
-
-    name: str
-    folder: str
-    text: str
-    main: Workflow
-    locals: dict[str, Workflow]
-    warnings: tuple[Problem, ...] = ()
-
-    def problem(self, where: Place, message: str) -> Problem:
-        """Return a problem at a place of this file, for an error that is found later."""
-        return Problem(self.name, where.line, where.column, message)
-
-    def document(self, name: str) -> Workflow:
-        """Return the document of a name; the first one for an empty name.
-
-        Raises:
-            WorkflowNotFoundError: there is none behind the first.
-        """
-        if name and name not in self.locals:
-            message = f"there is no workflow {name!r} in this file any more.{hint(nearest(name, self.locals))}"
-            raise WorkflowNotFoundError([Problem(self.name, 0, 0, message)])
-        return self.locals[name] if name else self.main
 
 
 def load(
@@ -74,7 +36,7 @@ def load(
         WorkflowNotFoundError: there is no such file, or it cannot be read.
         WorkflowError: all that is wrong with it.
     """
-    found = _found(Path(path))
+    found = meant(path)
     try:
         data = found.read_bytes()
     except OSError as error:
@@ -118,24 +80,6 @@ def loads(
         WorkflowError: all that is wrong with it.
     """
     return _file(text, Problems(name), Path(name).stem, "", exists, types, inspect)
-
-
-def find(name: str, folder: str | os.PathLike[str]) -> Path | None:
-    """Return the file that a call to a workflow means, or None: `name`, relative to a folder, with or without its suffix."""
-    try:
-        given = Path(folder, name)
-        candidates = (
-            [given] if given.suffix in SUFFIXES else [given.with_name(given.name + suffix) for suffix in SUFFIXES]
-        )
-        return next((path for path in candidates if path.is_file()), None)
-    except (OSError, ValueError):  # no name of a file
-        return None
-
-
-def _found(path: Path) -> Path:
-    if path.suffix in SUFFIXES or path.exists():
-        return path
-    return find(path.name, path.parent) or path
 
 
 def _why(error: OSError, path: Path) -> str:
@@ -204,6 +148,3 @@ def _locals(workflows: list[Workflow | None], problems: Problems) -> dict[str, W
         else:
             found[workflow.name] = workflow
     return found
-
-
-__all__ = ["File", "WorkflowError", "find", "load", "loads"]

@@ -21,10 +21,9 @@ from dagrid.graph.dag import DAG
 from dagrid.graph.node import ContinueOn, Node
 from dagrid.graph.policy import Repeat, Retry
 from dagrid.masking import masked
-from dagrid.workflow.checks import handlers
 from dagrid.workflow.context import Context, Selector, Spec
 from dagrid.workflow.known import Known
-from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, place
+from dagrid.workflow.model import Record, RepeatPolicy, RetryPolicy, Step, Workflow, handlers, place
 from dagrid.workflow.order import dependencies, names_of
 from dagrid.workflow.performing import EXCLUSIVE_HANDLER, EXCLUSIVE_STEP, HANDLER, STEP
 from dagrid.workflow.references import OF_ITS_FILES, asked, texts

@@ -7,6 +7,7 @@ as `!key`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -429,3 +430,11 @@ class Workflow(msgspec.Struct, kw_only=True):
     container: Container | None = None
     ssh: Ssh | None = None
     places: Places = {}
+
+
+def handlers(workflow: Workflow) -> Iterator[tuple[str, Step]]:
+    """Yield the handlers that there are, with what they are for."""
+    for role in ("init", "success", "failure", "cancel", "exit", "wait"):
+        step = getattr(workflow.handler_on, role)
+        if step is not None:
+            yield role, step

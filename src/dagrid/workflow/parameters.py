@@ -13,7 +13,6 @@ import msgspec
 
 from dagrid.errors import ParameterError, Problem, hint, nearest
 from dagrid.workflow.model import Param, Params
-from dagrid.workflow.source import resolve
 
 PLACE = "parameters"
 TYPES = ("string", "integer", "number", "boolean")
@@ -125,6 +124,8 @@ def check(param: Param, value: str) -> str | None:
     """Return what is wrong with an expanded value, or None."""
     name = param.name or "the value"
     if param.type not in ("string", ""):
+        from dagrid.workflow.source import resolve  # few parameters are no texts
+
         number = resolve(value)
         is_number = isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number)
         if param.type == "integer" and not (is_number and isinstance(number, int)):

@@ -28,12 +28,11 @@ from dagrid.history.bells import RESUME
 from dagrid.masking import masked
 from dagrid.observe.log import RunLog
 from dagrid.ports import Backend, Observer, Onlooker
-from dagrid.workflow import steps
+from dagrid.workflow import compiled, steps
 from dagrid.workflow.absent import ABSENT
 from dagrid.workflow.answers import check, questions, tell
-from dagrid.workflow.checks import Inspect
 from dagrid.workflow.context import CURRENT, Child, ChildEnd, Context, Selector, StepEnd
-from dagrid.workflow.loading import File, find, load, loads
+from dagrid.workflow.files import File, find
 from dagrid.workflow.lowering import lower
 from dagrid.workflow.mailing import send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
@@ -45,6 +44,7 @@ from dagrid.workflow.warm import server_of
 
 if TYPE_CHECKING:
     from dagrid.observe.otel import Traces
+    from dagrid.workflow.checks import Inspect
 
 MOST_ATTEMPTS = 100_000
 PROCESSES = 256
@@ -505,6 +505,8 @@ def file_of(about: About, inspect: Inspect | None = steps.check) -> File:
     Raises:
         WorkflowError: this version of dagrid cannot read it.
     """
+    from dagrid.workflow.loading import loads  # who starts a file may know it already
+
     file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS, inspect=inspect)
     file.folder = about.more.get("folder") or os.path.dirname(about.source)
     return file
@@ -605,7 +607,7 @@ class _Children:
             raise WorkflowNotFoundError(
                 [self._file.problem(Place(), f"there is no workflow {name!r}, neither in this file nor beside it")]
             )
-        return load(found, types=steps.KINDS, inspect=steps.check)
+        return compiled.load(found, self._history.home)
 
 
 class _Running:

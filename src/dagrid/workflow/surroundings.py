@@ -20,7 +20,7 @@ from dagrid.workflow import parameters
 from dagrid.workflow.context import Context, Logs, Selector, StartChild
 from dagrid.workflow.dotenv import read_dotenv
 from dagrid.workflow.expressions import Reference, evaluate, parse
-from dagrid.workflow.loading import File
+from dagrid.workflow.files import File
 from dagrid.workflow.model import Precondition, Record, Secret, Variable, Workflow, place
 from dagrid.workflow.parameters import Argument, compiled
 from dagrid.workflow.problems import Place, Problems

@@ -37,7 +37,7 @@ OURS = {
 """Where the types are that come with dagrid, by the canonical name of the type; each is loaded when a step has it."""
 WARM = frozenset({"archive", "file", "http", "jq", "mail", "python", "sql"})
 """Those of them that call functions in warm Python processes."""
-_UNCHECKED = frozenset({"approval", "dag", "python", "shell"})
+UNCHECKED = frozenset({"approval", "dag", "python", "shell"})
 """Types of which the format itself says all that can be wrong: they are not loaded to ask."""
 
 
@@ -96,7 +96,7 @@ def of(kind: str) -> StepType:
 
 def check(step: Step) -> Iterator[tuple[Place, str]]:
     """Yield what is wrong with a step, by its type; `loads(..., inspect=check)` asks it of every step."""
-    if step.kind in _UNCHECKED:
+    if step.kind in UNCHECKED:
         return
     try:
         kind = of(step.kind)

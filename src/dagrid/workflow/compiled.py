@@ -1,0 +1,155 @@
+"""Workflows that were read and checked once, kept in a home as Python keeps its bytecode, so that this is not done again.
+
+What is kept of a file counts for as long as its text, its place and the rooms that read and check it are what they were, the
+workflows that it calls are there, and so is what its types of steps need. Nothing is lost with it but some milliseconds.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+
+import dagrid
+from dagrid.errors import StepError, StoreError
+from dagrid.stores.artifacts import FolderArtifacts
+from dagrid.workflow import steps
+from dagrid.workflow.files import File, find, meant
+from dagrid.workflow.model import handlers
+
+FOLDER = "compiled"
+"""What the folder in a home is called; who removes it loses nothing."""
+SLOTS = 4096
+"""For so many files there is room. The path of a file says which is its; of two that share a slot the last one has it."""
+
+_PROTOCOL = 5
+_log = logging.getLogger("dagrid.workflow")
+
+
+class _Kept(msgspec.Struct):
+    """A file without its text, for the one that counts is what stands in the file.
+
+    Args:
+        calls: the workflows outside of the file that its steps call.
+        kinds: the types of its steps.
+    """
+
+    file: File
+    calls: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+def load(path: str | os.PathLike[str], home: Path) -> File:
+    """Read and check the workflows of a file, or take what was made of the same text before.
+
+    Args:
+        path: the file; without its suffix too.
+        home: where what was made is kept, if it is there.
+
+    Raises:
+        WorkflowNotFoundError: there is no such file, or it cannot be read.
+        WorkflowError: all that is wrong with it.
+    """
+    if not home.is_dir():
+        return _read(path)
+    found = meant(path)
+    where = blake2b(os.fsencode(found.absolute()), digest_size=8).digest()
+    slot = f"{int.from_bytes(where, 'big') % SLOTS:x}"
+    kept = FolderArtifacts(home / FOLDER)
+    with _only_slower():
+        known = _known(kept.get(slot), found)
+        if known is not None:
+            return known
+    file = _read(path)
+    data = _packed(file, found)
+    if data is not None:
+        with _only_slower():
+            kept.put(slot, data)
+    return file
+
+
+@contextmanager
+def _only_slower() -> Iterator[None]:
+    """Go on where nothing can be kept: the disk is full, or the home may only be read."""
+    try:
+        yield
+    except StoreError as error:
+        _log.info("A workflow is read again the next time: %s", error)
+
+
+def _read(path: str | os.PathLike[str]) -> File:
+    from dagrid.workflow.loading import load  # the parser and all rules, which nobody needs for what is known
+
+    return load(path, types=steps.KINDS, inspect=steps.check)
+
+
+def _packed(file: File, found: Path) -> bytes | None:
+    """Return what is to be kept of a file; None: nothing, for what types of others check may change at any time."""
+    every = [
+        step
+        for workflow in (file.main, *file.locals.values())
+        for step in (*workflow.steps, *(handler for _, handler in handlers(workflow)))
+    ]
+    kinds = tuple(dict.fromkeys(step.kind for step in every))
+    if not all(kind in steps.OURS for kind in kinds):
+        return None
+    calls = {step.call: None for step in every if step.call and step.call not in file.locals and "$" not in step.call}
+    kept = _Kept(msgspec.structs.replace(file, text=""), tuple(calls), kinds)
+    return _digest(found, file.text.encode()) + pickle.dumps(kept, _PROTOCOL)
+
+
+def _known(data: bytes | None, found: Path) -> File | None:
+    """Return the file that something was kept of, if that still counts."""
+    if data is None:
+        return None
+    try:
+        text = found.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError:
+        return None  # as who reads it is told
+    digest = _digest(found, text)
+    if not data.startswith(digest):
+        return None
+    kept: _Kept = pickle.loads(memoryview(data)[len(digest) :])  # who can write it can write the history as well
+    if not all(find(name, found.absolute().parent) for name in kept.calls) or not all(map(_is_there, kept.kinds)):
+        return None
+    kept.file.text = text.decode()
+    return kept.file
+
+
+def _digest(found: Path, text: bytes) -> bytes:
+    """Return what tells all that something is made of from anything else."""
+    about = repr((dagrid.__version__, _rooms(), str(found), str(found.absolute()))).encode()
+    return blake2b(len(about).to_bytes(4, "big") + about + text, digest_size=16).digest()
+
+
+@cache
+def _rooms() -> list[tuple[str, int, int]]:
+    """Return what tells the rooms that read and check from what they were, as bytecode is told from its source."""
+    here = os.path.dirname(__file__)
+    found = []
+    for folder in (here, os.path.join(here, "steps")):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".py"):
+                    state = entry.stat()
+                    found.append((entry.name, state.st_mtime_ns, state.st_size))
+    return sorted(found)
+
+
+def _is_there(kind: str) -> bool:
+    """Return whether a type of steps can be used; what it needs may be gone since."""
+    if kind in steps.UNCHECKED:
+        return True
+    try:
+        steps.of(kind)
+    except StepError:
+        return False
+    return True
