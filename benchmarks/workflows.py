@@ -6,6 +6,7 @@ once, with the same workflows on a machine like ours; they stand in the table an
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from benchmarks.measure import Figure, interleaved, timed
 Contenders = dict[str, Callable[[], float]]
 
 US = "dagrid start"
+NEW = "dagrid start, another text each time"
 REFERENCE = "reference engine, as recorded"
 SHELL = "sh -c true, in a loop"
 NOTHING = "python -c pass"
@@ -53,6 +55,7 @@ def workflows(quick: bool) -> Figure:
             figure.put(REFERENCE, column, [recorded])
     _hold(figure)
     figure.notes.append(f"{REFERENCE}: on a quiet machine; loaded, 66 ms for one step, 10.7 s for the chain of 500")
+    figure.notes.append(f"{NEW}: what was read of a text is kept for its next start, which is no help then")
     figure.notes.append(f"{SHELL}: subprocess.run from a Python that runs already; {AT_ONCE} at once in threads")
     figure.notes.append(
         f"{DOIT}: tasks with one command and `task_dep`, state in a file; at once: -n {AT_ONCE} -P thread"
@@ -125,10 +128,13 @@ def long_file(lines: int) -> str:
 
 def _measure(figure: Figure, folder: Path, start: Sequence[str], quick: bool) -> None:
     rounds = 1 if quick else 5
-    nothing = {NOTHING: partial(_process, [sys.executable, "-c", "pass"]), SHELL: partial(timed, _shell, 1, 1)}
-    _column(
-        figure, START, 1 if quick else 11, {**_contenders(folder, start, "one", chain(1), 1, chained=True), **nothing}
-    )
+    others: Contenders = {
+        NEW: _changing(folder, start, chain(1)),
+        NOTHING: partial(_process, [sys.executable, "-c", "pass"]),
+        SHELL: partial(timed, _shell, 1, 1),
+    }
+    contenders = _contenders(folder, start, "one", chain(1), 1, chained=True)
+    _column(figure, START, 1 if quick else 11, {**contenders, **others})
     for length in [20] if quick else LENGTHS:
         shell = {SHELL: partial(timed, _shell, length, 1)}
         contenders = _contenders(folder, start, f"chain{length}", chain(length), length, chained=True)
@@ -138,8 +144,12 @@ def _measure(figure: Figure, folder: Path, start: Sequence[str], quick: bool) ->
     contenders = _contenders(folder, start, "many", at_once(count), count, chained=False)
     _column(figure, MANY if count == 500 else f"{count}, {AT_ONCE} at once", rounds, {**contenders, **shell})
     length = 20 if quick else 1_000
-    path = _write(folder, "python", python_chain(length))
-    _column(figure, f"{length:,} Python steps", rounds, {US: partial(_process, [*start, path])})
+    text = python_chain(length)
+    ours: Contenders = {
+        US: partial(_process, [*start, _write(folder, "python", text)]),
+        NEW: _changing(folder, start, text),
+    }
+    _column(figure, f"{length:,} Python steps", rounds, ours)
 
 
 def _column(figure: Figure, column: str, rounds: int, contenders: Contenders) -> None:
@@ -161,6 +171,16 @@ def _contenders(folder: Path, start: Sequence[str], name: str, text: str, count:
         many = [] if chained else ["-j", str(AT_ONCE)]
         contenders[MAKE] = partial(_process, ["make", "--silent", "-f", _makefile(folder, name, count, chained), *many])
     return contenders
+
+
+def _changing(folder: Path, start: Sequence[str], text: str) -> Callable[[], float]:
+    """Return what runs a workflow whose text is never what it was, so that it has to be read."""
+    numbers = itertools.count()
+
+    def contend() -> float:
+        return _process([*start, _write(folder, "changing", f"# {next(numbers)}\n{text}")])
+
+    return contend
 
 
 def _write(folder: Path, name: str, text: str) -> str:

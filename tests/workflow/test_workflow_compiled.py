@@ -1,4 +1,4 @@
-"""A file that was read and checked is known the next time, and is never taken for what it is no longer."""
+"""A file that was read and checked is known the next time, with its graphs, and is never taken for what it is no longer."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
+import msgspec
 import pytest
 
 import dagrid
-from dagrid.errors import WorkflowError, WorkflowNotFoundError
-from dagrid.workflow import compiled, loading, steps
+from dagrid.errors import CapabilityError, WorkflowError, WorkflowNotFoundError
+from dagrid.history import History
+from dagrid.workflow import compiled, loading, lowering, running, steps
 
 CASES = sorted(Path(__file__).with_name("cases").glob("*.yaml"))
 HELLO = "steps:\n  - command: echo hello\n"
@@ -46,9 +48,9 @@ def written(path, text):
 
 
 def outcome(read):
-    """Return a file, or all that is wrong with it."""
+    """Return what is in a file, or all that is wrong with it."""
     try:
-        return read()
+        return msgspec.structs.replace(read(), home=None)
     except WorkflowError as error:
         return tuple(error.problems)
 
@@ -200,3 +202,94 @@ def test_files_that_share_a_slot_take_turns(tmp_path, home, reads, monkeypatch):
         assert compiled.load(path, home).main.name == path.stem
     assert reads == ["a.yaml", "b.yaml", "a.yaml", "b.yaml"]
     assert len(list((home / compiled.FOLDER).iterdir())) == 1
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """The workflows of which graphs were made."""
+    found = []
+
+    class Counted(lowering._Lowering):
+        def graph(self):
+            found.append(self.workflow.name)
+            return super().graph()
+
+    monkeypatch.setattr(lowering, "_Lowering", Counted)
+    return found
+
+
+def run(path, home, **settings):
+    with History(home) as history:
+        started = running.start(compiled.load(path, home), history=history, **settings)
+        return started.finish(), started.run.name
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_a_graph_that_is_known_is_what_would_be_made(path, home, lowered, monkeypatch):
+    monkeypatch.setenv("SECRETX", "s3cr3t")
+    file = outcome(lambda: compiled.load(path, home))
+    try:
+        made = running.dry(file)[1]
+    except (AttributeError, CapabilityError):  # it cannot be read, or not run here
+        return
+    file.home = home
+    compiled.keep(file)
+    again = compiled.load(path, home)
+    assert again.graphs == file.graphs
+    known = running.dry(again)[1]
+    assert [repr(known.node(name)) for name in known] == [repr(made.node(name)) for name in made]
+    assert (known.name, known.max_concurrency, len(lowered)) == (made.name, made.max_concurrency, 2 - len(file.graphs))
+
+
+def test_a_run_of_what_is_known_makes_no_graph(tmp_path, home, lowered):
+    path = written(tmp_path / "flow.yaml", HELLO)
+    for _ in range(3):
+        result, _ = run(path, home)
+        assert result.ok
+    assert lowered == ["flow"]
+
+
+def test_a_run_of_a_graph_that_was_known_is_taken_up_as_any_other(tmp_path, home):
+    path = written(tmp_path / "flow.yaml", "steps:\n  - command: echo a\n  - command: test -e there\n")
+    mark = tmp_path / "there"
+    path.write_text(path.read_text().replace("there", str(mark)))
+    for number in range(2):
+        run_id = f"run{number}"
+        assert not run(path, home, run_id=run_id)[0].ok
+    mark.touch()
+    with History(home) as history:
+        result = running.go_on(history, run_id, again=True).finish()
+    assert result.ok
+    assert [node.attempts for node in result.node_results.values()] == [1, 2]
+
+
+def test_what_a_graph_is_made_of_besides_is_told_apart(tmp_path, home, lowered):
+    path = written(
+        tmp_path / "flow.yaml",
+        """\
+        steps:
+          - {command: echo there, workerSelector: {disk: fast}}
+          - call: child
+        ---
+        name: child
+        steps:
+          - command: echo child
+        """,
+    )
+    for _ in range(2):
+        with pytest.raises(CapabilityError, match="disk=fast"):
+            run(path, home)
+        assert run(path, home, labels={"disk": "fast"})[1] == "flow"
+        assert run(path, home, labels={"disk": "fast"}, name="other")[1] == "other"
+        assert run(path, home, document="child")[1] == "child"
+    assert lowered == ["flow", "flow", "child", "other", "child", "flow"]
+
+
+def test_a_graph_of_what_only_one_run_knows_is_made_for_each(tmp_path, home, lowered):
+    path = written(
+        tmp_path / "flow.yaml",
+        "params: TRIES=0\nsteps:\n  - {command: exit 1, retryPolicy: {limit: $TRIES, intervalSec: 0}}\n",
+    )
+    tries = [run(path, home, params=[f"TRIES={number}"])[0].node_results["cmd_1"].attempts for number in (0, 2, 1)]
+    assert tries == [1, 3, 2]
+    assert len(lowered) == 3

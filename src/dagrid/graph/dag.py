@@ -5,6 +5,7 @@ This room knows nothing of running. Algorithms are in `analysis`, texts in `form
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Unpack
@@ -60,6 +61,7 @@ class DAG:
             are known at run time only.
         outline: the graph as it was described, if there are such maps.
         returned: the nodes whose values the function returned that described it with `@dag`; none, if there is no such function.
+        packed: the graph pickled, where who made it has said so: its tasks are then what they were, whatever happens meanwhile.
 
     Raises:
         DuplicateNodeError, UnknownNodeError, CycleError, InvalidNodeError: the nodes are no graph.
@@ -75,6 +77,7 @@ class DAG:
     returned: tuple[str, ...] = ()
     compiled: Any = None
     kept: Any = None
+    packed: bytes | None = None
     has_special: bool | None = None
 
     def __init__(
@@ -394,8 +397,11 @@ class DAG:
         title = f" {self.name!r}" if self.name else ""
         return f"<DAG{title}: {_count(self.node_count(), 'node')}, {_count(self.edge_count(), 'edge')}>"
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return super().__reduce_ex__(protocol) if self.packed is None else (unpacked, (self.packed,))
+
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("compiled", "kept")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("compiled", "kept", "packed")}
 
     def _at(self, name: NodeRef) -> int:
         key = name if isinstance(name, str) else node_id(name, self.name)
@@ -407,6 +413,13 @@ class DAG:
     def _in_order(self, found: Iterable[int]) -> list[str]:
         names = self.structure.names
         return [names[at] for at in analysis.in_order(self.structure, found)]
+
+
+def unpacked(data: bytes) -> DAG:
+    """Return the graph of which this is `packed`."""
+    graph: DAG = pickle.loads(data)
+    graph.packed = data
+    return graph
 
 
 def check_run_settings(name: object, max_concurrency: object) -> None:

@@ -1,4 +1,4 @@
-"""Workflows that were read and checked once, kept in a home as Python keeps its bytecode, so that this is not done again.
+"""Workflows that were read and checked once, and their graphs, kept in a home for the next start as Python keeps its bytecode.
 
 What is kept of a file counts for as long as its text, its place and the rooms that read and check it are what they were, the
 workflows that it calls are there, and so is what its types of steps need. Nothing is lost with it but some milliseconds.
@@ -61,19 +61,28 @@ def load(path: str | os.PathLike[str], home: Path) -> File:
     if not home.is_dir():
         return _read(path)
     found = meant(path)
-    where = blake2b(os.fsencode(found.absolute()), digest_size=8).digest()
-    slot = f"{int.from_bytes(where, 'big') % SLOTS:x}"
-    kept = FolderArtifacts(home / FOLDER)
+    known = None
     with _only_slower():
-        known = _known(kept.get(slot), found)
-        if known is not None:
-            return known
-    file = _read(path)
-    data = _packed(file, found)
-    if data is not None:
-        with _only_slower():
-            kept.put(slot, data)
+        known = _known(FolderArtifacts(home / FOLDER).get(_slot(found)), found)
+    file = known or _read(path)
+    file.home = home
+    if known is None:
+        keep(file)
     return file
+
+
+def keep(file: File) -> None:
+    """Keep what was made of a file since it was read, if it is one that is kept."""
+    home, found = file.home, Path(file.name)
+    data = None if home is None else _packed(file, found)
+    if home is not None and data is not None:
+        with _only_slower():
+            FolderArtifacts(home / FOLDER).put(_slot(found), data)
+
+
+def _slot(found: Path) -> str:
+    where = blake2b(os.fsencode(found.absolute()), digest_size=8).digest()
+    return f"{int.from_bytes(where, 'big') % SLOTS:x}"
 
 
 @contextmanager
@@ -102,7 +111,7 @@ def _packed(file: File, found: Path) -> bytes | None:
     if not all(kind in steps.OURS for kind in kinds):
         return None
     calls = {step.call: None for step in every if step.call and step.call not in file.locals and "$" not in step.call}
-    kept = _Kept(msgspec.structs.replace(file, text=""), tuple(calls), kinds)
+    kept = _Kept(msgspec.structs.replace(file, text="", home=None), tuple(calls), kinds)
     return _digest(found, file.text.encode()) + pickle.dumps(kept, _PROTOCOL)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,8 @@ class File(msgspec.Struct, kw_only=True):
         main: the first document.
         locals: the other documents by their names; `main` calls them before it looks for files.
         warnings: what is not wrong, but surely not meant.
+        graphs: the graphs that were made of its documents, pickled, by all that they are made of besides.
+        home: what keeps all of this for the next time, if anything does.
     """
 
     name: str
@@ -32,6 +35,8 @@ class File(msgspec.Struct, kw_only=True):
     main: Workflow
     locals: dict[str, Workflow]
     warnings: tuple[Problem, ...] = ()
+    graphs: dict[Hashable, bytes] = {}
+    home: Path | None = None
 
     def problem(self, where: Place, message: str) -> Problem:
         """Return a problem at a place of this file, for an error that is found later."""

@@ -16,8 +16,9 @@ import msgspec
 
 from dagrid.commands import Command
 from dagrid.errors import CapabilityError, WorkflowError
+from dagrid.execution.pickling import pack
 from dagrid.graph.arguments import Arguments, Ref
-from dagrid.graph.dag import DAG
+from dagrid.graph.dag import DAG, unpacked
 from dagrid.graph.node import ContinueOn, Node
 from dagrid.graph.policy import Repeat, Retry
 from dagrid.masking import masked
@@ -60,14 +61,25 @@ def lower(context: Context, spread: bool = False) -> DAG:
         WorkflowError: a setting that is no number when its variables are known, or labels that no worker can have.
         CapabilityError: a step asks for labels that this machine does not have.
     """
+    workflow, file = context.workflow, context.file
     labels = () if spread else tuple(sorted(context.labels.items()))
     selector = tuple(sorted(context.selector.items())) if isinstance(context.selector, Mapping) else context.selector
-    known = _known.get(context.workflow, spread, selector, labels)
+    known = _known.get(workflow, spread, selector, labels)
     if known is not None:
         return known
+    document = next((name for name, one in file.locals.items() if one.steps is workflow.steps), "")
+    how = document, workflow.name, spread, selector, labels
+    packed = file.graphs.get(how)
+    if packed is not None:
+        return _known.keep(unpacked(packed), workflow, spread, selector, labels)
     lowering = _Lowering(context, spread)
     graph = lowering.graph()
-    return graph if lowering.is_own else _known.keep(graph, context.workflow, spread, selector, labels)
+    if lowering.is_own:
+        return graph
+    graph.packed = pack(graph)
+    if len(file.graphs) < KEPT:
+        file.graphs[how] = graph.packed
+    return _known.keep(graph, workflow, spread, selector, labels)
 
 
 class _Lowering:

@@ -11,6 +11,7 @@ import selectors
 import threading
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter
 from typing import Any, Protocol
 
 from dagrid.commands import Exit, Launch
@@ -25,8 +26,8 @@ FIRST_LOOK, LAST_LOOK = 0.005, 0.1
 """After how many seconds a group that was told to stop, and has lost its first process, is looked at again."""
 SOON = 0.0004
 """After a wait of less than so many seconds the next one is expected to be as short."""
-LOOKS = 128
-"""So often is looked before sleeping where something is expected soon: some 0.2 ms, for to be woken takes nearly as long."""
+LOOK = 0.0002
+"""For so many seconds is looked before sleeping where something is expected soon, for to be woken takes nearly as long."""
 PARTING = 1.0
 """How many seconds killed processes have to go when their session is closed."""
 
@@ -83,7 +84,8 @@ class Ground:
     def _look(self) -> list[tuple[selectors.SelectorKey, int]]:
         """Return what happens while it would take to fall asleep and be woken, if the last things happened as soon as that."""
         if self._soon:
-            for _ in range(LOOKS):
+            until = perf_counter() + LOOK
+            while perf_counter() < until:
                 if found := self.selector.select(0):
                     return found
         return []
