@@ -13,7 +13,6 @@ import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -27,8 +26,8 @@ from dagrid.workflow.model import handlers
 
 FOLDER = "compiled"
 """What the folder in a home is called; who removes it loses nothing."""
-SLOTS = 4096
-"""For so many files there is room. The path of a file says which is its; of two that share a slot the last one has it."""
+SLOTS = 4093
+"""For so many files there is room, a prime. The path of a file says which is its; of two that share one the last one has it."""
 
 _PROTOCOL = 5
 _log = logging.getLogger("dagrid.workflow")
@@ -52,37 +51,35 @@ def load(path: str | os.PathLike[str], home: Path) -> File:
 
     Args:
         path: the file; without its suffix too.
-        home: where what was made is kept, if it is there.
+        home: where what was made before may be kept; see `keep`.
 
     Raises:
         WorkflowNotFoundError: there is no such file, or it cannot be read.
         WorkflowError: all that is wrong with it.
     """
-    if not home.is_dir():
-        return _read(path)
     found = meant(path)
     known = None
     with _only_slower():
         known = _known(FolderArtifacts(home / FOLDER).get(_slot(found)), found)
     file = known or _read(path)
     file.home = home
-    if known is None:
-        keep(file)
     return file
 
 
 def keep(file: File) -> None:
-    """Keep what was made of a file since it was read, if it is one that is kept."""
+    """Keep a file, with the graphs that were made of it, for whoever loads it the next time, unless that is done."""
     home, found = file.home, Path(file.name)
-    data = None if home is None else _packed(file, found)
-    if home is not None and data is not None:
+    if home is None or file.kept == len(file.graphs) or not home.is_dir():
+        return
+    file.kept = len(file.graphs)
+    data = _packed(file, found)
+    if data is not None:
         with _only_slower():
             FolderArtifacts(home / FOLDER).put(_slot(found), data)
 
 
 def _slot(found: Path) -> str:
-    where = blake2b(os.fsencode(found.absolute()), digest_size=8).digest()
-    return f"{int.from_bytes(where, 'big') % SLOTS:x}"
+    return f"{int.from_bytes(os.fsencode(found.absolute()), 'big') % SLOTS:x}"
 
 
 @contextmanager
@@ -112,7 +109,7 @@ def _packed(file: File, found: Path) -> bytes | None:
         return None
     calls = {step.call: None for step in every if step.call and step.call not in file.locals and "$" not in step.call}
     kept = _Kept(msgspec.structs.replace(file, text="", home=None), tuple(calls), kinds)
-    return _digest(found, file.text.encode()) + pickle.dumps(kept, _PROTOCOL)
+    return _origin(found, file.text.encode()) + pickle.dumps(kept, _PROTOCOL)
 
 
 def _known(data: bytes | None, found: Path) -> File | None:
@@ -123,20 +120,20 @@ def _known(data: bytes | None, found: Path) -> File | None:
         text = found.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError:
         return None  # as who reads it is told
-    digest = _digest(found, text)
-    if not data.startswith(digest):
+    origin = _origin(found, text)
+    if not data.startswith(origin):
         return None
-    kept: _Kept = pickle.loads(memoryview(data)[len(digest) :])  # who can write it can write the history as well
+    kept: _Kept = pickle.loads(memoryview(data)[len(origin) :])  # who can write it can write the history as well
     if not all(find(name, found.absolute().parent) for name in kept.calls) or not all(map(_is_there, kept.kinds)):
         return None
     kept.file.text = text.decode()
     return kept.file
 
 
-def _digest(found: Path, text: bytes) -> bytes:
-    """Return what tells all that something is made of from anything else."""
-    about = repr((dagrid.__version__, _rooms(), str(found), str(found.absolute()))).encode()
-    return blake2b(len(about).to_bytes(4, "big") + about + text, digest_size=16).digest()
+def _origin(found: Path, text: bytes) -> bytes:
+    """Return all that something is made of; it stands before what was made of it."""
+    about = repr((dagrid.__version__, _rooms(), str(found), str(found.absolute()), len(text))).encode()
+    return about + b"\0" + text
 
 
 @cache

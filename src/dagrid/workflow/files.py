@@ -26,7 +26,7 @@ class File(msgspec.Struct, kw_only=True):
         locals: the other documents by their names; `main` calls them before it looks for files.
         warnings: what is not wrong, but surely not meant.
         graphs: the graphs that were made of its documents, pickled, by all that they are made of besides.
-        home: what keeps all of this for the next time, if anything does.
+        home: where it may be kept for the next time; `kept` says with how many graphs it is, -1: it is not.
     """
 
     name: str
@@ -37,6 +37,7 @@ class File(msgspec.Struct, kw_only=True):
     warnings: tuple[Problem, ...] = ()
     graphs: dict[Hashable, bytes] = {}
     home: Path | None = None
+    kept: int = -1
 
     def problem(self, where: Place, message: str) -> Problem:
         """Return a problem at a place of this file, for an error that is found later."""

@@ -235,10 +235,8 @@ def start(
             cancelled = place.about.stopping or _refused(context)
             first = chosen.steps[0].kind if chosen.steps and not cancelled else ""
             places = _performing(closing, context, place, fleet, first)
-            graphs = len(file.graphs)
             dag = lower(context, fleet is not None)
-            if len(file.graphs) > graphs:
-                compiled.keep(file)
+            compiled.keep(file)
             run = _in(
                 context,
                 start_graph,
