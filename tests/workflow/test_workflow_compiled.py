@@ -261,12 +261,11 @@ def test_a_run_of_a_graph_that_was_known_is_taken_up_as_any_other(tmp_path, home
     path = written(tmp_path / "flow.yaml", "steps:\n  - command: echo a\n  - command: test -e there\n")
     mark = tmp_path / "there"
     path.write_text(path.read_text().replace("there", str(mark)))
-    for number in range(2):
-        run_id = f"run{number}"
-        assert not run(path, home, run_id=run_id)[0].ok
+    assert not run(path, home, run_id="first")[0].ok
+    assert not run(path, home, run_id="second")[0].ok
     mark.touch()
     with History(home) as history:
-        result = running.go_on(history, run_id, again=True).finish()
+        result = running.go_on(history, "second", again=True).finish()
     assert result.ok
     assert [node.attempts for node in result.node_results.values()] == [1, 2]
 
