@@ -134,7 +134,7 @@ def start_like(call: Call, about: About, params: Sequence[str], **settings: Any)
     if about.kind == "graph":
         importable(call, about)
         return start_graph(call, about.source, params, folder=about.more.get("folder", ""), **settings)
-    from dagrid.workflow.running import file_of
+    from dagrid.workflow.recalling import file_of
 
     return start_workflow(call, file_of(about), params, document=about.document, **settings)
 
@@ -185,7 +185,7 @@ def queued_anew(call: Call, name: str, about: About, file: File | None = None) -
 
 def file_now(call: Call, about: About) -> File:
     """Return the workflow of a run as its file is now or, where that is gone, as it was."""
-    from dagrid.workflow.running import file_of
+    from dagrid.workflow.recalling import file_of
 
     path = Path(about.more.get("folder", ""), about.source)
     return load_workflow(call, str(path)) if path.is_file() else file_of(about)

@@ -29,7 +29,8 @@ from dagrid.ports import Backend
 from dagrid.service.graphs import GraphProcess
 from dagrid.workflow import File
 from dagrid.workflow.context import Context
-from dagrid.workflow.running import Fleet, Started, file_of, go_on, start
+from dagrid.workflow.recalling import file_of
+from dagrid.workflow.running import Fleet, Started, go_on, start
 
 HANDS = 8
 """Threads that begin and close runs."""

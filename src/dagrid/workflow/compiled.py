@@ -1,7 +1,7 @@
 """Workflows that were read and checked once, and their graphs, kept in a home for the next start as Python keeps its bytecode.
 
-What is kept of a file counts for as long as its text, its place and the rooms that read and check it are what they were, the
-workflows that it calls are there, and so is what its types of steps need. Nothing is lost with it but some milliseconds.
+What is kept of a file counts for as long as its text, its place and the rooms that made it are what they were, the workflows that
+it calls are there, and so is what its types of steps need. Nothing is lost with it but some milliseconds.
 """
 
 from __future__ import annotations
@@ -138,15 +138,15 @@ def _origin(found: Path, text: bytes) -> bytes:
 
 @cache
 def _rooms() -> list[tuple[str, int, int]]:
-    """Return what tells the rooms that read and check from what they were, as bytecode is told from its source."""
-    here = os.path.dirname(__file__)
+    """Return what tells the rooms that read, check and make graphs from what they were, as bytecode is told from its source."""
+    here = os.path.dirname(dagrid.__file__)
     found = []
-    for folder in (here, os.path.join(here, "steps")):
-        with os.scandir(folder) as entries:
+    for room in ("", "graph", "workflow", "workflow/steps"):
+        with os.scandir(os.path.join(here, room)) as entries:
             for entry in entries:
                 if entry.name.endswith(".py"):
                     state = entry.stat()
-                    found.append((entry.name, state.st_mtime_ns, state.st_size))
+                    found.append((f"{room}/{entry.name}", state.st_mtime_ns, state.st_size))
     return sorted(found)
 
 

@@ -5,7 +5,6 @@ It joins what the other rooms make: the context, the graph, the place in the his
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -38,13 +37,13 @@ from dagrid.workflow.mailing import send_mails, send_waiting_mail
 from dagrid.workflow.model import Workflow
 from dagrid.workflow.model import place as place_of
 from dagrid.workflow.problems import Place
+from dagrid.workflow.recalling import document_of, keep_values, kept_values, source_of
 from dagrid.workflow.surroundings import NOWHERE, logs_folder, surround, unmet
 from dagrid.workflow.tracing import NOBODY, Above, trace_of, traces_of
 from dagrid.workflow.warm import server_of
 
 if TYPE_CHECKING:
     from dagrid.observe.otel import Traces
-    from dagrid.workflow.checks import Inspect
 
 MOST_ATTEMPTS = 100_000
 PROCESSES = 256
@@ -202,7 +201,7 @@ def start(
     kept = tuple([masked(one, above.secrets) for one in params])
     about = About(
         name=chosen.name,
-        source=_source(file),
+        source=source_of(file),
         spec=file.text,
         params=kept,
         masked=kept != tuple(params),
@@ -231,7 +230,7 @@ def start(
         )
         try:
             context, readers = _context(history, place, file, chosen, params, above, fleet)
-            _keep_values(history, context)
+            keep_values(history, context)
             cancelled = place.about.stopping or _refused(context)
             first = chosen.steps[0].kind if chosen.steps and not cancelled else ""
             places = _performing(closing, context, place, fleet, first)
@@ -301,10 +300,10 @@ def go_on(
                 f"The run {run_id!r} is one of a Python graph: go on with it in Python, by dagrid.resume.", run_id
             )
         given = about.given if params is None else params
-        file, workflow = _file_of(about)
+        file, workflow = document_of(about)
         if signals or rejects:
             check(view(history.checkpoint, run_id), run_id, workflow, signals or {}, rejects or {})
-        kept = _kept_values(history, run_id)
+        kept = kept_values(history, run_id)
         context, readers = _context(history, place, file, workflow, given, above, fleet, kept, again)
         cancelled = about.stopping
         if (
@@ -494,53 +493,6 @@ def _capacities(dag: DAG, said: Mapping[str, float] | None) -> dict[str, float]:
     cores = float(os.cpu_count() or 1)
     known = {**dict.fromkeys(("cpu", "cpus", "cores"), cores), **(said or {})}
     return {resource: known.get(resource, 1.0) for resource in asked}
-
-
-def file_of(about: About, inspect: Inspect | None = steps.check) -> File:
-    """Return the workflow of a run as it was written when the run was begun, or put into its queue.
-
-    Args:
-        about: the run.
-        inspect: what is asked of the types of steps.
-
-    Raises:
-        WorkflowError: this version of dagrid cannot read it.
-    """
-    from dagrid.workflow.loading import loads  # who starts a file may know it already
-
-    file = loads(about.spec, name=about.source or about.name, exists=lambda _: True, types=steps.KINDS, inspect=inspect)
-    file.folder = about.more.get("folder") or os.path.dirname(about.source)
-    return file
-
-
-def _source(file: File) -> str:
-    """Return where a workflow is found again, also from another folder."""
-    path = os.path.join(file.folder, os.path.basename(file.name))
-    return path if file.folder and os.path.isfile(path) else file.name
-
-
-def _file_of(about: About) -> tuple[File, Workflow]:
-    """Return the file of a run as it was when it was started, and the document that runs."""
-    file = file_of(about, None)
-    return file, msgspec.structs.replace(file.document(about.document), name=about.name)
-
-
-def _keep_values(history: History, context: Context) -> None:
-    """Keep the values of parameters that may be others later, such as a date; one that holds a secret is found anew."""
-    values = {}
-    for number, param in enumerate(context.workflow.params.items, 1):
-        name = param.name or str(number)
-        if param.eval and param.value is not None and ("$" in param.value or "`" in param.value):
-            value = context.variables[name]
-            if masked(value, context.secrets) == value:
-                values[name] = value
-    if values:
-        history.checkpoint.artifacts.put(f"{context.logs.run_id}/values", json.dumps(values).encode())
-
-
-def _kept_values(history: History, run_id: str) -> dict[str, str]:
-    data = history.checkpoint.artifacts.get(f"{run_id}/values")
-    return json.loads(data) if data is not None else {}
 
 
 class _Children:
