@@ -173,7 +173,8 @@ import dagrid
 from dagrid import DAG, Node
 def slow(gate):
     open(gate, "w").close()
-    threading.Event().wait(30)
+    for _ in range(3_000):  # in pieces, for Python sleeps on over a signal that comes just as it falls asleep
+        threading.Event().wait(0.01)
 def interrupt(gate, began):
     open(gate).read()  # until it is closed there, or the next one would find it open
     began.append(time.monotonic())
