@@ -131,8 +131,7 @@ def test_another_dagrid_reads_again(tmp_path, home, reads, monkeypatch):
     with monkeypatch.context() as later:
         later.setattr(dagrid, "__version__", "99.0")
         load(path, home)
-    rooms = compiled._rooms()
-    monkeypatch.setattr(compiled, "_rooms", lambda: rooms[1:])
+    monkeypatch.setattr(compiled, "_ROOMS", compiled._ROOMS[1:])
     load(path, home)
     assert len(reads) == 3
 

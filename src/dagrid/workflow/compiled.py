@@ -12,7 +12,6 @@ import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -132,11 +131,10 @@ def _known(data: bytes | None, found: Path) -> File | None:
 
 def _origin(found: Path, text: bytes) -> bytes:
     """Return all that something is made of; it stands before what was made of it."""
-    about = repr((dagrid.__version__, _rooms(), str(found), str(found.absolute()), len(text))).encode()
+    about = repr((dagrid.__version__, _ROOMS, str(found), str(found.absolute()), len(text))).encode()
     return about + b"\0" + text
 
 
-@cache
 def _rooms() -> list[tuple[str, int, int]]:
     """Return what tells the rooms that read, check and make graphs from what they were, as bytecode is told from its source."""
     here = os.path.dirname(dagrid.__file__)
@@ -148,6 +146,9 @@ def _rooms() -> list[tuple[str, int, int]]:
                     state = entry.stat()
                     found.append((f"{room}/{entry.name}", state.st_mtime_ns, state.st_size))
     return sorted(found)
+
+
+_ROOMS = _rooms()  # as they were when this process took them; it may outlive them
 
 
 def _is_there(kind: str) -> bool:
