@@ -96,7 +96,11 @@ def test_every_attempt_is_a_span_below_that_of_the_run(collector):
     assert "lost" in failed.why
     assert failed.began - 0.05 <= moments["began"] <= failed.ended + 0.05
     assert run.began <= failed.began <= failed.ended <= run.ended
-    assert failed.ended - failed.began == pytest.approx(result.node_results["broken"].duration_seconds, abs=1e-6)
+    lasted = failed.ended - failed.began
+    took = result.node_results["broken"].duration_seconds
+    assert (
+        took - 1e-6 <= lasted <= took + 0.05
+    )  # who reads on at that very moment has it begin when it was given to its worker
 
 
 def test_a_trace_goes_on_below_what_calls_it(collector, monkeypatch):
