@@ -5,7 +5,6 @@ This room knows nothing of running. Algorithms are in `analysis`, texts in `form
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Unpack
@@ -417,6 +416,8 @@ class DAG:
 
 def unpacked(data: bytes) -> DAG:
     """Return the graph of which this is `packed`."""
+    import pickle  # who describes a graph needs none
+
     graph: DAG = pickle.loads(data)
     graph.packed = data
     return graph
