@@ -91,7 +91,8 @@ class AllLacks:
 
     def _settle(self) -> None:
         """Let go of what nobody lacks any more."""
-        self._told &= set().union(*self._runs.values())
+        if self._told:
+            self._told &= set().union(*self._runs.values())
 
 
 def _has(labels: Mapping[str, str], selector: Labels) -> bool:
