@@ -203,6 +203,16 @@ def test_where_nothing_can_be_kept_the_file_is_read(tmp_path, home, reads):
     assert len(reads) == 2
 
 
+@pytest.mark.parametrize("damage", [lambda data: data[:-20], lambda data: data[:-200] + bytes(200)])
+def test_what_is_damaged_is_read_and_kept_again(tmp_path, home, reads, damage):
+    path = written(tmp_path / "flow.yaml", HELLO)
+    load(path, home)
+    (kept,) = (home / compiled.FOLDER).iterdir()
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert [load(path, home).main.name for _ in range(2)] == ["flow", "flow"]
+    assert len(reads) == 2
+
+
 def test_files_that_share_a_slot_take_turns(tmp_path, home, reads, monkeypatch):
     monkeypatch.setattr(compiled, "SLOTS", 1)
     paths = [written(tmp_path / f"{name}.yaml", HELLO) for name in "ab"]

@@ -122,7 +122,11 @@ def _known(data: bytes | None, found: Path) -> File | None:
     origin = _origin(found, text)
     if not data.startswith(origin):
         return None
-    kept: _Kept = pickle.loads(memoryview(data)[len(origin) :])  # who can write it can write the history as well
+    try:
+        kept: _Kept = pickle.loads(memoryview(data)[len(origin) :])  # who can write it can write the history as well
+    except Exception as error:  # noqa: BLE001  # it is damaged, and may raise anything
+        _log.info("What was kept of %s is damaged, and made anew: %r", found, error)
+        return None
     if not all(find(name, found.absolute().parent) for name in kept.calls) or not all(map(_is_there, kept.kinds)):
         return None
     kept.file.text = text.decode()
