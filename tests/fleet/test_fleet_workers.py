@@ -265,6 +265,7 @@ def test_a_key_is_proved_and_not_handed_on(tmp_path: Path) -> None:
         workers(place.port, tmp_path) as start,
     ):
         wrong = start(wait=False, env={KEY: "wrong"})
+        wrong.said("signing key")
         assert wrong.wait() != 0
         assert len([line for line in wrong.lines if "signing key" in line]) == 1
         start(slots="1", env={KEY: "right"})
