@@ -4,6 +4,7 @@ source        text -> a tree with places           schema, fields, forms   the t
 expressions   $NAME, ${...} and backticks          checks, order           rules between fields; chain and graph
 parameters    names, positions and values          references              which names a step uses
 loading       files -> all of it, all errors at once  dotenv               .env files
+files         what a file is once it is read, and how a name finds it
 """
 
 from __future__ import annotations

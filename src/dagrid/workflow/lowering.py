@@ -42,12 +42,12 @@ HANDLER_KIND = "handler"
 """The kind of the nodes that are no steps."""
 LOCAL = "local"
 KEPT = 32
-"""So many graphs are kept for further runs of the same workflows."""
+"""So many graphs are kept for further runs of the same workflows, and of one file at most."""
 HERE_KINDS = frozenset({"approval", "dag"})
 """Types of steps that need the process of the run, whatever performs the others."""
 
 
-_known: Known[DAG] = Known(KEPT)
+_opened: Known[DAG] = Known(KEPT)
 
 
 def lower(context: Context, spread: bool = False) -> DAG:
@@ -61,25 +61,19 @@ def lower(context: Context, spread: bool = False) -> DAG:
         WorkflowError: a setting that is no number when its variables are known, or labels that no worker can have.
         CapabilityError: a step asks for labels that this machine does not have.
     """
-    workflow, file = context.workflow, context.file
+    workflow, graphs = context.workflow, context.file.graphs
     labels = () if spread else tuple(sorted(context.labels.items()))
     selector = tuple(sorted(context.selector.items())) if isinstance(context.selector, Mapping) else context.selector
-    known = _known.get(workflow, spread, selector, labels)
-    if known is not None:
-        return known
-    document = next((name for name, one in file.locals.items() if one.steps is workflow.steps), "")
-    how = document, workflow.name, spread, selector, labels
-    packed = file.graphs.get(how)
+    how = place(workflow), workflow.name, spread, selector, labels
+    packed = graphs.get(how)
     if packed is not None:
-        return _known.keep(unpacked(packed), workflow, spread, selector, labels)
+        return _opened.get(packed) or _opened.keep(unpacked(packed), packed)
     lowering = _Lowering(context, spread)
     graph = lowering.graph()
-    if lowering.is_own:
-        return graph
-    graph.packed = pack(graph)
-    if len(file.graphs) < KEPT:
-        file.graphs[how] = graph.packed
-    return _known.keep(graph, workflow, spread, selector, labels)
+    if not lowering.is_own and len(graphs) < KEPT:
+        graph.packed = graphs[how] = pack(graph)
+        _opened.keep(graph, graph.packed)
+    return graph
 
 
 class _Lowering:
