@@ -18,6 +18,7 @@ import msgspec
 
 import dagrid
 from dagrid.errors import StepError, StoreError
+from dagrid.execution.pickling import PROTOCOL
 from dagrid.stores.artifacts import FolderArtifacts
 from dagrid.workflow import steps
 from dagrid.workflow.files import File, find, meant
@@ -28,7 +29,6 @@ FOLDER = "compiled"
 SLOTS = 4093
 """For so many files there is room, a prime. The path of a file says which is its; of two that share one the last one has it."""
 
-_PROTOCOL = 5
 _log = logging.getLogger("dagrid.workflow")
 
 
@@ -108,7 +108,7 @@ def _packed(file: File, found: Path) -> bytes | None:
         return None
     calls = {step.call: None for step in every if step.call and step.call not in file.locals and "$" not in step.call}
     kept = _Kept(msgspec.structs.replace(file, text="", home=None), tuple(calls), kinds)
-    return _origin(found, file.text.encode()) + pickle.dumps(kept, _PROTOCOL)
+    return _origin(found, file.text.encode()) + pickle.dumps(kept, PROTOCOL)
 
 
 def _known(data: bytes | None, found: Path) -> File | None:
