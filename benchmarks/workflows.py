@@ -76,7 +76,7 @@ def loading(quick: bool) -> Figure:
     figure = Figure("workflow-load", f"a file of {lines:,} lines (medians of {rounds})", "ms", "dagrid, checked")
     contenders: Contenders = {
         "dagrid, checked": partial(timed, partial(loads, text, name="long.yaml")),
-        "dagrid, the graph of what was checked": partial(timed, partial(running.dry, loads(text, name="long.yaml"))),
+        "dagrid, the graph of what was checked": lambda: timed(running.dry, loads(text, name="long.yaml")),
         "PyYAML, parsed only, in C": partial(timed, partial(yaml.load, text, yaml.CSafeLoader)),
         "PyYAML, parsed only": partial(timed, partial(yaml.load, text, yaml.SafeLoader)),
     }
