@@ -229,20 +229,32 @@ def test_tasks_that_end_while_the_broker_is_away(tmp_path: Path, hurry: None) ->
         stop(server)
 
 
-def test_an_outcome_that_cannot_be_read_is_lost(broker: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that breaks while an outcome is fetched leaves no call behind of which nobody hears again."""
-    calls = []
+@pytest.mark.parametrize(("what", "attempts"), [("start", 1), ("outcome", 2)])
+def test_a_connection_that_breaks_while_a_report_is_fetched(
+    what: str, attempts: int, backend: CeleryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start is heard again, for Celery has it still; an outcome is lost, and no call is left of which nobody hears again."""
+    broken = threading.Event()
 
     def broken_once(*arguments: Any) -> Said | str:
-        calls.append(arguments)
-        if len(calls) == 1:
+        said = unseal(*arguments)
+        assert isinstance(said, Said)
+        if bool(said.reports) == (what == "outcome") and not broken.is_set():
+            broken.set()
             raise ConnectionError("broken")
-        return unseal(*arguments)
+        return said
 
     monkeypatch.setattr("dagrid.execution.backends._celery_line.unseal", broken_once)
-    with CeleryBackend(broker) as backend:
-        result = DAG([Node("n", int)]).start(backend=backend).wait(20)
-    assert result.node_results["n"].attempts == 2, result.node_results["n"].error
+    with Gate(60.0) as gate:
+        run = DAG([Node("n", partial(stand, gate.address))]).start(backend=backend)
+        begun = (event for event in run.events() if event.kind == "started")
+        for _ in range(attempts):
+            visit = gate.meet()
+            next(begun)
+            visit.release()
+        result = run.wait(20)
+    assert broken.is_set()
+    assert result.node_results["n"].attempts == attempts, result.node_results["n"].error
     assert result.ok
 
 
