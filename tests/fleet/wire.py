@@ -17,9 +17,10 @@ from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.contents import Contents, parts
-from dagrid.execution.backends.cluster.dialer import Line, WorkerLink
+from dagrid.execution.backends.cluster.dialer import WorkerLink
 from dagrid.execution.backends.cluster.hub import Hub
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.execution.backends.cluster.line import Line
 from dagrid.execution.backends.cluster.link import clock
 from dagrid.execution.backends.cluster.listener import SERVICE
 from dagrid.execution.backends.cluster.outbox import PIECE, Outbox

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from dagrid.execution.backends.cluster.books import WorkerView
 from dagrid.execution.backends.cluster.dialer import borrow
+from dagrid.execution.backends.cluster.line import Line
 from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.posts import key_of
-from dagrid.execution.backends.cluster.session import FleetSession, Line
+from dagrid.execution.backends.cluster.session import FleetSession
 from dagrid.execution.strands import Strands
 from dagrid.ports import Capabilities, Host, Use
 from dagrid.service.kit import WorkflowKit, kit_of

@@ -99,7 +99,7 @@ def complete(workflow: Workflow, problems: Problems) -> None:
 def check(
     workflow: Workflow,
     local: Collection[str],
-    exists: Exists | None,
+    exists: Exists,
     types: Collection[str],
     problems: Problems,
     inspect: Inspect | None = None,
@@ -109,7 +109,7 @@ def check(
     Args:
         workflow: completed.
         local: the names of the other documents of the file.
-        exists: knows the workflows outside of the file; None: there are none.
+        exists: knows the workflows outside of the file.
         types: the types of steps that there are beside those of the format.
         problems: gets what is wrong.
         inspect: knows what the types want of their steps.
@@ -354,7 +354,7 @@ def _is_behind(name: str, other: str, waits: dict[str, tuple[str, ...]]) -> bool
 def _check_step(
     step: Step,
     local: Collection[str],
-    exists: Exists | None,
+    exists: Exists,
     types: Collection[str],
     problems: Problems,
     inspect: Inspect | None,
@@ -473,7 +473,7 @@ def _check_read(step: Step, work: Collection[str], problems: Problems) -> None:
         problems.add(place(step), f"a step of type {kind} has nothing to do; give it {shown}")
 
 
-def _check_call(step: Step, local: Collection[str], exists: Exists | None, problems: Problems) -> None:
+def _check_call(step: Step, local: Collection[str], exists: Exists, problems: Problems) -> None:
     name = step.call
     if name in local or ("$" in name and not re.search(r"\s", name)):
         return
@@ -482,7 +482,7 @@ def _check_call(step: Step, local: Collection[str], exists: Exists | None, probl
         problems.add(
             where, f"`run:` and `call:` name a workflow, and this is a shell command; write `{converted_command(name)}`"
         )
-    elif exists is None or not exists(name):
+    elif not exists(name):
         question = problems.suggest(name, local)
         problems.add(
             where,

@@ -36,12 +36,10 @@ class _Kept(msgspec.Struct):
     """A file without its text, for the one that counts is what stands in the file.
 
     Args:
-        calls: the workflows outside of the file that its steps call.
         kinds: the types of its steps.
     """
 
     file: File
-    calls: tuple[str, ...]
     kinds: tuple[str, ...]
 
 
@@ -106,8 +104,7 @@ def _packed(file: File, found: Path) -> bytes | None:
     kinds = tuple(dict.fromkeys(step.kind for step in every))
     if not all(kind in steps.OURS for kind in kinds):
         return None
-    calls = {step.call: None for step in every if step.call and step.call not in file.locals and "$" not in step.call}
-    kept = _Kept(msgspec.structs.replace(file, text="", home=None), tuple(calls), kinds)
+    kept = _Kept(msgspec.structs.replace(file, text="", home=None), kinds)
     return _origin(found, file.text.encode()) + pickle.dumps(kept, PROTOCOL)
 
 
@@ -127,7 +124,7 @@ def _known(data: bytes | None, found: Path) -> File | None:
     except Exception as error:  # noqa: BLE001  # it is damaged, and may raise anything
         _log.info("What was kept of %s is damaged, and made anew: %r", found, error)
         return None
-    if not all(find(name, found.absolute().parent) for name in kept.calls) or not all(map(_is_there, kept.kinds)):
+    if not all(find(name, found.absolute().parent) for name in kept.file.calls) or not all(map(_is_there, kept.kinds)):
         return None
     kept.file.text = text.decode()
     return kept.file

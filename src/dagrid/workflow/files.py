@@ -25,6 +25,7 @@ class File(msgspec.Struct, kw_only=True):
         main: the first document.
         locals: the other documents by their names; `main` calls them before it looks for files.
         warnings: what is not wrong, but surely not meant.
+        calls: the workflows outside of it that its steps call.
         graphs: the graphs that were made of its documents, pickled, by all that they are made of besides.
         home: where it may be kept for the next time; `kept` says with how many graphs it is, -1: it is not.
     """
@@ -35,6 +36,7 @@ class File(msgspec.Struct, kw_only=True):
     main: Workflow
     locals: dict[str, Workflow]
     warnings: tuple[Problem, ...] = ()
+    calls: tuple[str, ...] = ()
     graphs: dict[Hashable, bytes] = {}
     home: Path | None = None
     kept: int = -1

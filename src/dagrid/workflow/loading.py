@@ -111,12 +111,24 @@ def _file(
         if not workflow.name and number == 0:
             workflow.name = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("_") or "workflow"
         checks.complete(workflow, problems)
+    calls: dict[str, None] = {}
+
+    def is_there(name: str) -> bool:
+        calls[name] = None
+        return exists is not None and exists(name)
+
     for workflow in made:
-        checks.check(workflow, local.keys(), exists, types, problems, inspect)
+        checks.check(workflow, local.keys(), is_there, types, problems, inspect)
     checks.check_calls(local, problems)
     problems.refuse()
     return File(
-        name=problems.file, folder=folder, text=text, main=made[0], locals=local, warnings=problems.sorted_warnings()
+        name=problems.file,
+        folder=folder,
+        text=text,
+        main=made[0],
+        locals=local,
+        warnings=problems.sorted_warnings(),
+        calls=tuple(calls),
     )
 
 

@@ -19,11 +19,12 @@ from dagrid.execution.backends.base import BackendBase, Sessions, closed_under
 from dagrid.execution.backends.cluster.calling import Address
 from dagrid.execution.backends.cluster.dialer import borrow
 from dagrid.execution.backends.cluster.hub import Hub
+from dagrid.execution.backends.cluster.line import Line
 from dagrid.execution.backends.cluster.listener import PATIENCE
 from dagrid.execution.backends.cluster.logbook import OpenSink
 from dagrid.execution.backends.cluster.posts import key_of
 from dagrid.execution.backends.cluster.project import ProjectKit, named, packed
-from dagrid.execution.backends.cluster.session import FleetSession, Line
+from dagrid.execution.backends.cluster.session import FleetSession
 from dagrid.execution.backends.cluster.tls import CallerTLS, Claims, ListenerTLS, caller_credentials
 from dagrid.leases import LEASE
 from dagrid.ports import Artifacts, Backend, Capabilities, Host, Kit, Session, Use

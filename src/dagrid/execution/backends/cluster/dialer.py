@@ -20,6 +20,7 @@ from dagrid.errors import BackendError, FleetError, FleetRefusedError, TamperedE
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
 from dagrid.execution.backends.cluster import loop as fleet_loop
 from dagrid.execution.backends.cluster.calling import Address, call, converse
+from dagrid.execution.backends.cluster.line import Line
 from dagrid.execution.backends.cluster.link import Link
 from dagrid.execution.backends.cluster.listener import PARTING, PATIENCE
 from dagrid.execution.backends.cluster.outbox import Outbox
@@ -203,19 +204,6 @@ class Patience:
                 await leaving.wait()
         except TimeoutError:
             pass
-
-
-class Line(Protocol):
-    """One run's way to the coordinator. All of it may be called from any thread, and never blocks."""
-
-    @property
-    def elsewhere(self) -> str: ...
-
-    def ask(self, ask: pb.Ask) -> None: ...
-
-    def give(self, parts: Iterator[pb.Part]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def borrow(

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from dagrid.errors import BackendClosedError, InvalidSettingError, TamperedError
 from dagrid.execution.backends.cluster import fleet_pb2 as pb
@@ -23,6 +23,7 @@ from dagrid.execution.backends.cluster.contents import Contents
 from dagrid.execution.backends.cluster.freight import Freight
 from dagrid.execution.backends.cluster.lacking import AllLacks
 from dagrid.execution.backends.cluster.ledger import Ledger
+from dagrid.execution.backends.cluster.line import Line
 from dagrid.execution.backends.cluster.listener import PORT, Caller, Listener
 from dagrid.execution.backends.cluster.logbook import Logbook, OpenSink
 from dagrid.execution.backends.cluster.tls import Claims, ListenerTLS
@@ -40,27 +41,6 @@ MOMENT = 0.02
 Found = TypeVar("Found")
 WorkerCaller = Caller[pb.Down, pb.Up]
 RunCaller = Caller[pb.Tell, pb.Ask]
-
-
-class Line(Protocol):
-    """One run's way to the hub. All of it may be called from any thread, and never blocks."""
-
-    @property
-    def elsewhere(self) -> str:
-        """The address of the hub, if it is in another process."""
-        ...
-
-    def ask(self, ask: pb.Ask) -> None:
-        """Ask for something; the message is the line's from now on."""
-        ...
-
-    def give(self, parts: Iterator[pb.Part]) -> None:
-        """Give something long, of which each piece is asked for when it can be sent."""
-        ...
-
-    def close(self) -> None:
-        """Ask nothing more. Without `Ask.close` before, what is under way is kept for a lease."""
-        ...
 
 
 class Hub:

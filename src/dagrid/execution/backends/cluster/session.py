@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Protocol
 
 from dagrid.errors import BackendError, BackendUnreachableError
 from dagrid.execution.backends._worker import encode
@@ -25,6 +24,7 @@ from dagrid.execution.backends.cluster.giving import Giving
 from dagrid.execution.backends.cluster.lacking import Lacks
 from dagrid.execution.backends.cluster.lanes import Assigned, Lane, Sent
 from dagrid.execution.backends.cluster.ledger import PROTOCOL
+from dagrid.execution.backends.cluster.line import Line
 from dagrid.execution.backends.cluster.logbook import PAUSE, OpenSink
 from dagrid.execution.backends.cluster.posts import run_of
 from dagrid.execution.backends.cluster.reading import Reading
@@ -56,19 +56,6 @@ MOMENT = 0.02
 after which nothing has to be."""
 CALM = 4.0
 """Seconds after which it is said what workers lack: those of a coordinator that began anew are back by then."""
-
-
-class Line(Protocol):
-    """One run's way to the coordinator. All of it may be called from any thread, and never blocks."""
-
-    @property
-    def elsewhere(self) -> str: ...
-
-    def ask(self, ask: pb.Ask) -> None: ...
-
-    def give(self, parts: Iterator[pb.Part]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class FleetSession:
