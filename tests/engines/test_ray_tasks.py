@@ -90,7 +90,7 @@ def test_the_trace_says_who_and_how_long(backend: RayBackend) -> None:
     for span in result.trace:
         pid, began, ended = result[span.node]
         assert result.node_results[span.node].worker.endswith(":" + pid)
-        assert ended - began <= span.ended - span.started < ended - began + 0.02
+        assert ended - began <= span.ended - span.started < ended - began + 0.2
 
 
 @pytest.mark.parametrize(

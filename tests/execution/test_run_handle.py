@@ -185,7 +185,7 @@ with tempfile.TemporaryDirectory() as folder:
     threading.Thread(target=interrupt, args=(gate, began), daemon=True).start()
     dag = DAG([Node("slow", partial(slow, gate)), Node("after", int, ["slow"])])
     result = dag.run(backend=sys.argv[1])
-    assert time.monotonic() - began[0] < 1.0
+    assert time.monotonic() - began[0] < 10  # of the 30 that the task takes
     flow = dagrid.dag(backend=sys.argv[1])(lambda: dagrid.task(slow)(gate))
     for call in (flow, partial(dag.execute, backend=sys.argv[1])):
         threading.Thread(target=interrupt, args=(gate, began), daemon=True).start()
