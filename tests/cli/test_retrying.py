@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from dagrid.cli.commands import resuming
 from dagrid.cli.exits import Exit
 from dagrid.history import About
 from tests.cli.conftest import NIGHTLY, PATIENCE, appeared, process
@@ -33,6 +34,43 @@ def test_retry_goes_on_with_what_did_not_complete(dagrid, history, files):
     wrong = dagrid("retry", "nightly", "--from", "laod")
     assert wrong.code == Exit.UNKNOWN
     assert "Did you mean 'load'?" in wrong.err
+
+
+GRAPH = """
+from pathlib import Path
+from dagrid import DAG, Node
+
+
+def load():
+    Path("ok").read_bytes()
+
+
+def done():
+    with open("done", "a") as file:
+        file.write("done\\n")
+
+
+flow = DAG([Node("load", load), Node("on_success", done, handler="success")])
+"""
+STEPS = """
+handlerOn: {success: {command: echo done >> done}}
+steps: [{name: load, command: test -e ok}]
+"""
+
+
+@pytest.mark.parametrize("started", ["flow.yaml", "flow:flow"])
+def test_two_who_retry_a_run_at_once_do_not_end_it_twice(dagrid, history, files, monkeypatch, started):
+    """Who is slower has seen it as it was before the other one went on with it, and finds that it has succeeded."""
+    (files / "flow.yaml").write_text(STEPS)
+    (files / "flow.py").write_text(GRAPH)
+    assert dagrid("start", started, "--name", "mine").code == 1
+    seen = history.find("mine")
+    (files / "ok").touch()
+    assert dagrid("retry", "mine").code == 0
+    monkeypatch.setattr(resuming, "chosen", lambda *_: seen)
+    said = dagrid("retry", "mine")
+    assert said.code == 0, said.err
+    assert (files / "done").read_text() == "done\n"
 
 
 def test_retry_after_kill_9(dagrid, history, files):

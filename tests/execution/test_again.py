@@ -61,6 +61,15 @@ def status_in_store(folder: str) -> tuple[str, float]:
         store.close()
 
 
+def resume_in_a_process_that_dies(folder: str) -> None:
+    program = "import sys, dagrid; dagrid.resume(sys.argv[1], 'run', again=True, backend='inline')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    command = [sys.executable, "-c", program, folder]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=50)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert status_in_store(folder)[0] == "running"
+
+
 @pytest.mark.parametrize("backend", ["inline", "thread", "multiprocessing?max_workers=2"])
 @pytest.mark.parametrize("first_snapshot", [50_000, 1])
 def test_what_did_not_complete_runs_again(log: str, folder: str, backend: str, first_snapshot: int) -> None:
@@ -160,6 +169,22 @@ def test_what_the_graph_grew_by_does_not_run_anew(log: str, folder: str) -> None
     assert Counter(noted(log)) - before == {"element": 1}
 
 
+def test_a_handler_of_a_success_is_done_once_though_the_process_dies_in_the_next(log: str, folder: str) -> None:
+    """Nothing runs again by which the run could end otherwise, so what was done for its success stays done."""
+    handlers = [("on_success", step, "success"), ("on_exit", dying, "exit")]
+    nodes = [Node("a", partial(step, log, "a"))]
+    nodes += [Node(name, partial(fn, log, name), handler=word) for name, fn, word in handlers]
+    say(log, "fail", "a")
+    assert not DAG(nodes).run(backend="inline", checkpoint=folder, run_id="run").ok
+    take_back(log)
+    say(log, "die", "on_exit")
+    resume_in_a_process_that_dies(folder)
+    done = Counter(noted(log))
+    assert (done["a"], done["on_success"]) == (2, 1)
+    assert dagrid.resume(folder, "run", backend="inline", again=True).ok
+    assert Counter(noted(log)) - done == {"on_exit": 1}
+
+
 @pytest.mark.parametrize("name", ["b", "c"])
 def test_a_run_that_dies_when_it_was_taken_up_goes_on(log: str, folder: str, name: str) -> None:
     """It is a run like others then: what had completed the second time does not run a third time."""
@@ -167,12 +192,7 @@ def test_a_run_that_dies_when_it_was_taken_up_goes_on(log: str, folder: str, nam
     assert not graph(log, dying).run(backend="inline", checkpoint=folder, run_id="run").ok
     take_back(log)
     say(log, "die", name)
-    program = "import sys, dagrid; dagrid.resume(sys.argv[1], 'run', again=True, backend='inline')"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
-    command = [sys.executable, "-c", program, folder]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=50)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
-    assert status_in_store(folder)[0] == "running"
+    resume_in_a_process_that_dies(folder)
     result = dagrid.resume(folder, "run", backend="inline")
     assert result.ok
     ran_by = Counter(noted(log))

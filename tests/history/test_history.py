@@ -213,6 +213,23 @@ def test_a_run_is_running_while_its_process_lives(history, perform):
         assert history.about(run).pid == os.getpid()
 
 
+def test_a_run_that_ends_while_somebody_looks_was_not_interrupted(history, monkeypatch):
+    """Between what the store says of it and the look at its lock its process may end it and let go."""
+    place = history.begin("nightly", About())
+
+    def holder(path):
+        if not history.checkpoint.store.runs(status={"succeeded"}):
+            history.checkpoint.store.append(place.run_id, place.epoch, 0, [b"fact"], status="succeeded", at=time.time())
+            place.close()
+        return found(path)
+
+    found = owners.holder
+    monkeypatch.setattr(owners, "holder", holder)
+    info = history.info(place.run_id)
+    assert info.status == "succeeded"
+    assert info.ended
+
+
 def test_a_run_that_has_begun_is_gone_on_with(history):
     """It has a journal, and who resumes takes it over by himself."""
     run = ended(history, status="failed")

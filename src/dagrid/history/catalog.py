@@ -27,9 +27,10 @@ QUEUED = "queued"
 RUNNING = "running"
 WAITING = "waiting"
 INTERRUPTED = "interrupted"
+SUCCEEDED = "succeeded"
 ABORTED = "aborted"
 FAILED = "failed"
-STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, "succeeded", FAILED, ABORTED, "partially_succeeded")
+STATUSES = (QUEUED, RUNNING, WAITING, INTERRUPTED, SUCCEEDED, FAILED, ABORTED, "partially_succeeded")
 # These have not ended, so they are kept.
 _ACTIVE = frozenset({QUEUED, RUNNING, WAITING})
 _MOST_NAMED = 5
@@ -255,6 +256,9 @@ class Catalog:
             elif about is not None and not self._is_seen(about):
                 host = about.host
             else:
+                now = next(iter(self.checkpoint.store.runs(ids={record.run})), record)
+                if now.status != RUNNING:  # whoever had it has ended it since its record was read
+                    return self._info(now, parent)
                 status = INTERRUPTED
         return RunInfo(record.run, record.name, status, record.created, record.ended, host, pid, parent)
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 
 from dagrid.errors import InvalidSettingError
 from dagrid.machine.applying import MOVES
+from dagrid.machine.closing import Verdict
 from dagrid.machine.events import UNSTARTED, Fact, Kind
 from dagrid.machine.state import COMPLETED, PENDING, READY, WAITING, State, dooms, make_ready, refresh, satisfies
 
@@ -13,7 +14,8 @@ from dagrid.machine.state import COMPLETED, PENDING, READY, WAITING, State, doom
 def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> list[int]:
     """Return the nodes that run again: of those that have ended what did not complete, the roots and all behind them, handlers.
 
-    What waits for a signal goes on to wait, unless it is one of the roots or behind one: what it asked is of before.
+    What waits for a signal goes on to wait, unless it is one of the roots or behind one: what it asked is of before. Handlers
+    that a success has had stay, where it has not ended, and nothing runs again by which it could become something else.
 
     Args:
         state: of a run, ended or not.
@@ -36,15 +38,22 @@ def to_reopen(state: State, roots: Iterable[int], spared: Collection[int]) -> li
                 f"Node {state.plan.names[node]!r} cannot run anew in this run: nodes were appended because of what it left, and "
                 f"they stay as they are. Run the graph again: dag.run(from_run=result, roots=[...])."
             )
-    return [
+    handlers = state.plan.handlers
+    unsuccessful = [
         node
         for node, status in enumerate(state.status)
         if node not in spared
-        and (
-            (node in state.held and node in anew)
-            or (status >= COMPLETED and (status != COMPLETED or node in anew or node in state.plan.handlers))
-        )
+        and ((node in state.held and node in anew) or (status >= COMPLETED and (status != COMPLETED or node in anew)))
     ]
+    if _is_succeeding(state) and handlers.keys() >= set(unsuccessful):
+        return unsuccessful
+    completed = (node for node in handlers if state.status[node] == COMPLETED and node not in spared)
+    return sorted({*unsuccessful, *completed})
+
+
+def _is_succeeding(state: State) -> bool:
+    """Whether nothing is missing but handlers until a run has ended well."""
+    return not state.finished and state.outcome is not None and state.outcome.verdict == Verdict.SUCCEEDED
 
 
 def _reopened(state: State, fact: Fact) -> None:

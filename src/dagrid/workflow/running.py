@@ -21,7 +21,7 @@ from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
 from dagrid.execution.run import Run
 from dagrid.graph.dag import DAG
-from dagrid.history import INTERRUPTED, About, History, RunInfo
+from dagrid.history import INTERRUPTED, SUCCEEDED, About, History, RunInfo
 from dagrid.history import Place as Held
 from dagrid.history.bells import RESUME
 from dagrid.masking import masked
@@ -274,7 +274,7 @@ def go_on(
         history: where it is kept.
         run_id: which run.
         params: those that it was given, of which the history may have masked some.
-        again: take up a run that has ended: what did not complete runs again.
+        again: take up a run that has ended: what did not complete runs again, unless it has succeeded.
         roots: these steps and all behind them run again as well.
         signals: for steps that wait for a person: approved, with what the person entered.
         rejects: for others: refused, and why.
@@ -299,6 +299,8 @@ def go_on(
             raise UnknownRunError(
                 f"The run {run_id!r} is one of a Python graph: go on with it in Python, by dagrid.resume.", run_id
             )
+        # Another process may have ended it well since the caller looked.
+        again = again and (bool(roots) or history.info(run_id).status != SUCCEEDED)
         given = about.given if params is None else params
         file, workflow = document_of(about)
         if signals or rejects:

@@ -14,7 +14,7 @@ from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
-from dagrid.history import INTERRUPTED, QUEUED, WAITING
+from dagrid.history import INTERRUPTED, QUEUED, SUCCEEDED, WAITING
 from dagrid.history.bells import RESUME, RETRY
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def _go_on_with_graph(
             history.checkpoint,
             info.run,
             backend=backend_of(call),
-            again=again,
+            again=again and (bool(roots) or history.info(info.run).status != SUCCEEDED),
             roots=roots,
             cancelled=place.about.stopping,
             progress=False,
