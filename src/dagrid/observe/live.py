@@ -87,7 +87,7 @@ class Step:
         self.name = name
         self.order = order
         self.state = "pending"
-        self.began = 0.0
+        self.began: float | None = None
         self.ended = 0.0
         self.detail = ""
 
@@ -217,10 +217,10 @@ class Live:
         return sorted(first, key=lambda step: step.order)
 
     def _time(self, step: Step, now: float) -> str:
-        if step.state in ("running", "stopping"):
-            return span(max(now - step.began, 0.0))
-        ran = step.began > 0 or step.state in ("completed", *_WRONG)
-        return span(max(step.ended - step.began, 0.0)) if ran and step.state not in ("skipped", "pending") else ""
+        if step.began is None or step.state in ("skipped", "pending"):
+            return ""
+        until = now if step.state in ("running", "stopping") else step.ended
+        return span(max(until - step.began, 0.0))
 
     def _said(self, step: Step) -> Text:
         from rich.text import Text
