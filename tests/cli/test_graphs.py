@@ -317,10 +317,11 @@ def test_a_run_on_a_terminal():
 
 
 def test_a_step_that_is_being_stopped_on_a_terminal(dagrid, folder, history):
-    """It stays in the picture as what it is until it has gone."""
+    """It stays in the picture as what it is until it has gone; what never began has taken no time."""
     (folder / "long.yaml").write_text(
-        "maxCleanUpTimeSec: 600\n"
-        "steps: [{name: only, command: 'trap : TERM; touch there; until test -e go; do sleep 0.05; done'}]\n"
+        "maxCleanUpTimeSec: 600\nsteps:\n"
+        "  - {name: only, command: 'trap : TERM; touch there; until test -e go; do sleep 0.05; done'}\n"
+        "  - {name: behind, command: 'true'}\n"
     )
     asked: list[int] = []
 
@@ -335,6 +336,7 @@ def test_a_step_that_is_being_stopped_on_a_terminal(dagrid, folder, history):
     assert code == Exit.INTERRUPTED
     assert "told to stop: interrupted" in drawn
     assert "being stopped" not in screen(drawn)[-1]
+    assert re.match(r"\N{NOT SIGN} behind +interrupted", screen(drawn)[1]), screen(drawn)
 
 
 def test_a_run_that_is_short_on_a_terminal():

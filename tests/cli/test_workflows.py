@@ -16,7 +16,7 @@ import pytest
 from dagrid.cli.exits import Exit
 from dagrid.history import About, History
 from tests.cli.conftest import NIGHTLY, PATIENCE, appeared, process
-from tests.cli.test_graphs import on_a_terminal
+from tests.cli.test_graphs import on_a_terminal, screen
 
 pytestmark = pytest.mark.usefixtures("files")
 
@@ -502,3 +502,20 @@ def test_a_workflow_on_a_terminal(files):
     assert re.search(r"\N{CHECK MARK} first +[\d.]+ m?s +42 percent", plain), plain
     assert re.search(r"\N{CHECK MARK} second +[\d.]+ m?s +done", plain), plain
     assert "slow  2/2" in plain
+
+
+@pytest.mark.parametrize("columns", [80, 24])
+def test_long_lines_on_a_terminal(files, columns):
+    """A step that writes more than a line of the screen is cut there; its state and its time, and those of others, stay whole."""
+    (files / "wordy.yaml").write_text(
+        f"steps:\n  - {{name: a step with quite a long name, command: 'echo {'words ' * 40}; sleep 0.4'}}\n"
+        "  - {name: brief, command: 'sleep 0.1'}\n"
+    )
+    code, drawn = on_a_terminal("start", "wordy.yaml", columns=columns)
+    assert code == 0
+    lines = screen(drawn)
+    assert re.match(r"\N{CHECK MARK} a .*\N{HORIZONTAL ELLIPSIS} +[\d.]+ m?s .*\N{HORIZONTAL ELLIPSIS}$", lines[0]), (
+        lines
+    )
+    assert re.match(r"\N{CHECK MARK} brief +[\d.]+ m?s", lines[1]), lines
+    assert max(map(len, lines[:2])) <= columns

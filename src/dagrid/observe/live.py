@@ -27,6 +27,9 @@ DELAY = 0.15
 MARGIN = 4
 MOST = 40
 _TAIL = 4096
+# A name may be so wide at least, and a third of the screen; a sign and the blanks between columns are these.
+_NAME = 12
+_BLANKS = 4
 _LOOKS = {
     "running": ("\N{BLACK RIGHT-POINTING TRIANGLE}", "cyan"),
     "completed": ("\N{CHECK MARK}", "green"),
@@ -84,7 +87,7 @@ class Step:
         self.name = name
         self.order = order
         self.state = "pending"
-        self.began = 0.0
+        self.began: float | None = None
         self.ended = 0.0
         self.detail = ""
 
@@ -174,19 +177,16 @@ class Live:
         over = self._over.is_set()
         steps = self._all()
         shown = self._chosen(steps, MOST if over else max(3, console.size.height - MARGIN))
+        names = [Text(one_line(step.name), "dim" if step.state in ("pending", "skipped") else "") for step in shown]
+        times = [Text(self._time(step, now), "cyan") for step in shown]
+        name, line = _widths(names, times, console.size.width)
         table = Table.grid(padding=(0, 1, 0, 0))
         table.add_column(width=1)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(12, console.size.width // 3))
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=name)
         table.add_column(justify="right", no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        for step in shown:
-            sign, style = _LOOKS.get(step.state, _LOOKS["pending"])
-            table.add_row(
-                Text(sign, style),
-                Text(one_line(step.name), "dim" if step.state in ("pending", "skipped") else ""),
-                Text(self._time(step, now), "cyan"),
-                self._said(step),
-            )
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=line)
+        for step, *cells in zip(shown, names, times, strict=True):
+            table.add_row(Text(*_LOOKS.get(step.state, _LOOKS["pending"])), *cells, self._said(step))
         return Group(table, self._summary(steps, shown, now))
 
     def _plainly(self, now: float) -> str:
@@ -217,10 +217,10 @@ class Live:
         return sorted(first, key=lambda step: step.order)
 
     def _time(self, step: Step, now: float) -> str:
-        if step.state in ("running", "stopping"):
-            return span(max(now - step.began, 0.0))
-        ran = step.began > 0 or step.state in ("completed", *_WRONG)
-        return span(max(step.ended - step.began, 0.0)) if ran and step.state not in ("skipped", "pending") else ""
+        if step.began is None or step.state in ("skipped", "pending"):
+            return ""
+        until = now if step.state in ("running", "stopping") else step.ended
+        return span(max(until - step.began, 0.0))
 
     def _said(self, step: Step) -> Text:
         from rich.text import Text
@@ -249,6 +249,14 @@ class Live:
             (f"{len(steps) - len(shown):,} not shown" if len(shown) < len(steps) else "", "dim"),
         ]
         return Text("  ").join(Text(words, style) for words, style in parts if words)
+
+
+def _widths(names: Sequence[Text], times: Sequence[Text], width: int) -> tuple[int, int]:
+    """Return how wide names and last lines may be where signs and times are whole."""
+    room = width - max([text.cell_len for text in times], default=0) - _BLANKS
+    widest = max([text.cell_len for text in names], default=0)
+    name = max(min(widest, max(_NAME, width // 3), room - 1), 1)
+    return name, max(room - name, 1)
 
 
 def last_line(files: Sequence[Path]) -> str:
