@@ -64,6 +64,30 @@ def test_fields_of_steps_are_files_and_codes(runner):
     assert told.out("second") == "out\nerr\n3\n"
 
 
+@pytest.mark.parametrize(
+    ("a_run", "a_step", "statuses", "printed"),
+    [
+        ("", "timeoutSec: 0.2, continueOn: failure", ("timed_out", "completed"), "out\n"),
+        ("timeoutSec: 0.2", "continueOn: {}", ("cancelled", "cancelled"), "out\n"),
+        ("", "precondition: 'false', continueOn: skipped", ("skipped", "completed"), ""),
+    ],
+)
+def test_a_step_without_an_end_has_files_all_the_same(runner, a_run, a_step, statuses, printed):
+    """Who comes after a step that was late, stopped or skipped shows what it wrote; it has no exit code."""
+    told = runner.run(
+        f"""
+        {a_run}
+        handlerOn: {{exit: 'cat "${{first.stdout}}" "${{first.stderr}}"; echo "[${{first.exitCode}}${{first.output}}]"'}}
+        steps:
+          - {{name: a, id: first, command: 'echo out; sleep 9', output: A, {a_step}}}
+          - {{name: b, command: 'cat "${{first.stdout}}"; echo "[${{first.exitCode}}]"'}}
+        """
+    )
+    assert (told.statuses["a"], told.statuses["b"]) == statuses
+    assert told.out("onExit") == f"{printed}[]\n"
+    assert told.out("b") == (f"{printed}[]\n" if statuses[1] == "completed" else "")
+
+
 def test_arguments_of_commands_are_as_the_file_has_them(runner):
     """Numbers are texts there, as they are in `params`; what is in a word is not expanded again; a last line may end."""
     (runner.folder / "tasks.py").write_text("def kinds(*values):\n    return repr(values)\n")

@@ -113,7 +113,7 @@ class Work:
             attempt = current()
             special["TRACEPARENT"] = context.traceparent(attempt.node, attempt.number)
         self.own: dict[str, str] = {}
-        steps = {one: self.ends[name] for one, name in spec.ids.items() if name in self.ends}
+        steps = {one: self.ends.get(name) or _unended(context, name) for one, name in spec.ids.items()}
         self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)
         self._env: dict[str, str] | None = None
         self.shell = self.step.shell or context.shell
@@ -313,6 +313,15 @@ def _files(context: Context, logs: Logs, step: str) -> tuple[str, str]:
     """Return the files of what a step writes."""
     out, err = logs.files(step)
     return out, out if context.workflow.log_output == "merged" else err
+
+
+def _unended(context: Context, step: str) -> StepEnd:
+    """Return what is known of a step that has left nothing: it did not run, was stopped, or is under way.
+
+    On a worker its files are none of those that are there.
+    """
+    stdout, stderr = _files(context, context.logs, step) if context.kept is None else (os.devnull, os.devnull)
+    return StepEnd(code=None, stdout=stdout, stderr=stderr)
 
 
 def _may_be_there(context: Context, out: str) -> bool:
