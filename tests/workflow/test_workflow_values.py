@@ -117,6 +117,26 @@ def test_a_script_is_the_shells_where_nothing_else_is_said(runner, how):
     assert runner.run(f"steps: [{{name: a, {how}, args: [x]}}]").out("a") == "hi 1\n"
 
 
+def test_an_interpreter_that_is_no_shell_reads_commands(runner):
+    """It expands no names, so that what is known is put in; backticks are for a shell still, and arguments are its own."""
+    told = runner.run(
+        """
+        shell: python3
+        env: [V: '{"a": "x y"}']
+        preconditions: "import sys; sys.exit('${V.a}' != 'x y')"
+        steps:
+          - name: a
+            command: 'import sys; print("${DAG_NAME}", "${V.a}", "${NO}", sys.argv[1:])'
+            args: ['$V', 'b c']
+            env: [W: '`echo shell`']
+            preconditions: [{condition: '`echo $W`', expected: shell}]
+          - {name: b, command: 'echo "${V.a}"', args: [c d], shell: nice sh -c}
+        """
+    )
+    assert told.out("a") == "flow x y ${NO} ['{\"a\": \"x y\"}', 'b c']\n"
+    assert told.out("b") == "x y c d\n"
+
+
 def test_env_uses_parameters_that_are_made_when_a_run_begins(runner):
     """Also those of a command, which runs once, and again when the run is taken up: what has env in it is made after that."""
     told = runner.run(

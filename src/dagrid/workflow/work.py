@@ -19,7 +19,7 @@ from dagrid.commands import Exit, Launch
 from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
 from dagrid.workflow.references import words
-from dagrid.workflow.surroundings import shell_argv
+from dagrid.workflow.surroundings import for_backticks, for_reader, is_shell, shell_argv
 from dagrid.workflow.variables import (
     HELD,
     Expanding,
@@ -28,7 +28,6 @@ from dagrid.workflow.variables import (
     expanded,
     fitting,
     for_program,
-    for_shell,
     with_arguments,
 )
 from dagrid.workflow.warm import Returned, call
@@ -186,7 +185,7 @@ class Work:
 
     def aside(self, text: str, held: Mapping[str, str]) -> Launch:
         """Return a process for a text and variables that it needs beside those of the step, whose output is not the step's."""
-        argv = shell_argv(self.shell, text)
+        argv = shell_argv(for_backticks(self.shell), text)
         return Launch(
             argv,
             env=self._fitting(argv, {**self.env, **held}),
@@ -198,7 +197,7 @@ class Work:
 
     def question(self, text: str) -> Launch:
         """Return a process for a command that is a condition."""
-        written, held = for_shell(text, self.names)
+        written, held = for_reader(self.shell, text, self.names)
         argv = shell_argv(self.shell, written)
         return Launch(
             argv,
@@ -210,14 +209,14 @@ class Work:
 
     def shell_launch(self, text: str, words: Sequence[str] = ()) -> Generator[Launch, Exit, Launch]:
         """Return the process for a command of the step, which its shell reads, with words behind it that are as they are."""
-        written, held = for_shell(text, self.names)
-        argv = shell_argv(self.shell, with_arguments(written, words))
-        launch = yield from self.launch(argv, env={**self.env, **held} if held else None)
-        return (
-            msgspec.structs.replace(launch, said=shell_argv(self.shell, with_arguments(text, words)))
-            if held
-            else launch
-        )
+        written, held = for_reader(self.shell, text, self.names)
+        launch = yield from self.launch(self._called_with(written, words), env={**self.env, **held} if held else None)
+        return launch if written == text else msgspec.structs.replace(launch, said=self._called_with(text, words))
+
+    def _called_with(self, command: str, words: Sequence[str]) -> list[str]:
+        if is_shell(self.shell):
+            return shell_argv(self.shell, with_arguments(command, words))
+        return [*shell_argv(self.shell, command), *words]
 
     def program_text(self, text: str) -> str:
         """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in."""
