@@ -343,6 +343,13 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "7:31: continueOn.output: '[' is no regular expression",
         ],
     ),
+    "quotes of parameters are closed": (
+        "params: 'A=\"x B=1'\nsteps:\n  - {call: b, params: [C=it's, 'D=''y']}\n---\nname: b\nsteps: [x]\n",
+        [
+            "1:9: params has a quote that is not closed; close it, or write NAME: value",
+            "3:32: params has a quote that is not closed; close it, or write NAME: value",
+        ],
+    ),
     "documents have names": (
         "steps: [x]\n---\nsteps: [y]\n---\nname: b\nsteps: [y]\n---\nname: b\nsteps: [z]\n",
         [
