@@ -16,6 +16,7 @@ import msgspec
 
 from dagrid.attempt import current
 from dagrid.commands import Exit, Launch
+from dagrid.errors import StepError
 from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
 from dagrid.workflow.references import words
@@ -51,6 +52,7 @@ class Work:
         outs: all files that get its standard output: where both are one log and the output is read, also one without the errors.
         kept: where these two are found afterwards.
         ends: the ends of the steps that it may read, by name; those that did not end well are left out.
+        stop_signal: what its processes get when it is stopped.
         values: those of steps that it waits for directly, by name, for the parameters of Python functions.
     """
 
@@ -70,6 +72,7 @@ class Work:
         "stderr",
         "stdout",
         "step",
+        "stop_signal",
         "values",
     )
 
@@ -117,6 +120,7 @@ class Work:
         self._env: dict[str, str] | None = None
         self.shell = self.step.shell or context.shell
         self.folder = context.folder
+        self.stop_signal: int = signal.SIGTERM
 
     @property
     def env(self) -> dict[str, str]:
@@ -138,7 +142,7 @@ class Work:
         return self.names.layers[:4]
 
     def prepare(self) -> Generator[Launch, Exit, None]:
-        """Find out the variables of the step and its folder."""
+        """Find out the variables of the step, its folder, and what stops it."""
         for variable in self.step.env:
             self.own[variable.name] = yield from self.text(variable.value)
         if self.own:
@@ -146,6 +150,8 @@ class Work:
         if self.step.working_dir:
             said_folder = os.path.expanduser((yield from self.text(self.step.working_dir)))
             self.folder = os.path.normpath(os.path.join(self.context.folder, said_folder))
+        if self.step.signal_on_stop:
+            self.stop_signal = _signal((yield from self.text(self.step.signal_on_stop)))
 
     def text(self, text: str) -> Expanding:
         """Return a text with all that it says: `yield from work.text(...)`."""
@@ -273,12 +279,6 @@ class Work:
         return call(self, fn, args, kwargs)
 
     @property
-    def stop_signal(self) -> int:
-        """What the processes of the step get when it is stopped."""
-        named = self.step.signal_on_stop
-        return signal.Signals[named] if named else signal.SIGTERM
-
-    @property
     def is_strict(self) -> bool:
         """Whether the step fails when it writes more than may be kept, for somebody relies on all of it."""
         reader: Record = self.context.workflow
@@ -312,6 +312,13 @@ def _files(context: Context, logs: Logs, step: str) -> tuple[str, str]:
     """Return the files of what a step writes."""
     out, err = logs.files(step)
     return out, out if context.workflow.log_output == "merged" else err
+
+
+def _signal(name: str) -> int:
+    try:
+        return signal.Signals[name]
+    except KeyError:
+        raise StepError(f"There is no signal {name!r}; write one such as SIGTERM.", retryable=False) from None
 
 
 def _unended(context: Context, step: str) -> StepEnd:
