@@ -51,6 +51,13 @@ def test_what_the_first_handler_leaves_is_there_for_all(runner):
     assert (told.out("c"), told.out("onExit")) == ("1\n", 'exit {"day":1}\n')
 
 
+@pytest.mark.parametrize(("init", "ran"), [("precondition: 'false'", "completed"), ("script: exit 3", "skipped")])
+def test_a_first_handler_that_has_nothing_to_do_keeps_nobody_from_it(runner, init, ran):
+    """A workflow of which nothing had run was said to have succeeded."""
+    told = runner.run(f"handlerOn: {{init: {{command: sh, {init}}}}}\nsteps: [{{name: a, command: echo a}}]")
+    assert told.node("a").status == ran
+
+
 def test_fields_of_steps_are_files_and_codes(runner):
     """`${id.stdout}` is a file, also of a step that failed and is gone on after."""
     told = runner.run(

@@ -9,6 +9,8 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import msgspec
+
 from dagrid.graph.structure import find_cycle
 from dagrid.workflow.expressions import SPECIAL_VARIABLES
 from dagrid.workflow.forms import is_regex
@@ -94,6 +96,8 @@ def complete(workflow: Workflow, problems: Problems) -> None:
     for role, step in handlers(workflow):
         _complete_step(step, workflow.defaults, defaulted, problems)
         step.name = step.name or f"on{role.capitalize()}"
+        if role == "init":  # one that has no need to run keeps nobody from it
+            step.continue_on = msgspec.structs.replace(step.continue_on, skipped=True)
 
 
 def check(
