@@ -81,6 +81,25 @@ def test_a_script_that_ignores_to_be_stopped_is_killed_with_its_children(runner)
     assert not any(is_there(pid) for pid in pids)
 
 
+def test_the_signal_that_stops_a_step_may_be_a_variable(runner):
+    """As all texts of a step may; what it says is no signal only when the step runs."""
+    told = runner.run(
+        """
+        env: {HOW: SIGINT}
+        type: graph
+        steps:
+          - name: a
+            command: "trap 'echo int; exit' INT; while :; do sleep 0.05; done"
+            signalOnStop: $HOW
+            timeoutSec: 0.3
+          - {name: b, command: 'true', signalOnStop: '${NONE:-SIGNONE}'}
+        """
+    )
+    assert told.statuses == {"a": "timed_out", "b": "failed"}
+    assert told.out("a") == "int\n"
+    assert str(told.node("b").error) == "There is no signal 'SIGNONE'; write one such as SIGTERM."
+
+
 def test_nothing_runs_beside_a_try_that_is_being_stopped(runner):
     """What it does in its time of grace is done when its next try, what follows it and the handlers begin."""
     told = runner.run(

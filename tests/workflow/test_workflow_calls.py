@@ -144,3 +144,19 @@ def test_a_list_that_nobody_knows_is_no_list_of_its_name(runner):
     )
     assert "The items of step 'each' are '${LITS}', and there is nothing of that name." in str(told.node("each").error)
     assert runner.history.children(told.id) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("precondition: 'false'\nsteps: [x]", "has aborted: The run was stopped before it had ended: a precondition"),
+        ("timeoutSec: 0.2\nsteps: [sleep 9]", "has failed: The run took longer than its timeout of 0.2 s."),
+        ("steps: [{name: b, command: sleep 9, timeoutSec: 0.2}]", "has failed: Node 'b' took longer than its timeout"),
+        ("steps: [{command: exit 4, continueOn: failure}, exit 5]", "exited with code 5."),
+    ],
+)
+def test_who_calls_is_told_why_a_workflow_did_not_succeed(runner, said, why):
+    """Whatever ended it: no step of it failed where it ran out of time, and one that was gone on after is not why."""
+    told = runner.run(f"steps: [{{name: a, call: child}}]\n---\nname: child\n{said}")
+    assert told.status == "failed"
+    assert why in str(told.node("a").error)

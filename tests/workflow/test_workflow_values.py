@@ -51,6 +51,13 @@ def test_what_the_first_handler_leaves_is_there_for_all(runner):
     assert (told.out("c"), told.out("onExit")) == ("1\n", 'exit {"day":1}\n')
 
 
+@pytest.mark.parametrize(("init", "ran"), [("precondition: 'false'", "completed"), ("script: exit 3", "skipped")])
+def test_a_first_handler_that_has_nothing_to_do_keeps_nobody_from_it(runner, init, ran):
+    """A workflow of which nothing had run was said to have succeeded."""
+    told = runner.run(f"handlerOn: {{init: {{command: sh, {init}}}}}\nsteps: [{{name: a, command: echo a}}]")
+    assert told.node("a").status == ran
+
+
 def test_fields_of_steps_are_files_and_codes(runner):
     """`${id.stdout}` is a file, also of a step that failed and is gone on after."""
     told = runner.run(
@@ -62,6 +69,30 @@ def test_fields_of_steps_are_files_and_codes(runner):
     )
     assert told.status == "partially_succeeded"
     assert told.out("second") == "out\nerr\n3\n"
+
+
+@pytest.mark.parametrize(
+    ("a_run", "a_step", "statuses", "printed"),
+    [
+        ("", "timeoutSec: 0.2, continueOn: failure", ("timed_out", "completed"), "out\n"),
+        ("timeoutSec: 0.2", "continueOn: {}", ("cancelled", "cancelled"), "out\n"),
+        ("", "precondition: 'false', continueOn: skipped", ("skipped", "completed"), ""),
+    ],
+)
+def test_a_step_without_an_end_has_files_all_the_same(runner, a_run, a_step, statuses, printed):
+    """Who comes after a step that was late, stopped or skipped shows what it wrote; it has no exit code."""
+    told = runner.run(
+        f"""
+        {a_run}
+        handlerOn: {{exit: 'cat "${{first.stdout}}" "${{first.stderr}}"; echo "[${{first.exitCode}}${{first.output}}]"'}}
+        steps:
+          - {{name: a, id: first, command: 'echo out; sleep 9', output: A, {a_step}}}
+          - {{name: b, command: 'cat "${{first.stdout}}"; echo "[${{first.exitCode}}]"'}}
+        """
+    )
+    assert (told.statuses["a"], told.statuses["b"]) == statuses
+    assert told.out("onExit") == f"{printed}[]\n"
+    assert told.out("b") == (f"{printed}[]\n" if statuses[1] == "completed" else "")
 
 
 def test_arguments_of_commands_are_as_the_file_has_them(runner):
@@ -91,6 +122,26 @@ def test_arguments_of_commands_are_as_the_file_has_them(runner):
 def test_a_script_is_the_shells_where_nothing_else_is_said(runner, how):
     """An empty command or first line says nothing; arguments come to it all the same."""
     assert runner.run(f"steps: [{{name: a, {how}, args: [x]}}]").out("a") == "hi 1\n"
+
+
+def test_an_interpreter_that_is_no_shell_reads_commands(runner):
+    """It expands no names, so that what is known is put in; backticks are for a shell still, and arguments are its own."""
+    told = runner.run(
+        """
+        shell: python3
+        env: [V: '{"a": "x y"}']
+        preconditions: "import sys; sys.exit('${V.a}' != 'x y')"
+        steps:
+          - name: a
+            command: 'import sys; print("${DAG_NAME}", "${V.a}", "${NO}", sys.argv[1:])'
+            args: ['$V', 'b c']
+            env: [W: '`echo shell`']
+            preconditions: [{condition: '`echo $W`', expected: shell}]
+          - {name: b, command: 'echo "${V.a}"', args: [c d], shell: nice sh -c}
+        """
+    )
+    assert told.out("a") == "flow x y ${NO} ['{\"a\": \"x y\"}', 'b c']\n"
+    assert told.out("b") == "x y c d\n"
 
 
 def test_env_uses_parameters_that_are_made_when_a_run_begins(runner):

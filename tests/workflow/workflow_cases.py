@@ -343,6 +343,21 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "7:31: continueOn.output: '[' is no regular expression",
         ],
     ),
+    "what is wrong with a default is said once, where it stands": (
+        "defaults: {signalOnStop: SIGKIL}\nhandlerOn: {exit: x}\nsteps: [x, y, {command: z, signalOnStop: SIGTERM}]\n",
+        ["1:26: there is no signal 'SIGKIL'; write one such as SIGTERM. Did you mean 'SIGKILL'?"],
+    ),
+    "spans of time": (
+        "catchupWindow: 12 parsecs\nsteps: [x]\n",
+        ["1:16: catchupWindow is a span of time such as 12h or 1h30m, not '12 parsecs'"],
+    ),
+    "quotes of parameters are closed": (
+        "params: 'A=\"x B=1'\nsteps:\n  - {call: b, params: [C=it's, 'D=''y']}\n---\nname: b\nsteps: [x]\n",
+        [
+            "1:9: params has a quote that is not closed; close it, or write NAME: value",
+            "3:32: params has a quote that is not closed; close it, or write NAME: value",
+        ],
+    ),
     "documents have names": (
         "steps: [x]\n---\nsteps: [y]\n---\nname: b\nsteps: [y]\n---\nname: b\nsteps: [z]\n",
         [

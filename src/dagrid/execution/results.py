@@ -313,7 +313,8 @@ class ExecutionResult:
                 f"Nothing runs any more, and these rules never became applicable: {names}. "
                 f"Check their predicates, or mark them optional."
             )
-        raise RunError(f"The run was {self._state.cancelled or 'stopped'} before it had ended.")
+        why = f": {self._state.cancelled.removesuffix('.')}" if self._state.cancelled else ""
+        raise RunError(f"The run was stopped before it had ended{why}.")
 
     def node_result(self, name: NodeRef, *, value: bool = True) -> NodeResult:
         """Return what became of one node; without its value, if that is not to be opened.

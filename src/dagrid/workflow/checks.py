@@ -9,6 +9,8 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+import msgspec
+
 from dagrid.graph.structure import find_cycle
 from dagrid.workflow.expressions import SPECIAL_VARIABLES
 from dagrid.workflow.forms import is_regex
@@ -94,6 +96,8 @@ def complete(workflow: Workflow, problems: Problems) -> None:
     for role, step in handlers(workflow):
         _complete_step(step, workflow.defaults, defaulted, problems)
         step.name = step.name or f"on{role.capitalize()}"
+        if role == "init":  # one that has no need to run keeps nobody from it
+            step.continue_on = msgspec.structs.replace(step.continue_on, skipped=True)
 
 
 def check(
@@ -195,6 +199,7 @@ def _complete_step(step: Step, defaults: Defaults, defaulted: Sequence[str], pro
     for field in defaulted:
         if not said(step, field):
             setattr(step, field, getattr(defaults, field))
+            step.places[field] = place(defaults, field)
     step.env = defaults.env + step.env
     step.preconditions = defaults.preconditions + step.preconditions
     if step.repeat_policy is not None:
@@ -315,12 +320,13 @@ def _check_references(workflow: Workflow, problems: Problems) -> None:
     by_id = {step.id: step.name for step in workflow.steps if step.id}
     waits: dict[str, tuple[str, ...]] | None = None
     given: frozenset[str] = frozenset()
-    for step in workflow.steps:
+    last = [step for role, step in handlers(workflow) if role != "init"]
+    for step in (*workflow.steps, *last):
         for field, name, what in asked(texts(step)):
             if waits is None:
                 waits, given = dependencies(workflow), variables(workflow)
             if name in by_id:
-                if by_id[name] != step.name and not _is_behind(step.name, by_id[name], waits):
+                if step not in last and by_id[name] != step.name and not _is_behind(step.name, by_id[name], waits):
                     problems.warn(
                         place(step, field),
                         f"${{{name}.{what}}} asks a step that may not have run yet; add {_short(by_id[name])} to `depends`",

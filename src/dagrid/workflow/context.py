@@ -22,7 +22,7 @@ class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value of a step's node: how it ended and what it left. Texts are masked.
 
     Args:
-        code: its exit code.
+        code: its exit code; None if it has none.
         outputs: its output variables.
         hidden: the names of those that are not among the outputs of the run.
         apart: the names of those that say something else than `value`: a part of it, or what a person has entered.
@@ -32,7 +32,7 @@ class StepEnd(msgspec.Struct, kw_only=True, omit_defaults=True):
         written: what is in the files of its output, "stdout" or "stderr", that steps on other machines look into.
     """
 
-    code: int = 0
+    code: int | None = 0
     outputs: dict[str, str] = {}
     hidden: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ from typing import Any
 from dagrid.workflow.fields import WRONG, Form, Schema, wrong
 from dagrid.workflow.forms import SCALARS, TEXT, at, is_regex, value_text
 from dagrid.workflow.model import Param, Params
-from dagrid.workflow.parameters import TYPES, check, split
+from dagrid.workflow.parameters import TYPES, check, open_quote, split
 from dagrid.workflow.problems import Problems
 from dagrid.workflow.source import Mapping, Node, Scalar, Sequence, plain, shown
 
@@ -68,6 +68,8 @@ def _params(node: Node, label: str, problems: Problems) -> Any:
 def _params_of_text(node: Node, label: str, problems: Problems, items: list[Param]) -> None:
     text = TEXT.read(node, label, problems)
     if text is not WRONG:
+        if open_quote(text):
+            problems.add(node, f"{label} has a quote that is not closed; close it, or write NAME: value")
         items += [
             Param(name=name, value=value, places={"": at(node), "value": at(node)}) for name, value in split(text)
         ]

@@ -581,16 +581,24 @@ class _Running:
             started.detach()
             return ChildEnd(context.name, self._child.run_id, "waiting", params, questions=asked)
         result = started.finish()
-        failed = next((found for found in result.node_results.values() if found.status == "failed"), None)
         return ChildEnd(
             context.name,
             self._child.run_id,
             result.status.value,
             params,
             outputs_of(context.workflow, result),
-            (getattr(failed.error, "reason", "") or str(failed.error)) if failed is not None else "",
+            _why(result),
         )
 
     def cancel(self) -> None:
         """Stop it, the second time with its handlers."""
         self._started.run.cancel("the step that called it was stopped")
+
+
+def _why(result: ExecutionResult) -> str:
+    """Return in words why a run did not succeed, empty if it did."""
+    try:
+        result.raise_for_status()
+    except Exception as error:  # noqa: BLE001  # of any step, or of the run itself
+        return getattr(error, "reason", "") or str(error)
+    return ""

@@ -80,6 +80,7 @@ NAME = Text(r"[A-Za-z0-9_.-]+", "a name of letters, digits, '_', '.' and '-'", 4
 STEP_NAME = Text(r"[^\x00-\x1f]*[^\x00-\x1f\s][^\x00-\x1f]*", "a name: text on one line", 255)
 ID = Text(r"[A-Za-z][A-Za-z0-9_]*", "an id: a letter, then letters, digits and '_'", 255)
 CODES = Many(Number(0, 255, whole=True, wanted="an exit code from 0 to 255"))
+SPAN = Text(r"\s*(?:[0-9]+(?:\.[0-9]+)?(?:ms|[smhdw]))+\s*", "a span of time such as 12h or 1h30m")
 CONFIG = AnyMapping()
 ON_WORKER_LOST = Choice(("requeue", "fail"))
 
@@ -506,7 +507,7 @@ WORKFLOW = RecordOf(
         ),
         Field("schedule", SCHEDULE, "When it is started: cron expressions, or a mapping with start, stop and restart."),
         Field("skip_if_successful", FLAG, "A scheduled run is left out if the last one succeeded by hand."),
-        Field("catchup_window", TEXT, "How far back missed runs are made up for, as in 12h."),
+        Field("catchup_window", SPAN, "How far back missed runs are made up for, as in 12h."),
         Field("overlap_policy", Choice(("skip", "all", "latest")), "Which missed runs are made up for."),
         Field("restart_wait_sec", SECONDS, "Seconds between the stop and the start of a restart."),
         Field("env", ENV, "Variables, in order: a later one may use an earlier one."),

@@ -24,7 +24,7 @@ from dagrid.workflow.files import File
 from dagrid.workflow.model import Precondition, Record, Secret, Variable, Workflow, place
 from dagrid.workflow.parameters import Argument, compiled
 from dagrid.workflow.problems import Place, Problems
-from dagrid.workflow.variables import Asking, Names, environment, expanded, fitting, for_shell
+from dagrid.workflow.variables import Asking, Names, environment, expanded, fitting, for_program, for_shell
 
 PASSED = frozenset(("PATH", "HOME", "LANG", "TZ", "SHELL", "TERM", "USER", "LOGNAME", "TMPDIR", "TRACEPARENT"))
 PASSED_PREFIXES = ("DAGRID_", "DAGU_", "DAG_", "LC_")
@@ -129,6 +129,21 @@ def shell_argv(shell: Sequence[str], text: str) -> list[str]:
     return [*shell, text] if shell[-1] == "-c" else [*shell, "-c", text]
 
 
+def is_shell(words: Sequence[str]) -> bool:
+    """Return whether a shell is among the words that are called with a command, such as `nice bash -c`."""
+    return any(word.rpartition("/")[2] in SHELLS for word in words)
+
+
+def for_backticks(words: Sequence[str]) -> Sequence[str]:
+    """Return the words of a shell for what is in backticks: those that are called with commands, unless they are no shell."""
+    return words if is_shell(words) else default_shell(os.environ)
+
+
+def for_reader(words: Sequence[str], text: str, names: Names) -> tuple[str, dict[str, str]]:
+    """Return a command for what is called with it, a shell or another interpreter, and what that needs beside the variables."""
+    return for_shell(text, names) if is_shell(words) else (for_program(text, names), {})
+
+
 def holds(
     condition: Precondition, names: Names, launch: Asking, command: Callable[[str], Launch]
 ) -> Generator[Launch, Exit, str]:
@@ -165,10 +180,12 @@ def matches(value: str, wanted: str) -> bool:
 def unmet(context: Context) -> str:
     """Return why the run shall not begin, empty if it shall: the first precondition of its workflow that does not hold."""
     names = Names([context.given, context.variables, os.environ])
-    launch = _launcher(context.environment, context.folder, context.shell, context.secrets)
+    around = context.environment, context.folder
+    launch = _launcher(*around, for_backticks(context.shell), context.secrets)
+    read = _launcher(*around, context.shell, context.secrets)
 
     def command(text: str) -> Launch:
-        return launch(*for_shell(text, names))
+        return read(*for_reader(context.shell, text, names))
 
     for condition in context.workflow.preconditions:
         reason = driven(holds(condition, names, launch, command))
@@ -189,7 +206,7 @@ def before(context: Context, record: Record, field: str, names: Names) -> str:
     Raises:
         WorkflowError: a command in backticks fails.
     """
-    launch = _launcher(context.environment, context.folder, context.shell, context.secrets)
+    launch = _launcher(context.environment, context.folder, for_backticks(context.shell), context.secrets)
     try:
         return driven(expanded(getattr(record, field), names, launch))
     except StepError as error:

@@ -67,7 +67,7 @@ class Names:
         if end is None:
             return None
         if field == "exitCode":
-            return str(end.code)
+            return "" if end.code is None else str(end.code)
         if field == "output":
             return next(iter(end.outputs.values()), "")
         path = end.stdout if field == "stdout" else end.stderr

@@ -16,10 +16,11 @@ import msgspec
 
 from dagrid.attempt import current
 from dagrid.commands import Exit, Launch
+from dagrid.errors import StepError
 from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
 from dagrid.workflow.references import words
-from dagrid.workflow.surroundings import shell_argv
+from dagrid.workflow.surroundings import for_backticks, for_reader, is_shell, shell_argv
 from dagrid.workflow.variables import (
     HELD,
     Expanding,
@@ -28,7 +29,6 @@ from dagrid.workflow.variables import (
     expanded,
     fitting,
     for_program,
-    for_shell,
     with_arguments,
 )
 from dagrid.workflow.warm import Returned, call
@@ -52,6 +52,7 @@ class Work:
         outs: all files that get its standard output: where both are one log and the output is read, also one without the errors.
         kept: where these two are found afterwards.
         ends: the ends of the steps that it may read, by name; those that did not end well are left out.
+        stop_signal: what its processes get when it is stopped.
         values: those of steps that it waits for directly, by name, for the parameters of Python functions.
     """
 
@@ -71,6 +72,7 @@ class Work:
         "stderr",
         "stdout",
         "step",
+        "stop_signal",
         "values",
     )
 
@@ -113,11 +115,12 @@ class Work:
             attempt = current()
             special["TRACEPARENT"] = context.traceparent(attempt.node, attempt.number)
         self.own: dict[str, str] = {}
-        steps = {one: self.ends[name] for one, name in spec.ids.items() if name in self.ends}
+        steps = {one: self.ends.get(name) or _unended(context, name) for one, name in spec.ids.items()}
         self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)
         self._env: dict[str, str] | None = None
         self.shell = self.step.shell or context.shell
         self.folder = context.folder
+        self.stop_signal: int = signal.SIGTERM
 
     @property
     def env(self) -> dict[str, str]:
@@ -139,7 +142,7 @@ class Work:
         return self.names.layers[:4]
 
     def prepare(self) -> Generator[Launch, Exit, None]:
-        """Find out the variables of the step and its folder."""
+        """Find out the variables of the step, its folder, and what stops it."""
         for variable in self.step.env:
             self.own[variable.name] = yield from self.text(variable.value)
         if self.own:
@@ -147,6 +150,8 @@ class Work:
         if self.step.working_dir:
             said_folder = os.path.expanduser((yield from self.text(self.step.working_dir)))
             self.folder = os.path.normpath(os.path.join(self.context.folder, said_folder))
+        if self.step.signal_on_stop:
+            self.stop_signal = _signal((yield from self.text(self.step.signal_on_stop)))
 
     def text(self, text: str) -> Expanding:
         """Return a text with all that it says: `yield from work.text(...)`."""
@@ -186,7 +191,7 @@ class Work:
 
     def aside(self, text: str, held: Mapping[str, str]) -> Launch:
         """Return a process for a text and variables that it needs beside those of the step, whose output is not the step's."""
-        argv = shell_argv(self.shell, text)
+        argv = shell_argv(for_backticks(self.shell), text)
         return Launch(
             argv,
             env=self._fitting(argv, {**self.env, **held}),
@@ -198,7 +203,7 @@ class Work:
 
     def question(self, text: str) -> Launch:
         """Return a process for a command that is a condition."""
-        written, held = for_shell(text, self.names)
+        written, held = for_reader(self.shell, text, self.names)
         argv = shell_argv(self.shell, written)
         return Launch(
             argv,
@@ -210,14 +215,14 @@ class Work:
 
     def shell_launch(self, text: str, words: Sequence[str] = ()) -> Generator[Launch, Exit, Launch]:
         """Return the process for a command of the step, which its shell reads, with words behind it that are as they are."""
-        written, held = for_shell(text, self.names)
-        argv = shell_argv(self.shell, with_arguments(written, words))
-        launch = yield from self.launch(argv, env={**self.env, **held} if held else None)
-        return (
-            msgspec.structs.replace(launch, said=shell_argv(self.shell, with_arguments(text, words)))
-            if held
-            else launch
-        )
+        written, held = for_reader(self.shell, text, self.names)
+        launch = yield from self.launch(self._called_with(written, words), env={**self.env, **held} if held else None)
+        return launch if written == text else msgspec.structs.replace(launch, said=self._called_with(text, words))
+
+    def _called_with(self, command: str, words: Sequence[str]) -> list[str]:
+        if is_shell(self.shell):
+            return shell_argv(self.shell, with_arguments(command, words))
+        return [*shell_argv(self.shell, command), *words]
 
     def program_text(self, text: str) -> str:
         """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in."""
@@ -274,12 +279,6 @@ class Work:
         return call(self, fn, args, kwargs)
 
     @property
-    def stop_signal(self) -> int:
-        """What the processes of the step get when it is stopped."""
-        named = self.step.signal_on_stop
-        return signal.Signals[named] if named else signal.SIGTERM
-
-    @property
     def is_strict(self) -> bool:
         """Whether the step fails when it writes more than may be kept, for somebody relies on all of it."""
         reader: Record = self.context.workflow
@@ -313,6 +312,22 @@ def _files(context: Context, logs: Logs, step: str) -> tuple[str, str]:
     """Return the files of what a step writes."""
     out, err = logs.files(step)
     return out, out if context.workflow.log_output == "merged" else err
+
+
+def _signal(name: str) -> int:
+    try:
+        return signal.Signals[name]
+    except KeyError:
+        raise StepError(f"There is no signal {name!r}; write one such as SIGTERM.", retryable=False) from None
+
+
+def _unended(context: Context, step: str) -> StepEnd:
+    """Return what is known of a step that has left nothing: it did not run, was stopped, or is under way.
+
+    On a worker its files are none of those that are there.
+    """
+    stdout, stderr = _files(context, context.logs, step) if context.kept is None else (os.devnull, os.devnull)
+    return StepEnd(code=None, stdout=stdout, stderr=stderr)
 
 
 def _may_be_there(context: Context, out: str) -> bool:
