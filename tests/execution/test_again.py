@@ -171,9 +171,11 @@ def test_what_the_graph_grew_by_does_not_run_anew(log: str, folder: str) -> None
 
 def test_a_handler_of_a_success_is_done_once_though_the_process_dies_in_the_next(log: str, folder: str) -> None:
     """Nothing runs again by which the run could end otherwise, so what was done for its success stays done."""
-    handlers = [("on_success", step, "success"), ("on_exit", dying, "exit")]
-    nodes = [Node("a", partial(step, log, "a"))]
-    nodes += [Node(name, partial(fn, log, name), handler=word) for name, fn, word in handlers]
+    nodes = [
+        Node("a", partial(step, log, "a")),
+        Node("on_success", partial(step, log, "on_success"), handler="success"),
+        Node("on_exit", partial(dying, log, "on_exit"), handler="exit"),
+    ]
     say(log, "fail", "a")
     assert not DAG(nodes).run(backend="inline", checkpoint=folder, run_id="run").ok
     take_back(log)
