@@ -8,6 +8,7 @@ import time
 import pytest
 
 from dagrid.cli.exits import Exit
+from dagrid.workflow import running
 from tests.cli.conftest import PATIENCE, appeared, process
 
 NESTED = """
@@ -84,6 +85,21 @@ def test_a_person_is_asked_in_what_was_called(dagrid, history, nested, which):
     assert dagrid("approve", *where, "--input", "WHY=so").code == 0
     assert [(nested / name).read_text() for name in ("first", "last", "after")] == ["x\n", "so\n", ""]
     assert {info.status for info in history.runs(children=True)} == {"succeeded"}
+
+
+def test_a_process_that_ends_when_it_has_kept_an_answer_leaves_a_run_to_go_on_with(dagrid, history, nested):
+    """What was called does not wait any more, and what has called it still does: whoever answers once more hears what to do."""
+    dagrid("start", "nested.yaml", "-q")
+    (run,) = history.runs()
+    _, leaf = history.children(run.run)
+    running.answer(history, leaf.run, signals={"ask": {"WHY": "so"}})
+    assert [history.info(one.run).status for one in (run, leaf)] == ["waiting", "interrupted"]
+    assert "dagrid retry goes on with it" in dagrid("status", leaf.run).out
+    said = dagrid("approve", run.run, "--input", "WHY=no")
+    assert said.code == Exit.USAGE
+    assert f"dagrid retry {run.run}" in said.err
+    assert dagrid("retry", run.run, "-q").code == 0
+    assert (nested / "last").read_text() == "so\n"
 
 
 def test_a_run_waits_for_a_person(dagrid, history, files):

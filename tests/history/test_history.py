@@ -27,6 +27,7 @@ from dagrid.errors import (
     RunHeldError,
     RunStateError,
     StoreError,
+    StoreVersionError,
     UnknownRunError,
 )
 from dagrid.history import About, History, file_name, new_id, owners
@@ -238,6 +239,17 @@ def test_a_run_that_has_begun_is_gone_on_with(history):
         with pytest.raises(RunHeldError, match=f"process {os.getpid()}"):
             history.reopen(run)
     assert history.info(run).status == "failed"
+
+
+@pytest.mark.parametrize("kept", [b'{"kind":"pipe"}', b'{"kind":"workfl', b'{"name":"\xff"}'])
+def test_a_run_of_which_cannot_be_read_what_it_is_of_is_not_gone_on_with(history, kept):
+    """A newer dagrid has kept it, or it is damaged: it is shown, but would be performed as something else, and stays as it is."""
+    run = ended(history, status="failed")
+    history.checkpoint.store.describe(run, kept)
+    assert history.info(run).status == "failed"
+    with pytest.raises(StoreVersionError, match="newer dagrid's, or damaged"):
+        history.reopen(run)
+    assert history.checkpoint.store.about(run) == kept
 
 
 def test_a_process_forked_off_does_not_pass_for_the_owner(history, perform):

@@ -219,6 +219,15 @@ def test_a_damaged_journal_is_not_read_as_a_short_one(tmp_path):
             list(store.read("run", 2))
 
 
+def test_a_damaged_file_of_which_sqlite_says_what_is_no_text(tmp_path):
+    """Its message quotes what is damaged."""
+    file = tmp_path / "runs.db"
+    SQLiteStore(file).close()
+    file.write_bytes(file.read_bytes().replace(b"CREATE TABLE runs", b"CREATE \xffABLE runs"))
+    with pytest.raises(StoreError, match=r"malformed.*Restore"):
+        SQLiteStore(file)
+
+
 def test_a_segment_is_a_list_of_bytes():
     """Anything else that MessagePack can say is no journal."""
     with pytest.raises(StoreError, match="damaged"):

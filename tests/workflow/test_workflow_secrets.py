@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dagrid.errors import RunStateError, WorkflowError
+from dagrid.errors import RunStateError, StepError, WorkflowError
 
 SECRET = "s3cret-t0ken"
 
@@ -39,6 +39,28 @@ def test_secrets_are_masked_wherever_they_would_be_seen(runner, monkeypatch):
 
 def _places_of(secret, folder):
     return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize("again", ["", "repeatPolicy: {repeat: while, exitCode: [1], limit: 1, intervalSec: 0}"])
+@pytest.mark.parametrize("step", ["call: 'no${TOK}'", "call: child, stdout: '/dev/null/${TOK}'"])
+def test_a_secret_in_what_a_step_fails_with_is_masked(runner, monkeypatch, step, again):
+    """Whoever raises it, and also where the step would have been run again but for the number of times."""
+    monkeypatch.setenv("TOKEN_OF_MINE", SECRET)
+    told = runner.run(
+        f"""
+        secrets: [{{name: TOK, provider: env, key: TOKEN_OF_MINE}}]
+        steps: [{{name: a, {step}, {again}}}]
+        ---
+        name: child
+        steps: ['true']
+        """
+    )
+    error = told.node("a").error
+    assert "*******" in str(error)
+    assert SECRET not in str(error)
+    assert isinstance(error, StepError)
+    runner.history.close()
+    assert _places_of(SECRET, runner.folder / "home") == []
 
 
 @pytest.mark.parametrize("items", ["", "parallel: ['${TOK}', 'x ${TOK}'],"])

@@ -158,9 +158,10 @@ class History(Catalog):
             UnknownRunError: there is no such run.
             RunHeldError: a process performs it; `.pid` says which.
             RunStateError: it waits in a queue.
+            StoreVersionError: what is kept of it cannot be read.
         """
         record = self._record(run_id)
-        about = self._about(run_id) or About(name=record.name)
+        about = self._kept_about(run_id) or About(name=record.name)
         if record.ended:
             about = msgspec.structs.replace(about, stopping="")
         info = self._info(record, about=about)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dagrid.config import expanded
-from dagrid.errors import StoreError, UnknownRunError, hint, nearest
+from dagrid.errors import StoreError, StoreVersionError, UnknownRunError, hint, nearest
 from dagrid.execution.recording import Checkpoint
 from dagrid.history import owners
 from dagrid.history.places import LOCK, About, file_name
@@ -198,10 +198,25 @@ class Catalog:
 
     def _about(self, run: str) -> About | None:
         try:
-            data = self.checkpoint.store.about(run) or self._about_before(run)
-            return msgspec.json.decode(data, type=About) if data else None
-        except (msgspec.DecodeError, UnknownRunError):  # a newer dagrid's; or somebody has just removed it
+            return self._kept_about(run)
+        except (StoreVersionError, UnknownRunError):  # or somebody has just removed it
             return None
+
+    def _kept_about(self, run: str) -> About | None:
+        """Return what is kept of a run beside its journal, None where nothing is.
+
+        Raises:
+            StoreVersionError: it cannot be read.
+            UnknownRunError: there is no such run.
+        """
+        data = self.checkpoint.store.about(run) or self._about_before(run)
+        try:
+            return msgspec.json.decode(data, type=About) if data else None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StoreVersionError(
+                f"What the store keeps of run {run!r} is a newer dagrid's, or damaged ({error}). Go on with it by that one, or "
+                f"restore the store from a copy."
+            ) from error
 
     def _about_before(self, run: str) -> bytes | None:
         """Return what earlier versions kept among the values."""

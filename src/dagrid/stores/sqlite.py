@@ -41,6 +41,9 @@ AGAIN = 0.01
 # And between two tries to write to a disk that is full, where that is waited for.
 NO_ROOM = 0.5
 
+# What SQLite raises; the second where its own message has what is damaged in it, and that is no text.
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 _log = logging.getLogger("dagrid.store")
 
 Answer = TypeVar("Answer")
@@ -295,7 +298,7 @@ class _Connection:
             self._connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-        except sqlite3.Error as error:
+        except ERRORS as error:
             self.close()
             raise _explained(path, error) from error
 
@@ -304,7 +307,7 @@ class _Connection:
         with self._lock:
             try:
                 yield self._opened()
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise _explained(self._path, error) from error
 
     def transact(self, what: Callable[[sqlite3.Connection], Answer]) -> Answer:
@@ -321,7 +324,7 @@ class _Connection:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 raise _explained(self._path, error) from error
             return answer
 
@@ -482,10 +485,12 @@ def _is_full(error: StoreError) -> bool:
     return code & 0xFF == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE
 
 
-def _explained(path: Path, error: sqlite3.Error) -> StoreError:
+def _explained(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
     """Return what SQLite says, with the file and what to do."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    remedy = _REMEDIES.get(code, "Look at the file, its folder and the disk.")
+    if isinstance(error, UnicodeDecodeError):
+        return StoreError(f"{path}: database disk image is malformed. {_REMEDIES[sqlite3.SQLITE_CORRUPT]}")
+    code = getattr(error, "sqlite_errorcode", 0)
+    remedy = _REMEDIES.get(code) or _REMEDIES.get(code & 0xFF, "Look at the file, its folder and the disk.")
     return StoreError(f"{path}: {error}. {remedy}")
 
 
@@ -494,6 +499,7 @@ _REMEDIES = {
     sqlite3.SQLITE_CANTOPEN: "Choose a path that can be read and written, and that is no folder.",
     sqlite3.SQLITE_CORRUPT: "Restore the file from a copy.",
     sqlite3.SQLITE_FULL: "The disk is full: make room.",
+    sqlite3.SQLITE_IOERR_SHMSIZE: "The disk is full: make room.",
     sqlite3.SQLITE_NOTADB: "It is no store: choose another file; this one was not changed.",
     sqlite3.SQLITE_READONLY: "Make the file and its folder writable, or choose another place.",
     sqlite3.SQLITE_TOOBIG: "An append and a snapshot hold at most 1 GB each: append less at once.",

@@ -57,9 +57,24 @@ def _perform(spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str
     context = CURRENT.get()
     try:
         return (yield from _performed(context, spec, ends, extra))
-    except TaskError as error:
-        error.args = (masked(error.message, context.secrets),)
-        raise
+    except Exception as error:
+        told = _hidden(error, context.secrets)
+        if told is error:
+            raise
+        raise told from None
+
+
+def _hidden(error: Exception, secrets: Sequence[str]) -> Exception:
+    """Return what a step has raised, or something like it, without what is secret in its words."""
+    if isinstance(error, RepeatTask):
+        error.instead = error.instead and _hidden(error.instead, secrets)
+    elif isinstance(error, TaskError):
+        error.args = (masked(error.message, secrets),)
+    elif not isinstance(error, (SkipTask, WaitForSignal)):  # the words of these are masked where they are made
+        text = str(error)
+        told = masked(text, secrets)
+        return error if told == text else StepError(told)
+    return error
 
 
 def _performed(context: Context, spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str]) -> Performing:

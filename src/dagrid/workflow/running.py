@@ -15,7 +15,7 @@ import msgspec
 
 from dagrid.assemble import restart, view
 from dagrid.assemble import start as start_graph
-from dagrid.errors import DagridError, UnknownRunError, WorkflowError, WorkflowNotFoundError
+from dagrid.errors import DagridError, RunStateError, UnknownRunError, WorkflowError, WorkflowNotFoundError
 from dagrid.execution.backends.command import CommandBackend
 from dagrid.execution.backends.inline import InlineBackend
 from dagrid.execution.results import ExecutionResult
@@ -292,7 +292,7 @@ def go_on(
         InvalidSettingError: it was not told all that it asks for; the run waits on.
     """
     with ExitStack() as closing:
-        served = True if fleet is ABSENT else None
+        served = history.about(run_id).served if fleet is ABSENT else None
         place = closing.enter_context(history.reopen(run_id, take_over=take_over, served=served))
         about = place.about
         if about.kind != "workflow":
@@ -360,7 +360,16 @@ def answer(
     if whole.run != run_id:
         history.reopen(whole.run, take_over=take_over, served=served).close()  # or it says who performs it
     params = history.about(run_id).params  # as they are kept: no step runs here that would read a secret in them
-    started = go_on(history, run_id, params=params, signals=signals, rejects=rejects, take_over=take_over, fleet=ABSENT)
+    said: dict[str, Any] = {"signals": signals, "rejects": rejects, "take_over": take_over}
+    try:
+        started = go_on(history, run_id, params=params, fleet=ABSENT, **said)
+    except RunStateError as error:
+        if whole.run == run_id:
+            raise
+        raise RunStateError(
+            f"{error} If it has been answered, go on with the run that waits for that: dagrid retry {whole.run}",
+            error.status,
+        ) from None
     if started.run.done:  # nothing followed
         started.finish()
     else:

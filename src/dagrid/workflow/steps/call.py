@@ -39,7 +39,7 @@ class Call:
         if step.parallel is None:
             params = yield from _params(work, step.params)
             (end,) = yield from _run(work, [_child(work, name, params, 0)], 1)
-            _write([*work.outs, *beside], _shown(end))
+            _write(work, [*work.outs, *beside], _shown(end))
             if end.status not in GOOD:
                 failure = StepError(f"The workflow {name!r} has {end.status}{_why(end)} (run {end.run_id}).", step.name)
                 failure.reason = end.reason
@@ -54,6 +54,7 @@ class Call:
         ends = yield from _run(work, children, step.parallel.max_concurrent)
         failed = [end for end in ends if end.status not in GOOD]
         _write(
+            work,
             [*work.outs, *beside],
             {
                 "summary": {"total": len(ends), "succeeded": len(ends) - len(failed), "failed": len(failed)},
@@ -197,8 +198,14 @@ def _shown(end: ChildEnd) -> dict[str, Any]:
     return {**shown, "outputs": end.outputs, "status": end.status}
 
 
-def _write(paths: Sequence[str], document: Any) -> None:
+def _write(work: Work, paths: Sequence[str], document: Any) -> None:
     text = json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     for path in paths:
-        with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o666)) as file:
-            file.write(text)
+        try:
+            with open(path, "a", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o666)) as file:
+                file.write(text)
+        except OSError as error:
+            raise StepError(
+                f"The output of {work.step.name!r} is not complete: {path!r} cannot be written: {error.strerror}.",
+                work.step.name,
+            ) from None
