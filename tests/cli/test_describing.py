@@ -290,6 +290,16 @@ def test_where_every_value_came_from(dagrid, tmp_path, monkeypatch):
     assert len(table) == len(SETTINGS) + 1
 
 
+def test_what_a_file_says_is_named_by_its_key_too(dagrid, folder, monkeypatch):
+    """The place alone does not say which of the settings there is meant."""
+    monkeypatch.delenv("DAGRID_TZ")
+    (folder / "mine.yaml").write_text("tz: Mars\nexec: {workdir: nowhere}\n")
+    said = dagrid("-c", "mine.yaml", "history")
+    assert (said.code, "mine.yaml:1:1: tz is a time zone" in said.err) == (Exit.USAGE, True), said.err
+    said = dagrid("-c", "mine.yaml", "exec", "--tz", "UTC", "--", "true")
+    assert (said.code, "mine.yaml:2:8: exec.workdir: there is no folder" in said.err) == (Exit.USAGE, True), said.err
+
+
 def test_one_setting(dagrid):
     """Its value alone, for scripts."""
     assert dagrid("config", "home").out == f"{os.environ['DAGRID_HOME']}\n"

@@ -134,7 +134,9 @@ def config(tmp_path: Path, text: str, name: str = "config.yaml") -> Config:
         ("quiet: true\nquiet: false", r"^[^ ]+:2:1: there are two values of 'quiet'. Keep one.$"),
         ("paths: {dagsDir: a, dags_dir: b}", r":1:21: dags_dir is dagsDir in another spelling. Keep one"),
         ("- quiet", "settings are a mapping of names, not list"),
-        ("a: [", r":2:1: "),
+        ("a: [", r":2:1: this is no YAML: .*\. Check quotes, and the indentation"),
+        ("history:\n\tlimit: 3", r":2:1: this is no YAML: .*\. Check .* indentation, which is of spaces alone"),
+        ("resources: {gpu: 0}", r":1:1: resources is NAME=number greater than 0, not 'gpu=0'"),
         ("tz: \x00", "this is no YAML"),
     ],
 )

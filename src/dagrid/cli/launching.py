@@ -236,6 +236,6 @@ def refuse_both(call: Call, *names: str) -> None:
     Raises:
         InvalidSettingError: more than one was given.
     """
-    said = [call.config.value(name).source for name in names if call.config[name]]
+    said = [call.config.value(name).named for name in names if call.config[name]]
     if len(said) > 1:
         raise InvalidSettingError(f"{' and '.join(said)} each say what is to be started. Keep one of them.")
