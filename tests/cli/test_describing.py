@@ -328,6 +328,11 @@ def test_a_password_is_not_shown(dagrid, monkeypatch):
     monkeypatch.setenv("DAGRID_STORE", "postgre://me:open-sesame@db/runs")
     said = dagrid("history")
     assert (said.code, "open-sesame" in said.err) == (Exit.USAGE, False)
+    monkeypatch.delenv("DAGRID_STORE")
+    monkeypatch.setenv("DAGRID_BACKEND", "celery?broker=redis://me:open-sesame@there/0&key=open-sesame&queue=mine")
+    for arguments in (["config"], ["config", "backend"], ["config", "--json"]):
+        said = dagrid(*arguments).out
+        assert "celery?broker=redis://me:***@there/0&key=***&queue=mine" in said
 
 
 def test_a_store_that_is_no_database(dagrid, folder):
