@@ -283,6 +283,9 @@ def test_what_would_have_no_effect_is_refused(dagrid, history, folder):
     (folder / "flow.yaml").write_text("params: X=1\nsteps: [echo]\n")
     for arguments, why in (
         (("start", "flow.yaml", "--backend", "thread"), "is for graphs of Python's"),
+        (("start", "flow.yaml", "--settings", "nodes.yaml"), "--settings is for graphs of Python's"),
+        (("graph", "flow.yaml", "--settings", "nodes.yaml"), "--settings is for graphs of Python's"),
+        (("start", "flow:never", "--worker.labels", "gpu=true"), "--worker.labels is for workflows"),
         (("exec", "--dotenv", "nofile", "--", "true"), "there is no file nofile"),
         (("start", "flow.yaml", "-p", "X='a b"), "a quote that is not closed: 'a"),
         (("start", "flow.yaml", "-N", ""), "is a name"),

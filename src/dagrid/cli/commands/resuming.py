@@ -8,7 +8,7 @@ import click
 
 from dagrid.cli.calls import Call
 from dagrid.cli.fleets import backend_of, fleet_of, left_alone, names_workers
-from dagrid.cli.launching import left_to_coordinator, queued_anew, refuse_backend, start_like
+from dagrid.cli.launching import OF_GRAPHS, left_to_coordinator, queued_anew, refuse_without_effect, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
 from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
@@ -174,7 +174,7 @@ def _answer(call: Call, run: str, **said: Any) -> int:
 
 def _go_on(call: Call, info: RunInfo, **how: Any) -> int:
     """Go on with a run of a workflow, and return the exit code. Raises InvalidSettingError: a backend is named."""
-    refuse_backend(call)
+    refuse_without_effect(call, OF_GRAPHS)
     from dagrid.workflow.running import go_on
 
     watched = Watched(call, info.name)
