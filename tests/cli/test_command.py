@@ -287,6 +287,7 @@ def test_what_would_have_no_effect_is_refused(dagrid, history, folder):
         (("graph", "flow.yaml", "--settings", "nodes.yaml"), "--settings is for graphs of Python's"),
         (("start", "flow:never", "--worker.labels", "gpu=true"), "--worker.labels is for workflows"),
         (("exec", "--dotenv", "nofile", "--", "true"), "there is no file nofile"),
+        (("exec", "--", ""), "dagrid: The command is empty. Name a program behind --"),
         (("start", "flow.yaml", "-p", "X='a b"), "a quote that is not closed: 'a"),
         (("start", "flow.yaml", "-N", ""), "is a name"),
         (("start", "flow.yaml", "-N", "a" * 300), "is a name"),

@@ -100,6 +100,8 @@ def test_workflows_by_name(dagrid, files, tmp_path):
     said = dagrid("validate", "nihgtly")
     assert said.code == Exit.UNKNOWN
     assert "Did you mean 'nightly'?" in said.out
+    (files / "folder.yaml").mkdir()
+    assert "Did you mean" not in dagrid("validate", "folder").out
     assert dagrid("validate", "nightly", "--dags", files).code == Exit.UNKNOWN
 
 

@@ -208,7 +208,7 @@ def _not_found(name: str, folder: Path) -> WorkflowNotFoundError:
     found = []
     for place in (Path(), folder):
         if place.is_dir():
-            found += [one.name for one in place.iterdir() if one.suffix in (".yaml", ".yml")]
+            found += [one.name for one in place.iterdir() if one.suffix in (".yaml", ".yml") and one.is_file()]
     near = nearest(name, [*found, *(Path(one).stem for one in found)])
     message = f"there is no such workflow, neither here nor in {folder}.{hint(near)}"
     return WorkflowNotFoundError([Problem(name, 0, 0, message)])

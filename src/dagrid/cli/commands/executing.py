@@ -62,6 +62,10 @@ def one_step(call: Call, words: tuple[str, ...]) -> File:
 
     config = call.config
     checked_texts(words)
+    if not words[0].strip():
+        raise InvalidSettingError(
+            "The command is empty. Name a program behind --, as in: dagrid exec -- rsync -a data/ backup/"
+        )
     program = re.sub(r"[^A-Za-z0-9_.-]+", "_", os.path.basename(words[0].split()[0] if words[0].split() else "")).strip(
         "_."
     )
