@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagrid.config import SETTINGS, Config, Setting
+from dagrid.config import SETTINGS, Config, Setting, settings_of
 from dagrid.config.kinds import FLAG
 from dagrid.config.table import schema
 from dagrid.config.times import duration, moment, zone
@@ -88,6 +88,23 @@ def test_no_two_settings_share_a_name():
         flags = [flag for one in SETTINGS for flag in one.flags if not one.commands or command in one.commands]
         assert sorted(flags) == sorted(set(flags)), command
     assert all(one.flags or one.secret for one in SETTINGS), "what others must not see has no place on a command line"
+
+
+@pytest.mark.parametrize(
+    ("command", "short"),
+    [
+        ("coordinator", {"-H": "coordinator.host", "-P": "coordinator.port"}),
+        ("start-all", {"-s": "host", "-p": "port", "-H": "coordinator.host", "-P": "coordinator.port"}),
+        ("worker", {"-w": "worker.id", "-m": "worker.max_active_runs", "-l": "worker.labels"}),
+        ("start", {"-p": "params", "-N": "name", "-r": "run_id"}),
+        ("dequeue", {"-d": "dag_run"}),
+        ("history", {"-f": "history.format", "-l": "history.limit", "-r": "run_id"}),
+    ],
+)
+def test_short_flags_are_those_that_people_know(command, short):
+    """Scripts that were written for the engine whose format this is need no other letters."""
+    flags = {flag: one.name for one in settings_of(command) for flag in one.flags}
+    assert short.items() <= flags.items()
 
 
 def test_where_the_home_is(tmp_path):
