@@ -103,6 +103,10 @@ def test_workflows_by_name(dagrid, files, tmp_path):
     (files / "folder.yaml").mkdir()
     assert "Did you mean" not in dagrid("validate", "folder").out
     assert dagrid("validate", "nightly", "--dags", files).code == Exit.UNKNOWN
+    for name in ("nightly", "good", "empty"):  # folders, which are no workflows
+        (files / name).mkdir()
+    assert dagrid("validate", "nightly", "good").code == 0
+    assert "Is a directory" in dagrid("validate", "empty").out
 
 
 # schema

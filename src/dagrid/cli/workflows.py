@@ -50,11 +50,12 @@ def load_workflow(call: Call, target: str) -> File:
             f"this is Python and no workflow; a graph runs with dagrid start {graph}, and dagrid graph {graph} shows it"
         )
         raise WorkflowError([Problem(target, 0, 0, message)])
-    if find(target, ".") is None and not path.exists() and path.name == target:
+    is_there = path.exists()
+    if find(target, ".") is None and (not is_there or path.is_dir()) and path.name == target:
         known = find(target, call.dags)
-        if known is None:
+        if known is None and not is_there:
             raise _not_found(target, call.dags)
-        path = known
+        path = known or path
     return compiled.load(path, call.config.home)
 
 
