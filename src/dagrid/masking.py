@@ -9,6 +9,7 @@ MASK = "*******"
 _MASK = MASK.encode()
 _PASSWORD = re.compile(r"(?<=://)([^:/?#@]*):(.*)@", re.DOTALL)
 _SETTING = re.compile(r"(?<=[?&]password=)[^&]*")
+_KEY = re.compile(r"([?&](?:signing_)?key=)[^&]*")
 
 
 class Masker:
@@ -77,8 +78,8 @@ def masked(text: str, secrets: Iterable[str | bytes]) -> str:
 
 
 def without_password(url: str) -> str:
-    """Return a URL as it may be shown: with `***` in place of a password."""
-    return _SETTING.sub("***", _PASSWORD.sub(r"\1:***@", url))
+    """Return a URL as it may be shown: with `***` in place of a password or a key."""
+    return _KEY.sub(r"\1***", _SETTING.sub("***", _PASSWORD.sub(r"\1:***@", url)))
 
 
 def passwords(url: str) -> set[str]:

@@ -129,6 +129,23 @@ def test_a_person_refuses(dagrid, history, files):
     assert history.runs()[0].status == "failed"
 
 
+@pytest.mark.parametrize("command", ["approve", "reject"])
+def test_the_run_is_named_by_its_flag_too(dagrid, history, files, command):
+    """As for any command that is given a run; one that is told none says what to name."""
+    assert dagrid("start", "gate.yaml", "-q").code == Exit.WAITING
+    said = dagrid(command)
+    assert (
+        said.code,
+        f"Name the run: its id, the beginning of it, or a name, as in: dagrid {command}" in said.err,
+    ) == (
+        Exit.USAGE,
+        True,
+    )
+    (info,) = history.runs()
+    dagrid(command, "--run-id", info.run, *(("--input", "TICKET=1") if command == "approve" else ()))
+    assert history.runs()[0].status == ("succeeded" if command == "approve" else "failed")
+
+
 def test_a_run_that_waits_can_be_stopped(dagrid, history, files):
     """Nobody performs it, and still it ends; so does one that waits in a queue."""
     assert dagrid("start", "gate.yaml", "-q").code == Exit.WAITING

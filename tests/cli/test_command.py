@@ -20,6 +20,7 @@ from dagrid.config import settings_of
 from dagrid.errors import InternalError
 
 ROOT = Path(__file__).parents[2]
+needs_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no such device")
 
 
 def test_every_command_says_what_it_does(dagrid):
@@ -207,13 +208,27 @@ def test_where_nobody_listens(closed):
         assert done.returncode == code, done.stderr
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no such device")
+@needs_full_device
 def test_data_that_cannot_be_written():
     """It is said, and the code tells it too: who reads the file later must not take it for whole."""
     line = f"{sys.executable} -m dagrid schema > /dev/full"
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == Exit.USAGE
     assert done.stderr == "dagrid: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "lost", ["2>&1 | true", "2> >(true)", "--json | true", pytest.param("2>/dev/full", marks=needs_full_device)]
+)
+def test_the_code_tells_of_a_run_whatever_becomes_of_what_is_said(dagrid, folder, lost):
+    """A run that failed has failed, and one that succeeded has succeeded, though nobody reads it or there is no room for it."""
+    for name, step, code in (("good", "sleep 0.2", 0), ("bad", "sleep 0.2; exit 3", Exit.FAILED)):
+        (folder / f"{name}.yaml").write_text(f"steps: [{{command: '{step}'}}]\n")
+        line = f"{sys.executable} -m dagrid start {name}.yaml {lost}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=False)
+        assert (name, done.returncode, done.stdout) == (name, code, "")
+    line = f"{sys.executable} -m dagrid start nothing.yaml {lost}; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", line], capture_output=True, timeout=30, check=False).returncode == Exit.UNKNOWN
 
 
 def test_what_is_written_at_the_end_is_not_lost():
@@ -283,7 +298,11 @@ def test_what_would_have_no_effect_is_refused(dagrid, history, folder):
     (folder / "flow.yaml").write_text("params: X=1\nsteps: [echo]\n")
     for arguments, why in (
         (("start", "flow.yaml", "--backend", "thread"), "is for graphs of Python's"),
+        (("start", "flow.yaml", "--settings", "nodes.yaml"), "--settings is for graphs of Python's"),
+        (("graph", "flow.yaml", "--settings", "nodes.yaml"), "--settings is for graphs of Python's"),
+        (("start", "flow:never", "--worker.labels", "gpu=true"), "--worker.labels is for workflows"),
         (("exec", "--dotenv", "nofile", "--", "true"), "there is no file nofile"),
+        (("exec", "--", ""), "dagrid: The command is empty. Name a program behind --"),
         (("start", "flow.yaml", "-p", "X='a b"), "a quote that is not closed: 'a"),
         (("start", "flow.yaml", "-N", ""), "is a name"),
         (("start", "flow.yaml", "-N", "a" * 300), "is a name"),

@@ -100,7 +100,13 @@ def test_workflows_by_name(dagrid, files, tmp_path):
     said = dagrid("validate", "nihgtly")
     assert said.code == Exit.UNKNOWN
     assert "Did you mean 'nightly'?" in said.out
+    (files / "folder.yaml").mkdir()
+    assert "Did you mean" not in dagrid("validate", "folder").out
     assert dagrid("validate", "nightly", "--dags", files).code == Exit.UNKNOWN
+    for name in ("nightly", "good", "empty"):  # folders, which are no workflows
+        (files / name).mkdir()
+    assert dagrid("validate", "nightly", "good").code == 0
+    assert "Is a directory" in dagrid("validate", "empty").out
 
 
 # schema
@@ -290,6 +296,16 @@ def test_where_every_value_came_from(dagrid, tmp_path, monkeypatch):
     assert len(table) == len(SETTINGS) + 1
 
 
+def test_what_a_file_says_is_named_by_its_key_too(dagrid, folder, monkeypatch):
+    """The place alone does not say which of the settings there is meant."""
+    monkeypatch.delenv("DAGRID_TZ")
+    (folder / "mine.yaml").write_text("tz: Mars\nexec: {workdir: nowhere}\n")
+    said = dagrid("-c", "mine.yaml", "history")
+    assert (said.code, "mine.yaml:1:1: tz is a time zone" in said.err) == (Exit.USAGE, True), said.err
+    said = dagrid("-c", "mine.yaml", "exec", "--tz", "UTC", "--", "true")
+    assert (said.code, "mine.yaml:2:8: exec.workdir: there is no folder" in said.err) == (Exit.USAGE, True), said.err
+
+
 def test_one_setting(dagrid):
     """Its value alone, for scripts."""
     assert dagrid("config", "home").out == f"{os.environ['DAGRID_HOME']}\n"
@@ -318,6 +334,11 @@ def test_a_password_is_not_shown(dagrid, monkeypatch):
     monkeypatch.setenv("DAGRID_STORE", "postgre://me:open-sesame@db/runs")
     said = dagrid("history")
     assert (said.code, "open-sesame" in said.err) == (Exit.USAGE, False)
+    monkeypatch.delenv("DAGRID_STORE")
+    monkeypatch.setenv("DAGRID_BACKEND", "celery?broker=redis://me:open-sesame@there/0&key=open-sesame&queue=mine")
+    for arguments in (["config"], ["config", "backend"], ["config", "--json"]):
+        said = dagrid(*arguments).out
+        assert "celery?broker=redis://me:***@there/0&key=***&queue=mine" in said
 
 
 def test_a_store_that_is_no_database(dagrid, folder):

@@ -456,3 +456,7 @@ def test_runs_and_steps_are_completed(dagrid, history, written):
     assert completed("logs", "run-2") == ["plain,run-2"]
     assert completed("logs", "nightly", "l") == ["plain,load"]
     assert completed("logs", "nothing", "") == []
+    assert completed("retry", "nightly", "--from", "l") == ["plain,load"]
+    assert set(completed("logs", "--run-id", "run-")) == {"plain,run-1", "plain,run-2"}
+    for command in ("history", "cleanup"):  # these take names alone
+        assert set(completed(command, "")) == {"plain,nightly", "plain,other"}

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dagrid.config import SETTINGS, Config, Setting
+from dagrid.config import SETTINGS, Config, Setting, settings_of
 from dagrid.config.kinds import FLAG
 from dagrid.config.table import schema
 from dagrid.config.times import duration, moment, zone
@@ -90,6 +90,23 @@ def test_no_two_settings_share_a_name():
     assert all(one.flags or one.secret for one in SETTINGS), "what others must not see has no place on a command line"
 
 
+@pytest.mark.parametrize(
+    ("command", "short"),
+    [
+        ("coordinator", {"-H": "coordinator.host", "-P": "coordinator.port"}),
+        ("start-all", {"-s": "host", "-p": "port", "-H": "coordinator.host", "-P": "coordinator.port"}),
+        ("worker", {"-w": "worker.id", "-m": "worker.max_active_runs", "-l": "worker.labels"}),
+        ("start", {"-p": "params", "-N": "name", "-r": "run_id"}),
+        ("dequeue", {"-d": "dag_run"}),
+        ("history", {"-f": "history.format", "-l": "history.limit", "-r": "run_id"}),
+    ],
+)
+def test_short_flags_are_those_that_people_know(command, short):
+    """Scripts that were written for the engine whose format this is need no other letters."""
+    flags = {flag: one.name for one in settings_of(command) for flag in one.flags}
+    assert short.items() <= flags.items()
+
+
 def test_where_the_home_is(tmp_path):
     """A flag, a variable, a named file, the data folder of XDG, or that under the user's home."""
     far = tmp_path / "far.yaml"
@@ -134,7 +151,9 @@ def config(tmp_path: Path, text: str, name: str = "config.yaml") -> Config:
         ("quiet: true\nquiet: false", r"^[^ ]+:2:1: there are two values of 'quiet'. Keep one.$"),
         ("paths: {dagsDir: a, dags_dir: b}", r":1:21: dags_dir is dagsDir in another spelling. Keep one"),
         ("- quiet", "settings are a mapping of names, not list"),
-        ("a: [", r":2:1: "),
+        ("a: [", r":2:1: this is no YAML: .*\. Check quotes, and the indentation"),
+        ("history:\n\tlimit: 3", r":2:1: this is no YAML: .*\. Check .* indentation, which is of spaces alone"),
+        ("resources: {gpu: 0}", r":1:1: resources is NAME=number greater than 0, not 'gpu=0'"),
         ("tz: \x00", "this is no YAML"),
     ],
 )

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 MISSING = 2
@@ -28,13 +29,14 @@ def script() -> NoReturn:
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
     atexit._run_exitfuncs()  # noqa: SLF001  # what the interpreter does as well
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            pass  # nobody reads it any more, which is no failure of ours
-        except (OSError, ValueError):
-            code = code or 1
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass  # nobody reads it any more, which is no failure of ours
+    except (OSError, ValueError):
+        code = code or 1
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()  # talk that nobody gets changes nothing
     os._exit(code)
 
 

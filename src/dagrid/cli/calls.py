@@ -50,7 +50,7 @@ class Call:
             return zone(said.value)
         except ValueError:
             raise InvalidSettingError(
-                f"{said.source} is a time zone such as Europe/Zurich, not {said.value!r}."
+                f"{said.named} is a time zone such as Europe/Zurich, not {said.value!r}."
             ) from None
 
     @cached_property

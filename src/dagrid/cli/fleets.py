@@ -49,10 +49,10 @@ def secret_lines(call: Call, name: str) -> list[str]:
         text = expanded(said.value).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise InvalidSettingError(f"{said.source}: {said.value} cannot be read: {why}.") from error
+        raise InvalidSettingError(f"{said.named}: {said.value} cannot be read: {why}.") from error
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
-        raise InvalidSettingError(f"{said.source}: {said.value} is empty. Write what is secret on a line of it.")
+        raise InvalidSettingError(f"{said.named}: {said.value} is empty. Write what is secret on a line of it.")
     return lines
 
 

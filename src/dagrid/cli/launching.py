@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
     from dagrid.cli.calls import Call
     from dagrid.graph.dag import DAG
     from dagrid.workflow import File
+
+# Flags of one of the two, and what is to be said of them to who gives them for the other.
+OF_GRAPHS = {
+    "backend": "is for graphs of Python's. Steps of a workflow run here, or on the workers of a coordinator: "
+    "--coordinator.host.",
+    "settings": "is for graphs of Python's. What the steps of a workflow ask for stands in its file.",
+}
+OF_WORKFLOWS = {
+    "worker.labels": "is for workflows. Nodes of a graph run where --backend says, on workers that say their labels."
+}
 
 
 def start_workflow(
@@ -40,9 +50,9 @@ def start_workflow(
         again: take up a run that ended before it began, see `History.begin`.
 
     Raises:
-        InvalidSettingError: a backend is named, which is for graphs of Python's.
+        InvalidSettingError: a flag is for graphs of Python's.
     """
-    refuse_backend(call)
+    refuse_without_effect(call, OF_GRAPHS)
     from dagrid.workflow.running import start
 
     workflow = file.document(document)
@@ -86,7 +96,11 @@ def start_graph(
         folder: where its modules are; by default here.
         served: whether a coordinator of the home has it run, and takes it up again.
         again: take up a run that ended before it began, see `History.begin`.
+
+    Raises:
+        InvalidSettingError: a flag is for workflows.
     """
+    refuse_without_effect(call, OF_WORKFLOWS)
     from dagrid.assemble import start
     from dagrid.observe.log import RunLog
 
@@ -202,18 +216,16 @@ def _tuning(call: Call, dag: DAG) -> dict[str, Any]:
     return {"dag": found.dag, "resources": found.resources, "max_concurrency": found.max_concurrency}
 
 
-def refuse_backend(call: Call) -> None:
-    """Refuse a flag that has no effect on a workflow.
+def refuse_without_effect(call: Call, remedies: Mapping[str, str]) -> None:
+    """Refuse flags that say nothing of what they are given for; a variable or a file may say it for other calls.
 
     Raises:
-        InvalidSettingError: a backend was named on the command line.
+        InvalidSettingError: one of them was given.
     """
-    said = call.config.value("backend")
-    if said.value and said.source.startswith("-"):
-        raise InvalidSettingError(
-            f"{said.source} is for graphs of Python's. Steps of a workflow run here, or on the workers of a coordinator: "
-            f"--coordinator.host."
-        )
+    for name, remedy in remedies.items():
+        said = call.config.value(name)
+        if said.value and said.source.startswith("-"):
+            raise InvalidSettingError(f"{said.source} {remedy}")
 
 
 def refuse_queued(call: Call, run_id: str) -> None:
@@ -236,6 +248,6 @@ def refuse_both(call: Call, *names: str) -> None:
     Raises:
         InvalidSettingError: more than one was given.
     """
-    said = [call.config.value(name).source for name in names if call.config[name]]
+    said = [call.config.value(name).named for name in names if call.config[name]]
     if len(said) > 1:
         raise InvalidSettingError(f"{' and '.join(said)} each say what is to be started. Keep one of them.")

@@ -22,18 +22,25 @@ _UNSET = {f"unset_{name.replace('.', '__')}": setting for name, setting in BY_NA
 _FLAGS = {flag for setting in _UNSET.values() for flag in setting.flags if flag.startswith("--")}
 
 
-def command(name: str, *arguments: click.Parameter, examples: Sequence[str] = ()) -> Callable[[Body], click.Command]:
+def command(
+    name: str,
+    *arguments: click.Parameter,
+    examples: Sequence[str] = (),
+    completes: Mapping[str, Complete] | None = None,
+) -> Callable[[Body], click.Command]:
     """Make a command of a function, with the flags that the table of settings gives it.
 
     Args:
         name: of the command.
         arguments: what stands without a flag; the function gets them by name.
         examples: lines for its help.
+        completes: what completes the values of flags, by the names of their settings.
     """
+    complete = completes or {}
 
     def made(body: Body) -> click.Command:
         own = settings_of(name)
-        params: list[click.Parameter] = [*arguments, *[option(one) for one in own if one.flags]]
+        params: list[click.Parameter] = [*arguments, *[option(one, complete.get(one.name)) for one in own if one.flags]]
         params += [negation(one) for one in own if one.flags and one.kind is FLAG]
         return click.Command(
             name,
@@ -46,7 +53,7 @@ def command(name: str, *arguments: click.Parameter, examples: Sequence[str] = ()
     return made
 
 
-def option(setting: Setting) -> click.Option:
+def option(setting: Setting, complete: Complete | None = None) -> click.Option:
     """Return the flag of a setting. Its value is text: what it means, and what goes before it, is for the settings."""
     said = setting.doc
     if setting.default not in (None, (), "", False) or setting.shown:
@@ -63,7 +70,7 @@ def option(setting: Setting) -> click.Option:
         default=None,
         metavar=setting.kind.metavar,
         help=said,
-        shell_complete=_among(choices) if choices else None,
+        shell_complete=_among(choices) if choices else complete,
     )
 
 

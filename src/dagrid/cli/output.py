@@ -100,11 +100,11 @@ class Output:
     def say(self, text: str) -> None:
         """Tell whoever looks on, unless they want to hear nothing."""
         if not self.quiet:
-            _put(sys.stderr, f"{text}\n")
+            tell(f"{text}\n")
 
     def complain(self, text: str) -> None:
         """Tell what went wrong."""
-        _put(sys.stderr, f"{text}\n")
+        tell(f"{text}\n")
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Write rows in columns, with colours where that is a terminal; texts of others cannot steer it."""
@@ -177,6 +177,14 @@ def plain(record: Mapping[str, Any]) -> dict[str, Any]:
 
 class ReaderGoneError(Exception):
     """Whoever read the output has what it wanted. It is no OSError, which click would take for a failure of the command."""
+
+
+def tell(text: str) -> None:
+    """Write to standard error. Where nobody reads that, or there is no room, the text is lost and the command goes on: its exit
+    code tells what it did.
+    """
+    with suppress(ReaderGoneError, OSError):
+        _put(sys.stderr, text)
 
 
 def _put(stream: IO[str], text: str) -> None:

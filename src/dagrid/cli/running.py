@@ -6,13 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.exits import exit_of_status
 from dagrid.cli.garbage import collect_garbage
-from dagrid.cli.output import plain, took
+from dagrid.cli.output import ReaderGoneError, plain, tell, took
 from dagrid.cli.workflows import said
 from dagrid.errors import DagridError, InternalError
 from dagrid.interrupts import HeldInterrupts, Terminals, press
@@ -64,12 +64,7 @@ class Watched:
     def _lines(self) -> Observer:
         from dagrid.observe.lines import Lines
 
-        return Lines(self._tell, lambda at: f"[{at:8.3f}] ", MOST_LINES, frozenset({"run_ended"}))
-
-    @staticmethod
-    def _tell(text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        return Lines(tell, lambda at: f"[{at:8.3f}] ", MOST_LINES, frozenset({"run_ended"}))
 
 
 @contextmanager
@@ -176,7 +171,7 @@ def told_waiting(call: Call, run_id: str, name: str, asked: Sequence[Question]) 
     """Say for what a run waits, and return the exit code."""
     if call.out.as_json:
         waiting = [{"run": one.run, "step": one.step, "prompt": one.prompt} for one in asked]
-        call.out.json({"run": run_id, "name": name, "status": "waiting", "waiting": waiting})
+        _told_programs(call, {"run": run_id, "name": name, "status": "waiting", "waiting": waiting})
     for one in asked:
         where = "" if one.run == run_id else f" of run {one.run}"
         call.out.say(f"{one.step}{where} waits for a person{': ' if one.prompt else ''}{one.prompt}")
@@ -193,7 +188,7 @@ def told_end(call: Call, run_id: str, name: str, result: ExecutionResult, stoppe
     """
     status = result.status.value
     if call.out.as_json:
-        call.out.json(run_record(run_id, name, result))
+        _told_programs(call, run_record(run_id, name, result))
     else:
         for line in failures(result):
             call.out.complain(line)
@@ -201,6 +196,12 @@ def told_end(call: Call, run_id: str, name: str, result: ExecutionResult, stoppe
     if isinstance(result.failure, InternalError):
         raise result.failure
     return exit_of_status(status, stopped)
+
+
+def _told_programs(call: Call, record: dict[str, Any]) -> None:
+    """Write how a run stands as JSON; if nobody reads it any more, the exit code still tells of the run."""
+    with suppress(ReaderGoneError):
+        call.out.json(record)
 
 
 def run_record(run_id: str, name: str, result: ExecutionResult) -> dict[str, Any]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 MOST_COMPLETED = 50
 
 
-def run_argument(required: bool = True) -> click.Argument:
+def run_argument() -> click.Argument:
     """Return the argument that names a run; with `--run-id` it need not be there."""
-    return click.Argument(["run"], required=required, shell_complete=completed_runs)
+    return click.Argument(["run"], required=False, shell_complete=completed_runs)
 
 
 def step_argument(required: bool = False) -> click.Argument:
@@ -76,17 +76,22 @@ def check_step(known: Sequence[str], step: str, run_id: str) -> None:
 
 
 def _runs(call: Call, typed: str) -> list[tuple[str, str]]:
+    runs = call.history.runs(limit=MOST_COMPLETED)
+    ids = [(info.run, f"{info.name} {info.status}") for info in runs if info.run.startswith(typed)]
+    return [*_names(call, typed), *ids]
+
+
+def _names(call: Call, typed: str) -> list[tuple[str, str]]:
     names: dict[str, str] = {}
-    ids: dict[str, str] = {}
     for info in call.history.runs(limit=MOST_COMPLETED):
         names.setdefault(info.name, f"{info.status}, the newest of that name")
-        ids[info.run] = f"{info.name} {info.status}"
-    return [(word, said) for word, said in {**names, **ids}.items() if word.startswith(typed)]
+    return [(name, said) for name, said in names.items() if name.startswith(typed)]
 
 
 def _steps(call: Call, typed: str) -> list[tuple[str, str]]:
     context = click.get_current_context()
-    run = context.params.get("run")
+    # Behind a flag whose value is still to come, click has not told arguments apart.
+    run = context.params.get("run") or next(iter(context.args), None)
     try:
         return [(name, "") for name in steps_of(call, chosen(call, run).run) if name.startswith(typed)]
     except DagridError:
@@ -94,4 +99,7 @@ def _steps(call: Call, typed: str) -> list[tuple[str, str]]:
 
 
 completed_runs: Complete = completing(_runs)
+completed_names: Complete = completing(_names)
 completed_steps: Complete = completing(_steps)
+OF_A_RUN = {"run_id": completed_runs}
+"""What completes the flag by which a command is told its run."""

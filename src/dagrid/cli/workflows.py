@@ -50,11 +50,12 @@ def load_workflow(call: Call, target: str) -> File:
             f"this is Python and no workflow; a graph runs with dagrid start {graph}, and dagrid graph {graph} shows it"
         )
         raise WorkflowError([Problem(target, 0, 0, message)])
-    if find(target, ".") is None and not path.exists() and path.name == target:
+    is_there = path.exists()
+    if find(target, ".") is None and (not is_there or path.is_dir()) and path.name == target:
         known = find(target, call.dags)
-        if known is None:
+        if known is None and not is_there:
             raise _not_found(target, call.dags)
-        path = known
+        path = known or path
     return compiled.load(path, call.config.home)
 
 
@@ -208,7 +209,7 @@ def _not_found(name: str, folder: Path) -> WorkflowNotFoundError:
     found = []
     for place in (Path(), folder):
         if place.is_dir():
-            found += [one.name for one in place.iterdir() if one.suffix in (".yaml", ".yml")]
+            found += [one.name for one in place.iterdir() if one.suffix in (".yaml", ".yml") and one.is_file()]
     near = nearest(name, [*found, *(Path(one).stem for one in found)])
     message = f"there is no such workflow, neither here nor in {folder}.{hint(near)}"
     return WorkflowNotFoundError([Problem(name, 0, 0, message)])

@@ -34,6 +34,12 @@ class Value(NamedTuple):
     value: Any
     source: str
 
+    @property
+    def named(self) -> str:
+        """What a message says of it: a flag, a variable, or a key with its place in a file."""
+        told = self.source in (*self.setting.flags, self.setting.variable)
+        return self.source if told else f"{self.source}: {self.setting.key}"
+
 
 class Config:
     """All settings of a call. The file is read when a setting is asked for that neither a flag nor a variable has.

@@ -113,7 +113,10 @@ def _yaml(path: Path, text: str, texts: bool, places: dict[Way, tuple[int, int]]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
-        raise InvalidSettingError(f"{path}{where}: {error.problem or 'this is no YAML'}.") from error
+        raise InvalidSettingError(
+            f"{path}{where}: this is no YAML: {error.problem or error.context}. Check quotes, and the indentation, which is of "
+            f"spaces alone."
+        ) from error
     except InvalidSettingError:
         raise
     except (yaml.YAMLError, ValueError) as error:

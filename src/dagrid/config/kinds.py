@@ -180,7 +180,7 @@ def _by_name(wanted: str, read: Callable[[str], Any], metavar: str, items: dict[
     return Kind(wanted, read, schema, metavar, many=True, separator=",")
 
 
-AMOUNTS = _by_name("NAME=number", _amount, "NAME=NUMBER", {"type": "string"}, "number")
+AMOUNTS = _by_name("NAME=number greater than 0", _amount, "NAME=NUMBER", {"type": "string"}, "number")
 COUNTS = _by_name("NAME=whole number", _number_of, "NAME=NUMBER", {}, "integer")
 LABELS = _by_name(
     "NAME=value in one line with no blank beside the =", _label, "NAME=VALUE", {"type": "string"}, "string"

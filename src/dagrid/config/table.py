@@ -144,7 +144,7 @@ SETTINGS = (
         LABELS,
         "The labels of this machine, which `workerSelector` must match, such as zone=a,gpu=yes.",
         (),
-        ("--worker.labels",),
+        ("--worker.labels", "-l"),
         ("start", "restart", "exec", "dry", "worker"),
     ),
     Setting(
@@ -297,11 +297,11 @@ SETTINGS = (
         HOST,
         "The address where the coordinator listens; for other commands, where it is: then its workers perform the steps.",
         None,
-        ("--coordinator.host",),
+        ("--coordinator.host", "-H"),
         (*SERVERS, *CLIENTS),
         "127.0.0.1",
     ),
-    Setting("coordinator.port", PORT, "Its port.", 50_055, ("--coordinator.port",), (*SERVERS, *CLIENTS)),
+    Setting("coordinator.port", PORT, "Its port.", 50_055, ("--coordinator.port", "-P"), (*SERVERS, *CLIENTS)),
     Setting(
         "coordinator.signing_key",
         TEXT,
@@ -358,10 +358,10 @@ SETTINGS = (
         HOST,
         "The address where the API listens, and the coordinator, unless that has its own.",
         "127.0.0.1",
-        ("--host",),
+        ("--host", "-s"),
         ("start-all",),
     ),
-    Setting("port", PORT, "The port of the API.", 8080, ("--port",), ("start-all",)),
+    Setting("port", PORT, "The port of the API.", 8080, ("--port", "-p"), ("start-all",)),
     Setting(
         "auth.token",
         TEXT,
@@ -374,13 +374,15 @@ SETTINGS = (
     Setting(
         "auth.token_file", PATH, "A file with such tokens, one on a line.", None, ("--auth.token-file",), ("start-all",)
     ),
-    Setting("worker.id", WORKER, "What the worker is called.", None, ("--worker.id",), ("worker",), "hostname@PID"),
+    Setting(
+        "worker.id", WORKER, "What the worker is called.", None, ("--worker.id", "-w"), ("worker",), "hostname@PID"
+    ),
     Setting(
         "worker.max_active_runs",
         COUNT,
         "How many runs it performs at once; 0 is any number.",
         0,
-        ("--worker.max-active-runs",),
+        ("--worker.max-active-runs", "-m"),
         ("worker",),
     ),
     Setting(

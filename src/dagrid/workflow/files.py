@@ -72,6 +72,6 @@ def find(name: str, folder: str | os.PathLike[str]) -> Path | None:
 def meant(path: str | os.PathLike[str]) -> Path:
     """Return the file that a path means, which may lack its suffix; it need not be there."""
     given = Path(path)
-    if given.suffix in SUFFIXES or given.exists():
+    if given.suffix in SUFFIXES or (given.exists() and not given.is_dir()):
         return given
     return find(given.name, given.parent) or given

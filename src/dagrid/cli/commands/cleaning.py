@@ -8,7 +8,7 @@ import click
 
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
-from dagrid.cli.runs import completed_runs
+from dagrid.cli.runs import completed_names
 from dagrid.errors import InvalidSettingError, UnknownRunError
 
 MOST_SHOWN = 20
@@ -16,7 +16,7 @@ MOST_SHOWN = 20
 
 @command(
     "cleanup",
-    click.Argument(["name"], required=False, shell_complete=completed_runs),
+    click.Argument(["name"], required=False, shell_complete=completed_names),
     examples=(
         "dagrid cleanup --retention-days 30",
         "dagrid cleanup nightly --keep 10 --yes",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dagrid.cli.calls import Call
+from dagrid.cli.launching import OF_GRAPHS, refuse_without_effect
 from dagrid.cli.options import command
 from dagrid.cli.output import tame
 from dagrid.cli.workflows import given, importable, is_graph, load_graph, load_workflow
@@ -46,6 +47,7 @@ def graph_command(call: Call, target: str, rest: tuple[str, ...]) -> None:
 
             dag = tuned(dag, call.config["settings"]).dag
     else:
+        refuse_without_effect(call, OF_GRAPHS)
         try:
             dag = shape(load_workflow(call, target))
         except WorkflowNotFoundError as error:

@@ -62,16 +62,20 @@ def one_step(call: Call, words: tuple[str, ...]) -> File:
 
     config = call.config
     checked_texts(words)
+    if not words[0].strip():
+        raise InvalidSettingError(
+            "The command is empty. Name a program behind --, as in: dagrid exec -- rsync -a data/ backup/"
+        )
     program = re.sub(r"[^A-Za-z0-9_.-]+", "_", os.path.basename(words[0].split()[0] if words[0].split() else "")).strip(
         "_."
     )
     name = config["name"] or f"exec-{program or 'command'}"[:40]
     folder = os.path.abspath(config["exec.workdir"] or os.curdir)
     if not os.path.isdir(folder):
-        raise InvalidSettingError(f"{config.value('exec.workdir').source}: there is no folder {folder}.")
+        raise InvalidSettingError(f"{config.value('exec.workdir').named}: there is no folder {folder}.")
     for path in config["exec.dotenv"]:
         if not os.path.isfile(path):
-            raise InvalidSettingError(f"{config.value('exec.dotenv').source}: there is no file {path}.")
+            raise InvalidSettingError(f"{config.value('exec.dotenv').named}: there is no file {path}.")
     step: dict[str, Any] = {"name": program or "command"}
     if config["exec.shell"]:
         step |= {"command": words[0] if len(words) == 1 else shlex.join(words), "shell": config["exec.shell"]}

@@ -10,7 +10,7 @@ import click
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.output import took
-from dagrid.cli.runs import completed_runs
+from dagrid.cli.runs import OF_A_RUN, completed_names
 from dagrid.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -35,12 +35,13 @@ FIELDS = (
 
 @command(
     "history",
-    click.Argument(["name"], required=False, shell_complete=completed_runs),
+    click.Argument(["name"], required=False, shell_complete=completed_names),
     examples=(
         "dagrid history",
         "dagrid history nightly --status failed,interrupted --last 7d",
         "dagrid history --from 2026-01-01 --to 2026-02-01 --format csv > january.csv",
     ),
+    completes=OF_A_RUN,
 )
 def history_command(call: Call, name: str | None) -> None:
     """List runs, the newest first: all, or those of one workflow."""

@@ -12,7 +12,7 @@ from typing import IO
 from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.output import Output
-from dagrid.cli.runs import check_step, chosen_step, run_argument, step_argument, steps_of
+from dagrid.cli.runs import OF_A_RUN, check_step, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.tails import PAUSE, Records, Tail, follow
 from dagrid.errors import DagridError, InvalidSettingError, UnknownRunError
 from dagrid.history import QUEUED, step_files
@@ -23,9 +23,10 @@ STREAMS = ("stdout", "stderr")
 
 @command(
     "logs",
-    run_argument(required=False),
+    run_argument(),
     step_argument(),
     examples=("dagrid logs nightly", "dagrid logs -f nightly fetch", "dagrid logs nightly fetch --stderr -n 20"),
+    completes=OF_A_RUN,
 )
 def logs_command(call: Call, run: str | None, step: str | None) -> None:
     """Show what happened in a run or, with a STEP, what that has written: to standard output, and to standard error.

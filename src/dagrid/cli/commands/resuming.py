@@ -8,10 +8,19 @@ import click
 
 from dagrid.cli.calls import Call
 from dagrid.cli.fleets import backend_of, fleet_of, left_alone, names_workers
-from dagrid.cli.launching import left_to_coordinator, queued_anew, refuse_backend, start_like
+from dagrid.cli.launching import OF_GRAPHS, left_to_coordinator, queued_anew, refuse_without_effect, start_like
 from dagrid.cli.options import command
 from dagrid.cli.running import Watched, finished, finished_graph, stoppable
-from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument, steps_of
+from dagrid.cli.runs import (
+    OF_A_RUN,
+    check_step,
+    chosen,
+    chosen_step,
+    completed_steps,
+    run_argument,
+    step_argument,
+    steps_of,
+)
 from dagrid.cli.workflows import importable
 from dagrid.errors import InvalidSettingError, RunHeldError, RunStateError, TransferError
 from dagrid.history import INTERRUPTED, QUEUED, SUCCEEDED, WAITING
@@ -27,8 +36,9 @@ if TYPE_CHECKING:
 
 @command(
     "retry",
-    run_argument(required=False),
+    run_argument(),
     examples=("dagrid retry nightly", "dagrid retry nightly --from load", "dagrid retry -r 0190b6c8"),
+    completes={**OF_A_RUN, "step": completed_steps},
 )
 def retry_command(call: Call, run: str | None) -> int:
     """Go on with a run that failed, was stopped or was interrupted: what completed stays, all else runs.
@@ -127,8 +137,9 @@ def perform_command(call: Call, run: str, again: bool, roots: tuple[str, ...]) -
     run_argument(),
     step_argument(),
     examples=("dagrid approve nightly", "dagrid approve nightly check --input TICKET=OPS-7"),
+    completes=OF_A_RUN,
 )
-def approve_command(call: Call, run: str, step: str | None) -> int:
+def approve_command(call: Call, run: str | None, step: str | None) -> int:
     """Let a run go on that waits for a person, and wait for its end. STEP need not be named where only one waits.
 
     Where a run is asked that others have called, that one is answered, and the first of those goes on.
@@ -142,8 +153,9 @@ def approve_command(call: Call, run: str, step: str | None) -> int:
     run_argument(),
     step_argument(),
     examples=('dagrid reject nightly check --reason "the figures are wrong"',),
+    completes=OF_A_RUN,
 )
-def reject_command(call: Call, run: str, step: str | None) -> int:
+def reject_command(call: Call, run: str | None, step: str | None) -> int:
     """Refuse what a run waits for: the step has failed, and the run ends as its workflow says."""
     question = _asked(call, *chosen_step(call, run, step))
     return _answer(call, question.run, rejects={question.step: call.config["reason"] or "rejected"})
@@ -174,7 +186,7 @@ def _answer(call: Call, run: str, **said: Any) -> int:
 
 def _go_on(call: Call, info: RunInfo, **how: Any) -> int:
     """Go on with a run of a workflow, and return the exit code. Raises InvalidSettingError: a backend is named."""
-    refuse_backend(call)
+    refuse_without_effect(call, OF_GRAPHS)
     from dagrid.workflow.running import go_on
 
     watched = Watched(call, info.name)

@@ -59,7 +59,7 @@ def _record(value: Value) -> dict[str, Any]:
     setting = value.setting
     return {
         "key": setting.key,
-        "value": _masked(value) if setting.secret else value.value,
+        "value": _masked(value),
         "source": value.source,
         "variable": setting.variable,
         "flags": list(setting.flags),
@@ -69,7 +69,7 @@ def _record(value: Value) -> dict[str, Any]:
 
 
 def _shown(value: Value) -> str:
-    said = _masked(value) if value.setting.secret else value.value
+    said = _masked(value)
     if said is None:
         return f"({value.setting.shown})" if value.setting.shown else ""
     if isinstance(said, bool):
@@ -80,9 +80,10 @@ def _shown(value: Value) -> str:
 
 
 def _masked(value: Value) -> Any:
-    """Return a value that may be secret as it may be shown: a URL without its password, anything else not at all."""
+    """Return a value as it may be shown: a text without what is secret in a URL; what is secret itself not at all."""
     from dagrid.masking import MASK, without_password
 
-    if not value.value:
-        return value.value
-    return without_password(value.value) if "://" in str(value.value) else MASK
+    said = value.value
+    if not said or not isinstance(said, str):
+        return said
+    return MASK if value.setting.secret and "://" not in said else without_password(said)

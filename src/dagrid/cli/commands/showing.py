@@ -10,7 +10,7 @@ from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.output import plain, took
 from dagrid.cli.running import BAD, error_of, has_times, step_record
-from dagrid.cli.runs import check_step, chosen, chosen_step, run_argument, step_argument
+from dagrid.cli.runs import OF_A_RUN, check_step, chosen, chosen_step, run_argument, step_argument
 from dagrid.cli.workflows import importable
 from dagrid.errors import TransferError
 from dagrid.history import INTERRUPTED, QUEUED
@@ -37,8 +37,9 @@ PUT_OFF = "waited for its next try when the process of the run ended"
 
 @command(
     "status",
-    run_argument(required=False),
+    run_argument(),
     examples=("dagrid status", "dagrid status nightly", "dagrid status nightly --json"),
+    completes=OF_A_RUN,
 )
 def status_command(call: Call, run: str | None) -> None:
     """Show how a run stands, step by step; without a RUN, all runs that have not ended.
@@ -81,9 +82,10 @@ def status_command(call: Call, run: str | None) -> None:
 
 @command(
     "explain",
-    run_argument(required=False),
+    run_argument(),
     step_argument(),
     examples=("dagrid explain nightly report", "dagrid explain nightly"),
+    completes=OF_A_RUN,
 )
 def explain_command(call: Call, run: str | None, step: str | None) -> None:
     """Say why a step is not running, or how it ended; without a STEP, of every step that did not complete."""

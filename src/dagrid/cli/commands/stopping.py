@@ -11,7 +11,7 @@ from dagrid.cli.fleets import left_alone
 from dagrid.cli.launching import file_now, left_to_coordinator, queued_anew, start_like, start_workflow
 from dagrid.cli.options import command
 from dagrid.cli.running import attend, stoppable
-from dagrid.cli.runs import chosen, run_argument
+from dagrid.cli.runs import OF_A_RUN, chosen, run_argument
 from dagrid.cli.workflows import importable
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ PAUSE = 0.05
 STOPPED = ("aborted", "interrupted")
 
 
-@command("stop", run_argument(required=False), examples=("dagrid stop nightly", "dagrid stop 0190b6c8"))
+@command("stop", run_argument(), examples=("dagrid stop nightly", "dagrid stop 0190b6c8"), completes=OF_A_RUN)
 def stop_command(call: Call, run: str | None) -> int:
     """Stop a run, and wait until it has ended: its steps are asked to stop, its handlers run. One that ends in another way before
     it hears of that is said to, with an exit code that is not 0.
@@ -40,7 +40,9 @@ def stop_command(call: Call, run: str | None) -> int:
     return Exit.FAILED
 
 
-@command("restart", run_argument(required=False), examples=("dagrid restart nightly", "dagrid restart -r 0190b6c8"))
+@command(
+    "restart", run_argument(), examples=("dagrid restart nightly", "dagrid restart -r 0190b6c8"), completes=OF_A_RUN
+)
 def restart_command(call: Call, run: str | None) -> int:
     """Stop a run if it goes on or waits, and start what it is of anew, with the same parameters, as a new run.
 
