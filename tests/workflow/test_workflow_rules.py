@@ -241,13 +241,14 @@ steps:
   - {name: early, script: 'cat ${b.stdout}'}
   - {name: byname, command: '${build.exitCode}', depends: b}
   - {name: nobody, command: ok, env: [A: '${bb.stderr:0:3}'], depends: b}
-handlerOn: {exit: 'cat ${b.stdout} ${c.stdout}'}
+handlerOn: {exit: 'cat ${b.stdout} ${c.stdout}; echo ${b.output}'}
 """
     found = loads(text, name="f.yaml")
     assert [str(one) for one in found.warnings] == [
         "f.yaml:8:27: ${b.stdout} asks a step that may not have run yet; add 'build' to `depends`",
         "f.yaml:9:29: ${build.exitCode} asks a step by its id; give step 'build' `id: build`",
         "f.yaml:10:38: ${bb.stderr}: no step has the id 'bb'. Did you mean 'b'?",
+        "f.yaml:11:19: ${b.output} is empty, for step 'build' has no output; give it `output: NAME`",
         "f.yaml:11:19: ${c.stdout}: no step has the id 'c'.",
     ]
     good = found.main.steps[2]

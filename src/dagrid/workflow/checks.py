@@ -316,8 +316,8 @@ def _check_depends(workflow: Workflow, problems: Problems) -> None:
 
 
 def _check_references(workflow: Workflow, problems: Problems) -> None:
-    """Warn of `${id.stdout}` where no step has the id, or where the step may not have run yet."""
-    by_id = {step.id: step.name for step in workflow.steps if step.id}
+    """Warn of `${id.stdout}` where no step has the id, or where the step may not have run yet, or leaves no such thing."""
+    by_id = {step.id: step for step in workflow.steps if step.id}
     waits: dict[str, tuple[str, ...]] | None = None
     given: frozenset[str] = frozenset()
     last = [step for role, step in handlers(workflow) if role != "init"]
@@ -326,10 +326,16 @@ def _check_references(workflow: Workflow, problems: Problems) -> None:
             if waits is None:
                 waits, given = dependencies(workflow), variables(workflow)
             if name in by_id:
-                if step not in last and by_id[name] != step.name and not _is_behind(step.name, by_id[name], waits):
+                other = by_id[name]
+                if step not in last and other is not step and not _is_behind(step.name, other.name, waits):
                     problems.warn(
                         place(step, field),
-                        f"${{{name}.{what}}} asks a step that may not have run yet; add {_short(by_id[name])} to `depends`",
+                        f"${{{name}.{what}}} asks a step that may not have run yet; add {_short(other.name)} to `depends`",
+                    )
+                if what == "output" and not (other.output or other.outputs or other.approval):
+                    problems.warn(
+                        place(step, field),
+                        f"${{{name}.{what}}} is empty, for step {_short(other.name)} has no output; give it `output: NAME`",
                     )
             elif name in waits:
                 problems.warn(
