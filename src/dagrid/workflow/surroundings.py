@@ -198,10 +198,10 @@ def unmet(context: Context) -> str:
     names = Names([context.given, context.variables, os.environ])
     around = context.environment, context.folder
     launch = _launcher(*around, for_backticks(context.shell), context.secrets)
-    read = _launcher(*around, context.shell, context.secrets)
 
     def command(text: str) -> Launch:
-        return read(*for_reader(context.shell, text, names))
+        shell = [driven(expanded(word, names, launch)) for word in context.shell]
+        return _launcher(*around, shell, context.secrets)(*for_reader(shell, text, names))
 
     for condition in context.workflow.preconditions:
         try:
