@@ -256,6 +256,22 @@ handlerOn: {exit: 'cat ${b.stdout} ${c.stdout}; echo ${b.output}'}
     assert names(good) == {"b", "CFG"}
 
 
+def test_mails_that_cannot_be_sent_are_pointed_out():
+    """Only the log of a run told that nobody had been told of its failure."""
+    text = (
+        "mailOn: {success: true, failure: true}\nerrorMail: {from: a@x.org, to: b@x.org}\n"
+        "defaults: {mailOnError: true}\nsteps: [x, y]\n"
+    )
+    smtp = "no mail can be sent; write smtp: {host: ..., port: ...}"
+    assert [str(one) for one in loads(text, name="f.yaml").warnings] == [
+        "f.yaml:1:19: no mail can be sent; write infoMail: {from: ..., to: ...}",
+        f"f.yaml:1:19: {smtp}",
+        f"f.yaml:1:34: {smtp}",
+        f"f.yaml:3:25: {smtp}",
+    ]
+    assert not loads(f"{text}smtp: {{host: h}}\ninfoMail: {{from: a@x.org, to: b@x.org}}\n").warnings
+
+
 def test_what_has_no_effect_is_pointed_out():
     """Who lets a schema guard the parameters learns that it does not, before a value has come through that it forbids."""
     text = (

@@ -142,6 +142,7 @@ def check(
     for secret in workflow.secrets:
         if said(secret, "options"):
             problems.warn(place(secret, "options"), "neither env nor file has options; remove them")
+    _check_mails(workflow, problems)
     _check_names(workflow, problems)
     _check_depends(workflow, problems)
     _check_conditions(workflow.preconditions, problems)
@@ -156,6 +157,22 @@ def check(
                 place(step, "depends"),
                 f"the {role} handler waits for no step: when it runs follows from how the run ended; remove `depends`",
             )
+
+
+def _check_mails(workflow: Workflow, problems: Problems) -> None:
+    """Warn of mails that are to be sent and cannot be, for only the log of the run tells then."""
+    on = workflow.mail_on
+    every = (*workflow.steps, *(step for _, step in handlers(workflow)))
+    for is_wanted, where, field, mail in (
+        (on.failure, place(on, "failure"), "errorMail", workflow.error_mail),
+        (on.success, place(on, "success"), "infoMail", workflow.info_mail),
+        (on.wait, place(on, "wait"), "waitMail", workflow.wait_mail),
+        *((True, place(one, "mail_on_error"), "errorMail", workflow.error_mail) for one in every if one.mail_on_error),
+    ):
+        if is_wanted and not (mail.sender and mail.to):
+            problems.warn(where, f"no mail can be sent; write {field}: {{from: ..., to: ...}}")
+        if is_wanted and not workflow.smtp.host:
+            problems.warn(where, "no mail can be sent; write smtp: {host: ..., port: ...}")
 
 
 def check_calls(workflows: Mapping[str, Workflow], problems: Problems) -> None:
