@@ -241,6 +241,13 @@ def test_a_password_is_in_no_message(perform, postgres, monkeypatch):
         assert wrong_one not in ended.error + ended.err + ended.out
 
 
+@pytest.mark.parametrize("login", ["port:p", "port:port", "port"])
+def test_a_login_spoils_no_message(perform, login):
+    """A password that is a letter, or the name of the user, stands in other words too."""
+    ended = perform(f"steps: [{{type: postgres, command: x, config: {{dsn: 'postgresql://{login}@127.0.0.1:1/x'}}}}]")
+    assert "port 1 failed" in ended.error
+
+
 @pytest.mark.engine
 def test_what_postgres_alone_has(perform, postgres):
     ask = Asker(perform, "postgres", postgres.url().partition("?")[0])

@@ -241,18 +241,35 @@ steps:
   - {name: early, script: 'cat ${b.stdout}'}
   - {name: byname, command: '${build.exitCode}', depends: b}
   - {name: nobody, command: ok, env: [A: '${bb.stderr:0:3}'], depends: b}
-handlerOn: {exit: 'cat ${b.stdout} ${c.stdout}'}
+handlerOn: {exit: 'cat ${b.stdout} ${c.stdout}; echo ${b.output}'}
 """
     found = loads(text, name="f.yaml")
     assert [str(one) for one in found.warnings] == [
         "f.yaml:8:27: ${b.stdout} asks a step that may not have run yet; add 'build' to `depends`",
         "f.yaml:9:29: ${build.exitCode} asks a step by its id; give step 'build' `id: build`",
         "f.yaml:10:38: ${bb.stderr}: no step has the id 'bb'. Did you mean 'b'?",
+        "f.yaml:11:19: ${b.output} is empty, for step 'build' has no output; give it `output: NAME`",
         "f.yaml:11:19: ${c.stdout}: no step has the id 'c'.",
     ]
     good = found.main.steps[2]
     assert step_references(good, found.main) == (("build", "stdout"),)
     assert names(good) == {"b", "CFG"}
+
+
+def test_mails_that_cannot_be_sent_are_pointed_out():
+    """Only the log of a run told that nobody had been told of its failure."""
+    text = (
+        "mailOn: {success: true, failure: true}\nerrorMail: {from: a@x.org, to: b@x.org}\n"
+        "defaults: {mailOnError: true}\nsteps: [x, y]\n"
+    )
+    smtp = "no mail can be sent; write smtp: {host: ..., port: ...}"
+    assert [str(one) for one in loads(text, name="f.yaml").warnings] == [
+        "f.yaml:1:19: no mail can be sent; write infoMail: {from: ..., to: ...}",
+        f"f.yaml:1:19: {smtp}",
+        f"f.yaml:1:34: {smtp}",
+        f"f.yaml:3:25: {smtp}",
+    ]
+    assert not loads(f"{text}smtp: {{host: h}}\ninfoMail: {{from: a@x.org, to: b@x.org}}\n").warnings
 
 
 def test_what_has_no_effect_is_pointed_out():

@@ -173,6 +173,16 @@ def test_a_sub_workflow_in_another_file_and_its_failure(runner):
         ("env: {A: '`exit 3`'}\nsteps: [x]", "exited with code 3"),
         ("steps: [{command: x, retryPolicy: {limit: $NO, intervalSec: 1}}]", "a number from 0 up is wanted"),
         ("steps: [{command: x, retryPolicy: {limit: '`exit 3`', intervalSec: 1}}]", "exited with code 3"),
+        (
+            "precondition: {condition: '`exit 3`', expected: x}\nsteps: [x]",
+            "flow.yaml:1:15: `exit 3` exited with code 3",
+        ),
+        (
+            "env: {A: (}\nprecondition: {condition: x, expected: 're:$A'}\nsteps: [x]",
+            "'re:\\(' is no regular expression",
+        ),
+        ("workingDir: nowhere\nprecondition: 'true'\nsteps: [x]", "there is no '.*nowhere'"),
+        ("shell: /no/sh\nprecondition: 'true'\nsteps: [x]", "there is no '/no/sh'"),
         ("steps: [{script: '#!/usr/bin/env \"x'}]", "a quote that is not closed"),
         ("steps: [{command: 'python3 \"x', script: x}]", "a quote that is not closed"),
         ("shell: ['bash \"x']\nsteps: [x]", "a quote that is not closed"),
@@ -190,6 +200,21 @@ def test_what_cannot_run_is_refused_before_anything_runs(runner, text, message):
     with pytest.raises((WorkflowError, ParameterError), match=message):
         runner.run(text)
     assert runner.history.runs() == []
+
+
+def test_a_condition_that_cannot_be_known_fails_its_step(runner):
+    """What a pattern is made of is known only then, and a user has no use for where Python read it."""
+    told = runner.run(
+        """
+        env: {A: (}
+        type: graph
+        steps:
+          - {name: a, command: 'true', precondition: {condition: x, expected: 're:$A'}}
+          - {name: b, command: 'true', repeatPolicy: {repeat: until, condition: x, expected: 're:$A'}}
+        """
+    )
+    why = "'re:(' is no regular expression: missing ), unterminated subpattern at position 0."
+    assert {str(told.node(name).error) for name in "ab"} == {why}
 
 
 def test_a_selector_is_honoured_or_refused(runner):

@@ -144,6 +144,27 @@ def test_an_interpreter_that_is_no_shell_reads_commands(runner):
     assert told.out("b") == "x y c d\n"
 
 
+def test_which_shell_reads_commands_may_be_a_variable(runner):
+    """As all texts may; it is that of conditions too."""
+    told = runner.run(
+        """
+        params: {SH: sh, PY: python3}
+        shell: $SH -e
+        preconditions: 'false; true'
+        steps: [{name: a, command: echo a}]
+        """
+    )
+    assert told.status == "aborted"
+    told = runner.run(
+        """
+        params: {SH: sh, PY: python3}
+        shell: $SH -e
+        steps: [{name: a, command: 'echo a; false; echo b', continueOn: failed}, {name: b, shell: $PY, command: print(1)}]
+        """
+    )
+    assert (told.out("a"), told.out("b")) == ("a\n", "1\n")
+
+
 def test_env_uses_parameters_that_are_made_when_a_run_begins(runner):
     """Also those of a command, which runs once, and again when the run is taken up: what has env in it is made after that."""
     told = runner.run(

@@ -365,6 +365,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "8:7: there is a workflow 'b' in line 5 already; give this one another name",
         ],
     ),
+    "no document is called as the first one": (
+        "name: a\nsteps: [{call: b}]\n---\nname: b\nsteps: [y]\n---\nname: a\nsteps: [z]\n",
+        ["7:7: there is a workflow 'a' in line 1 already; give this one another name"],
+    ),
     "a workflow has steps": ("name: a\n", ["1:1: the workflow has no steps; write `steps:` with a list of steps"]),
     "steps are not empty": ("steps: []\n", ["1:8: `steps` is empty; a workflow needs at least one step"]),
     "a file is not empty": (

@@ -142,6 +142,7 @@ def check(
     for secret in workflow.secrets:
         if said(secret, "options"):
             problems.warn(place(secret, "options"), "neither env nor file has options; remove them")
+    _check_mails(workflow, problems)
     _check_names(workflow, problems)
     _check_depends(workflow, problems)
     _check_conditions(workflow.preconditions, problems)
@@ -156,6 +157,22 @@ def check(
                 place(step, "depends"),
                 f"the {role} handler waits for no step: when it runs follows from how the run ended; remove `depends`",
             )
+
+
+def _check_mails(workflow: Workflow, problems: Problems) -> None:
+    """Warn of mails that are to be sent and cannot be, for only the log of the run tells then."""
+    on = workflow.mail_on
+    every = (*workflow.steps, *(step for _, step in handlers(workflow)))
+    for is_wanted, where, field, mail in (
+        (on.failure, place(on, "failure"), "errorMail", workflow.error_mail),
+        (on.success, place(on, "success"), "infoMail", workflow.info_mail),
+        (on.wait, place(on, "wait"), "waitMail", workflow.wait_mail),
+        *((True, place(one, "mail_on_error"), "errorMail", workflow.error_mail) for one in every if one.mail_on_error),
+    ):
+        if is_wanted and not (mail.sender and mail.to):
+            problems.warn(where, f"no mail can be sent; write {field}: {{from: ..., to: ...}}")
+        if is_wanted and not workflow.smtp.host:
+            problems.warn(where, "no mail can be sent; write smtp: {host: ..., port: ...}")
 
 
 def check_calls(workflows: Mapping[str, Workflow], problems: Problems) -> None:
@@ -316,8 +333,8 @@ def _check_depends(workflow: Workflow, problems: Problems) -> None:
 
 
 def _check_references(workflow: Workflow, problems: Problems) -> None:
-    """Warn of `${id.stdout}` where no step has the id, or where the step may not have run yet."""
-    by_id = {step.id: step.name for step in workflow.steps if step.id}
+    """Warn of `${id.stdout}` where no step has the id, or where the step may not have run yet, or leaves no such thing."""
+    by_id = {step.id: step for step in workflow.steps if step.id}
     waits: dict[str, tuple[str, ...]] | None = None
     given: frozenset[str] = frozenset()
     last = [step for role, step in handlers(workflow) if role != "init"]
@@ -326,10 +343,16 @@ def _check_references(workflow: Workflow, problems: Problems) -> None:
             if waits is None:
                 waits, given = dependencies(workflow), variables(workflow)
             if name in by_id:
-                if step not in last and by_id[name] != step.name and not _is_behind(step.name, by_id[name], waits):
+                other = by_id[name]
+                if step not in last and other is not step and not _is_behind(step.name, other.name, waits):
                     problems.warn(
                         place(step, field),
-                        f"${{{name}.{what}}} asks a step that may not have run yet; add {_short(by_id[name])} to `depends`",
+                        f"${{{name}.{what}}} asks a step that may not have run yet; add {_short(other.name)} to `depends`",
+                    )
+                if what == "output" and not (other.output or other.outputs or other.approval):
+                    problems.warn(
+                        place(step, field),
+                        f"${{{name}.{what}}} is empty, for step {_short(other.name)} has no output; give it `output: NAME`",
                     )
             elif name in waits:
                 problems.warn(

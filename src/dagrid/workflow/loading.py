@@ -106,7 +106,7 @@ def _file(
         problems.add(Place(1, 1), "the file is empty; a workflow needs `steps:` with a list of steps")
     workflows = [_workflow(node, problems) for node in documents]
     made = [one for one in workflows if one is not None]
-    local = _locals(workflows[1:], problems)
+    local = _locals(workflows, problems)
     for number, workflow in enumerate(made):
         if not workflow.name and number == 0:
             workflow.name = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("_") or "workflow"
@@ -141,8 +141,10 @@ def _workflow(node: Node, problems: Problems) -> Workflow | None:
 
 
 def _locals(workflows: list[Workflow | None], problems: Problems) -> dict[str, Workflow]:
+    """Return the documents behind the first one by their names, which none of them shares with another."""
     found: dict[str, Workflow] = {}
-    for workflow in workflows:
+    named = {one.name: one for one in workflows[:1] if one is not None and one.name}
+    for workflow in workflows[1:]:
         if workflow is None:
             continue
         if not workflow.name:
@@ -151,12 +153,12 @@ def _locals(workflows: list[Workflow | None], problems: Problems) -> dict[str, W
                     place(workflow),
                     "a document behind the first one needs a name, by which steps call it; write `name:`",
                 )
-        elif workflow.name in found:
-            line = place(found[workflow.name], "name").line
+        elif workflow.name in named:
+            line = place(named[workflow.name], "name").line
             problems.add(
                 place(workflow, "name"),
                 f"there is a workflow {workflow.name!r} in line {line} already; give this one another name",
             )
         else:
-            found[workflow.name] = workflow
+            found[workflow.name] = named[workflow.name] = workflow
     return found

@@ -80,7 +80,7 @@ def _letter(context: Context, mail: Mail, what: str, lines: Sequence[str], logs:
     to = [address.strip() for text in mail.to for address in _value(text, names).split(",") if address.strip()]
     sender = _value(mail.sender, names)
     if not to or not sender:
-        raise StepError("it is said neither who it is from nor who gets it; write errorMail: {from: ..., to: ...}")
+        raise StepError("it is not said who it is from and who gets it; write both: {from: ..., to: ...}")
     prefix = _value(mail.prefix, names)
     secrets = context.secrets
     text = [f"{context.name}: {what}", f"Run {context.logs.run_id}", "", *lines, "", f"Log: {context.logs.log}"]

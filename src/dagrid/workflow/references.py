@@ -25,6 +25,7 @@ EXPANDED = (
     "params",
     "parallel",
     "call",
+    "shell",
     "working_dir",
     "stdout",
     "stderr",

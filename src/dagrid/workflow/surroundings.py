@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from dagrid.commands import NOT_EXECUTABLE, NOT_FOUND, Exit, Launch
+from dagrid.commands import Exit, Launch
 from dagrid.config.table import VARIABLES_OF_ONE_CALL
 from dagrid.errors import ParameterError, Problem, StepError, WorkflowError
 from dagrid.masking import masked, passwords
@@ -154,6 +155,9 @@ def holds(
         names: what names mean.
         launch: makes a process of a command in backticks.
         command: makes one of a condition that is a command.
+
+    Raises:
+        StepError: it cannot be known.
     """
     if condition.expected is None:
         shown = condition.condition
@@ -163,7 +167,7 @@ def holds(
     else:
         value = (yield from expanded(condition.condition, names, launch)).strip()
         wanted = yield from expanded(condition.expected, names, launch)
-        found = matches(value, wanted)
+        found = _matches(value, wanted)
         why = f"{_short(condition.condition)} is {_short(value)}, not {_short(condition.expected)}"
     if found != condition.negate:
         return ""
@@ -177,18 +181,34 @@ def matches(value: str, wanted: str) -> bool:
     return value == wanted
 
 
+def _matches(value: str, wanted: str) -> bool:
+    """See `matches`; what is wanted may have been made of variables."""
+    try:
+        return matches(value, wanted)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise StepError(f"{_short(wanted)} is no regular expression: {error}.", retryable=False) from None
+
+
 def unmet(context: Context) -> str:
-    """Return why the run shall not begin, empty if it shall: the first precondition of its workflow that does not hold."""
+    """Return why the run shall not begin, empty if it shall: the first precondition of its workflow that does not hold.
+
+    Raises:
+        WorkflowError: whether one holds cannot be known.
+    """
     names = Names([context.given, context.variables, os.environ])
     around = context.environment, context.folder
     launch = _launcher(*around, for_backticks(context.shell), context.secrets)
-    read = _launcher(*around, context.shell, context.secrets)
 
     def command(text: str) -> Launch:
-        return read(*for_reader(context.shell, text, names))
+        shell = [driven(expanded(word, names, launch)) for word in context.shell]
+        return _launcher(*around, shell, context.secrets)(*for_reader(shell, text, names))
 
     for condition in context.workflow.preconditions:
-        reason = driven(holds(condition, names, launch, command))
+        try:
+            reason = driven(holds(condition, names, launch, command))
+        except StepError as error:
+            message = masked(error.message, context.secrets)
+            raise WorkflowError([context.file.problem(place(condition), message)]) from None
         if reason:
             return masked(reason, context.secrets)
     return ""
@@ -255,7 +275,11 @@ def driven(steps: Generator[Launch, Exit, _T]) -> _T:
 
 
 def run_now(launch: Launch) -> Exit:
-    """Start a process and wait for its end, at most a minute; its output is captured whole."""
+    """Start a process and wait for its end, at most a minute; its output is captured whole.
+
+    Raises:
+        StepError: it cannot be started, or takes longer.
+    """
     try:
         done = subprocess.run(
             [os.fspath(word) for word in launch.argv],
@@ -269,9 +293,11 @@ def run_now(launch: Launch) -> Exit:
     except subprocess.TimeoutExpired:
         raise StepError(f"{launch.shown} has not ended after {PATIENCE:g} s. Let a step do what takes long.") from None
     except FileNotFoundError:
-        return Exit(launch.shown, NOT_FOUND, stderr=f"there is no {os.fsdecode(launch.argv[0])}".encode())
-    except OSError as error:
-        return Exit(launch.shown, NOT_EXECUTABLE, stderr=str(error).encode())
+        missing = launch.argv[0] if os.path.isdir(launch.cwd or ".") else launch.cwd
+        raise StepError(f"{launch.shown} cannot be started: there is no {missing!r}.") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise StepError(f"{launch.shown} cannot be started: {why}.") from None
     code = done.returncode if done.returncode >= 0 else 128 - done.returncode
     return Exit(launch.shown, code, stdout=done.stdout, stderr=done.stderr)
 

@@ -118,7 +118,7 @@ class Work:
         steps = {one: self.ends.get(name) or _unended(context, name) for one, name in spec.ids.items()}
         self.names = Names([special, context.given, self.own, self.outputs, context.variables, os.environ], steps)
         self._env: dict[str, str] | None = None
-        self.shell = self.step.shell or context.shell
+        self.shell: Sequence[str] = self.step.shell or context.shell
         self.folder = context.folder
         self.stop_signal: int = signal.SIGTERM
 
@@ -142,7 +142,7 @@ class Work:
         return self.names.layers[:4]
 
     def prepare(self) -> Generator[Launch, Exit, None]:
-        """Find out the variables of the step, its folder, and what stops it."""
+        """Find out the variables of the step, its folder, its shell, and what stops it."""
         for variable in self.step.env:
             self.own[variable.name] = yield from self.text(variable.value)
         if self.own:
@@ -150,6 +150,8 @@ class Work:
         if self.step.working_dir:
             said_folder = os.path.expanduser((yield from self.text(self.step.working_dir)))
             self.folder = os.path.normpath(os.path.join(self.context.folder, said_folder))
+        if self.step.shell or self.context.workflow.shell:
+            self.shell = yield from self.texts(self.shell)
         if self.step.signal_on_stop:
             self.stop_signal = _signal((yield from self.text(self.step.signal_on_stop)))
 

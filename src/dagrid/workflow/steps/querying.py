@@ -14,6 +14,7 @@ from itertools import chain, islice
 from typing import IO, Any, Protocol
 
 from dagrid.errors import StepError
+from dagrid.masking import masked, passwords
 from dagrid.workflow.steps.printing import Row, printed
 from dagrid.workflow.steps.statements import Statement, statements
 from dagrid.workflow.steps.writing import emit, note
@@ -346,11 +347,8 @@ def _plain(error: Exception, dsn: str) -> str:
     """Return what an error says, without what may be secret in a DSN."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:3]) or type(error).__name__
-    _, mark, rest = dsn.partition("://")
-    login = rest.rpartition("@")[0] if mark else ""
-    for secret in (login, login.partition(":")[2], dsn if mark or "=" in dsn else ""):
-        if secret:
-            text = text.replace(secret, "*******")
+    secrets = {*passwords(dsn), *([dsn] if "://" in dsn or "=" in dsn else [])}
+    text = masked(text, [secret for secret in secrets if len(secret) > 1])
     return text if text.endswith((".", "?")) else f"{text}."
 
 
