@@ -9,7 +9,9 @@ import pytest
 
 from dagrid.cli.commands import resuming
 from dagrid.cli.exits import Exit
+from dagrid.errors import StoreError
 from dagrid.history import About
+from dagrid.stores.sqlite import SQLiteStore
 from tests.cli.conftest import NIGHTLY, PATIENCE, appeared, process
 
 pytestmark = pytest.mark.usefixtures("files")
@@ -71,6 +73,28 @@ def test_two_who_retry_a_run_at_once_do_not_end_it_twice(dagrid, history, files,
     said = dagrid("retry", "mine")
     assert said.code == 0, said.err
     assert (files / "done").read_text() == "done\n"
+
+
+def test_a_run_that_can_be_recorded_no_more_is_interrupted(dagrid, history, files, monkeypatch):
+    """That is what it is to all others; who started it hears the same, and how it goes on."""
+    (files / "full.yaml").write_text("steps: [echo a >> a, touch full, test -e ok]\n")
+    append = SQLiteStore.append
+
+    def refused(*arguments, **settings):
+        if (files / "full").exists() and not (files / "ok").exists():
+            raise StoreError("The disk is full: make room.")
+        return append(*arguments, **settings)
+
+    monkeypatch.setattr(SQLiteStore, "append", refused)
+    said = dagrid("start", "full.yaml")
+    (run,) = history.runs()
+    assert (said.code, run.status) == (Exit.INTERRUPTED, "interrupted"), said.err
+    assert "The disk is full: make room." in said.err
+    assert "full interrupted after" in said.err
+    assert f"Go on with it: dagrid retry {run.run}" in said.err
+    (files / "ok").touch()
+    assert dagrid("retry", run.run).code == 0
+    assert (files / "a").read_text() == "a\n"
 
 
 def test_retry_after_kill_9(dagrid, history, files):

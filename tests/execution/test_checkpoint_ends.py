@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -181,6 +182,37 @@ def test_a_try_that_waited_for_its_time_still_waits(folder: str) -> None:
     result = second.wait(PATIENCE)
     assert result["flaky"] == 7
     assert result.node_result("flaky").attempts == 2
+
+
+def test_a_try_waits_no_longer_because_the_time_of_day_was_set_back(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would have waited until the clock shows again what it showed, and so at each process that takes the run up."""
+    checkpoint = Checkpoint(MemoryStore(), open_artifacts(folder))
+    flaky = Node("flaky", partial(_busy, folder + ".tries"), retries=Retry(1, delay=60.0))
+    run = DAG([flaky]).start(checkpoint=checkpoint, run_id="r", backend="inline", clock=VirtualClock(100.0))
+    with pytest.raises(TimeoutError):
+        run.wait(0)
+    real = time.time
+    for back in (7200.0, 9000.0):
+        monkeypatch.setattr(time, "time", lambda back=back: real() - back)
+        later = VirtualClock(5.0)
+        run = restart(checkpoint, "r", backend="inline", clock=later)
+        with pytest.raises(TimeoutError):
+            run.wait(0)
+        assert later.due is not None
+        assert 5.0 < later.due < 66.0
+    later.advance()
+    result = run.wait(PATIENCE)
+    assert result["flaky"] == 7
+    assert 0.0 < result.total_duration_seconds < 3600.0
+
+
+def _busy(tries: str) -> int:
+    note(tries, "x")
+    if len(noted(tries)) < 2:
+        raise OSError("busy")
+    return 7
 
 
 def test_a_try_whose_time_came_meanwhile_goes_at_once(folder: str) -> None:

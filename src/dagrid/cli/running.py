@@ -14,7 +14,8 @@ from dagrid.cli.exits import exit_of_status
 from dagrid.cli.garbage import collect_garbage
 from dagrid.cli.output import ReaderGoneError, plain, tell, took
 from dagrid.cli.workflows import said
-from dagrid.errors import DagridError, InternalError
+from dagrid.errors import DagridError, InternalError, StaleEpochError, StoreError
+from dagrid.history import INTERRUPTED
 from dagrid.interrupts import HeldInterrupts, Terminals, press
 
 if TYPE_CHECKING:
@@ -186,16 +187,19 @@ def told_end(call: Call, run_id: str, name: str, result: ExecutionResult, stoppe
     Raises:
         InternalError: it has ended by a fault of dagrid's.
     """
-    status = result.status.value
+    unrecorded = isinstance(result.failure, StoreError)  # it has ended here, and not where it is kept
+    status = INTERRUPTED if unrecorded else result.status.value
     if call.out.as_json:
-        _told_programs(call, run_record(run_id, name, result))
+        _told_programs(call, {**run_record(run_id, name, result), "status": status})
     else:
         for line in failures(result):
             call.out.complain(line)
     call.out.say(f"{name} {status.replace('_', ' ')} after {took(result.total_duration_seconds)}: run {run_id}")
     if isinstance(result.failure, InternalError):
         raise result.failure
-    return exit_of_status(status, stopped)
+    if unrecorded and not isinstance(result.failure, StaleEpochError):
+        call.out.say(f"Go on with it: dagrid retry {run_id}")
+    return exit_of_status(status, stopped or unrecorded)
 
 
 def _told_programs(call: Call, record: dict[str, Any]) -> None:

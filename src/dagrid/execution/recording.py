@@ -396,14 +396,28 @@ def read(checkpoint: Checkpoint, run: str, now: float) -> Recovered:
         state.shift(shift)
     entries: list[Entry] = []
     written = since = 0 if latest is None else latest[0]
+    moved = 0.0
     for data in checkpoint.store.read(run, since):
         written += 1
         entry = _decode(data)
         if entry.kind == _OWNED:
             shift = entry.due - offset
+            moved += _moved_before(entry.at + shift, entries, state)
         else:
             entries.append(_shifted(entry, shift))
-    return Recovered(first.at + first.due - offset, written, picture, state, entries)
+    moved += _moved_before(now, entries, state)
+    return Recovered(first.at + first.due - offset + moved, written, picture, state, entries)
+
+
+def _moved_before(at: float, entries: Sequence[Entry], state: State | None) -> float:
+    """Move what has happened, so that none of it is later than this, and return by how much: the time of day was set back."""
+    move = min(0.0, at - entries[-1].at) if entries else 0.0
+    if move:
+        for entry in entries:
+            _shifted(entry, move)
+        if state is not None:
+            state.shift(move)
+    return move
 
 
 def facts_of(entries: Sequence[Entry]) -> Iterator[tuple[Fact, bytes, list[Rule]]]:
