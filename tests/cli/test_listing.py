@@ -105,6 +105,12 @@ def test_runs_as_asked(dagrid, history, monkeypatch):
     assert "succeeded" in dagrid("history", "--status", "succeded").err
 
 
+def test_a_limit_beyond_all_numbers_of_a_database(dagrid, history):
+    """It is no limit."""
+    ended(history, "only")
+    assert "only" in dagrid("history", "--limit", "9" * 30).out
+
+
 def test_names_cannot_steer_a_terminal(dagrid, history):
     """What a stranger has called a graph is shown and not obeyed."""
     ended(history, "evil\x1b[2J\nname", "failed", "run-1")

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagrid.config.kinds import is_text
 from dagrid.errors import (
     DagridError,
     InvalidSettingError,
@@ -155,12 +156,8 @@ def checked_texts(words: Sequence[str]) -> list[str]:
         InvalidSettingError: one has bytes that are no UTF-8.
     """
     for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise InvalidSettingError(
-                f"{word!r} is no text in UTF-8. Put such bytes into a file, and name that."
-            ) from None
+        if not is_text(word):
+            raise InvalidSettingError(f"{word!r} is no text in UTF-8. Put such bytes into a file, and name that.")
     return list(words)
 
 
