@@ -63,6 +63,8 @@ def test_runs_in_a_table(dagrid, history):
     assert [row.split()[:3] for row in rows] == [["run-2", "b", "succeeded"], ["run-1", "a", "failed"]]
     none = dagrid("history", "c")
     assert (none.code, none.out, none.err) == (0, "", "There are no such runs.\n")
+    ended(history, "nightly", "succeeded", "run-3")
+    assert dagrid("history", "nihgtly").err == "There are no such runs. Did you mean 'nightly'?\n"
 
 
 def test_runs_for_programs(dagrid, history):
