@@ -140,12 +140,13 @@ def given(call: Call, rest: Sequence[str]) -> list[str]:
     """
     from dagrid.workflow.parameters import open_quote, split
 
-    for text in call.config["params"]:
+    setting = call.config.value("params")
+    for text in setting.value:
         if rest_of_it := open_quote(text):
             raise InvalidSettingError(
-                f"--params has a quote that is not closed: {rest_of_it}. Close it, or write NAME=value behind --."
+                f"{setting.named} has a quote that is not closed: {rest_of_it}. Close it, or write NAME=value behind --."
             )
-    said = [f"{name}={value}" if name else value for text in call.config["params"] for name, value in split(text)]
+    said = [f"{name}={value}" if name else value for text in setting.value for name, value in split(text)]
     return checked_texts([*said, *rest])
 
 
