@@ -121,6 +121,14 @@ def test_names_cannot_steer_a_terminal(dagrid, history):
     assert r"evil\x1b[2J name" in said.out
 
 
+def test_last_words_cannot_steer_a_terminal(dagrid, folder):
+    """A step that fails says why in words of its own, which had cleared the screen of who was told of them."""
+    (folder / "evil.yaml").write_text("steps: [{name: only, script: \"printf 'gone \\\\033[2J\\\\n' >&2; exit 1\"}]\n")
+    for said in (dagrid("start", "evil.yaml"), dagrid("explain", "evil"), dagrid("status", "evil")):
+        assert "\x1b" not in said.out + said.err
+        assert r"gone \x1b[2J" in said.out + said.err
+
+
 def test_colours_are_for_terminals(dagrid, history, monkeypatch):
     """A pipe gets none, whatever the variables say."""
     ended(history)
