@@ -293,7 +293,7 @@ def test_commands_are_looked_up_one_by_one():
     assert list(group().list_commands(None)) == list(COMMANDS)  # type: ignore[arg-type]
 
 
-def test_what_would_have_no_effect_is_refused(dagrid, history, folder):
+def test_what_would_have_no_effect_is_refused(dagrid, history, folder, monkeypatch):
     """A flag that is for other things, a file that is not there, a quote without an end, a name that no run can have."""
     (folder / "flow.yaml").write_text("params: X=1\nsteps: [echo]\n")
     for arguments, why in (
@@ -311,6 +311,9 @@ def test_what_would_have_no_effect_is_refused(dagrid, history, folder):
         said = dagrid(*arguments)
         assert (said.code, why in said.err) == (Exit.USAGE, True), said.err
     assert history.runs() == []
+    with monkeypatch.context() as said_by:
+        said_by.setenv("DAGRID_PARAMS", "X='a b")
+        assert "DAGRID_PARAMS has a quote that is not closed" in dagrid("start", "flow.yaml").err
     assert dagrid("start", "flow.yaml", "-q", "-p", "X='a b' 'it'").code == 0
     assert dagrid("retry", "flow", "--from", "cmd_1", "--backend", "thread").code == Exit.USAGE
     assert dagrid("cleanup", "flwo", "-y").code == Exit.UNKNOWN

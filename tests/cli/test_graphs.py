@@ -347,6 +347,21 @@ def test_a_run_that_is_short_on_a_terminal():
     assert "ValueError: too large" in drawn
 
 
+def test_a_large_graph_that_is_gone_on_with_on_a_terminal(dagrid, folder):
+    """It is a bar as it was when it began: of so many nodes no list can be looked through."""
+    (folder / "large.py").write_text(
+        "import os\nfrom dagrid import DAG, Node\n"
+        "def first():\n    assert os.path.exists('ok')\n"
+        "graph = DAG([Node('first', fn=first), *(Node(f'n{n}', fn=int, depends_on=['first']) for n in range(1_000))])\n"
+    )
+    assert dagrid("start", "large:graph", "-q").code == Exit.FAILED
+    (folder / "ok").touch()
+    code, drawn = on_a_terminal("retry", "graph")
+    assert code == 0, drawn
+    assert "1,001/1,001" in drawn
+    assert "not shown" not in drawn
+
+
 def test_a_table_on_a_terminal(dagrid):
     """There colours help to see what failed."""
     dagrid("start", "flows:flow", "-q", "--", "9")

@@ -63,6 +63,8 @@ def test_runs_in_a_table(dagrid, history):
     assert [row.split()[:3] for row in rows] == [["run-2", "b", "succeeded"], ["run-1", "a", "failed"]]
     none = dagrid("history", "c")
     assert (none.code, none.out, none.err) == (0, "", "There are no such runs.\n")
+    ended(history, "nightly", "succeeded", "run-3")
+    assert dagrid("history", "nihgtly").err == "There are no such runs. Did you mean 'nightly'?\n"
 
 
 def test_runs_for_programs(dagrid, history):
@@ -105,12 +107,26 @@ def test_runs_as_asked(dagrid, history, monkeypatch):
     assert "succeeded" in dagrid("history", "--status", "succeded").err
 
 
+def test_a_limit_beyond_all_numbers_of_a_database(dagrid, history):
+    """It is no limit."""
+    ended(history, "only")
+    assert "only" in dagrid("history", "--limit", "9" * 30).out
+
+
 def test_names_cannot_steer_a_terminal(dagrid, history):
     """What a stranger has called a graph is shown and not obeyed."""
     ended(history, "evil\x1b[2J\nname", "failed", "run-1")
     said = dagrid("history")
     assert "\x1b" not in said.out
     assert r"evil\x1b[2J name" in said.out
+
+
+def test_last_words_cannot_steer_a_terminal(dagrid, folder):
+    """A step that fails says why in words of its own, which had cleared the screen of who was told of them."""
+    (folder / "evil.yaml").write_text("steps: [{name: only, script: \"printf 'gone \\\\033[2J\\\\n' >&2; exit 1\"}]\n")
+    for said in (dagrid("start", "evil.yaml"), dagrid("explain", "evil"), dagrid("status", "evil")):
+        assert "\x1b" not in said.out + said.err
+        assert r"gone \x1b[2J" in said.out + said.err
 
 
 def test_colours_are_for_terminals(dagrid, history, monkeypatch):

@@ -178,10 +178,17 @@ def test_bytes_that_are_no_text(files, history):
             [sys.executable, "-m", "dagrid", *arguments], capture_output=True, timeout=PATIENCE, check=False
         )
 
-    for arguments in ((b"start", b"n.yaml", b"--", b"A=\xff"), (b"exec", b"--", b"\xff")):
+    for arguments in ((b"start", b"n.yaml", b"--", b"A=\xff"), (b"exec", b"--", b"\xff"), (b"status", b"\xff")):
         refused = run(*arguments)
         assert refused.returncode == Exit.USAGE
         assert b"no text in UTF-8" in refused.stderr
+    for flag in (b"--from-run-id", b"--trigger-type"):
+        refused = run(b"start", flag, b"\xff", b"n.yaml")
+        assert (refused.returncode, refused.stderr) == (
+            Exit.USAGE,
+            b"dagrid: %s is text in UTF-8, not '\\udcff'.\n" % flag,
+        )
+    assert run(b"graph", b"\xff").returncode == Exit.UNKNOWN
     assert history.runs() == []
     done = run(b"start", b"odd\xff.yaml")
     assert done.returncode == 0, done.stderr

@@ -164,6 +164,13 @@ def test_a_file_that_cannot_be(tmp_path, text, said):
     assert str(tmp_path / "config.yaml") in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "text"), [("c.yaml", "{}"), ("c.json", '{{"a": {}}}'), ("c.toml", "a = {}")])
+def test_a_file_that_nests_without_end(tmp_path, name, text):
+    """It is refused in words; it ended the process."""
+    with pytest.raises(InvalidSettingError, match=rf"{name}: settings are not nested so deep"):
+        config(tmp_path, text.format("[" * 100_000), name)["quiet"]
+
+
 def test_a_file_that_is_not_there(tmp_path):
     """One that is named must be; the one in the home need not."""
     with pytest.raises(InvalidSettingError, match=r"none\.yaml: the settings cannot be read: No such file"):

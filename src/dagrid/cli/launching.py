@@ -56,7 +56,7 @@ def start_workflow(
     from dagrid.workflow.running import start
 
     workflow = file.document(document)
-    watched = Watched(call, name or workflow.name, len(workflow.steps))
+    watched = Watched(call, name or workflow.name, lambda: len(workflow.steps))
     with stoppable() as held:
         started = start(
             file,
@@ -123,7 +123,7 @@ def start_graph(
         trigger=call.config["trigger_type"],
         more={"folder": folder or os.getcwd()},
     )
-    watched = Watched(call, name, len(dag))
+    watched = Watched(call, name, lambda: len(dag))
     with stoppable() as held, call.history.begin(name, about, run_id, served=served, again=again) as place:
         watched.at(place)
         try:

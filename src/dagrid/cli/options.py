@@ -9,8 +9,9 @@ import click
 
 from dagrid.cli.calls import Call
 from dagrid.config import BY_NAME, Config, settings_of
-from dagrid.config.kinds import FLAG
+from dagrid.config.kinds import FLAG, is_text
 from dagrid.config.table import Setting
+from dagrid.errors import InvalidSettingError
 
 Body = Callable[..., int | None]
 Complete = Callable[[click.Context, click.Parameter, str], list[Any]]
@@ -44,7 +45,7 @@ def command(
         params += [negation(one) for one in own if one.flags and one.kind is FLAG]
         return click.Command(
             name,
-            callback=_called(body, name),
+            callback=_called(body, name, [one.name or "" for one in arguments if not isinstance(one.type, click.Path)]),
             params=params,
             help=with_examples(body.__doc__ or "", examples),
             context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
@@ -119,13 +120,18 @@ def _among(choices: Sequence[str]) -> Complete:
     return lambda _context, _param, typed: [word for word in choices if word.startswith(typed)]
 
 
-def _called(body: Body, name: str) -> Callable[..., int]:
+def _called(body: Body, name: str, texts: Sequence[str]) -> Callable[..., int]:
     @click.pass_context
     def call(context: click.Context, /, **values: Any) -> int:
         given = {**(context.obj or {}), **_given(values)}
         arguments = {name: value for name, value in values.items() if name not in _PARAMS and name not in _UNSET}
         now = Call(Config(given), name)
         _calls.append(now)
+        for word in map(arguments.get, texts):
+            if isinstance(word, str) and not is_text(word):
+                raise InvalidSettingError(
+                    f"{word!r} is no text in UTF-8, and names nothing. Write what {name} --help says."
+                )
         try:
             with now.handed_on():
                 return int(body(now, **arguments) or 0)

@@ -73,12 +73,12 @@ class Output:
         _put(self.data, text)
 
     def line(self, text: str = "") -> None:
-        """Write a line of data."""
-        _put(self.data, f"{text}\n")
+        """Write a line of data that people read; texts of others in it cannot steer a terminal."""
+        self.write(f"{text.translate(_ESCAPES)}\n")
 
     def json(self, value: Any) -> None:
         """Write data as JSON."""
-        self.line(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        self.write(f"{json.dumps(value, indent=2, ensure_ascii=False, default=str)}\n")
 
     @contextmanager
     def json_list(self) -> Iterator[Callable[[Any], None]]:
@@ -95,7 +95,7 @@ class Output:
 
     def json_line(self, value: Any) -> None:
         """Write data as JSON on one line, of several that come one after the other."""
-        self.line(json.dumps(value, ensure_ascii=False, default=str))
+        self.write(f"{json.dumps(value, ensure_ascii=False, default=str)}\n")
 
     def say(self, text: str) -> None:
         """Tell whoever looks on, unless they want to hear nothing."""
@@ -113,14 +113,14 @@ class Output:
         colour = coloured(self.data)
         last = len(heads) - 1
         head = "  ".join(name if at == last else name.ljust(widths[at]) for at, name in enumerate(heads))
-        self.line(f"\x1b[1m{head}\x1b[0m" if colour else head)
+        self.write(f"\x1b[1m{head}\x1b[0m\n" if colour else f"{head}\n")
         for row in shown:
             cells = []
             for at, cell in enumerate(row):
                 padding = "" if at == last else " " * (widths[at] - _width(cell))
                 code = COLOURS.get(cell) if colour else None
                 cells.append((f"\x1b[{code}m{cell}\x1b[0m" if code else cell) + padding)
-            self.line("  ".join(cells).rstrip())
+            self.write(f"{'  '.join(cells).rstrip()}\n")
 
     def csv(self, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Write rows as comma-separated values (RFC 4180)."""
@@ -180,11 +180,11 @@ class ReaderGoneError(Exception):
 
 
 def tell(text: str) -> None:
-    """Write to standard error. Where nobody reads that, or there is no room, the text is lost and the command goes on: its exit
-    code tells what it did.
+    """Write to standard error what no terminal obeys. Where nobody reads that, or there is no room, the text is lost and the
+    command goes on: its exit code tells what it did.
     """
     with suppress(ReaderGoneError, OSError):
-        _put(sys.stderr, text)
+        _put(sys.stderr, text.translate(_ESCAPES))
 
 
 def _put(stream: IO[str], text: str) -> None:

@@ -35,16 +35,21 @@ BAD = ("failed", "timed_out", "lost")
 
 
 class Watched:
-    """Who looks on while a run goes on; they are made before the run, and are told afterwards where its files are."""
+    """Who looks on while a run goes on; they are made before the run, and are told afterwards where its files are.
 
-    def __init__(self, call: Call, title: str, nodes: int = 0) -> None:
+    Args:
+        call, title: what is run, and what it is called.
+        count: says how many nodes it has, where that counts.
+    """
+
+    def __init__(self, call: Call, title: str, count: Callable[[], int]) -> None:
         self._place: Place | None = None
         self.observers: list[Any] = []
         if call.out.quiet or call.out.as_json:
             return
         if not sys.stderr.isatty():
             self.observers.append(self._lines())
-        elif nodes > MOST_STEPS:
+        elif count() > MOST_STEPS:
             from dagrid.execution.clock import REAL_CLOCK
             from dagrid.observe.progress import Progress
 

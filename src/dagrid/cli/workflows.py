@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dagrid.config.kinds import is_text
 from dagrid.errors import (
     DagridError,
     InvalidSettingError,
@@ -139,12 +140,13 @@ def given(call: Call, rest: Sequence[str]) -> list[str]:
     """
     from dagrid.workflow.parameters import open_quote, split
 
-    for text in call.config["params"]:
+    setting = call.config.value("params")
+    for text in setting.value:
         if rest_of_it := open_quote(text):
             raise InvalidSettingError(
-                f"--params has a quote that is not closed: {rest_of_it}. Close it, or write NAME=value behind --."
+                f"{setting.named} has a quote that is not closed: {rest_of_it}. Close it, or write NAME=value behind --."
             )
-    said = [f"{name}={value}" if name else value for text in call.config["params"] for name, value in split(text)]
+    said = [f"{name}={value}" if name else value for text in setting.value for name, value in split(text)]
     return checked_texts([*said, *rest])
 
 
@@ -155,12 +157,8 @@ def checked_texts(words: Sequence[str]) -> list[str]:
         InvalidSettingError: one has bytes that are no UTF-8.
     """
     for word in words:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise InvalidSettingError(
-                f"{word!r} is no text in UTF-8. Put such bytes into a file, and name that."
-            ) from None
+        if not is_text(word):
+            raise InvalidSettingError(f"{word!r} is no text in UTF-8. Put such bytes into a file, and name that.")
     return list(words)
 
 

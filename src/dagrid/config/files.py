@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from dagrid.errors import InvalidSettingError
 
 Way = tuple[str, ...]
+DEEPEST = 50
 
 
 class Source:
@@ -56,13 +57,16 @@ def read(path: Path, *, texts: bool = False) -> Source:
         raise InvalidSettingError(f"{path}: this is no UTF-8 ({error.reason}). Save the file as UTF-8.") from error
     places: dict[Way, tuple[int, int]] = {}
     suffix = path.suffix.lower()
-    data = (
-        _toml(path, text, texts)
-        if suffix == ".toml"
-        else _json(path, text, texts)
-        if suffix == ".json"
-        else _yaml(path, text, texts, places)
-    )
+    try:
+        data = (
+            _toml(path, text, texts)
+            if suffix == ".toml"
+            else _json(path, text, texts)
+            if suffix == ".json"
+            else _yaml(path, text, texts, places)
+        )
+    except RecursionError:
+        raise _too_deep(path) from None
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -104,8 +108,10 @@ def _yaml(path: Path, text: str, texts: bool, places: dict[Way, tuple[int, int]]
         import yaml
     except ImportError as error:
         raise InvalidSettingError(f"{path} needs PyYAML, which is not installed: pip install 'dagrid[cli]'") from error
-    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    kind: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = kind(text)
     try:
+        _check_depth(path, yaml.parse(text, kind))
         root = loader.get_single_node()
         return (
             None if root is None else _value(root, (), places, path, _text_of if texts else partial(_plain, loader), 0)
@@ -125,13 +131,28 @@ def _yaml(path: Path, text: str, texts: bool, places: dict[Way, tuple[int, int]]
         loader.dispose()
 
 
+def _check_depth(path: Path, events: Iterable[Any]) -> None:
+    """Refuse what nests so deep that making nodes of it ends the process."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise _too_deep(path)
+
+
+def _too_deep(path: Path) -> InvalidSettingError:
+    return InvalidSettingError(f"{path}: settings are not nested so deep.")
+
+
 def _value(
     node: Any, at: Way, places: dict[Way, tuple[int, int]], path: Path, plain: Callable[[Any], Any], depth: int
 ) -> Any:
     import yaml
 
-    if depth > 50:
-        raise InvalidSettingError(f"{path}: settings are not nested so deep.")
+    if depth > DEEPEST:
+        raise _too_deep(path)
     places[at] = (node.start_mark.line + 1, node.start_mark.column + 1)
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}

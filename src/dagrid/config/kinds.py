@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _DATABASE = re.compile(r"postgres(?:ql)?://.+")
 _LONGEST = 500
+# More than that no database counts.
+_MOST = (1 << 63) - 1
 
 
 class Kind(NamedTuple):
@@ -33,6 +35,21 @@ class Kind(NamedTuple):
     separator: str = ""
 
 
+def is_text(word: str) -> bool:
+    """Whether a word of the command line or of the environment is text, and not bytes that are no UTF-8."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _text(text: str) -> str:
+    if not is_text(text):
+        raise ValueError
+    return text
+
+
 def _flag(text: str) -> bool:
     try:
         return {
@@ -53,7 +70,7 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 0:
         raise ValueError
-    return number
+    return min(number, _MOST)
 
 
 def _port(text: str) -> int:
@@ -87,7 +104,7 @@ def _moment(text: str) -> str:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
+    name, separator, value = _text(text).partition("=")
     if not separator or not name:
         raise ValueError
     return name, value
@@ -127,7 +144,7 @@ def _some(text: str) -> str:
 
 
 def _database(text: str) -> str:
-    if not _DATABASE.fullmatch(text):
+    if not _DATABASE.fullmatch(_text(text)):
         raise ValueError
     return text
 
@@ -138,7 +155,7 @@ def _name(text: str) -> str:
     return text
 
 
-TEXT = Kind("text", str, {"type": "string"})
+TEXT = Kind("text in UTF-8", _text, {"type": "string"})
 NAME = Kind(
     "a name of at most 40 letters, digits, '_', '.' and '-'",
     _name,

@@ -14,6 +14,7 @@ from dagrid.cli.options import command
 from dagrid.cli.output import tame
 from dagrid.cli.workflows import given, importable, is_graph, load_graph, load_workflow
 from dagrid.config import DEFAULT
+from dagrid.config.kinds import is_text
 from dagrid.errors import InvalidSettingError, RunStateError, UnknownRunError, WorkflowNotFoundError
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def _run(call: Call, target: str) -> tuple[DAG, dict[str, NodeResult]] | None:
     from dagrid.assemble import view
     from dagrid.execution.recording import read_head
 
+    if not is_text(target):
+        return None
     try:
         info = call.history.find(target)
     except UnknownRunError:

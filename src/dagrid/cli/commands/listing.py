@@ -11,7 +11,7 @@ from dagrid.cli.calls import Call
 from dagrid.cli.options import command
 from dagrid.cli.output import took
 from dagrid.cli.runs import OF_A_RUN, completed_names
-from dagrid.errors import InvalidSettingError
+from dagrid.errors import InvalidSettingError, UnknownRunError, hint
 
 if TYPE_CHECKING:
     from dagrid.history import RunInfo
@@ -64,7 +64,7 @@ def history_command(call: Call, name: str | None) -> None:
         )
     form = "json" if call.out.as_json else config["history.format"]
     if form == "table":
-        _table(call, runs)
+        _table(call, runs, name)
     elif form == "json":
         call.out.json([record(call, info) for info in runs])
     else:
@@ -94,7 +94,7 @@ def record(call: Call, info: RunInfo) -> dict[str, Any]:
     }
 
 
-def _table(call: Call, runs: list[RunInfo]) -> None:
+def _table(call: Call, runs: list[RunInfo], name: str | None) -> None:
     from dagrid.history.owners import host
 
     here = host()
@@ -113,9 +113,19 @@ def _table(call: Call, runs: list[RunInfo]) -> None:
             )
         )
     if not rows:
-        call.out.say("There are no such runs.")
+        call.out.say(f"There are no such runs.{_near(call, name)}")
         return
     call.out.table(("RUN", "NAME", "STATUS", "CREATED", "TOOK", ""), rows)
+
+
+def _near(call: Call, name: str | None) -> str:
+    """Return the end of a message that suggests the nearest name of a run, where there is none of that name."""
+    try:
+        if name is not None:
+            call.history.find(name)
+    except UnknownRunError as error:
+        return hint(error.suggestion)
+    return ""
 
 
 def _seconds(info: RunInfo) -> float | None:

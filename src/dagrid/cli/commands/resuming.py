@@ -189,7 +189,7 @@ def _go_on(call: Call, info: RunInfo, **how: Any) -> int:
     refuse_without_effect(call, OF_GRAPHS)
     from dagrid.workflow.running import go_on
 
-    watched = Watched(call, info.name)
+    watched = Watched(call, info.name, lambda: len(steps_of(call, info.run)))
     with stoppable() as held:
         started = go_on(
             call.history,
@@ -219,7 +219,7 @@ def _go_on_with_graph(
 
     history = call.history
     importable(call, history.about(info.run))
-    watched = Watched(call, info.name)
+    watched = Watched(call, info.name, lambda: len(steps_of(call, info.run)))
     take_over = call.config["take_over"]
     with stoppable() as held, history.reopen(info.run, take_over=take_over, served=served) as place:
         watched.at(place)
