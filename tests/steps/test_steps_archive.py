@@ -163,6 +163,12 @@ def test_a_damaged_archive_is_said_to_be_one(place, format):
         show("text")
 
 
+def test_a_destination_that_is_a_file_is_said_to_be_one(place):
+    create(["in"], "a.zip", format="zip")
+    with pytest.raises(StepError, match=r"The folder 'in/a\.txt' cannot be made: File exists\."):
+        extract("a.zip", "in/a.txt")
+
+
 def test_an_archive_is_there_as_a_whole_or_not_at_all(place, monkeypatch):
     (place / "out.zip").write_text("old")
 

@@ -19,3 +19,18 @@ def test_files_of_the_folder_are_no_modules_of_ours(perform, tmp_path):
         "There is no archive 'none.zip'."
     )
     assert perform("steps: [{type: duckdb, command: SELECT 1 AS a}]").out == '{"a":1}\n'
+
+
+def test_a_choice_that_is_made_of_variables_is_one_of_those_there_are(perform):
+    """Also one of which nobody knows the variable, so that its name is left."""
+    step = "steps: [{type: sqlite, command: SELECT 1, config: {dsn: ':memory:', output: '%s'}, env: {A: js}}]"
+    assert perform(step % "${A}on").out == '[\n    {"1":1}\n]\n'
+    assert perform(step % "$A").error == (
+        "'output' must be one of jsonl, json, csv, table, not 'js'. Did you mean 'json'?"
+    )
+    assert "not '$NOBODY'" in perform(step % "$NOBODY").error
+
+
+def test_no_file_is_called_with_a_nul(perform):
+    ended = perform('steps: [{type: jq, command: ., config: {input: "a\\0b"}}]')
+    assert ended.error.startswith("The JSON cannot be read from ")

@@ -347,6 +347,14 @@ BAD: dict[str, tuple[str, list[str]]] = {
         "defaults: {signalOnStop: SIGKIL}\nhandlerOn: {exit: x}\nsteps: [x, y, {command: z, signalOnStop: SIGTERM}]\n",
         ["1:26: there is no signal 'SIGKIL'; write one such as SIGTERM. Did you mean 'SIGKILL'?"],
     ),
+    "what cannot be read is all that is said": (
+        "preconditions: [{condition: [x]}]\ndefaults: {continueOn: 5, retryPolicy: 1}\nhandlerOn: {init: x}\nsteps: [x]\n",
+        [
+            "1:29: preconditions.condition is text, not a list",
+            "2:24: defaults.continueOn is a mapping, or one of failed and skipped, not 5",
+            "2:40: defaults.retryPolicy is a mapping, not 1",
+        ],
+    ),
     "spans of time": (
         "catchupWindow: 12 parsecs\nsteps: [x]\n",
         ["1:16: catchupWindow is a span of time such as 12h or 1h30m, not '12 parsecs'"],

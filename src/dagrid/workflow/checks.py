@@ -86,15 +86,16 @@ _DEFAULTED = (
 def complete(workflow: Workflow, problems: Problems) -> None:
     """Fill in what follows from other fields: the step of a root command, names, types, defaults, what is repeated."""
     _root_command(workflow, problems)
-    defaulted = [field for field in _DEFAULTED if said(workflow.defaults, field)]
+    defaults = workflow.defaults
+    defaulted = [field for field in _DEFAULTED if said(defaults, field) and not said(defaults, f"!{field}")]
     taken = {step.name for step in workflow.steps}
     for number, step in enumerate(workflow.steps, 1):
-        _complete_step(step, workflow.defaults, defaulted, problems)
+        _complete_step(step, defaults, defaulted, problems)
         if not step.name:
             step.name = _free_name(step, number, taken)
             taken.add(step.name)
     for role, step in handlers(workflow):
-        _complete_step(step, workflow.defaults, defaulted, problems)
+        _complete_step(step, defaults, defaulted, problems)
         step.name = step.name or f"on{role.capitalize()}"
         if role == "init":  # one that has no need to run keeps nobody from it
             step.continue_on = msgspec.structs.replace(step.continue_on, skipped=True)

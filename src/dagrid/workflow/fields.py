@@ -325,7 +325,7 @@ class RecordOf(msgspec.Struct, dict=True):
         for name in missing:
             spelled = next(row.spellings()[0] for row in self.fields if row.target == name)
             problems.add(node, f"{label or self.name} needs {spelled!r}; write {spelled}: ...")
-        return WRONG if missing else self.record(**values, places=places)
+        return self.record(**values, places=places) if values.keys() >= set(self.required) else WRONG
 
     def values(self, node: source.Mapping, label: str, problems: Problems) -> tuple[dict[str, Any], dict[str, Place]]:
         """Read all fields of a mapping; returns what could be read, and where each stands: with `!` what could not be read."""

@@ -173,11 +173,11 @@ def _message(letter: Letter) -> EmailMessage:
         for name, addresses in (("To", letter.to), ("Cc", letter.cc)):
             if addresses:
                 message[name] = ", ".join(addresses)
+        message["Message-ID"] = make_msgid(domain=_address(letter.sender).rpartition("@")[2] or "localhost")
         message["Subject"] = " ".join(letter.subject.split())
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, AttributeError) as error:  # whatever Python's parser of addresses comes to
         raise StepError(f"An address of the mail is none: {error}", retryable=False) from None
     message["Date"] = formatdate(localtime=True)
-    message["Message-ID"] = make_msgid(domain=_address(letter.sender).rpartition("@")[2] or "localhost")
     message.set_content(letter.text, subtype="html" if letter.html else "plain")
     for path in letter.attachments:
         try:

@@ -109,13 +109,16 @@ def extract(
     """Take an archive apart. No path, and no link, leads out of the destination.
 
     Raises:
-        StepError: it is no archive, a path leads out of the destination, or a file is there already.
+        StepError: it is no archive, a path leads out of the destination, which cannot be made, or a file is there already.
     """
     if verify:
         for _ in _entries(source, format, password, whole=True):
             pass
-    if not dry_run:
-        os.makedirs(destination, exist_ok=True)
+    try:
+        if not dry_run:
+            os.makedirs(destination, exist_ok=True)
+    except OSError as error:
+        raise StepError(f"The folder {destination!r} cannot be made: {error.strerror or error}.") from None
     root = os.path.realpath(destination)
     count = size = 0
     for entry in _entries(source, format, password):

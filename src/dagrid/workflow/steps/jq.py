@@ -98,7 +98,7 @@ def apply(query: str, data: str, path: str = "", *, raw: bool = False) -> None:
         try:
             with open(path, encoding="utf-8-sig") as file:
                 data = file.read()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise StepError(
                 f"The JSON cannot be read from {path!r}: {getattr(error, 'strerror', None) or error}."
             ) from None

@@ -134,7 +134,8 @@ class Settings:
             row = self.spelled.get(key)
             wrong = self._unknown(key) if row is None else row.refused or _wrong(row, value)
             if wrong:
-                raise StepError(f"{wrong[0].upper()}{wrong[1:]}.", retryable=False)
+                end = "" if wrong.endswith("?") else "."
+                raise StepError(f"{wrong[0].upper()}{wrong[1:]}{end}", retryable=False)
             assert row is not None
             if value is not None:
                 values[row.name] = _value(row, value)
@@ -190,7 +191,7 @@ def _wrong(row: Setting, value: Any) -> str:
         return ""
     if _value(row, value) is None:
         return f"{row.shown!r} must be {WANTED[row.kind]}, not {_short(value)}"
-    if row.choices and not is_late(value) and str(value) not in row.choices:
+    if row.choices and str(value) not in row.choices:
         question = hint(nearest(str(value), row.choices))
         return f"{row.shown!r} must be one of {', '.join(row.choices)}, not {_short(value)}.{question}"
     return ""
