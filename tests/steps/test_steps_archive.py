@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import stat
 import tarfile
 import zipfile
@@ -67,6 +68,20 @@ def test_a_step_packs_and_unpacks(perform, tmp_path):
     assert not perform(text.format("extract", "source: monday.tar.gz, destination: back")).error
     assert (tmp_path / "back" / "x.csv").read_text() == "1\n"
     assert perform(text.format("extract", "source: none.zip")).error == "There is no archive 'none.zip'."
+
+
+def test_a_path_may_begin_at_home(perform, tmp_path, monkeypatch):
+    """As in steps of all other types."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    (tmp_path / "home" / "data" / "a").write_text("1")
+    assert (
+        perform("steps: [{type: archive, command: create, config: {source: ~/data, destination: ~/a.tar}}]").error == ""
+    )
+    assert (
+        perform("steps: [{type: archive, command: extract, config: {source: ~/a.tar, destination: ~/to}}]").error == ""
+    )
+    assert (tmp_path / "home" / "to" / "a").read_text() == "1"
 
 
 def test_choices_of_paths(place, capfd):
@@ -167,6 +182,78 @@ def test_a_destination_that_is_a_file_is_said_to_be_one(place):
     create(["in"], "a.zip", format="zip")
     with pytest.raises(StepError, match=r"The folder 'in/a\.txt' cannot be made: File exists\."):
         extract("a.zip", "in/a.txt")
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "tar"])
+@pytest.mark.parametrize("verify", [False, True])
+def test_damage_within_a_file_is_no_fault_of_ours_and_leaves_no_half_of_it(place, format, verify):
+    """Gzip and xz tell at their very end that all was sound, which who reads a tar never gets to; others raise errors of
+    their own."""
+    (place / "in" / "noise").write_bytes(random.Random(1).randbytes(300_000))
+    create(["in/noise"], "whole", format=format)
+    data = (place / "whole").read_bytes()
+    (place / "half").write_bytes(data[:150_000])
+    (place / "spoilt").write_bytes(data[:150_000] + bytes(one ^ 0x5A for one in data[150_000:150_100]) + data[150_100:])
+    for name in ("half", "spoilt"):
+        with pytest.raises(StepError, match=r"damaged|noise|cannot be read"):
+            extract(name, name + "-to", verify=verify)
+    assert not (place / "half-to" / "noise").exists()
+
+
+def test_two_files_that_would_be_called_the_same_are_refused(place):
+    """One of them could never be had again."""
+    (place / "other").mkdir()
+    (place / "other" / "a.txt").write_text("another")
+    with pytest.raises(StepError, match=r"'in/a\.txt' and 'other/a.txt' would both be 'a.txt' in the archive"):
+        create(["in/a.txt", "other/a.txt"], "two.zip", format="zip")
+    create(["in/*.txt", "in/a.txt", "./in/a.txt"], "one.tar", format="tar")
+    extract("one.tar", "to")
+    assert list(tree(place / "to")) == ["a.txt"]
+
+
+def test_what_a_zip_cannot_say_is_said_or_made_to_fit(place, capfd):
+    """A zip knows no time before 1980, and no name that is not UTF-8; a tar knows both."""
+    os.utime(place / "in" / "a.txt", (0, 0))
+    create(["in/a.txt"], "old.zip", format="zip")
+    extract("old.zip", "to")
+    assert list(tree(place / "to")) == ["a.txt"]
+    (place / "odd").mkdir()
+    (place / "odd" / os.fsdecode(b"caf\xe9")).write_text("x")
+    create(["odd"], "odd.tar", format="tar")
+    capfd.readouterr()
+    show("odd.tar")
+    assert "caf" in capfd.readouterr().out
+    extract("odd.tar", "odd-to")
+    assert os.listdir(b"odd-to") == [b"caf\xe9"]
+    with pytest.raises(StepError, match="its name is no UTF-8, which a zip must have; make a tar"):
+        create(["odd"], "odd.zip", format="zip")
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_link_behind_a_link_does_not_lead_out(place, kind):
+    """`a -> b/..` is sound as long as b is a folder; b may become a link afterwards, and then a leads to what is above."""
+    if kind == "tar":
+        evil_tar("evil", "b", tarfile.SYMTYPE, ".", more=[("a", tarfile.SYMTYPE, "b/..")])
+    else:
+        with zipfile.ZipFile("evil", "w") as archive:
+            for name, target in (("a", "b/.."), ("b", ".")):
+                info = zipfile.ZipInfo(name)
+                info.external_attr = (stat.S_IFLNK | 0o777) << 16
+                archive.writestr(info, target)
+    extract("evil", "to")
+    assert (place / "to" / "a").resolve() == (place / "to").resolve()
+
+
+def test_a_password_that_is_wrong_is_no_fault_of_ours(place, monkeypatch):
+    """Reading all of a zip first meets it before anything else does."""
+    create(["in/a.txt"], "a.zip", format="zip")
+
+    def locked(*_):
+        raise RuntimeError("File 'a.txt' is encrypted, password required for extraction")
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", locked)
+    with pytest.raises(StepError, match=r"'a.zip' cannot be read: File 'a.txt' is encrypted, password required"):
+        extract("a.zip", "to", verify=True)
 
 
 def test_an_archive_is_there_as_a_whole_or_not_at_all(place, monkeypatch):

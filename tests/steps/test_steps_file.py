@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -79,6 +80,77 @@ def test_links_stay_links(place, tmp_path):
     filing.copy(["link"], "followed", follow=True)
     assert not os.path.islink("followed")
     assert (place / "followed").read_text() == "outside"
+
+
+def test_a_folder_with_links_is_copied_again_over_itself(place):
+    """What is deployed a second time has the same links in it, and they are replaced as files are."""
+    (place / "sub" / "link").symlink_to("d.txt")
+    (place / "sub" / "more").symlink_to("deep")
+    filing.copy(["sub"], "to/", recursive=True, create_dirs=True)
+    (place / "sub" / "link").unlink()
+    (place / "sub" / "link").symlink_to("deep/e.txt")
+    (place / "sub" / "d.txt").write_text("new")
+    with (place / "to" / "sub" / "d.txt").open() as held:
+        filing.copy(["sub"], "to/", recursive=True, overwrite=True)
+        assert held.read() == "sub/d.txt"  # who reads the old one has all of it
+    assert os.readlink("to/sub/link") == "deep/e.txt"
+    assert os.readlink("to/sub/more") == "deep"
+    assert (place / "to" / "sub" / "d.txt").read_text() == "new"
+
+
+def test_a_move_to_another_file_system_replaces_files_as_a_whole(place, monkeypatch):
+    replace = os.replace
+
+    def apart(source, target):
+        if "place" in source and os.path.basename(source) in ("a.txt", "sub", "link"):
+            raise OSError(errno.EXDEV, "Invalid cross-device link", source, None, target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", apart)
+    os.symlink("nowhere", "link")
+    here = [str(place / name) for name in ("a.txt", "sub", "link")]
+    (place / "to").mkdir()
+    (place / "to" / "a.txt").write_text("old")
+    with (place / "to" / "a.txt").open() as held:
+        filing.move(here, "to/", overwrite=True)
+        assert held.read() == "old"
+    assert files(place) == ["b.txt", "c.csv", "to/a.txt", "to/link", "to/sub/d.txt", "to/sub/deep/e.txt"]
+    assert (place / "to" / "a.txt").read_text() == "a.txt"
+    with pytest.raises(StepError, match=r"'b\.txt': Not a directory|'.*b\.txt': Not a directory"):
+        filing.move(["to/sub"], "b.txt", overwrite=True)
+
+
+def test_a_file_that_is_replaced_keeps_its_rights(place):
+    """A file that only its owner may read does not become one for all because something else is in it."""
+    (place / "a.txt").chmod(0o600)
+    filing.write("a.txt", "new", overwrite=True)
+    assert stat.S_IMODE((place / "a.txt").stat().st_mode) == 0o600
+    filing.write("a.txt", "new", overwrite=True, mode=0o640)
+    assert stat.S_IMODE((place / "a.txt").stat().st_mode) == 0o640
+
+
+def test_errors_name_the_file_that_was_said(place):
+    """And not one of ours beside it, which nobody knows."""
+    with pytest.raises(StepError, match=r"/place/sub': Is a directory\.$"):
+        filing.write("sub", "x", overwrite=True)
+    os.mkfifo("pipe")
+    with pytest.raises(StepError, match=r"^`pipe` is a named pipe"):
+        filing.copy(["pipe"], "other")
+
+
+def test_names_that_are_no_utf_8_are_listed_as_they_are(place, capfdbinary):
+    name = os.fsencode(place / "sub") + b"/caf\xe9"
+    os.rename("sub/d.txt", name)
+    filing.show([str(place / "sub")])
+    assert name in capfdbinary.readouterr().out
+
+
+def test_one_file_is_written_at_once(perform, tmp_path):
+    """The others of a list would silently not be there."""
+    step = "steps: [{type: file, command: '%s', config: {path: [a, b], content: x}}]"
+    assert "`write` writes one file; make a step of each" in wrong(step % "write")[0]
+    assert perform("params: [W=write]\n" + step % "$W").error == "`write` writes one file; make a step of each."
+    assert not (tmp_path / "a").exists()
 
 
 def test_moves(place):

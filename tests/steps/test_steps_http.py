@@ -28,8 +28,14 @@ class Handler(BaseHTTPRequestHandler):
             "body": self.rfile.read(length).decode(),
             "headers": {name.lower(): value for name, value in self.headers.items()},
         }
-        if path == "/moved":
-            return self.say(302, b"", Location=self.headers.get("X-To", "/here"))
+        if path.startswith("/moved"):
+            return self.say(int(path[6:] or 302), b"", Location=self.headers.get("X-To", "/here"))
+        if path == "/klingon":
+            return self.say(200, "\u00e9".encode(), **{"Content-Type": "text/plain; charset=klingon"})
+        if path == "/garbage":
+            self.wfile.write(b"hello there\r\n\r\n")
+            self.close_connection = True
+            return None
         if path == "/refused":
             return self.say(403, b'{"why": "not you"}' + b"x" * 5000)
         if path == "/chunks":
@@ -52,14 +58,15 @@ class Handler(BaseHTTPRequestHandler):
             RELEASED.wait(20)
         return self.say(200, json.dumps(asked).encode(), **{"Content-Type": "application/json"})
 
-    do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
+    do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815
 
     def say(self, status, body, **headers):
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body)), "X-Two": "a"}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_):
         pass
@@ -165,6 +172,30 @@ def test_answers_in_chunks_stream(perform, url):
     assert out.splitlines() == [str(number) for number in range(200) for _ in range(50)]
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "then"),
+    [("POST", 307, "POST"), ("PUT", 308, "PUT"), ("POST", 302, "GET"), ("PUT", 301, "GET"), ("DELETE", 303, "GET")],
+)
+def test_redirections_of_all_methods_are_followed(perform, url, method, status, then):
+    """307 and 308 ask for the same again at another place; the others for what is to be read there."""
+    body = "{body: all of it, headers: {X-Own: o}}" if method != "DELETE" else "{headers: {X-Own: o}}"
+    asked = json.loads(perform(step(f"{method} {url}/moved{status}", body)).out)
+    assert (asked["method"], asked["path"], asked["headers"]["x-own"]) == (then, "/here", "o")
+    assert asked["body"] == ("all of it" if then == method else "")
+    assert ("content-type" in asked["headers"]) is (then == method)
+
+
+def test_who_asks_for_the_head_gets_no_body_behind_a_redirection(perform, url):
+    ended = perform(step(f"HEAD {url}/moved", "{silent: false}"))
+    assert (ended.out, ended.error) == ("", "")
+    assert ended.err.startswith("HTTP 200 OK")
+
+
+def test_a_redirection_in_a_circle_is_said_on_one_line(perform, url):
+    ended = perform(step(f"GET {url}/moved", "{headers: {X-To: /moved}}"))
+    assert ended.error == f"GET {url}/moved answered 302 and leads in a circle, or too far: Found."
+
+
 def test_credentials_do_not_follow_to_another_server(perform, servers):
     """Who controls one server must not get at the token for another one by sending the client there."""
     here, there = servers
@@ -174,7 +205,8 @@ def test_credentials_do_not_follow_to_another_server(perform, servers):
     assert "authorization" not in moved["headers"]
     same = json.loads(perform(step(f"GET {here}/moved", "{headers: {Authorization: Bearer t}}")).out)
     assert same["headers"]["authorization"] == "Bearer t"
-    assert "no address for HTTP" in perform(step(f"GET {here}/moved", "{headers: {X-To: 'ftp://127.0.0.1/x'}}")).error
+    ended = perform(step(f"GET {here}/moved", "{headers: {X-To: 'ftp://me:secret@127.0.0.1/x'}}"))
+    assert ended.error == "The server leads to 'ftp://127.0.0.1/x', which is no address for HTTP."
     ended = perform(step(f"GET {here}/moved", "{headers: {X-To: 'file:///etc/passwd'}}"))
     assert "is not allowed" in ended.error
     assert "root:" not in ended.out
@@ -190,7 +222,21 @@ def test_what_goes_wrong_on_the_way_is_said(perform, url):
     assert (
         "has not answered within 0.2 s. Raise `timeout`" in perform(step(f"GET {url}/late", "{timeout: 200ms}")).error
     )
-    assert "cannot be asked" in perform(step(f"GET {url}/", '{headers: {A: "b\\nc"}}')).error
+    assert perform(step(f"GET {url}/garbage")).error.endswith("the connection broke: BadStatusLine: hello there")
+    assert "must be a port" in perform(step("GET http://127.0.0.1:${WHO}/")).error
+
+
+def test_what_must_not_be_in_a_header_is_named_and_the_rest_not_shown(perform, url):
+    """A token that ends with a newline is still one that others must not read."""
+    ended = perform(step(f"GET {url}/", "{headers: {A: '${TOKEN}'}}", 'env: [TOKEN: "Bearer hidden\\n"]'))
+    assert ended.error.endswith(r"the header 'A' has '\n' in it, which no header can have; leave it out, or encode it.")
+    assert "hidden" not in ended.error
+    ended = perform(step(f"GET {url}?key=${{WHO}}"), ["WHO='hid den'"])
+    assert ended.error == f"GET {url} cannot be asked: the address has ' ' in it; write %20 in its place."
+
+
+def test_an_encoding_that_nobody_knows_is_taken_for_utf_8(perform, url):
+    assert json.loads(perform(step(f"GET {url}/klingon", "{json: true}")).out)["body"] == "\u00e9"
 
 
 def test_who_logs_in_may_stand_in_the_address(perform, url):

@@ -63,6 +63,21 @@ def test_json_comes_from_a_file_or_from_the_settings(perform, by, tmp_path):
     assert "no-such" in perform("steps: [{name: a, type: jq, command: .a, config: {input: no-such.json}}]").error
 
 
+def test_json_as_text_may_be_a_number(perform, by):
+    """The output of another step is one as likely as not, and no file has such a name."""
+    text = "steps: [{{name: a, type: jq, command: '-. + 1', config: {{input: '${{N}}'}}, env: [N: '{}']}}]"
+    assert perform(text.format("42")).out == "-41\n"
+    assert "boolean" in perform(text.format("true")).error
+    assert perform(text.format("")).error == "There is no JSON to filter; the text is empty."
+
+
+def test_a_filter_may_end_the_step_as_a_failure(perform, by):
+    """A filter that refuses what it reads must not look like one that found nothing."""
+    ended = perform(step('if .id == "y" then . else halt_error end'))
+    assert ended.error
+    assert perform(step('"no" | halt_error(3)')).error
+
+
 def test_what_cannot_be_filtered_fails_with_the_reason(perform, by):
     assert perform(step(".id[")).error
     assert perform(step(".id", script="{not json")).error

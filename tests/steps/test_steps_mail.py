@@ -146,6 +146,32 @@ def test_a_server_that_is_not_there_or_says_nothing(perform):
     assert "attachment" in perform(flow(port, "{from: a@x.org, to: b@x.org, attachments: [none.txt]}")).error
 
 
+def test_several_may_stand_in_one_text(perform, sink):
+    """All of them stand in the mail, so all of them must get it."""
+    config = "{from: a@x.org, to: ['Ann <b@x.org>, c@x.org', '${NOBODY}', root], cc: 'd@x.org,e@x.org', message: hello}"
+    with mail_server(sink) as port:
+        assert not perform(flow(port, config, "env: [NOBODY: '']")).error
+    assert sink.envelopes[0].rcpt_tos == ["b@x.org", "c@x.org", "root", "d@x.org", "e@x.org"]
+    assert sink.messages[0]["To"] == "Ann <b@x.org>, c@x.org, root"
+
+
+@pytest.mark.parametrize("to", ["not an address", "b@x.org c@x.org", "b@x.org; c@x.org", "b@", "<>", "@x.org"])
+def test_what_is_no_address_is_not_sent_to_a_part_of_it(sink, to):
+    with mail_server(sink) as port, pytest.raises(StepError, match="is no address of a mail"):
+        send(Server("127.0.0.1", port), Letter(sender="a@x.org", to=[to]))
+    assert not sink.envelopes
+
+
+def test_a_mail_for_nobody_is_a_failure(sink):
+    with mail_server(sink) as port, pytest.raises(StepError, match="The mail is for nobody"):
+        send(Server("127.0.0.1", port), Letter(sender="a@x.org", to=[""]))
+
+
+def test_a_password_that_the_protocol_cannot_say_is_said_to_be_one(sink):
+    with mail_server(sink, login=True) as port, pytest.raises(StepError, match="may have letters of ASCII alone"):
+        send(Server("127.0.0.1", port, USER, "pässword"), Letter(sender="a@x.org", to=["b@x.org"]))
+
+
 def test_no_header_can_be_smuggled_in(sink):
     with mail_server(sink) as port:
         send(Server("127.0.0.1", port), Letter(sender="a@x.org", to=["b@x.org"], subject="s\r\nBcc: c@x.org", text="t"))

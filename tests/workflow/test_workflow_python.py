@@ -158,6 +158,64 @@ def test_each_python_step_has_its_own_environment_and_folder_whatever_the_one_be
     assert json.loads(told.out("c")) == [str(runner.folder), None]
 
 
+def test_modules_of_the_same_name_in_two_folders_are_two(runner):
+    """A process keeps what it has imported: the step in the second folder called the function of the first one."""
+    for name in ("one", "two"):
+        (runner.folder / name).mkdir()
+        (runner.folder / name / "tasks.py").write_text(
+            f"import parts\n\n\ndef who():\n    return '{name}' + parts.TEXT\n"
+        )
+        (runner.folder / name / "parts.py").write_text(f"TEXT = ' of {name}'\n")
+    told = runner.run(
+        """
+        steps:
+          - {name: a, workingDir: one, python: 'tasks:who', output: A}
+          - {name: b, workingDir: two, python: 'tasks:who', output: B}
+          - {name: c, workingDir: one, python: 'tasks:who', output: C}
+          - {name: d, command: 'echo "$A, $B, $C"'}
+        """
+    )
+    assert told.out("d") == "one of one, two of two, one of one\n"
+
+
+def test_what_a_function_makes_of_standard_output_is_undone_for_the_next_one(runner):
+    """They share a process: what the next one said went nowhere, or it failed, or the process ended without an answer."""
+    (runner.folder / "outs.py").write_text(
+        "import os, sys\n\n\ndef closes():\n    sys.stdout.close()\n    return 'closed'\n\n\n"
+        "def shuts():\n    os.close(1)\n    return 'shut'\n\n\n"
+        "def turns():\n    sys.stdout = open(os.devnull, 'w')\n    return 'turned'\n\n\n"
+        "def loses():\n    sys.stderr = None\n    return 'lost'\n\n\n"
+        "def says():\n    print('hello')\n    os.system('echo there')\n    print('error', file=sys.stderr)\n"
+    )
+    names = ("closes", "shuts", "turns", "loses")
+    steps = "".join(
+        f"  - {{name: {name}, python: 'outs:{name}', output: O}}\n  - {{name: after {name}, python: 'outs:says'}}\n"
+        for name in names
+    )
+    told = runner.run("steps:\n" + steps)
+    assert [str(told.node(name).error) for name in names if told.node(name).error] == []
+    for name in names:
+        assert (told.out(f"after {name}"), told.err(f"after {name}")) == ("hello\nthere\n", "error\n"), name
+
+
+def test_a_module_that_is_not_there_is_named_with_the_remedy(runner):
+    told = runner.run("steps: [{name: a, python: 'surely_not_there:f'}]")
+    error = str(told.node("a").error)
+    assert error.startswith(
+        "surely_not_there:f cannot be called: ModuleNotFoundError: No module named 'surely_not_there'. Put it "
+    )
+    assert "-m pip install" in error
+
+
+def test_what_an_exception_says_is_shown_in_part_and_kept_in_the_log(runner):
+    """A row of a table in a message must not fill the screen and the history."""
+    (runner.folder / "long.py").write_text("def long():\n    raise ValueError('x' * 100_000)\n")
+    told = runner.run("steps: [{name: a, python: 'long:long'}]")
+    assert len(str(told.node("a").error)) < 10_200
+    assert "(100000 characters" in str(told.node("a").error)
+    assert "x" * 100_000 in told.err("a")
+
+
 def test_a_variable_that_no_environment_can_hold_hides_the_one_below_it(runner):
     """A function has none of that name then, and not one of another meaning; where nothing is above it, that one is there."""
     (runner.folder / "tasks.py").write_text("import os\n\ndef seen():\n    return os.environ.get('V')\n")

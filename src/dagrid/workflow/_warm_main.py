@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FILES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROTOCOL = 5
+MOST_SAID = 10_000
+"""How much of what an exception says is in the error of a step."""
 
 written = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -107,6 +109,11 @@ class Log:
         self.trouble = self.trouble or f"{path!r} cannot be written: {getattr(error, 'strerror', '') or error}"
 
 
+def text_file(descriptor: int) -> io.TextIOWrapper:
+    """Return what writes text to a descriptor at once."""
+    return io.TextIOWrapper(io.FileIO(descriptor, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+
+
 class Streams:
     """Standard output and standard error of this process, led into the logs of the step whose function runs."""
 
@@ -114,26 +121,38 @@ class Streams:
         self.logs: dict[int, Log] = {}
         self.guard = threading.Lock()
         self.reading = []
+        self.writing = []
         self.unread = select.poll()
-        for descriptor in (1, 2):
+        for _ in (1, 2):
             reading, writing = os.pipe()
             os.set_blocking(reading, False)
-            os.dup2(writing, descriptor)
-            os.close(writing)
+            self.writing.append(writing)
             self.reading.append(reading)
             self.unread.register(reading, select.POLLIN)
-        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
-        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), "utf-8", "backslashreplace", write_through=True)
+        self.files = [text_file(1), text_file(2)]
+        self._restore()
         threading.Thread(target=self._drain, daemon=True).start()
 
+    def _restore(self) -> None:
+        """Let both lead here, whatever a function before has made of them."""
+        for number, writing in enumerate(self.writing):
+            os.dup2(writing, number + 1)
+            if self.files[number].closed:
+                self.files[number] = text_file(number + 1)
+        sys.stdout, sys.stderr = self.files
+
     def begin(self, out: Log, err: Log) -> None:
+        self._restore()
         with self.guard:
             self.logs = dict(zip(self.reading, (out, err), strict=True))
 
     def end(self) -> None:
         """Take what was written by now, and nothing after it."""
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass  # a function has closed it, or put something else in its place
         with self.guard:
             while any(self._read(reading) for reading, _ in self.unread.poll(0)):
                 pass
@@ -218,7 +237,16 @@ def named(error: BaseException) -> str:
         said = str(error)
     except Exception:  # noqa: BLE001  # whatever the user's type raises
         said = ""
+    if len(said) > MOST_SAID:
+        said = f"{said[:MOST_SAID]}... ({len(said)} characters, which the log of the step has)"
     return f"{type(error).__name__}{': ' if said else ''}{said}"
+
+
+def remedy(error: Exception) -> str:
+    """Return what to do about a module that is not there."""
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return f". Put it beside the file of the workflow, or install it: {sys.executable} -m pip install ..."
 
 
 def told(error: BaseException, frames: slice) -> str:
@@ -275,7 +303,7 @@ class Performer:
             function = found(name)
         except Exception as error:  # noqa: BLE001  # whatever the user's module raises when it is imported
             sys.stderr.write(told(error, slice(-1, None)))
-            return "error", f"{name} cannot be called: {named(error)}", 1, False
+            return "error", f"{name} cannot be called: {named(error)}{remedy(error)}", 1, False
         try:
             args, kwargs = pickle.loads(arguments)
             if values:

@@ -183,7 +183,7 @@ class Context(msgspec.Struct, kw_only=True):
         shell: the words that are called with `-c` and a command, without the `-c`.
         labels: those of this machine.
         start_child: starts a sub-workflow.
-        server: what its warm processes are started with, once one is.
+        servers: what its warm processes are started with, by their folders, once one is.
         asked: what all that is asked of these has alike, once one was.
         selector: the labels that whatever called the run wants of the workers of all steps, see `Spec`.
         traceparent: None in a run without traces.
@@ -203,7 +203,7 @@ class Context(msgspec.Struct, kw_only=True):
     shell: tuple[str, ...] = ("/bin/sh",)
     labels: Mapping[str, str] = {}
     start_child: StartChild | None = None
-    server: Server | None = None
+    servers: dict[str, Server] = {}
     asked: bytes | None = None
     selector: Selector = {}
     traceparent: Traceparents | None = None

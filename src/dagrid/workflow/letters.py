@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import mimetypes
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 TLS_PORT = 465
 DEFAULT_PORT = 25
 TIMEOUT = 30.0
+_ADDRESS = re.compile(r'[^\s"<>@]+(@[^\s"<>@]+)?')
+_ASIDE = re.compile(r'"[^"]*"|\([^()]*\)')
+_UNPARSED = (ValueError, IndexError, AttributeError)
+"""What Python's parser of addresses comes to with some that are none."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -85,7 +90,7 @@ def send(server: Server, letter: Letter) -> None:
     import smtplib
     import ssl
 
-    everybody = [_address(one) for one in (*letter.to, *letter.cc, *letter.bcc)]
+    everybody = [address for text in (*letter.to, *letter.cc, *letter.bcc) for address in _addresses(text)]
     if not everybody:
         raise StepError("The mail is for nobody; write to: ...", retryable=False)
     message = _message(letter)
@@ -102,6 +107,11 @@ def send(server: Server, letter: Letter) -> None:
         raise StepError(
             f"{server.shown} does not let {server.username!r} in ({_said(error.smtp_code, error.smtp_error)}). Check username "
             f"and password of `smtp`.",
+            retryable=False,
+        ) from None
+    except UnicodeEncodeError:
+        raise StepError(
+            f"{server.shown} cannot be told who logs in: username and password of `smtp` may have letters of ASCII alone.",
             retryable=False,
         ) from None
     except smtplib.SMTPSenderRefused as error:
@@ -171,11 +181,11 @@ def _message(letter: Letter) -> EmailMessage:
     try:
         message["From"] = letter.sender
         for name, addresses in (("To", letter.to), ("Cc", letter.cc)):
-            if addresses:
-                message[name] = ", ".join(addresses)
+            if said := ", ".join(filter(str.strip, addresses)):
+                message[name] = said
         message["Message-ID"] = make_msgid(domain=_address(letter.sender).rpartition("@")[2] or "localhost")
         message["Subject"] = " ".join(letter.subject.split())
-    except (ValueError, IndexError, AttributeError) as error:  # whatever Python's parser of addresses comes to
+    except _UNPARSED as error:
         raise StepError(f"An address of the mail is none: {error}", retryable=False) from None
     message["Date"] = formatdate(localtime=True)
     message.set_content(letter.text, subtype="html" if letter.html else "plain")
@@ -203,6 +213,26 @@ def _refused(refused: dict[str, tuple[int, bytes]], everybody: Sequence[str]) ->
 def _said(code: int, text: bytes | str) -> str:
     said = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     return f"{code} {' '.join(said.split())}"
+
+
+def _addresses(text: str) -> list[str]:
+    """Return the addresses alone of a text that has one or several, with commas. Raises StepError: one is none."""
+    from email.message import EmailMessage
+
+    header = EmailMessage()
+    try:
+        header["To"] = text
+    except _UNPARSED as error:
+        raise StepError(f"{text!r} is no address of a mail: {error}", retryable=False) from None
+    found: list[str] = [one.addr_spec for one in header["To"].addresses]
+    rest = _ASIDE.sub("", text)
+    for one in found:
+        rest = rest.replace(one, "", 1)
+    if "@" in rest or not all(_ADDRESS.fullmatch(one) for one in found):
+        raise StepError(
+            f"{text!r} is no address of a mail; write name@host, and commas between several.", retryable=False
+        )
+    return found
 
 
 def _address(text: str) -> str:

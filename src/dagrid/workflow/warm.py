@@ -85,7 +85,16 @@ def call(
     )
     grace = context.workflow.max_clean_up_time_sec
     said = f"The process of {name}"
-    request = Request(server_of(context), pickle.dumps(asked, 5), context.secrets, work.stop_signal, grace, said)
+    # modules of the same name in two folders are two, and a process keeps those that it has once imported
+    is_elsewhere = isinstance(fn, str) and work.folder != context.folder and os.path.isdir(work.folder)
+    request = Request(
+        server_of(context, work.folder if is_elsewhere else ""),
+        pickle.dumps(asked, 5),
+        context.secrets,
+        work.stop_signal,
+        grace,
+        said,
+    )
     answer = pickle.loads((yield request))  # our own process wrote it
     if answer[0] == "value":
         return Returned(answer[1], answer[2])
@@ -101,12 +110,14 @@ def _shared(context: Context) -> bytes:
     return context.asked
 
 
-def server_of(context: Context) -> Server:
-    """Return what the warm processes of a run are started with."""
-    if context.server is None:
+def server_of(context: Context, folder: str = "") -> Server:
+    """Return what the warm processes of a run are started with, for the modules of its folder or of another one."""
+    folder = folder or context.folder
+    found = context.servers.get(folder)
+    if found is None:
         argv = (sys.executable, "-E", "-s", PROGRAM)
-        context.server = Server(argv, env=fitting(context.environment, argv), cwd=context.folder)
-    return context.server
+        found = context.servers[folder] = Server(argv, env=fitting(context.environment, argv), cwd=folder)
+    return found
 
 
 def _python_path() -> list[str]:

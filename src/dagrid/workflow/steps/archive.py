@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -70,7 +71,8 @@ class Archive:
         """Do it."""
         config: Mapping[str, Any] = SETTINGS.read((yield from work.config()))
         operation = (yield from work.text(work.step.command[0])).strip() if work.step.command else config["operation"]
-        sources = config["source"] or ()
+        sources = [os.path.expanduser(path) for path in config["source"] or ()]
+        destination = os.path.expanduser(config["destination"])
         if operation not in OPERATIONS or not sources:
             raise StepError(
                 f"An archive needs one of {', '.join(OPERATIONS)}, and a `source`; this is {operation!r}.",
@@ -85,8 +87,8 @@ class Archive:
                 yield from work.call(
                     create,
                     sources,
-                    config["destination"],
-                    format=config["format"] or format_of(config["destination"]),
+                    destination,
+                    format=config["format"] or format_of(destination),
                     level=config["compression_level"],
                     follow=config["follow_symlinks"],
                     tolerant=config["continue_on_error"],
@@ -104,7 +106,7 @@ class Archive:
             yield from work.call(
                 extract,
                 sources[0],
-                config["destination"] or ".",
+                destination or ".",
                 overwrite=config["overwrite"],
                 tolerant=config["continue_on_error"],
                 **common,

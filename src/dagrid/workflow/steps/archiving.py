@@ -8,10 +8,12 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -29,6 +31,7 @@ FORMATS = {
 }
 """The formats, with the endings of their files."""
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_ZSTD_MODULES = ("compression.zstd", "backports.zstd")
 _CHUNK = 1 << 20
 
 
@@ -60,7 +63,7 @@ def create(
     """
     if format not in FORMATS:
         raise StepError(f"{destination!r} says no format; write format: one of {', '.join(FORMATS)}.", retryable=False)
-    wanted = list(
+    wanted = _each_once(
         _wanted(sources, include, exclude, strip_components, preserve_paths, follow, os.path.abspath(destination))
     )
     count = size = 0
@@ -77,7 +80,7 @@ def create(
                     if add is not None:
                         add(path, name)
                     count, size = count + 1, size + (os.path.getsize(path) if os.path.isfile(path) else 0)
-                except OSError as error:
+                except (OSError, UnicodeEncodeError) as error:
                     _tolerate(tolerant, path, error)
         if not dry_run:
             os.replace(target, destination)
@@ -142,7 +145,7 @@ def extract(
                     root, name, lambda linked: _renamed(linked, (), (), strip_components, preserve_paths, False)
                 )
             count, size = count + 1, size + entry.size
-        except (OSError, StepError, tarfile.TarError, zipfile.BadZipFile, RuntimeError) as error:
+        except _troubles() as error:
             _tolerate(tolerant, entry.name, error)
     _say(operation="extract", archive=source, destination=destination, entries=count, bytes=size)
 
@@ -205,6 +208,19 @@ def _wanted(
                     yield path, renamed
 
 
+def _each_once(wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return what goes in, what several sources name only once. Raises StepError: two files would be called the same."""
+    paths: dict[str, str] = {}
+    for path, name in wanted:
+        there = paths.setdefault(name, path)
+        if os.path.abspath(there) != os.path.abspath(path) and not (os.path.isdir(there) and os.path.isdir(path)):
+            raise StepError(
+                f"{there!r} and {path!r} would both be {name!r} in the archive; pack the folder above them, or two archives.",
+                retryable=False,
+            )
+    return [(path, name) for name, path in paths.items()]
+
+
 def _below(top: str, base: str, follow: bool) -> Iterator[tuple[str, str]]:
     if base:
         yield top, base
@@ -222,7 +238,9 @@ def _writer(target: str, format: str, level: int, follow: bool) -> Iterator[Call
     """Return what adds a file or a folder, without what is in it, to a new archive."""
     if format == "zip":
         packing = {"compresslevel": min(level, 9)} if level >= 0 else {}
-        with zipfile.ZipFile(target, "x", zipfile.ZIP_DEFLATED, **packing) as packed:  # type: ignore[call-overload]
+        with zipfile.ZipFile(  # type: ignore[call-overload]
+            target, "x", zipfile.ZIP_DEFLATED, strict_timestamps=False, **packing
+        ) as packed:
 
             def add(path: str, name: str) -> None:
                 if os.path.islink(path) and not follow:
@@ -284,10 +302,23 @@ def _entries(source: str, format: str, password: str, *, whole: bool = False) ->
         first, *more = str(error).splitlines() or [""]
         why = f": {first}" if first and not more else ""  # else each format says why it is not that
         raise StepError(f"{source!r} is no archive that can be read, or is damaged{why}.") from None
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("zlib", "lzma", "_lzma", "backports", "compression", "_zstd"):
-            raise StepError(f"{source!r} is damaged: {error}.") from None
-        raise
+    except RuntimeError as error:  # a password that is missing or wrong
+        raise StepError(f"{source!r} cannot be read: {error}.", retryable=False) from None
+    except _damages() as error:
+        raise StepError(f"{source!r} is damaged: {error}.") from None
+
+
+def _troubles() -> tuple[type[Exception], ...]:
+    """Return what one entry may be in trouble with."""
+    return (OSError, StepError, tarfile.TarError, zipfile.BadZipFile, RuntimeError, EOFError, *_damages())
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    """Return what the modules that are loaded raise for damaged data, where that is no `OSError`."""
+    found = [zlib.error]
+    found += [sys.modules["lzma"].LZMAError] if "lzma" in sys.modules else []
+    found += [sys.modules[name].ZstdError for name in _ZSTD_MODULES if name in sys.modules]
+    return tuple(found)
 
 
 def _zip_entries(source: str, password: str, whole: bool) -> Iterator[_Entry]:
@@ -314,7 +345,9 @@ def _write_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, root: str, name:
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if stat.S_ISLNK(mode):
-        target = archive.read(info).decode("utf-8", "surrogateescape")
+        target = os.path.normpath(
+            archive.read(info).decode("utf-8", "surrogateescape")
+        )  # so `..` never follows on a link
         if os.path.isabs(target) or not _is_inside(root, os.path.join(os.path.dirname(name), target)):
             raise StepError(
                 f"The link {info.filename!r} leads out of the destination; such an archive is not taken apart."
@@ -341,9 +374,11 @@ def _tar_entries(source: str, is_zstd: bool, whole: bool) -> Iterator[_Entry]:
         )
     with ExitStack() as closing:
         if is_zstd:
-            archive = closing.enter_context(tarfile.open(fileobj=closing.enter_context(_zstd(source, "rb")), mode="r|"))
+            file: Any = closing.enter_context(_zstd(source, "rb"))
+            archive = closing.enter_context(tarfile.open(fileobj=file, mode="r|"))
         else:
             archive = closing.enter_context(tarfile.open(source, "r:*"))
+            file = archive.fileobj
         for member in archive:
             if whole and member.isreg():
                 content = archive.extractfile(member)
@@ -351,7 +386,7 @@ def _tar_entries(source: str, is_zstd: bool, whole: bool) -> Iterator[_Entry]:
                     pass
 
             def write(root: str, name: str, rename: Callable[[str], str], member: tarfile.TarInfo = member) -> None:
-                linked = rename(member.linkname) if member.islnk() else member.linkname
+                linked = rename(member.linkname) if member.islnk() else os.path.normpath(member.linkname)
                 _write_tar(archive, member, root, name, linked)
 
             kind = (
@@ -364,6 +399,8 @@ def _tar_entries(source: str, is_zstd: bool, whole: bool) -> Iterator[_Entry]:
                 else "other"
             )
             yield _Entry(member.name, kind, member.size, member.mode, write)
+        while file.read(_CHUNK):
+            pass  # what tells that all before it is sound stands at the end, which nobody has read yet
 
 
 def _write_tar(archive: tarfile.TarFile, member: tarfile.TarInfo, root: str, name: str, linked: str) -> None:
@@ -373,7 +410,13 @@ def _write_tar(archive: tarfile.TarFile, member: tarfile.TarInfo, root: str, nam
         if os.path.lexists(path) and not member.isdir():
             tarfile.data_filter(renamed, root)  # nothing is removed for what is not sound
             os.unlink(path)
-        archive.extract(renamed, root, filter="data")
+        try:
+            archive.extract(renamed, root, filter="data")
+        except BaseException:
+            if member.isreg():
+                with suppress(OSError):
+                    os.unlink(path)  # half a file looks like a whole one
+            raise
     except tarfile.FilterError as error:
         raise StepError(f"{error}; such an archive is not taken apart.", retryable=False) from None
 
@@ -421,7 +464,7 @@ def _is_inside(root: str, name: str) -> bool:
 def _zstd(path: str, mode: str, level: int = -1) -> Iterator[IO[bytes]]:
     """Return an open file in the format of Zstandard."""
     found: Any = None
-    for name in ("compression.zstd", "backports.zstd"):
+    for name in _ZSTD_MODULES:
         try:
             found = __import__(name, fromlist=["open"])
             break
@@ -429,13 +472,19 @@ def _zstd(path: str, mode: str, level: int = -1) -> Iterator[IO[bytes]]:
             continue
     if found is None:
         raise StepError("Archives in tar.zst need a package: pip install 'dagrid[archive]'", retryable=False)
-    with found.open(path, mode, **({"level": level} if level >= 0 and "w" in mode else {})) as file:
+    options = {}
+    if "w" in mode:
+        kinds = found.CompressionParameter
+        options = {kinds.checksum_flag: 1} | ({kinds.compression_level: level} if level >= 0 else {})
+    with found.open(path, mode, options=options) as file:
         yield file
 
 
 def _tolerate(tolerant: bool, name: str, error: Exception) -> None:
     """Say what went wrong with an entry, or raise it."""
     why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+    if isinstance(error, UnicodeEncodeError):
+        why = "its name is no UTF-8, which a zip must have; make a tar"
     if not tolerant:
         raise error if isinstance(error, StepError) else StepError(f"{name!r}: {why}.") from None
     note(f"{name}: {why}")

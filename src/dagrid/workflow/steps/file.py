@@ -59,6 +59,9 @@ SETTINGS = Settings(
 """The settings."""
 
 
+_ONE_FILE = "`write` writes one file; make a step of each"
+
+
 class File:
     """A step of type file."""
 
@@ -78,6 +81,9 @@ class File:
             if SETTINGS.says(step, name) is None:
                 spelled = "path or source" if name == "source" and operation not in ("copy", "move") else name
                 yield at(step), f"{operation} needs {spelled}; write {spelled.partition(' ')[0]}: ... in the config"
+        source = SETTINGS.says(step, "source")
+        if operation == "write" and isinstance(source, list) and len(source) > 1:
+            yield at(step), _ONE_FILE
         if operation == "write" and SETTINGS.says(step, "content") is None and not step.script:
             yield at(step), "it is not said what is written; write content: ... in the config, or a script"
         mode = SETTINGS.says(step, "mode")
@@ -114,6 +120,8 @@ class File:
         if operation == "mkdir":
             return (yield from work.call(filing.mkdir, sources, mode=mode, dry_run=takes["dry_run"]))
         if operation == "write":
+            if len(sources) > 1:
+                raise StepError(f"{_ONE_FILE}.", retryable=False)
             content = (yield from work.text(step.script)) if step.script else config["content"] or ""
             return (
                 yield from work.call(

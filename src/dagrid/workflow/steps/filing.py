@@ -6,6 +6,7 @@ above it, a home folder and the root are neither moved nor deleted, and links ar
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import glob
 import json
@@ -52,7 +53,7 @@ def copy(
                 raise StepError(f"{target!r} is there already; set overwrite: true to copy into it.", retryable=False)
             if not dry_run:
                 if is_folder:
-                    shutil.copytree(source, target, symlinks=not follow, dirs_exist_ok=overwrite)
+                    _copy_folder(source, target, follow)
                 else:
                     _copy_file(source, target, follow)
             done.append({"source": source, "destination": target})
@@ -89,10 +90,7 @@ def move(
             if os.path.isdir(target) and not os.path.islink(target):
                 raise StepError(f"{target!r} is a folder, and is not replaced; delete it first.", retryable=False)
             if not dry_run:
-                try:
-                    os.replace(source, target)
-                except OSError:  # to another file system
-                    shutil.move(source, target)
+                _move(source, target)
             done.append({"source": source, "destination": target})
         _say(done)
 
@@ -188,7 +186,7 @@ def write(
             try:
                 with open(descriptor, "wb") as file:
                     file.write(data)
-                os.chmod(part, _usual() if mode is None else mode)
+                os.chmod(part, _rights(path) if mode is None else mode)
                 os.replace(part, os.path.realpath(path))
             except BaseException:
                 with suppress(FileNotFoundError):
@@ -275,12 +273,9 @@ def _told() -> Iterator[None]:
     """Turn what the system says into an error that names the file."""
     try:
         yield
-    except shutil.Error as error:
-        first = error.args[0][0] if error.args and isinstance(error.args[0], list) else error.args
-        raise StepError(f"Not everything was copied: {first[-1]}.") from None
     except OSError as error:
-        name = error.filename or "the file"
-        raise StepError(f"{name!r}: {error.strerror or error}.") from None
+        name = error.filename2 or error.filename  # the first is one of ours where a file is replaced
+        raise StepError(f"{name!r}: {error.strerror}." if name else f"{error}.") from None
 
 
 def _found(sources: Sequence[str], *, missing_ok: bool = False) -> list[str]:
@@ -343,6 +338,33 @@ def _copy_file(source: str, target: str, follow: bool) -> None:
         raise
 
 
+def _copy_folder(source: str, target: str, follow: bool) -> None:
+    """Copy a folder with all that is in it, over what is there; each file and link is there as a whole or not at all."""
+    os.makedirs(target, exist_ok=True)
+    for entry in sorted(os.scandir(source), key=lambda one: one.name):
+        path = os.path.join(target, entry.name)
+        if entry.is_dir(follow_symlinks=follow):
+            _copy_folder(entry.path, path, follow)
+        else:
+            _copy_file(entry.path, path, follow)
+    shutil.copystat(source, target)
+
+
+def _move(source: str, target: str) -> None:
+    """Move a file or a folder, also to another file system."""
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if os.path.isdir(source) and not os.path.islink(source):
+            _copy_folder(source, target, follow=False)
+            shutil.rmtree(source)
+        else:
+            _copy_file(source, target, follow=False)
+            os.unlink(source)
+
+
 def _free(path: str, overwrite: bool) -> None:
     if os.path.lexists(path) and not overwrite:
         raise StepError(f"{path!r} is there already; set overwrite: true to replace it.", retryable=False)
@@ -382,8 +404,10 @@ def _kind(mode: int) -> str:
     return "folder" if modes.S_ISDIR(mode) else "file" if modes.S_ISREG(mode) else "other"
 
 
-def _usual() -> int:
-    """Return the rights that a new file has."""
+def _rights(path: str) -> int:
+    """Return the rights of the file that is there, or those that a new one has."""
+    with suppress(FileNotFoundError):
+        return modes.S_IMODE(os.stat(path).st_mode)
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask

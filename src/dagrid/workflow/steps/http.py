@@ -38,9 +38,15 @@ SETTINGS = Settings(
 )
 """The settings."""
 
+_BEHIND_SERVER = re.compile(r"\A[^:]*://[^/?#]*")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SECRET_IN_ADDRESS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 BEGINNING = 500
 """How much of the body of a refusal its message shows, in bytes."""
+_OWN = frozenset({"authorization", "cookie", "proxy-authorization"})
+"""Headers that are for one server alone, in lower case."""
+_OF_BODY = frozenset({"content-length", "content-type", "content-encoding", "transfer-encoding"})
+"""Those that tell of the body."""
 _BODIES = ("body", "json", "form")
 
 
@@ -152,15 +158,18 @@ def request(
         with _opener(verify).open(asked, timeout=timeout or None) as answer:
             _take(shown, answer, shows, whole)
     except urllib.error.HTTPError as refusal:  # a redirection that leads nowhere
-        raise StepError(f"{shown} answered {refusal.code} {refusal.reason}.") from None
+        raise StepError(f"{shown} answered {refusal.code} {_line_of(refusal.reason)}.") from None
     except TimeoutError:
         raise StepError(
             f"{shown} has not answered within {timeout:g} s. Raise `timeout` if the server needs longer."
         ) from None
     except urllib.error.URLError as error:
         raise _unreached(shown, error.reason, timeout) from None
+    except http.client.InvalidURL:
+        why = "the address is none that can be asked; what stands behind the colon of its server must be a port"
+        raise StepError(f"{shown} cannot be asked: {why}.", retryable=False) from None
     except (OSError, http.client.HTTPException) as error:
-        raise StepError(f"{shown}: the connection broke: {type(error).__name__}: {error}") from None
+        raise StepError(f"{shown}: the connection broke: {type(error).__name__}: {_line_of(error)}") from None
     except (ValueError, UnicodeError) as error:
         raise StepError(f"{shown} cannot be asked: {error}", retryable=False) from None
 
@@ -172,14 +181,18 @@ def _opener(verify: bool) -> Any:
     from urllib.parse import urlsplit
 
     class Redirections(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        inf_msg = "and leads in a circle, or too far: "
+
+        def redirect_request(self, req: Any, _fp: Any, code: int, _msg: str, _headers: Any, newurl: str) -> Any:
             if urlsplit(newurl).scheme not in ("http", "https"):
-                raise StepError(f"The server leads to {newurl[:60]!r}, which is no address for HTTP.", retryable=False)
-            made = super().redirect_request(req, fp, code, msg, headers, newurl)
-            if made is not None and _origin(req.full_url) != _origin(newurl):
-                for name in ("Authorization", "Cookie", "Proxy-authorization"):
-                    made.remove_header(name)
-            return made
+                where = _shown(newurl)[:60]
+                raise StepError(f"The server leads to {where!r}, which is no address for HTTP.", retryable=False)
+            left = set() if _origin(req.full_url) == _origin(newurl) else _OWN
+            method, body = req.get_method(), req.data
+            if code not in (307, 308) and method not in ("GET", "HEAD"):
+                method, body, left = "GET", None, left | _OF_BODY
+            kept = {name: value for name, value in req.headers.items() if name.lower() not in left}
+            return urllib.request.Request(newurl.replace(" ", "%20"), body, kept, method=method)
 
     class Answers(urllib.request.HTTPErrorProcessor):
         def http_response(self, request: Any, response: Any) -> Any:
@@ -232,8 +245,15 @@ def _take(shown: str, answer: Any, shows: bool, whole: bool) -> None:
         raise StepError(f"{shown} answered {status}{f': {said}' if said else '.'}")
 
 
+def _line_of(said: object) -> str:
+    return " ".join(str(said).split())
+
+
 def _print_whole(answer: Any, body: bytes) -> None:
-    text = body.decode(answer.headers.get_content_charset() or "utf-8", "replace")
+    try:
+        text = body.decode(answer.headers.get_content_charset() or "utf-8", "replace")
+    except LookupError:  # an encoding that nobody knows
+        text = body.decode("utf-8", "replace")
     value: Any = text
     if "json" in answer.headers.get_content_type():
         try:
@@ -295,7 +315,7 @@ def _unsayable(url: str, headers: Mapping[str, Any]) -> str:
     """Return what of an address or of headers cannot be sent, and what to do about it; empty if all of it can."""
     from urllib.parse import quote
 
-    for mark in url.partition("://")[2].partition("/")[2].partition("#")[0]:
+    for mark in _BEHIND_SERVER.sub("", url).partition("#")[0]:
         if not "!" <= mark <= "~":
             return f"the address has {mark!r} in it; write {quote(mark, errors='replace')} in its place"
     for name, value in headers.items():
@@ -303,9 +323,14 @@ def _unsayable(url: str, headers: Mapping[str, Any]) -> str:
             try:
                 text.encode(encoding)
             except UnicodeEncodeError as error:
-                mark = text[error.start]
-                return f"the header {name!r} has {mark!r} in it, which no header can have; leave it out, or encode it"
+                return _unfit(name, text[error.start])
+            if control := _CONTROL.search(text):
+                return _unfit(name, control[0])
     return ""
+
+
+def _unfit(name: str, mark: str) -> str:
+    return f"the header {name!r} has {mark!r} in it, which no header can have; leave it out, or encode it"
 
 
 def _logging_in(url: str, headers: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:

@@ -30,6 +30,9 @@ SETTINGS = Settings(
 
 INDENT = 4
 _BOUND = re.compile(r"\bas\s+[^|(]*|\bdef\s+[^:]*:")
+_HALTING = "def halt_error: error; def halt_error(code): error; "
+"""The package takes the end that a filter makes of itself for success, and says nothing of it."""
+_EMPTY = "There is no JSON to filter; the text is empty."
 _NAME = re.compile(r"\$(\w+)", re.ASCII)
 
 
@@ -67,6 +70,8 @@ class Jq:
         data, path = filled(step.script, work), ""
         if config["input"] is not None:
             data, path = _input(config["input"], work)
+        if not path and not data.strip():
+            raise StepError(_EMPTY)
         if find_spec("jq") is not None:
             return (yield from work.call(apply, query, data, path, raw=config["raw"]))
         program = shutil.which("jq", path=work.env.get("PATH", os.defpath))
@@ -75,7 +80,8 @@ class Jq:
                 "Steps of type jq need the package jq or the program jq: pip install 'dagrid[jq]'", retryable=False
             )
         style = ["--raw-output", "--compact-output"] if config["raw"] else ["--indent", str(INDENT)]
-        argv = [program, *style, query, *([path] if path else [])]
+        # a filter may begin as an option does
+        argv = [program, *style, f" {query}" if query.startswith("-") else query, *([path] if path else [])]
         (yield (yield from work.launch(argv, stdin=None if path else data.encode()))).check()
         return None
 
@@ -103,9 +109,9 @@ def apply(query: str, data: str, path: str = "", *, raw: bool = False) -> None:
                 f"The JSON cannot be read from {path!r}: {getattr(error, 'strerror', None) or error}."
             ) from None
     if not data.strip():
-        raise StepError("There is no JSON to filter; the text is empty.")
+        raise StepError(_EMPTY)
     try:
-        program = jq.compile(query)
+        program = jq.compile(_HALTING + query if "halt_error" in query else query)
     except ValueError as error:
         raise StepError(f"The filter cannot be read: {_first(error)}", retryable=False) from None
     try:
@@ -127,9 +133,18 @@ def _input(value: Any, work: Work) -> tuple[str, str]:
     """Return the JSON that `input` is, or the file that has it."""
     if not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False), ""
-    if value.lstrip()[:1] in ("{", "[", '"'):
+    if not value.strip() or value.lstrip()[:1] in ("{", "[", '"') or _is_json(value):
         return value, ""
     return "", work.file(value)
+
+
+def _is_json(text: str) -> bool:
+    """Return whether a text that could be the name of a file is a number, or true, false or null."""
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _bound(query: str) -> frozenset[str]:

@@ -7,8 +7,8 @@ from typing import Any
 
 
 def emit(data: bytes | str) -> None:
-    """Write to the standard output, all of it."""
-    left = memoryview(data.encode() if isinstance(data, str) else data)
+    """Write to the standard output, all of it; names of files that are no UTF-8 as the bytes that they are."""
+    left = memoryview(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
     stream: Any = sys.stdout.buffer
     while left:
         left = left[stream.write(left) :]
