@@ -194,15 +194,15 @@ def test_a_try_waits_no_longer_because_the_time_of_day_was_set_back(
     with pytest.raises(TimeoutError):
         run.wait(0)
     real = time.time
-    for back in (7200.0, 9000.0):
+    second, third = VirtualClock(5.0), VirtualClock(5.0)
+    for back, clock in ((7200.0, second), (9000.0, third)):
         monkeypatch.setattr(time, "time", lambda back=back: real() - back)
-        later = VirtualClock(5.0)
-        run = restart(checkpoint, "r", backend="inline", clock=later)
+        run = restart(checkpoint, "r", backend="inline", clock=clock)
         with pytest.raises(TimeoutError):
             run.wait(0)
-        assert later.due is not None
-        assert 5.0 < later.due < 66.0
-    later.advance()
+        assert clock.due is not None
+        assert 5.0 < clock.due < 66.0
+    third.advance()
     result = run.wait(PATIENCE)
     assert result["flaky"] == 7
     assert 0.0 < result.total_duration_seconds < 3600.0
