@@ -176,7 +176,7 @@ def test_no_header_can_be_smuggled_in(sink):
     with mail_server(sink) as port:
         send(Server("127.0.0.1", port), Letter(sender="a@x.org", to=["b@x.org"], subject="s\r\nBcc: c@x.org", text="t"))
         for sender, to in (("a@x.org", "b@x.org\r\nBcc: c@x.org"), ("[", "b@x.org"), ('"', "b@x.org")):
-            with pytest.raises(StepError, match="An address of the mail is none"):
+            with pytest.raises(StepError, match=r"address of (the|a) mail"):
                 send(Server("127.0.0.1", port), Letter(sender=sender, to=[to], text="t"))
     assert sink.messages[0]["Subject"] == "s Bcc: c@x.org"
     assert [one.rcpt_tos for one in sink.envelopes] == [["b@x.org"]]
