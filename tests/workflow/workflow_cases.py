@@ -355,6 +355,14 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "2:40: defaults.retryPolicy is a mapping, not 1",
         ],
     ),
+    "secrets stand once": (
+        "secrets:\n  - {name: S, provider: env, key: A}\n  - {name: S, provider: env, key: B}\nsteps: [x]\n",
+        ["3:12: there is a secret 'S' in line 2 already; keep one of the two"],
+    ),
+    "what is no key is said once": (
+        "steps: [{command: x, [a]: b}]\n",
+        ["1:22: a key is text, not a list; in front of ':' stands a name"],
+    ),
     "spans of time": (
         "catchupWindow: 12 parsecs\nsteps: [x]\n",
         ["1:16: catchupWindow is a span of time such as 12h or 1h30m, not '12 parsecs'"],

@@ -22,6 +22,7 @@ from dagrid.workflow.model import (
     Precondition,
     RepeatPolicy,
     RetryPolicy,
+    Secret,
     Step,
     Workflow,
     handlers,
@@ -140,7 +141,14 @@ def check(
             place(workflow.params, "schema"),
             "a schema in a file is not read, and no value is held against it; write it here: schema: {properties: ...}",
         )
+    secrets: dict[str, Secret] = {}
     for secret in workflow.secrets:
+        first = secrets.setdefault(secret.name, secret)
+        if first is not secret:
+            line = place(first, "name").line
+            problems.add(
+                place(secret, "name"), f"there is a secret {secret.name!r} in line {line} already; keep one of the two"
+            )
         if said(secret, "options"):
             problems.warn(place(secret, "options"), "neither env nor file has options; remove them")
     _check_mails(workflow, problems)

@@ -273,11 +273,13 @@ class _Builder:
         if type(node) is Scalar:
             return node
         self.problems.add(node, f"a key is text, not {shown(node)}; in front of ':' stands a name")
-        return Scalar("", f"?{node.line}:{node.column}", node.line, node.column, False)
+        return Scalar(None, "", node.line, node.column, False)
 
     def enter(self, frame: _Frame, key: Scalar, node: Node) -> None:
         entries = frame.node.entries  # type: ignore[union-attr]
         name = key.text
+        if key.value is None and not key.plain:
+            return  # it is no key
         if name == "<<" and key.plain:
             if frame.merged is None:
                 frame.merged = []
