@@ -30,7 +30,7 @@ def test_every_command_says_what_it_does(dagrid):
         assert said.code == 0
         assert f"dagrid {name}" in said.out.partition("Examples:")[2], f"{name} has no example"
         for setting in settings_of(name):
-            for flag in setting.flags:
+            for flag in setting.flags_of(name):
                 assert flag in said.out, f"{name} does not name {flag}"
 
 
