@@ -30,7 +30,7 @@ def test_every_command_says_what_it_does(dagrid):
         assert said.code == 0
         assert f"dagrid {name}" in said.out.partition("Examples:")[2], f"{name} has no example"
         for setting in settings_of(name):
-            for flag in setting.flags:
+            for flag in setting.flags_of(name):
                 assert flag in said.out, f"{name} does not name {flag}"
 
 
@@ -244,6 +244,22 @@ def test_what_is_written_at_the_end_is_not_lost():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     *before, last = done.stdout.splitlines()
     assert (sorted(before), last) == ([f"dagrid {__version__}", "waited for"], "called")
+
+
+def test_ctrl_c_while_the_command_is_being_loaded():
+    """That takes a tenth of a second, or several where the machine is busy, and had ended in a traceback."""
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from dagrid.cli import script\n"
+        "script()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (Exit.INTERRUPTED, "dagrid: interrupted\n")
 
 
 def test_without_its_extra_the_command_says_how_to_get_it():

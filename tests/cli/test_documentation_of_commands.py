@@ -36,7 +36,8 @@ def settings() -> str:
     for one in SETTINGS:
         default = one.shown or ("" if one.default in (None, (), "") else f"`{str(one.default).lower()}`")
         where = ", ".join(one.commands) or "all"
-        flags = ", ".join(f"`{flag}`" for flag in one.flags)
+        letters = f" ({', '.join(one.letters)})" if one.letters else ""
+        flags = ", ".join(f"`{flag}`{'' if flag.startswith('--') else letters}" for flag in one.flags)
         rows.append(f"| `{one.key}` | {flags} | `{one.variable}` | {default} | {where} | {one.doc} |")
     head = ["| key | flags | variable | default | commands | meaning |", "| --- | --- | --- | --- | --- | --- |"]
     return "\n".join([*head, *rows])

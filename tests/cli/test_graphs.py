@@ -198,6 +198,19 @@ def test_what_could_not_begin_leaves_nothing(dagrid, history):
     assert [path for path in (history.home / "logs").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize("command", ["retry", "graph"])
+def test_a_graph_whose_module_is_gone(dagrid, history, folder, command):
+    """Its run cannot be gone on with here, which is not the failure of a run."""
+    (folder / "leaving.py").write_text(
+        "from dagrid import DAG, Node\ndef only(): return 1 / 0\ngraph = DAG([Node('only', fn=only)], name='left')\n"
+    )
+    assert dagrid("start", "leaving:graph", "-q").code == Exit.FAILED
+    (folder / "leaving.py").unlink()
+    del sys.modules["leaving"]
+    said = dagrid(command, "left")
+    assert (said.code, "cannot be rebuilt here" in said.err) == (Exit.USAGE, True), said.err
+
+
 def test_an_id_that_is_taken(dagrid, history):
     """The run that has it stays as it is."""
     assert dagrid("start", "flows:flow", "-r", "mine").code == 0

@@ -97,14 +97,21 @@ def test_no_two_settings_share_a_name():
         ("start-all", {"-s": "host", "-p": "port", "-H": "coordinator.host", "-P": "coordinator.port"}),
         ("worker", {"-w": "worker.id", "-m": "worker.max_active_runs", "-l": "worker.labels"}),
         ("start", {"-p": "params", "-N": "name", "-r": "run_id"}),
+        ("exec", {"-E": "exec.env", "-N": "name", "-r": "run_id"}),
         ("dequeue", {"-d": "dag_run"}),
         ("history", {"-f": "history.format", "-l": "history.limit", "-r": "run_id"}),
     ],
 )
 def test_short_flags_are_those_that_people_know(command, short):
     """Scripts that were written for the engine whose format this is need no other letters."""
-    flags = {flag: one.name for one in settings_of(command) for flag in one.flags}
+    flags = {flag: one.name for one in settings_of(command) for flag in one.flags_of(command)}
     assert short.items() <= flags.items()
+
+
+def test_the_letters_of_a_server_are_those_of_no_command_that_is_run():
+    """`dagrid exec ls -l` says that there is no such flag, and does not take the next word for labels."""
+    flags = {flag for one in settings_of("exec") for flag in one.flags_of("exec")}
+    assert flags.isdisjoint({"-l", "-H", "-P", "-m", "-w", "-s"})
 
 
 def test_where_the_home_is(tmp_path):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-MISSING = 2
+MISSING, INTERRUPTED = 2, 3
 
 
 def script() -> NoReturn:
@@ -24,7 +24,12 @@ def script() -> NoReturn:
     time; a command that lasts turns the collector on again, see `dagrid.cli.garbage`.
     """
     gc.disable()
-    code = main()
+    try:
+        code = main()
+    except KeyboardInterrupt:  # while the command itself was being loaded
+        code = INTERRUPTED
+        with suppress(OSError, ValueError):
+            sys.stderr.write("dagrid: interrupted\n")
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

@@ -9,6 +9,7 @@ from dagrid.errors import (
     InternalError,
     RunError,
     TaskError,
+    TransferError,
     UnknownNodeError,
     UnknownRunError,
     WorkflowNotFoundError,
@@ -58,8 +59,8 @@ def exit_of_error(error: BaseException) -> Exit:
         return Exit.FAULT
     if isinstance(error, (UnknownRunError, UnknownNodeError, WorkflowNotFoundError)):
         return Exit.UNKNOWN
-    if isinstance(error, (RunError, TaskError)):
+    if isinstance(error, (RunError, TaskError)) and not isinstance(error, TransferError):
         return Exit.FAILED
-    if isinstance(error, (DagridError, OSError)):
+    if isinstance(error, (DagridError, OSError)):  # among them that nothing runs, for the graph cannot be brought here
         return Exit.USAGE
     return Exit.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Exit.FAULT

@@ -41,7 +41,10 @@ def command(
 
     def made(body: Body) -> click.Command:
         own = settings_of(name)
-        params: list[click.Parameter] = [*arguments, *[option(one, complete.get(one.name)) for one in own if one.flags]]
+        params: list[click.Parameter] = [
+            *arguments,
+            *[option(one, name, complete.get(one.name)) for one in own if one.flags],
+        ]
         params += [negation(one) for one in own if one.flags and one.kind is FLAG]
         return click.Command(
             name,
@@ -54,12 +57,12 @@ def command(
     return made
 
 
-def option(setting: Setting, complete: Complete | None = None) -> click.Option:
+def option(setting: Setting, command: str = "", complete: Complete | None = None) -> click.Option:
     """Return the flag of a setting. Its value is text: what it means, and what goes before it, is for the settings."""
     said = setting.doc
     if setting.default not in (None, (), "", False) or setting.shown:
         said = f"{said.rstrip('.')}. [default: {setting.shown or setting.default}]"
-    names = [*setting.flags, f"set_{setting.name.replace('.', '__')}"]
+    names = [*setting.flags_of(command), f"set_{setting.name.replace('.', '__')}"]
     if setting.kind is FLAG:
         return click.Option(names, is_flag=True, default=None, help=said, expose_value=True)
     kind: click.ParamType[str] = click.Path() if setting.kind.metavar == "PATH" else click.STRING

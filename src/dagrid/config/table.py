@@ -48,6 +48,7 @@ class Setting(NamedTuple):
         commands: those that take it; none named is all of them.
         shown: what a page says of the default, where it is made at run time.
         secret: whether it may hold a password.
+        letters: those of its commands that know its flags of one letter; none named is all of them.
     """
 
     name: str
@@ -58,6 +59,12 @@ class Setting(NamedTuple):
     commands: tuple[str, ...] = ()
     shown: str = ""
     secret: bool = False
+    letters: tuple[str, ...] = ()
+
+    def flags_of(self, command: str) -> tuple[str, ...]:
+        """Return its flags for a command."""
+        knows = not self.letters or command in self.letters
+        return tuple(flag for flag in self.flags if knows or flag.startswith("--"))
 
     @property
     def key(self) -> str:
@@ -146,6 +153,7 @@ SETTINGS = (
         (),
         ("--worker.labels", "-l"),
         ("start", "restart", "exec", "dry", "worker"),
+        letters=("worker",),
     ),
     Setting(
         "params",
@@ -300,8 +308,17 @@ SETTINGS = (
         ("--coordinator.host", "-H"),
         (*SERVERS, *CLIENTS),
         "127.0.0.1",
+        letters=SERVERS,
     ),
-    Setting("coordinator.port", PORT, "Its port.", 50_055, ("--coordinator.port", "-P"), (*SERVERS, *CLIENTS)),
+    Setting(
+        "coordinator.port",
+        PORT,
+        "Its port.",
+        50_055,
+        ("--coordinator.port", "-P"),
+        (*SERVERS, *CLIENTS),
+        letters=SERVERS,
+    ),
     Setting(
         "coordinator.signing_key",
         TEXT,
