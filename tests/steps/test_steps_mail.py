@@ -187,6 +187,10 @@ def test_no_header_can_be_smuggled_in(sink):
     [
         ("{type: mail, config: {to: a@x.org}}", "a step of type mail needs 'from'"),
         ("{type: mail, config: {from: a, to: b, smtp: {hots: x}}}", "unknown key 'hots' in smtp"),
+        (
+            "{type: mail, config: {from: a, to: b, smtp: {host: x, port: y}}}",
+            "in smtp: 'port' must be a port from 1 to",
+        ),
         ("{type: mail, config: {from: a, to: b, message: x}, script: y}", "what the mail says is in the settings too"),
         ("{type: mail, config: {from: a, to: b}, command: x}", "a step of type mail runs no command"),
     ],

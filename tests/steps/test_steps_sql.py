@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from textwrap import indent
 
 import pytest
@@ -200,6 +201,58 @@ def test_a_file_is_imported(ask, tmp_path):
     assert "a row of 1 values where there are 2 columns" in ask("SELECT 1", taken).error
 
 
+def test_a_file_that_cannot_be_imported_is_told_why_and_where(ask, tmp_path):
+    """A value that the first line has no name for was silently left out; other lines ended in tracebacks."""
+    assert not ask(TABLE).error
+    taken = "import: {file: in.jsonl, table: t}"
+    for lines, told in (
+        ('{"id": 1}\n\n{"id": 2, "name": "x"}\n', "line 3: the first line has no 'name'. Write columns: [...]"),
+        ('{"id": 1}\n[2]\n', "line 2: it is no object of JSON"),
+        ("7\n", "line 1: it is no object of JSON"),
+        ('{"id": 1}\n{"id": }\n', "line 2: Expecting value"),
+    ):
+        (tmp_path / "in.jsonl").write_text(lines)
+        ended = ask("SELECT 1", taken)
+        assert told in ended.error
+        assert "Traceback" not in ended.err
+    (tmp_path / "in.jsonl").write_text('{"id": 1}\n{"id": 2, "name": "x"}\n')
+    ended = ask("SELECT id, name FROM t ORDER BY id", "import: {file: in.jsonl, table: t, columns: [id, name]}")
+    assert [json.loads(line)["name"] for line in ended.out.splitlines()] == [None, "x"]
+
+
+def test_a_long_value_is_imported(ask, tmp_path):
+    """Python's own limit is 128 KiB, and nobody could raise it."""
+    (tmp_path / "in.csv").write_text("id,name\n1," + "x" * 300_000 + "\n")
+    assert not ask(TABLE).error
+    ended = ask("SELECT length(name) AS n FROM t", "import: {inputFile: in.csv, table: t}")
+    assert (ended.error, ended.out) == ("", '{"n":300000}\n')
+
+
+def test_a_delimiter_is_one_character(ask):
+    message = "'delimiter' of `import` is one character"
+    assert message in wrong("steps: [{type: duckdb, config: {import: {file: x, table: t, delimiter: '||'}}}]")[0]
+    assert message in ask("SELECT 1", "import: {file: x, table: t, delimiter: '${D}'}", "params: [D='||']").error
+
+
+def test_a_lock_is_waited_for_no_longer_than_the_statements_may_take(monkeypatch, tmp_path):
+    """SQLite waits within one call, which no interrupt ends."""
+    seen = []
+    connect = sqlite3.connect
+
+    def noted(dsn, *, timeout, **settings):
+        seen.append(timeout)
+        return connect(dsn, timeout=timeout, **settings)
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    path = str(tmp_path / "data.db")
+    query("sqlite", path, "CREATE TABLE t (a)")
+    with contextlib.closing(connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StepError, match=r"locked|took longer than 0\.2 s"):
+            query("sqlite", path, "INSERT INTO t VALUES (1)", timeout=0.2)
+    assert seen == [30.0, 0.2]
+
+
 def test_a_large_result_streams(ask, tmp_path):
     """A result must not be held in memory: one of 160 MB comes through a process that grows by less than half of that."""
     if ask.kind == "sqlite":
@@ -246,6 +299,39 @@ def test_a_login_spoils_no_message(perform, login):
     """A password that is a letter, or the name of the user, stands in other words too."""
     ended = perform(f"steps: [{{type: postgres, command: x, config: {{dsn: 'postgresql://{login}@127.0.0.1:1/x'}}}}]")
     assert "port 1 failed" in ended.error
+
+
+@pytest.mark.engine
+def test_a_part_of_a_password_is_in_no_message_either(perform):
+    """What the client says of a connection string that it cannot read is the word where it stopped."""
+    ended = perform(
+        "steps: [{type: postgres, command: SELECT 1, config: {dsn: 'host=127.0.0.1 password=open says me'}}]"
+    )
+    assert "it is no connection string; write postgresql://USER@HOST/NAME" in ended.error
+    assert "says" not in ended.error
+
+
+@pytest.mark.engine
+def test_what_is_no_finite_number_is_still_json(perform, postgres):
+    ask = Asker(perform, "postgres", postgres.url().partition("?")[0])
+    text = "SELECT 'NaN'::numeric AS a, 'Infinity'::numeric AS b, 'NaN'::float8 AS c, 1.50::numeric AS d"
+    assert ask(text).out == '{"a":null,"b":null,"c":null,"d":1.50}\n'
+    assert ask(text, "output: csv").out == "a,b,c,d\nnan,inf,nan,1.50\n"
+
+
+@pytest.mark.engine
+def test_a_statement_of_a_step_that_was_killed_ends_in_the_server_too(perform, postgres):
+    """Otherwise it holds its locks, and may change what the next try changes once more."""
+    dsn = postgres.url().partition("?")[0]
+    assert perform(
+        f"steps: [{{type: postgres, timeoutSec: 0.5, config: {{dsn: '{dsn}'}}, command: SELECT pg_sleep(3333)}}]"
+    ).error
+    with postgres.connect() as connection:
+        deadline = time.monotonic() + 50
+        asked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(3333)%' AND state = 'active'"
+        while connection.execute(asked).fetchone()[0]:
+            assert time.monotonic() < deadline
+            connection.execute("SELECT pg_sleep(0.05)")
 
 
 @pytest.mark.engine
@@ -340,6 +426,10 @@ def test_columns_of_one_name_are_all_there():
             "'path' means the same as 'dsn', which is said already; keep one",
         ),
         ("{type: duckdb, config: {import: {fiel: x, table: t}}}", "unknown key 'fiel' in import"),
+        (
+            "{type: duckdb, config: {import: {file: x, table: t, onConflict: igonre}}}",
+            "in import: 'onConflict' must be one of error, ignore, replace, not 'igonre'. Did you mean 'ignore'?",
+        ),
     ],
 )
 def test_a_file_is_told_what_is_wrong_with_it(step, message):

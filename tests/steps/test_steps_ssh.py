@@ -55,6 +55,14 @@ def test_a_command_runs_there_and_its_end_comes_back(ask):
     assert ended.out == "one\ntwo\n"
 
 
+def test_a_failure_names_the_host_and_the_command(ask):
+    """And not a program of ours around the client, which nobody knows."""
+    ended = ask("    command: [echo one, 'exit 7']")
+    assert ended.error == "ssh 127.0.0.1 'exit 7' exited with code 7."
+    ended = ask("    command: kill -9 $$")
+    assert "the connection broke, or the command there was killed" in ended.error
+
+
 def test_the_shell_there_reads_what_the_file_says(ask):
     """What the workflow knows has its value, whatever is in it; what it does not know means what it means there."""
     hostile = 'it\'s; $(touch /tmp/dagrid-evil) `id` \\ "quoted"'

@@ -8,7 +8,7 @@ from typing import Any
 from dagrid.errors import StepError
 from dagrid.workflow.letters import DEFAULT_PORT, Letter, Server, send
 from dagrid.workflow.model import Step, place
-from dagrid.workflow.steps.settings import Found, Setting, Settings, at, duration
+from dagrid.workflow.steps.settings import Found, Setting, Settings, duration
 from dagrid.workflow.warm import Returned
 from dagrid.workflow.work import Work
 
@@ -49,11 +49,7 @@ class Mail:
     def check(self, step: Step) -> Found:
         """Yield what is wrong with a step, see `StepType`."""
         yield from SETTINGS.check(step, "from", "to")
-        smtp = SETTINGS.says(step, "smtp")
-        if isinstance(smtp, Mapping):
-            for key in smtp:
-                if key not in SMTP.spelled:
-                    yield at(step, "smtp"), f"unknown key {key!r} in smtp. There are: {', '.join(sorted(SMTP.spelled))}"
+        yield from SMTP.check_inner(step, "smtp", SETTINGS.says(step, "smtp"))
         if step.script and SETTINGS.says(step, "message") is not None:
             yield place(step, "script"), "what the mail says is in the settings too, as `message`; keep one of the two"
         if step.command:

@@ -27,6 +27,10 @@ OWN = frozenset({
 })  # fmt: skip
 """First words of statements that end a transaction, or cannot be in one: a text with one of them gets none around it."""
 ROWS_AT_ONCE = 1000
+PATIENCE = 30.0
+"""Seconds for which a database may be locked by somebody else, or silent when it is opened."""
+MOST_IN_A_FIELD = 1 << 30
+"""How many characters a value in a file has at most."""
 AGAIN = 0.1
 """Seconds between two interrupts of what does not end."""
 _SILENT = frozenset({"Count", "Success"})
@@ -90,7 +94,7 @@ def query(
     marks = params is not None and not isinstance(params, Mapping)
     found = list(statements(text, kind, names, marks))
     values = _values(found, params)
-    with _opened(kind, dsn) as database:
+    with _opened(kind, dsn, min(timeout or PATIENCE, PATIENCE)) as database:
         wraps = not autocommit and (len(found) > 1 or taken is not None) and not any(one.word in OWN for one in found)
         with _limited(database, timeout), _explained(database, dsn):
             if wraps:
@@ -167,9 +171,9 @@ class _Sqlite:
     style = "sqlite"
     errors: tuple[type[Exception], ...] = (sqlite3.Error, sqlite3.Warning, OverflowError)
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, patience: float) -> None:
         self.connection = sqlite3.connect(
-            dsn, timeout=30, isolation_level=None, uri=dsn.startswith("file:"), check_same_thread=False
+            dsn, timeout=patience, isolation_level=None, uri=dsn.startswith("file:"), check_same_thread=False
         )
 
     def execute(self, text: str, parameters: Parameters) -> int:
@@ -197,7 +201,7 @@ class _Sqlite:
 class _DuckDB:
     style = "duckdb"
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, _patience: float) -> None:
         import duckdb
 
         self.errors: tuple[type[Exception], ...] = (duckdb.Error, RuntimeError)
@@ -231,11 +235,32 @@ class _DuckDB:
 class _Postgres:
     style = "postgres"
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, patience: float) -> None:
         import psycopg
+        from psycopg.conninfo import conninfo_to_dict
+        from psycopg.types.numeric import NumericLoader
 
+        class Finite(NumericLoader):
+            """Makes what is no finite number a float, of which all outputs know what to write."""
+
+            def load(self, data: Any) -> Any:
+                found = super().load(data)
+                return found if found.is_finite() else float(found)
+
+        try:
+            conninfo_to_dict(dsn)
+        except psycopg.ProgrammingError:
+            if "://" not in dsn:  # what it says may be a part of the password
+                raise ValueError("it is no connection string; write postgresql://USER@HOST/NAME") from None
         self.errors: tuple[type[Exception], ...] = (psycopg.Error,)
-        self.connection = psycopg.connect(dsn, autocommit=True, connect_timeout=30, application_name="dagrid")
+        self.connection = psycopg.connect(
+            dsn, autocommit=True, connect_timeout=max(1, round(patience)), application_name="dagrid"
+        )
+        self.connection.adapters.register_loader("numeric", Finite)
+        with suppress(psycopg.Error):  # an older server, or one on a system that cannot tell
+            self.connection.execute(
+                "SET client_connection_check_interval = '1s'"
+            )  # it ends what nobody waits for any more
 
     def execute(self, text: str, parameters: Any) -> int:
         return self.connection.execute(text, parameters).rowcount
@@ -272,15 +297,15 @@ class _Postgres:
         self.connection.close()
 
 
-_KINDS: dict[str, Callable[[str], Database]] = {"sqlite": _Sqlite, "duckdb": _DuckDB, "postgres": _Postgres}
+_KINDS: dict[str, Callable[[str, float], Database]] = {"sqlite": _Sqlite, "duckdb": _DuckDB, "postgres": _Postgres}
 _PACKAGES = {"duckdb": ("duckdb", "duckdb"), "postgres": ("psycopg", "postgres")}
 
 
 @contextmanager
-def _opened(kind: str, dsn: str) -> Iterator[Database]:
+def _opened(kind: str, dsn: str, patience: float) -> Iterator[Database]:
     """Open a database. Raises StepError, without what may be secret in `dsn`."""
     try:
-        database = _KINDS[kind](dsn)
+        database = _KINDS[kind](dsn, patience)
     except ImportError:
         package, extra = _PACKAGES[kind]
         raise StepError(
@@ -349,7 +374,7 @@ def _plain(error: Exception, dsn: str) -> str:
     text = " ".join(lines[:3]) or type(error).__name__
     secrets = {*passwords(dsn), *([dsn] if "://" in dsn or "=" in dsn else [])}
     text = masked(text, [secret for secret in secrets if len(secret) > 1])
-    return text if text.endswith((".", "?")) else f"{text}."
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 # What is taken in -----------------------------------------------------------------------------------------------------
@@ -392,16 +417,8 @@ def _read(file: Any, path: str, taken: Mapping[str, Any]) -> tuple[list[str], It
         "jsonl" if path.endswith((".jsonl", ".ndjson")) else "tsv" if path.endswith(".tsv") else "csv"
     )
     if kind == "jsonl":
-        lines = (json.loads(line) for line in file if line.strip())
-        first = next(lines, None)
-        if first is None:
-            return list(taken["columns"]), iter(())
-        columns = list(taken["columns"] or first)
-
-        def values(one: Mapping[str, Any]) -> list[Any]:
-            return [json.dumps(v) if isinstance(v, (dict, list)) else v for v in (one.get(name) for name in columns)]
-
-        return columns, (values(one) for one in chain([first], lines))
+        return _objects(file, path, taken["columns"])
+    csv.field_size_limit(MOST_IN_A_FIELD)
     reader = csv.reader(file, delimiter=taken["delimiter"] or ("\t" if kind == "tsv" else ","))
     header = next(reader, []) if taken["has_header"] else []
     columns = list(taken["columns"] or header)
@@ -410,6 +427,36 @@ def _read(file: Any, path: str, taken: Mapping[str, Any]) -> tuple[list[str], It
             f"It is not said which columns {path!r} has; write columns: [...], or give it a header.", retryable=False
         )
     return columns, ([None if value in nulls else value for value in row] for row in reader if row)
+
+
+def _objects(file: Any, path: str, said: Sequence[str]) -> tuple[list[str], Iterator[list[Any]]]:
+    """Return the columns and the rows of a file with an object of JSON on each line."""
+
+    def objects() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    one = json.loads(line)
+                except ValueError as error:
+                    raise StepError(f"{path!r}, line {number}: {error}.", retryable=False) from None
+                if not isinstance(one, dict):
+                    raise StepError(f"{path!r}, line {number}: it is no object of JSON, as {{...}}.", retryable=False)
+                yield number, one
+
+    lines = objects()
+    first = next(lines, None)
+    columns = list(said or (first[1] if first else ()))
+
+    def values(number: int, one: Mapping[str, Any]) -> list[Any]:
+        if not said and not one.keys() <= set(columns):
+            raise StepError(
+                f"{path!r}, line {number}: the first line has no {min(one.keys() - set(columns))!r}. Write columns: [...] with "
+                f"all that go into the table.",
+                retryable=False,
+            )
+        return [json.dumps(v) if isinstance(v, (dict, list)) else v for v in map(one.get, columns)]
+
+    return columns, (values(*one) for one in chain([first] if first else (), lines))
 
 
 def _insert(style: str, columns: Sequence[str], taken: Mapping[str, Any]) -> str:

@@ -112,6 +112,22 @@ class Settings:
                     f"a step of type {self.kind} needs {camel(name)!r}; write {camel(name)}: ... in its config",
                 )
 
+    def check_inner(self, step: Step, name: str, given: Any) -> Found:
+        """Yield what is wrong with a mapping whose keys these settings are.
+
+        Args:
+            step: the step.
+            name: the setting whose value the mapping is.
+            given: the mapping, or a value that is none, of which others tell what is wrong.
+        """
+        for key, value in given.items() if isinstance(given, Mapping) else ():
+            row = self.spelled.get(key)
+            if row is None:
+                known = ", ".join(sorted(row.shown for row in self.rows))
+                yield at(step, name), f"unknown key {key!r} in {name}. There are: {known}"
+            elif not is_late(value) and (wrong := _wrong(row, value)):
+                yield at(step, name), f"in {name}: {wrong}"
+
     def says(self, step: Step, name: str) -> Any:
         """Return what the file says for a setting, or None."""
         return next(

@@ -62,6 +62,7 @@ IMPORT = Settings(
 )
 """What `import` holds."""
 
+_ONE_DELIMITER = """'delimiter' of `import` is one character, such as ";" or "\\t" in double quotes"""
 _MEMORY = ":memory:"
 _SCHEMES = {
     "postgres": "postgres",
@@ -87,11 +88,10 @@ class Sql:
         elif dsn and not is_late(dsn) and kind == "sql" and not kind_of(kind, str(dsn)):
             yield at(step, "dsn"), "it cannot be seen which database that is; write type: duckdb, sqlite or postgres"
         taken = SETTINGS.says(step, "import")
-        if isinstance(taken, Mapping):
-            for key in taken:
-                if key not in IMPORT.spelled:
-                    known = ", ".join(sorted(row.shown for row in IMPORT.rows))
-                    yield at(step, "import"), f"unknown key {key!r} in import. There are: {known}"
+        yield from IMPORT.check_inner(step, "import", taken)
+        delimiter = taken.get("delimiter") if isinstance(taken, Mapping) else None
+        if isinstance(delimiter, str) and len(delimiter) > 1 and not is_late(delimiter):
+            yield at(step, "import"), _ONE_DELIMITER
         if not step.command and not step.script and taken is None:
             yield place(step), f"a step of type {kind} has nothing to do; give it `command:` or `script:` with SQL"
         if step.command and step.script:
@@ -111,6 +111,8 @@ class Sql:
                 raise StepError(
                     "`import` needs a file and a table; write import: {inputFile: ..., table: ...}", retryable=False
                 )
+            if len(taken["delimiter"]) > 1:
+                raise StepError(f"{_ONE_DELIMITER}.", retryable=False)
             taken = taken | {"input_file": work.file(taken["input_file"]), "batch_size": taken["batch_size"] or 1000}
         names = tuple(params) if isinstance(params, Mapping) else ()
         text = step.script or ";\n".join(step.command)

@@ -10,6 +10,8 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dagrid.commands import Exit, Launch
 from dagrid.errors import StepError
 from dagrid.workflow.model import Ssh as Defaults
@@ -47,6 +49,7 @@ SETTINGS = Settings(
 """The settings; those of a step go before those of the workflow."""
 
 PROGRAM = str(Path(__file__).with_name("_ssh_main.py"))
+_SILENT = "the connection broke, or the command there was killed, or exited with code 255."
 UNREACHED = 255
 """What the client exits with when it is its own failure."""
 
@@ -83,11 +86,11 @@ class Ssh:
             data = script.encode("utf-8", "surrogateescape")
             remote = shlex.join([*shell, "-c", STARTER, "dagrid", str(len(data)), str(grace)])
             launch = yield from work.launch([*argv, f"exec {remote}"], stdin=data, env=_environment(work))
-            end = yield launch
+            end = yield msgspec.structs.replace(launch, said=["ssh", config["host"], text])
             if end.code == UNREACHED and not end.signal:
                 said = end.last_words
                 raise StepError(
-                    f"ssh {config['host']}: {said[-1] if said else 'the connection failed'}{_remedy(said)}",
+                    f"ssh {config['host']}: {said[-1] if said else _SILENT}{_remedy(said)}",
                     step.name,
                     UNREACHED,
                 )
