@@ -119,11 +119,17 @@ def test_schemas_are_whole(dagrid):
 
 
 def test_a_part_of_a_schema(dagrid):
-    """By the path of a field, through lists and references."""
+    """By the path of a field, through lists and references; what it refers to is with it, or it would be a word and no schema."""
     assert (
         dagrid("schema", "dag", "steps.retryPolicy.limit").data["description"] == "How often the step is tried again."
     )
     assert dagrid("schema", "config", "history.limit").data["default"] == 100
+    whole = dagrid("schema", "dag", "steps.retryPolicy").data
+    validator = jsonschema.Draft202012Validator(whole)
+    validator.validate({"limit": 3, "intervalSec": 10})
+    assert not validator.is_valid({"limits": 3})
+    assert list(whole["$defs"]) == ["retryPolicy"]
+    assert "retryPolicy" in dagrid("schema", "dag", "steps").data["$defs"]["step"]["properties"]
     said = dagrid("schema", "dag", "steps.retyPolicy")
     assert said.code == Exit.USAGE
     assert "Did you mean 'retryPolicy'?" in said.err

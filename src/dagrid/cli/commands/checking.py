@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,7 +84,7 @@ def _absent(file: File) -> Iterator[Problem]:
 def schema_command(call: Call, kind: str, path: str | None) -> None:
     """Print the JSON schema of workflows (dag), or of config.yaml (config), for editors and for other programs.
 
-    With a PATH, only what it says of that field.
+    With a PATH, only what it says of that field, and of what that refers to.
     """
     if kind == "config":
         from dagrid.config.table import schema
@@ -92,7 +94,7 @@ def schema_command(call: Call, kind: str, path: str | None) -> None:
         from dagrid.workflow import json_schema
 
         whole = json_schema()
-    call.out.json(_part(whole, path) if path else whole)
+    call.out.json(_with_definitions(_part(whole, path), whole) if path else whole)
 
 
 def _part(whole: dict[str, Any], path: str) -> Any:
@@ -108,6 +110,18 @@ def _part(whole: dict[str, Any], path: str) -> Any:
             )
         at = known[name]
     return at
+
+
+def _with_definitions(part: Any, whole: dict[str, Any]) -> Any:
+    """Return a part of a schema with the definitions that it refers to, and that these refer to, or it would say nothing."""
+    found: dict[str, Any] = {}
+    texts = [json.dumps(part)]
+    while texts:
+        for name in re.findall(r'"#/\$defs/([^"]+)"', texts.pop()):
+            if name not in found:
+                found[name] = whole["$defs"][name]
+                texts.append(json.dumps(found[name]))
+    return {**part, "$defs": dict(sorted(found.items()))} if found else part
 
 
 def _alternatives(schema: Any, whole: dict[str, Any], seen: set[int]) -> list[dict[str, Any]]:
