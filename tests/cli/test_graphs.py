@@ -276,10 +276,15 @@ def test_killed_at_any_point_it_is_found_as_interrupted(history, folder):
 
 
 def on_a_terminal(
-    *arguments: str, columns: int = 100, lines: int = 30, look: Callable[[str], object] = lambda _: None
+    *arguments: str,
+    columns: int = 100,
+    lines: int = 30,
+    typed: str = "",
+    look: Callable[[str], object] = lambda _: None,
 ) -> tuple[int, str]:
     """Run the command on a pseudo-terminal, and return its code and all that it drew; `look` sees what there is so far."""
     main, side = pty.openpty()
+    os.write(main, typed.encode())
     environ = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns), "LINES": str(lines)}
     environ.pop("NO_COLOR", None)
     process = subprocess.Popen(

@@ -21,6 +21,7 @@ from dagrid.cli.exits import Exit
 from dagrid.history import About, History
 from tests.cli.conftest import PATIENCE
 from tests.cli.test_describing import completed
+from tests.cli.test_graphs import on_a_terminal
 
 ROOT = Path(__file__).parents[2]
 
@@ -351,8 +352,11 @@ def test_cleanup_asks_first(dagrid, history, shell):
     refused = shell("cleanup")
     assert refused.code == Exit.USAGE
     assert "3 runs would be removed for good" in refused.err
+    code, drawn = on_a_terminal("cleanup", typed="n\n")
+    assert (code, "0 runs removed" in drawn) == (0, True), drawn
     assert len(history.runs()) == 3
-    assert [one["run"] for one in dagrid("cleanup", "--keep", "2", "-y", "--json").data] == ["run-0"]
+    code, drawn = on_a_terminal("cleanup", "--keep", "2", typed="y\n")
+    assert (code, "Remove 1 run for good?" in drawn, "1 run removed" in drawn) == (0, True, True), drawn
     assert dagrid("cleanup", "--retention-days", "1", "--yes").out == ""
     assert dagrid("cleanup", "other", "--yes").out == ""
     said = dagrid("cleanup", "nightly", "--yes")

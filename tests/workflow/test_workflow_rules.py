@@ -199,6 +199,8 @@ def test_a_file_that_is_not_there(tmp_path):
         load(tmp_path / "pipline.yaml")
     with pytest.raises(WorkflowNotFoundError, match="the file cannot be read"):
         load(tmp_path)
+    with pytest.raises(WorkflowNotFoundError, match="the file cannot be read: it has more than 64 MiB"):
+        load("/dev/zero")
 
 
 def test_a_file_that_is_no_text(tmp_path):

@@ -281,7 +281,7 @@ def explained(shown: str, error: Exception) -> StoreError:
     remedy = _REMEDIES.get(state) or _REMEDIES.get(state[:2]) or "Look at the server and its log."
     if not state and isinstance(error, psycopg.OperationalError):
         remedy = "Look whether the server runs, and at host, port, user, password and database."
-    return StoreError(f"{shown}: {told.rstrip('.')}. {remedy}")
+    return StoreError(f"{shown}: {told.rstrip('.?')}. {remedy}")
 
 
 def _is_conflict(error: Exception) -> bool:

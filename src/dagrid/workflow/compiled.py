@@ -21,7 +21,7 @@ from dagrid.errors import StepError, StoreError
 from dagrid.execution.pickling import PROTOCOL
 from dagrid.stores.artifacts import FolderArtifacts
 from dagrid.workflow import steps
-from dagrid.workflow.files import File, find, meant
+from dagrid.workflow.files import File, contents, find, meant
 from dagrid.workflow.model import handlers
 
 FOLDER = "compiled"
@@ -113,7 +113,7 @@ def _known(data: bytes | None, found: Path) -> File | None:
     if data is None:
         return None
     try:
-        text = found.read_bytes().removeprefix(codecs.BOM_UTF8)
+        text = contents(found).removeprefix(codecs.BOM_UTF8)
     except OSError:
         return None  # as who reads it is told
     origin = _origin(found, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Hashable
 from pathlib import Path
@@ -13,6 +14,8 @@ from dagrid.workflow.model import Workflow
 from dagrid.workflow.problems import Place
 
 SUFFIXES = (".yaml", ".yml")
+MOST_BYTES = 1 << 26
+"""No file of workflows is larger; what has no end, such as a device, is none."""
 
 
 class File(msgspec.Struct, kw_only=True):
@@ -75,3 +78,12 @@ def meant(path: str | os.PathLike[str]) -> Path:
     if given.suffix in SUFFIXES or (given.exists() and not given.is_dir()):
         return given
     return find(given.name, given.parent) or given
+
+
+def contents(path: Path) -> bytes:
+    """Return all that stands in a file of workflows. Raises OSError: it cannot be read, or is too large."""
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MOST_BYTES >> 20} MiB", str(path))
+    return data

@@ -10,7 +10,7 @@ from pathlib import Path
 from dagrid.errors import Problem, WorkflowNotFoundError, hint, nearest
 from dagrid.workflow import checks
 from dagrid.workflow.fields import WRONG
-from dagrid.workflow.files import SUFFIXES, File, find, meant
+from dagrid.workflow.files import SUFFIXES, File, contents, find, meant
 from dagrid.workflow.model import Workflow, place, said
 from dagrid.workflow.problems import Place, Problems
 from dagrid.workflow.schema import WORKFLOW
@@ -38,7 +38,7 @@ def load(
     """
     found = meant(path)
     try:
-        data = found.read_bytes()
+        data = contents(found)
     except OSError as error:
         raise WorkflowNotFoundError([Problem(str(path), 0, 0, _why(error, Path(path)))]) from error
     problems = Problems(str(found))

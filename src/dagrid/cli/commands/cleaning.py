@@ -38,9 +38,12 @@ def cleanup_command(call: Call, name: str | None) -> None:
         raise UnknownRunError(f"No workflow or graph {name!r} has run. Name one, and no run of it.", name)
     chosen = call.history.cleanup(days, keep, name, dry_run=True)
     dry = config["cleanup.dry_run"]
-    if not dry and chosen and not config["cleanup.yes"]:
-        _ask(call, [f"{info.run} {info.name}" for info in chosen])
-    removed = chosen if dry else call.history.cleanup(days, keep, name)
+    if dry:
+        removed = chosen
+    elif chosen and not config["cleanup.yes"] and not _is_meant(call, [f"{info.run} {info.name}" for info in chosen]):
+        removed = []
+    else:
+        removed = call.history.cleanup(days, keep, name)
     if call.out.as_json:
         call.out.json([{"run": info.run, "name": info.name, "status": info.status} for info in removed])
         return
@@ -50,7 +53,8 @@ def cleanup_command(call: Call, name: str | None) -> None:
     call.out.say(f"{len(removed)} run{'' if len(removed) == 1 else 's'} {what}")
 
 
-def _ask(call: Call, runs: list[str]) -> None:
+def _is_meant(call: Call, runs: list[str]) -> bool:
+    """Ask a person whether runs shall be removed. Raises InvalidSettingError: nobody is there."""
     if not sys.stdin.isatty():
         raise InvalidSettingError(
             f"{len(runs)} runs would be removed for good. Say --yes if that is meant, or --dry-run."
@@ -59,4 +63,4 @@ def _ask(call: Call, runs: list[str]) -> None:
         call.out.complain(one)
     if len(runs) > MOST_SHOWN:
         call.out.complain(f"... and {len(runs) - MOST_SHOWN} more")
-    click.confirm(f"Remove {len(runs)} runs for good?", abort=True, err=True)
+    return click.confirm(f"Remove {len(runs)} run{'' if len(runs) == 1 else 's'} for good?", err=True)
