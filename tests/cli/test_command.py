@@ -216,6 +216,18 @@ def test_data_that_cannot_be_written():
     assert done.stderr == "dagrid: No space left on device\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no such device")
+@pytest.mark.parametrize("ears", ["2> /dev/full", "2>&1 > /dev/null | true"])
+@pytest.mark.parametrize(("what", "code"), [("start good", 0), ("start bad", 1), ("status nobody", Exit.UNKNOWN)])
+def test_what_is_told_to_nobody_changes_no_end(folder, ears, what, code):
+    """Talk that does not come through is lost; whether the run has failed is told by the code."""
+    (folder / "good.yaml").write_text("steps: ['true']\n")
+    (folder / "bad.yaml").write_text("steps: ['false']\n")
+    line = f"{sys.executable} -m dagrid {what} {ears}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == code, done.stderr
+
+
 def test_what_is_written_at_the_end_is_not_lost():
     """The program ends at once, and yet not before all is written and whoever asked for it was called."""
     code = (

@@ -16,7 +16,7 @@ import click
 
 from dagrid.cli.exits import Exit, exit_of_error
 from dagrid.cli.options import last_call
-from dagrid.cli.output import ReaderGoneError
+from dagrid.cli.output import ReaderGoneError, talk
 from dagrid.config import Config
 from dagrid.errors import DagridError, InternalError, WorkflowError
 
@@ -71,9 +71,9 @@ def _refused(error: click.ClickException, arguments: Sequence[str]) -> int:
         _record(error.format_message(), error, Exit.USAGE)
         return Exit.USAGE
     context = error.ctx if isinstance(error, click.UsageError) else None
-    sys.stderr.write(f"dagrid: {error.format_message()}\n")
+    talk(f"dagrid: {error.format_message()}\n")
     if context is not None:
-        sys.stderr.write(f"{context.get_usage()}\nTry '{context.command_path} --help'.\n")
+        talk(f"{context.get_usage()}\nTry '{context.command_path} --help'.\n")
     return Exit.USAGE
 
 
@@ -93,7 +93,7 @@ def _complain(words: str, error: BaseException, code: int) -> None:
         return
     # The lines of a workflow's problems begin with their places already.
     lead = "" if isinstance(error, WorkflowError) else "dagrid: "
-    sys.stderr.write(f"{lead}{words}\n")
+    talk(f"{lead}{words}\n")
     if _said("debug"):
         traceback.print_exception(error)
 
@@ -102,7 +102,7 @@ def _record(words: str, error: BaseException, code: int) -> None:
     record = {"error": words, "kind": type(error).__name__, "code": int(code)}
     if isinstance(error, WorkflowError):
         record["problems"] = [one._asdict() for one in error.problems]
-    sys.stderr.write(json.dumps(record, ensure_ascii=False) + "\n")
+    talk(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _said(name: str) -> bool:

@@ -100,11 +100,11 @@ class Output:
     def say(self, text: str) -> None:
         """Tell whoever looks on, unless they want to hear nothing."""
         if not self.quiet:
-            _put(sys.stderr, f"{text}\n")
+            talk(f"{text}\n")
 
     def complain(self, text: str) -> None:
         """Tell what went wrong."""
-        _put(sys.stderr, f"{text}\n")
+        talk(f"{text}\n")
 
     def table(self, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """Write rows in columns, with colours where that is a terminal; texts of others cannot steer it."""
@@ -189,6 +189,12 @@ def _put(stream: IO[str], text: str) -> None:
         stream.flush()
     except BrokenPipeError as error:
         raise ReaderGoneError from error
+
+
+def talk(text: str) -> None:
+    """Write to standard error. Where nobody hears it, or there is no room, what is done goes on, and ends as it does."""
+    with suppress(OSError, ReaderGoneError):
+        _put(sys.stderr, text)
 
 
 def tame(text: str) -> str:
