@@ -214,6 +214,15 @@ def test_a_run_is_running_while_its_process_lives(history, perform):
         assert history.about(run).pid == os.getpid()
 
 
+def test_how_long_a_run_took_is_never_less_than_nothing(history):
+    """The time of day may have been set back while it went on."""
+    before = time.time()
+    assert history.info(ended(history, at=before - 3600)).seconds == 0.0
+    with history.begin("nightly", About()) as place:
+        assert 0.0 <= history.info(place.run_id).seconds < time.time() - before + 60
+    assert history.info(place.run_id).seconds is None  # interrupted
+
+
 def test_a_run_that_ends_while_somebody_looks_was_not_interrupted(history, monkeypatch):
     """Between what the store says of it and the look at its lock its process may end it and let go."""
     place = history.begin("nightly", About())

@@ -6,6 +6,7 @@ A run is performed by the process that holds its lock. One that the store says i
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -57,6 +58,13 @@ class RunInfo(msgspec.Struct, frozen=True):
     def active(self) -> bool:
         """Whether it may still do something by itself, or when a person says so."""
         return self.status in _ACTIVE
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took, or has been running; None of one that does neither. The time of day may have been set back since."""
+        if not self.ended and self.status != RUNNING:
+            return None
+        return max(0.0, (self.ended or time.time()) - self.created)
 
 
 class Catalog:

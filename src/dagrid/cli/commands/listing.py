@@ -81,7 +81,7 @@ def record(call: Call, info: RunInfo) -> dict[str, Any]:
         "status": info.status,
         "created": call.out.stamp(info.created),
         "ended": call.out.stamp(info.ended),
-        "seconds": _seconds(info),
+        "seconds": info.seconds,
         "host": info.host or about.host,
         "pid": info.pid or None,
         "parent": info.parent or None,
@@ -100,7 +100,6 @@ def _table(call: Call, runs: list[RunInfo], name: str | None) -> None:
     here = host()
     rows = []
     for info in runs:
-        seconds = _seconds(info)
         where = "" if info.host in ("", here) else f"on {info.host}"
         rows.append(
             (
@@ -108,7 +107,7 @@ def _table(call: Call, runs: list[RunInfo], name: str | None) -> None:
                 info.name,
                 info.status,
                 call.out.time(info.created),
-                took(seconds) if seconds is not None else "",
+                took(info.seconds) if info.seconds is not None else "",
                 where,
             )
         )
@@ -126,12 +125,6 @@ def _near(call: Call, name: str | None) -> str:
     except UnknownRunError as error:
         return hint(error.suggestion)
     return ""
-
-
-def _seconds(info: RunInfo) -> float | None:
-    if info.ended:
-        return info.ended - info.created
-    return time() - info.created if info.status == "running" else None
 
 
 def _time(call: Call, name: str) -> float | None:

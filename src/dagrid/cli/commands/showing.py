@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from shlex import quote
-from time import time
 from typing import TYPE_CHECKING, Any
 
 from dagrid.cli.calls import Call
@@ -185,14 +184,13 @@ def _all(call: Call) -> None:
 
 def _record(call: Call, info: RunInfo) -> dict[str, Any]:
     about = call.history.about(info.run)
-    seconds = info.ended - info.created if info.ended else time() - info.created if info.status == "running" else None
     return {
         "run": info.run,
         "name": info.name,
         "status": info.status,
         "created": call.out.stamp(info.created),
         "ended": call.out.stamp(info.ended),
-        "seconds": seconds,
+        "seconds": info.seconds,
         "host": info.host or about.host,
         "pid": info.pid or None,
         "params": list(about.params),
@@ -202,12 +200,12 @@ def _record(call: Call, info: RunInfo) -> dict[str, Any]:
 
 
 def _when(call: Call, info: RunInfo) -> str:
+    if info.seconds is None:
+        return f", since {call.out.time(info.created)}"
     if info.ended:
-        return f", {call.out.time(info.created)}, after {took(info.ended - info.created)}"
-    if info.status == "running":
-        process = f", process {info.pid}" if info.pid else ""
-        return f", for {took(time() - info.created)}, on {info.host}{process}"
-    return f", since {call.out.time(info.created)}"
+        return f", {call.out.time(info.created)}, after {took(info.seconds)}"
+    process = f", process {info.pid}" if info.pid else ""
+    return f", for {took(info.seconds)}, on {info.host}{process}"
 
 
 def _seconds(run: Run, step: NodeResult) -> float:
