@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copyreg
 import json
+from types import TracebackType
 
 import pytest
+from tblib import pickling_support  # type: ignore[import-untyped]
 
 from dagrid.errors import RunStateError, StepError, WorkflowError
 
@@ -44,8 +47,11 @@ def _places_of(secret, folder):
 @pytest.mark.parametrize("again", ["", "repeatPolicy: {repeat: while, exitCode: [1], limit: 1, intervalSec: 0}"])
 @pytest.mark.parametrize("step", ["call: 'no${TOK}'", "call: child, stdout: '/dev/null/${TOK}'"])
 def test_a_secret_in_what_a_step_fails_with_is_masked(runner, monkeypatch, step, again):
-    """Whoever raises it, and also where the step would have been run again but for the number of times."""
+    """Whoever raises it, and also where the step would have been run again but for the number of times, or where errors are kept
+    with what they come from, as Dask has them kept."""
     monkeypatch.setenv("TOKEN_OF_MINE", SECRET)
+    monkeypatch.setitem(copyreg.dispatch_table, StepError, pickling_support.pickle_exception)
+    monkeypatch.setitem(copyreg.dispatch_table, TracebackType, pickling_support.pickle_traceback)
     told = runner.run(
         f"""
         secrets: [{{name: TOK, provider: env, key: TOKEN_OF_MINE}}]

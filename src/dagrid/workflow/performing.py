@@ -57,11 +57,9 @@ def _perform(spec: Spec, ends: Sequence[StepEnd | None], extra: Mapping[str, str
     context = CURRENT.get()
     try:
         return (yield from _performed(context, spec, ends, extra))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # it is raised again, when nothing is handled that it would come from
         told = _hidden(error, context.secrets)
-        if told is error:
-            raise
-        raise told from None
+    raise told
 
 
 def _hidden(error: Exception, secrets: Sequence[str]) -> Exception:
@@ -73,7 +71,9 @@ def _hidden(error: Exception, secrets: Sequence[str]) -> Exception:
     elif not isinstance(error, (SkipTask, WaitForSignal)):  # the words of these are masked where they are made
         text = str(error)
         told = masked(text, secrets)
-        return error if told == text else StepError(told)
+        error = error if told == text else StepError(told)
+    for name in ("__cause__", "__context__") if secrets else ():  # what it comes from has words too
+        BaseException.__setattr__(error, name, None)
     return error
 
 
