@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
+from dagrid.workflow import steps
 from tests.steps.conftest import wrong
 
 STEP = "steps: [{name: a, type: jq, command: '.a', config: {input: {a: 1}}, %s}]"
@@ -50,6 +53,43 @@ def test_a_folder_that_is_not_there_is_what_the_error_tells_of(perform, tmp_path
         f"It cannot run in '{tmp_path}/none': No such file or directory. Make that folder, or name another one."
     )
     assert ended.err == ""
+
+
+class Unready:
+    def __init__(self, what):
+        """It wants what nobody gives it."""
+
+
+class Idle:
+    """It performs nothing."""
+
+
+class Unsure:
+    def check(self, step):
+        raise KeyError("oops")
+
+    def perform(self, work):
+        yield from ()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("Unready", "The step type 'theirs' cannot be loaded: TypeError: "),
+        ("Idle", "The step type 'theirs' cannot be loaded: AttributeError: "),
+        ("NoSuch", "The step type 'theirs' cannot be loaded: AttributeError: "),
+        ("Unsure", "the step type 'theirs' cannot check the step: KeyError: 'oops'"),
+    ],
+)
+def test_a_fault_of_a_type_that_others_bring_is_theirs(monkeypatch, place, message):
+    """It was reported as a fault of dagrid, to be sent to those who cannot mend it."""
+    point = EntryPoint("theirs", f"{__name__}:{place}", steps.GROUP)
+    monkeypatch.setattr(steps, "_foreign", lambda: {"theirs": point})
+    steps.of.cache_clear()
+    (found,) = wrong("steps: [{type: theirs}]")
+    steps.of.cache_clear()
+    assert message in found
+    assert f"That is a fault of the package {__name__}:{place}" in found
 
 
 def test_files_of_the_folder_are_no_modules_of_ours(perform, tmp_path):
