@@ -200,6 +200,14 @@ def test_damage_within_a_file_is_no_fault_of_ours_and_leaves_no_half_of_it(place
     assert not (place / "half-to" / "noise").exists()
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_level_beyond_the_highest_is_the_highest(place, format):
+    """As it was for all formats but one, where it was an error of Python's."""
+    create(["in"], "high", format=format, level=99)
+    extract("high", "to")
+    assert tree(place / "to") == tree(place / "in")
+
+
 def test_two_files_that_would_be_called_the_same_are_refused(place):
     """One of them could never be had again."""
     (place / "other").mkdir()

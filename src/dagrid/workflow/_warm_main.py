@@ -298,8 +298,18 @@ class Performer:
     def _answer(
         self, name: str, arguments: bytes, values: dict[str, bytes], place: tuple[dict[str, str], str, list[str]]
     ) -> tuple[Any, ...]:
+        folder = place[1]
         try:
-            self._move(*place)
+            os.chdir(folder)
+        except OSError as error:
+            return (
+                "error",
+                f"It cannot run in {folder!r}: {error.strerror}. Make that folder, or name another one.",
+                1,
+                False,
+            )
+        try:
+            self._move(place[0], place[2])
             function = found(name)
         except Exception as error:  # noqa: BLE001  # whatever the user's module raises when it is imported
             sys.stderr.write(told(error, slice(-1, None)))
@@ -340,8 +350,8 @@ class Performer:
             )
             return "error", words, 1, False
 
-    def _move(self, env: dict[str, str], folder: str, path: list[str]) -> None:
-        """Go to the folder and the environment of a step, and let its modules be found."""
+    def _move(self, env: dict[str, str], path: list[str]) -> None:
+        """Go to the environment of a step, and let its modules be found."""
         held: dict[bytes, bytes] = getattr(os.environ, "_data", {})  # as it is kept; each look at the rest decodes it
         now = self.env if held and held == self.left else dict(os.environ)
         # Steps differ in few variables, and each that is set is a call of the system's.
@@ -351,7 +361,6 @@ class Performer:
             if now.get(name) != value:
                 os.environ[name] = value
         self.env, self.left = env, dict(held)
-        os.chdir(folder)
         for one in reversed(path):
             if one not in sys.path:
                 sys.path.insert(0, one)

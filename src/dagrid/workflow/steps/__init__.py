@@ -16,6 +16,8 @@ from dagrid.workflow.model import Step, place
 from dagrid.workflow.problems import Place
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from dagrid.commands import Await, Launch, Request
     from dagrid.workflow.work import Work
 
@@ -87,7 +89,7 @@ def of(kind: str) -> StepType:
             return getattr(import_module(module), name)()  # type: ignore[no-any-return]
         found = _foreign().get(kind)
         if found is not None:
-            return found.load()()  # type: ignore[no-any-return]
+            return _loaded(found)
     except ImportError as error:
         need = f"{error.name or 'a package'}, which is not there"
         raise StepError(f"Steps of type {kind!r} need {need}; install it with pip.", retryable=False) from error
@@ -104,12 +106,41 @@ def check(step: Step) -> Iterator[tuple[Place, str]]:
         yield place(step.executor, "type"), error.message
         return
     look = getattr(kind, "check", None)
-    if look is not None:
+    if look is None:
+        return
+    try:
         yield from look(step)
+    except Exception as error:
+        if step.kind in OURS:
+            raise
+        yield (
+            place(step.executor, "type"),
+            f"the step type {step.kind!r} cannot check the step: {_faulty(_foreign()[step.kind], error)}",
+        )
+
+
+def _loaded(point: EntryPoint) -> StepType:
+    """Return a type that a package brings. Raises StepError: the package is at fault."""
+    try:
+        found = point.load()()
+        found.perform  # noqa: B018  # a step would fail without it
+    except ImportError:
+        raise
+    except Exception as error:  # whatever the package raises
+        raise StepError(
+            f"The step type {point.name!r} cannot be loaded: {_faulty(point, error)}.", retryable=False
+        ) from error
+    return found  # type: ignore[no-any-return]
+
+
+def _faulty(point: EntryPoint, error: Exception) -> str:
+    """Return whose fault an error is, and what it says."""
+    package = point.dist.name if point.dist is not None else point.value
+    return f"{type(error).__name__}: {error}. That is a fault of the package {package}"
 
 
 @cache
-def _foreign() -> dict[str, Any]:
+def _foreign() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # reads mail headers, which few workflows need
 
     return {point.name: point for point in entry_points(group=GROUP)}

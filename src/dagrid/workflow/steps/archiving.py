@@ -32,6 +32,7 @@ FORMATS = {
 """The formats, with the endings of their files."""
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_MODULES = ("compression.zstd", "backports.zstd")
+_MOST_ZSTD = 19
 _CHUNK = 1 << 20
 
 
@@ -475,7 +476,7 @@ def _zstd(path: str, mode: str, level: int = -1) -> Iterator[IO[bytes]]:
     options = {}
     if "w" in mode:
         kinds = found.CompressionParameter
-        options = {kinds.checksum_flag: 1} | ({kinds.compression_level: level} if level >= 0 else {})
+        options = {kinds.checksum_flag: 1} | ({kinds.compression_level: min(level, _MOST_ZSTD)} if level >= 0 else {})
     with found.open(path, mode, options=options) as file:
         yield file
 

@@ -53,14 +53,14 @@ SETTINGS = Settings(
             aliases=("pull_policy",),
         ),
         Setting("auto_remove", "flag", "`false` keeps the container when the step is over.", True),
-        Setting("env", "any", "Its variables: a list of NAME=VALUE, or a mapping.", ()),
+        Setting("env", "variables", "Its variables: a list of NAME=VALUE, or a mapping.", ()),
         Setting("volumes", "texts", "Volumes, as SOURCE:TARGET[:ro].", ()),
         Setting("user", "text", "The user in it.", ""),
         Setting("working_dir", "text", "The folder in it.", ""),
         Setting("platform", "text", "Such as linux/amd64.", ""),
         Setting("ports", "texts", "Ports, as HOST:CONTAINER.", ()),
         Setting("network", "text", "The network that it joins.", ""),
-        Setting("shell", "any", "The shell in it; without one a command is a program and its arguments.", ()),
+        Setting("shell", "words", "The shell in it; without one a command is a program and its arguments.", ()),
         Setting("host", "table", "Only `binds`, an older spelling of volumes."),
         Setting("container", "table", "Older spellings of env, user and workingDir."),
     ],
@@ -239,7 +239,6 @@ def _of_record(work: Work, container: Container) -> Generator[Any, Any, Box]:
 def _of_config(work: Work) -> Generator[Any, Any, Box]:
     config = SETTINGS.read((yield from work.config()))
     inner, host = config["container"] or {}, config["host"] or {}
-    shell = config["shell"]
     box = Box(
         image=config["image"] or "",
         name=config["container_name"] or "",
@@ -252,7 +251,7 @@ def _of_config(work: Work) -> Generator[Any, Any, Box]:
         platform=config["platform"],
         ports=config["ports"],
         network=config["network"],
-        shell=shlex.split(shell) if isinstance(shell, str) else [str(word) for word in shell],
+        shell=config["shell"],
     )
     return (yield from _running(work, box, config["exec"]))
 

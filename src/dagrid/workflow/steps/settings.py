@@ -6,6 +6,7 @@ A type that comes by entry point may use it as well; which types there are is no
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ WANTED = {
     "seconds": "seconds, or text such as 30s or 1m",
     "texts": "a list of texts",
     "table": "a mapping of names to values",
+    "words": "words as a shell would read them, or a list of them",
+    "variables": "a list of NAME=VALUE, or a mapping",
     "any": "a value",
 }
 """What the kinds of values are called in messages."""
@@ -220,7 +223,11 @@ def _value(row: Setting, value: Any) -> Any:
         return value
     if kind == "table":
         return dict(value) if isinstance(value, Mapping) else None
-    if kind == "texts":
+    if kind == "variables":
+        return value if isinstance(value, (Mapping, list, tuple, str)) else None
+    if kind == "words" and isinstance(value, str):
+        return _words(value)
+    if kind in ("texts", "words"):
         items = value if isinstance(value, (list, tuple)) else [value]
         return [_text(one) for one in items] if all(_is_scalar(one) for one in items) else None
     if not _is_scalar(value):
@@ -237,6 +244,13 @@ def _value(row: Setting, value: Any) -> Any:
         return None
     lowest, highest = {"count": (0, None), "port": (1, 65_535)}.get(kind, (None, None))
     return None if (lowest is not None and number < lowest) or (highest is not None and number > highest) else number
+
+
+def _words(text: str) -> list[str] | None:
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quotation mark that is not closed
+        return None
 
 
 def _is_scalar(value: Any) -> bool:

@@ -42,7 +42,7 @@ SETTINGS = Settings(
         Setting("strict_host_key", "flag", "The host must be known already.", True),
         Setting("known_host_file", "text", "The file of known hosts.", "", aliases=("known_hosts_file",)),
         Setting("timeout", "seconds", "How long a connection may take.", 30.0),
-        Setting("shell", "any", "The shell there, with its options.", "sh"),
+        Setting("shell", "words", "The shell there, with its options.", ("sh",)),
         Setting("shell_args", "texts", "More options of it.", ()),
     ],
 )
@@ -146,9 +146,7 @@ def _environment(work: Work) -> dict[str, str]:
 
 def _script(work: Work, text: str, words: list[str], config: Mapping[str, Any]) -> tuple[list[str], str]:
     """Return the shell there, and what it reads: a command or a script, behind the variables that it uses."""
-    said = config["shell"]
-    shell = shlex.split(said) if isinstance(said, str) else [str(word) for word in said]
-    shell = [word for word in (*shell, *config["shell_args"]) if word != "-c"] or ["sh"]
+    shell = [word for word in (*config["shell"], *config["shell_args"]) if word != "-c"] or ["sh"]
     if shell[0].rpartition("/")[2] not in SHELLS:
         raise StepError(
             f"The shell there must be one that understands sh, not {shell[0]!r}; begin the script with #! instead."
