@@ -156,6 +156,42 @@ def test_a_secret_stays_where_it_was_sent(run, here, tmp_path):
     assert found == [here / "secret.txt"]
 
 
+def test_a_secret_of_a_caller_stays_at_home_with_the_run_that_is_called(run, here, tmp_path):
+    """That run is of the same folder and names no secret itself, whether it stands in the same file or beside it."""
+    (here / "secret.txt").write_text("hush-hush\n")
+    (here / "beside.yaml").write_text("steps: [{name: b, command: ls}]")
+    _, result = run(
+        """
+        secrets: [{name: TOKEN, provider: file, key: secret.txt}]
+        steps: [{name: one, call: child}]
+        ---
+        name: child
+        steps: [{name: a, command: ls}, {name: again, call: beside}]
+        """
+    )
+    assert result.status == "succeeded", [str(one.error) for one in result.node_results.values()]
+    assert out(tmp_path, "child", "a") == out(tmp_path, "beside", "b") == "beside.yaml\nflow.yaml\n"
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and b"hush-hush" in path.read_bytes()]
+    assert found == [here / "secret.txt"]
+
+
+def test_a_file_of_variables_stays_at_home_wherever_it_is(run, here, tmp_path, monkeypatch):
+    """What was read is what does not travel: in the folder of the steps, and under a name that is made of a variable."""
+    monkeypatch.setenv("STAGE", "test")
+    (here / "sub").mkdir()
+    for name in (".env", "test.env"):
+        (here / "sub" / name).write_text("V=hush-hush\n")
+    _, result = run(
+        """
+        workingDir: sub
+        dotenv: [.env, "${STAGE}.env"]
+        steps: [{name: a, command: 'ls -A; test "$V" = hush-hush'}]
+        """
+    )
+    assert result.status == "succeeded", [str(one.error) for one in result.node_results.values()]
+    assert out(tmp_path, "flow", "a") == ""
+
+
 def test_what_is_named_travels_and_nothing_else(run, here, tmp_path):
     """A folder of gigabytes stays at home when a workflow says what it needs."""
     for name in ("a/b/c.txt", "a/d.bin", "other.txt", ".git/config"):

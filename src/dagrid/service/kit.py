@@ -147,10 +147,8 @@ def kit_of(context: Context, packer: Packer, without: tuple[str, ...] = ()) -> t
     """
     workflow, file = context.workflow, context.file
     base = file.folder
-    hidden = [path.key for path in workflow.secrets if path.provider == "file"]
-    never = {os.path.normpath(os.path.join(base, os.path.expanduser(one))) for one in (*hidden, *workflow.dotenv)}
     try:
-        parcel = packer.packed(base, workflow.files if said(workflow, "files") else None, {*never, *without})
+        parcel = packer.packed(base, workflow.files if said(workflow, "files") else None, {*context.at_home, *without})
     except (InvalidSettingError, TransferError) as error:
         raise WorkflowError([file.problem(place(workflow, "files"), str(error))]) from error
     above = base or os.getcwd()  # a text has no folder, and its steps run where its run is

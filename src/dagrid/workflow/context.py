@@ -179,6 +179,7 @@ class Context(msgspec.Struct, kw_only=True):
         variables: all other variables of the run: its parameters, its `env`, its dotenv files, its secrets.
         environment: what the processes of all steps have in their environment, the variables included.
         secrets: texts that are masked wherever they would be shown.
+        at_home: the files with secrets and variables, also those of what called the run, which no worker gets.
         folder: where steps run.
         shell: the words that are called with `-c` and a command, without the `-c`.
         labels: those of this machine.
@@ -199,6 +200,7 @@ class Context(msgspec.Struct, kw_only=True):
     variables: Mapping[str, str] = {}
     environment: Mapping[str, str] = {}
     secrets: tuple[str, ...] = ()
+    at_home: tuple[str, ...] = ()
     folder: str = ""
     shell: tuple[str, ...] = ("/bin/sh",)
     labels: Mapping[str, str] = {}

@@ -424,8 +424,9 @@ def _context(
         start_child=children.start,
         selector=about.more.get("selector"),
         mask=above.secrets,
+        at_home=above.at_home,
     )
-    children.secrets = context.secrets
+    children.secrets, children.at_home = context.secrets, context.at_home
     log = RunLog(context.logs.log, context.secrets)
     context.note = log.note
     told = {"dagrid.trigger": about.trigger, **({"dagrid.parent": about.parent} if about.parent else {})}
@@ -521,6 +522,7 @@ class _Children:
         self._place = place
         self.traces: Traces | None = None
         self.secrets: tuple[str, ...] = ()
+        self.at_home: tuple[str, ...] = ()
 
     def start(self, child: Child) -> _Running:
         """Start one, see `dagrid.workflow.context.StartChild`."""
@@ -563,7 +565,7 @@ class _Children:
         )
 
     def _above(self, child: Child) -> Above:
-        return Above(child.traceparent, self.traces, self.secrets)
+        return Above(child.traceparent, self.traces, self.secrets, self.at_home)
 
     def _loaded(self, name: str) -> File:
         found = find(name, self._file.folder)

@@ -52,6 +52,7 @@ def surround(
     start_child: StartChild | None = None,
     selector: Selector | None = None,
     mask: Sequence[str] = (),
+    at_home: Sequence[str] = (),
 ) -> Context:
     """Return the context of a run.
 
@@ -65,6 +66,7 @@ def surround(
         start_child: starts sub-workflows.
         selector: what whoever called the run wants of workers.
         mask: what is secret beside the secrets of the workflow.
+        at_home: the files that no worker gets beside those of the workflow.
 
     Raises:
         ParameterError: parameters that are missing, unknown or not what they must be.
@@ -95,6 +97,7 @@ def surround(
         variables={**everything, **special},
         environment=environment(special, everything, handed),
         secrets=hidden,
+        at_home=tuple({*at_home, *maker.at_home()}),
         folder=folder,
         shell=workflow.shell or default_shell(system),
         labels=labels or {},
@@ -323,6 +326,7 @@ class _Maker:
         self.file = file
         self.workflow = workflow
         self.mask: tuple[str, ...] = ()
+        self.dotenv_files: list[Path] = []
         self.base = file.folder or os.getcwd()
 
     def refuse(self, where: Place, message: str) -> WorkflowError:
@@ -343,12 +347,21 @@ class _Maker:
                     f"the secret {secret.name!r} is to come from the variable {secret.key}, which is not set; set it",
                 )
             return found
-        path = Path(self.base, os.path.expanduser(secret.key))
+        path = self._secret_file(secret)
         try:
             return path.read_text("utf-8").rstrip("\n")
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise self.refuse(where, f"the secret {secret.name!r} cannot be read from {str(path)!r}: {why}") from None
+
+    def _secret_file(self, secret: Secret) -> Path:
+        return Path(self.base, os.path.expanduser(secret.key))
+
+    def at_home(self) -> set[str]:
+        """Return the files that no worker gets: those with secrets, of any document of the file, and those of dotenv."""
+        secrets = [one for document in (self.file.main, *self.file.locals.values()) for one in document.secrets]
+        files = [*self.dotenv_files, *[self._secret_file(one) for one in secrets if one.provider == "file"]]
+        return {os.path.normpath(one) for one in files}
 
     def dotenv(self, layers: list[Mapping[str, str]]) -> dict[str, str]:
         """Return what the dotenv files say, a later one over an earlier one; a file that is not there says nothing."""
@@ -356,7 +369,8 @@ class _Maker:
         names = Names([found, *layers])
         folder = self.folder(names)
         where = place(self.workflow, "dotenv")
-        for path in [Path(folder, self._value(one, names, where)) for one in self.workflow.dotenv]:
+        self.dotenv_files = [Path(folder, self._value(one, names, where)) for one in self.workflow.dotenv]
+        for path in self.dotenv_files:
             try:
                 text = path.read_text("utf-8")
             except FileNotFoundError:

@@ -30,11 +30,13 @@ class Above(NamedTuple):
         traceparent: that of the step.
         traces: those of the other run, if it has some.
         secrets: what is masked there, and so in the run that is called.
+        at_home: the files that no worker gets there, and so for the run that is called.
     """
 
     traceparent: str = ""
     traces: Traces | None = None
     secrets: tuple[str, ...] = ()
+    at_home: tuple[str, ...] = ()
 
 
 NOBODY = Above()
