@@ -65,6 +65,7 @@ SIGNALS = frozenset(
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _WORKFLOW_NAME = re.compile(r"[^\s|&;<>(){}'\"]+")
 _NOT_DONE = {
+    "schedule": "nothing is started by a schedule yet; let cron call `dagrid start --quiet`",
     "retry_policy": "a whole run is not tried again; give `retryPolicy` to steps, or under `defaults`",
 }
 """Fields that are read and have no effect, with what to do instead."""

@@ -415,7 +415,7 @@ STEP = _Steps(
         Field(
             "resources",
             Table(Number(1e-9, 1e12, wanted="an amount greater than 0")),
-            "What it takes while it runs; of what nobody gives a capacity there is one.",
+            "What it takes while it runs; of what `--resources` gives no capacity there is one, of `cpu` one for each core.",
         ),
     ],
     "One step.",
@@ -505,7 +505,11 @@ WORKFLOW = RecordOf(
             Choice(("chain", "graph")),
             "chain: each step follows on the one before; graph: only `depends` counts.",
         ),
-        Field("schedule", SCHEDULE, "When it is started: cron expressions, or a mapping with start, stop and restart."),
+        Field(
+            "schedule",
+            SCHEDULE,
+            "When it is to be started (not yet): cron expressions, or a mapping with start, stop and restart.",
+        ),
         Field("skip_if_successful", FLAG, "A scheduled run is left out if the last one succeeded by hand."),
         Field("catchup_window", SPAN, "How far back missed runs are made up for, as in 12h."),
         Field("overlap_policy", Choice(("skip", "all", "latest")), "Which missed runs are made up for."),
