@@ -114,6 +114,14 @@ def test_a_graph_runs_and_is_found_again(dagrid, history):
     ]
 
 
+def test_what_a_node_has_printed_is_not_said_to_be_nothing(dagrid):
+    """It had been on the terminal, and who looked for it in the logs was told that there had never been any."""
+    dagrid("start", "flows:flow")
+    said = dagrid("logs", "flow", "one")
+    assert (said.code, said.out) == (0, "")
+    assert "is not kept: it was shown where the node ran" in said.err
+
+
 def test_restart_means_the_same_graph_from_another_folder(dagrid, history, folder, monkeypatch):
     """Its module is that of the folder where it was started, also where another one of that name lies."""
     (folder / "moved.py").write_text("from dagrid import DAG, Node\ndag = DAG([Node('a', fn=int)], name='moved')\n")

@@ -52,7 +52,11 @@ def logs_command(call: Call, run: str | None, step: str | None) -> None:
     lines = call.config["logs.lines"]
     alone = len(streams) == 1
     if not followed and step is not None and not any(path.exists() for path, _ in streams):
-        call.out.say(f"The step {step!r} of run {info.run} has written nothing.")
+        call.out.say(
+            f"What node {step!r} of run {info.run} has printed is not kept: it was shown where the node ran."
+            if call.history.about(info.run).kind == "graph"
+            else f"The step {step!r} of run {info.run} has written nothing."
+        )
     with _told(call.out, followed) as tell:
         readers = [Records(name, tell) if call.out.as_json else _raw(name, alone) for _, name in streams]
         tails = [Tail(path, reader, lines) for (path, _), reader in zip(streams, readers, strict=True)]
