@@ -331,7 +331,9 @@ def test_settings_that_cannot_be_are_refused_with_our_own_error(wrong: dict[str,
 
 def test_a_node_that_could_never_start_is_refused() -> None:
     """Before anything runs, with the amounts in the message."""
-    with pytest.raises(UnsatisfiableError, match=r"asks for 2 of resource 'gpu', and the run has 1 in all"):
+    with pytest.raises(
+        UnsatisfiableError, match=r"asks for 2 of resource 'gpu', and the run has 1 in all: .* --resources gpu=2\."
+    ):
         plan_of([Node("a", resources={"gpu": 2})], Settings(resources={"gpu": 1}))
 
 

@@ -398,7 +398,8 @@ class Plan:
             if amount > capacity:
                 raise UnsatisfiableError(
                     f"Node {node.id!r} asks for {amount:g} of resource {name!r}, and the run has {capacity:g} in all: it could "
-                    f"never start. Ask for less or raise the capacity."
+                    f"never start. Ask for less or raise the capacity: resources={{{name!r}: {amount:g}}}, on the command line "
+                    f"--resources {name}={amount:g}."
                 )
         selector = tuple(sorted(node.selector.items()))
         return Request(tuple(own), selector, node.is_sequential, place, tuple(foreign))
