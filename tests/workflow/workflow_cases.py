@@ -303,6 +303,14 @@ BAD: dict[str, tuple[str, list[str]]] = {
             "10:10: `run:` and `call:` name a workflow, and this is a shell command; write `command: | (and the lines below it",
         ],
     ),
+    "words of other tools": (
+        "resources: {db: 2}\nsteps:\n  - {command: x, retries: 3, if: y}\n",
+        [
+            "1:1: how much there is of what steps take is said at the start; write `dagrid start --resources NAME=NUMBER`",
+            "3:18: `retries:` is another tool's word; write `retryPolicy: {limit: 3, intervalSec: 10}`",
+            "3:30: `if:` is another tool's word; write `preconditions: [COMMAND]`",
+        ],
+    ),
     "what dagrid does not have": (
         "llm: {}\nsteps:\n  - {type: router, value: x, routes: {}}\n  - {type: htpp, command: x}\n",
         [

@@ -1,4 +1,4 @@
-"""What to say to keys that come from other dialects of the format: the line converted, or that dagrid has no such thing."""
+"""What to say to keys that come from other dialects and other tools: the line converted, or that dagrid has no such thing."""
 
 from __future__ import annotations
 
@@ -71,6 +71,17 @@ def _none(what: str, instead: str = "remove it") -> Hint:
     return say
 
 
+def _called(instead: str) -> Hint:
+    def say(entry: Entry, around: source.Mapping, problems: Problems) -> str:  # noqa: ARG001
+        return f"`{entry.key.text}:` is another tool's word; write `{instead}`"
+
+    return say
+
+
+def _capacities(entry: Entry, around: source.Mapping, problems: Problems) -> str:  # noqa: ARG001
+    return "how much there is of what steps take is said at the start; write `dagrid start --resources NAME=NUMBER`"
+
+
 def converted_command(text: str) -> str:
     """Return the line that a shell command is written as."""
     first = text.strip().split("\n", 1)[0][:80]
@@ -94,9 +105,12 @@ STEP_HINTS: Final[dict[str, Hint]] = {
     "value": _ROUTES,
     "routes": _ROUTES,
     **dict.fromkeys(("llm", "messages", "agent", "tools", "harness"), _MODELS),
+    **dict.fromkeys(("retry", "retries"), _called("retryPolicy: {limit: 3, intervalSec: 10}")),
+    **dict.fromkeys(("if", "when"), _called("preconditions: [COMMAND]")),
 }
 ROOT_HINTS: Final[dict[str, Hint]] = {
     "consts": _with_consts,
+    "resources": _capacities,
     **dict.fromkeys(("llm", "agent", "harness", "harnesses"), _MODELS),
     **dict.fromkeys(("registryAuths", "registry_auths"), _REGISTRY),
     **dict.fromkeys(
