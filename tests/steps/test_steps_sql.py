@@ -356,6 +356,18 @@ def test_duckdb_reads_files_of_the_folder(perform, tmp_path):
     assert perform(text).out == '{"s":3,"d":"2024-01-02","p":1.10,"l":[1,2]}\n'
 
 
+@pytest.mark.parametrize(
+    "text", ["-- all\nSELECT 7 AS {}", "WITH x AS (SELECT 7 AS {}) SELECT * FROM x", "SELECT 7 AS {}"]
+)
+def test_a_column_may_be_called_as_duckdb_calls_what_it_did(perform, text):
+    """A query that begins with a comment or with WITH was taken for a statement that had changed so many rows."""
+    for name in ("Count", "Success"):
+        ended = perform(f"steps: [{{type: duckdb, command: {json.dumps(text.format(name))}}}]")
+        assert (ended.out, ended.err) == (f'{{"{name}":7}}\n', "")
+    changed = perform("steps: [{type: duckdb, script: 'CREATE TABLE t (a INT); INSERT INTO t VALUES (1), (2)'}]")
+    assert (changed.out, changed.err) == ("", "2 rows changed\n")
+
+
 def test_a_general_type_sees_which_database_is_meant(perform, tmp_path, monkeypatch):
     monkeypatch.setattr(Work, "call", call_here)
     for dsn in ("x.db", "sqlite:///x.db", f"sqlite:///{tmp_path}/x.db", "file:x.db?mode=rw"):

@@ -214,11 +214,14 @@ class _DuckDB:
     def rows(self, text: str, parameters: Parameters) -> tuple[Sequence[str], Iterator[Row]] | int:
         cursor = self.connection.execute(text, parameters) if parameters else self.connection.execute(text)
         columns = [column[0] for column in cursor.description or ()]
-        word = text.lstrip(" (\n\t")[:6].upper()
-        if not columns or (len(columns) == 1 and columns[0] in _SILENT and word not in ("SELECT", "FROM")):
+        if not columns or (len(columns) == 1 and columns[0] in _SILENT and not self._asks(text)):
             first = cursor.fetchone() if columns else None
             return int(first[0]) if first and columns == ["Count"] else -1
         return columns, chain.from_iterable(iter(lambda: cursor.fetchmany(ROWS_AT_ONCE), []))
+
+    def _asks(self, text: str) -> bool:
+        """Return whether a statement asks for rows, whatever they are called; others have a number or a word for what they did."""
+        return any(one.type.name.startswith(("SELECT", "EXECUTE")) for one in self.connection.extract_statements(text))
 
     def many(self, text: str, rows: Sequence[Row]) -> int:
         self.connection.executemany(text, rows)
