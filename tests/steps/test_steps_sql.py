@@ -261,6 +261,7 @@ def test_a_large_result_streams(ask, tmp_path):
     else:
         source = "generate_series(0, 399999) t(i)" if ask.kind == "postgres" else "range(400000) t(i)"
         text = f"SELECT i, repeat('0', 400) AS x FROM {source}"
+    text = f"-- all of them\n{text}"
     limited = (
         "import resource\nfrom dagrid.workflow.steps.querying import query\n"
         "def limited(kind, dsn, text, **settings):\n"

@@ -15,7 +15,7 @@ from typing import IO, Any, Protocol
 
 from dagrid.errors import StepError
 from dagrid.workflow.steps.printing import Row, printed
-from dagrid.workflow.steps.statements import Statement, statements
+from dagrid.workflow.steps.statements import Statement, first_word, statements
 from dagrid.workflow.steps.writing import emit, note
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None
@@ -33,7 +33,8 @@ MOST_IN_A_FIELD = 1 << 30
 AGAIN = 0.1
 """Seconds between two interrupts of what does not end."""
 _SILENT = frozenset({"Count", "Success"})
-_ASKS = re.compile(r"\A[\s(]*(?:select|with|values|table)\b|\breturning\b", re.IGNORECASE)
+_ASKS = frozenset({"SELECT", "WITH", "VALUES", "TABLE"})
+_RETURNS = re.compile(r"\breturning\b", re.IGNORECASE)
 
 
 class Database(Protocol):
@@ -220,7 +221,7 @@ class _DuckDB:
         return columns, chain.from_iterable(iter(lambda: cursor.fetchmany(ROWS_AT_ONCE), []))
 
     def _asks(self, text: str) -> bool:
-        """Return whether a statement asks for rows, whatever they are called; others have a number or a word for what they did."""
+        """Return whether a statement asks for rows, whatever they are called; others answer with a number or a word."""
         return any(one.type.name.startswith(("SELECT", "EXECUTE")) for one in self.connection.extract_statements(text))
 
     def many(self, text: str, rows: Sequence[Row]) -> int:
@@ -271,7 +272,7 @@ class _Postgres:
         import psycopg
 
         cursor = self.connection.cursor()
-        if not _ASKS.search(text):
+        if first_word(text) not in _ASKS and not _RETURNS.search(text):
             cursor.execute(text, parameters)
             if cursor.description is None:
                 return cursor.rowcount
