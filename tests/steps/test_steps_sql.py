@@ -173,6 +173,20 @@ def test_an_interrupt_that_comes_between_two_statements_is_followed_by_others(mo
         query("sqlite", str(tmp_path / "data.db"), endless, timeout=0.05)
 
 
+@pytest.mark.parametrize("more", ["maxRows: 1", "maxRows: 1\nfile: out.jsonl"])
+def test_rows_that_are_too_many_undo_nothing(ask, more):
+    """PostgreSQL was told to stop sending them, which undid all that the step had changed; and the step had succeeded."""
+    table = "range(1, 20001) r(i)" if ask.kind == "duckdb" else "generate_series(1, 20000) r(i)"
+    if ask.kind == "sqlite":
+        table = "(WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 20000) SELECT i FROM r)"
+    name = "x" * 500
+    assert not ask(f"{TABLE}INSERT INTO t (id, name) SELECT i, '{name}' FROM {table}").error
+    assert not ask("UPDATE t SET price = 1 WHERE id <= 10000;\nSELECT * FROM t ORDER BY id", more).error
+    assert json.loads(ask("SELECT count(*) AS n FROM t WHERE price = 1").out) == {"n": 10000}
+    assert not ask("DELETE FROM t WHERE id > 5000 RETURNING id, name", more).error
+    assert json.loads(ask("SELECT count(*) AS n FROM t").out) == {"n": 5000}
+
+
 def test_rows_go_to_a_file_whole_or_not_at_all(ask, tmp_path):
     assert not ask(TABLE + ROWS).error
     ended = ask("SELECT id FROM t ORDER BY id", "output: csv\nfile: out.csv")

@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
@@ -41,6 +42,8 @@ class Database(Protocol):
     """A connection, as far as it is needed here."""
 
     style: str
+    undoes: bool
+    """Whether a result that is not read to its end undoes what the transaction has done."""
     errors: tuple[type[Exception], ...]
 
     def execute(self, text: str, parameters: Parameters) -> int:
@@ -104,7 +107,9 @@ def query(
             for statement, given in zip(found[:-1], values[:-1], strict=True):
                 database.execute(statement.text, given)
             if found:
-                _print(database, found[-1], values[-1], format, file, headers, null, most)
+                rest = _print(database, found[-1], values[-1], format, file, headers, null, most)
+                if database.undoes and (wraps or found[-1].word != "SELECT"):
+                    deque(rest, maxlen=0)
             if wraps:
                 database.execute("COMMIT", None)
 
@@ -118,17 +123,18 @@ def _print(
     headers: bool,
     null: str,
     most: int,
-) -> None:
+) -> Iterator[Row]:
+    """Print what a statement answers, and return the rows that are too many."""
     answer = database.rows(statement.text, params)
     if isinstance(answer, int):
         if answer >= 0 and statement.word not in ("CREATE", "DROP", "ALTER", "SET"):
             note(f"{answer} row{'' if answer == 1 else 's'} changed")
-        return
+        return iter(())
     columns, rows = answer
     chosen = islice(rows, most) if most else rows
     if not file:
         printed(columns, chosen, format, emit, headers=headers, null=null)
-        return
+        return rows
     part = f"{file}.part{os.getpid()}"
     try:
         with open(part, "wb") as opened:
@@ -140,6 +146,7 @@ def _print(
         with suppress(FileNotFoundError):
             os.unlink(part)
     note(f"{count} row{'' if count == 1 else 's'} in {file}")
+    return rows
 
 
 def _fill(file: IO[bytes], data: bytes) -> None:
@@ -169,6 +176,7 @@ def _values(found: Sequence[Statement], params: Parameters) -> list[Parameters]:
 
 class _Sqlite:
     style = "sqlite"
+    undoes = False
     errors: tuple[type[Exception], ...] = (sqlite3.Error, sqlite3.Warning, OverflowError)
 
     def __init__(self, dsn: str, patience: float) -> None:
@@ -200,6 +208,7 @@ class _Sqlite:
 
 class _DuckDB:
     style = "duckdb"
+    undoes = False
 
     def __init__(self, dsn: str, _patience: float) -> None:
         import duckdb
@@ -237,6 +246,7 @@ class _DuckDB:
 
 class _Postgres:
     style = "postgres"
+    undoes = True
 
     def __init__(self, dsn: str, patience: float) -> None:
         import psycopg
