@@ -173,6 +173,20 @@ def test_an_interrupt_that_comes_between_two_statements_is_followed_by_others(mo
         query("sqlite", str(tmp_path / "data.db"), endless, timeout=0.05)
 
 
+@pytest.mark.parametrize("more", ["maxRows: 1", "maxRows: 1\nfile: out.jsonl"])
+def test_rows_that_are_too_many_undo_nothing(ask, more):
+    """PostgreSQL was told to stop sending them, which undid all that the step had changed; and the step had succeeded."""
+    table = "range(1, 20001) r(i)" if ask.kind == "duckdb" else "generate_series(1, 20000) r(i)"
+    if ask.kind == "sqlite":
+        table = "(WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 20000) SELECT i FROM r)"
+    name = "x" * 500
+    assert not ask(f"{TABLE}INSERT INTO t (id, name) SELECT i, '{name}' FROM {table}").error
+    assert not ask("UPDATE t SET price = 1 WHERE id <= 10000;\nSELECT * FROM t ORDER BY id", more).error
+    assert json.loads(ask("SELECT count(*) AS n FROM t WHERE price = 1").out) == {"n": 10000}
+    assert not ask("DELETE FROM t WHERE id > 5000 RETURNING id, name", more).error
+    assert json.loads(ask("SELECT count(*) AS n FROM t").out) == {"n": 5000}
+
+
 def test_rows_go_to_a_file_whole_or_not_at_all(ask, tmp_path):
     assert not ask(TABLE + ROWS).error
     ended = ask("SELECT id FROM t ORDER BY id", "output: csv\nfile: out.csv")
@@ -261,6 +275,7 @@ def test_a_large_result_streams(ask, tmp_path):
     else:
         source = "generate_series(0, 399999) t(i)" if ask.kind == "postgres" else "range(400000) t(i)"
         text = f"SELECT i, repeat('0', 400) AS x FROM {source}"
+    text = f"-- all of them\n{text}"
     limited = (
         "import resource\nfrom dagrid.workflow.steps.querying import query\n"
         "def limited(kind, dsn, text, **settings):\n"
@@ -361,6 +376,18 @@ def test_duckdb_reads_files_of_the_folder(perform, tmp_path):
     query = "SELECT sum(a) AS s, DATE '2024-01-02' AS d, 1.10 AS p, [1, 2] AS l FROM 'in.csv'"
     text = f'steps: [{{type: duckdb, command: "{query}"}}]'
     assert perform(text).out == '{"s":3,"d":"2024-01-02","p":1.10,"l":[1,2]}\n'
+
+
+@pytest.mark.parametrize(
+    "text", ["-- all\nSELECT 7 AS {}", "WITH x AS (SELECT 7 AS {}) SELECT * FROM x", "SELECT 7 AS {}"]
+)
+def test_a_column_may_be_called_as_duckdb_calls_what_it_did(perform, text):
+    """A query that begins with a comment or with WITH was taken for a statement that had changed so many rows."""
+    for name in ("Count", "Success"):
+        ended = perform(f"steps: [{{type: duckdb, command: {json.dumps(text.format(name))}}}]")
+        assert (ended.out, ended.err) == (f'{{"{name}":7}}\n', "")
+    changed = perform("steps: [{type: duckdb, script: 'CREATE TABLE t (a INT); INSERT INTO t VALUES (1), (2)'}]")
+    assert (changed.out, changed.err) == ("", "2 rows changed\n")
 
 
 def test_a_general_type_sees_which_database_is_meant(perform, tmp_path, monkeypatch):

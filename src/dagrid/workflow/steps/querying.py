@@ -8,6 +8,7 @@ import os
 import re
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
@@ -16,7 +17,7 @@ from typing import IO, Any, Protocol
 from dagrid.errors import StepError
 from dagrid.masking import masked, passwords
 from dagrid.workflow.steps.printing import Row, printed
-from dagrid.workflow.steps.statements import Statement, statements
+from dagrid.workflow.steps.statements import Statement, first_word, statements
 from dagrid.workflow.steps.writing import emit, note
 
 Parameters = Mapping[str, Any] | Sequence[Any] | None
@@ -34,13 +35,16 @@ MOST_IN_A_FIELD = 1 << 30
 AGAIN = 0.1
 """Seconds between two interrupts of what does not end."""
 _SILENT = frozenset({"Count", "Success"})
-_ASKS = re.compile(r"\A[\s(]*(?:select|with|values|table)\b|\breturning\b", re.IGNORECASE)
+_ASKS = frozenset({"SELECT", "WITH", "VALUES", "TABLE"})
+_RETURNS = re.compile(r"\breturning\b", re.IGNORECASE)
 
 
 class Database(Protocol):
     """A connection, as far as it is needed here."""
 
     style: str
+    undoes: bool
+    """Whether a result that is not read to its end undoes what the transaction has done."""
     errors: tuple[type[Exception], ...]
 
     def execute(self, text: str, parameters: Parameters) -> int:
@@ -104,7 +108,9 @@ def query(
             for statement, given in zip(found[:-1], values[:-1], strict=True):
                 database.execute(statement.text, given)
             if found:
-                _print(database, found[-1], values[-1], format, file, headers, null, most)
+                rest = _print(database, found[-1], values[-1], format, file, headers, null, most)
+                if database.undoes and (wraps or found[-1].word != "SELECT"):
+                    deque(rest, maxlen=0)
             if wraps:
                 database.execute("COMMIT", None)
 
@@ -118,17 +124,18 @@ def _print(
     headers: bool,
     null: str,
     most: int,
-) -> None:
+) -> Iterator[Row]:
+    """Print what a statement answers, and return the rows that are too many."""
     answer = database.rows(statement.text, params)
     if isinstance(answer, int):
         if answer >= 0 and statement.word not in ("CREATE", "DROP", "ALTER", "SET"):
             note(f"{answer} row{'' if answer == 1 else 's'} changed")
-        return
+        return iter(())
     columns, rows = answer
     chosen = islice(rows, most) if most else rows
     if not file:
         printed(columns, chosen, format, emit, headers=headers, null=null)
-        return
+        return rows
     part = f"{file}.part{os.getpid()}"
     try:
         with open(part, "wb") as opened:
@@ -140,6 +147,7 @@ def _print(
         with suppress(FileNotFoundError):
             os.unlink(part)
     note(f"{count} row{'' if count == 1 else 's'} in {file}")
+    return rows
 
 
 def _fill(file: IO[bytes], data: bytes) -> None:
@@ -169,6 +177,7 @@ def _values(found: Sequence[Statement], params: Parameters) -> list[Parameters]:
 
 class _Sqlite:
     style = "sqlite"
+    undoes = False
     errors: tuple[type[Exception], ...] = (sqlite3.Error, sqlite3.Warning, OverflowError)
 
     def __init__(self, dsn: str, patience: float) -> None:
@@ -200,6 +209,7 @@ class _Sqlite:
 
 class _DuckDB:
     style = "duckdb"
+    undoes = False
 
     def __init__(self, dsn: str, _patience: float) -> None:
         import duckdb
@@ -215,11 +225,14 @@ class _DuckDB:
     def rows(self, text: str, parameters: Parameters) -> tuple[Sequence[str], Iterator[Row]] | int:
         cursor = self.connection.execute(text, parameters) if parameters else self.connection.execute(text)
         columns = [column[0] for column in cursor.description or ()]
-        word = text.lstrip(" (\n\t")[:6].upper()
-        if not columns or (len(columns) == 1 and columns[0] in _SILENT and word not in ("SELECT", "FROM")):
+        if not columns or (len(columns) == 1 and columns[0] in _SILENT and not self._asks(text)):
             first = cursor.fetchone() if columns else None
             return int(first[0]) if first and columns == ["Count"] else -1
         return columns, chain.from_iterable(iter(lambda: cursor.fetchmany(ROWS_AT_ONCE), []))
+
+    def _asks(self, text: str) -> bool:
+        """Return whether a statement asks for rows, whatever they are called; others answer with a number or a word."""
+        return any(one.type.name.startswith(("SELECT", "EXECUTE")) for one in self.connection.extract_statements(text))
 
     def many(self, text: str, rows: Sequence[Row]) -> int:
         self.connection.executemany(text, rows)
@@ -234,6 +247,7 @@ class _DuckDB:
 
 class _Postgres:
     style = "postgres"
+    undoes = True
 
     def __init__(self, dsn: str, patience: float) -> None:
         import psycopg
@@ -269,7 +283,7 @@ class _Postgres:
         import psycopg
 
         cursor = self.connection.cursor()
-        if not _ASKS.search(text):
+        if first_word(text) not in _ASKS and not _RETURNS.search(text):
             cursor.execute(text, parameters)
             if cursor.description is None:
                 return cursor.rowcount

@@ -95,9 +95,15 @@ def statements(text: str, style: str, names: Collection[str] = (), marks: bool =
 
 def _statement(written: list[str], names: dict[str, None], marks: int) -> Iterator[Statement]:
     text = "".join(written).strip()
+    word = first_word(text)
+    if word:
+        yield Statement(text, word, tuple(names), marks)
+
+
+def first_word(text: str) -> str:
+    """Return the first word of a statement, in capitals, behind comments and parentheses; empty if there is none."""
     word = _WORD.match(text)
-    if word is not None:
-        yield Statement(text, word[1].upper(), tuple(names), marks)
+    return word[1].upper() if word is not None else ""
 
 
 def _is_whole(text: str, style: str) -> bool:
