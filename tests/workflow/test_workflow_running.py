@@ -114,7 +114,22 @@ def test_a_timeout_of_the_run_leaves_the_handlers_their_time(runner):
 def test_messages_show_commands_as_the_file_has_them(runner):
     """The names under which a shell gets values are nobody's business."""
     told = runner.run("env: [V: '{\"a\": 1}']\nsteps: [{name: a, command: 'exit ${V.a}', args: [x y]}]")
-    assert str(told.node("a").error) == "/bin/sh -c 'exit ${V.a} '\"'\"'x y'\"'\"'' exited with code 1."
+    assert str(told.node("a").error) == "/bin/sh -e -c 'exit ${V.a} '\"'\"'x y'\"'\"'' exited with code 1."
+
+
+@pytest.mark.parametrize("top", ["", "shell: bash", "shell: [bash, -c]", "shell: bash --norc"])
+@pytest.mark.parametrize("field", ["command", "script"])
+def test_a_program_of_several_lines_ends_with_the_first_that_fails(runner, top, field):
+    """As with Dagu: what follows on a fetch that failed would be done with nothing, and the step be called a success."""
+    told = runner.run(f"{top}\nsteps:\n  - name: a\n    {field}: |\n      echo one\n      false\n      echo two\n")
+    assert (told.status, told.out("a")) == ("failed", "one\n")
+
+
+@pytest.mark.parametrize("field", ["command", "script"])
+def test_a_shell_that_a_step_names_itself_goes_on_after_what_fails(runner, field):
+    """As with Dagu: who writes the shell of a step says all of it."""
+    told = runner.run(f"steps:\n  - name: a\n    shell: sh\n    {field}: |\n      false\n      echo two\n")
+    assert (told.status, told.out("a")) == ("succeeded", "two\n")
 
 
 def test_a_sub_workflow_is_a_run_of_its_own(runner):

@@ -133,6 +133,13 @@ def shell_argv(shell: Sequence[str], text: str) -> list[str]:
     return [*shell, text] if shell[-1] == "-c" else [*shell, "-c", text]
 
 
+def strict(words: Sequence[str]) -> Sequence[str]:
+    """Return the words of a shell that ends with the first of its commands that fails; what is no shell stays as it is."""
+    if words[0].rpartition("/")[2] not in SHELLS or "-e" in words:
+        return words
+    return [*words[:-1], "-e", "-c"] if words[-1] == "-c" else [*words, "-e"]
+
+
 def is_shell(words: Sequence[str]) -> bool:
     """Return whether a shell is among the words that are called with a command, such as `nice bash -c`."""
     return any(word.rpartition("/")[2] in SHELLS for word in words)

@@ -20,7 +20,7 @@ from dagrid.errors import StepError
 from dagrid.workflow.context import Context, Logs, Spec, StepEnd
 from dagrid.workflow.model import Record, Step, said
 from dagrid.workflow.references import words
-from dagrid.workflow.surroundings import for_backticks, for_reader, is_shell, shell_argv
+from dagrid.workflow.surroundings import for_backticks, for_reader, is_shell, shell_argv, strict
 from dagrid.workflow.variables import (
     HELD,
     Expanding,
@@ -215,6 +215,11 @@ class Work:
             grace=self.context.workflow.max_clean_up_time_sec,
         )
 
+    @property
+    def program_shell(self) -> Sequence[str]:
+        """The shell that reads commands and scripts: one that the step does not name itself ends where one of them fails."""
+        return self.shell if self.step.shell else strict(self.shell)
+
     def shell_launch(self, text: str, words: Sequence[str] = ()) -> Generator[Launch, Exit, Launch]:
         """Return the process for a command of the step, which its shell reads, with words behind it that are as they are."""
         written, held = for_reader(self.shell, text, self.names)
@@ -223,8 +228,8 @@ class Work:
 
     def _called_with(self, command: str, words: Sequence[str]) -> list[str]:
         if is_shell(self.shell):
-            return shell_argv(self.shell, with_arguments(command, words))
-        return [*shell_argv(self.shell, command), *words]
+            return shell_argv(self.program_shell, with_arguments(command, words))
+        return [*shell_argv(self.program_shell, command), *words]
 
     def program_text(self, text: str) -> str:
         """Return a text for an interpreter that is no shell: what stands in `${...}` and is known is put in."""

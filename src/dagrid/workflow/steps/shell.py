@@ -74,7 +74,7 @@ def _script(work: Work) -> Performing:
         words = yield from split(step.command[0], work)
     else:
         words = []
-    words = words or [word for word in work.shell if word != "-c"]
+    words = words or [word for word in work.program_shell if word != "-c"]
     if _is_shell(words):
         text, held = for_shell(step.script, work.names)
     else:
