@@ -146,6 +146,26 @@ def test_a_list_that_nobody_knows_is_no_list_of_its_name(runner):
     assert runner.history.children(told.id) == []
 
 
+def test_what_there_is_of_a_resource_counts_in_what_is_called_too(runner):
+    """Whoever starts the whole says it, and can say it to nothing that is called; also when that is called at a later try."""
+    text = """
+        steps:
+          - {name: a, command: test -e go}
+          - {name: b, call: child}
+        ---
+        name: child
+        steps: [{name: c, call: grandchild}]
+        ---
+        name: grandchild
+        steps: [{name: d, command: 'true', resources: {db: 2}}]
+    """
+    first = runner.run(text, resources={"db": 2})
+    assert first.status == "failed"
+    (runner.folder / "go").touch()
+    again = runner.go_on(first.id, again=True)
+    assert again.status == "succeeded", again.node("b").error
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [
