@@ -346,9 +346,8 @@ def _write_zip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, root: str, name:
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if stat.S_ISLNK(mode):
-        target = os.path.normpath(
-            archive.read(info).decode("utf-8", "surrogateescape")
-        )  # so `..` never follows on a link
+        # Made plain, so that `..` never follows on a link.
+        target = os.path.normpath(archive.read(info).decode("utf-8", "surrogateescape"))
         if os.path.isabs(target) or not _is_inside(root, os.path.join(os.path.dirname(name), target)):
             raise StepError(
                 f"The link {info.filename!r} leads out of the destination; such an archive is not taken apart."

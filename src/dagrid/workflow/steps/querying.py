@@ -271,10 +271,9 @@ class _Postgres:
             dsn, autocommit=True, connect_timeout=max(1, round(patience)), application_name="dagrid"
         )
         self.connection.adapters.register_loader("numeric", Finite)
-        with suppress(psycopg.Error):  # an older server, or one on a system that cannot tell
-            self.connection.execute(
-                "SET client_connection_check_interval = '1s'"
-            )  # it ends what nobody waits for any more
+        # The server ends what nobody waits for any more, but an older one, or one on a system that cannot tell.
+        with suppress(psycopg.Error):
+            self.connection.execute("SET client_connection_check_interval = '1s'")
 
     def execute(self, text: str, parameters: Any) -> int:
         return self.connection.execute(text, parameters).rowcount
