@@ -346,7 +346,7 @@ def test_a_step_that_is_being_stopped_on_a_terminal(dagrid, folder, history):
     """It stays in the picture as what it is until it has gone; what never began has taken no time."""
     (folder / "long.yaml").write_text(
         "maxCleanUpTimeSec: 600\nsteps:\n"
-        "  - {name: only, command: 'trap : TERM; touch there; until test -e go; do sleep 0.05; done'}\n"
+        "  - {name: only, command: 'trap : TERM; touch there; until test -e go; do sleep 0.05 || :; done'}\n"
         "  - {name: behind, command: 'true'}\n"
     )
     asked: list[int] = []

@@ -18,7 +18,7 @@ STUBBORN = """
 maxCleanUpTimeSec: 600
 steps:
   - name: only
-    command: trap 'touch told' TERM; touch there; until test -e go; do sleep 0.05; done
+    command: trap 'touch told' TERM; touch there; until test -e go; do sleep 0.05 || :; done
 """
 
 
