@@ -24,6 +24,7 @@ from dagrid.errors import (
     TransferError,
 )
 from dagrid.execution.backends.cluster import backend
+from dagrid.execution.backends.cluster.apart import INLINE
 from dagrid.execution.backends.cluster.backend import KEY, ClusterBackend
 from dagrid.testing import Gate
 from dagrid.testing.gate import stand
@@ -66,9 +67,14 @@ def test_a_key_stays_the_same(fleet: ClusterBackend, tmp_path: Path) -> None:
     assert first.endswith("/a")
 
 
-def test_nothing_of_a_run_that_is_over_waits_for_the_collector(fleet: ClusterBackend, tmp_path: Path) -> None:
-    """A coordinator performs hundreds in a second, and looking for garbage would hold up all that go on."""
-    dag = DAG([Node("word", lambda: "hello"), Node("where", command("pwd"), ["word"])])
+@pytest.mark.parametrize("size", [5, 2 * INLINE], ids=["small", "large"])
+def test_nothing_of_a_run_that_is_over_waits_for_the_collector(
+    fleet: ClusterBackend, tmp_path: Path, size: int
+) -> None:
+    """A coordinator performs hundreds in a second, and looking for garbage would hold up all that go on. The engine had the large
+    values, and each of them had the session, and so the engine, until the process ended.
+    """
+    dag = DAG([Node("word", lambda: "x" * size), Node("where", command("pwd"), ["word"])])
     gone = [threading.Event() for _ in range(3)]
     gc.collect()
     gc.disable()

@@ -249,7 +249,7 @@ class Values:
         self._known.add(made)
         if store is None:
             self._there[fence, attempt] = digest
-            weakref.finalize(made, self._let_go, partial(self._release, fence, attempt)).atexit = False
+            weakref.finalize(made, self._forsaken, fence, attempt).atexit = False
         return made
 
     @contextmanager
@@ -403,6 +403,10 @@ class Values:
         self._want = self._let_go = self._drop = _nobody
         for fetch in fetches:
             fetch.fail(why)
+
+    def _forsaken(self, fence: int, attempt: int) -> None:
+        """Nobody refers to a value any more. Until then this is held, and by it, until it is closed, the session."""
+        self._let_go(partial(self._release, fence, attempt))
 
     def _release(self, fence: int, attempt: int) -> None:
         del self._there[fence, attempt]
