@@ -349,7 +349,8 @@ def command(
     Raises:
         InvalidSettingError: there is no command, or a setting that cannot be.
     """
-    if not line or isinstance(line, bytes) or not all(isinstance(word, _WORD) for word in line):
+    words = line if isinstance(line, Sequence) and not isinstance(line, bytes) else ()
+    if not words or not all(isinstance(word, _WORD) for word in words):
         raise InvalidSettingError(f"A command is a text for the shell or a list of words, not {line!r}.")
     if capture < 0 or grace < 0:
         raise InvalidSettingError("capture and grace are numbers from 0 up.")

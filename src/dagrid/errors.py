@@ -518,7 +518,14 @@ class RunStateError(StoreError):
 
 
 class SkipTask(DagridError):  # noqa: N818  # no error: what a task raises to say so
-    """Raise it in a task: its node is skipped, and so is what takes its value. The run does not fail by it."""
+    """Raise it in a task: its node is skipped, and so is what takes its value. The run does not fail by it.
+
+    Args:
+        reason: why, in words.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "its task asked for that")
 
 
 class RepeatTask(DagridError):  # noqa: N818  # no error: what a task raises to say so

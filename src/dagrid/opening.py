@@ -87,12 +87,14 @@ def open_backend(backend: BackendLike | None, max_concurrency: int | None = None
     Raises:
         UnknownBackendError: no backend has that name.
         BackendNotInstalledError: its package is not installed.
-        InvalidSettingError: a setting in the URL that the backend does not take.
+        InvalidSettingError: a setting in the URL that the backend does not take; or it is no backend.
     """
     if backend is None:
         return _made(_threads(max_concurrency)), True
     if isinstance(backend, str):
         return (_chosen(max_concurrency) if backend == AUTO else _made(backend)), True
+    if isinstance(backend, type):  # it has all that its objects have
+        raise InvalidSettingError(f"A backend is an object, not its class; write backend={backend.__name__}(...).")
     if _is_backend(backend):
         return backend, False
     if isinstance(backend, FourMethods):

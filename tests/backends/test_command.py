@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -238,6 +239,7 @@ def test_a_task_that_is_no_command_says_so():
         {"line": ""},
         {"line": []},
         {"line": [3]},
+        {"line": Path("/bin/true")},
         {"line": "true", "grace": -1},
         {"line": "true", "capture": -1},
     ):

@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 
-from dagrid import DAG, DAGExecutor, Node, NodeStatus, Retry, RunStatus
+from dagrid import (
+    DAG,
+    DAGExecutor,
+    DistributedExecutor,
+    Node,
+    NodeStatus,
+    PartitionedDAGExecutor,
+    Retry,
+    RunStatus,
+    dag,
+)
 from dagrid.assemble import view
 from dagrid.errors import (
     InternalError,
@@ -26,7 +36,7 @@ from dagrid.errors import (
     UnsatisfiableError,
 )
 from dagrid.execution.backends.thread import ThreadBackend
-from dagrid.execution.simulate import VirtualBackend
+from dagrid.execution.simulate import VirtualBackend, simulate
 
 PATIENCE = 10.0
 PARTLY = RunStatus.PARTIALLY_SUCCEEDED
@@ -425,3 +435,19 @@ def test_a_fault_of_a_backend_ends_the_run() -> None:
     with pytest.raises(LookupError, match="out of order"):
         result.raise_for_status()
     assert list(run.events())[-1].kind != "run_ended"
+
+
+@pytest.mark.parametrize(
+    "execute",
+    [DAGExecutor, partial(DistributedExecutor, backend="inline"), partial(PartitionedDAGExecutor, k=1), simulate],
+)
+def test_what_is_executed_is_a_graph(execute: Callable[[Any], object]) -> None:
+    """A function that describes one has `run` too, which would take the tasks for its first argument."""
+
+    @dag
+    def described(day: int) -> None:
+        del day
+
+    for wrong in (described, [Node("a", int)]):
+        with pytest.raises(InvalidSettingError, match=r"is a DAG, not .* give what its build\(\.\.\.\) returns"):
+            execute(wrong)

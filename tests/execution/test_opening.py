@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dagrid
-from dagrid import DAG, Node
+from dagrid import DAG, DistributedExecutor, Node
 from dagrid.assemble import view
 from dagrid.errors import InvalidSettingError, UnknownRunError
+from dagrid.execution.backends.thread import ThreadBackend
 
 RAN: list[str] = []
 
@@ -43,6 +45,38 @@ def test_what_is_no_place_is_refused_before_anything_runs(
     with pytest.raises(InvalidSettingError, match=message):
         graph.run(**{"checkpoint": tmp_path / "kept", **settings})
     assert RAN == []
+
+
+class Stranger:
+    """Four methods."""
+
+    name = "stranger"
+
+    def submit(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
+
+    def result(self, future: Any, timeout: float | None = None) -> Any:
+        return future
+
+    def shutdown(self, wait: bool = True) -> None:
+        """There is nothing to let go of."""
+
+
+@pytest.mark.parametrize("kind", [ThreadBackend, Stranger])
+def test_the_class_of_a_backend_is_refused(kind: Any) -> None:
+    """It has the methods of its objects, so that every call of one would fail, or every node."""
+    with pytest.raises(InvalidSettingError, match=rf"not its class; write backend={kind.__name__}\(\.\.\.\)"):
+        DAG([Node(load)]).run(backend=kind)
+
+
+@pytest.mark.parametrize("wrong", [ThreadBackend, Stranger, 5])
+def test_what_is_no_backend_is_not_shut_down(wrong: Any) -> None:
+    """What is raised says what was wrong with it, and not that it has no such method."""
+    with (
+        pytest.raises(InvalidSettingError, match="A backend is"),
+        DistributedExecutor(DAG([Node(load)]), wrong) as executor,
+    ):
+        executor.execute()
 
 
 @pytest.mark.parametrize("ask", [dagrid.resume, view])

@@ -7,11 +7,12 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import pytest
 
-from dagrid import DAG, ExecutionResult, Node, NodeStatus, RunStatus
+from dagrid import DAG, ExecutionResult, Node, NodeStatus, RunStatus, SkipTask
 from dagrid.errors import TransferError, UnknownNodeError
 from dagrid.execution.simulate import simulate
 from tests.execution.place_tasks import unreadable
@@ -64,6 +65,17 @@ def test_the_result_of_a_node(mixed: ExecutionResult) -> None:
     assert mixed.node_results["a"].started == 0.0
     with pytest.raises(UnknownNodeError, match="The run had no node 'q'"):
         mixed["q"]
+
+
+@pytest.mark.parametrize("raised", [SkipTask, SkipTask(), SkipTask("")])
+def test_a_task_may_skip_its_node_without_a_word(raised: Any) -> None:
+    """The reason is then not how to write such a task."""
+
+    def skip() -> None:
+        raise raised
+
+    node = DAG([Node(skip)]).run(backend="inline").node_result("skip")
+    assert (node.status, node.reason) == (NodeStatus.SKIPPED, "its task asked for that")
 
 
 def test_execute_gives_values_and_raises() -> None:

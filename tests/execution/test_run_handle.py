@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from dagrid import DAG, Node, NodeStatus, RunStatus
-from dagrid.errors import TaskCancelledError, UnknownNodeError
+from dagrid.errors import InvalidSettingError, TaskCancelledError, UnknownNodeError
 from dagrid.interrupts import HeldInterrupts
 from dagrid.opening import known_backends
 from tests.execution.held_task import Held
@@ -111,6 +111,15 @@ def test_events_can_be_followed_and_left() -> None:
     next(leaving)
     del leaving
     assert run._engine._watchers == []
+
+
+def test_events_are_counted_from_the_first() -> None:
+    """There are none before it, and -1 does not mean the last one."""
+    run = DAG([Node("a", int)]).start(backend="inline")
+    run.wait()
+    assert [event.sequence for event in run.events(since=2)] == [2, 3]
+    with pytest.raises(InvalidSettingError, match="counted from 0; not -1"):
+        list(run.events(since=-1))
 
 
 def test_explain_and_status_of_a_run() -> None:

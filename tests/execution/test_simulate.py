@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from dagrid import DAG, Node, NodeStatus, Retry, RunStatus
@@ -146,6 +148,21 @@ def test_mistakes_are_refused() -> None:
         DAG([Node("a", int)]).run(backend=VirtualBackend())
     with pytest.raises(InvalidSettingError, match="duration of node 'a'"):
         simulate(DAG([Node("a")]), durations={"a": -1.0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"faults": {"a": "lost"}}, r"faults of node 'a' are a list of 'ok', 'fail' and 'lost', .* not 'lost'"),
+        ({"faults": {"a": ["ok", "late"]}}, r"not \['ok', 'late'\]"),
+        ({"faults": ["a"]}, "faults are lists by the name of a node"),
+        ({"labels": {"gpu": "true"}}, r"labels are a list .* not {'gpu': 'true'}"),
+    ],
+)
+def test_faults_and_labels_that_cannot_be_are_refused(settings: dict[str, Any], says: str) -> None:
+    """A word that is none of the three would count as "ok", and the prediction would be wrong without a word."""
+    with pytest.raises(InvalidSettingError, match=says):
+        simulate(DAG([Node("a")]), **settings)
 
 
 def test_a_cancelled_simulation_says_so() -> None:

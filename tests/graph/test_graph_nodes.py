@@ -111,6 +111,8 @@ def test_everything_that_is_unsaid_is_empty() -> None:
         ({"kind": 3}, "kind is a word, not 3"),
         ({"on_lost": "retry"}, "on_lost is 'requeue' or 'fail', not 'retry'"),
         ({"metadata": [1]}, "metadata is a mapping"),
+        ({"continue_on": ["failed"]}, r"there is no 'failed'\. Did you mean 'failure'\?$"),
+        ({"handler": "exti"}, r"not 'exti'\. Did you mean 'exit'\?$"),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_node(settings: dict[str, Any], says: str) -> None:

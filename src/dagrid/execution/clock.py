@@ -5,12 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 
 import msgspec
 
 Action = Callable[[], None]
+
+LONGEST = threading.TIMEOUT_MAX  # what a thread can wait for at once: 292 years
+FEW = 64  # so many timers are not looked through for those that were prevented
 
 
 class RealClock:
@@ -19,6 +22,7 @@ class RealClock:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._timers: list[tuple[float, int, list[Action | None]]] = []
+        self._many = FEW
         self._order = count()
         self._thread: threading.Thread | None = None
 
@@ -28,6 +32,8 @@ class RealClock:
         """Call `action` at a time, from a thread of the clock's; the function returned prevents it."""
         holder: list[Action | None] = [action]
         with self._changed:
+            if len(self._timers) >= self._many:
+                self._let_go_of_prevented()
             heappush(self._timers, (when, next(self._order), holder))
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._serve, name="dagrid-clock", daemon=True)
@@ -40,11 +46,16 @@ class RealClock:
 
         return prevent
 
+    def _let_go_of_prevented(self) -> None:
+        self._timers = [timer for timer in self._timers if timer[2][0] is not None]
+        heapify(self._timers)
+        self._many = 2 * len(self._timers) + FEW
+
     def _serve(self) -> None:
         while True:
             with self._changed:
                 while not self._timers or self._timers[0][0] > self.now():
-                    self._changed.wait(self._timers[0][0] - self.now() if self._timers else None)
+                    self._changed.wait(min(self._timers[0][0] - self.now(), LONGEST) if self._timers else None)
                 holder = heappop(self._timers)[2]
             action, holder[0] = holder[0], None
             if action is not None:
@@ -92,7 +103,7 @@ class Flag(msgspec.Struct, eq=False):
             while not event.wait(SIGNALS_SEEN):
                 pass
             return True
-        return event.wait(timeout)
+        return event.wait(timeout if timeout is None else min(timeout, LONGEST))
 
 
 _MAKING = threading.Lock()

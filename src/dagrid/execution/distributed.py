@@ -19,7 +19,7 @@ from dagrid.execution.binding import Gathered, named_tasks
 from dagrid.execution.compiling import Compiled, Keep, NamedKeep, checked_keep, compiled_for
 from dagrid.execution.distributed_executor import DistributedExecutor
 from dagrid.execution.division import GIVEN, Divider, Slice
-from dagrid.execution.executor import on_failure
+from dagrid.execution.executor import checked_graph, on_failure, shut_down
 from dagrid.execution.merging import Whole
 from dagrid.execution.part import Before, Part, kept_of, part_of, set_up
 from dagrid.execution.performing import Inputs, Live, PartEnded, PartInterrupted, Report, perform_piece
@@ -33,7 +33,7 @@ from dagrid.graph.parts import Choice
 from dagrid.graph.structure import Structure
 from dagrid.machine.plan import OnFailure, Settings
 from dagrid.machine.state import CANCELLED, COMPLETED, FAILED, LOST, SKIPPED
-from dagrid.ports import Backend, opened
+from dagrid.ports import opened
 
 __all__ = ["DistributedExecutor", "PartitionedDAGExecutor", "PartitionedSettings"]
 
@@ -94,7 +94,7 @@ class PartitionedDAGExecutor:
         partition: the parts.
 
     Raises:
-        InvalidSettingError: a setting that is not known, or cannot be combined with parts.
+        InvalidSettingError: a setting that is not known, or cannot be combined with parts; or what is given as a graph is none.
         UnknownNodeError, InvalidNodeError: a cost for a node that is not there, or no cost.
         CapabilityError: the graph grows while it runs.
 
@@ -118,7 +118,7 @@ class PartitionedDAGExecutor:
         **settings: Unpack[PartitionedSettings],
     ) -> None:
         _check_settings(settings)
-        _refuse(dag, cached=settings.get("cache") is not False)
+        _refuse(checked_graph(dag), cached=settings.get("cache") is not False)
         if max_workers is not None and (type(max_workers) is not int or max_workers < 1):
             raise InvalidSettingError(f"max_workers is a whole number from 1 up, or None for one; not {max_workers!r}.")
         self.dag = dag
@@ -173,10 +173,7 @@ class PartitionedDAGExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(self.backend, Backend):
-            self.backend.close(wait=True)
-        elif self.backend is not None and not isinstance(self.backend, str):
-            self.backend.shutdown(wait=True)
+        shut_down(self.backend)
 
     def __repr__(self) -> str:
         return f"<PartitionedDAGExecutor: {len(self.partition)} parts for {self.partition.k} workers>"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from dagrid.execution.executor import on_failure
+from dagrid.execution.executor import checked_graph, on_failure, shut_down
 from dagrid.execution.results import ExecutionResult
 from dagrid.graph.dag import DAG
 from dagrid.ports import Backend, FourMethods
@@ -37,6 +37,9 @@ class DistributedExecutor:
         **settings: anything else that `DAG.start` takes.
 
     As a context manager it shuts the backend down at the end; one that is named ends with each run.
+
+    Raises:
+        InvalidSettingError: what is given as a graph is none.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class DistributedExecutor:
         node_timeout: float | None = None,
         **settings: Any,
     ) -> None:
-        self.dag = dag
+        self.dag = checked_graph(dag)
         self.backend = backend
         self.settings = {
             "on_failure": on_failure(fail_fast),
@@ -74,7 +77,4 @@ class DistributedExecutor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(self.backend, Backend):
-            self.backend.close(wait=True)
-        elif not isinstance(self.backend, str):
-            self.backend.shutdown(wait=True)
+        shut_down(self.backend)

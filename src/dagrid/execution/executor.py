@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from dagrid.errors import InvalidSettingError
 from dagrid.execution.results import ExecutionResult
 from dagrid.graph.dag import DAG
 from dagrid.machine.plan import OnFailure
+from dagrid.ports import Backend, FourMethods
 
 
 class DAGExecutor:
@@ -22,6 +24,9 @@ class DAGExecutor:
         node_timeout: seconds for nodes without a timeout of their own.
         backend: a name, a URL or a backend object; by default threads.
         **settings: anything else that `DAG.start` takes.
+
+    Raises:
+        InvalidSettingError: what is given as a graph is none.
     """
 
     def __init__(
@@ -35,7 +40,7 @@ class DAGExecutor:
         backend: Any = None,
         **settings: Any,
     ) -> None:
-        self.dag = dag
+        self.dag = checked_graph(dag)
         self.settings = {
             "backend": backend,
             "max_concurrency": max_workers,
@@ -56,6 +61,29 @@ class DAGExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return None
+
+
+def checked_graph(dag: object) -> DAG:
+    """Return what is given as a graph.
+
+    Raises:
+        InvalidSettingError: it is none.
+    """
+    if not isinstance(dag, DAG):
+        raise InvalidSettingError(
+            f"What is executed is a DAG, not {dag!r}. Of a @dag function, give what its build(...) returns."
+        )
+    return dag
+
+
+def shut_down(backend: object) -> None:
+    """Shut down what was given as a backend, if it can be: one that is named ends with each run, and what is none was refused."""
+    if isinstance(backend, type):
+        return
+    if isinstance(backend, Backend):
+        backend.close(wait=True)
+    elif isinstance(backend, FourMethods):
+        backend.shutdown(wait=True)
 
 
 def on_failure(fail_fast: bool) -> OnFailure:

@@ -399,7 +399,12 @@ class Run:
             follow: wait for further ones until the run has ended; otherwise, and in a view, stop at the last one there is. The
                 thread that started the run waits for it then as in `wait`: what needs its thread runs there.
             since: the number of the first one (`RunEvent.sequence`).
+
+        Raises:
+            InvalidSettingError: the number is below 0.
         """
+        if since < 0:
+            raise InvalidSettingError(f"since is the number of an event, counted from 0; not {since!r}.")
         if threading.get_ident() == self._starter:
             own = _Stirring(self._engine.stir)
             batches = self._batches(own if follow else None, partial(self._engine.attend, None, own.is_set), since)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dagrid.errors import InvalidSettingError, RunError, TaskError
+from dagrid.execution.executor import checked_graph
 from dagrid.execution.results import ExecutionResult
 from dagrid.graph.dag import DAG
 from dagrid.machine.events import NUMBER_SHIFT, Finished, Outcome, Recalled, Started, Stimulus, WorkerGone, WorkerJoined
@@ -104,7 +105,8 @@ class VirtualBackend:
         clock: shared with others; by default one of its own.
 
     Raises:
-        InvalidSettingError: a number of workers or slots below 1, or a worker that pulls more than one call at a time.
+        InvalidSettingError: a number of workers or slots below 1, a worker that pulls more than one call at a time, or labels or
+            faults that cannot be.
     """
 
     name = "virtual"
@@ -128,6 +130,8 @@ class VirtualBackend:
                 raise InvalidSettingError(f"{what} is a whole number from 1 up, not {number!r}.")
         if pulls and (slots > 1 or window > 1):
             raise InvalidSettingError("A worker that pulls has one call at a time: leave slots and window at 1.")
+        _check_labels(labels)
+        _check_faults(faults or {})
         self.workers = workers
         self.slots = slots
         self.window = window
@@ -349,7 +353,9 @@ def simulate(
     Raises:
         RunError: nothing can run any more, such as a node that selects a worker that is not there; it says which and why.
         PlanError, GraphError: as `DAG.start`.
+        InvalidSettingError: what is given as a graph is none, or a setting of the workers cannot be.
     """
+    checked_graph(dag)
     if durations is None:
         durations = {node.id: node.cost for node in dag.specs.values() if node.cost is not None}
     if not call:
@@ -367,6 +373,25 @@ def simulate(
         reasons = " ".join(map(run.explain, waiting[:SHOWN]))
         run.cancel("the simulation stands still")
         raise RunError(f"The simulation stands still, for nothing that is left can start: {reasons}") from None
+
+
+def _check_labels(labels: object) -> None:
+    if not (isinstance(labels, Sequence) and all(isinstance(one, Mapping) for one in labels)):
+        raise InvalidSettingError(
+            f"labels are a list with those of each worker, such as [{{'gpu': 'true'}}], not {labels!r}."
+        )
+
+
+def _check_faults(faults: object) -> None:
+    if not isinstance(faults, Mapping):
+        raise InvalidSettingError(
+            f"faults are lists by the name of a node, such as {{'a': ['lost', 'ok']}}, not {faults!r}."
+        )
+    for node, ends in faults.items():
+        if not isinstance(ends, list | tuple) or not all(one in get_args(Fault) for one in ends):
+            raise InvalidSettingError(
+                f"The faults of node {node!r} are a list of 'ok', 'fail' and 'lost', one for each try, not {ends!r}."
+            )
 
 
 def _to_its_end(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -387,8 +387,8 @@ def _is_handle(given: object) -> TypeGuard[Handle]:
     return type(getattr(given, "__ref__", None)) is Ref
 
 
-def _refuse(name: str, why: str) -> Any:
-    raise InvalidNodeError(f"Node {name!r}: {why}.")
+def _refuse(name: str, why: str, meant: str | None = None) -> Any:
+    raise InvalidNodeError(f"Node {name!r}: {why}.{hint(meant)}")
 
 
 def _names(name: str, given: object, setting: str = "depends_on") -> tuple[str, ...]:
@@ -486,7 +486,7 @@ def _ends(name: str, given: object) -> tuple[ContinueOn, ...]:
     for word in (words := _words(name, "continue_on", given)):
         if word not in _ENDS:
             known = ", ".join(map(repr, _ENDS))
-            _refuse(name, f"continue_on is a list of {known}; there is no {word!r}{hint(nearest(word, _ENDS))}")
+            _refuse(name, f"continue_on is a list of {known}; there is no {word!r}", nearest(word, _ENDS))
     return tuple([one for one in _ENDS if one in words])
 
 
@@ -494,7 +494,7 @@ def _check_handler(node: Node, given: object) -> None:
     known = ", ".join(map(repr, _HANDLERS))
     if given not in _HANDLERS:
         suggestion = nearest(given, _HANDLERS) if isinstance(given, str) else None
-        _refuse(node.id, f"handler is one of {known}, not {given!r}{hint(suggestion)}")
+        _refuse(node.id, f"handler is one of {known}, not {given!r}", suggestion)
     for before in node.required():
         _refuse(
             node.id,
