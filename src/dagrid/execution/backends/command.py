@@ -245,6 +245,7 @@ class CommandSession:
                     os.close(descriptor)
                 self._bell = -1
             self._ground.close()
+            del self._ground, self._servers  # which have this session: it goes without the collector
             self._over.set()
 
     @property
