@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -273,6 +276,29 @@ def test_many_at_once_with_output():
     result = DAG(nodes).run(max_concurrency=40, progress=False).raise_for_status()
     for number in range(120):
         assert result[f"n{number}"].split() == [str(one) for one in range(number, number + 2001)]
+
+
+def test_nothing_of_a_run_that_is_over_waits_for_the_collector(tmp_path):
+    """A session has the run, and so all of its values: a coordinator, where it serves each run that calls others, grew by these
+    until it looked for garbage.
+    """
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    gone = threading.Event()
+    gc.collect()
+    gc.disable()
+    try:
+        backend = CommandBackend()
+        started = DAG([Node("a", command(["cat", fifo]))]).start(places={"command": backend}, progress=False)
+        (session,) = backend.sessions
+        weakref.finalize(session, gone.set)
+        del session
+        fifo.write_text("go on")
+        started.wait(PATIENCE)
+        del started
+        assert gone.wait(PATIENCE)
+    finally:
+        gc.enable()
 
 
 def test_several_runs_share_a_backend_and_the_backend_of_a_run_may_be_one():

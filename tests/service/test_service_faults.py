@@ -64,6 +64,29 @@ def test_a_step_goes_on_when_the_coordinator_dies(fleet, tmp_path):
     assert done(tmp_path) == {"begun": 1}
 
 
+def test_a_log_is_followed_over_the_death_of_the_coordinator(fleet, tmp_path):
+    """The run has not ended, and neither has what its steps write: who followed it saw the end of the command, and no word."""
+    wait = f"until test -e {tmp_path}/go; do sleep 0.01; done"
+    run = fleet.enqueue(f"steps: [{{name: a, command: 'echo begun; {wait}; echo ended'}}]")
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "dagrid", "logs", "-f", run, "a"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DAGRID_HOME": str(fleet.home)},
+    )
+    assert reader.stdout is not None
+    try:
+        assert reader.stdout.readline() == "begun\n"
+        fleet.coordinator.kill()
+        fleet.start()
+        (tmp_path / "go").touch()
+        assert reader.communicate(timeout=PATIENCE)[0] == "ended\n"
+        assert reader.returncode == 0
+    finally:
+        reader.kill()
+        reader.communicate()
+
+
 def test_a_coordinator_that_is_asked_to_end_lets_go(fleet, tmp_path):
     """SIGTERM: it ends well, the step goes on, and so does the run; one that only waits may be lost with it ever again."""
     step = f"echo begun >> {tmp_path}/done; until test -e {tmp_path}/go; do sleep 0.01; done"

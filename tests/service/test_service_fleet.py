@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -203,6 +204,21 @@ def test_values_pass_from_worker_to_worker(fleet):
     )
     assert fleet.ended(run) == "partially_succeeded"
     assert fleet.out(run, "three") == "got 44 and 3\n"
+
+
+def test_a_process_that_is_warm_ends_with_its_run(fleet):
+    """It was started with the variables of the run, secrets among them, in a folder that is gone: nobody asks it again. Up to 64
+    of them stayed with a worker.
+    """
+    (fleet.flows / "mine.py").write_text("import os\n\ndef number():\n    return os.getpid()\n")
+    run = fleet.enqueue(
+        """
+        steps: [{name: one, python: "mine:number", output: A}, {name: two, command: echo $A}]
+        """,
+        "warm",
+    )
+    assert fleet.ended(run) == "succeeded"
+    until(lambda: not Path("/proc", fleet.out(run, "two").strip()).exists(), "the end of the process")
 
 
 def test_a_large_output_passes_from_worker_to_worker(fleet):

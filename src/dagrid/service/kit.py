@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from dagrid.commands import Server
 from dagrid.errors import InvalidSettingError, TransferError, WorkflowError
 from dagrid.history import step_files
 from dagrid.service.parcels import Packer, Parcel, unpack
@@ -121,6 +122,11 @@ class Around:
     def folder(self) -> str:
         """Each step says where it runs."""
         return ""
+
+    @property
+    def servers(self) -> Collection[Server]:
+        """What the warm processes of the run were started with here."""
+        return self.context.servers.values()
 
     def around(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that calls one in the context of the run."""

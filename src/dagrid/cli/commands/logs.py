@@ -15,7 +15,7 @@ from dagrid.cli.output import Output
 from dagrid.cli.runs import OF_A_RUN, check_step, chosen_step, run_argument, step_argument, steps_of
 from dagrid.cli.tails import PAUSE, Records, Tail, follow
 from dagrid.errors import DagridError, InvalidSettingError, UnknownRunError
-from dagrid.history import QUEUED, step_files
+from dagrid.history import INTERRUPTED, QUEUED, History, step_files
 from dagrid.history.owners import host
 
 STREAMS = ("stdout", "stderr")
@@ -60,10 +60,16 @@ def logs_command(call: Call, run: str | None, step: str | None) -> None:
     with _told(call.out, followed) as tell:
         readers = [Records(name, tell) if call.out.as_json else _raw(name, alone) for _, name in streams]
         tails = [Tail(path, reader, lines) for (path, _), reader in zip(streams, readers, strict=True)]
-        follow(tails, lambda: followed and (call.history.info(info.run).active or call.history.is_held(info.run)))
+        follow(tails, lambda: followed and _goes_on(call.history, info.run))
         for reader in readers:
             if isinstance(reader, Records):
                 reader.close()
+
+
+def _goes_on(history: History, run: str) -> bool:
+    """Return whether more may be written: also while its coordinator is away, for the next one goes on with it."""
+    info = history.info(run)
+    return info.active or history.is_held(run) or (info.status == INTERRUPTED and history.about(run).served)
 
 
 def _told(out: Output, followed: bool) -> AbstractContextManager[Callable[[dict[str, str]], None]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import selectors
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dagrid.commands import NOT_EXECUTABLE, Exit, Launch, Request, Server, signal_name
@@ -313,11 +313,15 @@ class Servers:
         self.leave(service)
         self.alive.discard(service)
 
-    def close(self) -> None:
-        """Let those go that have nothing to do."""
-        for service in list(self._resting):
+    def dismiss(self, kinds: Iterable[Server]) -> None:
+        """Let those of certain kinds go that have nothing to do."""
+        for service in [one for kind in kinds for one in self._idle.get(kind, ())]:
             self.leave(service)
             service.dismiss()
+
+    def close(self) -> None:
+        """Let those go that have nothing to do."""
+        self.dismiss(list(self._idle))
 
     def _looked_after(self, begun: Begun) -> Service:
         service = Service(self, begun)

@@ -11,7 +11,7 @@ import os
 import selectors
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
@@ -158,6 +158,10 @@ class CommandSession:
     def cancel(self, worker: int, attempt: int) -> None:
         self._post(partial(self._cancel, attempt))
 
+    def dismiss(self, servers: Iterable[Server]) -> None:
+        """Nobody asks these any more: let their processes go."""
+        self._post(lambda: self._servers.dismiss(servers))
+
     def attend(self) -> None:
         """It has a thread."""
 
@@ -241,6 +245,7 @@ class CommandSession:
                     os.close(descriptor)
                 self._bell = -1
             self._ground.close()
+            del self._ground, self._servers  # which have this session: it goes without the collector
             self._over.set()
 
     @property

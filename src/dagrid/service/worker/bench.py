@@ -209,6 +209,8 @@ class Bench:
             return
         if self._processes is not None and run.packed:
             self._processes.forget(run.packed.values())
+        for commands in self._commands.values():
+            commands.forget(run)
         self._over(run)
         self._runs.end(run)
 

@@ -21,6 +21,7 @@ from dagrid.execution.watchdog import Guard, Leash
 from dagrid.machine.events import Finished, Started, Stimulus
 from dagrid.ports import Bundle, Call
 from dagrid.service.worker.processes import Reader
+from dagrid.service.worker.runs import Run
 from dagrid.service.worker.tasks import Desk, StuckError, Task, cancelled, end_of, token_of
 
 MANY = 1 << 20
@@ -93,6 +94,12 @@ class Commands:
 
     def take_back(self, task: Task) -> None:
         """Nothing is given back that was begun, and here all is."""
+
+    def forget(self, run: Run) -> None:
+        """Let go of the warm processes of a run that is over: nobody else asks them, and they have its variables."""
+        servers = tuple(getattr(run.surroundings, "servers", ()))
+        if servers:
+            self._session.dismiss(servers)
 
     def close(self) -> None:
         """End all that runs."""
