@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from dagrid import DAG, Node, NodeStatus, RunStatus
+from dagrid import DAG, Node, NodeStatus, Run, RunStatus
 from dagrid.errors import InvalidSettingError, TaskCancelledError, UnknownNodeError
 from dagrid.interrupts import HeldInterrupts
 from dagrid.opening import known_backends
@@ -111,6 +113,17 @@ def test_events_can_be_followed_and_left() -> None:
     next(leaving)
     del leaving
     assert run._engine._watchers == []
+
+
+@pytest.mark.parametrize("look", [lambda run: list(run.events()), lambda run: run.result()])
+def test_who_has_seen_the_end_of_a_run_needs_not_wait_for_it(look: Callable[[Run], object]) -> None:
+    """The processes of a backend that is named end then too: a program that reads events would soon have a thousand of them."""
+    run = DAG([Node("process", os.getpid)]).start(backend="multiprocessing?max_workers=1")
+    run._engine.done.wait(PATIENCE)
+    look(run)
+    with pytest.raises(ProcessLookupError):
+        os.kill(run.node_result("process").result, 0)
+    assert run.wait().ok
 
 
 def test_events_are_counted_from_the_first() -> None:

@@ -133,7 +133,7 @@ def test_a_run_that_was_given_up_is_signalled_elsewhere(log: str, folder: str, f
     assert not run.done
     assert store.runs()[0].status == "waiting"
     for attempt in (run.result, run.wait, partial(run.signal, "asked", 1), run.detach):
-        with pytest.raises(RunError):
+        with pytest.raises(RunError, match=r"given up in this process. Take it over with dagrid\.assemble\.restart"):
             attempt()
     seen = view(checkpoint, "run")
     assert seen.waiting == ("asked",)

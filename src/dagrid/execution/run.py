@@ -134,6 +134,8 @@ class Run:
         self._traced = traced
         self._release = release
         self._closed = False
+        self._released = False
+        self._releasing = threading.Lock()
         self._starter = threading.get_ident()
         self._readers: list[threading.Event] = []
         self._onlookers: list[Onlooker] = []
@@ -318,6 +320,7 @@ class Run:
             raise RunError("The run was given up in this process. Take it over with dagrid.assemble.restart.")
         if not self.done:
             raise RunError("The run has not ended, so it has no result. Wait for it with wait(), or await it.")
+        self._leave()
         return self._result()
 
     def _result(self) -> ExecutionResult:
@@ -413,6 +416,8 @@ class Run:
             batches = self._batches(changed if follow else None, changed.wait, since)
         for batch in batches:
             yield from batch
+        if self.done:
+            self._leave()
 
     def __await__(self) -> Generator[Any, None, ExecutionResult]:
         return self._awaited().__await__()
@@ -527,13 +532,25 @@ class Run:
             if self._closed:
                 return
             self._closed = True
-        self._engine.close()
-        if self._release is not None:
-            self._release()
+        self._vacate()
         for onlooker in self._onlookers:
             onlooker.end()
         for reader in self._readers:
             reader.wait()
+
+    def _leave(self) -> None:
+        """Let go of the place of a run that has ended, for who has seen that may never wait for it. Its observers may look on."""
+        if not self._view:
+            self._vacate()
+
+    def _vacate(self) -> None:
+        """Let go of the place where the run is performed; who comes meanwhile waits until that is done."""
+        with self._releasing:
+            if not self._released:
+                self._released = True
+                self._engine.close()
+                if self._release is not None:
+                    self._release()
 
     def _number(self, node: NodeRef) -> int:
         index = self._engine.state.plan.index

@@ -24,6 +24,7 @@ class Waited(Protocol):
 
     state: State
     done: Flag
+    detached: bool
     recorder: Recorder | None
     now: Callable[[], float]
 
@@ -111,12 +112,17 @@ class Signals:
                 "The run has no checkpoint from which it could go on. Keep it, or start it with checkpoint=..."
             )
         with self._lock, engine.holding():
+            self._check_kept()
             if engine.done.is_set():
                 raise RunError("The run has ended, and waits for nobody.")
             if not engine.is_stuck():
                 raise RunError("Something goes on in the run. Give it up when settle() has returned False.")
             engine.recorder.park()
             engine.abandon()
+
+    def _check_kept(self) -> None:
+        if self._engine.detached:
+            raise RunError("The run was given up in this process. Take it over with dagrid.assemble.restart.")
 
     def _unanswered(self, node: int) -> int:
         attempt = self._attempt(node)
@@ -125,6 +131,7 @@ class Signals:
         return attempt
 
     def _attempt(self, node: int) -> int:
+        self._check_kept()
         state = self._engine.state
         if node not in state.held or self._engine.done.is_set():
             word = Status(state.status[node]).name.lower().replace("_", " ")
