@@ -416,7 +416,7 @@ class Run:
             batches = self._batches(changed if follow else None, changed.wait, since)
         for batch in batches:
             yield from batch
-        if self.done:
+        if follow and self.done:
             self._leave()
 
     def __await__(self) -> Generator[Any, None, ExecutionResult]:
