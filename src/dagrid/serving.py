@@ -23,7 +23,7 @@ def framed(data: bytes) -> bytes:
     return MARK + len(data).to_bytes(4, "big") + data
 
 
-def serve(handle: Callable[[bytes], bytes]) -> None:
+def serve(handle: Callable[[bytes], bytes], afterwards: Callable[[], object] | None = None) -> None:
     """Answer requests with `handle(data)`, one by one, until nobody is there to ask; a program that serves ends with this.
 
     It is for a process that was started for a `dagrid.commands.Server`. Its standard input is the line, which is taken away from
@@ -34,6 +34,7 @@ def serve(handle: Callable[[bytes], bytes]) -> None:
 
     Args:
         handle: makes the answer; bytes as well, at most 4 GiB.
+        afterwards: is called when an answer has gone, for what nobody has to wait for.
 
     Raises:
         BackendError: this process was not started as a server.
@@ -51,6 +52,8 @@ def serve(handle: Callable[[bytes], bytes]) -> None:
             view = memoryview(framed(answer))
             while view:
                 view = view[os.write(line, view) :]
+            if afterwards is not None:
+                afterwards()
     except (BrokenPipeError, ConnectionResetError):
         return  # nobody is there any more
     finally:

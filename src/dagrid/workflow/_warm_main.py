@@ -130,11 +130,11 @@ class Streams:
             self.reading.append(reading)
             self.unread.register(reading, select.POLLIN)
         self.files = [text_file(1), text_file(2)]
-        self._restore()
+        self.restore()
         threading.Thread(target=self._drain, daemon=True).start()
 
-    def _restore(self) -> None:
-        """Let both lead here, whatever a function before has made of them."""
+    def restore(self) -> None:
+        """Let both lead here again, whatever a function has made of them."""
         for number, writing in enumerate(self.writing):
             os.dup2(writing, number + 1)
             if self.files[number].closed:
@@ -142,7 +142,6 @@ class Streams:
         sys.stdout, sys.stderr = self.files
 
     def begin(self, out: Log, err: Log) -> None:
-        self._restore()
         with self.guard:
             self.logs = dict(zip(self.reading, (out, err), strict=True))
 
@@ -370,4 +369,4 @@ if __name__ == "__main__":
     sys.path.pop(0)  # the folder of this file, whose modules are none of the user's
     serving, performer = loaded("serving"), Performer()
     gc.freeze()  # all of this is needed to the end, and at the end most of the time would go into looking through it
-    serving.serve(performer.handle)
+    serving.serve(performer.handle, performer.streams.restore)
