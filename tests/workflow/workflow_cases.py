@@ -375,6 +375,10 @@ BAD: dict[str, tuple[str, list[str]]] = {
         "catchupWindow: 12 parsecs\nsteps: [x]\n",
         ["1:16: catchupWindow is a span of time such as 12h or 1h30m, not '12 parsecs'"],
     ),
+    "a secret is somewhere": (
+        'steps: [x]\n---\nname: b\nsteps: [y]\nsecrets: [{name: A, provider: file, key: "a\\0b"}]\n',
+        [r"5:42: secrets.key is the name of a variable or a file, not 'a\x00b'"],
+    ),
     "quotes of parameters are closed": (
         "params: 'A=\"x B=1'\nsteps:\n  - {call: b, params: [C=it's, 'D=''y']}\n---\nname: b\nsteps: [x]\n",
         [

@@ -273,7 +273,7 @@ SECRET = RecordOf(
     [
         Field("name", Text(r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable"), "The variable that gets the value."),
         Field("provider", Choice(("env", "file")), "Where it comes from: a variable, or a file."),
-        Field("key", TEXT, "Its name there."),
+        Field("key", Text(r"[^\x00]+", "the name of a variable or a file"), "Its name there."),
         Field("options", CONFIG, "Neither provider has any."),
     ],
     "A value that is fetched at the start and masked everywhere.",
