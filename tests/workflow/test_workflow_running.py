@@ -204,7 +204,7 @@ def test_a_sub_workflow_in_another_file_and_its_failure(runner):
         ('workingDir: "a\\0b"\nsteps: [x]', "a text without NUL"),
         ('dotenv: ["a\\0b"]\nsteps: [x]', "null byte"),
         ('logDir: "a\\0b"\nsteps: [x]', "a text without NUL"),
-        ('secrets: [{name: S, provider: file, key: "a\\0b"}]\nsteps: [x]', "null byte"),
+        ('secrets: [{name: S, provider: file, key: "a\\0b"}]\nsteps: [x]', "the name of a variable or a file"),
         ("logDir: '${LOGS}/x'\nsteps: [x]", r"LOGS\} is not known before the run begins"),
         ("logDir: 'x/$DAG_RUN_ID'\nsteps: [x]", "is not known before the run begins"),
         ("logDir: '${S}'\nsecrets: [{name: S, provider: env, key: HOME}]\nsteps: [x]", "called as a secret"),
