@@ -204,6 +204,18 @@ class Catalog:
 
     # Inside.
 
+    def is_worth_another_try(self, run_id: str, roots: Collection[str] = ()) -> bool:
+        """Return whether a run is to be taken up by who was asked for that: not if it has ended well, perhaps only since then.
+
+        Args:
+            run_id: which one.
+            roots: steps that are to run again though they have completed.
+
+        Raises:
+            UnknownRunError: there is no such run.
+        """
+        return bool(roots) or self.info(run_id).status != SUCCEEDED
+
     def _about(self, run: str) -> About | None:
         try:
             return self._kept_about(run)

@@ -300,8 +300,7 @@ def go_on(
             raise UnknownRunError(
                 f"The run {run_id!r} is one of a Python graph: go on with it in Python, by dagrid.resume.", run_id
             )
-        # Another process may have ended it well since the caller looked.
-        again = again and (bool(roots) or history.info(run_id).status != SUCCEEDED)
+        again = again and history.is_worth_another_try(run_id, roots)
         given = about.given if params is None else params
         file, workflow = document_of(about)
         if signals or rejects:
@@ -535,7 +534,7 @@ class _Children:
             return self._begun(child, self._new(child))
         info = self._history.info(child.run_id)
         # One that has succeeded gives its result, or has ended while the step waited for that; any other is taken up again.
-        has_failed = info.ended > 0 and info.status != "succeeded"
+        has_failed = info.ended > 0 and info.status != SUCCEEDED
         again = not child.waited and (has_failed or (self._again and info.status == INTERRUPTED))
         above = self._above(child)
         started = go_on(self._history, child.run_id, params=child.params, again=again, above=above, fleet=self._fleet)

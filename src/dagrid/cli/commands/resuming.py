@@ -53,7 +53,7 @@ def retry_command(call: Call, run: str | None) -> int:
         history.reopen(
             info.run, take_over=call.config["take_over"]
         ).close()  # or it says who performs it, or when it begins
-    if info.status == "succeeded" and not roots:
+    if info.status == SUCCEEDED and not roots:
         raise RunStateError(
             f"Run {info.run!r} has succeeded, so there is nothing to go on with. Name a step with --from, or restart it.",
             info.status,
@@ -227,7 +227,7 @@ def _go_on_with_graph(
             history.checkpoint,
             info.run,
             backend=backend_of(call),
-            again=again and (bool(roots) or history.info(info.run).status != SUCCEEDED),
+            again=again and history.is_worth_another_try(info.run, roots),
             roots=roots,
             cancelled=place.about.stopping,
             progress=False,
